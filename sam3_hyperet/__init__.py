@@ -1,0 +1,52 @@
+"""HyperET for SAM 3: tiny hyperbolic adjustments that change the granularity of a frozen segmenter's features.
+
+Names are loaded when first used, so that `sam3_hyperet.hyperbolic` and `.adapters` do not import sam3.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sam3_hyperet.version import __version__
+
+if TYPE_CHECKING:
+    from sam3_hyperet.adapters.adjustment import HyperET
+    from sam3_hyperet.modeling.adapter_file import load_adapter, save_adapter
+    from sam3_hyperet.modeling.build import build_model, resolution
+    from sam3_hyperet.modeling.config import HyperETConfig
+    from sam3_hyperet.modeling.inject import adapters_disabled, inject, parameter_report
+    from sam3_hyperet.training.stages import set_stage
+
+_HOME = {
+    "HyperET": "adapters.adjustment",
+    "HyperETConfig": "modeling.config",
+    "adapters_disabled": "modeling.inject",
+    "build_model": "modeling.build",
+    "inject": "modeling.inject",
+    "load_adapter": "modeling.adapter_file",
+    "parameter_report": "modeling.inject",
+    "resolution": "modeling.build",
+    "save_adapter": "modeling.adapter_file",
+    "set_stage": "training.stages",
+}
+
+__all__ = [
+    "HyperET",
+    "HyperETConfig",
+    "__version__",
+    "adapters_disabled",
+    "build_model",
+    "inject",
+    "load_adapter",
+    "parameter_report",
+    "resolution",
+    "save_adapter",
+    "set_stage",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,23 @@
+"""Errors that are the user's to mend: each message names the file, key or record, what was found and expected."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Bad input, said in one clear message; the command line prints it and exits with status 1."""
+
+
+class ConfigError(UserError, ValueError):
+    """A key or value of a configuration that cannot be."""
+
+
+class DataError(UserError, ValueError):
+    """A file or record of a data set that cannot be used."""
+
+
+class CheckpointError(UserError, RuntimeError):
+    """Weights that do not belong to this model, or a file that holds none."""
+
+
+class HostError(UserError, RuntimeError):
+    """The installed sam3 is missing, or not the one this package knows how to extend."""

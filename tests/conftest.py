@@ -1,0 +1,20 @@
+"""Fixtures for every test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of small real data: `SAM3_HYPERET_SHARED_DATA`, or `../shared/data` from the repository."""
+    default = REPOSITORY.parent / "shared" / "data"
+    folder = Path(os.environ.get("SAM3_HYPERET_SHARED_DATA") or default)
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder} (set SAM3_HYPERET_SHARED_DATA)")
+    return folder
