@@ -1,0 +1,56 @@
+"""The curvature parameter c of one space: positive, bounded, learnable or fixed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Curvature(nn.Module):
+    """c = c_min · (c_max/c_min)^sigmoid(raw), the magnitude of a curvature −c.
+
+    `raw` is stored, not c: every real number is a valid curvature, and the gradient vanishes only at the
+    bounds. It is a parameter (one scalar) if `learnable`, otherwise a buffer; a checkpoint holds it under
+    the same name either way.
+
+    Raises ValueError for a value that is not strictly between the bounds.
+    """
+
+    BOUNDS = (1e-8, 1e2)
+
+    raw: Tensor
+
+    def __init__(self, value: float = 0.01, learnable: bool = False) -> None:
+        super().__init__()
+        raw = torch.tensor(self._raw(value))
+        if learnable:
+            self.raw = nn.Parameter(raw)
+        else:
+            self.register_buffer("raw", raw)
+
+    def forward(self) -> Tensor:
+        """c, a scalar tensor that carries the gradient."""
+        low, high = map(math.log, self.BOUNDS)
+        return torch.exp(low + (high - low) * torch.sigmoid(self.raw))
+
+    @torch.no_grad()
+    def set(self, value: float) -> None:
+        """Make c `value`, learnable or not (for schedules and controllers)."""
+        self.raw.fill_(self._raw(value))
+
+    @property
+    def learnable(self) -> bool:
+        return isinstance(self.raw, nn.Parameter)
+
+    def extra_repr(self) -> str:
+        return f"{self.forward().item():.4g}, {'learnable' if self.learnable else 'fixed'}"
+
+    @classmethod
+    def _raw(cls, value: float) -> float:
+        low, high = cls.BOUNDS
+        if not low < value < high:
+            raise ValueError(f"curvature must lie strictly between {low:g} and {high:g}, found {value}")
+        share = math.log(value / low) / math.log(high / low)
+        return math.log(share / (1.0 - share))

@@ -1,0 +1,54 @@
+"""How far from the root features lie: hyperbolic radius, normalised radius, and their statistics.
+
+Features are tangent vectors v at the origin. A small radius is the fine, low level (pixels, parts), a large
+one the coarse, semantic level, in HyperET's convention [1]; MERU [3] puts generic text near the root, so a
+plot says which it means.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sam3_hyperet.hyperbolic.numerics import Scalar, max_norm, norm, sqrt_curvature
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def radius(v: Tensor, dim: int = -1) -> Tensor:
+    """d(0, exp_0(v)) = 2‖v‖, whatever the curvature; `dim` is reduced away."""
+    return 2.0 * norm(v, dim).squeeze(dim)
+
+
+def normalized_radius(v: Tensor, c: Scalar, dim: int = -1) -> Tensor:
+    """√c‖exp_0(v)‖ = tanh(√c‖v‖) in [0, 1]: the ball norm that HyperET plots [1]; `dim` is reduced away."""
+    return torch.tanh(sqrt_curvature(c) * norm(v, dim).squeeze(dim))
+
+
+def saturation_rate(v: Tensor, c: Scalar, dim: int = -1) -> Tensor:
+    """Share of positions at or beyond the ball's projection radius, √c‖v‖ ≥ artanh(1 − ε); a scalar."""
+    length = sqrt_curvature(c) * norm(v, dim)
+    # A capped vector lies at the cap up to rounding, so the comparison allows for that.
+    at_cap = length >= max_norm(v.dtype) * (1.0 - 16.0 * torch.finfo(v.dtype).eps)
+    return at_cap.to(v.dtype).mean()
+
+
+@torch.no_grad()
+def radius_statistics(v: Tensor, c: Scalar, dim: int = -1) -> dict[str, float]:
+    """Mean, standard deviation and quantiles of both radii over all positions, and the saturation rate.
+
+    Keys: `radius/mean`, `radius/std`, `radius/q05` … `radius/q95`, the same under `normalized_radius/`,
+    `saturation`. Raises ValueError if v holds no position.
+    """
+    if v.numel() == 0:
+        raise ValueError(f"radius statistics need at least one position, found shape {tuple(v.shape)}")
+    v = v.to(torch.promote_types(v.dtype, torch.float32))
+    figures: dict[str, float] = {}
+    for name, values in (("radius", radius(v, dim)), ("normalized_radius", normalized_radius(v, c, dim))):
+        ordered = values.flatten().sort().values
+        figures[f"{name}/mean"] = ordered.mean().item()
+        figures[f"{name}/std"] = ordered.std(correction=0).item()
+        for q in QUANTILES:
+            figures[f"{name}/q{round(100 * q):02d}"] = ordered[round(q * (len(ordered) - 1))].item()
+    figures["saturation"] = saturation_rate(v, c, dim).item()
+    return figures

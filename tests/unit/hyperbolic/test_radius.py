@@ -1,0 +1,44 @@
+"""Radii of tangent features and their statistics."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sam3_hyperet.hyperbolic import closed_form, normalized_radius, poincare, radius, radius_statistics, saturation_rate
+
+
+def test_radii_are_those_of_the_ball():
+    v, c = torch.randn(7, 3, dtype=torch.float64), 0.3
+    x = poincare.expmap0(v, c)
+    torch.testing.assert_close(radius(v), poincare.dist0(x, c))
+    torch.testing.assert_close(normalized_radius(v, c), c**0.5 * x.norm(dim=-1))
+
+
+def test_channel_first():
+    v = torch.randn(2, 3, 4, 5)
+    torch.testing.assert_close(radius(v, dim=1), radius(v.movedim(1, -1)))
+    assert normalized_radius(v, 0.1, dim=1).shape == (2, 4, 5)
+
+
+def test_statistics():
+    v = torch.zeros(1, 2, 1, 101)
+    v[0, 0, 0] = torch.arange(101.0)
+    figures = radius_statistics(v, 0.01, dim=1)
+    assert figures["radius/mean"] == pytest.approx(100.0)
+    assert figures["radius/q50"] == pytest.approx(100.0)
+    assert figures["radius/q95"] == pytest.approx(190.0)
+    assert 0.0 <= figures["normalized_radius/q05"] <= figures["normalized_radius/q95"] <= 1.0
+    assert figures["saturation"] == pytest.approx(62 / 101)  # norms 39 … 100 of 0 … 100; the cap is 38.002
+    assert set(radius_statistics(v.bfloat16(), 0.01, dim=1)) == set(figures)
+
+
+def test_capped_features_are_saturated():
+    v = 1e3 * torch.randn(50, 8)
+    assert saturation_rate(closed_form.moebius(v, 0.01), 0.01) == 1.0
+    assert saturation_rate(0.001 * v, 0.01) == 0.0
+
+
+def test_no_position_is_an_error():
+    with pytest.raises(ValueError, match="at least one"):
+        radius_statistics(torch.zeros(0, 3), 0.1)
