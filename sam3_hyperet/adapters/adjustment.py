@@ -1,0 +1,130 @@
+"""HyperET: one adjustment of a feature's hyperbolic radius and direction, an identity until it is trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sam3_hyperet.adapters.structure import along_channels, make_structure
+from sam3_hyperet.hyperbolic import closed_form
+from sam3_hyperet.hyperbolic.curvature import Curvature
+from sam3_hyperet.hyperbolic.radius import radius_statistics
+
+GEOMETRIES = ("euclidean", "moebius", "lorentz", "gyro")
+
+
+class HyperET(nn.Module):
+    """y = f(x), or with a residual y = x + α(f(x) − x), along one axis of any tensor.
+
+    M is the structured matrix, c the curvature; x and y are tangent vectors at the origin:
+
+    - `euclidean`  f(x) = Mx, the control;
+    - `moebius`    f(x) = log_0(M ⊗ exp_0(x)) [1], which is Mx with its norm capped;
+    - `lorentz`    f(x) = log_o(M applied to the space part of exp_o(x)) [5], which shifts the radius of far
+      points;
+    - `gyro`       f(x) = log_0(exp_0(b) ⊕ (M ⊗ exp_0(x))) [2], b learnt from 0, which moves the root.
+
+    The input has `dim` channels along `channel_dim` and any other axes; the output has its shape and dtype.
+    Inside autocast, and for half precision, the arithmetic is fp32. At initialisation y is x to the last
+    bit, except where `moebius` caps the norm.
+
+    Args:
+        dim: number of channels D.
+        structure: `diagonal`, `block_diagonal` (`block_size`), `banded` (half-width `bandwidth`) or `dense`.
+        geometry: one of the four above.
+        curvature: c > 0; trained if `learn_curvature`.
+        residual: α, or None for y = f(x); trained if `learn_residual`.
+        channel_dim: the axis of the channels, 1 for `(B, D, H, W)`; nothing is permuted in memory.
+
+    Raises ValueError for options that cannot be, and for an input whose channel axis has another size.
+    """
+
+    alpha: Tensor | None
+
+    def __init__(
+        self,
+        dim: int,
+        structure: str = "dense",
+        geometry: str = "lorentz",
+        curvature: float = 0.01,
+        learn_curvature: bool = False,
+        residual: float | None = None,
+        learn_residual: bool = False,
+        channel_dim: int = -1,
+        block_size: int = 4,
+        bandwidth: int = 1,
+    ) -> None:
+        super().__init__()
+        if geometry not in GEOMETRIES:
+            raise ValueError(f"geometry must be one of {', '.join(GEOMETRIES)}; found {geometry!r}")
+        if geometry == "euclidean" and learn_curvature:
+            raise ValueError(
+                "geometry 'euclidean' has no curvature to learn; set learn_curvature=False or choose another"
+            )
+        if residual is None and learn_residual:
+            raise ValueError("learn_residual=True needs a residual to start from, such as 0.1; found residual=None")
+        self.dim = dim
+        self.geometry = geometry
+        self.channel_dim = channel_dim
+        self.structure = structure
+        self.matrix = make_structure(structure, dim, block_size, bandwidth)
+        self.curvature = Curvature(curvature, learn_curvature)
+        self.translation = nn.Parameter(torch.zeros(dim)) if geometry == "gyro" else None
+        if residual is None:
+            self.alpha = None
+        elif learn_residual:
+            self.alpha = nn.Parameter(torch.tensor(float(residual)))
+        else:
+            self.register_buffer("alpha", torch.tensor(float(residual)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        with torch.autocast(x.device.type, enabled=False):
+            v = x.to(torch.promote_types(x.dtype, torch.float32))
+            y = self._map(v)
+            if self.alpha is not None:
+                y = v + self.alpha * (y - v)
+            return y.to(x.dtype)
+
+    def _map(self, v: Tensor) -> Tensor:
+        z = self.matrix.matvec(v, self.channel_dim)
+        if self.geometry == "euclidean":
+            return z
+        c = self.curvature().to(v.dtype)
+        if self.geometry == "moebius":
+            return closed_form.moebius(z, c, self.channel_dim)
+        if self.translation is None:
+            return closed_form.lorentz(v, z, c, self.channel_dim)
+        b = along_channels(self.translation.to(v.dtype), v, self.channel_dim)
+        return closed_form.gyro(z, b, c, self.channel_dim)
+
+    @torch.no_grad()
+    def statistics(self, x: Tensor | None = None) -> dict[str, float]:
+        """`identity_gap` ‖M − I‖_F, `curvature`, `residual` and `translation` ‖b‖ where they exist; with
+        features x, also
+        the radius statistics of the adjusted features (see `radius_statistics`)."""
+        identity = torch.eye(self.dim).to(self.matrix.offset)
+        figures = {
+            "identity_gap": (self.matrix.as_matrix() - identity).norm().item(),
+            "curvature": self.curvature().item(),
+        }
+        if self.alpha is not None:
+            figures["residual"] = self.alpha.item()
+        if self.translation is not None:
+            figures["translation"] = self.translation.norm().item()
+        if x is not None:
+            figures |= radius_statistics(self(x), self.curvature(), self.channel_dim)
+        return figures
+
+    def extra_repr(self) -> str:
+        text = f"{self.dim}, structure={self.structure}, geometry={self.geometry}, channel_dim={self.channel_dim}"
+        if self.alpha is not None:
+            text += f", residual={self.alpha.item():.4g} ({'learnable' if self.alpha.requires_grad else 'fixed'})"
+        return text
+
+    def _check(self, x: Tensor) -> None:
+        if not -x.ndim <= self.channel_dim < x.ndim or x.shape[self.channel_dim] != self.dim:
+            shape = tuple(x.shape)
+            raise ValueError(f"expected {self.dim} channels along axis {self.channel_dim}, found shape {shape}")
+        if not x.is_floating_point():
+            raise TypeError(f"expected a floating-point tensor, found {x.dtype}")
