@@ -1,0 +1,205 @@
+"""The one door to `sam3`: what the package uses of it, and every workaround that this needs.
+
+sam3 (SAM License) is a dependency: it is imported and subclassed here, never copied. Importing this module takes about
+five seconds, because any import of sam3 loads its video stack. What it works around:
+
+- importing sam3 switches TF32 on for the whole process (restored) and warns (silenced for the import alone);
+- `psutil`, `torchmetrics`, `scipy` and `triton` are needed but undeclared (one clear `HostError`);
+- the wheel lacks the CLIP vocabulary (the identical file in `open_clip` is used);
+- `SequenceGeometryEncoder` pins memory, which raises without a CUDA driver (`GeometryEncoder`);
+- the focal losses call a Triton kernel whatever the device (a plain version takes the tensors that are not on CUDA);
+- the matcher raises on costs that are not numbers, so that a loss could not be (such costs count as the worst);
+- device "cuda" is hard-coded in places: `build.py` passes the arguments that avoid it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from sam3_hyperet.errors import HostError
+
+_UNDECLARED = ("psutil", "torchmetrics", "scipy", "triton", "open_clip")
+_missing = [name for name in ("sam3", *_UNDECLARED) if importlib.util.find_spec(name) is None]
+if _missing:
+    raise HostError(f"sam3 cannot be used: missing {', '.join(_missing)}; `pip install sam3_hyperet` brings them all")
+
+_tf32 = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    try:
+        from sam3.model.data_misc import FindStage
+        from sam3.model.decoder import TransformerDecoder, TransformerDecoderLayer
+        from sam3.model.encoder import TransformerEncoderFusion, TransformerEncoderLayer
+        from sam3.model.geometry_encoders import SequenceGeometryEncoder
+        from sam3.model.maskformer_segmentation import PixelDecoder, UniversalSegmentationHead
+        from sam3.model.model_misc import MLP, DotProductScoring, SAM3Output, TransformerWrapper
+        from sam3.model.model_misc import MultiheadAttentionWrapper as MultiheadAttention
+        from sam3.model.necks import Sam3DualViTDetNeck
+        from sam3.model.position_encoding import PositionEmbeddingSine
+        from sam3.model.sam3_image import Sam3Image
+        from sam3.model.sam3_image_processor import Sam3Processor
+        from sam3.model.text_encoder_ve import VETextEncoder
+        from sam3.model.tokenizer_ve import SimpleTokenizer
+        from sam3.model.vitdet import ViT
+        from sam3.model.vl_combiner import SAM3VLBackbone
+        from sam3.train import matcher as sam3_matcher
+        from sam3.train.data.collator import BatchedDatapoint, collate_fn_api
+        from sam3.train.data.sam3_image_dataset import (
+            Datapoint,
+            FindQueryLoaded,
+            Image,
+            InferenceMetadata,
+            Object,
+        )
+        from sam3.train.loss import loss_fns
+        from sam3.train.loss.sam3_loss import Sam3LossWrapper
+        from sam3.train.matcher import BinaryHungarianMatcherV2, BinaryOneToManyMatcher
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        found = importlib.metadata.version("sam3")
+        raise HostError(f"sam3 {found} lacks what this package extends ({error}); expected sam3>=0.1.4") from error
+torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = _tf32
+
+__all__ = [
+    "MLP",
+    "SAM3_VERSION",
+    "BatchedDatapoint",
+    "BinaryHungarianMatcherV2",
+    "BinaryOneToManyMatcher",
+    "Datapoint",
+    "DotProductScoring",
+    "FindQueryLoaded",
+    "FindStage",
+    "GeometryEncoder",
+    "Image",
+    "InferenceMetadata",
+    "MultiheadAttention",
+    "Object",
+    "PixelDecoder",
+    "PositionEmbeddingSine",
+    "SAM3Output",
+    "SAM3VLBackbone",
+    "Sam3DualViTDetNeck",
+    "Sam3Image",
+    "Sam3LossWrapper",
+    "Sam3Processor",
+    "SimpleTokenizer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoderFusion",
+    "TransformerEncoderLayer",
+    "TransformerWrapper",
+    "UniversalSegmentationHead",
+    "VETextEncoder",
+    "ViT",
+    "collate",
+    "loss_fns",
+    "vocabulary_path",
+]
+
+SAM3_VERSION = importlib.metadata.version("sam3")
+CONTEXT_LENGTH = 32  # tokens of a prompt, start and end included
+
+
+def _assert_contract() -> None:
+    """Fail with one clear error where sam3 has changed what this package relies on."""
+    for module, name in (
+        (sam3_matcher, "linear_sum_assignment"),
+        (loss_fns, "triton_sigmoid_focal_loss"),
+        (loss_fns, "triton_sigmoid_focal_loss_reduce"),
+    ):
+        if not hasattr(module, name):
+            raise HostError(f"sam3 {SAM3_VERSION}: {module.__name__} has no {name}; expected sam3>=0.1.4")
+    expected: dict[Callable[..., Any], set[str]] = {
+        SAM3VLBackbone._forward_image_no_act_ckpt: {"samples"},
+        SAM3VLBackbone.forward_text: {"captions", "device"},
+        TransformerEncoderLayer.forward_pre: {"tgt", "memory", "query_pos", "memory_key_padding_mask"},
+        Sam3Image.forward_grounding: {"backbone_out", "find_input", "find_target", "geometric_prompt"},
+        SequenceGeometryEncoder._encode_boxes: {"boxes", "boxes_mask", "boxes_labels", "img_feats"},
+        PositionEmbeddingSine.__init__: {"precompute_resolution"},
+        TransformerDecoder.__init__: {"resolution", "stride", "use_act_checkpoint"},
+    }
+    for function, names in expected.items():
+        absent = names - set(inspect.signature(function).parameters)
+        if absent:
+            raise HostError(
+                f"sam3 {SAM3_VERSION}: {function.__qualname__} has no parameter {sorted(absent)}; expected sam3>=0.1.4"
+            )
+
+
+_assert_contract()
+_triton_focal = loss_fns.triton_sigmoid_focal_loss
+_triton_focal_sum = loss_fns.triton_sigmoid_focal_loss_reduce
+
+
+def _focal(inputs: torch.Tensor, targets: torch.Tensor, alpha: float = 0.25, gamma: float = 2) -> torch.Tensor:
+    """Sigmoid focal loss of every element (Lin et al. 2017, eq. 5); Triton's kernel where the tensors are on CUDA."""
+    if inputs.is_cuda:
+        return _triton_focal(inputs, targets, alpha, gamma)
+    targets = targets.to(inputs.dtype)
+    cross_entropy = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
+    probability = inputs.sigmoid()
+    missed = probability + targets - 2 * probability * targets
+    return (alpha * targets + (1 - alpha) * (1 - targets)) * cross_entropy * missed**gamma
+
+
+def _focal_sum(inputs: torch.Tensor, targets: torch.Tensor, alpha: float = 0.25, gamma: float = 2) -> torch.Tensor:
+    """The sum of `_focal` over all elements."""
+    if inputs.is_cuda:
+        return _triton_focal_sum(inputs, targets, alpha, gamma)
+    return _focal(inputs, targets, alpha, gamma).sum()
+
+
+class _WithoutPinnedMemory(TorchFunctionMode):
+    """Within it `Tensor.pin_memory()` returns the tensor itself: pinning needs a CUDA driver."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.pin_memory:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+class GeometryEncoder(SequenceGeometryEncoder):
+    """SAM 3's encoder of box and point prompts, usable without a CUDA driver."""
+
+    def _encode_boxes(self, boxes: Any, boxes_mask: Any, boxes_labels: Any, img_feats: Any) -> Any:
+        if img_feats.is_cuda:
+            return super()._encode_boxes(boxes, boxes_mask, boxes_labels, img_feats)
+        with _WithoutPinnedMemory():
+            return super()._encode_boxes(boxes, boxes_mask, boxes_labels, img_feats)
+
+
+def vocabulary_path() -> str:
+    """Path of CLIP's byte-pair vocabulary, which sam3's wheel lacks and open_clip ships unchanged."""
+    spec = importlib.util.find_spec("open_clip")
+    path = Path(spec.origin or "").parent / "bpe_simple_vocab_16e6.txt.gz" if spec else Path()
+    if not path.is_file():
+        raise HostError(f"open_clip_torch has no vocabulary at {path}; reinstall open_clip_torch>=2.30")
+    return str(path)
+
+
+def collate(datapoints: Sequence[Datapoint]) -> BatchedDatapoint:
+    """Batch datapoints, with their masks, as `Sam3Image.forward` and the losses take them."""
+    return collate_fn_api(list(datapoints), dict_key="batch", with_seg_masks=True, repeats=1)["batch"]
+
+
+def _assign(cost: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Cheapest assignment of rows to columns; a model that has diverged gets one too, and then a loss that says so."""
+    rows, columns = linear_sum_assignment(np.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=-1e9))
+    return rows, columns
+
+
+sam3_matcher.linear_sum_assignment = _assign
+loss_fns.triton_sigmoid_focal_loss = _focal
+loss_fns.triton_sigmoid_focal_loss_reduce = _focal_sum
