@@ -1,0 +1,210 @@
+"""Pictures with a label map each: ADE20K, CamVid, Cityscapes, any folder of single-channel images and a list
+of names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from sam3_hyperet.data.records import (
+    MAX_SIDE,
+    AnnotatedImages,
+    Category,
+    ImageRecord,
+    Instance,
+    one_line,
+    prompt_name,
+    some,
+)
+from sam3_hyperet.errors import ConfigError, DataError
+
+IGNORED = -1
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_LABELS = (".png", ".tif", ".tiff", ".bmp")
+_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+
+
+class LabelMaps(AnnotatedImages):
+    """Pictures with label maps, opened one by one; made by `read_label_maps`. A category's id is its label −
+    offset."""
+
+    def __init__(
+        self,
+        name: str,
+        categories: Sequence[Category],
+        files: Sequence[tuple[Path, Path]],
+        *,
+        ignore: int,
+        offset: int,
+        instances: str = "whole",
+        min_area: int = 32,
+    ) -> None:
+        if instances not in ("whole", "components"):
+            raise ConfigError(f"instances is {instances!r}, expected 'whole' or 'components'")
+        super().__init__(name, categories)
+        self._files, self._ignore, self._offset = list(files), ignore, offset
+        self._components, self._min_area = instances == "components", min_area
+        self._known = np.asarray(sorted(category.id for category in self.categories))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def image(self, i: int) -> ImageRecord:
+        """The record of picture i: its id is its position, its size that of the label map."""
+        i = range(len(self))[i]
+        picture, label = self._files[i]
+        with _open_label(label) as opened:
+            width, height = opened.size
+        return ImageRecord(i, picture, height, width)
+
+    def label_map(self, i: int) -> np.ndarray:
+        path = self._files[i][1]
+        labels = _read_labels(path)
+        found = np.unique(labels)
+        wrong = found[(found != self._ignore) & ~np.isin(found - self._offset, self._known)]
+        if len(wrong):
+            low, high = int(self._known[0]) + self._offset, int(self._known[-1]) + self._offset
+            raise DataError(
+                f"{path}: it has the label {some(wrong)}, expected {low} to {high}, or {self._ignore} for no class"
+            )
+        return np.where(labels == self._ignore, IGNORED, labels - self._offset).astype(np.int32)
+
+    def instances(self, i: int) -> tuple[Instance, ...]:
+        """One region per class that picture i shows, or, with instances="components", one per connected
+        region (8 neighbours) of at least `min_area` pixels, and one crowd of a class's smaller ones."""
+        labels = self.label_map(i)
+        found: list[Instance] = []
+        for category in np.unique(labels[labels != IGNORED]).tolist():
+            mask = labels == category
+            if self._components:
+                found += _components(mask, category, self._min_area)
+            else:
+                found.append(Instance(category, _encode(mask)))
+        return tuple(found)
+
+
+def read_label_maps(
+    images: Path | str,
+    labels: Path | str,
+    names: Sequence[str] | Path | str,
+    *,
+    ignore: int,
+    offset: int = 0,
+    name: str = "label maps",
+    instances: str = "whole",
+    min_area: int = 32,
+    image_ending: str | None = None,
+    label_ending: str | None = None,
+) -> LabelMaps:
+    """Pair the pictures below `images` with the label maps below `labels` by their path without the ending.
+
+    names: one per class, in the order of their labels, or a text file with one a line; after a comma,
+        synonyms. An underscore is read as a space. A name at the ignored label is no category.
+    ignore: the label of pixels without a class. offset: the label of the first class.
+    image_ending, label_ending: what to strip to pair files, e.g. "_leftImg8bit.png" with
+        "_gtFine_labelTrainIds.png"; other files are then passed over. By default any picture's suffix, and
+        any label map's.
+    Raises DataError: a folder or partner is missing; when a picture is asked for, that its label map is not
+    of a single channel, not of its size, or has a label that is neither a class nor `ignore`.
+    """
+    folder, label_folder = Path(images), Path(labels)
+    pictures = _by_stem(folder, (image_ending,) if image_ending else _PICTURES)
+    maps = _by_stem(label_folder, (label_ending,) if label_ending else _LABELS)
+    for these, others, what, where in (
+        (pictures, maps, "pictures without a label map in", label_folder),
+        (maps, pictures, "label maps without a picture in", folder),
+    ):
+        if alone := sorted(these.keys() - others.keys()):
+            raise DataError(f"{these[alone[0]].parent}: {len(alone)} {what} {where}: {some(alone)}")
+    files = [(pictures[stem], maps[stem]) for stem in sorted(pictures)]
+    categories = label_categories(names, ignore - offset)
+    return LabelMaps(name, categories, files, ignore=ignore, offset=offset, instances=instances, min_area=min_area)
+
+
+def label_categories(names: Sequence[str] | Path | str, ignored: int) -> list[Category]:
+    """Categories 0, 1, … from names, or from a file of them, without the one at `ignored`."""
+    if isinstance(names, str | Path):
+        source = str(names)
+        try:
+            names = Path(names).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{source}: no readable list of names ({one_line(error)})") from None
+        while names and not names[-1].strip():
+            names.pop()
+    else:
+        source = "names"
+    found: dict[str, Category] = {}
+    for number, line in enumerate(names):
+        where = f"{source}: name {number + 1}"
+        if not isinstance(line, str):
+            raise DataError(f"{where} is {line!r}, expected text")
+        word, *synonyms = (prompt_name(part.replace("_", " "), where) for part in line.split(","))
+        if number == ignored:
+            continue
+        if word in found:
+            raise DataError(f"{where} is {word!r}, as name {found[word].id + 1} is")
+        found[word] = Category(number, word, tuple(synonyms))
+    if not found:
+        raise DataError(f"{source}: it has no names")
+    return list(found.values())
+
+
+def _by_stem(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    found: dict[str, Path] = {}
+    for parent, _, files in os.walk(folder, followlinks=True):
+        for file in files:
+            ending = next((e for e in endings if file.lower().endswith(e.lower())), None)
+            if ending is None:
+                continue
+            path = Path(parent, file)
+            stem = path.relative_to(folder).as_posix()[: -len(ending)]
+            if stem in found:
+                raise DataError(f"{path}: {found[stem].name} has the same name")
+            found[stem] = path
+    if not found:
+        raise DataError(f"{folder}: no file ends in {' or '.join(endings)}")
+    return found
+
+
+def _open_label(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a readable label map ({one_line(error)})") from None
+    if image.mode not in _MODES:
+        image.close()
+        raise DataError(f"{path}: found {image.mode} pixels, expected a label map of a single channel")
+    if max(image.size) > MAX_SIDE:
+        image.close()
+        raise DataError(f"{path}: it is {image.width}x{image.height} pixels, expected at most {MAX_SIDE} a side")
+    return image
+
+
+def _read_labels(path: Path) -> np.ndarray:
+    """(H, W) int64 labels; a palette's indices, not its colours."""
+    with _open_label(path) as image:
+        try:
+            return np.asarray(image).astype(np.int64)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{path}: not a readable label map ({one_line(error)})") from None
+
+
+def _components(mask: np.ndarray, category: int, min_area: int) -> list[Instance]:
+    count, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    large = [k for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= min_area]
+    found = [Instance(category, _encode(regions == k)) for k in large]
+    if (rest := mask & ~np.isin(regions, large)).any():
+        found.append(Instance(category, _encode(rest), crowd=True))
+    return found
+
+
+def _encode(mask: np.ndarray) -> dict[str, object]:
+    return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))

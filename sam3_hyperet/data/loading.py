@@ -1,0 +1,291 @@
+"""From annotated pictures to SAM 3's batches: one datapoint a picture, one query a prompt.
+
+All that is random is a function of (seed, epoch, index), and the order of the pictures one of (seed, epoch,
+rank): the number of worker processes changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from sam3_hyperet.data.concepts import Prompt, PromptSampler
+from sam3_hyperet.data.records import AnnotatedImages, ImageRecord, Instance
+from sam3_hyperet.data.transforms import Augmentation, Masks, image_tensor, masks_in_view, whole
+from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.sam3_host import (
+    BatchedDatapoint,
+    Datapoint,
+    FindQueryLoaded,
+    Image,
+    InferenceMetadata,
+    Object,
+    collate,
+)
+
+T = TypeVar("T")
+_LOST = ("instance outside the view", "instance below half a pixel")
+_MAX_WORKERS = 256
+
+
+class ConceptPrompts(Dataset[Datapoint]):
+    """Annotated pictures as SAM 3 datapoints.
+
+    sampler: draws each picture's prompts; None: every category that is not unknown, by name, as for a
+        validation loss.
+    augment: random views; None: the whole picture.
+    seed: with the epoch (`set_epoch`) and the index, what decides everything random.
+
+    A category is *present* where an instance of it survives at the model's size. It is *unknown*, and
+    neither a positive nor a negative, where there are only crowds of it, or only instances too small for a
+    pixel. A prompt of a category that also has a crowd in the picture is not exhaustive; its semantic target
+    contains the crowd. `lost` counts the instances that views cut away or made too small; `dropped` the
+    pictures that no prompt can be asked of.
+    """
+
+    def __init__(
+        self,
+        images: AnnotatedImages,
+        resolution: int,
+        sampler: PromptSampler | None = None,
+        augment: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        if resolution < 1 or seed < 0:
+            raise ConfigError(f"resolution is {resolution} and seed {seed}, expected positive numbers")
+        self.images, self.resolution, self.sampler, self.augment = images, resolution, sampler, augment
+        self.seed = seed
+        categories = images.categories if sampler is None else sampler.categories
+        known = {category.id for category in images.categories}
+        if strange := [category.id for category in categories if category.id not in known]:
+            raise ConfigError(f"the prompts have categories that {images.name} has not: {strange[:5]}")
+        self._categories = {category.id: category.name for category in categories}
+        asked = self._categories.keys()
+        self._index = [i for i in range(len(images)) if not asked <= images.crowd_only(i)]
+        self.dropped: Counter[str] = Counter()
+        if without := len(images) - len(self._index):
+            self.dropped["picture with nothing but crowds of the prompted categories"] = without
+        if not self._index:
+            raise DataError(f"{images.name}: no picture can be prompted with the {len(asked)} categories asked for")
+        # shared with worker processes; a worker writes to its own row alone
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._lost = torch.zeros((_MAX_WORKERS + 1, len(_LOST)), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move on to another epoch's draws, in running worker processes too."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def lost(self) -> Counter[str]:
+        """How many instances were no target, by reason, over all draws so far."""
+        return Counter({reason: n for reason, n in zip(_LOST, self._lost.sum(dim=0).tolist(), strict=True) if n})
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> Datapoint:
+        """The datapoint of one picture. Raises DataError if the picture or its annotations are not usable."""
+        i = self._index[index]
+        rng = np.random.default_rng((self.seed, self.epoch, range(len(self))[index]))
+        record, picture = self.images.image(i), self.images.picture(i)
+        view = whole(record.height, record.width)
+        if self.augment is not None:
+            view = self.augment.view(record.height, record.width, rng)
+        found = self.images.instances(i)
+        instances = [one for one in found if one.category_id in self._categories]
+        others = frozenset(one.category_id for one in found) - self._categories.keys()
+        for one in instances:
+            if list(one.rle["size"]) != [record.height, record.width]:
+                raise DataError(
+                    f"{record.path}: a mask has the size {one.rle['size']}, the picture {[record.height, record.width]}"
+                )
+        regions = _Regions(instances, masks_in_view([one.rle for one in instances], self.resolution, view))
+        self._count(regions)
+        prompts = self._prompts(regions, others, record, rng)
+        return _datapoint(image_tensor(picture, self.resolution, view), prompts, regions, record)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Datapoint] | DataError:
+        """A batch's datapoints for `build_loader`, which raises the error in the main process, in its own
+        words."""
+        try:
+            return [self[index] for index in indices]
+        except DataError as error:
+            return error
+
+    def _prompts(
+        self, regions: _Regions, others: frozenset[int], record: ImageRecord, rng: np.random.Generator
+    ) -> Sequence[Prompt]:
+        """others: categories the picture has and nobody asks for; they may imply some that are asked for."""
+        present, unknown = regions.present(), regions.unknown()
+        if self.sampler is not None:
+            prompts = self.sampler.sample(present | others, unknown, rng)
+            prompts = prompts or self.sampler.sample(present | others, regions.crowds(), rng)
+        else:
+            prompts = tuple(
+                Prompt(name, c, c in present) for c, name in self._categories.items() if c not in unknown
+            ) or tuple(Prompt(name, c, False) for c, name in self._categories.items() if c not in regions.crowds())
+        if not prompts:
+            raise DataError(f"{record.path}: image {record.image_id} shows nothing but crowds of what is prompted")
+        return prompts
+
+    def _count(self, regions: _Regions) -> None:
+        worker = get_worker_info()
+        row = self._lost[0 if worker is None else 1 + worker.id]
+        row += torch.tensor([int(regions.outside.sum()), int(regions.too_small.sum())])
+
+
+class _Regions:
+    """A picture's instances in its view: which are targets, and what that says of each category."""
+
+    def __init__(self, instances: Sequence[Instance], view: Masks) -> None:
+        self.category = np.asarray([one.category_id for one in instances], np.int64)
+        self.crowd = np.asarray([one.crowd for one in instances], bool)
+        self.instances, self.view = instances, view
+        visible = view.masks.flatten(1).any(dim=1).numpy() if instances else np.zeros(0, bool)
+        self.target = visible & ~self.crowd
+        self.outside = (view.pixels == 0) & ~self.crowd
+        self.too_small = (view.pixels > 0) & ~visible & ~self.crowd
+
+    def present(self) -> frozenset[int]:
+        return frozenset(self.category[self.target].tolist())
+
+    def crowds(self) -> frozenset[int]:
+        """Categories with a crowd anywhere in the picture."""
+        return frozenset(self.category[self.crowd].tolist())
+
+    def unknown(self) -> frozenset[int]:
+        return (self.crowds() | frozenset(self.category[self.too_small].tolist())) - self.present()
+
+
+def _datapoint(image: torch.Tensor, prompts: Sequence[Prompt], regions: _Regions, record: ImageRecord) -> Datapoint:
+    side, crowds = image.shape[-1], regions.crowds()
+    objects: list[Object] = []
+    queries: list[FindQueryLoaded] = []
+    for prompt in prompts:
+        mine = regions.category == prompt.category_id
+        targets = np.flatnonzero(mine & regions.target).tolist()
+        first = len(objects)
+        for n in targets:
+            mask = regions.view.masks[n]
+            number = regions.instances[n].id
+            box, area = regions.view.boxes[n], float(mask.sum())
+            objects.append(Object(box, area, object_id=number, frame_index=0, segment=mask))
+        queries.append(
+            FindQueryLoaded(
+                query_text=prompt.text,
+                image_id=0,
+                object_ids_output=list(range(first, len(objects))),
+                is_exhaustive=prompt.category_id not in crowds,
+                is_pixel_exhaustive=True,  # crowds are part of the semantic target
+                semantic_target=regions.view.masks[np.flatnonzero(mine)].any(dim=0),
+                inference_metadata=InferenceMetadata(
+                    coco_image_id=record.image_id,
+                    original_image_id=record.image_id,
+                    original_category_id=prompt.category_id,
+                    original_size=(record.height, record.width),
+                    object_id=-1,
+                    frame_index=0,
+                ),
+            )
+        )
+    return Datapoint(find_queries=queries, images=[Image(data=image, objects=objects, size=(side, side))])
+
+
+@dataclass(frozen=True)
+class _Order(Sampler[int]):
+    """The indices one process visits in the data set's present epoch."""
+
+    dataset: ConceptPrompts
+    shuffle: bool
+    seed: int
+    rank: int
+    world: int
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.arange(len(self.dataset))
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.dataset.epoch)).permutation(len(order))
+            order = np.resize(order, len(self) * self.world)  # wraps around, so that all take as many steps
+        return iter(order[self.rank :: self.world].tolist())
+
+    def __len__(self) -> int:
+        n = len(self.dataset)
+        return -(-n // self.world) if self.shuffle else len(range(self.rank, n, self.world))
+
+
+class _Loader(DataLoader[BatchedDatapoint]):
+    def __iter__(self) -> Iterator[BatchedDatapoint]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+def build_loader(
+    dataset: ConceptPrompts,
+    batch_size: int,
+    workers: int = 0,
+    shuffle: bool = False,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    drop_last: bool = False,
+) -> DataLoader[BatchedDatapoint]:
+    """Batches of SAM 3's BatchedDatapoint for process `rank` of `world`; the epoch is the data set's.
+
+    With shuffle, pictures are repeated so that every process takes as many steps; without, none is repeated
+    and counts may differ by one. Raises ConfigError for impossible numbers, such as a drop_last that would
+    leave no batch.
+    """
+    if batch_size < 1 or not 0 <= workers <= _MAX_WORKERS or not 0 <= rank < world:
+        raise ConfigError(f"impossible loader: {batch_size=}, {workers=}, {rank=}, {world=}")
+    order = _Order(dataset, shuffle, seed, rank, world)
+    if drop_last and len(order) < batch_size:
+        raise ConfigError(
+            f"drop_last would leave no batch: {len(dataset)} pictures over {world} processes "
+            f"are {len(order)} each, the batch size is {batch_size}"
+        )
+    return _Loader(
+        dataset,
+        batch_size=batch_size,
+        sampler=order,
+        num_workers=workers,
+        drop_last=drop_last,
+        collate_fn=_collate,
+        persistent_workers=workers > 0,
+        worker_init_fn=_one_thread,
+        generator=torch.Generator().manual_seed(seed),  # leaves torch's global stream alone
+    )
+
+
+def move(batch: T, device: torch.device | str) -> T:
+    """A copy of `batch` (tensors in dataclasses, lists, tuples and dictionaries) with its tensors on
+    `device`."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if is_dataclass(batch) and not isinstance(batch, type):
+        return replace(batch, **{f.name: move(getattr(batch, f.name), device) for f in fields(batch)})
+    if isinstance(batch, list | tuple):
+        return type(batch)(move(item, device) for item in batch)
+    if isinstance(batch, dict):
+        return type(batch)((key, move(value, device)) for key, value in batch.items())
+    return batch
+
+
+def _collate(datapoints: Any) -> Any:
+    return datapoints if isinstance(datapoints, DataError) else collate(datapoints)
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)

@@ -1,0 +1,167 @@
+"""What every reader returns: categories, pictures with their instances, and a count of what was left out."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sam3_hyperet.errors import DataError
+
+GRANULARITIES = ("part", "object", "group")
+MAX_SIDE = 65_500  # what a JPEG can hold; keeps h * w within the 32 bits of COCO's run lengths
+MAX_NAME = 200  # characters; SAM 3 reads 32 tokens of a prompt and silently drops the rest
+_MAX_ID = 2**31 - 1  # SAM 3 batches category ids as int32
+_BROKEN_PICTURE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Category:
+    """A concept that can be prompted. `parents` are ids, of other categories or of concepts above all of
+    them."""
+
+    id: int
+    name: str
+    synonyms: tuple[str, ...] = ()
+    granularity: str = "object"
+    parents: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One annotated region: a compressed COCO RLE at the picture's full size. A crowd is many, not told
+    apart."""
+
+    category_id: int
+    rle: dict[str, Any]
+    crowd: bool = False
+    id: int = -1
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """A picture as its annotations describe it; `image_id` is the data set's own id."""
+
+    image_id: int
+    path: Path
+    height: int
+    width: int
+
+
+class AnnotatedImages:
+    """Annotated pictures, by position 0 … len − 1. `dropped` counts, by reason, the records that were left
+    out; `adjusted` those that were kept after a harmless repair.
+
+    EXIF orientation is never applied: COCO's, ADE20K's and CamVid's annotations are drawn on the stored
+    pixels.
+    """
+
+    def __init__(self, name: str, categories: Iterable[Category]) -> None:
+        self.name = name
+        self.categories = tuple(categories)
+        self.dropped: Counter[str] = Counter()
+        self.adjusted: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def image(self, i: int) -> ImageRecord:
+        """The record of picture i."""
+        raise NotImplementedError
+
+    def instances(self, i: int) -> tuple[Instance, ...]:
+        """The annotated regions of picture i, crowds included."""
+        raise NotImplementedError
+
+    def label_map(self, i: int) -> np.ndarray | None:
+        """(H, W) category id of every pixel, `label_maps.IGNORED` where there is none; None where a data set
+        has instances only."""
+        return None
+
+    def crowd_only(self, i: int) -> frozenset[int]:
+        """Ids of the categories that picture i shows as crowds and never as an instance, as far as that is known
+        without opening it."""
+        return frozenset()
+
+    def picture(self, i: int) -> Image.Image:
+        """Picture i in RGB. Raises DataError if it cannot be read or its size is not the record's."""
+        record = self.image(i)
+        picture = read_picture(record.path)
+        if picture.size != (record.width, record.height):
+            raise DataError(
+                f"{record.path}: image {record.image_id} is {picture.width}x{picture.height} pixels, "
+                f"its annotations are for {record.width}x{record.height}"
+            )
+        return picture
+
+    def summary(self) -> str:
+        """One line: how many pictures and categories, and what was left out or repaired, and why."""
+        line = f"{self.name}: {len(self)} images, {len(self.categories)} categories"
+        for verb, counts in (("dropped", self.dropped), ("repaired", self.adjusted)):
+            if counts:
+                line += f"; {verb} " + ", ".join(f"{n} × {reason}" for reason, n in sorted(counts.items()))
+        return line
+
+
+def read_picture(path: Path) -> Image.Image:
+    """The picture at `path` in RGB, in the orientation it is stored in. Raises DataError naming the file."""
+    try:
+        with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                raise DataError(f"{path}: found {file.mode} pixels, expected 8 bits a channel")
+            if file.mode == "P" and "transparency" in file.info:
+                return file.convert("RGBA").convert("RGB")
+            return file.convert("RGB")
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such picture") from None
+    except _BROKEN_PICTURE as error:
+        raise DataError(f"{path}: not a readable picture ({one_line(error)})") from None
+
+
+def whole_number(value: object, where: str, low: int = 0, high: int = 2**63 - 1) -> int:
+    """`value` if it is an integer in [low, high]; DataError beginning with `where` if not."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DataError(f"{where} is {shown(value)}, expected a whole number")
+    if not low <= value <= high:
+        raise DataError(f"{where} is {value}, expected {low} to {high}")
+    return value
+
+
+def category_id(value: object, where: str) -> int:
+    """A category id that SAM 3 can batch."""
+    return whole_number(value, where, 0, _MAX_ID)
+
+
+def prompt_name(value: object, where: str) -> str:
+    """`value` stripped, if it can be a prompt; DataError beginning with `where` if not."""
+    if not isinstance(value, str):
+        raise DataError(f"{where} is {shown(value)}, expected text")
+    name = value.strip()
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise DataError(f"{where} is {shown(value)}, expected 1 to {MAX_NAME} printable characters")
+    return name
+
+
+def shown(value: object) -> str:
+    """`value` as an error message quotes it: one short line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def some(items: Iterable[object], most: int = 3) -> str:
+    """The first few of `items`, for an error message."""
+    listed = [text if len(text := str(item)) <= 120 else f"{text[:117]}..." for item in items]
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -1,0 +1,109 @@
+"""Pictures and masks at the model's size: SAM 3's own preprocessing, and views of a picture for training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as F
+
+from sam3_hyperet.data.segments import decode
+from sam3_hyperet.errors import ConfigError
+
+MEAN = STD = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class View:
+    """A rectangle of a picture in pixels, mirrored or not."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool = False
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """What the view shows of an array (H, W)."""
+        shown = array[self.top : self.top + self.height, self.left : self.left + self.width]
+        return shown[:, ::-1] if self.flip else shown
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random views. flip: the probability of mirroring. zoom: the largest factor s of a random crop; the
+    crop is the picture divided by a factor drawn log-uniformly from [1, s], anywhere within it."""
+
+    flip: float = 0.5
+    zoom: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.flip <= 1:
+            raise ConfigError(f"flip is {self.flip}, expected a probability")
+        if not 1 <= self.zoom <= 16:
+            raise ConfigError(f"zoom is {self.zoom}, expected 1 (no crop) to 16")
+
+    def view(self, height: int, width: int, rng: np.random.Generator) -> View:
+        """A view of a picture of this size; it takes the same number of draws whatever the options."""
+        flip, factor, down, right = rng.random(4)
+        factor = self.zoom**factor
+        h, w = max(1, round(height / factor)), max(1, round(width / factor))
+        return View(round(down * (height - h)), round(right * (width - w)), h, w, bool(flip < self.flip))
+
+
+def whole(height: int, width: int) -> View:
+    """The view of all of a picture."""
+    return View(0, 0, height, width)
+
+
+def image_tensor(picture: Image.Image, resolution: int, view: View) -> torch.Tensor:
+    """(3, resolution, resolution) float32 in [-1, 1]; of a whole picture exactly what SAM 3's processor
+    makes."""
+    pixels = F.pil_to_tensor(picture)
+    pixels = pixels[:, view.top : view.top + view.height, view.left : view.left + view.width]
+    if view.flip:
+        pixels = pixels.flip(-1)
+    pixels = F.resize(pixels, [resolution, resolution])
+    return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), mean=list(MEAN), std=list(STD))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """N regions as a view shows them at the model's size.
+
+    pixels: (N,) how many of the picture's pixels are within the view.
+    boxes: (N, 4) normalised centre x, centre y, width, height, from the mask at the picture's size; 0 where
+        empty.
+    masks: (N, resolution, resolution) bool.
+    """
+
+    pixels: np.ndarray
+    boxes: torch.Tensor
+    masks: torch.Tensor
+
+
+def masks_in_view(rles: Sequence[dict[str, Any]], resolution: int, view: View) -> Masks:
+    """Decode masks and bring them to the model's size: a pixel belongs to a mask that covers at least half
+    of it."""
+    pixels = np.zeros(len(rles), np.int64)
+    boxes = np.zeros((len(rles), 4))
+    masks = np.zeros((len(rles), resolution, resolution), bool)
+    shrinks = resolution <= min(view.height, view.width)
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    for n, rle in enumerate(rles):
+        # transposed, as run lengths go down columns: the array is then contiguous without a copy
+        mask = np.ascontiguousarray(view.of(decode(rle)).T)
+        pixels[n] = cv2.countNonZero(mask)
+        if not pixels[n]:
+            continue
+        y, x, h, w = cv2.boundingRect(mask)
+        boxes[n] = x + w / 2, y + h / 2, w, h
+        resized = cv2.resize(mask * np.uint8(255), (resolution, resolution), interpolation=how)
+        np.greater_equal(cv2.transpose(resized), 128, out=masks[n])
+    boxes /= (view.width, view.height, view.width, view.height)
+    return Masks(pixels, torch.from_numpy(boxes).float(), torch.from_numpy(masks))

@@ -1,0 +1,348 @@
+"""COCO instances: the real files mask for mask, and every kind of wrong record."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from sam3_hyperet.data.coco import read_coco
+from sam3_hyperet.data.segments import decode
+from sam3_hyperet.errors import DataError
+
+SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
+
+
+def annotation(number=1, **changes):
+    plain = {
+        "id": number,
+        "image_id": 7,
+        "category_id": 3,
+        "iscrowd": 0,
+        "bbox": [2, 2, 10, 10],
+        "segmentation": SQUARE,
+    }
+    return {**plain, **changes}
+
+
+def content():
+    return {
+        "images": [{"id": 7, "file_name": "a.png", "height": 20, "width": 30}],
+        "categories": [
+            {"id": 3, "name": "cat", "supercategory": "animal"},
+            {"id": 5, "name": "dog", "supercategory": "animal"},
+        ],
+        "annotations": [annotation()],
+    }
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes annotations beside one 30x20 picture; returns what `read_coco` takes."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.png")
+
+    def write(value):
+        text = value if isinstance(value, str) else json.dumps(value)
+        (tmp_path / "instances.json").write_text(text)
+        return tmp_path / "instances.json", tmp_path / "images"
+
+    return write
+
+
+def rle(size=(20, 30), area=True, compressed=True):
+    mask = np.zeros(size, np.uint8)
+    mask[4:9, 3:17] = area
+    encoded = coco_mask.encode(np.asfortranarray(mask))
+    if compressed:
+        return {"size": list(size), "counts": encoded["counts"].decode()}
+    flat = mask.T.reshape(-1)
+    runs = np.diff([0, *(np.flatnonzero(np.diff(flat)) + 1), len(flat)]).tolist()
+    return {"size": list(size), "counts": runs}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own decoder
+@pytest.mark.parametrize(("split", "count", "crowds"), [("train2017", 470, 5), ("val2017", 382, 5)])
+def test_real_annotations_agree_with_pycocotools(shared_data, split, count, crowds):
+    path = shared_data / "coco" / "annotations" / f"instances_{split}.json"
+    images = read_coco(path, shared_data / "coco" / split)
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO(str(path))
+    assert (len(images), len(images.categories)) == (50, 80)
+    assert images.categories[-1].id == 90
+    assert not images.dropped
+    found = [(images.image(i), one) for i in range(len(images)) for one in images.instances(i)]
+    assert len(found) == count
+    assert sum(one.crowd for _, one in found) == crowds
+    for record, one in found:
+        expected = reference.anns[one.id]
+        assert (expected["image_id"], expected["category_id"]) == (record.image_id, one.category_id)
+        assert np.array_equal(decode(one.rle), reference.annToMask(expected))
+    assert all(images.picture(i).mode == "RGB" for i in range(len(images)))
+    assert images.label_map(0) is None
+
+
+def test_run_lengths_of_both_kinds_are_the_same_mask(write):
+    value = content()
+    value["annotations"] = [
+        annotation(1, segmentation=rle(), iscrowd=1),
+        annotation(2, segmentation=rle(compressed=False)),
+    ]
+    first, second = read_coco(*write(value)).instances(0)
+    assert first.rle == second.rle
+    assert (first.crowd, second.crowd) == (True, False)
+
+
+def test_crowd_only_categories(write):
+    value = content()
+    value["annotations"] = [
+        annotation(1),
+        annotation(2, segmentation=rle(), iscrowd=1),
+        annotation(3, segmentation=rle(), iscrowd=1, category_id=5),
+    ]
+    assert read_coco(*write(value)).crowd_only(0) == {5}
+
+
+def test_supercategories_make_siblings_and_a_tree_overrides_them(write, tmp_path):
+    cat, dog = read_coco(*write(content())).categories
+    assert cat.parents == dog.parents != ()
+    tree = tmp_path / "concepts.json"
+    tree.write_text(
+        json.dumps([{"id": n, "name": name, "granularity": "part"} for n, name in ((3, "cat"), (5, "dog"))])
+    )
+    cat, _ = read_coco(*write(content()), tree=tree).categories
+    assert (cat.granularity, cat.parents) == ("part", ())
+
+
+def test_picture_is_kept_in_the_orientation_it_is_stored_in(write, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.png", exif=exif)
+    assert read_coco(*write(content())).picture(0).size == (30, 20)
+
+
+def test_instances_come_by_picture_whatever_their_order(write, tmp_path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "b.png")
+    value = content()
+    value["images"].append({"id": 2, "file_name": "b.png", "height": 20, "width": 30})
+    value["annotations"] = [annotation(1, image_id=2), annotation(2), annotation(3, image_id=2), annotation(4)]
+    images = read_coco(*write(value))
+    assert [[one.id for one in images.instances(i)] for i in range(2)] == [[2, 4], [1, 3]]
+    assert [one.id for one in images.instances(-1)] == [1, 3]
+    with pytest.raises(IndexError):
+        images.instances(2)
+
+
+DEGENERATE = {
+    "two points": ({"segmentation": [[1, 1, 5, 5]]}, "outline without a polygon of 3 points"),
+    "odd length": ({"segmentation": [[1, 1, 5, 5, 9, 9, 3]]}, "outline without a polygon of 3 points"),
+    "no polygon": ({"segmentation": []}, "outline without a polygon of 3 points"),
+    "empty polygon": ({"segmentation": [[]]}, "outline without a polygon of 3 points"),
+    "one point thrice": ({"segmentation": [[5, 5, 5, 5, 5, 5]]}, "mask without a pixel"),
+    "a sliver": ({"segmentation": [[5, 5, 5.01, 5, 5.01, 9]]}, "mask without a pixel"),
+    "wholly outside": ({"segmentation": [[-9, 1, -5, 1, -5, 9, -9, 9]]}, "mask without a pixel"),
+    "empty run lengths": ({"segmentation": rle(area=False)}, "mask without a pixel"),
+    "flat box": ({"bbox": [2, 2, 0, 10]}, "box without area"),
+}
+
+
+@pytest.mark.parametrize("kind", DEGENERATE)
+def test_degenerate_records_are_dropped_and_counted(write, kind):
+    changes, reason = DEGENERATE[kind]
+    value = content()
+    value["annotations"].append(annotation(2, **changes))
+    images = read_coco(*write(value))
+    kept = images.instances(0)
+    assert [one.id for one in kept] == [1]
+    assert coco_mask.area(kept[0].rle) == 100
+    assert images.dropped == {reason: 1}
+    assert images.summary() == f"coco: 1 images, 2 categories; dropped 1 × {reason}"
+
+
+@pytest.mark.parametrize(
+    ("outline", "reason"),
+    [
+        ([*SQUARE, [1, 1, 2, 2]], "outline with a polygon of fewer than 3 points"),
+        ([[2, 2, 12, 2, 12, 40, 2, 40]], "outline beyond the image's border, clipped"),
+    ],
+)
+def test_repaired_outlines_are_kept_and_counted(write, outline, reason):
+    value = content()
+    value["annotations"] = [annotation(segmentation=outline)]
+    images = read_coco(*write(value))
+    assert len(images.instances(0)) == 1
+    assert images.adjusted == {reason: 1}
+    assert f"repaired 1 × {reason}" in images.summary()
+
+
+def test_a_file_whose_every_annotation_is_degenerate_is_an_error(write):
+    value = content()
+    value["annotations"] = [annotation(segmentation=[])]
+    with pytest.raises(DataError, match="none of its 1 annotations has a mask"):
+        read_coco(*write(value))
+
+
+def image(**changes):
+    return lambda value: value["images"][0].update(changes)
+
+
+def first(**changes):
+    return lambda value: value["annotations"][0].update(changes)
+
+
+def runs(counts):
+    return first(segmentation={"size": [20, 30], "counts": counts})
+
+
+def without(part, key):
+    return lambda value: value[part][0].pop(key)
+
+
+def twice(part, **changes):
+    return lambda value: value[part].append({**value[part][0], **changes})
+
+
+def put(key, thing):
+    return lambda value: value.update({key: thing})
+
+
+HOSTILE = {
+    "images missing": (lambda v: v.pop("images"), "the key 'images' is missing; found"),
+    "annotations null": (put("annotations", None), "annotations is None, expected a list"),
+    "categories empty": (put("categories", []), "it has no categories"),
+    "images empty": (put("images", []), "it has no images"),
+    "image no object": (put("images", ["a.png"]), r"images\[0\] is 'a.png', expected an object"),
+    "image without id": (without("images", "id"), r"images\[0\]: the key 'id' is missing"),
+    "image without file": (without("images", "file_name"), "image 7: the key 'file_name' is missing"),
+    "image without height": (without("images", "height"), "image 7: the key 'height' is missing"),
+    "image id text": (image(id="7"), r"images\[0\]: its id is '7', expected a whole number"),
+    "image id true": (image(id=True), "its id is True"),
+    "image id negative": (image(id=-1), "its id is -1, expected 0 to"),
+    "image id huge": (image(id=10**30), "its id is 1000"),
+    "image twice": (twice("images"), "image 7: two images have this id"),
+    "height zero": (image(height=0), "image 7: its height is 0, expected 1 to"),
+    "width huge": (image(width=10**6), "image 7: its width is 1000000"),
+    "height float": (image(height=20.0), "image 7: its height is 20.0, expected a whole number"),
+    "width not a number": (image(width=float("nan")), "image 7: its width is nan"),
+    "path absolute": (image(file_name="/etc/passwd"), "image 7: its file_name '/etc/passwd' leaves"),
+    "path upwards": (image(file_name="b/../../a.png"), "leaves the image folder"),
+    "path upwards, windows": (image(file_name="..\\a.png"), "leaves the image folder"),
+    "path with a drive": (image(file_name="C:\\a.png"), "leaves the image folder"),
+    "path empty": (image(file_name=""), "its file_name is ''"),
+    "path with a zero byte": (image(file_name="a\0.png"), "expected a path below"),
+    "path a number": (image(file_name=7), "its file_name is 7"),
+    "path of 10,000 characters": (image(file_name="a" * 10_000), "1 of 1 pictures are not in"),
+    "picture missing": (image(file_name="b.png"), r"1 of 1 pictures are not in .*: b.png \(image 7\)"),
+    "category without id": (without("categories", "id"), r"categories\[0\]: the key 'id'"),
+    "category without name": (without("categories", "name"), "category 3: the key 'name'"),
+    "category id huge": (lambda v: v["categories"][1].update(id=2**31), "its id is 2147483648, expected 0 to"),
+    "category twice": (twice("categories", name="cow"), "category 3: two categories have this id .'cat' and 'cow'"),
+    "name twice": (twice("categories", id=9), "category 9: category 3 has the same name 'cat'"),
+    "name a number": (lambda v: v["categories"][0].update(name=5), "category 3: its name is 5"),
+    "name blank": (lambda v: v["categories"][0].update(name="  "), "category 3: its name is"),
+    "name of 10,000 characters": (lambda v: v["categories"][0].update(name="a" * 10_000), "expected 1 to 200"),
+    "name of two lines": (lambda v: v["categories"][0].update(name="a\nb"), "printable"),
+    "granularity unknown": (lambda v: v["categories"][0].update(granularity="x"), "its granularity is 'x'"),
+    "synonyms text": (lambda v: v["categories"][0].update(synonyms="x"), "its synonyms are 'x'"),
+    "annotation no object": (put("annotations", [3]), r"annotations\[0\] is 3"),
+    "annotation without id": (without("annotations", "id"), r"annotations\[0\]: the key 'id'"),
+    "annotation without bbox": (without("annotations", "bbox"), "annotation 1: the key 'bbox'"),
+    "annotation without outline": (without("annotations", "segmentation"), "annotation 1: the key 'segmentation'"),
+    "annotation twice": (twice("annotations"), "annotation 1: two annotations have this id"),
+    "image unknown": (first(image_id=8), "annotation 1: its image_id 8 is not among"),
+    "image unhashable": (first(image_id=[7]), r"its image_id \[7\] is not among"),
+    "category unknown": (first(category_id=4), "annotation 1: its category_id 4 is not among"),
+    "category null": (first(category_id=None), "its category_id None"),
+    "crowd of two": (first(iscrowd=2), "annotation 1: its iscrowd is 2"),
+    "box of three": (first(bbox=[1, 2, 3]), "annotation 1: its bbox is"),
+    "box of text": (first(bbox=["1", 2, 3, 4]), "its bbox is"),
+    "box not finite": (first(bbox=[1, 2, float("inf"), 4]), r"its bbox is .*inf.*the image is 30x20"),
+    "box not a number": (first(bbox=[float("nan"), 2, 3, 4]), "its bbox is .*nan"),
+    "box negative": (first(bbox=[1, 2, -3, 4]), "its bbox is"),
+    "box far away": (first(bbox=[1000, 2, 3, 4]), "its bbox is .*the image is 30x20"),
+    "outline text": (first(segmentation="abc"), "its segmentation is 'abc', expected polygons or an RLE"),
+    "outline flat": (first(segmentation=[1, 2, 3, 4, 5, 6]), "expected polygons or an RLE"),
+    "coordinate text": (first(segmentation=[[1, 2, 3, "4", 5, 6]]), "annotation 1: a polygon has the coordinate '4'"),
+    "coordinate null": (first(segmentation=[[1, 2, 3, None, 5, 6]]), "the coordinate None"),
+    "coordinate true": (first(segmentation=[[1, 2, 3, True, 5, 6]]), "the coordinate True"),
+    "coordinate beyond floats": (first(segmentation=[[1, 2, 3, 10**400, 5, 6]]), "annotation 1: a polygon has the"),
+    "coordinate not finite": (first(segmentation=[[1, 2, 3, float("nan"), 5, 6]]), "annotation 1: .*not finite"),
+    "coordinate far away": (first(segmentation=[[1, 2, 3, 1e9, 5, 6]]), "annotation 1: a polygon spans"),
+    "run lengths of another size": (first(segmentation=rle((30, 20))), r"annotation 1: .*size \[30, 20\].*\[20, 30\]"),
+    "run lengths without size": (first(segmentation={"counts": [600]}), "annotation 1: .*size None"),
+    "run lengths without counts": (first(segmentation={"size": [20, 30]}), "annotation 1: its RLE has the counts None"),
+    "run lengths too few": (runs([10, 20]), "covers 30 pixels.*600"),
+    "run lengths too many": (runs([10, 2**40]), "covers 1099511627786"),
+    "run lengths negative": (runs([-10, 610]), "expected whole numbers"),
+    "run lengths float": (runs([0.5, 599.5]), "expected whole numbers"),
+    "run lengths ragged": (runs([[1], 2]), "annotation 1: its RLE"),
+    "compressed, cut off": (runs(rle()["counts"][:-2]), "annotation 1: its RLE"),
+    "compressed, of wrong letters": (runs("zzz~"), "annotation 1: its RLE"),
+    "compressed, not ASCII": (runs("é"), "annotation 1: its RLE"),
+    "compressed, empty": (runs(""), "annotation 1: its RLE"),
+    "compressed, of another picture": (runs(rle((60, 60))["counts"]), "annotation 1: .*3600 pixels, the image has 600"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_wrong_records_are_errors_that_name_the_file(write, kind):
+    change, message = HOSTILE[kind]
+    value = content()
+    change(value)
+    with pytest.raises(DataError, match=message) as raised:
+        read_coco(*write(value))
+    text = str(raised.value)
+    assert "instances.json" in text
+    assert "\n" not in text
+    assert len(text) < 600
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"', "[" * 100_000])
+def test_files_that_are_no_annotations(write, text):
+    with pytest.raises(DataError, match=r"instances\.json"):
+        read_coco(*write(text))
+
+
+def test_missing_or_binary_file(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_coco(tmp_path / "none.json", tmp_path)
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="not valid JSON"):
+        read_coco(tmp_path / "a.json", tmp_path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_coco(tmp_path, tmp_path)
+
+
+def test_pictures_that_cannot_be_used(write, tmp_path):
+    images = read_coco(*write(content()))
+    picture = tmp_path / "images" / "a.png"
+    noise = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    Image.fromarray(noise).save(picture)
+    whole = picture.read_bytes()
+    for broken in (b"", b"not a picture", whole[: len(whole) // 2], whole[:20] + b"\xff" * 40 + whole[60:]):
+        picture.write_bytes(broken)
+        with pytest.raises(DataError, match=r"a\.png: not a readable picture"):
+            images.picture(0)
+    Image.new("RGB", (20, 30)).save(picture)
+    with pytest.raises(DataError, match=r"a\.png: image 7 is 20x30 pixels, its annotations are for 30x20"):
+        images.picture(0)
+    Image.fromarray(np.zeros((20, 30), np.uint16)).save(picture)
+    with pytest.raises(DataError, match="expected 8 bits a channel"):
+        images.picture(0)
+    picture.unlink()
+    with pytest.raises(DataError, match="no such picture"):
+        images.picture(0)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1"])
+def test_pictures_of_other_modes_become_rgb(write, tmp_path, mode):
+    images = read_coco(*write(content()))
+    picture = Image.new("L", (30, 20), 200).convert(mode)
+    picture.save(tmp_path / "images" / "a.png", **({"transparency": b"\x00\x80"} if mode == "P" else {}))
+    assert images.picture(0).mode == "RGB"

@@ -1,0 +1,207 @@
+"""Label maps: real CamVid, both ways to make instances, and every kind of wrong file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam3_hyperet.data.label_maps import IGNORED, read_label_maps
+from sam3_hyperet.data.segments import decode
+from sam3_hyperet.errors import ConfigError, DataError
+
+NAMES = ["sky", "tree_top, crown", "road"]
+LABELS = np.full((20, 30), 255, np.uint8)
+LABELS[:5] = 0
+LABELS[10:, :8] = 2
+LABELS[12:, 20:] = 2
+LABELS[7:9, 14:16] = 2
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.jpg")
+    Image.fromarray(LABELS).save(tmp_path / "labels" / "a.png")
+    return tmp_path / "images", tmp_path / "labels"
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 367), ("val", 101), ("test", 233)])
+def test_real_camvid(shared_data, split, count):
+    root = shared_data / "camvid"
+    images = read_label_maps(root / split, root / f"{split}annot", root / "classes.txt", ignore=11)
+    assert len(images) == count
+    assert [c.id for c in images.categories] == list(range(11))
+    assert (images.categories[0].name, images.categories[6].name) == ("sky", "sign symbol")
+    for i in range(0, len(images), 20):
+        labels = images.label_map(i)
+        stored = np.asarray(Image.open(root / f"{split}annot" / f"{images.image(i).path.stem}.png"))
+        assert np.array_equal(labels, np.where(stored == 11, IGNORED, stored.astype(int)))
+        found = images.instances(i)
+        assert {one.category_id for one in found} == set(np.unique(labels).tolist()) - {IGNORED}
+        assert all(np.array_equal(decode(one.rle), labels == one.category_id) for one in found)
+        assert images.picture(i).size == (240, 180)
+
+
+def test_components_are_instances_and_small_ones_a_crowd(folders):
+    images = read_label_maps(*folders, NAMES, ignore=255, instances="components", min_area=10)
+    found = images.instances(0)
+    assert [(one.category_id, one.crowd, int(decode(one.rle).sum())) for one in found] == [
+        (0, False, 150),
+        (2, False, 80),
+        (2, False, 80),
+        (2, True, 4),
+    ]
+    union = np.any([decode(one.rle) for one in found if one.category_id == 2], axis=0)
+    assert np.array_equal(union, LABELS == 2)
+
+
+def test_names_have_synonyms_and_no_underscores(folders, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(NAMES) + "\n\n")
+    for names in (NAMES, tmp_path / "names.txt"):
+        _, tree, _ = read_label_maps(*folders, names, ignore=255).categories
+        assert (tree.id, tree.name, tree.synonyms) == (1, "tree top", ("crown",))
+
+
+def test_offset_and_a_name_at_the_ignored_label(folders):
+    Image.fromarray(np.where(LABELS == 255, 3, LABELS) + np.uint8(1)).save(folders[1] / "a.png")
+    images = read_label_maps(*folders, [*NAMES, "void"], ignore=4, offset=1)
+    assert [c.name for c in images.categories] == ["sky", "tree top", "road"]
+    assert np.array_equal(images.label_map(0), np.where(LABELS == 255, IGNORED, LABELS.astype(int)))
+
+
+def test_palettes_are_read_as_indices_and_16_bits_as_they_are(folders):
+    expected = np.where(LABELS == 255, IGNORED, LABELS.astype(int))
+    picture = Image.fromarray(LABELS).convert("P")
+    picture.putdata(LABELS.reshape(-1).tolist())
+    picture.putpalette([200, 100, 50] * 256)
+    picture.save(folders[1] / "a.png")
+    with Image.open(folders[1] / "a.png") as stored:
+        assert stored.mode == "P"
+    assert np.array_equal(read_label_maps(*folders, NAMES, ignore=255).label_map(0), expected)
+    deep = LABELS.astype(np.uint16)
+    deep[LABELS == 255] = 60_000
+    Image.fromarray(deep).save(folders[1] / "a.png")
+    assert np.array_equal(read_label_maps(*folders, NAMES, ignore=60_000).label_map(0), expected)
+
+
+def test_files_in_subfolders_are_paired_by_their_endings(folders):
+    images, labels = folders
+    (images / "town").mkdir()
+    (labels / "town").mkdir()
+    (images / "a.jpg").rename(images / "town" / "x_leftImg8bit.jpg")
+    (labels / "a.png").rename(labels / "town" / "x_labelIds.png")
+    Image.new("RGB", (1, 1)).save(labels / "town" / "x_color.png")
+    found = read_label_maps(
+        images, labels, NAMES, ignore=255, image_ending="_leftImg8bit.jpg", label_ending="_labelIds.png"
+    )
+    assert found.image(0).path == images / "town" / "x_leftImg8bit.jpg"
+    assert (found.image(0).height, found.image(0).width) == (20, 30)
+
+
+def save(folder, name="a.png", mode=None, array=LABELS):
+    def act(images, labels):
+        picture = Image.fromarray(array)
+        (picture.convert(mode) if mode else picture).save({"images": images, "labels": labels}[folder] / name)
+
+    return act
+
+
+def remove(folder, name):
+    def act(images, labels):
+        ({"images": images, "labels": labels}[folder] / name).unlink()
+
+    return act
+
+
+def write(folder, name, content):
+    def act(images, labels):
+        ({"images": images, "labels": labels}[folder] / name).write_bytes(content)
+
+    return act
+
+
+PAIRING = {
+    "picture without label map": (save("images", "b.png"), r"images: 1 pictures without a label map in .*labels: b"),
+    "label map without picture": (save("labels", "b.png"), r"labels: 1 label maps without a picture in .*images: b"),
+    "no label map at all": (remove("labels", "a.png"), r"labels: no file ends in \.png"),
+    "two pictures of one name": (save("images", "a.png"), "has the same name"),
+}
+
+
+@pytest.mark.parametrize("kind", PAIRING)
+def test_files_that_do_not_pair_are_errors(folders, kind):
+    act, message = PAIRING[kind]
+    act(*folders)
+    with pytest.raises(DataError, match=message):
+        read_label_maps(*folders, NAMES, ignore=255)
+
+
+def test_a_missing_folder_is_an_error(folders, tmp_path):
+    with pytest.raises(DataError, match="none: no such folder"):
+        read_label_maps(tmp_path / "none", folders[1], NAMES, ignore=255)
+
+
+CONTENT = {
+    "colours": (save("labels", mode="RGB"), "found RGB pixels, expected a label map of a single channel"),
+    "with alpha": (save("labels", mode="LA"), "found LA pixels"),
+    "floats": (save("labels", "a.tif", mode="F"), "found F pixels"),
+    "empty": (write("labels", "a.png", b""), "not a readable label map"),
+    "no picture": (write("labels", "a.png", b"text"), "not a readable label map"),
+    "label unknown": (save("labels", array=np.full((20, 30), 3, np.uint8)), "label 3, expected 0 to 2, or 255 for no"),
+}
+
+
+@pytest.mark.parametrize("kind", CONTENT)
+def test_label_maps_that_are_wrong_are_errors(folders, kind):
+    act, message = CONTENT[kind]
+    if kind == "floats":
+        (folders[1] / "a.png").unlink()
+    act(*folders)
+    with pytest.raises(DataError, match=rf"a\.(png|tif): .*{message}"):
+        read_label_maps(*folders, NAMES, ignore=255).label_map(0)
+
+
+def test_a_truncated_label_map_is_an_error(folders):
+    noise = np.random.default_rng(0).integers(0, 3, (200, 300), np.uint8)
+    Image.fromarray(noise).save(folders[1] / "a.png")
+    content = (folders[1] / "a.png").read_bytes()
+    (folders[1] / "a.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"a\.png: not a readable label map"):
+        read_label_maps(*folders, NAMES, ignore=255).instances(0)
+
+
+def test_a_label_map_of_another_size_is_an_error(folders):
+    Image.fromarray(LABELS[:, :29]).save(folders[1] / "a.png")
+    images = read_label_maps(*folders, NAMES, ignore=255)
+    with pytest.raises(DataError, match=r"a\.jpg: image 0 is 30x20 pixels, its annotations are for 29x20"):
+        images.picture(0)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "has no names"),
+        (["sky", ""], "name 2 is ''"),
+        (["sky", "sky"], "name 2 is 'sky', as name 1 is"),
+        (["sky", 3], "name 2 is 3, expected text"),
+        (["a" * 10_000], "name 1 is .*expected 1 to 200"),
+    ],
+)
+def test_wrong_names_are_errors(folders, names, message):
+    with pytest.raises(DataError, match=message):
+        read_label_maps(*folders, names, ignore=255)
+
+
+def test_wrong_files_of_names_are_errors(folders, tmp_path):
+    with pytest.raises(DataError, match=r"none\.txt: no readable list of names"):
+        read_label_maps(*folders, tmp_path / "none.txt", ignore=255)
+    (tmp_path / "names.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(DataError, match="no readable list"):
+        read_label_maps(*folders, tmp_path / "names.txt", ignore=255)
+
+
+def test_an_unknown_kind_of_instances_is_refused(folders):
+    with pytest.raises(ConfigError, match="'whole' or 'components'"):
+        read_label_maps(*folders, NAMES, ignore=255, instances="each")
