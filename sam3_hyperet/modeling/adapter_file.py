@@ -1,0 +1,93 @@
+"""Adapter files: the added parameters alone, with their configuration and the base they belong to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.modeling.checkpoint import (
+    adapter_parameters,
+    base_fingerprint,
+    read_safetensors,
+    write_safetensors,
+)
+from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.inject import inject, unchanged_on_error
+from sam3_hyperet.version import __version__
+
+FORMAT = "sam3_hyperet-adapter-1"
+
+
+def save_adapter(model: nn.Module, path: str | Path) -> None:
+    """Write the adapters of a model as safetensors, atomically, with their config and the base's fingerprint.
+
+    Raises:
+        ConfigError: the model has no adapters.
+    """
+    config = getattr(model, "hyperet_config", None)
+    if config is None:
+        raise ConfigError("the model has no adapters to save; call inject(model, config) first")
+    tensors = {name: parameter.detach().contiguous() for name, parameter in adapter_parameters(model)}
+    metadata = {
+        "format": FORMAT,
+        "version": __version__,
+        "config": json.dumps(config.to_dict()),
+        "base": base_fingerprint(model),
+    }
+    write_safetensors(tensors, path, metadata)
+
+
+def read_adapter_config(path: str | Path) -> HyperETConfig:
+    """The configuration in an adapter file's metadata."""
+    return _config(path, read_safetensors(path)[1])
+
+
+def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load an adapter file into a model, injecting its adapters first where the model has none.
+
+    Raises:
+        CheckpointError: not an adapter file; made for another base, another configuration or other shapes.
+    """
+    tensors, metadata = read_safetensors(path)
+    config = _config(path, metadata)
+    base = base_fingerprint(model)
+    if metadata.get("base") != base:
+        raise CheckpointError(
+            f"{path}: made for the base {str(metadata.get('base'))[:12]}…, this model's is {base[:12]}…; "
+            "load it onto the base weights that it was trained on"
+        )
+    with unchanged_on_error(model):
+        if not hasattr(model, "hyperet_config"):
+            inject(model, config)
+        elif model.hyperet_config != config:
+            raise CheckpointError(f"{path}: holds {config}, the model has {model.hyperet_config}")
+        parameters = dict(adapter_parameters(model))
+        _check_fit(path, tensors, parameters)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+    return model
+
+
+def _check_fit(path: str | Path, tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
+    if parameters.keys() != tensors.keys():
+        odd = sorted(parameters.keys() ^ tensors.keys())
+        raise CheckpointError(f"{path}: adapter keys differ from the model's, first {', '.join(odd[:3])}")
+    for name, tensor in tensors.items():
+        if tensor.shape != parameters[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(parameters[name].shape)}"
+            )
+
+
+def _config(path: str | Path, metadata: dict[str, str]) -> HyperETConfig:
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not an adapter file; format is {metadata.get('format')!r}, expected {FORMAT!r}")
+    try:
+        return HyperETConfig.from_mapping(json.loads(metadata["config"]))
+    except (KeyError, TypeError, json.JSONDecodeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: its configuration cannot be read ({error})") from error

@@ -1,0 +1,317 @@
+"""SAM 3 image models from SAM 3's own classes: the official architecture, and a tiny one for two CPU cores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.modeling.checkpoint import load_base
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Every size in which two SAM 3 image models may differ; the defaults are the official model's."""
+
+    resolution: int = 1008
+    patch_size: int = 14
+    pretrain_resolution: int = 336
+    vit_width: int = 1024
+    vit_depth: int = 32
+    vit_heads: int = 16
+    vit_mlp_ratio: float = 4.625
+    drop_path: float = 0.1
+    window_size: int = 24
+    global_blocks: tuple[int, ...] = (7, 15, 23, 31)
+    scale_factors: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5)
+    text_width: int = 1024
+    text_heads: int = 16
+    text_layers: int = 24
+    width: int = 256
+    heads: int = 8
+    feedforward: int = 2048
+    dropout: float = 0.1
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    queries: int = 200
+    geometry_layers: int = 3
+    upsampling_stages: int = 3
+
+    @property
+    def resolution_step(self) -> int:
+        """Valid resolutions are its multiples, in pixels: the ViT's windows must tile its grid of patches."""
+        return self.patch_size * self.window_size
+
+
+ARCHITECTURES = {
+    "large": Architecture(),
+    "tiny": Architecture(
+        resolution=128,
+        patch_size=8,
+        pretrain_resolution=128,
+        vit_width=96,
+        vit_depth=4,
+        vit_heads=4,
+        vit_mlp_ratio=4.0,
+        drop_path=0.0,
+        window_size=8,
+        global_blocks=(1, 3),
+        scale_factors=(2.0, 1.0, 0.5),
+        text_width=64,
+        text_heads=4,
+        text_layers=2,
+        width=64,
+        heads=4,
+        feedforward=128,
+        dropout=0.0,
+        encoder_layers=2,
+        decoder_layers=2,
+        queries=12,
+        geometry_layers=1,
+        upsampling_stages=1,
+    ),
+}
+TINY_WEIGHTS = "tiny_scenes_object.safetensors"
+
+
+def build_model(
+    name: str = "tiny",
+    *,
+    checkpoint: str | Path | None = None,
+    resolution: int | None = None,
+    seed: int = 0,
+) -> host.Sam3Image:
+    """Build a SAM 3 image model on the CPU, in evaluation mode.
+
+    Args:
+        name: "tiny" (its object-level weights come with the package) or "large" (the official architecture).
+        checkpoint: a file of base weights, "facebook/sam3" for the gated official ones, or "random" for none; None is
+            the packaged weights for "tiny" and "random" for "large".
+        resolution: side of the square input in pixels; None is the architecture's own.
+        seed: of the initial weights; the same seed gives the same weights.
+
+    Raises:
+        ConfigError: an unknown name, or a resolution that the ViT's windows do not tile.
+        CheckpointError: weights that do not fit.
+    """
+    if name not in ARCHITECTURES:
+        raise ConfigError(f"model {name!r} is unknown; expected one of {', '.join(ARCHITECTURES)}")
+    architecture = ARCHITECTURES[name]
+    if resolution is not None:
+        architecture = replace(architecture, resolution=resolution)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the accelerators too
+        model = assemble(architecture)
+    if checkpoint is None and name == "tiny":
+        with resources.as_file(resources.files("sam3_hyperet") / "weights" / TINY_WEIGHTS) as packaged:
+            load_base(model, packaged)
+    elif checkpoint not in (None, "random"):
+        load_base(model, checkpoint)
+    return model.eval()
+
+
+def resolution(model: host.Sam3Image) -> int:
+    """Side in pixels of the square input that the model was built for (its rotary embeddings are fixed to it)."""
+    trunk = model.backbone.vision_backbone.trunk
+    grid = math.isqrt(trunk.blocks[trunk.full_attn_ids[0]].attn.freqs_cis.shape[0])
+    return int(grid * trunk.patch_embed.proj.kernel_size[0])
+
+
+def _check_resolution(a: Architecture) -> None:
+    step = a.resolution_step
+    if a.resolution < step or a.resolution % step:
+        below = max(a.resolution // step, 1) * step
+        raise ConfigError(
+            f"resolution={a.resolution} does not fit this model: expected a multiple of {step} "
+            f"(patch {a.patch_size} x window {a.window_size}); near it: {below}, {below + step}"
+        )
+
+
+def assemble(a: Architecture) -> host.Sam3Image:
+    """Put SAM 3's modules together at the sizes of `a`, every parameter initialised from torch's global generator."""
+    _check_resolution(a)
+    model = host.Sam3Image(
+        backbone=_backbone(a),
+        transformer=_transformer(a),
+        input_geometry_encoder=_geometry_encoder(a),
+        segmentation_head=_segmentation_head(a),
+        num_feature_levels=1,
+        o2m_mask_predict=True,
+        dot_prod_scoring=host.DotProductScoring(
+            d_model=a.width,
+            d_proj=a.width,
+            prompt_mlp=host.MLP(
+                a.width,
+                a.feedforward,
+                a.width,
+                2,
+                dropout=a.dropout,
+                residual=True,
+                out_norm=nn.LayerNorm(a.width),
+            ),
+        ),
+        use_instance_query=False,
+        multimask_output=True,
+        matcher=matcher(),
+    )
+    text = model.backbone.language_backbone.encoder
+    for uninitialised in (text.positional_embedding, text.text_projection):
+        nn.init.normal_(uninitialised, std=0.02)
+    return model
+
+
+def matcher() -> host.BinaryHungarianMatcherV2:
+    """SAM 3's one-to-one matcher with its published costs."""
+    return host.BinaryHungarianMatcherV2(
+        focal=True, cost_class=2.0, cost_bbox=5.0, cost_giou=2.0, alpha=0.25, gamma=2, stable=False
+    )
+
+
+def _position_encoding(a: Architecture) -> host.PositionEmbeddingSine:
+    return host.PositionEmbeddingSine(num_pos_feats=a.width, normalize=True, scale=None, temperature=10000)
+
+
+def _backbone(a: Architecture) -> host.SAM3VLBackbone:
+    trunk = host.ViT(
+        img_size=a.resolution,
+        pretrain_img_size=a.pretrain_resolution,
+        patch_size=a.patch_size,
+        embed_dim=a.vit_width,
+        depth=a.vit_depth,
+        num_heads=a.vit_heads,
+        mlp_ratio=a.vit_mlp_ratio,
+        norm_layer="LayerNorm",
+        drop_path_rate=a.drop_path,
+        qkv_bias=True,
+        use_abs_pos=True,
+        tile_abs_pos=True,
+        global_att_blocks=a.global_blocks,
+        rel_pos_blocks=(),
+        use_rope=True,
+        use_interp_rope=True,
+        window_size=a.window_size,
+        pretrain_use_cls_token=True,
+        retain_cls_token=False,
+        ln_pre=True,
+        ln_post=False,
+        return_interm_layers=False,
+        bias_patch_embed=False,
+    )
+    neck = host.Sam3DualViTDetNeck(
+        trunk=trunk,
+        position_encoding=_position_encoding(a),
+        d_model=a.width,
+        scale_factors=list(a.scale_factors),
+    )
+    text = host.VETextEncoder(
+        tokenizer=host.SimpleTokenizer(bpe_path=host.vocabulary_path()),
+        d_model=a.width,
+        width=a.text_width,
+        heads=a.text_heads,
+        layers=a.text_layers,
+    )
+    return host.SAM3VLBackbone(visual=neck, text=text, scalp=1)
+
+
+def _attention(a: Architecture, batch_first: bool, dropout: float | None = None) -> host.MultiheadAttention:
+    return host.MultiheadAttention(
+        num_heads=a.heads,
+        dropout=a.dropout if dropout is None else dropout,
+        embed_dim=a.width,
+        batch_first=batch_first,
+    )
+
+
+def _fusion_layer(a: Architecture, *, batch_first: bool, position_at_attention: bool) -> host.TransformerEncoderLayer:
+    return host.TransformerEncoderLayer(
+        activation="relu",
+        d_model=a.width,
+        dim_feedforward=a.feedforward,
+        dropout=a.dropout,
+        pos_enc_at_attn=position_at_attention,
+        pos_enc_at_cross_attn_keys=not position_at_attention,
+        pos_enc_at_cross_attn_queries=False,
+        pre_norm=True,
+        self_attention=_attention(a, batch_first),
+        cross_attention=_attention(a, batch_first),
+    )
+
+
+def _transformer(a: Architecture) -> host.TransformerWrapper:
+    encoder = host.TransformerEncoderFusion(
+        layer=_fusion_layer(a, batch_first=True, position_at_attention=True),
+        num_layers=a.encoder_layers,
+        d_model=a.width,
+        num_feature_levels=1,
+        frozen=False,
+        use_act_checkpoint=True,
+        add_pooled_text_to_img_feat=False,
+        pool_text_with_mask=True,
+    )
+    decoder = host.TransformerDecoder(
+        layer=host.TransformerDecoderLayer(
+            activation="relu",
+            d_model=a.width,
+            dim_feedforward=a.feedforward,
+            dropout=a.dropout,
+            cross_attention=_attention(a, batch_first=False),
+            n_heads=a.heads,
+            use_text_cross_attention=True,
+        ),
+        num_layers=a.decoder_layers,
+        num_queries=a.queries,
+        return_intermediate=True,
+        box_refine=True,
+        num_o2m_queries=0,
+        dac=True,
+        boxRPB="log",
+        d_model=a.width,
+        frozen=False,
+        interaction_layer=None,
+        dac_use_selfatt_ln=True,
+        resolution=None,  # given one, the decoder fills a cache on "cuda"; without, it fills it when first used
+        stride=None,
+        use_act_checkpoint=True,
+        presence_token=True,
+    )
+    return host.TransformerWrapper(encoder=encoder, decoder=decoder, d_model=a.width)
+
+
+def _geometry_encoder(a: Architecture) -> host.GeometryEncoder:
+    return host.GeometryEncoder(
+        pos_enc=_position_encoding(a),
+        encode_boxes_as_points=False,
+        points_direct_project=True,
+        points_pool=True,
+        points_pos_enc=True,
+        boxes_direct_project=True,
+        boxes_pool=True,
+        boxes_pos_enc=True,
+        d_model=a.width,
+        num_layers=a.geometry_layers,
+        layer=_fusion_layer(a, batch_first=False, position_at_attention=False),
+        use_act_ckpt=True,
+        add_cls=True,
+        add_post_encode_proj=True,
+    )
+
+
+def _segmentation_head(a: Architecture) -> host.UniversalSegmentationHead:
+    return host.UniversalSegmentationHead(
+        hidden_dim=a.width,
+        upsampling_stages=a.upsampling_stages,
+        aux_masks=False,
+        presence_head=False,
+        dot_product_scorer=None,
+        act_ckpt=True,
+        cross_attend_prompt=_attention(a, batch_first=False, dropout=0.0),
+        pixel_decoder=host.PixelDecoder(
+            num_upsampling_stages=a.upsampling_stages, interpolation_mode="nearest", hidden_dim=a.width
+        ),
+    )

@@ -1,0 +1,179 @@
+"""Base weights load from every layout met in the wild; anything else is one clear line, and changes nothing."""
+
+from __future__ import annotations
+
+import collections
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import sam3_hyperet as hy
+from sam3_hyperet.errors import CheckpointError
+from sam3_hyperet.modeling import checkpoint
+from sam3_hyperet.modeling.checkpoint import base_fingerprint, base_state_dict, load_base, save_base
+
+
+@pytest.fixture(scope="module")
+def source():
+    """State dict of another base than the one loaded into, buffers and all."""
+    return hy.build_model("tiny", checkpoint="random", seed=1).state_dict()
+
+
+def prefixed(prefix):
+    return lambda state: {prefix + key: value for key, value in state.items()}
+
+
+LAYOUTS = {
+    "bare": lambda state: state,
+    "detector": prefixed("detector."),
+    "model": prefixed("model."),
+    "module": prefixed("module."),
+    "nested": prefixed("module.model.detector."),
+    "wrapped": lambda state: {"model": dict(state), "epoch": 3},
+    "wrapped, prefixed": lambda state: {"state_dict": prefixed("module.")(state), "optimizer": {"lr": 1.0}},
+    "official": lambda state: {
+        **prefixed("detector.")(state),
+        "tracker.transformer.weight": torch.ones(3),
+        "tracker.backbone.vision_backbone.trunk.pos_embed": torch.ones(1),
+    },
+}
+
+
+FLAT = [layout for layout in LAYOUTS if "wrapped" not in layout]  # safetensors files do not nest
+
+
+@pytest.mark.parametrize(("layout", "suffix"), [*((x, ".pt") for x in LAYOUTS), *((x, ".safetensors") for x in FLAT)])
+def test_every_layout_loads(model, source, tmp_path, layout, suffix):
+    path = tmp_path / f"weights{suffix}"
+    state = LAYOUTS[layout](source)
+    if suffix == ".pt":
+        torch.save(state, path)
+    else:
+        save_file({key: value.clone() for key, value in state.items() if not value.is_complex()}, path)
+    assert load_base(model, path) == len(list(model.parameters()))
+    assert all(torch.equal(p, source[name]) for name, p in model.named_parameters())
+
+
+def test_an_adapted_model_loads_a_base_and_keeps_its_adapters(model, source, tmp_path, randomized):
+    randomized(hy.inject(model, hy.HyperETConfig()))
+    adapters = {name: p.clone() for name, p in model.named_parameters() if "fpn_adjustment" in name}
+    torch.save(source, tmp_path / "base.pt")
+    assert load_base(model, tmp_path / "base.pt") == len(base_state_dict(model))
+    parameters = dict(model.named_parameters())
+    assert all(torch.equal(parameters[name], value) for name, value in adapters.items())
+    assert torch.equal(parameters["segmentation_head.mask_predictor.mask_embed.layers.0.weight"],
+                       source["segmentation_head.mask_predictor.mask_embed.layers.0.weight"])  # fmt: skip
+
+
+def test_save_base_round_trip(model, another, tmp_path):
+    hy.inject(model, hy.HyperETConfig())
+    save_base(model, tmp_path / "base.safetensors")
+    other = hy.build_model("tiny", checkpoint=tmp_path / "base.safetensors", seed=9)
+    assert base_fingerprint(other) == base_fingerprint(model) == base_fingerprint(another())
+    save_base(model, tmp_path / "half.safetensors", dtype=torch.bfloat16)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.51 * (tmp_path / "base.safetensors").stat().st_size
+    load_base(other, tmp_path / "half.safetensors")
+    assert all(
+        torch.equal(p, q.bfloat16().float()) for p, q in zip(other.parameters(), another().parameters(), strict=True)
+    )
+
+
+def truncated(state, path):
+    torch.save(state, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def partial(state, path):
+    torch.save({key: value for key, value in state.items() if not key.startswith("segmentation_head.")}, path)
+
+
+def wrong_shape(state, path):
+    torch.save({**state, "dot_prod_scoring.hs_proj.weight": torch.zeros(64, 63)}, path)
+
+
+def foreign_zip(state, path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("readme.txt", "no weights")
+
+
+def with_an_object(state, path):
+    torch.save({"model": state, "namespace": collections.deque([object()])}, path)
+
+
+REFUSED = {
+    "partly": (partial, r"\d+ of \d+ weights of the model found; missing first segmentation_head\."),
+    "another model": (lambda s, p: torch.save({"fc.weight": torch.ones(2)}, p), r"\b0 of \d+ weights .*fc\.weight"),
+    "shape": (wrong_shape, r"dot_prod_scoring.hs_proj.weight has shape \(64, 63\), expected \(64, 64\)"),
+    "truncated": (truncated, r"not a readable checkpoint"),
+    "foreign zip": (foreign_zip, r"not a readable checkpoint"),
+    "text": (lambda s, p: p.write_text("hello"), r"not a readable checkpoint"),
+    "empty": (lambda s, p: p.write_bytes(b""), r"not a readable checkpoint"),
+    "a list": (lambda s, p: torch.save([1, 2], p), r"holds no tensors by name; found list"),
+    "a tensor": (lambda s, p: torch.save(torch.ones(2), p), r"holds no tensors by name; found Tensor"),
+    "an empty dict": (lambda s, p: torch.save({}, p), r"holds no tensors by name; found dict"),
+    "pickled object": (with_an_object, r"not a readable checkpoint"),
+    "missing": (lambda s, p: None, r"no such file"),
+    "a folder": (lambda s, p: p.mkdir(), r"no such file"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_loaded_is_one_line_and_changes_nothing(model, source, tmp_path, case):
+    write, message = REFUSED[case]
+    path = tmp_path / "weights.pt"
+    write(source, path)
+    before = base_fingerprint(model)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        load_base(model, path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 600
+    assert base_fingerprint(model) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
+def test_what_is_no_safetensors_file_is_refused(model, tmp_path, content):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"weights.safetensors: not a readable safetensors file"):
+        load_base(model, path)
+
+
+def test_the_hub_says_how_to_get_access(model, monkeypatch):
+    import httpx
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+
+    response = httpx.Response(401, request=httpx.Request("GET", "https://huggingface.co/facebook/sam3"))
+    for error, message in (
+        (GatedRepoError("gated", response=response), r"facebook/sam3 is gated: ask for access .*hf auth login"),
+        (LocalEntryNotFoundError("offline"), r"cannot be fetched .*checkpoint=PATH"),
+    ):
+
+        def refuse(*args, error=error):
+            raise error
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+        with pytest.raises(CheckpointError, match=message):
+            load_base(model, "facebook/sam3")
+
+
+def test_the_hub_file_is_loaded_like_any_other(model, source, monkeypatch, tmp_path):
+    torch.save(prefixed("detector.")(source), tmp_path / "sam3.pt")
+    monkeypatch.setattr(checkpoint, "_download", lambda: tmp_path / "sam3.pt")
+    assert load_base(model, "facebook/sam3") == len(list(model.parameters()))
+
+
+def test_fingerprint_sees_values_names_and_nothing_of_the_adapters(model, another):
+    before = base_fingerprint(model)
+    hy.inject(model, hy.HyperETConfig())
+    assert base_fingerprint(model) == before
+    with torch.no_grad():
+        model.dot_prod_scoring.hs_proj.bias[0].add_(1e-6)
+    assert base_fingerprint(model) != before
+    other = another()
+    for parameter in other.parameters():
+        parameter.data = parameter.data.bfloat16()
+    assert base_fingerprint(other) != before

@@ -1,0 +1,85 @@
+"""HyperETConfig: what cannot be is refused with what can, and plain values from a file make an equal config."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.options import read_options
+
+REFUSED = [
+    (
+        {"structure": "sparse"},
+        r"structure='sparse' is unknown; expected one of diagonal, block_diagonal, banded, dense",
+    ),
+    ({"geometry": "sphere"}, r"geometry='sphere' is unknown; expected one of euclidean, moebius, lorentz, gyro"),
+    ({"geometry": ["lorentz"]}, r"geometry=[\[(]'lorentz',?[\])] is unknown; expected one of"),
+    ({"scheme": "Z"}, r"scheme='Z' is unknown; expected one of none, A"),
+    ({"scheme": "A+"}, r"scheme='' is unknown; expected one of none, A"),
+    ({"scheme": None}, r"scheme=None; expected a name"),
+    ({"sites": ["neck"]}, r"sites='neck' is unknown; expected one of fpn"),
+    ({"sites": "fpn"}, r"sites='fpn'; expected a list"),
+    ({"curvature": 0.0}, r"curvature=0.0; expected a positive number"),
+    ({"curvature": -1}, r"curvature=-1; expected a positive number"),
+    ({"curvature": float("nan")}, r"curvature=nan; expected a positive number"),
+    ({"curvature": float("inf")}, r"curvature=inf; expected a positive number"),
+    ({"curvature": "high"}, r"curvature='high'; expected a positive number"),
+    ({"curvature": True}, r"curvature=True; expected a positive number"),
+    ({"block_size": 0}, r"block_size=0; expected an integer from 1"),
+    ({"block_size": 2.5}, r"block_size=2.5; expected an integer from 1"),
+    ({"bandwidth": 0}, r"bandwidth=0; expected an integer from 1"),
+    ({"bandwidth": None}, r"bandwidth=None; expected an integer from 1"),
+    ({"residual": "a bit"}, r"residual='a bit'; expected a number or null"),
+    ({"learn_residual": True}, r"learn_residual=true needs residual"),
+    ({"learn_curvature": "yes"}, r"learn_curvature='yes'; expected true or false"),
+    ({"learn_curvature": True, "geometry": "euclidean"}, r"geometry euclidean has no curvature"),
+    ({"share": 1}, r"share=1; expected true or false"),
+    ({"levels": []}, r"levels=\[\]; expected distinct integers"),
+    ({"levels": [0, 0]}, r"levels=\[0, 0\]; expected distinct integers"),
+    ({"levels": ["0"]}, r"levels=\['0'\]; expected distinct integers"),
+    ({"levels": 0}, r"levels=0; expected a list"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), REFUSED)
+def test_impossible_values_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        HyperETConfig(**values)
+    with pytest.raises(ConfigError, match=message):
+        HyperETConfig.from_mapping(values)
+
+
+def test_an_unknown_key_lists_the_valid_ones():
+    with pytest.raises(ConfigError, match=r"hyperet.curvture is not an option; expected one of scheme, .*curvature"):
+        HyperETConfig.from_mapping({"curvture": 0.1})
+
+
+@pytest.mark.parametrize("values", [[], ["scheme"], None, "A"])
+def test_what_is_no_mapping_is_refused(values):
+    with pytest.raises(ConfigError, match="hyperet"):
+        read_options(HyperETConfig, values, "hyperet")
+
+
+def test_lists_and_tuples_make_the_same_config():
+    config = HyperETConfig(sites=["fpn"], levels=[0, 1])
+    assert config == HyperETConfig(sites=("fpn",), levels=(0, 1))
+    assert hash(config) == hash(HyperETConfig(sites=("fpn",), levels=(0, 1)))
+    assert config == HyperETConfig.from_mapping(json.loads(json.dumps(config.to_dict())))
+
+
+@pytest.mark.parametrize(
+    ("values", "sites"),
+    [
+        ({}, ("fpn",)),
+        ({"scheme": "none"}, ()),
+        ({"scheme": "A+A"}, ("fpn",)),
+        ({"scheme": "none+A"}, ("fpn",)),
+        ({"scheme": "none", "sites": ["fpn", "fpn"]}, ("fpn",)),
+        ({"sites": []}, ()),
+    ],
+)
+def test_sites_of_a_scheme(values, sites):
+    assert HyperETConfig(**values).resolved_sites == sites
