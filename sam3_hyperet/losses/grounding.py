@@ -1,0 +1,93 @@
+"""SAM 3's own grounding losses with its published weights, as one object that takes a model's output and its batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from sam3_hyperet import sam3_host as host
+
+TOTAL = "loss"
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of SAM 3's segmentation fine-tuning recipe."""
+
+    box: float = 5.0
+    giou: float = 2.0
+    classification: float = 20.0
+    presence: float = 20.0
+    mask: float = 200.0
+    dice: float = 10.0
+    semantic: float = 20.0
+    semantic_dice: float = 30.0
+    one_to_many: float = 2.0
+
+
+class GroundingLoss(nn.Module):
+    """Boxes, scores, presence, instance masks and the semantic map, against matched targets.
+
+    Args:
+        queries: the decoder's number of object queries; the classification loss is averaged over them.
+        weights: the weight of each term.
+        matcher: the one-to-one matcher; the model's own.
+    """
+
+    def __init__(self, queries: int, weights: LossWeights, matcher: nn.Module) -> None:
+        super().__init__()
+        w = weights
+        self.wrapper = host.Sam3LossWrapper(
+            normalization="local",
+            matcher=matcher,
+            o2m_weight=w.one_to_many,
+            o2m_matcher=host.BinaryOneToManyMatcher(alpha=0.3, threshold=0.4, topk=4),
+            use_o2m_matcher_on_o2m_aux=False,
+            loss_fns_find=[
+                host.loss_fns.Boxes(weight_dict={"loss_bbox": w.box, "loss_giou": w.giou}),
+                host.loss_fns.IABCEMdetr(
+                    weak_loss=False,
+                    weight_dict={"loss_ce": w.classification, "presence_loss": w.presence},
+                    pos_weight=10.0,
+                    alpha=0.25,
+                    gamma=2,
+                    use_presence=True,
+                    pos_focal=False,
+                    pad_n_queries=queries,
+                    pad_scale_pos=1.0,
+                ),
+                host.loss_fns.Masks(
+                    focal_alpha=0.25,
+                    focal_gamma=2.0,
+                    weight_dict={"loss_mask": w.mask, "loss_dice": w.dice},
+                    compute_aux=False,
+                ),
+            ],
+            loss_fn_semantic_seg=host.loss_fns.SemanticSegCriterion(
+                presence_head=False,
+                presence_loss=False,
+                focal=True,
+                focal_alpha=0.6,
+                focal_gamma=2.0,
+                downsample=False,
+                weight_dict={"loss_semantic_seg": w.semantic, "loss_semantic_dice": w.semantic_dice},
+            ),
+            scale_by_find_batch_size=True,
+        )
+
+    def forward(self, model: host.Sam3Image, batch: host.BatchedDatapoint) -> dict[str, Tensor]:
+        """Run the model in training mode on the batch.
+
+        Returns:
+            Every term by SAM 3's name for it, unweighted (but those of the one-to-many branch have its weight), and
+            under "loss" their weighted sum times √(number of prompts), which is SAM 3's.
+        """
+        output = model(batch)
+        terms = self.wrapper(output, [_targets(model, target) for target in batch.find_targets])
+        terms[TOTAL] = terms.pop(host.loss_fns.CORE_LOSS_KEY)
+        return terms
+
+
+def _targets(model: nn.Module, target: object) -> dict[str, Tensor]:
+    return getattr(model, "module", model).back_convert(target)
