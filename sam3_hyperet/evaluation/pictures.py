@@ -1,0 +1,312 @@
+"""Masks and label maps drawn on pictures, for people.
+
+Colours are safe for the colour-blind as far as a dozen hues can be, and stable: number i is the same in every
+picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from sam3_hyperet.errors import ConfigError, DataError
+
+Picture = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+
+UNMATCHED = -1
+"""A colour number: the grey of a mask that belongs to nothing."""
+IGNORED = 255
+SIDE = 288
+"""Pixels of the longer side of a report's pictures."""
+
+_HUES = [  # the first seven are Okabe and Ito's
+    *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442"),
+    *("#8c510a", "#999933", "#117733", "#332288", "#aa3377", "#c2e699", "#6a51a3"),
+]
+_GREY = (214, 214, 214)
+_HATCH = ((92, 92, 92), (128, 128, 128))
+_GOLDEN_ANGLE = 137.508  # degrees: successive hues never come close
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A predicted mask, bool (H, W), and its score in [0, 1]."""
+
+    mask: np.ndarray
+    score: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt on a picture (H, W, 3) uint8; masks bool (H, W). No `truth`: the concept is not there."""
+
+    picture: Picture
+    prompt: str
+    granularity: str
+    truth: tuple[np.ndarray, ...]
+    base: tuple[Detection, ...]
+    adapted: tuple[Detection, ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class SemanticExample:
+    """Integer label maps (H, W) of one picture; 255 is ignored in `truth`, unassigned in the others."""
+
+    picture: Picture
+    truth: np.ndarray
+    base: np.ndarray
+    adapted: np.ndarray
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One cell of a row of pictures: its address is a `data:` URI; `note` stands below it."""
+
+    title: str
+    address: str
+    note: str = ""
+
+
+@lru_cache(maxsize=8)
+def palette(count: int) -> Picture:
+    """RGB (count, 3): fourteen chosen colours, then generated ones of alternating lightness."""
+    colors = [tuple(bytes.fromhex(hue[1:])) for hue in _HUES[:count]]
+    extra = count - len(colors)
+    if extra > 0:
+        k = np.arange(extra)
+        lightness, chroma = np.choose(k % 3, [58, 76, 40]), np.choose(k % 2, [42, 28])
+        angle = np.deg2rad(20 + _GOLDEN_ANGLE * k)
+        lab = np.stack([lightness, chroma * np.cos(angle), chroma * np.sin(angle)], axis=-1)
+        rgb = cv2.cvtColor(lab[None].astype(np.float32), cv2.COLOR_LAB2RGB)[0]
+        colors += [tuple(color) for color in np.rint(rgb * 255).astype(int).tolist()]
+    result = np.array(colors, dtype=np.uint8).reshape(-1, 3)
+    result.flags.writeable = False
+    return result
+
+
+def overlay(
+    picture: Picture,
+    masks: Sequence[np.ndarray],
+    labels: Sequence[str] = (),
+    alpha: float = 0.5,
+    *,
+    colors: Sequence[int] = (),
+) -> Picture:
+    """The picture with tinted, outlined masks, and a label in each where there are any.
+
+    Args:
+        picture: (H, W, 3) uint8; left as it is, a copy is returned.
+        masks: bool (H, W) each; an empty one draws nothing. The smaller of two lies on top.
+        labels: one a mask, or none; "" leaves that one out.
+        alpha: opacity of the tint, 0 to 1.
+        colors: a number into `palette` for each mask, or `UNMATCHED`; by default 0, 1, 2, ….
+
+    Raises DataError for arrays that do not fit, ConfigError for an alpha that cannot be.
+    """
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise DataError(f"picture is {picture.dtype} {picture.shape}, expected uint8 (height, width, 3)")
+    for name, values in (("labels", labels), ("colors", colors)):
+        if values and len(values) != len(masks):
+            raise DataError(f"{len(values)} {name} for {len(masks)} masks")
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"alpha={alpha}; expected 0 to 1")
+    for number, mask in enumerate(masks):
+        if mask.shape != picture.shape[:2]:
+            raise DataError(f"mask {number} is {mask.shape}, its picture {picture.shape[:2]} (height, width)")
+    hues = [_color(number) for number in (colors or range(len(masks)))]
+    binary = [np.asarray(mask, dtype=bool) for mask in masks]
+    order = sorted(range(len(masks)), key=lambda i: -int(binary[i].sum()))
+    tinted = picture.astype(np.float32)
+    for i in order:
+        tinted[binary[i]] = (1 - alpha) * tinted[binary[i]] + alpha * np.array(hues[i], np.float32)
+    result = np.ascontiguousarray(np.rint(tinted).astype(np.uint8))
+    width = max(1, round(min(picture.shape[:2]) / 180))
+    for i in order:
+        outline, _ = cv2.findContours(binary[i].astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        dark = tuple(int(0.3 * channel) for channel in hues[i])
+        cv2.drawContours(result, outline, -1, dark if hues[i] == _GREY else (255, 255, 255), width + 2, cv2.LINE_AA)
+        cv2.drawContours(result, outline, -1, hues[i], width, cv2.LINE_AA)
+    if any(labels):
+        result = _write_labels(
+            result, [(binary[i], labels[i], hues[i]) for i in order if binary[i].any() and labels[i]]
+        )
+    return result
+
+
+def colour_label_map(labels: np.ndarray, names: Sequence[str]) -> Picture:
+    """A label map (H, W) of integers in colour, (H, W, 3); 255 and negative values are hatched grey.
+
+    Raises DataError for a map that is not one, and for a value that is neither a class of `names` nor 255.
+    """
+    if labels.ndim != 2 or labels.dtype.kind not in "iu":
+        raise DataError(f"label map is {labels.dtype} {labels.shape}, expected integers (height, width)")
+    values = labels.astype(np.int64)
+    nothing = (values == IGNORED) | (values < 0)
+    if (wrong := values[~nothing & (values >= len(names))]).size:
+        raise DataError(f"label map has the value {wrong[0]}, expected 0 to {len(names) - 1} or {IGNORED}")
+    y, x = np.indices(labels.shape)
+    hatch = np.array(_HATCH, dtype=np.uint8)[(x + y) // 4 % 2]
+    return np.where(nothing[..., None], hatch, palette(len(names) or 1)[np.where(nothing, 0, values)])
+
+
+def enlarge(array: np.ndarray, side: int, *, crisp: bool = False) -> np.ndarray:
+    """A picture, mask or label map resized so that its longer side is `side`, masks along smooth outlines.
+
+    crisp: copy the nearest pixel rather than interpolate; label maps must.
+    """
+    height, width = array.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if crisp:
+        y, x = (np.arange(new) * old // new for new, old in zip(size[::-1], (height, width), strict=True))
+        return np.asarray(array[y[:, None], x])
+    if array.dtype == bool:
+        linear = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(array.astype(np.float32), size, interpolation=linear) > 0.5)
+    return cv2.resize(array, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LANCZOS4)
+
+
+def data_uri(picture: Picture, *, lossless: bool = False) -> str:
+    """A picture (H, W, 3) as a `data:` address: PNG where `lossless`, else WebP."""
+    buffer, image = io.BytesIO(), Image.fromarray(picture)
+    if lossless:
+        image.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    else:
+        image.save(buffer, "WEBP", quality=86, method=5)
+    kind = "png" if lossless else "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def match(truth: Sequence[np.ndarray], masks: Sequence[np.ndarray], iou: float = 0.5) -> list[int]:
+    """For each mask, best first, the truth it overlaps most, by `iou` or more; else `UNMATCHED`."""
+    free = dict(enumerate(truth))
+    result = []
+    for mask in masks:
+        overlaps = {i: (mask & other).sum() / max(1, (mask | other).sum()) for i, other in free.items()}
+        best = max(overlaps, key=overlaps.__getitem__, default=UNMATCHED)
+        if best != UNMATCHED and overlaps[best] < iou:
+            best = UNMATCHED
+        free.pop(best, None)
+        result.append(best)
+    return result
+
+
+def instance_panels(example: Example, score_threshold: float) -> list[Panel]:
+    """Picture, ground truth, base and adapted; a detection has the colour of the truth that it matches."""
+    everything = (*example.truth, *(d.mask for d in (*example.base, *example.adapted)))
+    for mask in everything:
+        if mask.shape != example.picture.shape[:2]:
+            size = example.picture.shape[:2]
+            raise DataError(f"prompt {example.prompt!r}: a mask is {mask.shape}, its picture {size} (height, width)")
+    picture = enlarge(example.picture, SIDE)
+    truth = [enlarge(np.asarray(mask, dtype=bool), SIDE) for mask in example.truth]
+    note = "" if truth else "not in this picture"
+    panels = [
+        Panel("Picture", data_uri(picture)),
+        Panel("Ground truth", data_uri(overlay(picture, truth)), note),
+    ]
+    for title, detections in (("Base", example.base), ("Adapted", example.adapted)):
+        shown = sorted((d for d in detections if d.score >= score_threshold), key=lambda d: -d.score)
+        masks = [enlarge(np.asarray(d.mask, dtype=bool), SIDE) for d in shown]
+        labels = [f"{d.score:.2f}" for d in shown]
+        image = overlay(picture, masks, labels, colors=match(truth, masks))
+        panels.append(Panel(title, data_uri(image), "" if shown else f"nothing above {score_threshold:g}"))
+    return panels
+
+
+def semantic_panels(example: SemanticExample) -> tuple[list[Panel], list[tuple[str, str]]]:
+    """Picture and three label maps; and (name, CSS colour) of every class in them, "" that of no class."""
+    maps = (("Ground truth", example.truth), ("Base", example.base), ("Adapted", example.adapted))
+    panels = [Panel("Picture", data_uri(enlarge(example.picture, SIDE)))]
+    seen: set[int] = set()
+    for title, labels in maps:
+        if labels.shape != example.picture.shape[:2]:
+            raise DataError(f"{title}: label map is {labels.shape}, its picture {example.picture.shape[:2]}")
+        nothing = (labels == IGNORED) | (labels < 0)
+        share = f"{100 * nothing.mean():.0f} % {'unlabelled' if title == 'Ground truth' else 'unassigned'}"
+        image = colour_label_map(enlarge(labels, SIDE, crisp=True), example.names)
+        panels.append(Panel(title, data_uri(image, lossless=True), share if nothing.any() else ""))
+        seen |= set(np.unique(np.where(nothing, IGNORED, labels)).tolist())
+    colors = palette(len(example.names) or 1)
+    legend = [(example.names[c], "#" + colors[c].tobytes().hex()) for c in sorted(seen - {IGNORED})]
+    return panels, legend + [("", "")] * (IGNORED in seen)
+
+
+def _color(number: int) -> tuple[int, int, int]:
+    if number == UNMATCHED:
+        return _GREY
+    colors = palette(len(_HUES))
+    red, green, blue = colors[number % len(colors)].tolist()
+    return red, green, blue
+
+
+@lru_cache(maxsize=16)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
+    return ImageFont.truetype(str(path), size)
+
+
+def _write_labels(picture: Picture, entries: Sequence[tuple[np.ndarray, str, tuple[int, int, int]]]) -> Picture:
+    """Each label on a chip of its mask's colour, in or beside the mask and off the other labels."""
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    font = _font(max(10, round(min(picture.shape[:2]) / 20)))
+    taken: list[Box] = []
+    covered = np.any([mask for mask, _, _ in entries], axis=0)
+    for mask, label, color in entries:
+        left, top, right, bottom = font.getbbox(label)
+        pad = max(2, round(font.size / 5))
+        width, height = round(right - left) + 2 * pad, round(bottom - top) + 2 * pad
+        box = _place(mask, width, height, covered, taken)
+        taken.append(box)
+        light = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140
+        draw.rounded_rectangle(box, radius=pad, fill=color, outline=(0, 0, 0) if light else (255, 255, 255))
+        draw.text(
+            (box[0] + pad - left, box[1] + pad - top),
+            label,
+            fill=(0, 0, 0) if light else (255, 255, 255),
+            font=font,
+        )
+    return np.array(image, dtype=np.uint8)
+
+
+def _place(mask: np.ndarray, width: int, height: int, covered: np.ndarray, taken: Sequence[Box]) -> Box:
+    """A box for a label: at a large mask's deepest point, else beside the mask, where it hides the least."""
+    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    middle_y, middle_x = np.unravel_index(int(depth.argmax()), depth.shape)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, bottom, left, right = int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
+    x, y = int(middle_x) - width // 2, int(middle_y) - height // 2
+    small = mask.sum() < 8 * width * height
+    starts = [(x, top - height - 4), (x, bottom + 4), (right + 4, y), (left - width - 4, y)]
+    starts += [(left, top - height - 4), (right - width, bottom + 4), (x, y)]
+    if not small:
+        starts = [(x, y), (x, y - height - 1), (x, y + height + 1), *starts]
+    boxes = []
+    for x, y in starts:
+        x = min(max(x, 0), max(0, mask.shape[1] - width - 1))
+        y = min(max(y, 0), max(0, mask.shape[0] - height - 1))
+        boxes.append((x, y, x + width, y + height))
+
+    def hidden(box: Box) -> int:
+        labels = 4 * sum(_shared(box, other) for other in taken)
+        return labels + (int(covered[box[1] : box[3], box[0] : box[2]].sum()) if small else 0)
+
+    return min(boxes, key=hidden)
+
+
+def _shared(a: Box, b: Box) -> int:
+    return max(0, min(a[2], b[2]) - max(a[0], b[0]) + 1) * max(0, min(a[3], b[3]) - max(a[1], b[1]) + 1)

@@ -1,0 +1,103 @@
+"""Mean intersection over union of label maps, from one confusion matrix over the data set.
+
+Pixels whose label is `ignore` are not counted. Pixels that no class was given to are a prediction row of
+their own: they count as missed (dropping them would inflate the mean), and their share is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sam3_hyperet.errors import ConfigError, DataError
+
+UNASSIGNED = -1
+
+
+class SemanticMIoU:
+    """Collects label maps image by image and gives IoUs as a flat dictionary.
+
+    names: of the C classes, class c being the value c of a map.
+    ignore: the label value that is not counted; in a prediction it means unassigned, as does `UNASSIGNED`
+    (-1): unsigned maps cannot hold that.
+    confusion: int64 (C + 1, C), prediction x label, the last row the unassigned; add up over processes.
+
+    Keys of `evaluate`: `mIoU` over the classes with union > 0 (the headline), `mIoU/<C>` over all, absent = 0
+    (CSAIL's evaluator), `mIoU/gt` over those in the labels, `pixel_accuracy`, `unassigned` (share of the
+    labelled pixels), `IoU/<name>` of the classes with union > 0, and the counts `images`, `labelled_pixels`,
+    `classes/union`, `classes/gt`.
+    """
+
+    def __init__(self, names: Sequence[str], ignore: int = 255) -> None:
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(f"class names must be one or more and all different, found {len(names)}")
+        if 0 <= ignore < len(names):
+            raise ConfigError(f"ignore={ignore} is the value of class {names[ignore]!r}")
+        self.names = tuple(names)
+        self.ignore = ignore
+        self.reset()
+
+    def reset(self) -> None:
+        self.confusion = np.zeros((len(self.names) + 1, len(self.names)), dtype=np.int64)
+        self.images = 0
+
+    def process(self, label: Any, prediction: Any, source: str = "image") -> None:
+        """Add one image: integer maps (H, W), arrays or tensors. `source` names it in errors (DataError)."""
+        label, prediction = (
+            _label_map(label, f"{source}: label"),
+            _label_map(prediction, f"{source}: prediction"),
+        )
+        if label.shape != prediction.shape:
+            raise DataError(f"{source}: prediction is {prediction.shape}, its label {label.shape} (height, width)")
+        classes = len(self.names)
+        prediction = np.where((prediction == self.ignore) | (prediction == UNASSIGNED), classes, prediction)
+        labelled = label != self.ignore
+        label, prediction = label[labelled], prediction[labelled]
+        self._check_range(label, classes - 1, f"{source}: label")
+        self._check_range(prediction, classes, f"{source}: prediction")
+        pairs = np.bincount(prediction * classes + label, minlength=self.confusion.size)
+        self.confusion += pairs.reshape(self.confusion.shape)
+        self.images += 1
+
+    def merge(self, other: SemanticMIoU) -> None:
+        """Add what another process has counted; the classes must be the same."""
+        if other.names != self.names:
+            raise ConfigError("confusion matrices of different classes cannot be merged")
+        self.confusion += other.confusion
+        self.images += other.images
+
+    def evaluate(self) -> dict[str, float]:
+        """The metrics; raises DataError where no labelled pixel was seen."""
+        labelled = int(self.confusion.sum())
+        if not labelled:
+            raise DataError(f"no labelled pixel in {self.images} images: nothing to score")
+        in_label = self.confusion.sum(axis=0)
+        hit = np.diagonal(self.confusion)
+        union = in_label + self.confusion[:-1].sum(axis=1) - hit
+        iou = hit / np.maximum(union, 1)
+        metrics: dict[str, float] = {
+            "mIoU": float(iou[union > 0].mean()),
+            f"mIoU/{len(self.names)}": float(iou.mean()),
+            "mIoU/gt": float(iou[in_label > 0].mean()),
+            "pixel_accuracy": float(hit.sum() / labelled),
+            "unassigned": float(self.confusion[-1].sum() / labelled),
+            "images": self.images,
+            "labelled_pixels": labelled,
+            "classes/union": int((union > 0).sum()),
+            "classes/gt": int((in_label > 0).sum()),
+        }
+        return metrics | {f"IoU/{self.names[c]}": float(iou[c]) for c in np.flatnonzero(union > 0)}
+
+    def _check_range(self, values: np.ndarray, highest: int, source: str) -> None:
+        if values.size and (values.min() < 0 or values.max() > highest):
+            wrong = values[(values < 0) | (values > highest)][0]
+            raise DataError(f"{source} has the value {wrong}, expected 0 to {len(self.names) - 1} or {self.ignore}")
+
+
+def _label_map(values: Any, source: str) -> np.ndarray:
+    array = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
+    if array.ndim != 2 or array.dtype.kind not in "iu":
+        raise DataError(f"{source} is {array.dtype} of shape {array.shape}, expected integers (height, width)")
+    return array.astype(np.int64)

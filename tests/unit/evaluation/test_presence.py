@@ -1,0 +1,53 @@
+"""Presence accuracy on present and absent prompts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sam3_hyperet.errors import DataError
+from sam3_hyperet.evaluation.presence import PresenceAccuracy
+
+
+def test_counts_and_accuracies() -> None:
+    presence = PresenceAccuracy()
+    presence.process([0.9, 0.5, 0.4, 0.6, 0.1, 0.2], [True, True, True, False, False, False])
+    metrics = presence.evaluate()
+    assert metrics["presence/accuracy_present"] == pytest.approx(2 / 3)
+    assert metrics["presence/accuracy_absent"] == pytest.approx(2 / 3)
+    assert metrics["presence/IL_MCC"] == pytest.approx(1 / 3)
+    assert metrics["presence/false_positives"] == 1
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50), st.integers(0, 50))
+def test_parts_merge_to_the_whole_and_mcc_is_the_correlation(pairs: list[tuple[float, bool]], cut: int) -> None:
+    probability, present = map(np.array, zip(*pairs, strict=True))
+    whole, first, second = PresenceAccuracy(), PresenceAccuracy(), PresenceAccuracy()
+    whole.process(probability, present)
+    first.process(probability[:cut], present[:cut])
+    second.process(probability[cut:], present[cut:])
+    first.merge(second)
+    metrics = whole.evaluate()
+    assert first.evaluate() == metrics
+    said = probability >= 0.5
+    if said.std() > 0 and present.std() > 0:
+        assert metrics["presence/IL_MCC"] == pytest.approx(np.corrcoef(said, present)[0, 1], abs=1e-5)
+    else:
+        assert metrics["presence/IL_MCC"] == 0
+    assert ("presence/accuracy_absent" in metrics) == (not present.all())
+
+
+def test_scalars_and_reset() -> None:
+    presence = PresenceAccuracy(threshold=0.3)
+    presence.process(0.3, True)
+    assert presence.evaluate()["presence/accuracy_present"] == 1
+    presence.reset()
+    assert "presence/accuracy_present" not in presence.evaluate()
+
+
+@pytest.mark.parametrize(("probability", "present"), [([0.1], [True, False]), (float("nan"), True), (1.5, True)])
+def test_bad_values_are_refused(probability: object, present: object) -> None:
+    with pytest.raises(DataError, match="presence"):
+        PresenceAccuracy().process(probability, present)
