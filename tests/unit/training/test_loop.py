@@ -1,0 +1,283 @@
+"""fit on a tiny synthetic stream: the loss falls, bad steps change nothing, and a resumed run is the same run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+import sam3_hyperet as hy
+from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.losses.grounding import GroundingLoss, LossWeights
+from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
+from sam3_hyperet.training.loop import TrainingFailed, TrainOptions, fit
+from sam3_hyperet.training.optimizer import OptimizerOptions, build_optimizer
+
+CONFIG = hy.HyperETConfig(geometry="gyro", learn_curvature=True)
+
+
+@pytest.fixture(scope="module")
+def stream(make_batch):
+    """Four batches: two prompts on each of two kinds of picture."""
+    left, right = (10, 10, 60, 60), (70, 40, 120, 110)
+    return [
+        make_batch([("car", [left]), ("sky", [])], seed=0),
+        make_batch([("car", []), ("sky", [right])], seed=1),
+        make_batch([("car", [left, right]), ("sky", [right])], seed=2),
+        make_batch([("car", [right]), ("sky", [left])], seed=3),
+    ]
+
+
+class Run:
+    """One run: a model in stage 1, its stream of batches, and what `fit` made of them."""
+
+    def __init__(self, model, stream, folder):
+        self.model = hy.inject(model, CONFIG)
+        hy.set_stage(self.model, 1)
+        self.stream, self.folder, self.saved = stream, folder, []
+        self.seen: list[int] = []
+        folder.mkdir(exist_ok=True)
+
+    def batches(self, step):
+        for number in itertools.count(step):
+            self.seen.append(number)
+            yield self.stream[number % len(self.stream)]
+
+    def adapters(self):
+        return {name: p.detach().clone() for name, p in adapter_parameters(self.model)}
+
+    def save(self, which):
+        self.saved.append((which, self.adapters()))
+
+    def fit(self, *, lr=3e-3, precision="32-true", resume=None, tune=(), warmup=0, tensorboard=False, **options):
+        loss = GroundingLoss(self.model.transformer.decoder.num_queries, LossWeights(), self.model.matcher)
+        self.result = fit(
+            Fabric(accelerator="cpu", devices=1, precision=precision),
+            self.model,
+            loss,
+            self.batches,
+            lambda: iter(tune),
+            TrainOptions(batch_size=1, precision=precision, log_every=1, **options),
+            OptimizerOptions(lr=lr, warmup_steps=warmup),
+            self.folder,
+            self.save,
+            resume=resume,
+            tensorboard=tensorboard,
+        )
+        return self.result
+
+    def lines(self):
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def start(another, stream, tmp_path):
+    """A function that makes a run, on another stream where one is given."""
+    numbers = itertools.count()
+    return lambda batches=stream: Run(another(), batches, tmp_path / f"run{next(numbers)}")
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def broken(batch, value=float("nan")):
+    return replace(batch, img_batch=torch.full_like(batch.img_batch, value))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_loss_falls_and_the_base_stays(start, stream, precision):
+    run = start()
+    before, adapters = base_fingerprint(run.model), run.adapters()
+    result = run.fit(max_steps=16, precision=precision, lr=1e-2)
+    losses = [line["train/loss"] for line in run.lines() if "train/loss" in line]
+    assert len(losses) == 16
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    assert base_fingerprint(run.model) == before
+    assert not [name for name, p in run.adapters().items() if torch.equal(p, adapters[name])]
+    assert {p.dtype for p in run.adapters().values()} == {torch.float32}
+    assert (result.steps, result.skipped_steps) == (16, 0)
+    assert not any(module.training for module in run.model.modules())
+
+
+def test_what_is_logged(start, stream):
+    run = start()
+    run.fit(max_steps=4, tune=stream[:2], tune_every=2, warmup=2, tensorboard=True)
+    text = (run.folder / "metrics.jsonl").read_text()
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    steps = [line for line in lines if "train/loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines if "tune/loss" in line] == [2, 4]
+    expected = {"train/loss", "train/loss_mask", "train/presence_loss", "train/lr", "train/gradient_norm"}
+    assert all(expected | {"train/skipped_steps", "train/seconds"} <= line.keys() for line in steps)
+    assert all(isinstance(value, float | int) for line in lines for value in line.values())
+    assert all(a["train/seconds"] < b["train/seconds"] for a, b in itertools.pairwise(steps))
+    assert list((run.folder / "tensorboard").glob("events.*"))
+
+
+def test_best_and_last_are_saved(start, stream):
+    run = start()
+    result = run.fit(max_steps=6, tune=stream, tune_every=2)
+    tune = {line["step"]: line["tune/loss"] for line in run.lines() if "tune/loss" in line}
+    assert tune.keys() == {2, 4, 6}
+    assert result.best_step == min(tune, key=tune.get)
+    assert result.best_tune_loss == pytest.approx(min(tune.values()))
+    assert [which for which, _ in run.saved][-1] == "last"
+    assert equal(run.saved[-1][1], run.adapters())
+    falling = sum(value < min([v for s, v in tune.items() if s < step], default=1e9) for step, value in tune.items())
+    assert [which for which, _ in run.saved].count("best") == falling
+
+
+def test_without_tuning_the_last_is_the_best(start):
+    run = start()
+    result = run.fit(max_steps=2)
+    assert [which for which, _ in run.saved] == ["last", "best"]
+    assert result.best_step == 2
+    assert equal(run.saved[0][1], run.saved[1][1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_bad_steps_are_skipped_and_counted_and_change_nothing(start, stream, value):
+    good = stream[0]
+    run = start([broken(good, value), good, broken(good, value), broken(good, value), good])
+    seen = []
+
+    original = run.batches
+
+    def watched(step):
+        for batch in original(step):
+            seen.append(run.adapters())
+            yield batch
+
+    run.batches = watched
+    result = run.fit(max_steps=5, max_bad_steps=3)
+    seen.append(run.adapters())
+    assert (result.steps, result.skipped_steps) == (5, 3)
+    changed = [not equal(a, b) for a, b in itertools.pairwise(seen)][:5]
+    assert changed == [False, True, False, False, True]
+    assert [line["train/skipped_steps"] for line in run.lines()] == [1, 1, 2, 3, 3]
+    assert all(p.isfinite().all() for p in run.adapters().values())
+
+
+def test_a_bad_gradient_alone_is_skipped_too(start, stream):
+    run = start()
+    before = run.adapters()
+    parameter = next(p for _, p in adapter_parameters(run.model))
+    parameter.register_hook(lambda gradient: gradient * float("nan"))
+    result = run.fit(max_steps=3, max_bad_steps=4)
+    assert result.skipped_steps == 3
+    assert equal(run.adapters(), before)
+
+
+def test_the_run_ends_after_so_many_bad_steps_in_a_row(start, stream):
+    good, bad = stream[0], broken(stream[0])
+    run = start([bad, good, bad, bad, good, bad, bad, bad, good])
+    with pytest.raises(TrainingFailed, match=r"not finite for 3 steps in a row, up to step 8; try a lower optim.lr"):
+        run.fit(max_steps=20, max_bad_steps=3)
+    assert not any(module.training for module in run.model.modules())
+    assert "last" not in [which for which, _ in run.saved]
+    assert all(p.isfinite().all() for p in run.adapters().values())
+
+
+def test_metrics_of_a_bad_step_are_still_json(start, stream):
+    run = start([broken(stream[0]), stream[0]])
+    run.fit(max_steps=2)
+    for line in (run.folder / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda token: pytest.fail(f"{token} is no JSON"))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_resumed_run_is_the_uninterrupted_run(start, stream, precision):
+    whole = start()
+    whole.fit(max_steps=6, warmup=2, tune=stream[:2], tune_every=3, precision=precision)
+
+    class Killed(Exception):
+        pass
+
+    first = start()
+    original = first.batches
+
+    def until_5(step):
+        for number, batch in enumerate(original(step), start=step):
+            if number == 5:
+                raise Killed
+            yield batch
+
+    first.batches = until_5
+    options = {"max_steps": 6, "warmup": 2, "tune": stream[:2], "tune_every": 3, "save_every": 4}
+    with pytest.raises(Killed):
+        first.fit(precision=precision, **options)
+    assert (first.folder / "state.pt").is_file()
+
+    second = start()
+    second.folder = first.folder
+    torch.rand(3)  # the state brings its own random numbers
+    result = second.fit(precision=precision, resume=first.folder / "state.pt", **options)
+    assert second.seen[0] == 4
+    assert result.steps == 6
+    assert (result.best_step, result.best_tune_loss) == (whole.result.best_step, whole.result.best_tune_loss)
+    assert equal(second.adapters(), whole.adapters())
+    timing = {"train/seconds"}
+    plain = [[{k: v for k, v in line.items() if k not in timing} for line in r.lines()] for r in (whole, second)]
+    assert plain[0] == plain[1]
+    assert result.seconds > first.lines()[4]["train/seconds"]
+
+
+def test_a_state_of_another_run_is_refused(start, stream, another, tmp_path):
+    run = start()
+    run.fit(max_steps=2, save_every=1)
+    other = Run(another(), stream, tmp_path / "other")
+    hy.set_stage(other.model, 3)
+    with pytest.raises(CheckpointError, match=r"state.pt: trains other parameters than this run, first "):
+        other.fit(max_steps=3, resume=run.folder / "state.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_an_unreadable_state_is_refused(start, content):
+    run = start()
+    path = run.folder / "state.pt"
+    if content is None:
+        run.fit(max_steps=1, save_every=1)
+        content = path.read_bytes()[:2000]
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"state.pt: not a readable training state"):
+        run.fit(max_steps=2, resume=path)
+
+
+def test_a_finished_run_resumed_does_nothing_more(start, stream):
+    run = start()
+    run.fit(max_steps=2, save_every=2)
+    again = start()
+    again.folder = run.folder
+    result = again.fit(max_steps=2, resume=run.folder / "state.pt")
+    assert result.steps == 2
+    assert equal(again.adapters(), run.adapters())
+
+
+@pytest.mark.parametrize("name", ["max_steps", "batch_size", "log_every", "max_bad_steps", "devices"])
+def test_impossible_options_are_refused(name):
+    with pytest.raises(ConfigError, match=rf"train.{name}=0; expected an integer from 1"):
+        TrainOptions(**{"max_steps": 1, "batch_size": 1, name: 0})
+
+
+def test_learning_rate_warms_up_then_decays():
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    frozen = torch.nn.Parameter(torch.zeros(2), requires_grad=False)
+    options = OptimizerOptions(lr=1.0, warmup_steps=4, final_lr_ratio=0.1)
+    optimizer, schedule = build_optimizer([parameter, frozen], options, max_steps=12)
+    assert [p for group in optimizer.param_groups for p in group["params"]] == [parameter]
+    rates = []
+    for _ in range(13):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
+    assert rates[8] == pytest.approx(0.55)
+    assert rates[12] == pytest.approx(0.1)
+    with pytest.raises(ConfigError, match=r"optim.warmup_steps=13; expected from 0 to train.max_steps=12"):
+        build_optimizer([parameter], replace(options, warmup_steps=13), max_steps=12)
