@@ -1,0 +1,122 @@
+"""Try the official architecture on the CPU: stage 1 with random weights, through the real training loop.
+
+python -m sam3_hyperet.cli.benchmark_large [steps=2] [prompts=2] [resolution=1008]
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.losses.grounding import GroundingLoss, LossWeights
+from sam3_hyperet.modeling.build import build_model
+from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.inject import inject, parameter_report
+from sam3_hyperet.training.loop import TrainOptions, fit
+from sam3_hyperet.training.optimizer import OptimizerOptions
+from sam3_hyperet.training.run_log import FILE
+from sam3_hyperet.training.stages import set_stage
+
+
+def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, object]:
+    """Train the adapters of `large` for a few steps on one picture, and print what it took.
+
+    Returns:
+        `build_seconds`, `seconds` of each step, `losses` of each step, `peak_gib` (resident memory of the process),
+        `identity_difference` (largest relative change of the image features by the adapters at initialisation),
+        `adapter_change` (largest adapter parameter afterwards; all start at 0), `trainable` and `total` parameters.
+    """
+    started = time.perf_counter()
+    model = inject(build_model("large", resolution=resolution), HyperETConfig())
+    set_stage(model, 1)
+    built = time.perf_counter() - started
+    differences: list[float] = []
+
+    def compare(module: torch.nn.Module, inputs: tuple[list[torch.Tensor]], output: list[torch.Tensor]) -> None:
+        for x, y in zip(inputs[0], output, strict=True):
+            differences.append(float((y.detach() - x).abs().max() / x.abs().max()))
+
+    handle = model.backbone.fpn_adjustment.register_forward_hook(compare)
+    batch = _batch(prompts, resolution)
+    loss = GroundingLoss(model.transformer.decoder.num_queries, LossWeights(), model.matcher)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            Fabric(accelerator="cpu", devices=1),
+            model,
+            loss,
+            lambda step: itertools.repeat(batch),
+            lambda: iter(()),
+            TrainOptions(max_steps=steps, batch_size=1, log_every=1, accelerator="cpu"),
+            OptimizerOptions(warmup_steps=0),
+            Path(folder),
+            lambda which: None,
+            tensorboard=False,
+        )
+        lines = [json.loads(line) for line in (Path(folder) / FILE).read_text().splitlines()]
+    handle.remove()
+    ends = [0.0, *(line["train/seconds"] for line in lines)]
+    counts = parameter_report(model)
+    levels = len(differences) // steps
+    return {
+        "build_seconds": round(built, 1),
+        "seconds": [round(end - start, 1) for start, end in itertools.pairwise(ends)],
+        "losses": [line["train/loss"] for line in lines],
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "identity_difference": max(differences[:levels]),
+        "adapter_change": max(float(p.abs().max()) for p in model.parameters() if p.requires_grad),
+        "trainable": counts["trainable"],
+        "total": counts["total"],
+    }
+
+
+def _batch(prompts: int, side: int) -> host.BatchedDatapoint:
+    """One picture of bright rectangles, each the one instance of its own prompt."""
+    picture = 0.1 * torch.randn(3, side, side, generator=torch.Generator().manual_seed(0))
+    objects, queries = [], []
+    for number in range(prompts):
+        x, y, size = side * (number + 1) // (prompts + 2), side // 4, side // (prompts + 2)
+        mask = torch.zeros(side, side, dtype=torch.bool)
+        mask[y : y + 2 * size, x : x + size] = True
+        picture[:, mask] += 1.0
+        box = torch.tensor([x + size / 2, y + size, size, 2 * size]) / side
+        objects.append(host.Object(box, float(mask.sum()), object_id=number, frame_index=0, segment=mask))
+        queries.append(
+            host.FindQueryLoaded(
+                query_text=f"object {number}",
+                image_id=0,
+                object_ids_output=[number],
+                is_exhaustive=True,
+                is_pixel_exhaustive=True,
+                semantic_target=mask,
+                inference_metadata=host.InferenceMetadata(0, 0, number, (side, side), -1, 0),
+            )
+        )
+    image = host.Image(data=picture, objects=objects, size=(side, side))
+    return host.collate([host.Datapoint(find_queries=queries, images=[image])])
+
+
+def main(argv: list[str]) -> int:
+    """Read `key=integer` arguments, run, and print the figures; 1 unless everything went as it should."""
+    options = dict(argument.partition("=")[::2] for argument in argv)
+    unknown = options.keys() - {"steps", "prompts", "resolution"}
+    if unknown or not all(value.isdigit() and int(value) for value in options.values()):
+        raise SystemExit(f"{' '.join(argv)}: expected steps=N, prompts=N, resolution=N")
+    figures = run(**{key: int(value) for key, value in options.items()})
+    for key, value in figures.items():
+        print(f"{key}: {value}")
+    finite = all(math.isfinite(loss) for loss in figures["losses"])
+    return 0 if finite and figures["identity_difference"] <= 1e-5 else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

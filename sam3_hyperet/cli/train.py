@@ -1,0 +1,205 @@
+"""`tools/train.py`: train, then score the base and the adapted model, and write the report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.compare import compare, print_headline, versions
+from sam3_hyperet.data.loading import ConceptPrompts
+from sam3_hyperet.data.sources import DataOptions, augmentation, prompt_sampler, training_images
+from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.evaluation.runner import Protocol
+from sam3_hyperet.losses.grounding import GroundingLoss, LossWeights
+from sam3_hyperet.modeling.adapter_file import load_adapter, save_adapter
+from sam3_hyperet.modeling.build import build_model, resolution
+from sam3_hyperet.modeling.checkpoint import base_state_dict, load_base, save_base
+from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.inject import inject, parameter_report
+from sam3_hyperet.modeling.radius_probe import RadiusProbe
+from sam3_hyperet.options import read_options
+from sam3_hyperet.training.batches import training_batches, tuning_batches
+from sam3_hyperet.training.loop import FitResult, TrainOptions, fit
+from sam3_hyperet.training.optimizer import OptimizerOptions
+from sam3_hyperet.training.stages import set_stage
+from sam3_hyperet.training.state import FILE as STATE_FILE
+
+WEIGHTS = {"best": "weights.safetensors", "last": "weights_last.safetensors"}
+ADAPTER = {"best": "adapter.safetensors", "last": "adapter_last.safetensors"}
+
+
+def main(argv: list[str] | None = None, tool: str = "train") -> Path:
+    """Run the tool; returns the run's folder."""
+    _, config = parse_command(tool, argv)
+    return train(config)
+
+
+def train(config: DictConfig) -> Path:
+    """Train as the configuration says.
+
+    Returns:
+        The run's folder: config.yaml, metrics.jsonl, TensorBoard files, the adapter (or, where the base trains as well,
+        the weights) of the best and of the last step, and with `evaluate=true` metrics.json and report.html.
+    """
+    console = Console(highlight=False)
+    values = OmegaConf.to_container(config, resolve=True)
+    options = read_options(TrainOptions, values["train"], "train")
+    data = read_options(DataOptions, values["data"], "data")
+    optim = read_options(OptimizerOptions, values["optim"], "optim")
+    weights = read_options(LossWeights, values["loss"], "loss")
+    protocol = read_options(Protocol, values["protocol"], "protocol")
+    run_dir = Path(values["run_dir"])
+    run_dir.mkdir(parents=True, exist_ok=True)
+    resume = _state_to_resume(values["resume"], run_dir)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    fabric = Fabric(accelerator=options.accelerator, devices=options.devices, precision=options.precision)
+    fabric.launch()
+    torch.manual_seed(values["seed"] + fabric.global_rank)
+
+    model = build_model(**values["model"]).to(fabric.device)
+    hyperet = HyperETConfig.from_mapping(values["hyperet"])
+    if hyperet.resolved_sites:
+        inject(model, hyperet)
+    stage = set_stage(model, values["stage"]["number"], **_stage_layers(values["stage"]))
+    report = parameter_report(model)
+    if fabric.is_global_zero:
+        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+        (run_dir / "versions.json").write_text(json.dumps(versions(), indent=1))
+        console.print(str(stage))
+        console.print(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
+
+    dataset, tune = _datasets(data, options, resolution(model), values["seed"], console)
+    result = _fit(fabric, model, dataset, tune, options, optim, weights, values, run_dir, resume)
+    console.print(
+        f"{result.steps} steps in {result.seconds:.0f} s, {result.skipped_steps} skipped; best step {result.best_step}"
+    )
+    if fabric.is_global_zero and values["evaluate"]:
+        _load_best(model, run_dir)
+        base = None
+        if _base_trains(model) and values["model"]["checkpoint"] != "random":
+            base = build_model(**values["model"]).to(fabric.device)
+        metrics = compare(
+            model,
+            data,
+            protocol,
+            run_dir,
+            config_text=OmegaConf.to_yaml(config, resolve=True),
+            extra={
+                "params/trainable": stage.trainable,
+                "train/steps": result.steps,
+                "train/seconds": result.seconds,
+                "train/skipped_steps": result.skipped_steps,
+                "train/best_step": result.best_step,
+            },
+            console=console,
+            base=base,
+        )
+        print_headline(console, metrics)
+    _say_what_is_next(console, run_dir)
+    return run_dir
+
+
+def _fit(
+    fabric: Fabric,
+    model: host.Sam3Image,
+    dataset: ConceptPrompts,
+    tune: ConceptPrompts | None,
+    options: TrainOptions,
+    optim: OptimizerOptions,
+    weights: LossWeights,
+    values: dict[str, object],
+    run_dir: Path,
+    resume: Path | None,
+) -> FitResult:
+    loss = GroundingLoss(model.transformer.decoder.num_queries, weights, model.matcher)
+    batches = training_batches(
+        dataset,
+        options.batch_size,
+        options.workers,
+        values["seed"],
+        fabric.device,
+        fabric.global_rank,
+        fabric.world_size,
+    )
+    with RadiusProbe(model) if hasattr(model, "hyperet_config") else contextlib.nullcontext() as probe:
+        return fit(
+            fabric,
+            model,
+            loss,
+            batches,
+            tuning_batches(tune, options.batch_size, fabric.device) if tune else lambda: iter(()),
+            options,
+            optim,
+            run_dir,
+            lambda which: _save(model, run_dir, which),
+            resume=resume,
+            tensorboard=values["logger"]["tensorboard"],
+            observe=probe.latest if probe else dict,
+        )
+
+
+def _datasets(
+    data: DataOptions, options: TrainOptions, side: int, seed: int, console: Console
+) -> tuple[ConceptPrompts, ConceptPrompts | None]:
+    if not options.tune_every:
+        data = replace(data, tune_images=0)
+    images = training_images(data, "train")
+    console.print(images.summary())
+    dataset = ConceptPrompts(images, side, prompt_sampler(data, images), augmentation(data), seed)
+    if not options.tune_every:
+        return dataset, None
+    held_out = training_images(data, "tune")
+    return dataset, ConceptPrompts(held_out, side, prompt_sampler(data, held_out), None, seed)
+
+
+def _save(model: host.Sam3Image, run_dir: Path, which: str) -> None:
+    if hasattr(model, "hyperet_config"):
+        save_adapter(model, run_dir / ADAPTER[which])
+    if _base_trains(model):
+        save_base(model, run_dir / WEIGHTS[which])
+
+
+def _base_trains(model: host.Sam3Image) -> bool:
+    return any(p.requires_grad for p in base_state_dict(model).values())
+
+
+def _load_best(model: host.Sam3Image, run_dir: Path) -> None:
+    if _base_trains(model):
+        load_base(model, run_dir / WEIGHTS["best"])
+    if hasattr(model, "hyperet_config"):
+        load_adapter(model, run_dir / ADAPTER["best"])
+
+
+def _state_to_resume(resume: str, run_dir: Path) -> Path | None:
+    state = run_dir / STATE_FILE
+    if resume == "never":
+        return None
+    if resume == "auto":
+        return state if state.is_file() else None
+    if not Path(resume).is_file():
+        raise CheckpointError(f"resume={resume}: no such file; expected auto, never or a saved state")
+    return Path(resume)
+
+
+def _stage_layers(stage: dict[str, object]) -> dict[str, object]:
+    unknown = set(stage) - {"number", "layers"}
+    if unknown:
+        raise ConfigError(f"stage.{unknown.pop()} is not an option; expected number, layers")
+    return {"layers": stage["layers"]} if "layers" in stage else {}
+
+
+def _say_what_is_next(console: Console, run_dir: Path) -> None:
+    files = [name for name in (ADAPTER["best"], WEIGHTS["best"], "report.html") if (run_dir / name).is_file()]
+    console.print("wrote " + ", ".join(str(run_dir / name) for name in files))
+    if (run_dir / ADAPTER["best"]).is_file():
+        console.print(f"next: python tools/predict.py adapter={run_dir / ADAPTER['best']} images=… prompts=[…]")

@@ -1,0 +1,264 @@
+"""`tools/score.py` and what every command line shares: options, help, one clear line for an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam3_hyperet.cli.command import exit_cleanly, parse_command, write_json
+from sam3_hyperet.cli.score import main
+from sam3_hyperet.errors import ConfigError, DataError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+Score = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def score(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Score:
+    def run(*arguments: str) -> dict[str, Any]:
+        out = tmp_path / "new folder/metrics.json"
+        monkeypatch.setattr(sys, "argv", ["score.py", *arguments, f"out={out}"])
+        main()
+        assert [path.name for path in out.parent.iterdir()] == ["metrics.json"]
+        report: dict[str, Any] = json.loads(out.read_text())
+        return report
+
+    return run
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """One image's worth of every kind of file, in a folder whose name Hydra's grammar would not take."""
+    folder = tmp_path / "a b, c(d)=e's"
+    truth = {
+        "images": [{"id": 1, "height": 8, "width": 8}],
+        "categories": [{"id": 4, "name": "wheel"}, {"id": 9, "name": "car"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 4, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}],
+    }
+    for name in ("labels", "predictions"):
+        (folder / name).mkdir(parents=True)
+        Image.fromarray(np.array([[0, 1]], np.uint8)).save(folder / name / "1.png")
+    (folder / "gt.json").write_text(json.dumps(truth))
+    detection = {"image_id": 1, "category_id": 4, "bbox": [0, 0, 4, 4], "score": 0.5}
+    (folder / "detections.json").write_text(json.dumps([detection]))
+    (folder / "names.txt").write_text("sky\nroad\n")
+    return folder
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "faster-coco-eval"])
+def test_coco_reference(score: Score, shared_data: Path, backend: str) -> None:
+    report = score(
+        "coco",
+        f"gt={shared_data}/coco/annotations/instances_val2017.json",
+        f"predictions={shared_data}/reference_metrics/dev_tinycoco_val50_dets.json",
+        f"backend={backend}",
+    )
+    assert report["segm/AP"] == pytest.approx(0.28289295880104043, abs=1e-9)
+    assert report["protocol/backend"] == backend
+    assert report["version/sam3_hyperet"]
+
+
+def test_semantic_reference(score: Score, shared_data: Path) -> None:
+    ade = shared_data / "ADEChallengeData2016"
+    report = score(
+        "semantic",
+        f"labels={ade}/annotations/validation",
+        f"predictions={shared_data}/reference_metrics/ade_predictions",
+        f"names={ade}/objectInfo150.txt",
+    )
+    assert report["mIoU"] == pytest.approx(0.26476274456732396, abs=1e-9)
+    assert (report["protocol/offset"], report["protocol/ignore"]) == (1, 0)
+    assert report["predictions_without_label"] == 6
+
+
+def test_file_names_need_no_quotes_and_groups_are_scored(score: Score, tiny: Path) -> None:
+    report = score("coco", f"gt={tiny}/gt.json", f"predictions={tiny}/detections.json", "groups={part:[4],object:[9]}")
+    assert report["part/bbox/AP"] == pytest.approx(1)
+    assert report["object/bbox/AP"] == -1
+    assert "segm/AP" not in report
+    arguments = (f"labels={tiny}/labels", f"predictions={tiny}/predictions", f"names={tiny}/names.txt")
+    assert score("semantic", *arguments)["mIoU"] == 1
+    assert score("semantic", *arguments, "ignore=2")["protocol/ignore"] == 2
+
+
+def test_no_detections_score_zero(score: Score, tiny: Path) -> None:
+    (tiny / "detections.json").write_text("[]")
+    report = score("coco", f"gt={tiny}/gt.json", f"predictions={tiny}/detections.json", "iou_types=bbox")
+    assert report["bbox/AP"] == 0
+
+
+BAD_LINES = [
+    ([], "score: subcommand is missing; there are coco, semantic"),
+    (["cocoo"], "did you mean coco?"),
+    (["coco"], "needs gt=… predictions=…"),
+    (["coco", "gtt=x"], "did you mean gt?"),
+    (["coco", "+new=x"], "key '+new' is unknown"),
+    (["coco", "~gt"], "is not key=value"),
+    (["coco", "hydra.verbose=true"], "key 'hydra.verbose' is unknown"),
+    (["coco", "gt"], "'gt' is not key=value"),
+    (["coco", "groups={{a:[5]"], "{a:[5]"),
+    (["coco", "gt={}/none.json", "predictions=x"], "none.json: No such file"),
+    (["coco", "gt={}/labels", "predictions=x"], "labels: Is a directory"),
+    (["coco", "gt={}/names.txt", "predictions=x"], "names.txt: not valid JSON"),
+    (["coco", "gt={}/gt.json", "predictions={}/gt.json"], "expected a list of detections"),
+    (["coco", "gt={}/gt.json", "predictions={}/detections.json", "backend=x"], "the back ends are"),
+    (
+        ["coco", "gt={}/gt.json", "predictions={}/detections.json", "iou_types=[x]"],
+        "the types are bbox, segm",
+    ),
+    (["coco", "gt={}/gt.json", "predictions={}/detections.json", "iou_types=segm"], "no segmentation"),
+    (["coco", "gt={}/gt.json", "predictions={}/detections.json", "groups=4"], "groups is 4"),
+    (["coco", "gt={}/gt.json", "predictions={}/detections.json", "groups={{a:[5]}}"], "group 'a': [5]"),
+    (["coco", "gt=${{b}}", "predictions=x"], "'b' not found"),
+    (["semantic", "labels=1", "predictions=2", "names={}/names.txt"], "1: no such folder"),
+    (["semantic", "labels={}/labels", "predictions={}/predictions", "names={}"], "Is a directory"),
+    (
+        ["semantic", "labels={}/labels", "predictions={}/predictions", "names={}/names.txt", "ignore=none"],
+        "ignore is 'none'",
+    ),
+    (
+        ["semantic", "labels={}/labels", "predictions={}/predictions", "names={}/names.txt", "ignore=1"],
+        "ignore=1 is the value of class 'road'",
+    ),
+    (
+        ["semantic", "labels={}/labels", "predictions={}/predictions", "names={}/names.txt", "offset=1"],
+        "1.png: has the value 0, expected 1 to 2, or 255 for none",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_LINES, ids=[message for _, message in BAD_LINES])
+def test_an_error_is_one_clear_line(
+    arguments: list[str],
+    message: str,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["score.py", *(a.format(tiny) for a in arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 1
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_help_prints_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, expected in ((["-h"], "coco|semantic"), (["coco", "--help"], "predictions: ???")):
+        with pytest.raises(SystemExit) as exit_:
+            parse_command("score", arguments)
+        assert exit_.value.code == 0
+        assert expected in capsys.readouterr().out
+
+
+def test_a_tool_without_subcommands_and_with_groups(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/tiny.yaml").write_text("width: 8\n")
+    (tmp_path / "model/large.yaml").write_text("width: 80\n")
+    (tmp_path / "model/2.yaml").write_text("width: 2\n")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/none.yaml").write_text("# @package _global_\n{}\n")
+    (tmp_path / "experiment/long.yaml").write_text("# @package _global_\nseed: 9\n")
+    (tmp_path / "check.yaml").write_text("defaults: [_self_, model: tiny, experiment: none]\nseed: 0\n")
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench/ops.yaml").write_text("defaults: [_self_, model: tiny]\nseed: 0\n")
+    assert parse_command("check", ["model=2"], tmp_path)[1].model.width == 2
+    assert parse_command("check", ["experiment=long"], tmp_path)[1].seed == 9
+    assert parse_command("check", ["seed=3"], tmp_path) == ("", {"seed": 3, "model": {"width": 8}})
+    assert parse_command("bench", ["ops", "model=large"], tmp_path) == (
+        "ops",
+        {"seed": 0, "model": {"width": 80}},
+    )
+    assert parse_command("bench", ["ops", "model.width=1"], tmp_path)[1].model.width == 1
+    with pytest.raises(ConfigError, match="key 'sed' is unknown"):
+        parse_command("bench", ["ops", "sed=1"], tmp_path)
+
+
+def test_bugs_keep_their_traceback_and_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    @exit_cleanly
+    def fail(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(KeyError):
+        fail(KeyError("bug"))
+    with pytest.raises(SystemExit):
+        fail(DataError("a\nb"))
+    assert "HYDRA_FULL_ERROR" not in os.environ
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(DataError):
+        fail(DataError("shown in full"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message", "has_traceback"),
+    [
+        ("x=1", "error: broken: mend it\n", False),
+        ("y=1", "error: Could not override 'y'. Key 'y' is not in struct\n", False),
+        ("model=huge", "Could not find 'model/huge' Available options in 'model': tiny\n", False),
+        ("x=(", "error: ", False),
+        ("x=3", "KeyError: 'bug'", True),
+        ("x=4", "error: Missing mandatory value: z\n", False),
+    ],
+)
+def test_hydra_main_exits_cleanly(tmp_path: Path, override: str, message: str, has_traceback: bool) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/tiny.yaml").write_text("width: 8\n")
+    (tmp_path / "run.yaml").write_text(
+        "defaults: [_self_, model: tiny]\nx: 0\nz: ???\nhydra: {output_subdir: null, run: {dir: .}}\n"
+    )
+    (tmp_path / "tool.py").write_text(
+        textwrap.dedent(
+            """
+            from pathlib import Path
+
+            from sam3_hyperet.cli.command import hydra_main
+            from sam3_hyperet.errors import DataError
+
+            @hydra_main("run", configs=Path(__file__).parent)
+            def main(config):
+                if config.x == 1:
+                    raise DataError("broken:\\n mend it")
+                if config.x == 3:
+                    raise KeyError("bug")
+                config.z
+
+            main()
+            """
+        )
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+    done = subprocess.run(
+        [sys.executable, "tool.py", override],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert ("Traceback" in done.stderr) == has_traceback
+    assert has_traceback or done.stderr.count("\n") == 1
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"AP": 0.5})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"AP": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"AP": 0.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,79 @@
+"""The names, signatures and defaults that users build on."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import pytest
+
+import sam3_hyperet as hy
+from sam3_hyperet import errors
+
+SIGNATURES = {
+    "build_model": {"name": "tiny", "checkpoint": None, "resolution": None, "seed": 0},
+    "resolution": {"model": inspect.Parameter.empty},
+    "inject": {"model": inspect.Parameter.empty, "config": inspect.Parameter.empty},
+    "adapters_disabled": {"model": inspect.Parameter.empty},
+    "parameter_report": {"model": inspect.Parameter.empty},
+    "save_adapter": {"model": inspect.Parameter.empty, "path": inspect.Parameter.empty},
+    "load_adapter": {"model": inspect.Parameter.empty, "path": inspect.Parameter.empty},
+}
+
+
+def test_every_public_name_is_there():
+    names = set(SIGNATURES) | {"HyperET", "HyperETConfig", "set_stage", "__version__"}
+    assert names <= set(hy.__all__)
+    for name in hy.__all__:
+        assert getattr(hy, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        hy.no_such_name
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures_are_stable(name):
+    parameters = inspect.signature(getattr(hy, name)).parameters
+    assert {key: p.default for key, p in parameters.items()} == SIGNATURES[name]
+
+
+def test_set_stage_takes_model_and_stage_by_position():
+    assert list(inspect.signature(hy.set_stage).parameters)[:2] == ["model", "stage"]
+
+
+def test_defaults_of_the_configuration():
+    expected = {
+        "scheme": "A",
+        "sites": None,
+        "structure": "dense",
+        "geometry": "lorentz",
+        "curvature": 0.01,
+        "learn_curvature": False,
+        "residual": None,
+        "learn_residual": False,
+        "block_size": 4,
+        "bandwidth": 1,
+        "levels": None,
+        "share": False,
+    }
+    assert expected.items() <= dataclasses.asdict(hy.HyperETConfig()).items()
+
+
+def test_hyperet_takes_its_options_by_name():
+    import torch
+
+    module = hy.HyperET(
+        6,
+        structure="diagonal",
+        geometry="gyro",
+        curvature=0.1,
+        learn_curvature=True,
+        residual=0.5,
+        channel_dim=1,
+    )
+    x = torch.randn(2, 6, 3)
+    assert torch.equal(module(x), x)
+
+
+def test_every_error_is_a_user_error():
+    for name in ("ConfigError", "DataError", "CheckpointError", "HostError"):
+        assert issubclass(getattr(errors, name), errors.UserError)
