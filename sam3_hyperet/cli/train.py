@@ -34,6 +34,7 @@ from sam3_hyperet.training.stages import set_stage
 from sam3_hyperet.training.state import FILE as STATE_FILE
 
 WEIGHTS = {"best": "weights.safetensors", "last": "weights_last.safetensors"}
+_DECIDING = ("model", "hyperet", "stage", "data", "loss", "optim", "seed", "train.max_steps", "train.batch_size")
 ADAPTER = {"best": "adapter.safetensors", "last": "adapter_last.safetensors"}
 
 
@@ -58,8 +59,9 @@ def train(config: DictConfig) -> Path:
     weights = read_options(LossWeights, values["loss"], "loss")
     protocol = read_options(Protocol, values["protocol"], "protocol")
     run_dir = Path(values["run_dir"])
-    run_dir.mkdir(parents=True, exist_ok=True)
     resume = _state_to_resume(values["resume"], run_dir)
+    if resume:
+        _check_same_run(values, resume)
     if options.threads:
         torch.set_num_threads(options.threads)
     fabric = Fabric(accelerator=options.accelerator, devices=options.devices, precision=options.precision)
@@ -72,13 +74,13 @@ def train(config: DictConfig) -> Path:
         inject(model, hyperet)
     stage = set_stage(model, values["stage"]["number"], **_stage_layers(values["stage"]))
     report = parameter_report(model)
+    dataset, tune = _datasets(data, options, resolution(model), values["seed"], console)
     if fabric.is_global_zero:
+        run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
         (run_dir / "versions.json").write_text(json.dumps(versions(), indent=1))
         console.print(str(stage))
         console.print(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
-
-    dataset, tune = _datasets(data, options, resolution(model), values["seed"], console)
     result = _fit(fabric, model, dataset, tune, options, optim, weights, values, run_dir, resume)
     console.print(
         f"{result.steps} steps in {result.seconds:.0f} s, {result.skipped_steps} skipped; best step {result.best_step}"
@@ -189,6 +191,24 @@ def _state_to_resume(resume: str, run_dir: Path) -> Path | None:
     if not Path(resume).is_file():
         raise CheckpointError(f"resume={resume}: no such file; expected auto, never or a saved state")
     return Path(resume)
+
+
+def _check_same_run(values: dict[str, object], state: Path) -> None:
+    """A state belongs to the configuration beside it; going on with another one would be neither run."""
+    file = state.parent / "config.yaml"
+    if not file.is_file():
+        return
+    before = OmegaConf.load(file)
+    for key in _DECIDING:
+        now, then = OmegaConf.select(OmegaConf.create(values), key), OmegaConf.select(before, key)
+        if now == then:
+            continue
+        if isinstance(now, DictConfig) and isinstance(then, DictConfig):
+            name = next(name for name in {**now, **then} if now.get(name) != then.get(name))
+            key, now, then = f"{key}.{name}", now.get(name), then.get(name)
+        raise ConfigError(
+            f"resume: {key} is {now}, but {then} in the run of {state}; use another run_dir or resume=never"
+        )
 
 
 def _stage_layers(stage: dict[str, object]) -> dict[str, object]:
