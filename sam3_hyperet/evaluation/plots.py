@@ -87,22 +87,25 @@ def training_plots(history: Sequence[Mapping[str, float]], best_step: float | No
     best_step: the step whose weights were kept; by default that of the lowest tuning loss.
     """
     plots = []
+    judged = "loss_matched" if any("tune/loss_matched" in line for line in history) else "loss"
     both = (
-        _line(history, "train/loss", "training", "muted"),
-        _line(history, "tune/loss", "tuning", "adapted", marked=True),
+        _line(history, f"train/{judged}", "training", "muted"),
+        _line(history, f"tune/{judged}", "tuning", "adapted", marked=True),
     )
     total = tuple(line for line in both if line)
     if total:
         best = _best(total, best_step)
         note = "" if best is None else f"Best tuning loss {best[1]:.3g} at step {best[0]:,.0f}: the weights kept."
-        plots.append(Plot("Loss", _curves(total, best=best), total, note))
-    skip = ("train/loss", "tune/loss")
-    parts = [key for key in _keys(history, "train/") if "loss" in key and key not in skip and "_aux" not in key]
+        title = "Loss of the matched queries" if judged == "loss_matched" else "Loss"
+        plots.append(Plot(title, _curves(total, best=best), total, note))
+    whole = ("train/loss", "train/loss_matched")
+    parts = [key for key in _keys(history, "train/") if "loss" in key and key not in whole]
+    parts = [key for key in parts if "_aux" not in key and "_o2m" not in key]
     for first in range(0, len(parts), SERIES):
         lines = _family(history, parts[first : first + SERIES])
         log = all(min(line.y) > 0 for line in lines)
         if lines:
-            note = "Each as weighted in the sum; logarithmic scale." if log else "Each as weighted in the sum."
+            note = "Each before its weight; logarithmic scale." if log else "Each before its weight."
             plots.append(Plot("Parts of the loss", _curves(lines, log=log), lines, note))
     for statistic, keys in _radius_means(history).items():
         for first in range(0, len(keys), SERIES):

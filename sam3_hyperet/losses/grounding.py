@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
 
 TOTAL = "loss"
+MATCHED = "loss_matched"
+_WEIGHT_OF = {
+    "loss_bbox": "box",
+    "loss_giou": "giou",
+    "loss_ce": "classification",
+    "presence_loss": "presence",
+    "loss_mask": "mask",
+    "loss_dice": "dice",
+    "loss_semantic_seg": "semantic",
+    "loss_semantic_dice": "semantic_dice",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class GroundingLoss(nn.Module):
 
     def __init__(self, queries: int, weights: LossWeights, matcher: nn.Module) -> None:
         super().__init__()
-        w = weights
+        self.weights = w = weights
         self.wrapper = host.Sam3LossWrapper(
             normalization="local",
             matcher=matcher,
@@ -81,11 +93,15 @@ class GroundingLoss(nn.Module):
 
         Returns:
             Every term by SAM 3's name for it, unweighted (but those of the one-to-many branch have its weight), and
-            under "loss" their weighted sum times √(number of prompts), which is SAM 3's.
+            under "loss" their weighted sum times √(number of prompts), which is SAM 3's. "loss_matched" is the weighted
+            sum of the last layer's one-to-one terms: it tells the better model. The whole sum does not: better boxes
+            give the one-to-many branch more matches, and so more loss.
         """
         output = model(batch)
         terms = self.wrapper(output, [_targets(model, target) for target in batch.find_targets])
         terms[TOTAL] = terms.pop(host.loss_fns.CORE_LOSS_KEY)
+        matched = [getattr(self.weights, weight) * terms[term].detach() for term, weight in _WEIGHT_OF.items()]
+        terms[MATCHED] = torch.stack(matched).sum()
         return terms
 
 

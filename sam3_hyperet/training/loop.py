@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError, UserError
-from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
+from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss
 from sam3_hyperet.training.optimizer import OptimizerOptions, build_optimizer
 from sam3_hyperet.training.run_log import RunLog
 from sam3_hyperet.training.stages import set_training_mode
@@ -161,8 +161,8 @@ def fit(
             if options.tune_every and (step % options.tune_every == 0 or step == options.max_steps):
                 tune = tuning_loss(step_module, model, tune_batches())
                 log.write(step, {f"tune/{key}": value for key, value in tune.items()})
-                if tune[TOTAL] < progress["best"] or not progress["best_step"]:
-                    progress.update(best=tune[TOTAL], best_step=step)
+                if tune[MATCHED] < progress["best"] or not progress["best_step"]:
+                    progress.update(best=tune[MATCHED], best_step=step)
                     if fabric.is_global_zero:
                         save("best")
             if options.save_every and step % options.save_every == 0 and fabric.is_global_zero:

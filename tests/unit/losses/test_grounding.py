@@ -191,3 +191,20 @@ def test_a_stock_model_trains_with_them(base, another, make_batch):
     got = [name for name, p in model.named_parameters() if p.grad is not None and (p.grad != 0).any()]
     assert any(name.startswith("backbone.vision_backbone.trunk.blocks.0") for name in got)
     assert any(name.startswith("backbone.language_backbone") for name in got)
+
+
+def test_matched_loss_is_the_weighted_last_layer(adapted, make_batch):
+    terms, weights = loss_of(adapted)(adapted, make_batch(*BATCHES["mixed"])), LossWeights()
+    names = {
+        "loss_bbox": weights.box,
+        "loss_giou": weights.giou,
+        "loss_ce": weights.classification,
+        "presence_loss": weights.presence,
+        "loss_mask": weights.mask,
+        "loss_dice": weights.dice,
+        "loss_semantic_seg": weights.semantic,
+        "loss_semantic_dice": weights.semantic_dice,
+    }
+    expected = sum(weight * float(terms[name].detach()) for name, weight in names.items())
+    assert float(terms["loss_matched"]) == pytest.approx(expected, rel=1e-5)
+    assert float(terms["loss"].detach()) > expected  # the other layers and the one-to-many branch come on top

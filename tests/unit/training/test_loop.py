@@ -122,7 +122,7 @@ def test_what_is_logged(start, stream):
 def test_best_and_last_are_saved(start, stream):
     run = start()
     result = run.fit(max_steps=6, tune=stream, tune_every=2)
-    tune = {line["step"]: line["tune/loss"] for line in run.lines() if "tune/loss" in line}
+    tune = {line["step"]: line["tune/loss_matched"] for line in run.lines() if "tune/loss_matched" in line}
     assert tune.keys() == {2, 4, 6}
     assert result.best_step == min(tune, key=tune.get)
     assert result.best_tune_loss == pytest.approx(min(tune.values()))
