@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import TypeVar
+from types import NoneType, UnionType
+from typing import TypeVar, get_args, get_type_hints
 
 from sam3_hyperet.errors import ConfigError
 
 T = TypeVar("T")
+_PLAIN = {int: "an integer", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
 
 def read_options(cls: type[T], values: Mapping[str, object], section: str) -> T:
@@ -20,7 +22,8 @@ def read_options(cls: type[T], values: Mapping[str, object], section: str) -> T:
         section: the name of this part of the configuration, for messages.
 
     Raises:
-        ConfigError: no mapping, a key that is not a field, or a field without default that is missing.
+        ConfigError: no mapping, a key that is not a field, a value of another type than a plain field's, or a field
+            without default that is missing.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{section}={values!r}; expected options by name")
@@ -31,6 +34,13 @@ def read_options(cls: type[T], values: Mapping[str, object], section: str) -> T:
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise ConfigError(f"{section}.{name} is missing")
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        types = get_args(hints[key]) if isinstance(hints[key], UnionType) else (hints[key],)
+        fits = type(value) in types or (float in types and type(value) is int)
+        if not fits and all(one in _PLAIN for one in types):
+            expected = " or ".join(_PLAIN[one] for one in types)
+            raise ConfigError(f"{section}.{key}={value!r}; expected {expected}")
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -55,12 +56,14 @@ def compare(
     extra: Mapping[str, float],
     console: Console,
     split_name: str = "val",
-    adapter_hash: str = "",
+    adapter: Path | None = None,
     base: host.Sam3Image | None = None,
 ) -> dict[str, float]:
     """Score the base and the adapted model; write metrics.json and report.html.
 
     Args:
+        extra: more metrics to write.
+        adapter: the adapter's file; the report names its hash.
         base: the model to compare with; None is the model itself with its adapters off, if it has any.
 
     Returns:
@@ -78,8 +81,8 @@ def compare(
     with RadiusProbe(model, accumulate=True) as probe:
         results["adapted"] = _evaluate(model, split, protocol, pairs, maps)
     metrics = dict(extra)
-    report = parameter_report(model)
-    metrics |= {f"params/{key}": value for key, value in report.items() if f"params/{key}" not in metrics}
+    report = parameter_report(model)  # what trains is not a property of the model: the caller says it
+    metrics |= {f"params/{key}": report[key] for key in ("added", "total", "added_ratio")}
     for variant, result in results.items():
         prefix = "base/" if variant == "base" else ""
         metrics |= {f"{prefix}{data.name}/{key}": value for key, value in result.metrics.items()}
@@ -90,7 +93,7 @@ def compare(
             title=run_dir.name,
             metrics=metrics,
             history=_history(run_dir),
-            protocol=_protocol(data, split, protocol, model, adapter_hash),
+            protocol=_protocol(data, split, protocol, model, adapter),
             config=config_text,
             versions=versions(),
             examples=_examples(split, results, pairs),
@@ -216,7 +219,7 @@ def _radius_shifts(probe: RadiusProbe) -> list[RadiusShift]:
 
 
 def _protocol(
-    data: DataOptions, split: Split, protocol: Protocol, model: nn.Module, adapter_hash: str
+    data: DataOptions, split: Split, protocol: Protocol, model: nn.Module, adapter: Path | None
 ) -> dict[str, str]:
     count = len(positions(split.images, protocol.limit))
     facts = {
@@ -226,8 +229,8 @@ def _protocol(
         "sam3": host.SAM3_VERSION,
         "threads": str(torch.get_num_threads()),
     }
-    if adapter_hash:
-        facts["adapter"] = adapter_hash
+    if adapter:
+        facts["adapter"] = f"SHA-256 {hashlib.sha256(adapter.read_bytes()).hexdigest()[:16]}…"
     return facts | {key: str(value) for key, value in asdict(protocol).items()}
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from yaml import YAMLError
 
 from sam3_hyperet.cli.command import CONFIGS, parse_command
 from sam3_hyperet.cli.compare import compare, print_headline
-from sam3_hyperet.cli.train import ADAPTER, WEIGHTS
+from sam3_hyperet.cli.train import ADAPTER, WEIGHTS, open_model, set_threads
 from sam3_hyperet.data.sources import DataOptions
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.runner import Protocol
 from sam3_hyperet.modeling.adapter_file import load_adapter
-from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.options import read_options
 
 OF_RUN = "of_run"
@@ -30,24 +29,30 @@ def main(argv: list[str] | None = None) -> Path:
     protocol = read_options(Protocol, OmegaConf.to_container(config.protocol), "protocol")
     run = _run_config(config)
     model_values = _section(config, run, "model", "tiny")
+    data_values = _section(config, run, "data", "scenes")
+    data = read_options(DataOptions, data_values, "data")
     adapter = _adapter(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    model = build_model(**model_values).to(choose_device(config.device))
+    set_threads(config.threads)
+    device = choose_device(config.device)
+    weights = _weights(config)
+    own_values = {**model_values, "checkpoint": str(weights)} if weights else model_values
+    model = open_model(own_values).to(device)
     if adapter:
         load_adapter(model, adapter)
+    # A run that trained the base as well is compared with the base that it began with, as tools/train.py does.
+    base = open_model(model_values).to(device) if weights and model_values.get("checkpoint") != "random" else None
     run_dir = Path(config.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
     metrics = compare(
         model,
-        read_options(DataOptions, _section(config, run, "data", "scenes"), "data"),
+        data,
         protocol,
         run_dir,
-        config_text=OmegaConf.to_yaml(config),
+        config_text=OmegaConf.to_yaml({**config, "model": own_values, "data": data_values}),
         extra={},
         console=console,
         split_name=config.split,
-        adapter_hash=hashlib.sha256(adapter.read_bytes()).hexdigest()[:16] if adapter else "",
+        adapter=adapter,
+        base=base,
     )
     print_headline(console, metrics)
     console.print(f"wrote {run_dir / 'metrics.json'}, {run_dir / 'report.html'}")
@@ -73,7 +78,13 @@ def _run_config(config: DictConfig) -> DictConfig | None:
     file = Path(config.run) / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"run={config.run}: {file} does not exist; expected the folder of a training run")
-    return OmegaConf.load(file)  # type: ignore[return-value]
+    try:
+        found = OmegaConf.load(file)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not readable as YAML ({error})") from error
+    if not isinstance(found, DictConfig) or not {"model", "data"} <= found.keys():
+        raise ConfigError(f"{file}: not the configuration of a training run; expected the sections model and data")
+    return found
 
 
 def _adapter(config: DictConfig) -> Path | None:
@@ -97,7 +108,12 @@ def _section(config: DictConfig, run: DictConfig | None, name: str, default: str
             )
             section = section[name]
     values: dict[str, Any] = OmegaConf.to_container(section, resolve=True)  # type: ignore[assignment]
-    weights = Path(config.run) / WEIGHTS["best"] if config.run else None
-    if name == "model" and weights and weights.is_file():
-        values["checkpoint"] = str(weights)
     return values
+
+
+def _weights(config: DictConfig) -> Path | None:
+    """The base weights that a run trained, if it did, and if the command line names no other model."""
+    if config.run is None or config.model.name != OF_RUN:
+        return None
+    found = Path(config.run) / WEIGHTS["best"]
+    return found if found.is_file() else None

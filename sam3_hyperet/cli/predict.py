@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image
 from rich.console import Console
 
 from sam3_hyperet.cli.command import parse_command, write_json
 from sam3_hyperet.cli.evaluate import choose_device
+from sam3_hyperet.cli.train import open_model, set_threads
 from sam3_hyperet.data.records import read_picture
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.pictures import overlay
 from sam3_hyperet.evaluation.predictor import Predictor
 from sam3_hyperet.evaluation.rle import encode_masks
 from sam3_hyperet.modeling.adapter_file import load_adapter
-from sam3_hyperet.modeling.build import build_model, resolution
+from sam3_hyperet.modeling.build import resolution
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -28,13 +28,18 @@ def main(argv: list[str] | None = None) -> Path:
     """Run the tool; returns the folder with the overlays and predictions.json."""
     _, config = parse_command("predict", argv)
     console = Console(highlight=False)
+    for name in ("score_threshold", "mask_threshold"):
+        if type(config[name]) not in (int, float) or not 0 <= config[name] <= 1:
+            raise ConfigError(f"{name}={config[name]}; expected a probability")
     pictures = find_pictures(config.images)
-    prompts = [
-        str(prompt) for prompt in (config.prompts if isinstance(config.prompts, ListConfig) else [config.prompts])
-    ]
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    model = build_model(**OmegaConf.to_container(config.model)).to(choose_device(config.device))
+    for path in pictures:
+        read_picture(path)  # a broken one is said now, before anything is written
+    prompts = config.prompts if isinstance(config.prompts, ListConfig) else [config.prompts]
+    if None in prompts:
+        raise ConfigError("prompts has a null; expected noun phrases")
+    prompts = [str(prompt) for prompt in prompts]
+    set_threads(config.threads)
+    model = open_model(OmegaConf.to_container(config.model)).to(choose_device(config.device))
     if config.adapter:
         load_adapter(model, config.adapter)
     predictor = Predictor(model, prompts, resolution(model), config.prompts_at_once)
@@ -82,8 +87,6 @@ def find_pictures(images: str | ListConfig) -> dict[Path, str]:
 
 
 def _predict(predictor: Predictor, path: Path, config: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
-    if not 0 <= config.score_threshold <= 1:
-        raise ConfigError(f"score_threshold={config.score_threshold}; expected a probability")
     picture = read_picture(path)
     answers, masks_shown, labels = [], [], []
     for prompt, answer in zip(predictor.vocabulary, predictor.predict(picture), strict=True):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from sam3_hyperet.cli.compare import compare, print_headline, versions
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.sources import DataOptions, augmentation, prompt_sampler, training_images
 from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.evaluation.predictor import check_prompts
 from sam3_hyperet.evaluation.runner import Protocol
 from sam3_hyperet.losses.grounding import GroundingLoss, LossWeights
 from sam3_hyperet.modeling.adapter_file import load_adapter, save_adapter
@@ -29,13 +31,51 @@ from sam3_hyperet.modeling.radius_probe import RadiusProbe
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.batches import training_batches, tuning_batches
 from sam3_hyperet.training.loop import FitResult, TrainOptions, fit
-from sam3_hyperet.training.optimizer import OptimizerOptions
-from sam3_hyperet.training.stages import set_stage
+from sam3_hyperet.training.optimizer import OptimizerOptions, build_optimizer
+from sam3_hyperet.training.stages import KEY_LAYERS, set_stage
 from sam3_hyperet.training.state import FILE as STATE_FILE
 
 WEIGHTS = {"best": "weights.safetensors", "last": "weights_last.safetensors"}
 _DECIDING = ("model", "hyperet", "stage", "data", "loss", "optim", "seed", "train.max_steps", "train.batch_size")
 ADAPTER = {"best": "adapter.safetensors", "last": "adapter_last.safetensors"}
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Options of `build_model`."""
+
+    name: str = "tiny"
+    checkpoint: str | None = None
+    resolution: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.resolution is not None and type(self.resolution) is not int:
+            raise ConfigError(f"model.resolution={self.resolution!r}; expected a number of pixels, or null")
+        if type(self.seed) is not int:
+            raise ConfigError(f"model.seed={self.seed!r}; expected an integer")
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """Options of `set_stage`."""
+
+    number: int
+    layers: tuple[str, ...] = KEY_LAYERS
+
+
+def open_model(values: Mapping[str, object]) -> host.Sam3Image:
+    """The base model, on the CPU, that the section `model` of a configuration describes."""
+    options = read_options(ModelOptions, values, "model")
+    return build_model(options.name, checkpoint=options.checkpoint, resolution=options.resolution, seed=options.seed)
+
+
+def set_threads(count: int) -> None:
+    """PyTorch's threads, of an option threads=N; 0 leaves its own choice."""
+    if type(count) is not int or count < 0:
+        raise ConfigError(f"threads={count!r}; expected an integer from 0")
+    if count:
+        torch.set_num_threads(count)
 
 
 def main(argv: list[str] | None = None, tool: str = "train") -> Path:
@@ -62,21 +102,29 @@ def train(config: DictConfig) -> Path:
     resume = _state_to_resume(values["resume"], run_dir)
     if resume:
         _check_same_run(values, resume)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    fabric = Fabric(accelerator=options.accelerator, devices=options.devices, precision=options.precision)
+    stage_options = read_options(StageOptions, values["stage"], "stage")
+    if type(values["seed"]) is not int or values["seed"] < 0:
+        raise ConfigError(f"seed={values['seed']!r}; expected an integer from 0")
+    if type(values["evaluate"]) is not bool:
+        raise ConfigError(f"evaluate={values['evaluate']!r}; expected true or false")
+    set_threads(options.threads)
+    fabric = _fabric(options)
     fabric.launch()
     torch.manual_seed(values["seed"] + fabric.global_rank)
 
-    model = build_model(**values["model"]).to(fabric.device)
+    model = open_model(values["model"]).to(fabric.device)
     hyperet = HyperETConfig.from_mapping(values["hyperet"])
     if hyperet.resolved_sites:
         inject(model, hyperet)
-    stage = set_stage(model, values["stage"]["number"], **_stage_layers(values["stage"]))
+    stage = set_stage(model, stage_options.number, stage_options.layers)
     report = parameter_report(model)
     dataset, tune = _datasets(data, options, resolution(model), values["seed"], console)
+    check_prompts(model, [category.name for category in dataset.images.categories])
+    _check_optimizer(model, optim, options)
     if fabric.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            (run_dir / STATE_FILE).unlink(missing_ok=True)  # of an earlier run, which this one replaces
         (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
         (run_dir / "versions.json").write_text(json.dumps(versions(), indent=1))
         console.print(str(stage))
@@ -88,8 +136,8 @@ def train(config: DictConfig) -> Path:
     if fabric.is_global_zero and values["evaluate"]:
         _load_best(model, run_dir)
         base = None
-        if _base_trains(model) and values["model"]["checkpoint"] != "random":
-            base = build_model(**values["model"]).to(fabric.device)
+        if _base_trains(model) and values["model"].get("checkpoint") != "random":
+            base = open_model(values["model"]).to(fabric.device)
         metrics = compare(
             model,
             data,
@@ -104,6 +152,7 @@ def train(config: DictConfig) -> Path:
                 "train/best_step": result.best_step,
             },
             console=console,
+            adapter=run_dir / ADAPTER["best"] if hasattr(model, "hyperet_config") else None,
             base=base,
         )
         print_headline(console, metrics)
@@ -211,11 +260,21 @@ def _check_same_run(values: dict[str, object], state: Path) -> None:
         )
 
 
-def _stage_layers(stage: dict[str, object]) -> dict[str, object]:
-    unknown = set(stage) - {"number", "layers"}
-    if unknown:
-        raise ConfigError(f"stage.{unknown.pop()} is not an option; expected number, layers")
-    return {"layers": stage["layers"]} if "layers" in stage else {}
+def _check_optimizer(model: host.Sam3Image, optim: OptimizerOptions, options: TrainOptions) -> None:
+    """Learn that it cannot be before anything is written."""
+    try:
+        build_optimizer(model.parameters(), optim, options.max_steps)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"optim: {error}") from error
+
+
+def _fabric(options: TrainOptions) -> Fabric:
+    try:
+        return Fabric(accelerator=options.accelerator, devices=options.devices, precision=options.precision)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"train.accelerator, train.devices or train.precision: {error}") from error
 
 
 def _say_what_is_next(console: Console, run_dir: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +39,8 @@ class DataOptions:
         names: file of a label-map set's class names, below root.
         ignore: label of unlabelled pixels.
         offset: label of the first class.
-        mix: weight of each granularity among the training prompts; empty for all alike.
-        negative_mix: the same for absent concepts; empty for `mix`.
+        mix: weight of each granularity among the training prompts; None for all alike.
+        negative_mix: the same for absent concepts; None for `mix`.
         annotated: granularities whose training annotations are used; concepts of the others stay in the vocabulary and
             count as absent. Empty for all.
         positives: at most this many present concepts per picture and step.
@@ -62,8 +62,8 @@ class DataOptions:
     names: str = ""
     ignore: int = 255
     offset: int = 0
-    mix: Mapping[str, float] = field(default_factory=dict)
-    negative_mix: Mapping[str, float] = field(default_factory=dict)
+    mix: Mapping[str, float] | None = None
+    negative_mix: Mapping[str, float] | None = None
     annotated: tuple[str, ...] = ()
     positives: int = 2
     negatives: int = 1
@@ -74,8 +74,14 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         one_of("data.format", self.format, FORMATS)
+        if not isinstance(self.splits, Mapping):
+            raise ConfigError(f"data.splits={self.splits!r}; expected {', '.join(SPLITS)} by name")
         for split in self.splits:
             one_of("data.splits", split, SPLITS)
+        for name in ("tune_images", "limit", "seed"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ConfigError(f"data.{name}={value!r}; expected an integer from 0")
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,11 @@ def open_split(options: DataOptions, split: str) -> Split:
     positions = np.arange(len(source.images))
     if "tune" not in options.splits and split in ("train", "tune"):
         held = min(options.tune_images, len(positions) // 2)
+        if carved and not held:
+            raise ConfigError(
+                f"data set {options.name} has no picture to tune on: {len(positions)} training pictures and "
+                f"data.tune_images={options.tune_images}; expected 2 and 1 at least, or train.tune_every=0"
+            )
         order = np.random.default_rng(options.seed).permutation(len(positions))
         positions = np.sort(order[:held] if carved else order[held:])
     if options.limit and len(positions) > options.limit:
@@ -191,9 +202,11 @@ def augmentation(options: DataOptions) -> Augmentation:
 def _read(options: DataOptions, split: str) -> Split:
     if split not in options.splits:
         raise ConfigError(f"data set {options.name} has no split {split!r}; it has {', '.join(options.splits)}")
-    root, files = Path(options.root), options.splits[split]
+    root, files = Path(options.root).expanduser(), options.splits[split]
     if options.format == "scenes":
-        scenes = write_scenes(root, int(str(files)), options.seed + SPLITS.index(split), options.size, split)
+        if type(files) is not int:
+            raise ConfigError(f"data.splits.{split}={files!r}; expected the number of pictures to draw")
+        scenes = write_scenes(root, files, options.seed + SPLITS.index(split), options.size, split)
         images: AnnotatedImages = read_coco(
             scenes.annotations(), scenes.image_folder, name=options.name, tree=scenes.concepts
         )
@@ -207,10 +220,12 @@ def _read(options: DataOptions, split: str) -> Split:
     if options.format == "ade20k":
         labels = read_ade20k(root, str(files))
     else:
-        pictures, maps = files  # type: ignore[misc]
+        if not isinstance(files, list | tuple) or len(files) != 2:
+            raise ConfigError(f"data.splits.{split}={files!r}; expected [folder of pictures, folder of label maps]")
+        pictures, maps = files
         labels = read_label_maps(
-            root / pictures,
-            root / maps,
+            root / str(pictures),
+            root / str(maps),
             root / options.names,
             ignore=options.ignore,
             offset=options.offset,

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,15 @@ class Predictor:
         vocabulary: the prompts.
         resolution: side of the model's square input.
         prompts_at_once: prompts per forward pass; memory grows with it.
+
+    Raises:
+        ConfigError: no prompt, an empty one, one that SAM 3 would cut short, or an impossible `prompts_at_once`.
     """
 
     def __init__(self, model: nn.Module, vocabulary: Sequence[str], resolution: int, prompts_at_once: int = 16) -> None:
+        if type(prompts_at_once) is not int or prompts_at_once < 1:
+            raise ConfigError(f"prompts_at_once={prompts_at_once!r}; expected an integer from 1")
+        check_prompts(model, vocabulary)
         self.model = model
         self.vocabulary = tuple(vocabulary)
         self.prompts_at_once = prompts_at_once
@@ -128,6 +135,19 @@ class Predictor:
                 semantic_logits=output["semantic_seg"][i, 0],
                 presence=float(presence[i]),
             )
+
+
+def check_prompts(model: nn.Module, prompts: Sequence[str]) -> None:
+    """Raise a ConfigError unless there are prompts and SAM 3 reads all of each: it silently cuts the longer ones."""
+    if not prompts:
+        raise ConfigError("there is no prompt; expected one noun phrase or more")
+    tokenizer = model.backbone.language_backbone.tokenizer
+    most = host.CONTEXT_LENGTH - 2  # the start and the end take one each
+    for prompt in prompts:
+        if not prompt.strip():
+            raise ConfigError(f"the prompt {prompt!r} is empty; expected a noun phrase")
+        if (count := len(tokenizer.encode(prompt))) > most:
+            raise ConfigError(f"the prompt {prompt!r} has {count} tokens; SAM 3 reads {most} and drops the rest")
 
 
 def _find_stage(prompts: range, device: torch.device) -> host.FindStage:

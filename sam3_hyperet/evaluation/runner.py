@@ -47,11 +47,13 @@ class Protocol:
 
     def __post_init__(self) -> None:
         for name in ("mask_threshold", "presence_threshold", "score_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"protocol.{name}={getattr(self, name)}; expected a probability")
-        for name in ("top", "prompts_at_once"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"protocol.{name}={getattr(self, name)}; expected an integer from 1")
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise ConfigError(f"protocol.{name}={value!r}; expected a probability")
+        for name, least in (("top", 1), ("prompts_at_once", 1), ("limit", 0), ("examples", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ConfigError(f"protocol.{name}={value!r}; expected an integer from {least}")
 
 
 class _Category(TypingProtocol):

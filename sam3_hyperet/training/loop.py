@@ -50,7 +50,6 @@ class TrainOptions:
     clip_norm: float = 1.0
     log_every: int = 10
     tune_every: int = 0
-    tune_images: int = 32
     save_every: int = 0
     max_bad_steps: int = 20
     precision: str = "32-true"
@@ -63,6 +62,9 @@ class TrainOptions:
         for name in ("max_steps", "batch_size", "log_every", "max_bad_steps", "devices"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)}; expected an integer from 1")
+        for name in ("workers", "tune_every", "save_every", "threads"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"train.{name}={getattr(self, name)}; expected an integer from 0")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,123 @@
+"""The likeliest mistakes at `tools/evaluate.py` end in one clear line and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import sam3_hyperet as hy
+from sam3_hyperet.cli.command import exit_cleanly
+from sam3_hyperet.cli.evaluate import choose_device, main
+from sam3_hyperet.cli.train import set_threads
+from sam3_hyperet.data.scenes import write_scenes
+from sam3_hyperet.errors import ConfigError
+
+RANDOM = ["model=tiny", "model.checkpoint=random"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """The validation pictures of a small set of scenes, drawn once, as overrides."""
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, 2, 2, 128, "val")
+    return ["data=scenes", f"paths.scenes={root}", "data.splits.val=2"]
+
+
+@pytest.fixture
+def fails(scenes, tmp_path, capsys):
+    """A function that runs the tool to its error, which it returns; checks that nothing was written."""
+
+    def run(*arguments: str) -> str:
+        folder = tmp_path / "evaluated"
+        with pytest.raises(SystemExit) as exit_:
+            exit_cleanly(main)([*scenes, f"run_dir={folder}", *arguments])
+        assert exit_.value.code == 1
+        said = capsys.readouterr()
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1
+        assert not folder.exists()
+        return said.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rum=x"], "key 'rum' is unknown (did you mean run?)"),
+        (["protocol.tops=3"], "Key 'tops' is not in struct"),
+        (["protocol=fast"], "Could not find 'protocol/fast' Available options in 'protocol': exact"),
+        ([*RANDOM, "protocol.top=0"], "protocol.top=0; expected an integer from 1"),
+        ([*RANDOM, "split=test"], "has no split 'test'; it has train, tune, val"),
+        ([*RANDOM, "device=gpu"], "device=gpu; expected auto, cpu or cuda"),
+        ([*RANDOM, "threads=-1"], "threads=-1; expected an integer from 0"),
+        ([*RANDOM, "data.format=voc"], "data.format='voc' is unknown"),
+        ([*RANDOM, "adapter=/nowhere/adapter.safetensors"], "/nowhere/adapter.safetensors: no such file"),
+        (["run=/nowhere"], "run=/nowhere: /nowhere/config.yaml does not exist; expected the folder of a training run"),
+    ],
+)
+def test_options(fails, arguments, message):
+    assert message in fails(*arguments)
+
+
+def test_a_folder_that_is_no_run(fails, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert "config.yaml does not exist" in fails(f"run={folder}")
+    for text, message in (
+        ("a: [", "config.yaml: not readable as YAML"),
+        ("- 1\n", "config.yaml: not the configuration of a training run"),
+        ("seed: 1\n", "expected the sections model and data"),
+        ("model: {name: tiny, depth: 3}\ndata: {name: x}\n", "model.depth is not an option; expected one of name"),
+    ):
+        (folder / "config.yaml").write_text(text)
+        assert message in fails(f"run={folder}")
+    values = {"model": {"name": "tiny"}, "data": {"name": "x", "format": "scenes", "root": "x", "split": {}}}
+    OmegaConf.save(OmegaConf.create(values), folder / "config.yaml")
+    assert "data.split is not an option; expected one of name, format" in _without_data(tmp_path, folder)
+
+
+def _without_data(tmp_path, folder):
+    with pytest.raises(ConfigError) as error:
+        main([f"run={folder}", f"run_dir={tmp_path / 'evaluated'}"])
+    return str(error.value)
+
+
+def test_files_that_are_no_adapter_or_another_model_s(fails, model, tmp_path):
+    for name, content in (("text.safetensors", b"no tensors"), ("folder", None)):
+        path = tmp_path / name
+        path.mkdir() if content is None else path.write_bytes(content)
+        assert str(path) in fails(*RANDOM, f"adapter={path}")
+    hy.save_adapter(hy.inject(model, hy.HyperETConfig()), tmp_path / "adapter.safetensors")
+    error = fails(*RANDOM, "model.seed=5", f"adapter={tmp_path / 'adapter.safetensors'}")
+    assert "made for the base" in error
+    assert "load it onto the base weights that it was trained on" in error
+
+
+def test_the_base_alone_needs_neither_run_nor_adapter(scenes, tmp_path, capsys):
+    folder = main([*RANDOM, *scenes, "protocol.limit=1", "protocol.examples=0", f"run_dir={tmp_path / 'a' / 'b'}"])
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["params/added"] == 0
+    assert metrics["scenes/images"] == 1
+    assert "scenes/segm/AP" in capsys.readouterr().out
+
+
+def test_device_and_threads():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="device=cuda, but PyTorch finds no CUDA device"):
+            choose_device("cuda")
+    before = torch.get_num_threads()
+    try:
+        set_threads(0)
+        assert torch.get_num_threads() == before
+        set_threads(1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(ConfigError, match="threads='two'; expected an integer from 0"):
+        set_threads("two")

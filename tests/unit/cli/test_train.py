@@ -1,0 +1,208 @@
+"""The likeliest mistakes at `tools/train.py` end in one clear line and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam3_hyperet.cli.command import CONFIGS, exit_cleanly, parse_command
+from sam3_hyperet.cli.train import main, open_model, train
+from sam3_hyperet.data.scenes import write_scenes
+from sam3_hyperet.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """The three splits of a small set of scenes, drawn once."""
+    root = tmp_path_factory.mktemp("scenes")
+    for number, split in enumerate(("train", "tune", "val")):
+        write_scenes(root, 2, number, 128, split)
+    return root
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory, scenes):
+    """The same as a COCO set in its standard tree, all annotations valid."""
+    root = tmp_path_factory.mktemp("coco")
+    (root / "annotations").mkdir()
+    for ours, theirs in (("train", "train2017"), ("val", "val2017")):
+        shutil.copytree(scenes / ours / "images", root / theirs)
+        shutil.copy(scenes / "annotations" / f"instances_{ours}.json", root / f"annotations/instances_{theirs}.json")
+    return root
+
+
+@pytest.fixture
+def fails(scenes, coco, tmp_path, capsys):
+    """A function that runs the tool to its error, which it returns; checks that nothing was written."""
+
+    def run(*arguments: str) -> str:
+        folder = tmp_path / "run"
+        options = ["model.checkpoint=random", "experiment=smoke", f"paths.scenes={scenes}", f"paths.coco={coco}"]
+        splits = ["data.splits.train=2", "data.splits.tune=2", "data.splits.val=2"]
+        if any(one.startswith("data=") for one in arguments):
+            options, splits = [one for one in options if not one.startswith("experiment=")], []
+        with pytest.raises(SystemExit) as exit_:
+            exit_cleanly(main)([*options, *splits, f"run_dir={folder}", *arguments])
+        assert exit_.value.code == 1
+        said = capsys.readouterr()
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1
+        assert "Traceback" not in said.out + said.err
+        assert not folder.exists()
+        return said.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["schem=A"], "did you mean scheme?"),
+        (["train.max_step=3"], "Key 'max_step' is not in struct"),
+        (["hyperet.curvatur=1"], "Key 'curvatur' is not in struct"),
+        (["model.chekpoint=x"], "Key 'chekpoint' is not in struct"),
+        (["protocol.limits=3"], "Key 'limits' is not in struct"),
+        (["stage.layers=[x]"], "Key 'layers' is not in struct"),
+        (["scheme=Z"], "Could not find 'scheme/Z' Available options in 'scheme': A none"),
+        (["geometry=flat"], "Available options in 'geometry': euclidean gyro lorentz moebius"),
+        (["stage=4"], "Available options in 'stage': 1 2 3"),
+        (["data=voc"], "Could not find 'data/voc'"),
+        (["train.max_steps"], "'train.max_steps' is not key=value"),
+    ],
+)
+def test_keys_and_choices(fails, arguments, message):
+    assert message in fails(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["hyperet.structure=foo"], "structure='foo' is unknown; expected one of diagonal, "),
+        (["hyperet.curvature=-1"], "curvature=-1; expected a positive number"),
+        (["hyperet.levels=[7]"], "the model has no FPN level 7"),
+        (["scheme=none"], "stage 1 trains the adapters, and the model has none"),
+        (["stage=2", "stage.layers=[nothing]"], "stage 2: no parameter's name matches nothing"),
+        (["model.resolution=100"], "expected a multiple of 64 (patch 8 x window 8); near it: 64, 128"),
+        (["model.resolution=big"], "model.resolution='big'; expected "),
+        (["model.name=huge"], "model 'huge' is unknown; expected one of large, tiny"),
+        (["model.checkpoint=/nowhere/sam3.pt"], "/nowhere/sam3.pt: no such file"),
+        (["train.max_steps=0"], "train.max_steps=0; expected an integer from 1"),
+        (["optim.warmup_steps=9"], "optim.warmup_steps=9; expected from 0 to train.max_steps=4"),
+        (["optim.lr=-1"], "optim: Invalid learning rate: -1"),
+        (["optim.betas=[2,3]"], "optim: Invalid beta parameter at index 0: 2"),
+        (["seed=-1"], "seed=-1; expected an integer from 0"),
+        (["seed=one"], "seed='one'; expected an integer from 0"),
+        (["evaluate=maybe"], "evaluate='maybe'; expected true or false"),
+        (["train.threads=-2"], "threads=-2; expected an integer from 0"),
+        (["train.precision=int4"], "train.precision: Precision 'int4' is invalid"),
+        (["train.accelerator=gpus"], "invalid accelerator name"),
+        (["protocol.mask_threshold=2"], "protocol.mask_threshold=2; expected a probability"),
+        (["data.positives=0", "data.negatives=0"], "nothing would be prompted"),
+        (["data.format=voc"], "data.format='voc' is unknown; expected one of scenes, coco"),
+        (["data.limit=-3"], "data.limit=-3; expected an integer from 0"),
+        (["data.annotated=[tiny]"], "data.annotated='tiny' is unknown; expected one of "),
+        (["data.splits.train=many"], "data.splits.train='many'; expected the number of pictures"),
+        (["data.zoom=0.5"], "zoom is 0.5, expected 1"),
+        (["resume=/nowhere/state.pt"], "resume=/nowhere/state.pt: no such file"),
+    ],
+)
+def test_values(fails, arguments, message):
+    assert message in fails(*arguments)
+
+
+def test_folders_and_files(fails, coco, tmp_path):
+    missing = tmp_path / "nowhere"
+    expected = {
+        "coco": "instances_train2017.json: no such file",
+        "ade20k": "objectInfo150.txt",
+        "camvid": "no such folder",
+    }
+    for name, message in expected.items():
+        error = fails(f"data={name}", f"paths.{name}={missing}")
+        assert str(missing) in error
+        assert message in error
+
+    broken = tmp_path / "coco"
+    shutil.copytree(coco, broken)
+    file = broken / "annotations" / "instances_train2017.json"
+    whole = json.loads(file.read_text())
+    file.write_text(file.read_text()[:500])
+    assert "instances_train2017.json: not valid JSON" in fails("data=coco", f"paths.coco={broken}")
+    whole["annotations"][3]["category_id"] = 999
+    file.write_text(json.dumps(whole))
+    number = whole["annotations"][3]["id"]
+    assert f"annotation {number}: its category_id 999 is not" in fails("data=coco", f"paths.coco={broken}")
+    whole["annotations"][3]["category_id"] = 1
+    whole["categories"][0]["name"] = " ".join(["word"] * 31)
+    file.write_text(json.dumps(whole))
+    assert "has 31 tokens; SAM 3 reads 30" in fails("data=coco", f"paths.coco={broken}")
+
+
+def test_a_data_set_of_one_s_own_is_a_file(coco, tmp_path):
+    """As datasets/README.md says."""
+    configs = tmp_path / "configs"
+    shutil.copytree(CONFIGS, configs)
+    (configs / "data" / "shop.yaml").write_text(
+        f"name: shop\nformat: coco\nroot: {coco}\nsplits: {{train: train2017, val: val2017}}\nflip: 0.5\n"
+    )
+    options = ["data=shop", "model.checkpoint=random", "train.max_steps=1", "optim.warmup_steps=0", "logger=none"]
+    _, config = parse_command("train", [*options, f"run_dir={tmp_path / 'run'}", "protocol.examples=0"], configs)
+    assert "shop/segm/AP" in json.loads((train(config) / "metrics.json").read_text())
+    with (configs / "data" / "shop.yaml").open("a") as file:
+        file.write("zooom: 2\n")
+    _, config = parse_command("train", [*options, f"run_dir={tmp_path / 'other'}"], configs)
+    with pytest.raises(ConfigError, match=r"data.zooom is not an option; expected one of name, format, root"):
+        train(config)
+
+
+def test_too_few_pictures_to_tune_on(fails):
+    assert "no picture to tune on" in fails("data=coco", "data.limit=1", "data.tune_images=0", "train.tune_every=1")
+
+
+def test_a_picture_that_breaks_off_ends_the_run_in_words(coco, tmp_path, capsys):
+    """Only found when it is opened: the run has begun then, but keeps no adapter."""
+    broken = tmp_path / "coco"
+    shutil.copytree(coco, broken)
+    for picture in (broken / "train2017").iterdir():
+        picture.write_bytes(picture.read_bytes()[:200])
+    options = ["data=coco", f"paths.coco={broken}", "train.max_steps=20", "data.tune_images=0", "logger=none"]
+    with pytest.raises(SystemExit):
+        exit_cleanly(main)([*options, "model.checkpoint=random", f"run_dir={tmp_path / 'run'}"])
+    assert "not a readable picture" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"config.yaml", "versions.json"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "tiny", "weights": "x"}, "model.weights is not an option; expected one of name, checkpoint"),
+        ({"name": "tiny", "seed": "one"}, "model.seed='one'; expected an integer"),
+        ({"name": "of_run"}, "model 'of_run' is unknown"),
+        ("tiny", "model='tiny'; expected options by name"),
+    ],
+)
+def test_a_model_of_a_file_with_mistakes(values, message):
+    with pytest.raises(ConfigError, match=message):
+        open_model(values)
+
+
+def test_a_model_is_built_as_described():
+    model = open_model({"name": "tiny", "checkpoint": "random", "resolution": 64, "seed": 3})
+    same = open_model({"checkpoint": "random", "resolution": 64, "seed": 3})
+    assert all((a == b).all() for a, b in zip(model.parameters(), same.parameters(), strict=True))
+
+
+def test_picture_of_another_size_than_its_annotations(coco, tmp_path, capsys):
+    wrong = tmp_path / "coco"
+    shutil.copytree(coco, wrong)
+    for picture in (wrong / "train2017").iterdir():
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(Path(picture))
+    options = ["data=coco", f"paths.coco={wrong}", "train.max_steps=20", "data.tune_images=0", "logger=none"]
+    with pytest.raises(SystemExit):
+        exit_cleanly(main)([*options, "model.checkpoint=random", f"run_dir={tmp_path / 'run'}"])
+    assert "is 64x64 pixels, its annotations are for 128x128" in capsys.readouterr().err
