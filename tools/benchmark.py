@@ -1,0 +1,29 @@
+"""Measure speed and memory: python tools/benchmark.py ops|large key=value … (--help lists the keys)."""
+
+import importlib
+
+from omegaconf import OmegaConf
+
+from sam3_hyperet.cli.command import exit_cleanly, parse_command, write_json
+from sam3_hyperet.errors import ConfigError
+
+
+def main(argv: list[str] | None = None) -> dict[str, object]:
+    """Run the tool; returns the figures."""
+    subcommand, config = parse_command("benchmark", argv)
+    options = OmegaConf.to_container(config)
+    out = options.pop("out")
+    for key, value in options.items():
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"benchmark {subcommand}: {key}={value}; expected an integer from 1")
+    figures = importlib.import_module(f"sam3_hyperet.cli.benchmark_{subcommand}").run(**options)
+    if subcommand == "large":  # `ops` prints its own table
+        for key, value in figures.items():
+            print(f"{key}: {value}")
+    if out is not None:
+        write_json(out, figures)
+    return figures
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)()
