@@ -1,0 +1,134 @@
+"""What comes after training: the same numbers again, other data, the base beside it, and predictions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam3_hyperet.cli.evaluate import main as evaluate
+from sam3_hyperet.cli.predict import main as predict
+from sam3_hyperet.cli.train import main as train
+from sam3_hyperet.data.segments import decode
+from sam3_hyperet.errors import CheckpointError
+
+pytestmark = pytest.mark.integration
+TRAINING_ALONE = ("train/", "params/trainable")
+
+
+def figures(metrics: dict[str, float]) -> dict[str, float]:
+    """What must not change between two evaluations of one model."""
+    return {key: value for key, value in metrics.items() if not key.startswith(TRAINING_ALONE) and "speed/" not in key}
+
+
+@pytest.fixture(scope="module")
+def again(trained, tmp_path_factory):
+    """`trained`, evaluated once more by its folder."""
+    folder = tmp_path_factory.mktemp("again") / "new"
+    return evaluate([f"run={trained}", f"run_dir={folder}", "protocol.examples=1"])
+
+
+@pytest.fixture
+def data(scenes):
+    """Overrides that name the run's data for tools that know nothing of the run."""
+    chosen = [one for one in scenes if one.startswith(("paths.", "data."))]
+    return ["data=scenes", *chosen]
+
+
+def test_a_run_is_evaluated_to_the_same_numbers(trained, again, read_metrics):
+    assert figures(read_metrics(again)) == figures(read_metrics(trained))
+    assert {path.name for path in again.iterdir()} == {"metrics.json", "report.html"}
+    report = (again / "report.html").read_text()
+    assert "SHA-256" in report
+    assert "name: of_run" not in report  # the configuration is that of what was evaluated
+    assert "zoom: 1.5" in report
+
+
+def test_an_adapter_is_evaluated_to_the_same_numbers(trained, again, data, tiny_model, tmp_path, read_metrics):
+    command = [f"adapter={trained / 'adapter.safetensors'}", "model=tiny", *tiny_model, *data, "protocol.examples=0"]
+    folder = evaluate([*command, f"run_dir={tmp_path}"])
+    assert figures(read_metrics(folder)) == figures(read_metrics(again))
+
+
+def test_the_adapter_leaves_the_base_alone(again, data, tiny_model, tmp_path, read_metrics):
+    command = ["model=tiny", *tiny_model, *data, "protocol.examples=0"]
+    metrics = read_metrics(evaluate([*command, f"run_dir={tmp_path}"]))
+    beside = read_metrics(again)
+    alone = {key: value for key, value in figures(metrics).items() if key.startswith("scenes/")}
+    assert len(alone) > 100
+    assert {f"base/{key}": value for key, value in alone.items()} == {
+        key: value for key, value in figures(beside).items() if key.startswith("base/scenes/")
+    }
+    assert not [key for key in metrics if key.startswith(("base/", "radius/"))]
+    assert any(figures(beside)[key] != value for key, value in alone.items())  # the adapter does do something
+
+
+def test_a_run_that_trained_the_base_too_is_compared_with_where_it_began(scenes, tmp_path, read_metrics):
+    """Stage 2: the weights are the run's, the adapter sits on them, and the base is the one before training."""
+    begun = train([*scenes, "scheme=none", "stage=3", "evaluate=false", f"run_dir={tmp_path / 'begun'}"])
+    start = f"model.checkpoint={begun / 'weights.safetensors'}"
+    scenes = [one for one in scenes if not one.startswith("model.checkpoint")]
+    command = [*scenes, start, "stage=2", "optim.lr=1e-2"]
+    folder = train([*command, f"run_dir={tmp_path / 'run'}", "protocol.limit=2"])
+    before = read_metrics(folder)
+    assert before["params/added"] < before["params/trainable"] < before["params/total"]
+    after = evaluate([f"run={folder}", f"run_dir={tmp_path / 'evaluated'}", "protocol.limit=2"])
+    assert figures(read_metrics(after)) == figures(before)
+    assert before["scenes/images"] == before["base/scenes/images"] == 2
+
+
+def test_an_adapter_of_another_base_is_refused(trained, data, tmp_path):
+    command = [f"adapter={trained / 'adapter.safetensors'}", "model=tiny", "model.checkpoint=random", "model.seed=1"]
+    with pytest.raises(CheckpointError, match=r"adapter.safetensors: made for the base .*, this model's is"):
+        evaluate([*command, *data, f"run_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_predictions_are_overlays_and_one_file(trained, tiny_model, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    noise = np.random.default_rng(0)
+    for name, (height, width) in (("a.jpg", (40, 60)), ("a.png", (30, 20)), ("b.PNG", (64, 64))):
+        Image.fromarray(noise.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(pictures / name)
+    (pictures / "notes.txt").write_text("no picture")
+    command = ["prompts=[car,red wheel]", *tiny_model, f"adapter={trained / 'adapter.safetensors'}"]
+    folder = predict([f"images={pictures}", *command, "score_threshold=0", f"run_dir={tmp_path / 'out'}"])
+    assert {path.name for path in folder.iterdir()} == {"a.png", "a-2.png", "b.png", "predictions.json"}
+    content = json.loads((folder / "predictions.json").read_text(), parse_constant=pytest.fail)
+    assert [Path(one["file"]).name for one in content["pictures"]] == ["a.jpg", "a.png", "b.PNG"]
+    for record in content["pictures"]:
+        with Image.open(folder / record["overlay"]) as overlay, Image.open(record["file"]) as picture:
+            assert overlay.size == picture.size == (record["width"], record["height"])
+        assert [answer["prompt"] for answer in record["prompts"]] == ["car", "red wheel"]
+        for answer in record["prompts"]:
+            scores = [found["score"] for found in answer["detections"]]
+            assert len(scores) == 12  # every query: nothing is below 0
+            assert scores == sorted(scores, reverse=True)
+            assert max(scores) <= answer["presence"] <= 1
+            for found in answer["detections"]:
+                assert decode(found["segmentation"]).shape == (record["height"], record["width"])
+                x0, y0, x1, y1 = found["box_xyxy"]
+                assert 0 <= x0 <= x1 <= record["width"]
+                assert 0 <= y0 <= y1 <= record["height"]
+
+
+def test_the_score_threshold_is_the_score_s_own(tiny_model, tmp_path):
+    """A detection is kept where σ(logit)·σ(presence) reaches it, and the file says so."""
+    picture = tmp_path / "one.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (50, 50, 3), dtype=np.uint8)).save(picture)
+    command = [f"images={picture}", "prompts=car", *tiny_model]
+
+    def scores(threshold: float) -> list[float]:
+        folder = predict([*command, f"score_threshold={threshold}", f"run_dir={tmp_path / str(threshold)}"])
+        content = json.loads((folder / "predictions.json").read_text())
+        assert content["score_threshold"] == threshold
+        (record,) = content["pictures"]
+        return [found["score"] for found in record["prompts"][0]["detections"]]
+
+    every = scores(0)
+    threshold = (every[3] + every[4]) / 2
+    assert every[3] > threshold > every[4]
+    assert scores(threshold) == every[:4]
