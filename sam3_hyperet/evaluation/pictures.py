@@ -221,8 +221,16 @@ def instance_panels(example: Example, score_threshold: float) -> list[Panel]:
     for title, detections in (("Base", example.base), ("Adapted", example.adapted)):
         shown = sorted((d for d in detections if d.score >= score_threshold), key=lambda d: -d.score)
         masks = [enlarge(np.asarray(d.mask, dtype=bool), SIDE) for d in shown]
-        labels = [f"{d.score:.2f}" for d in shown]
-        image = overlay(picture, masks, labels, colors=match(truth, masks))
+        colors = match(truth, masks)
+        # What matches goes on top; of what does not, only the best is labelled, or labels would hide the picture.
+        order = sorted(range(len(shown)), key=lambda k: (colors[k] != UNMATCHED, -k))
+        labelled = [k for k in range(len(shown)) if colors[k] == UNMATCHED][:1]
+        image = overlay(
+            picture,
+            [masks[k] for k in order],
+            [f"{shown[k].score:.2f}" if colors[k] != UNMATCHED or k in labelled else "" for k in order],
+            colors=[colors[k] for k in order],
+        )
         panels.append(Panel(title, data_uri(image), "" if shown else f"nothing above {score_threshold:g}"))
     return panels
 

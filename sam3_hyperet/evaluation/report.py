@@ -134,7 +134,7 @@ class Row:
         return " · ".join(names)
 
 
-def write_report(report: Report, path: Path, *, score_threshold: float = 0.3) -> Path:
+def write_report(report: Report, path: Path, *, score_threshold: float = 0.5) -> Path:
     """Write one self-contained HTML file, whole or not at all; its folder is made.
 
     score_threshold: the pictures show the detections whose score is at least that.
@@ -261,6 +261,8 @@ def _view(report: Report, score_threshold: float) -> dict[str, Any]:
     table = rows(metrics)
     shown = {row.key for row in table}
     rest = [key for key, name in _names(metrics).items() if name not in shown and not _CATEGORY.match(name)]
+    counts = [key for key in metrics if key.endswith("/images") and not key.startswith("base/")]
+    facts = (*((key, "pictures scored") for key in counts[:1]), *_FACTS)
     best = value(metrics, "train/best_step")
     plots = training_plots(report.history, best)
     return {
@@ -268,7 +270,7 @@ def _view(report: Report, score_threshold: float) -> dict[str, Any]:
         "headline": headline(metrics),
         "blocks": [(m, found) for m in METRICS if (found := [row for row in table if row.metric is m])],
         "has_base": any(row.base is not None for row in table),
-        "facts": [(text, name) for key, name in _FACTS if (text := _figure(value(metrics, key), key)) != _MISSING],
+        "facts": [(text, name) for key, name in facts if (text := _figure(value(metrics, key), key)) != _MISSING],
         "plots": [(plot, Markup(plot.svg)) for plot in plots],
         "radius": list(zip(report.radius, map(Markup, radius_plots(report.radius)), strict=True)),
         "score_threshold": score_threshold,

@@ -170,7 +170,7 @@ def test_report_shows_its_parts(tmp_path):
     text = write_report(full(), tmp_path / "report.html").read_text(encoding="utf-8")
     for part in (
         *("Group-level AP rose", "Training", "Best tuning loss 2.5 at step 20", "Radius before and after"),
-        *("nothing above 0.3", "100 % unassigned", "mask AP by category", "Data left out", "Versions"),
+        *("nothing above 0.5", "100 % unassigned", "mask AP by category", "Data left out", "Versions"),
     ):
         assert part in text
     assert '<td class="n">–</td>' in text  # the -1
