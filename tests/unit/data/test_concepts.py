@@ -183,3 +183,26 @@ def test_a_wrong_tree_is_an_error(tmp_path, concepts, message):
     path.write_text(json.dumps(concepts))
     with pytest.raises(DataError, match=message):
         read_tree(path)
+
+
+def test_negative_mix_draws_absent_concepts_of_its_own_granularities():
+    sampler = PromptSampler(
+        TREE, positives=2, negatives=1, mix={"object": 1.0}, negative_mix={"group": 1.0}, exhaustive=True
+    )
+    drawn = [p for seed in range(40) for p in sampler.sample({1, VEHICLE}, (), np.random.default_rng(seed))]
+    assert {p.category_id for p in drawn if p.present} == {1}  # the vehicle there is no object
+    assert {p.category_id for p in drawn if not p.present} == {BUILDING}
+
+
+def test_what_a_present_concept_implies_is_a_negative_of_exhaustive_annotations_alone():
+    def absent(exhaustive):
+        sampler = PromptSampler(TREE, negatives=8, mix={"object": 1.0, "group": 1.0}, exhaustive=exhaustive)
+        return {p.category_id for p in sampler.sample({1}, (), np.random.default_rng(0)) if not p.present}
+
+    assert VEHICLE not in absent(False)
+    assert VEHICLE in absent(True)
+
+
+def test_negative_mix_alone_is_refused():
+    with pytest.raises(ConfigError, match="negative_mix needs a mix"):
+        PromptSampler(TREE, negative_mix={"group": 1.0})
