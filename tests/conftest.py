@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(1)  # with several, sums of floats come in no fixed order, and bit-equality is tested
 
 
 @pytest.fixture(scope="session")
