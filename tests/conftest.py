@@ -10,7 +10,10 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-torch.set_num_threads(1)  # with several, sums of floats come in no fixed order, and bit-equality is tested
+# Bit-equality is tested: with several threads, or where MKL picks a kernel by a tensor's address, sums of floats come
+# in no fixed order. MKL reads the variable when first used.
+os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
