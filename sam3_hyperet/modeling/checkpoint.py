@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -153,8 +152,3 @@ def _download() -> Path:
             f"{HUB_REPOSITORY}/{HUB_FILE} cannot be fetched ({type(error).__name__}); "
             "give checkpoint=PATH of a local copy"
         ) from error
-
-
-def encode_metadata(values: Mapping[str, object]) -> dict[str, str]:
-    """Safetensors metadata holds strings: every value as JSON."""
-    return {key: json.dumps(value) for key, value in values.items()}
