@@ -118,29 +118,18 @@ class Subset(AnnotatedImages):
         return self._whole.crowd_only(self._positions[i])
 
 
-class OfGranularities(AnnotatedImages):
-    """A data set with the annotations of some granularities alone; its vocabulary stays whole."""
+class OfGranularities(Subset):
+    """A data set with the annotations of some granularities alone; its pictures and its vocabulary stay whole."""
 
     def __init__(self, whole: AnnotatedImages, granularities: Sequence[str]) -> None:
-        super().__init__(whole.name, whole.categories)
-        self._whole = whole
+        super().__init__(whole, range(len(whole)))
         self._kept = {category.id for category in whole.categories if category.granularity in granularities}
-        self.dropped, self.adjusted = whole.dropped, whole.adjusted
-
-    def __len__(self) -> int:
-        return len(self._whole)
-
-    def image(self, i: int) -> ImageRecord:
-        return self._whole.image(i)
 
     def instances(self, i: int) -> tuple[Instance, ...]:
-        return tuple(one for one in self._whole.instances(i) if one.category_id in self._kept)
-
-    def label_map(self, i: int) -> np.ndarray | None:
-        return self._whole.label_map(i)
+        return tuple(one for one in super().instances(i) if one.category_id in self._kept)
 
     def crowd_only(self, i: int) -> frozenset[int]:
-        return self._whole.crowd_only(i) & self._kept
+        return super().crowd_only(i) & self._kept
 
 
 def training_images(options: DataOptions, split: str) -> AnnotatedImages:
