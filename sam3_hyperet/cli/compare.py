@@ -28,6 +28,7 @@ from sam3_hyperet.evaluation.runner import (
     evaluate_instances,
     evaluate_label_maps,
     positions,
+    vocabulary_labels,
 )
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.inject import adapters_disabled, parameter_report
@@ -170,16 +171,13 @@ def _semantic_examples(split: Split, results: Mapping[str, Result], maps: Sequen
     if not split.labels:
         return []
     names = tuple(category.name for category in split.labels.categories)
-    label_of = {category.id: label for label, category in enumerate(split.labels.categories)}
 
     def shown(labels: np.ndarray) -> np.ndarray:
         return np.where(labels < 0, 255, labels).astype(np.int64)
 
     examples = []
     for i in maps:
-        truth = split.labels.label_map(i)
-        assert truth is not None
-        truth = np.vectorize(lambda value: label_of.get(value, -1))(truth)
+        truth = vocabulary_labels(split.labels, i)
         adapted = shown(results["adapted"].label_maps[i])
         base = shown(results["base"].label_maps[i]) if "base" in results else adapted
         examples.append(SemanticExample(np.asarray(split.labels.picture(i)), shown(truth), base, adapted, names))

@@ -162,13 +162,12 @@ def evaluate_label_maps(
     thresholds = FusionThresholds(
         presence=protocol.presence_threshold, score=protocol.score_threshold, mask=protocol.mask_threshold
     )
-    label_of = {category.id: label for label, category in enumerate(pictures.categories)}
     scorers = {name: SemanticMIoU([c.name for c in pictures.categories], ignore=-1) for name in FUSIONS}
     result = Result()
     seconds = 0.0
     chosen = positions(pictures, protocol.limit)
     for i in chosen:
-        truth = _labels(pictures, i, label_of)
+        truth = vocabulary_labels(pictures, i)
         started = time.perf_counter()
         fusions = {name: Fusion(name, truth.shape, thresholds) for name in FUSIONS}
         for evidence in _evidence(predictor, pictures.picture(i), truth.shape, thresholds):
@@ -201,14 +200,14 @@ def _evidence(
         )
 
 
-def _labels(pictures: Pictures, i: int, label_of: dict[int, int]) -> np.ndarray:
+def vocabulary_labels(pictures: Pictures, i: int) -> np.ndarray:
     """(H, W) position of each pixel's class in the vocabulary, -1 where it has none."""
     labels = pictures.label_map(i)
     if labels is None:
         raise ConfigError(f"picture {pictures.image(i).image_id} has no label map")
-    table = np.full(max(label_of) + 2, -1)
-    for category_id, label in label_of.items():
-        table[category_id] = label
+    table = np.full(max(category.id for category in pictures.categories) + 2, -1)
+    for label, category in enumerate(pictures.categories):
+        table[category.id] = label
     return np.asarray(table[labels])
 
 
