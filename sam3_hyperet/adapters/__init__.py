@@ -1,6 +1,7 @@
-"""Adapters for any model: structured matrices and the HyperET adjustment. Needs torch alone, not sam3."""
+"""Adapters for any model: the HyperET adjustment, its matrices, hyperbolic attention. Needs torch alone, not sam3."""
 
 from sam3_hyperet.adapters.adjustment import GEOMETRIES, HyperET
+from sam3_hyperet.adapters.attention import HyperbolicGates, HyperbolicMultiheadAttention
 from sam3_hyperet.adapters.structure import (
     STRUCTURES,
     Banded,
@@ -19,6 +20,8 @@ __all__ = [
     "Dense",
     "Diagonal",
     "HyperET",
+    "HyperbolicGates",
+    "HyperbolicMultiheadAttention",
     "Structure",
     "make_structure",
 ]

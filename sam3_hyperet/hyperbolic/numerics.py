@@ -58,7 +58,10 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, dim: int) -> Tensor:
         scaled = x * NORM_SCALE
-        return dot(scaled, scaled, dim).sqrt() / NORM_SCALE
+        if torch.compiler.is_compiling():  # the compiler fuses the product
+            return dot(scaled, scaled, dim).sqrt() / NORM_SCALE
+        length: Tensor = torch.linalg.vector_norm(scaled, dim=dim, keepdim=True) / NORM_SCALE
+        return length
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:

@@ -1,0 +1,22 @@
+"""Turn a module into one of a subclass, or back, without copying or renaming a parameter."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TypeVar
+
+from torch import nn
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def converted(module: nn.Module, cls: type[_Module]) -> _Module:
+    """A module of class `cls` with the settings, parameters, buffers, children and hooks of `module`.
+
+    Tensors and children are the same objects; what is then added to the result, or removed, leaves `module` as it was.
+    `cls.__init__` is not run: the caller adds what the subclass needs.
+    """
+    result = cls.__new__(cls)
+    nn.Module.__init__(result)
+    result.__dict__.update({name: copy(v) if isinstance(v, dict) else v for name, v in module.__dict__.items()})
+    return result
