@@ -1,4 +1,4 @@
-"""Measure speed and memory: python tools/benchmark.py ops|large key=value … (--help lists the keys)."""
+"""Measure speed and memory: tools/benchmark.py ops|attention|schemes|large key=value … (--help lists the keys)."""
 
 import importlib
 
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         if type(value) is not int or value < 1:
             raise ConfigError(f"benchmark {subcommand}: {key}={value}; expected an integer from 1")
     figures = importlib.import_module(f"sam3_hyperet.cli.benchmark_{subcommand}").run(**options)
-    if subcommand == "large":  # `ops` prints its own table
+    if subcommand == "large":  # the others print their own table
         for key, value in figures.items():
             print(f"{key}: {value}")
     if out is not None:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from sam3_hyperet import sam3_host as host
@@ -93,21 +92,14 @@ class Predictor:
         self.vocabulary = tuple(vocabulary)
         self.prompts_at_once = prompts_at_once
         self.device = next(model.parameters()).device
-        self.transform = v2.Compose(
-            [
-                v2.ToDtype(torch.uint8, scale=True),
-                v2.Resize((resolution, resolution)),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize([0.5] * 3, [0.5] * 3),
-            ]
-        )
+        self.resolution = resolution
         with torch.inference_mode():
             self.text = model.backbone.forward_text(list(self.vocabulary), device=self.device)
 
     @torch.inference_mode()
     def encode(self, picture: Image.Image) -> dict[str, object]:
         """Image features of one picture, as the model's backbone returns them."""
-        pixels = self.transform(tv.to_image(picture).to(self.device))
+        pixels = model_input(picture, self.resolution, self.device)
         features: dict[str, object] = self.model.backbone.forward_image(pixels[None])
         return features
 
@@ -121,7 +113,7 @@ class Predictor:
     def _ground(self, backbone_out: dict[str, object], prompts: range) -> Iterator[PromptPrediction]:
         output = self.model.forward_grounding(
             backbone_out=dict(backbone_out),
-            find_input=_find_stage(prompts, self.device),
+            find_input=find_stage(prompts, self.device),
             find_target=None,
             geometric_prompt=self.model._get_dummy_prompt(len(prompts)),
         )
@@ -137,6 +129,13 @@ class Predictor:
             )
 
 
+def model_input(picture: Image.Image, resolution: int, device: torch.device) -> Tensor:
+    """(3, resolution, resolution) pixels in [-1, 1], resized on the device as SAM 3's processor does."""
+    pixels = tv.to_dtype(tv.to_image(picture).to(device), torch.uint8, scale=True)
+    pixels = tv.to_dtype(tv.resize(pixels, [resolution, resolution]), torch.float32, scale=True)
+    return tv.normalize(pixels, [0.5] * 3, [0.5] * 3)
+
+
 def check_prompts(model: nn.Module, prompts: Sequence[str]) -> None:
     """Raise a ConfigError unless there are prompts and SAM 3 reads all of each: it silently cuts the longer ones."""
     if not prompts:
@@ -150,7 +149,8 @@ def check_prompts(model: nn.Module, prompts: Sequence[str]) -> None:
             raise ConfigError(f"the prompt {prompt!r} has {count} tokens; SAM 3 reads {most} and drops the rest")
 
 
-def _find_stage(prompts: range, device: torch.device) -> host.FindStage:
+def find_stage(prompts: range, device: torch.device) -> host.FindStage:
+    """SAM 3's description of a query: these prompts of the vocabulary, on the one picture, without boxes or points."""
     return host.FindStage(
         img_ids=torch.zeros(len(prompts), dtype=torch.long, device=device),
         text_ids=torch.tensor(list(prompts), dtype=torch.long, device=device),

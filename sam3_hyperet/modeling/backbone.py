@@ -1,69 +1,57 @@
-"""Scheme A: a vision-language backbone that adjusts every level of its feature pyramid."""
+"""Scheme A and the site `prompt`: a vision-language backbone that adjusts its feature pyramid, its text, or both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.adapters.adjustment import HyperET
-
-
-class FPNAdjustment(nn.Module):
-    """One adjustment per chosen pyramid level, or one shared by all of them.
-
-    Args:
-        levels: the adjusted levels' indices, highest resolution first.
-        adjustments: one for each of `levels`, or a single one for all.
-    """
-
-    is_adapter = True
-
-    def __init__(self, levels: Sequence[int], adjustments: Sequence[HyperET]) -> None:
-        super().__init__()
-        self.indices = tuple(levels)
-        self.adjustments = nn.ModuleList(adjustments)
-        self.enabled = True
-
-    def level(self, index: int) -> HyperET:
-        """The adjustment of pyramid level `index`."""
-        adjustment = self.adjustments[self.indices.index(index) if len(self.adjustments) > 1 else 0]
-        assert isinstance(adjustment, HyperET)
-        return adjustment
-
-    def site_name(self, child: str) -> str:
-        """Name in metrics of the adjustment that is this module's descendant `child`: "fpn.<level>"."""
-        return f"fpn.{self.indices[int(child.rpartition('.')[2])]}" if len(self.adjustments) > 1 else "fpn"
-
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Adjust the chosen levels of a pyramid of (B, D, H, W) features; the others pass through."""
-        if not self.enabled:
-            return list(features)
-        return [self.level(i)(x) if i in self.indices else x for i, x in enumerate(features)]
+from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.site import PyramidAdjustment, SiteAdjustment, adjustments, chosen, extended
 
 
 class HyperETBackbone(host.SAM3VLBackbone):  # type: ignore[misc]  # sam3 is untyped
-    """SAM 3's backbone with an `FPNAdjustment` behind the neck; every base parameter keeps its name.
+    """SAM 3's backbone with adjustments behind its neck and its text encoder; every base parameter keeps its name.
 
     Only what the detector reads is adjusted: features of a SAM 2 neck, if there is one, are left alone.
     """
 
-    fpn_adjustment: FPNAdjustment
-
-    @classmethod
-    def from_backbone(cls, backbone: host.SAM3VLBackbone, adjustment: FPNAdjustment) -> HyperETBackbone:
-        """Take over the modules and settings of an existing backbone, copying no weight."""
-        adjusted = cls.__new__(cls)
-        nn.Module.__init__(adjusted)
-        adjusted.__dict__.update(backbone.__dict__)
-        adjusted._modules = dict(backbone._modules)
-        adjusted.fpn_adjustment = adjustment.train(backbone.training)
-        return adjusted
+    fpn_adjustment: PyramidAdjustment | None
+    prompt_adjustment: SiteAdjustment | None
 
     def _forward_image_no_act_ckpt(self, samples: Tensor) -> dict[str, object]:
         output: dict[str, object] = super()._forward_image_no_act_ckpt(samples)
-        pyramid = self.fpn_adjustment(output["backbone_fpn"])
-        output["backbone_fpn"] = pyramid
-        output["vision_features"] = pyramid[-1]
+        if self.fpn_adjustment is not None:
+            pyramid = self.fpn_adjustment(output["backbone_fpn"])
+            output["backbone_fpn"] = pyramid
+            output["vision_features"] = pyramid[-1]
         return output
+
+    def _forward_text_no_ack_ckpt(self, *args: object, **kwargs: object) -> dict[str, object]:
+        output: dict[str, object] = super()._forward_text_no_ack_ckpt(*args, **kwargs)
+        if self.prompt_adjustment is not None:
+            for name in {"language_features", "additional_text_features"} & output.keys():
+                output[name] = self.prompt_adjustment(output[name])
+        return output
+
+
+def install_fpn(model: host.Sam3Image, config: HyperETConfig) -> None:
+    """Adjust each chosen FPN level, (B, D, H, W), that the backbone returns."""
+    neck = model.backbone.vision_backbone
+    levels = chosen("levels", config.levels, len(neck.convs) - model.backbone.scalp, "FPN level")
+    count = 1 if config.share else len(levels)
+    adjustment = PyramidAdjustment("fpn", levels, adjustments(config, count, model.hidden_dim, 1, neck))
+    _extend(model).fpn_adjustment = adjustment.train(model.training)
+
+
+def install_prompt(model: host.Sam3Image, config: HyperETConfig) -> None:
+    """Adjust the text features, (words, prompts, D), before anything attends to them."""
+    (adjustment,) = adjustments(config, 1, model.hidden_dim, -1, model.backbone.language_backbone)
+    _extend(model).prompt_adjustment = SiteAdjustment("prompt", adjustment).train(model.training)
+
+
+def _extend(model: host.Sam3Image) -> HyperETBackbone:
+    if not isinstance(model.backbone, HyperETBackbone):
+        model.backbone = extended(model.backbone, HyperETBackbone, host.SAM3VLBackbone)
+        model.backbone.fpn_adjustment = model.backbone.prompt_adjustment = None
+    backbone: HyperETBackbone = model.backbone
+    return backbone

@@ -1,10 +1,13 @@
-"""Base weights in any layout met in the wild, and adapters as safetensors that know which base they belong to."""
+"""Base weights: read in any layout met in the wild, written in SAM 3's own, and told apart by a fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,44 +15,99 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sam3_hyperet.errors import CheckpointError
+from sam3_hyperet.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
 
 HUB_REPOSITORY = "facebook/sam3"
 HUB_FILE = "sam3.pt"
 _PREFIXES = ("detector.", "model.", "module.")
+_TRACKER = "tracker."
+_INTERACTIVE = "inst_interactive_predictor."
+_UNREAD = ("backbone.vision_backbone.sam2_convs.", _INTERACTIVE)  # the tracker's: the image detector never reads them
 
 
 def load_base(model: nn.Module, source: str | Path) -> int:
     """Load base weights into a model that has no adapters yet, or has them: only base keys are touched.
 
     Accepts a bare state dict, one below "detector.", "model." or "module." (nested as they come), and one wrapped in
-    {"model": …} or {"state_dict": …}; keys of SAM 3's tracker are left out.
+    {"model": …} or {"state_dict": …}. What only the tracker reads is left out, but for a model that has a SAM 2 neck or
+    an interactive predictor: these get what the file has for them and may stay as they are. One line is logged: how
+    many weights were loaded, and what was left out.
 
     Args:
         source: a `.safetensors` or `torch.save` file, or "facebook/sam3" for the gated official weights.
 
     Returns:
-        How many tensors were loaded.
+        How many tensors of the detector were loaded: all that it has.
 
     Raises:
         CheckpointError: no such file, unreadable, of another shape, or with base keys missing.
     """
     path = _download() if str(source) == HUB_REPOSITORY else Path(source)
     wanted = base_state_dict(model)
-    found = _strip_prefixes(_read(path), wanted)
+    unread = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(_UNREAD)}
+    found = _named_as_in(wanted | unread, read_state(path))
     missing = [key for key in wanted if key not in found]
     if missing:
         raise CheckpointError(
             f"{path}: {len(wanted) - len(missing)} of {len(wanted)} weights of the model found; missing first "
             f"{', '.join(missing[:3])}; the file has first {', '.join(list(found)[:3])}"
         )
-    for key, tensor in wanted.items():
-        if found[key].shape != tensor.shape:
-            raise CheckpointError(f"{path}: {key} has shape {tuple(found[key].shape)}, expected {tuple(tensor.shape)}")
+    loaded = wanted | {key: tensor for key, tensor in unread.items() if key in found}
+    for key, tensor in loaded.items():
+        check_shape(path, key, found[key], tensor)
     with torch.no_grad():
-        for key, tensor in wanted.items():
+        for key, tensor in loaded.items():
             tensor.copy_(found[key])
+    buffers = {name for name, _ in model.named_buffers()}
+    others = Counter(key.split(".")[0] for key in found if key not in loaded and key not in buffers)
+    logger.info(
+        "%s: %s of %s base weights loaded%s%s",
+        path,
+        f"{len(wanted):,}",
+        f"{len(wanted):,}",
+        f"; {len(loaded) - len(wanted):,} of {len(unread):,} that only the tracker reads" if unread else "",
+        f"; left out: {', '.join(f'{count:,} of {name}' for name, count in others.items())}" if others else "",
+    )
     return len(wanted)
+
+
+def save_official(model: nn.Module, path: str | Path, carry_over: str | Path | None = None) -> None:
+    """Write the model as SAM 3's own builders read it: its state dict, buffers included, below "detector.".
+
+    Buffers have the size of the model's resolution, and SAM 3's builders know 1008 pixels alone.
+
+    Args:
+        carry_over: an official file of the same architecture, whose other tensors (the tracker's, the SAM 2 neck's) are
+            written along, unchanged; SAM 3's video builder needs them.
+
+    Raises:
+        ConfigError: the model has adapters, which SAM 3 has no place for.
+        CheckpointError: `carry_over` is not an official file of this architecture and resolution.
+    """
+    if hasattr(model, "hyperet_config"):
+        raise ConfigError(
+            f"the model has adapters ({model.hyperet_config}), which SAM 3's own builder cannot load; "
+            "merge them into the base first, or save them with save_adapter"
+        )
+    tensors = {
+        "detector." + name: tensor.detach()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(_INTERACTIVE)  # the official file has it as "tracker."
+    }
+    if carry_over is not None:
+        others = read_state(carry_over)
+        if missing := [key for key in tensors if key not in others]:
+            raise CheckpointError(
+                f"{carry_over}: not an official file of this model; {len(tensors) - len(missing)} of {len(tensors)} "
+                f"keys found, missing first {', '.join(missing[:3])}"
+            )
+        for key, tensor in tensors.items():
+            check_shape(carry_over, key, others[key], tensor)
+        tensors = others | tensors
+    with _replacing(path) as temporary:
+        torch.save(tensors, temporary)
 
 
 def save_base(model: nn.Module, path: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -61,19 +119,36 @@ def save_base(model: nn.Module, path: str | Path, dtype: torch.dtype | None = No
 
 
 def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters of the base model by name, adapters left out; SAM 3 keeps no other state than derived buffers."""
+    """Parameters of the image detector by name, adapters left out; SAM 3 keeps no other state than derived buffers.
+
+    The SAM 2 neck of video detectors and the interactive predictor are left out as well: the detector never reads them.
+    Names and values are the base's own also where LoRA has renamed a layer's, or bias tuning has changed them.
+    """
     added = {name for name, _ in adapter_parameters(model)}
-    return {name: parameter for name, parameter in model.named_parameters() if name not in added}
+    base: dict[str, Tensor] = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if name not in added and not name.startswith(_UNREAD)
+    }
+    control = getattr(model, "hyperet_control", None)
+    return base if control is None else control.base_tensors(base)
 
 
 def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Name and parameter of everything that `inject` added, in the model's order."""
+    """Name and parameter of all that `inject` added or, with bias tuning, chose from the base, in the model's order."""
+    control = getattr(model, "hyperet_control", None)
+    if control is not None:
+        return control.adapter_parameters()  # type: ignore[no-any-return]
     prefixes = [name + "." for name, module in model.named_modules() if getattr(module, "is_adapter", False)]
     return [(name, p) for name, p in model.named_parameters() if name.startswith(tuple(prefixes))] if prefixes else []
 
 
 def base_fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and values of the base weights: two models that share it are the same base."""
+    """SHA-256 over names, shapes, dtypes and values of `base_state_dict`: two models that share it are the same base.
+
+    An image model and the detector of a video model share it where they share weights; a half-precision copy is another
+    base.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(base_state_dict(model).items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -82,15 +157,22 @@ def base_fingerprint(model: nn.Module) -> str:
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Write to a temporary name beside `path`, then rename: a reader never sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """Write a safetensors file, whole or not at all. Parent folders are made."""
+    with _replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # what the user's umask grants; safetensors would leave it at 0600
         save_file(dict(tensors), temporary, metadata=dict(metadata))
         temporary.chmod(mode)
+
+
+@contextmanager
+def _replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to, renamed at the end: a reader never sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -108,7 +190,13 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name of a `.safetensors` or `torch.save` file, on the CPU; {"model": …} and the like are unwrapped.
+
+    Raises:
+        CheckpointError: no such file, unreadable, or without tensors.
+    """
+    path = Path(path)
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
     if not path.is_file():
@@ -127,14 +215,24 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _strip_prefixes(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    stripped = {}
+def _named_as_in(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file by the names that the model has for them."""
+    named = {}
     for key, tensor in tensors.items():
         name = key
         while name not in wanted and name.startswith(_PREFIXES):
             name = name.split(".", 1)[1]
-        stripped[name] = tensor
-    return stripped
+        interactive = name.replace(_TRACKER, f"{_INTERACTIVE}model.", 1)
+        if name.startswith(_TRACKER) and interactive in wanted:
+            name = interactive
+        named[name] = tensor
+    return named
+
+
+def check_shape(path: str | Path, key: str, found: Tensor, expected: Tensor) -> None:
+    """Raise a CheckpointError unless the file's tensor has the shape of the model's."""
+    if found.shape != expected.shape:
+        raise CheckpointError(f"{path}: {key} has shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
 
 
 def _download() -> Path:

@@ -11,8 +11,17 @@ from sam3_hyperet.adapters.structure import STRUCTURES
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import one_of, read_options
 
-SCHEMES: dict[str, tuple[str, ...]] = {"none": (), "A": ("fpn",)}
-SITES: tuple[str, ...] = ("fpn",)
+SCHEMES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "A": ("fpn",),
+    "B": ("encoder_layer",),
+    "C": ("attention",),
+    "P": ("trunk_qv",),
+}
+SITES = ("fpn", "encoder_layer", "attention", "trunk_qv", "encoder_out", "pixel_decoder", "prompt")
+ADAPTERS = ("hyperet", "lora", "bitfit")
+ATTENTIONS = ("self", "cross", "both")
+_INDICES = ("levels", "layers", "blocks")
 
 
 @dataclass(frozen=True)
@@ -20,8 +29,9 @@ class HyperETConfig:
     """An adjustment and the places it goes to; the defaults are the ones that evidence favours.
 
     Attributes:
-        scheme: "none", "A", or several joined by "+"; ignored where `sites` is given.
-        sites: places by name, instead of a scheme.
+        scheme: "none", "A", "B", "C", "P", or several joined by "+"; ignored where `sites` is given.
+        sites: places by name, instead of a scheme: "fpn" (A), "encoder_layer" (B), "attention" (C), "trunk_qv" (P),
+            "encoder_out", "pixel_decoder", "prompt".
         structure: of the matrix M: "diagonal", "block_diagonal", "banded" or "dense".
         geometry: "euclidean", "moebius", "lorentz" or "gyro".
         curvature: c > 0 of the space of curvature -c.
@@ -30,8 +40,17 @@ class HyperETConfig:
         learn_residual: train α.
         block_size: side of the blocks of "block_diagonal".
         bandwidth: half-width of the band of "banded".
-        levels: indices of the FPN levels to adjust, highest resolution first; None is every level.
-        share: one adjustment for all levels of a site.
+        levels: indices of the pyramid levels of "fpn" and "pixel_decoder", highest resolution first; None is every one.
+        layers: indices of the fusion encoder's layers of "encoder_layer" and "attention"; None is every one.
+        blocks: indices of the ViT's blocks of "trunk_qv"; None is every one.
+        attention: of a fusion encoder's layer that "attention" replaces: "self", "cross" or "both". It is Lorentzian
+            whatever the geometry, but for "euclidean", its control; it has gates instead of a matrix.
+        share: one adjustment for all levels, layers or blocks of a site. None: only where one each would be too many,
+            which is "trunk_qv" with a dense matrix.
+        adapter: "hyperet"; or a control: "lora", low-rank updates of the layers that feed the same sites, by as many
+            parameters as the adjustment would have, or "bitfit", the base's own biases.
+        rank: of "lora"; None is the one that matches the adjustment's number of parameters.
+        biases: of "bitfit": regular expressions, searched in the names of the base's biases.
     """
 
     scheme: str = "A"
@@ -45,32 +64,47 @@ class HyperETConfig:
     block_size: int = 4
     bandwidth: int = 1
     levels: tuple[int, ...] | None = None
-    share: bool = False
+    layers: tuple[int, ...] | None = None
+    blocks: tuple[int, ...] | None = None
+    attention: str = "both"
+    share: bool | None = None
+    adapter: str = "hyperet"
+    rank: int | None = None
+    biases: tuple[str, ...] = (r"^backbone\.vision_backbone\.", r"^transformer\.")
 
     def __post_init__(self) -> None:
         self._check_types()
+        one_of("adapter", self.adapter, ADAPTERS)
         one_of("structure", self.structure, STRUCTURES)
         one_of("geometry", self.geometry, GEOMETRIES)
+        one_of("attention", self.attention, ATTENTIONS)
         for part in self.scheme.split("+"):
             one_of("scheme", part, SCHEMES)
         for site in self.sites or ():
             one_of("sites", site, SITES)
         if not 0 < self.curvature < math.inf:
             raise ConfigError(f"curvature={self.curvature!r}; expected a positive number")
-        for name in ("block_size", "bandwidth"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)!r}; expected an integer from 1")
-        if self.levels is not None:
-            integers = all(type(level) is int for level in self.levels)
-            if not self.levels or not integers or len(set(self.levels)) < len(self.levels):
-                raise ConfigError(f"levels={list(self.levels)}; expected distinct integers, or null for every level")
+        for name in ("block_size", "bandwidth", "rank"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value!r}; expected an integer from 1")
+        for name in _INDICES:
+            indices = getattr(self, name)
+            if indices is not None:
+                integers = all(type(index) is int for index in indices)
+                if not indices or not integers or len(set(indices)) < len(indices):
+                    raise ConfigError(f"{name}={list(indices)}; expected distinct integers, or null for every one")
         if self.learn_residual and self.residual is None:
             raise ConfigError("learn_residual=true needs residual=α, its initial value")
         if self.learn_curvature and self.geometry == "euclidean":
             raise ConfigError("learn_curvature=true: geometry euclidean has no curvature; choose another geometry")
 
     def _check_types(self) -> None:
-        for name in ("sites", "levels"):  # a file's list is kept as a tuple, so that equal configs compare equal
+        for name in (
+            "sites",
+            "biases",
+            *_INDICES,
+        ):  # a file's list is kept as a tuple, so that equal configs compare equal
             value = getattr(self, name)
             if isinstance(value, list | tuple):
                 object.__setattr__(self, name, tuple(value))
@@ -82,9 +116,10 @@ class HyperETConfig:
             "residual": ((int, float, type(None)), "a number or null"),
             "learn_curvature": ((bool,), "true or false"),
             "learn_residual": ((bool,), "true or false"),
-            "share": ((bool,), "true or false"),
+            "share": ((bool, type(None)), "true, false or null"),
             "block_size": ((int,), "an integer from 1"),
             "bandwidth": ((int,), "an integer from 1"),
+            "rank": ((int, type(None)), "an integer from 1, or null"),
         }
         for name, (types, meaning) in expected.items():
             value = getattr(self, name)

@@ -2,50 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.modeling.backbone import FPNAdjustment, HyperETBackbone
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
+from sam3_hyperet.modeling.backbone import install_fpn, install_prompt
+from sam3_hyperet.modeling.bias_tuning import install_bias_tuning
+from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_state_dict
 from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.encoder import install_attention, install_layers
+from sam3_hyperet.modeling.lora import install_lora
+from sam3_hyperet.modeling.sites import install_encoder_out, install_pixel_decoder
+from sam3_hyperet.modeling.trunk import install_qv
+
+_INSTALL = {
+    "fpn": install_fpn,
+    "encoder_layer": install_layers,
+    "attention": install_attention,
+    "trunk_qv": install_qv,
+    "encoder_out": install_encoder_out,
+    "pixel_decoder": install_pixel_decoder,
+    "prompt": install_prompt,
+}
 
 
 def inject(model: host.Sam3Image, config: HyperETConfig) -> host.Sam3Image:
     """Add the configured adjustments to a SAM 3 image model, in place; its outputs stay the same until they train.
 
-    Works on `build_model`'s models and on those of `sam3.model_builder`: no base weight is copied or renamed.
+    Works on `build_model`'s models and on those of `sam3.model_builder`: no base weight is copied or renamed, but that
+    LoRA, the control, wraps its layers in peft's, and that bias tuning keeps a copy of the biases.
 
     Raises:
-        ConfigError: the model already has adapters, or a level that the model does not have.
+        ConfigError: the model already has adapters, or a level, layer or block that is chosen and not there; for the
+            controls, also what `install_lora` and `install_bias_tuning` raise.
     """
     if hasattr(model, "hyperet_config"):
         raise ConfigError(f"the model already has adapters ({model.hyperet_config}); build a fresh one")
     with unchanged_on_error(model):
-        for site in config.resolved_sites:
-            _INSTALL[site](model, config)
+        if config.adapter == "lora":
+            install_lora(model, config, hyperet_size(model, config) if config.rank is None else None)
+        elif config.adapter == "bitfit":
+            install_bias_tuning(model, config)
+        else:
+            _install(model, config)
         model.hyperet_config = config
     return model
+
+
+def hyperet_size(model: host.Sam3Image, config: HyperETConfig) -> int:
+    """How many parameters HyperET adds to a model without adapters, at the sites of `config` and with its options."""
+    restore = _snapshot(model)
+    try:
+        _install(model, config)
+        return sum(p.numel() for _, p in adapter_parameters(model))
+    finally:
+        restore()
+
+
+def _install(model: host.Sam3Image, config: HyperETConfig) -> None:
+    for site in config.resolved_sites:
+        _INSTALL[site](model, config)
 
 
 @contextmanager
 def unchanged_on_error(model: nn.Module) -> Iterator[None]:
     """If an error leaves it, the modules and the config are again those from before."""
-    before = [(module, dict(module._modules)) for module in model.modules()]
-    config = vars(model).get("hyperet_config")
+    restore = _snapshot(model)
     try:
         yield
     except BaseException:
+        restore()
+        raise
+
+
+def _snapshot(model: nn.Module) -> Callable[[], None]:
+    """A function that brings the present modules and config back."""
+    before = [(module, dict(module._modules)) for module in model.modules()]
+    config = vars(model).get("hyperet_config")
+
+    def restore() -> None:
         for module, children in before:
             module._modules = children
         if config is None:
             vars(model).pop("hyperet_config", None)
-        raise
+
+    return restore
 
 
 def adapter_sites(model: nn.Module) -> dict[str, Any]:
@@ -71,55 +116,17 @@ def parameter_report(model: nn.Module) -> dict[str, float]:
     """Count parameters.
 
     Returns:
-        `trainable` (they require a gradient), `added` (by `inject`), `total` (base and added), and `added_ratio`, which
-        is added / base.
+        `trainable` (they require a gradient), `added` (how many numbers the adapter holds), `total` (of the model), and
+        `added_ratio`, which is added / base. Tuned biases count as added, for the adapter's file holds them, and once
+        in the total, for they are the base's: `total` is then the size of the base.
     """
     total = sum(p.numel() for p in model.parameters())
-    added = sum(p.numel() for _, p in adapter_parameters(model))
+    adapter = {name: p.numel() for name, p in adapter_parameters(model)}
+    added = sum(adapter.values())
+    base = total - sum(adapter[name] for name in adapter.keys() - base_state_dict(model).keys())
     return {
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "added": added,
         "total": total,
-        "added_ratio": added / (total - added),
+        "added_ratio": added / base,
     }
-
-
-def _adjustment(config: HyperETConfig, dim: int, channel_dim: int, like: nn.Parameter) -> HyperET:
-    try:
-        return _build(config, dim, channel_dim).to(like.device)
-    except ValueError as error:
-        raise ConfigError(f"hyperet: {error}") from error
-
-
-def _build(config: HyperETConfig, dim: int, channel_dim: int) -> HyperET:
-    return HyperET(
-        dim,
-        structure=config.structure,
-        geometry=config.geometry,
-        curvature=config.curvature,
-        learn_curvature=config.learn_curvature,
-        residual=config.residual,
-        learn_residual=config.learn_residual,
-        block_size=config.block_size,
-        bandwidth=config.bandwidth,
-        channel_dim=channel_dim,
-    )
-
-
-def _install_fpn(model: host.Sam3Image, config: HyperETConfig) -> None:
-    backbone = model.backbone
-    neck = backbone.vision_backbone
-    present = tuple(range(len(neck.convs) - backbone.scalp))
-    levels = present if config.levels is None else tuple(config.levels)
-    for level in levels:
-        if level not in present:
-            raise ConfigError(
-                f"levels={list(levels)}: the model has no FPN level {level}; expected from {list(present)}"
-            )
-    like = next(neck.parameters())
-    count = 1 if config.share else len(levels)
-    adjustments = [_adjustment(config, model.hidden_dim, 1, like) for _ in range(count)]
-    model.backbone = HyperETBackbone.from_backbone(backbone, FPNAdjustment(levels, adjustments))
-
-
-_INSTALL = {"fpn": _install_fpn}

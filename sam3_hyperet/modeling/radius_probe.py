@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from sam3_hyperet.adapters.adjustment import HyperET
+from sam3_hyperet.adapters.attention import HyperbolicGates
 from sam3_hyperet.hyperbolic.radius import normalized_radius, radius_statistics, saturation_rate
 from sam3_hyperet.hyperbolic.radius import radius as hyperbolic_radius
 from sam3_hyperet.modeling.inject import adapter_sites
+from sam3_hyperet.modeling.trunk import RowAdjustment
 
 BINS = 40
 
@@ -51,7 +53,7 @@ class SiteRadii:
 
 
 class RadiusProbe:
-    """Context in which the features around every adjustment of a model are watched.
+    """Context in which the features around every adjustment of features are watched (scheme P adjusts weights).
 
     Args:
         model: with adapters.
@@ -60,9 +62,12 @@ class RadiusProbe:
 
     def __init__(self, model: nn.Module, accumulate: bool = False) -> None:
         self._modules: dict[str, HyperET] = {}
+        self._reporting: dict[str, HyperET | HyperbolicGates] = {}
         for site in adapter_sites(model).values():
             for name, module in site.named_modules():
-                if isinstance(module, HyperET):
+                if isinstance(module, HyperET | HyperbolicGates):
+                    self._reporting[site.site_name(name)] = module
+                if isinstance(module, HyperET) and not isinstance(site, RowAdjustment):
                     self._modules[site.site_name(name)] = module
         self._accumulate = accumulate
         self._latest: dict[str, tuple[Tensor, Tensor]] = {}
@@ -91,7 +96,8 @@ class RadiusProbe:
                 for key in ("radius/mean", "radius/std", "normalized_radius/mean", "saturation"):
                     kind, _, figure = key.rpartition("/")
                     figures[f"{prefix}{kind or 'radius'}/{name}/{figure}"] = statistics[key]
-            figures |= {f"adapter/{name}/{key}": value for key, value in module.statistics().items()}
+        for name, reporting in self._reporting.items():
+            figures |= {f"adapter/{name}/{key}": value for key, value in reporting.statistics().items()}
         return figures
 
     def _hook(self, name: str) -> Any:

@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from sam3_hyperet.cli import benchmark_large, benchmark_ops
+from sam3_hyperet.cli import benchmark_attention, benchmark_large, benchmark_ops, benchmark_schemes
 from sam3_hyperet.cli.command import CONFIGS, exit_cleanly
 
 TOOL = Path(__file__).resolve().parents[3] / "tools" / "benchmark.py"
-SUBCOMMANDS = {"ops": benchmark_ops, "large": benchmark_large}
+SUBCOMMANDS = {
+    "ops": benchmark_ops,
+    "attention": benchmark_attention,
+    "schemes": benchmark_schemes,
+    "large": benchmark_large,
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,7 @@ def test_the_options_are_those_of_the_function(name):
 def test_figures_are_returned_and_written(main, monkeypatch, tmp_path, name):
     asked = []
     monkeypatch.setattr(SUBCOMMANDS[name], "run", lambda **options: asked.append(options) or {"figure": 1.5})
-    first = "size" if name == "ops" else "steps"
+    first = "steps" if name == "large" else "repeats"
     out = tmp_path / "new" / "figures.json"
     assert main([name, f"{first}=3", f"out={out}"]) == {"figure": 1.5}
     assert json.loads(out.read_text()) == {"figure": 1.5}
@@ -48,7 +53,7 @@ def test_figures_are_returned_and_written(main, monkeypatch, tmp_path, name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "subcommand is missing; there are large, ops"),
+        ([], "subcommand is missing; there are attention, large, ops, schemes"),
         (["op"], "did you mean ops?"),
         (["ops", "sizes=3"], "did you mean size?"),
         (["ops", "size=0"], "benchmark ops: size=0; expected an integer from 1"),

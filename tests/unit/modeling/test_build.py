@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
+from official import image_model, on_meta
 
-from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.evaluation.predictor import Predictor
 from sam3_hyperet.modeling.build import ARCHITECTURES, Architecture, assemble, build_model, resolution
@@ -111,35 +109,13 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         build_model("tiny", checkpoint=tmp_path / "nowhere.pt")
 
 
-class _CudaOnMeta(TorchFunctionMode):
-    """Within it a factory asked for "cuda" makes a meta tensor, and `linspace`, whose values are read, a real one."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if str(kwargs.get("device", "")).startswith("cuda"):
-            kwargs["device"] = "meta"
-        elif func is torch.linspace:
-            kwargs["device"] = "cpu"
-        return func(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def on_meta():
-    with torch.device("meta"), _CudaOnMeta():
-        yield
-
-
 FILLED_WHEN_FIRST_USED = {"compilable_cord_cache", "compilable_stored_size"}  # by the official builder, on "cuda"
 
 
 def test_large_is_exactly_the_official_model():
-    from sam3.model_builder import build_sam3_image_model
-
     with on_meta():
         ours = assemble(Architecture())
-        official = build_sam3_image_model(
-            bpe_path=host.vocabulary_path(), device="cpu", eval_mode=False, load_from_HF=False
-        )
+        official = image_model()
 
     def described(model):
         return {name: (tuple(p.shape), p.dtype, p.requires_grad) for name, p in model.named_parameters()}

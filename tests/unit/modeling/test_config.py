@@ -36,7 +36,7 @@ REFUSED = [
     ({"learn_residual": True}, r"learn_residual=true needs residual"),
     ({"learn_curvature": "yes"}, r"learn_curvature='yes'; expected true or false"),
     ({"learn_curvature": True, "geometry": "euclidean"}, r"geometry euclidean has no curvature"),
-    ({"share": 1}, r"share=1; expected true or false"),
+    ({"share": 1}, r"share=1; expected true(,| or) false or null"),
     ({"levels": []}, r"levels=\[\]; expected distinct integers"),
     ({"levels": [0, 0]}, r"levels=\[0, 0\]; expected distinct integers"),
     ({"levels": ["0"]}, r"levels=\['0'\]; expected distinct integers"),

@@ -58,7 +58,7 @@ def test_sums_over_everything_seen(adapted, pyramid):
 def test_the_latest_features_as_metrics(adapted, pyramid):
     adjustment = site(adapted)
     with RadiusProbe(adapted) as probe, torch.no_grad():
-        assert probe.latest() == {}
+        assert not [name for name in probe.latest() if not name.startswith("adapter/")]
         adjustment([10 * x for x in pyramid])
         outputs = adjustment(pyramid)
         figures = probe.latest()
@@ -88,7 +88,7 @@ def test_what_is_not_seen_is_not_counted(adapted, base, pyramid):
     assert probe.sites["fpn.0"].mean().tolist() == [[0.0] * 3] * 2
     with RadiusProbe(base, accumulate=True) as probe:
         assert probe.sites == {}
-        assert probe.latest() == {}
+        assert not [name for name in probe.latest() if not name.startswith("adapter/")]
 
 
 def test_a_shared_adjustment_counts_every_level(model, pyramid):
@@ -106,3 +106,14 @@ def test_features_far_out_are_counted_as_saturated(adapted):
     assert int(far.histogram[0, -1]) == far.positions == 9
     assert near.mean().abs().max() == 0
     assert int(near.histogram[0, 0]) == near.positions == 4
+
+
+def test_weights_and_gates_report_themselves_and_have_no_radii(model, randomized, picture):
+    randomized(hy.inject(model, hy.HyperETConfig(scheme="B+C+P", structure="diagonal")))
+    with RadiusProbe(model, accumulate=True) as probe, torch.no_grad():
+        model.backbone.forward_image(torch.zeros(1, 3, 128, 128))
+    assert list(probe.sites) == ["encoder_layer.0", "encoder_layer.1"]
+    figures = probe.latest()
+    assert figures["adapter/trunk_qv.3.v/identity_gap"] > 0
+    assert figures["adapter/encoder_layer.1/identity_gap"] > 0
+    assert {"adapter/attention.0.self/distance_gate", "adapter/attention.1.cross/curvature"} <= figures.keys()

@@ -1,0 +1,95 @@
+"""Bias tuning as a control (BitFit [Ben Zaken et al. 2022]): the base's own biases train, chosen by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.modeling.checkpoint import base_state_dict
+from sam3_hyperet.modeling.config import HyperETConfig
+
+
+class BiasTuning(nn.Module):
+    """The tuned biases of a model, and the base's own values of them, which take their place while it is switched off.
+
+    Args:
+        names: of the tuned parameters in `model`.
+    """
+
+    is_adapter = True
+
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.names = names
+        self._owners = [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
+        self._tuned: list[nn.Parameter] = []  # filled while switched off
+        for place, parameter in enumerate(self._parameters_in_place()):
+            self.register_buffer(f"base_{place}", parameter.detach().clone(), persistent=False)
+
+    @property
+    def enabled(self) -> bool:
+        return not self._tuned
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        if enabled == self.enabled:
+            return
+        new = self._tuned if enabled else [nn.Parameter(base, requires_grad=False) for base in self.buffers()]
+        self._tuned = [] if enabled else self._parameters_in_place()
+        for (owner, attribute), parameter in zip(self._owners, new, strict=True):
+            setattr(owner, attribute, parameter)
+
+    def site_name(self, child: str) -> str:
+        """Name in metrics, whatever the descendant `child`: there are no features to watch."""
+        return "bitfit"
+
+    def adapter_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Name and parameter of every tuned bias, whether it is switched on or not."""
+        return list(zip(self.names, self._tuned or self._parameters_in_place(), strict=True))
+
+    def base_tensors(self, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The base's parameters, those of the tuned biases with the values from before; `others` are not tuned."""
+        return {**others, **dict(zip(self.names, self.buffers(), strict=True))}
+
+    def fold(self, model: nn.Module) -> None:
+        """Leave the tuned biases in the model for good."""
+        self.enabled = True
+
+    def _parameters_in_place(self) -> list[nn.Parameter]:
+        return [getattr(owner, attribute) for owner, attribute in self._owners]
+
+
+def install_bias_tuning(model: host.Sam3Image, config: HyperETConfig) -> None:
+    """Tune every bias of the base in whose name one of the patterns `config.biases` is found.
+
+    Raises:
+        ConfigError: no pattern, or one that is not a regular expression or found in no bias's name.
+    """
+    if not config.biases:
+        raise ConfigError("adapter=bitfit: biases is empty; expected regular expressions")
+    names = [name for name in base_state_dict(model) if name.endswith("bias") and not name.startswith(_unread(model))]
+    found: set[str] = set()
+    for pattern in config.biases:
+        try:
+            matched = {name for name in names if re.search(pattern, name)}
+        except (re.error, TypeError) as error:
+            raise ConfigError(f"biases: {pattern!r} is not a regular expression ({error})") from error
+        if not matched:
+            raise ConfigError(f"biases: {pattern!r} is found in no bias's name; these are {', '.join(names[:3])} …")
+        found |= matched
+    model.hyperet_control = BiasTuning(model, [name for name in names if name in found]).train(model.training)
+
+
+def _unread(model: host.Sam3Image) -> tuple[str, ...]:
+    """Where the names of layers begin that SAM 3 has and whose output it drops: their biases would never train."""
+    neck, head = model.backbone.vision_backbone, model.segmentation_head
+    levels = len(neck.convs) - model.backbone.scalp
+    unread = [f"backbone.vision_backbone.convs.{i}." for i in range(levels, len(neck.convs))]
+    if head is not None:
+        for i in range(max(1, levels - 1), len(head.pixel_decoder.conv_layers)):
+            unread += [f"segmentation_head.pixel_decoder.{kind}.{i}." for kind in ("conv_layers", "norms")]
+    return tuple(unread)

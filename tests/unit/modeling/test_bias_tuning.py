@@ -1,0 +1,54 @@
+"""Bias tuning finds the biases that its patterns name, of layers that are read."""
+
+from __future__ import annotations
+
+from torch import nn
+
+import sam3_hyperet as hy
+from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_state_dict
+
+CONVS, LAYERS = "backbone.vision_backbone.convs", "transformer.encoder.layers"
+
+
+def test_biases_of_layers_that_nothing_reads_are_left_alone(model):
+    hy.inject(model, hy.HyperETConfig(adapter="bitfit", biases=["."]))
+    names = model.hyperet_control.names
+    assert not [name for name in names if name.startswith(f"{CONVS}.2.")]
+    assert f"{CONVS}.1.conv_3x3.bias" in names
+    assert f"{LAYERS}.0.self_attn.in_proj_bias" in names
+    assert all(name.endswith("bias") for name in names)
+    left = {name for name in base_state_dict(model) if name.endswith("bias")} - set(names)
+    assert left == {f"{CONVS}.2.conv_1x1.bias", f"{CONVS}.2.conv_3x3.bias"}
+
+
+def test_patterns_choose_the_biases(model, base):
+    hy.inject(model, hy.HyperETConfig(adapter="bitfit", biases=[r"\.self_attn\.in_proj_bias$", rf"^{CONVS}\.0\."]))
+    expected = {name for name, _ in base.named_parameters() if name.endswith("self_attn.in_proj_bias")}
+    expected |= {f"{CONVS}.0.{layer}.bias" for layer in ("conv_1x1", "conv_3x3", "dconv_2x2")}
+    assert {name for name, _ in adapter_parameters(model)} == expected
+    report, size = hy.parameter_report(model), sum(p.numel() for p in base.parameters())
+    assert report["added"] == sum(p.numel() for name, p in base.named_parameters() if name in expected)
+    assert report["total"] == size
+    assert report["added_ratio"] == report["added"] / size
+
+
+def test_a_detector_with_a_sam2_neck(model):
+    """As `sam3.model_builder` makes it with instance interactivity: SAM 2's convolutions are not the detector's."""
+    neck = model.backbone.vision_backbone
+    neck.sam2_convs = nn.ModuleList([nn.Sequential(nn.Conv2d(96, 64, 1))])
+    hy.inject(model, hy.HyperETConfig(adapter="bitfit", biases=["vision_backbone"]))
+    assert not [name for name in model.hyperet_control.names if "sam2_convs" in name]
+
+
+def test_the_heads_own_layers_and_none(model):
+    config = hy.HyperETConfig(adapter="bitfit", biases=[r"pixel_decoder\.", r"^transformer\."])
+    model.segmentation_head.pixel_decoder.conv_layers.append(nn.Conv2d(64, 64, 3))  # as at the official size
+    hy.inject(model, config)
+    found = [name for name in model.hyperet_control.names if "pixel_decoder" in name]
+    assert found == [f"segmentation_head.pixel_decoder.{kind}.0.bias" for kind in ("conv_layers", "norms")]
+
+
+def test_without_a_segmentation_head(model):
+    model.segmentation_head = None
+    hy.inject(model, hy.HyperETConfig(adapter="bitfit"))
+    assert hy.parameter_report(model)["added"] == 9501
