@@ -14,20 +14,26 @@ if TYPE_CHECKING:
     from sam3_hyperet.adapters.adjustment import HyperET
     from sam3_hyperet.modeling.adapter_file import load_adapter, save_adapter
     from sam3_hyperet.modeling.build import build_model, resolution
+    from sam3_hyperet.modeling.checkpoint import save_official
     from sam3_hyperet.modeling.config import HyperETConfig
     from sam3_hyperet.modeling.inject import adapters_disabled, inject, parameter_report
+    from sam3_hyperet.modeling.merge import merge
+    from sam3_hyperet.training.adapted import adapted_model
     from sam3_hyperet.training.stages import set_stage
 
 _HOME = {
     "HyperET": "adapters.adjustment",
     "HyperETConfig": "modeling.config",
+    "adapted_model": "training.adapted",
     "adapters_disabled": "modeling.inject",
     "build_model": "modeling.build",
     "inject": "modeling.inject",
     "load_adapter": "modeling.adapter_file",
+    "merge": "modeling.merge",
     "parameter_report": "modeling.inject",
     "resolution": "modeling.build",
     "save_adapter": "modeling.adapter_file",
+    "save_official": "modeling.checkpoint",
     "set_stage": "training.stages",
 }
 
@@ -35,13 +41,16 @@ __all__ = [
     "HyperET",
     "HyperETConfig",
     "__version__",
+    "adapted_model",
     "adapters_disabled",
     "build_model",
     "inject",
     "load_adapter",
+    "merge",
     "parameter_report",
     "resolution",
     "save_adapter",
+    "save_official",
     "set_stage",
 ]
 

@@ -1,0 +1,87 @@
+"""A model with adapters, frozen as a stage says, for trainers that build their model by one call: SAM 3's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.adapters.conversion import converted
+from sam3_hyperet.errors import CheckpointError
+from sam3_hyperet.modeling.adapter_file import load_adapter
+from sam3_hyperet.modeling.build import build_model
+from sam3_hyperet.modeling.checkpoint import adapter_parameters, check_shape, read_state
+from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.inject import inject
+from sam3_hyperet.training.stages import set_stage, set_training_mode
+
+logger = logging.getLogger(__name__)
+
+
+class AdaptedSam3Image(host.Sam3Image):
+    """A SAM 3 image model whose frozen parts stay in evaluation mode: no dropout, no drop path where nothing trains."""
+
+    def train(self, mode: bool = True) -> AdaptedSam3Image:
+        """Training mode for what trains and for the root, with SAM 3's activation checkpointing; or evaluation mode."""
+        super().train(mode)
+        if mode and not all(p.requires_grad for p in self.parameters()):
+            set_training_mode(self, checkpoint_activations=True)
+        return self
+
+
+def adapted_model(
+    name: str = "large",
+    checkpoint: str | Path | None = None,
+    resolution: int | None = None,
+    seed: int = 0,
+    hyperet: Mapping[str, object] | None = None,
+    stage: int = 1,
+    adapter: str | Path | None = None,
+) -> AdaptedSam3Image:
+    """Build a model with adapters, ready to train; `_target_: sam3_hyperet.adapted_model` in SAM 3's configuration.
+
+    Args:
+        name, checkpoint, resolution, seed: as for `build_model`; without a checkpoint "large" has random weights.
+        hyperet: options of `HyperETConfig`; None is its defaults, or those of an adapter file.
+        stage: as for `set_stage`.
+        adapter: adapters to start from: a file of `save_adapter`, or a checkpoint that SAM 3's trainer wrote with the
+            same `hyperet`.
+
+    Raises:
+        ConfigError: an unknown option, or one that cannot be.
+        CheckpointError: weights that do not fit.
+    """
+    options = OmegaConf.to_container(hyperet, resolve=True) if isinstance(hyperet, DictConfig) else hyperet
+    model = build_model(name, checkpoint=checkpoint, resolution=resolution, seed=seed)
+    is_file_of_ours = adapter is not None and Path(adapter).suffix == ".safetensors"
+    if options is not None or not is_file_of_ours:
+        inject(model, HyperETConfig.from_mapping(options or {}))
+    if is_file_of_ours:
+        load_adapter(model, adapter)
+    elif adapter is not None:
+        _load_trained(model, adapter)
+    adapted = converted(model, AdaptedSam3Image)
+    logger.info("%s", set_stage(adapted, stage))
+    return adapted
+
+
+def _load_trained(model: nn.Module, path: str | Path) -> None:
+    """Adapters from a checkpoint that SAM 3's trainer wrote."""
+    parameters = dict(adapter_parameters(model))
+    found = read_state(path)
+    missing = [name for name in parameters if name not in found]
+    if missing:
+        raise CheckpointError(
+            f"{path}: {len(parameters) - len(missing)} of {len(parameters)} adapter parameters found; missing first "
+            f"{', '.join(missing[:3])}; expected hyperet= as it was when the checkpoint was written"
+        )
+    for name, parameter in parameters.items():
+        check_shape(path, name, found[name], parameter)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(found[name])

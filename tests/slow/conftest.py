@@ -1,0 +1,62 @@
+"""SAM 3's own image model, from its own builder with random weights, on the CPU and at the smallest resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from official import SMALLEST, CudaElsewhere, image_model
+from torch import nn
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two threads within a test; in others, sums must come in a fixed order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def build_stock() -> Callable[..., nn.Module]:
+    """A function like `build_sam3_image_model`, on the CPU, at the smallest resolution.
+
+    Without a checkpoint its weights are whatever the memory held.
+    """
+    import sam3.model_builder
+
+    def build(**options: Any) -> nn.Module:
+        with pytest.MonkeyPatch.context() as patch, CudaElsewhere("cpu", draw=False):
+            vit = sam3.model_builder.ViT
+            patch.setattr(sam3.model_builder, "ViT", lambda **sizes: vit(**{**sizes, "img_size": SMALLEST}))
+            return image_model(eval_mode=True, **options)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def stock_model(build_stock: Callable[..., nn.Module]) -> nn.Module:
+    """The stock model (3.4 GB) with random weights, never to be changed for good."""
+    model = build_stock()
+    pool = 0.02 * torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for number, (name, parameter) in enumerate(model.named_parameters()):
+            draws = pool.roll(7919 * number).repeat(-(-parameter.numel() // len(pool)))  # drawing all takes long
+            parameter.copy_(draws[: parameter.numel()].view_as(parameter))
+            if parameter.ndim == 1 and name.endswith("weight"):  # of a norm
+                parameter.add_(1)
+    return model
+
+
+@pytest.fixture
+def official_file(stock_model: nn.Module, tmp_path: Path) -> Iterator[Path]:
+    """The stock model's weights (3.4 GB) in the layout of the official file, with something of a tracker."""
+    path = tmp_path / "sam3.pt"
+    detector = {f"detector.{key}": tensor for key, tensor in stock_model.state_dict().items()}
+    torch.save({**detector, "tracker.no_mem_embed": torch.ones(1, 1, 256), "tracker.memory": torch.ones(3)}, path)
+    yield path
+    path.unlink()
