@@ -1,4 +1,4 @@
-"""Measure speed and memory: tools/benchmark.py ops|attention|schemes|large key=value … (--help lists the keys)."""
+"""Measure speed and memory: python tools/benchmark.py <what> key=value … (--help lists both)."""
 
 import importlib
 

@@ -3,7 +3,8 @@
 import torch
 
 from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.cli.train import WEIGHTS, main
+from sam3_hyperet.cli.run_folder import WEIGHTS
+from sam3_hyperet.cli.train import main
 from sam3_hyperet.modeling.build import TINY_WEIGHTS, build_model
 from sam3_hyperet.modeling.checkpoint import save_base
 

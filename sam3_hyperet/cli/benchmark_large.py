@@ -1,15 +1,10 @@
-"""Try the official architecture on the CPU: stage 1 with random weights, through the real training loop.
-
-python -m sam3_hyperet.cli.benchmark_large [steps=2] [prompts=2] [resolution=1008]
-"""
+"""Try the official architecture on the CPU: stage 1 with random weights, through the real training loop."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import math
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -47,7 +42,7 @@ def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, o
             differences.append(float((y.detach() - x).abs().max() / x.abs().max()))
 
     handle = model.backbone.fpn_adjustment.register_forward_hook(compare)
-    batch = _batch(prompts, resolution)
+    batch = one_picture(prompts, resolution)
     loss = GroundingLoss(model.transformer.decoder.num_queries, LossWeights(), model.matcher)
     with tempfile.TemporaryDirectory() as folder:
         fit(
@@ -79,7 +74,7 @@ def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, o
     }
 
 
-def _batch(prompts: int, side: int) -> host.BatchedDatapoint:
+def one_picture(prompts: int, side: int) -> host.BatchedDatapoint:
     """One picture of bright rectangles, each the one instance of its own prompt."""
     picture = 0.1 * torch.randn(3, side, side, generator=torch.Generator().manual_seed(0))
     objects, queries = [], []
@@ -103,20 +98,3 @@ def _batch(prompts: int, side: int) -> host.BatchedDatapoint:
         )
     image = host.Image(data=picture, objects=objects, size=(side, side))
     return host.collate([host.Datapoint(find_queries=queries, images=[image])])
-
-
-def main(argv: list[str]) -> int:
-    """Read `key=integer` arguments, run, and print the figures; 1 unless everything went as it should."""
-    options = dict(argument.partition("=")[::2] for argument in argv)
-    unknown = options.keys() - {"steps", "prompts", "resolution"}
-    if unknown or not all(value.isdigit() and int(value) for value in options.values()):
-        raise SystemExit(f"{' '.join(argv)}: expected steps=N, prompts=N, resolution=N")
-    figures = run(**{key: int(value) for key, value in options.items()})
-    for key, value in figures.items():
-        print(f"{key}: {value}")
-    finite = all(math.isfinite(loss) for loss in figures["losses"])
-    return 0 if finite and figures["identity_difference"] <= 1e-5 else 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

@@ -158,6 +158,8 @@ def _override(argument: str, keys: Sequence[str], groups: Sequence[str], command
         raise ConfigError(f"{command}: {argument!r} is not key=value; the keys are {', '.join(keys)}")
     if key.split(".")[0] not in keys:  # so are +key and ~key
         raise ConfigError(_unknown(f"{command}: key", key, keys))
+    if key == "scheme" and "+" in value:  # a combination has no file in the group; HyperETConfig reads it
+        return f"hyperet.scheme='{value}'"
     try:
         is_one_value = not OverridesParser.create().parse_override(argument).is_sweep_override()
     except HydraException:

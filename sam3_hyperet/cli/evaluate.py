@@ -12,7 +12,8 @@ from yaml import YAMLError
 
 from sam3_hyperet.cli.command import CONFIGS, parse_command
 from sam3_hyperet.cli.compare import compare, print_headline
-from sam3_hyperet.cli.train import ADAPTER, WEIGHTS, open_model, set_threads
+from sam3_hyperet.cli.model import open_model, set_threads
+from sam3_hyperet.cli.run_folder import ADAPTER, WEIGHTS
 from sam3_hyperet.data.sources import DataOptions
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.runner import Protocol

@@ -14,8 +14,8 @@ from torch import Tensor
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.evaluate import choose_device
+from sam3_hyperet.cli.model import open_model, set_threads
 from sam3_hyperet.cli.predict import find_pictures
-from sam3_hyperet.cli.train import open_model, set_threads
 from sam3_hyperet.data.records import read_picture
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.evaluation.predictor import Predictor, model_input

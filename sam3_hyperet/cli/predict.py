@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sam3_hyperet.cli.command import parse_command, write_json
 from sam3_hyperet.cli.evaluate import choose_device
-from sam3_hyperet.cli.train import open_model, set_threads
+from sam3_hyperet.cli.model import open_model, set_threads
 from sam3_hyperet.data.records import read_picture
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.pictures import overlay

@@ -6,6 +6,7 @@ rank): the number of worker processes changes nothing.
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -101,7 +102,10 @@ class ConceptPrompts(Dataset[Datapoint]):
         record, picture = self.images.image(i), self.images.picture(i)
         view = whole(record.height, record.width)
         if self.augment is not None:
-            view = self.augment.view(record.height, record.width, rng)
+            draws = rng
+            if self.augment.views:
+                draws = np.random.default_rng((self.seed, self.epoch % self.augment.views, i))
+            view = self.augment.view(record.height, record.width, draws)
         found = self.images.instances(i)
         instances = [one for one in found if one.category_id in self._categories]
         others = frozenset(one.category_id for one in found) - self._categories.keys()
@@ -289,3 +293,4 @@ def _collate(datapoints: Any) -> Any:
 
 def _one_thread(worker: int) -> None:
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the main process ends its workers once the state is saved

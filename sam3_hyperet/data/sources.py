@@ -49,6 +49,7 @@ class DataOptions:
         synonyms: probability of a synonym in place of a name.
         flip: probability of mirroring a training picture.
         zoom: largest factor of a random crop.
+        views: different random views of a training picture, taken in turn; 0 for new ones every epoch.
     """
 
     name: str
@@ -71,6 +72,7 @@ class DataOptions:
     synonyms: float = 0.0
     flip: float = 0.5
     zoom: float = 1.0
+    views: int = 0
 
     def __post_init__(self) -> None:
         one_of("data.format", self.format, FORMATS)
@@ -185,7 +187,7 @@ def prompt_sampler(options: DataOptions, images: AnnotatedImages) -> PromptSampl
 
 def augmentation(options: DataOptions) -> Augmentation:
     """The random views of training pictures that the options describe."""
-    return Augmentation(flip=options.flip, zoom=options.zoom)
+    return Augmentation(flip=options.flip, zoom=options.zoom, views=options.views)
 
 
 def _read(options: DataOptions, split: str) -> Split:

@@ -37,16 +37,25 @@ class View:
 @dataclass(frozen=True)
 class Augmentation:
     """Random views. flip: the probability of mirroring. zoom: the largest factor s of a random crop; the
-    crop is the picture divided by a factor drawn log-uniformly from [1, s], anywhere within it."""
+    crop is the picture divided by a factor drawn log-uniformly from [1, s], anywhere within it. views: how
+    many different ones a picture has, taken in turn by epoch; 0 for new ones every epoch."""
 
     flip: float = 0.5
     zoom: float = 1.0
+    views: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.flip <= 1:
             raise ConfigError(f"flip is {self.flip}, expected a probability")
         if not 1 <= self.zoom <= 16:
             raise ConfigError(f"zoom is {self.zoom}, expected 1 (no crop) to 16")
+        if type(self.views) is not int or self.views < 0:
+            raise ConfigError(f"views is {self.views!r}, expected an integer from 0")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a picture's views differ at all."""
+        return self.flip not in (0, 1) or self.zoom > 1
 
     def view(self, height: int, width: int, rng: np.random.Generator) -> View:
         """A view of a picture of this size; it takes the same number of draws whatever the options."""

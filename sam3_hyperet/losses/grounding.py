@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.losses.alignment import AlignmentLoss, AlignmentOptions
 
 TOTAL = "loss"
 MATCHED = "loss_matched"
@@ -38,6 +39,11 @@ class LossWeights:
     one_to_many: float = 2.0
 
 
+@dataclass(frozen=True)
+class LossOptions(LossWeights, AlignmentOptions):
+    """All options of a training loss: SAM 3's weights, and those of the losses between queries and texts."""
+
+
 class GroundingLoss(nn.Module):
     """Boxes, scores, presence, instance masks and the semantic map, against matched targets.
 
@@ -45,11 +51,15 @@ class GroundingLoss(nn.Module):
         queries: the decoder's number of object queries; the classification loss is averaged over them.
         weights: the weight of each term.
         matcher: the one-to-one matcher; the model's own.
+        alignment: more terms, between queries and texts.
     """
 
-    def __init__(self, queries: int, weights: LossWeights, matcher: nn.Module) -> None:
+    def __init__(
+        self, queries: int, weights: LossWeights, matcher: nn.Module, alignment: AlignmentLoss | None = None
+    ) -> None:
         super().__init__()
         self.weights = w = weights
+        self.alignment = alignment
         self.wrapper = host.Sam3LossWrapper(
             normalization="local",
             matcher=matcher,
@@ -93,15 +103,20 @@ class GroundingLoss(nn.Module):
 
         Returns:
             Every term by SAM 3's name for it, unweighted (but those of the one-to-many branch have its weight), and
-            under "loss" their weighted sum times √(number of prompts), which is SAM 3's. "loss_matched" is the weighted
-            sum of the last layer's one-to-one terms: it tells the better model. The whole sum does not: better boxes
-            give the one-to-many branch more matches, and so more loss.
+            under "loss" their weighted sum times √(number of prompts), which is SAM 3's, plus the weighted terms of
+            `alignment`. "loss_matched" is the weighted sum of the last layer's one-to-one terms of SAM 3: it tells the
+            better model. The whole sum does not: better boxes give the one-to-many branch more matches, and so more
+            loss; and aligned embeddings are no aim in themselves.
         """
         output = model(batch)
         terms = self.wrapper(output, [_targets(model, target) for target in batch.find_targets])
         terms[TOTAL] = terms.pop(host.loss_fns.CORE_LOSS_KEY)
         matched = [getattr(self.weights, weight) * terms[term].detach() for term, weight in _WEIGHT_OF.items()]
         terms[MATCHED] = torch.stack(matched).sum()
+        if self.alignment is not None:
+            for name, term in self.alignment(model, batch, output[-1]).items():
+                terms[TOTAL] = terms[TOTAL] + self.alignment.weights[name] * term
+                terms[name] = term
         return terms
 
 

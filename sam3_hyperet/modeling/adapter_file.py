@@ -1,4 +1,7 @@
-"""Adapter files: the added parameters alone, with their configuration and the base they belong to."""
+"""Adapter files: the added parameters alone, with their configuration and the base they belong to.
+
+A fixed curvature or residual that no longer has its configuration's value (see `moved_constants`) is kept beside them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.hyperbolic.curvature import Curvature
 from sam3_hyperet.modeling.checkpoint import (
     adapter_parameters,
     base_fingerprint,
@@ -32,6 +37,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
     if config is None:
         raise ConfigError("the model has no adapters to save; call inject(model, config) first")
     tensors = {name: parameter.detach().contiguous() for name, parameter in adapter_parameters(model)}
+    tensors |= moved_constants(model)
     metadata = {
         "format": FORMAT,
         "version": __version__,
@@ -65,23 +71,50 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
             inject(model, config)
         elif model.hyperet_config != config:
             raise CheckpointError(f"{path}: holds {config}, the model has {model.hyperet_config}")
-        parameters = dict(adapter_parameters(model))
-        _check_fit(path, tensors, parameters)
+        parameters, constants = dict(adapter_parameters(model)), _constants(model)
+        _check_fit(path, tensors, parameters, {name: buffer for name, (buffer, _) in constants.items()})
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+        for name, (buffer, configured) in constants.items():
+            buffer.copy_(tensors.get(name, configured))
     return model
 
 
-def _check_fit(path: str | Path, tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
-    if parameters.keys() != tensors.keys():
-        odd = sorted(parameters.keys() ^ tensors.keys())
+def moved_constants(model: nn.Module) -> dict[str, Tensor]:
+    """By name, the curvatures and residuals that are not learnt and yet differ from what the configuration says, as
+    after `Curvature.set`."""
+    return {
+        name: buffer.clone()
+        for name, (buffer, configured) in _constants(model).items()
+        if not torch.equal(buffer, configured)
+    }
+
+
+def _constants(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Every curvature and residual that is not learnt: its buffer, and its value by the model's configuration."""
+    config = model.hyperet_config
+    assert isinstance(config, HyperETConfig)
+    found = {}
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if isinstance(module, Curvature):
+                found[f"{prefix}.{name}"] = buffer, Curvature(config.curvature).raw.to(buffer)
+            elif isinstance(module, HyperET) and config.residual is not None:
+                found[f"{prefix}.{name}"] = buffer, torch.tensor(float(config.residual)).to(buffer)
+    return found
+
+
+def _check_fit(
+    path: str | Path, tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], constants: dict[str, Tensor]
+) -> None:
+    """The file holds every parameter, and of the constants those that were moved."""
+    if odd := sorted(parameters.keys() ^ (tensors.keys() - constants.keys())):
         raise CheckpointError(f"{path}: adapter keys differ from the model's, first {', '.join(odd[:3])}")
     for name, tensor in tensors.items():
-        if tensor.shape != parameters[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(parameters[name].shape)}"
-            )
+        expected = (parameters | constants)[name].shape
+        if tensor.shape != expected:
+            raise CheckpointError(f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}")
 
 
 def _config(path: str | Path, metadata: dict[str, str]) -> HyperETConfig:

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError, UserError
 from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss
-from sam3_hyperet.training.optimizer import OptimizerOptions, build_optimizer
+from sam3_hyperet.training.optimizer import OptimizerOptions, gradient_norms
+from sam3_hyperet.training.preemption import Interrupted
+from sam3_hyperet.training.radius_control import RadiusControl
 from sam3_hyperet.training.run_log import RunLog
-from sam3_hyperet.training.stages import set_training_mode
+from sam3_hyperet.training.stages import StageOptions, set_training_mode
+from sam3_hyperet.training.staging import Staging
 from sam3_hyperet.training.state import FILE as STATE_FILE
-from sam3_hyperet.training.state import load_state, save_state
+from sam3_hyperet.training.state import random_generators, read_state, restore_state, save_state
 
 
 class TrainingFailed(UserError, RuntimeError):
@@ -40,6 +43,9 @@ class TrainOptions:
         save_every: steps between two saved states; 0 for none.
         max_bad_steps: consecutive steps with a non-finite loss or gradient after which the run ends.
         precision: Fabric's: "32-true" or "bf16-mixed".
+        devices: of a node, each driven by a process.
+        strategy: Fabric's. "auto" is with several processes "ddp" in stage 1, else "ddp_find_unused_parameters_true",
+            for what gets no gradient at a step.
         threads: of PyTorch, per process; 0 leaves its choice.
         checkpoint_activations: less memory, more time.
     """
@@ -55,11 +61,13 @@ class TrainOptions:
     precision: str = "32-true"
     accelerator: str = "auto"
     devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
     threads: int = 0
     checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "log_every", "max_bad_steps", "devices"):
+        for name in ("max_steps", "batch_size", "log_every", "max_bad_steps", "devices", "nodes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)}; expected an integer from 1")
         for name in ("workers", "tune_every", "save_every", "threads"):
@@ -78,19 +86,6 @@ class FitResult:
     seconds: float
 
 
-class _Step(nn.Module):
-    """Model and loss as one module, so that Fabric's wrapper sees plain tensors come out."""
-
-    def __init__(self, model: host.Sam3Image, loss: GroundingLoss) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-
-    def forward(self, batch: host.BatchedDatapoint) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = self.loss(self.model, batch)
-        return terms
-
-
 def fit(
     fabric: Fabric,
     model: host.Sam3Image,
@@ -105,8 +100,11 @@ def fit(
     resume: Path | None = None,
     tensorboard: bool = True,
     observe: Callable[[], dict[str, float]] = dict,
+    interrupted: Callable[[], bool] = bool,
+    radius: RadiusControl | None = None,
+    stages: StageOptions | None = None,
 ) -> FitResult:
-    """Train what `set_stage` left trainable.
+    """Train, stage by stage.
 
     Args:
         batches: given a step, an endless iterator over the training batches from that step on.
@@ -115,11 +113,14 @@ def fit(
         save: writes what is to be kept of the model; called with "best" and "last".
         resume: a saved state to go on from.
         observe: more values to log, called at every logged step.
+        interrupted: asked after every step, by all processes: whether to save the state and stop.
+        radius: moves the curvature after every step, by the loss that selects the best step.
+        stages: what trains, and when; None is stage 1.
 
     Raises:
+        Interrupted: `interrupted` said so.
         TrainingFailed: `max_bad_steps` consecutive steps without a finite loss and gradient.
     """
-    optimizer, schedule = build_optimizer(model.parameters(), optim, options.max_steps)
     progress: dict[str, float] = {
         "step": 0,
         "skipped": 0,
@@ -128,47 +129,68 @@ def fit(
         "best": math.inf,
         "seconds": 0.0,
     }
-    if resume:
-        progress.update(load_state(resume, model, optimizer, schedule))
-    step_module, optimizer = fabric.setup(_Step(model, loss), optimizer)
+    state = read_state(resume, fabric.world_size) if resume else {"progress": {}}
     log = RunLog(
         run_dir,
         options.max_steps,
-        start=int(progress["step"]),
+        start=int(state["progress"].get("step", 0)),
         active=fabric.is_global_zero,
         tensorboard=tensorboard,
     )
-    started = time.perf_counter() - progress["seconds"]
-    stream = batches(int(progress["step"]))
     try:
+        staging = Staging(
+            fabric, model, loss, stages or StageOptions(), optim, options.max_steps, progress, log.message
+        )
+        progress.update(state["progress"])
+        staging.begin()
+        if resume:
+            restore_state(resume, state, model, staging.raw_optimizer, fabric.global_rank)
+            if radius is not None:
+                radius.restore(progress)
+        started = time.perf_counter() - progress["seconds"]
+        stream = batches(int(progress["step"]))
         while progress["step"] < options.max_steps:
             set_training_mode(model, checkpoint_activations=options.checkpoint_activations)
-            terms, norm = _optimize(fabric, step_module, optimizer, next(stream), options.clip_norm)
+            rates = staging.set_learning_rates(int(progress["step"]))
             step = int(progress["step"]) + 1
-            if norm is not None:
-                schedule.step()
-            skipped = norm is None
+            is_logged = step % options.log_every == 0 or step in (1, options.max_steps)
+            terms, norms = _optimize(fabric, staging, next(stream), options.clip_norm, by_group=is_logged)
+            skipped = norms is None
             progress.update(
                 step=step,
                 skipped=progress["skipped"] + skipped,
                 bad=progress["bad"] + 1 if skipped else 0,
                 seconds=time.perf_counter() - started,
             )
-            _log_step(log, step, terms, norm, schedule.get_last_lr()[0], progress, options, observe)
+            log.step(step)
+            if is_logged:
+                _log_step(log, step, terms, norms or {}, rates, progress, observe)
             if progress["bad"] >= options.max_bad_steps:
                 raise TrainingFailed(
                     f"the loss or its gradient was not finite for {options.max_bad_steps} steps in a row, up to step "
                     f"{step}; try a lower optim.lr, a longer optim.warmup_steps or train.precision=32-true"
                 )
+            if radius is not None:
+                radius.update(step, float(fabric.all_reduce(terms[MATCHED])))
+                progress.update(radius.state)
+            tuned = None
             if options.tune_every and (step % options.tune_every == 0 or step == options.max_steps):
-                tune = tuning_loss(step_module, model, tune_batches())
+                tune = tuning_loss(staging.module, model, tune_batches())
+                tuned = tune[MATCHED]
                 log.write(step, {f"tune/{key}": value for key, value in tune.items()})
-                if tune[MATCHED] < progress["best"] or not progress["best_step"]:
-                    progress.update(best=tune[MATCHED], best_step=step)
+                if tuned < progress["best"] or not progress["best_step"]:
+                    progress.update(best=tuned, best_step=step)
                     if fabric.is_global_zero:
                         save("best")
-            if options.save_every and step % options.save_every == 0 and fabric.is_global_zero:
-                save_state(run_dir / STATE_FILE, model, optimizer.optimizer, schedule, progress)
+            if step < options.max_steps and staging.advance(step, tuned):
+                log.write(step, {"train/stage": staging.number})
+            stop = interrupted()
+            if stop or (options.save_every and step % options.save_every == 0):
+                generators = random_generators(fabric.device, fabric.world_size)
+                if fabric.is_global_zero:
+                    save_state(run_dir / STATE_FILE, model, staging.raw_optimizer, progress, generators)
+            if stop:
+                raise Interrupted(step)
         if fabric.is_global_zero:
             save("last")
             if not options.tune_every:
@@ -187,34 +209,44 @@ def fit(
 
 
 def _optimize(
-    fabric: Fabric,
-    step_module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: host.BatchedDatapoint,
-    clip_norm: float,
-) -> tuple[dict[str, Tensor], float | None]:
+    fabric: Fabric, staging: Staging, batch: host.BatchedDatapoint, clip_norm: float, *, by_group: bool
+) -> tuple[dict[str, Tensor], dict[str, float] | None]:
     """One optimizer step.
 
+    Args:
+        by_group: measure the gradient of each group of parameters as well.
+
     Returns:
-        The loss terms, and the gradient's norm, or None where loss or gradient was not finite and nothing was changed.
+        The loss terms, and the gradient's norm by metric, or None where loss or gradient was not finite and nothing
+        was changed.
     """
-    terms = step_module(batch)
+    optimizer = staging.optimizer
+    terms = staging.module(batch)
     total, terms = terms[TOTAL], {key: value.detach() for key, value in terms.items()}
     optimizer.zero_grad(set_to_none=True)
-    if not torch.isfinite(total):
+    if not _everywhere(fabric, torch.isfinite(total)):
         return terms, None
     fabric.backward(total)
-    norm = fabric.clip_gradients(step_module, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
+    groups = gradient_norms(staging.raw_optimizer) if by_group else {}
+    norm = fabric.clip_gradients(staging.module, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
     if not torch.isfinite(norm):
         optimizer.zero_grad(set_to_none=True)
         return terms, None
     optimizer.step()
-    return terms, float(norm)
+    return terms, {
+        "train/gradient_norm": float(norm),
+        **{f"train/gradient_norm/{group}": value for group, value in groups.items() if len(groups) > 1},
+    }
+
+
+def _everywhere(fabric: Fabric, flag: Tensor) -> bool:
+    """Whether a flag holds in all processes: one that left out its backward pass would leave the others waiting."""
+    return bool(fabric.all_reduce(flag.float(), reduce_op="min") if fabric.world_size > 1 else flag)
 
 
 @torch.no_grad()
 def tuning_loss(step_module: nn.Module, model: nn.Module, batches: Iterator[host.BatchedDatapoint]) -> dict[str, float]:
-    """Mean of every loss term over the tuning batches, without dropout.
+    """Mean of every loss term over the tuning batches, without dropout, and with the same random draws every time.
 
     Raises:
         ConfigError: no tuning batch.
@@ -223,10 +255,12 @@ def tuning_loss(step_module: nn.Module, model: nn.Module, batches: Iterator[host
     model.training = True  # the root's flag alone: SAM 3 then returns what its losses need
     sums: dict[str, float] = {}
     count = 0
-    for batch in batches:
-        for key, value in step_module(batch).items():
-            sums[key] = sums.get(key, 0.0) + float(value)
-        count += 1
+    with torch.random.fork_rng(devices=[]):  # training goes on with its own draws
+        torch.default_generator.manual_seed(0)
+        for batch in batches:
+            for key, value in step_module(batch).items():
+                sums[key] = sums.get(key, 0.0) + float(value)
+            count += 1
     if not count:
         raise ConfigError("train.tune_every is set, but there is no tuning picture; expected data.tune_images from 1")
     return {key: value / count for key, value in sums.items()}
@@ -236,24 +270,19 @@ def _log_step(
     log: RunLog,
     step: int,
     terms: dict[str, Tensor],
-    norm: float | None,
-    lr: float,
+    norms: dict[str, float],
+    rates: dict[str, float],
     progress: dict[str, float],
-    options: TrainOptions,
     observe: Callable[[], dict[str, float]],
 ) -> None:
-    log.step(step)
-    if step % options.log_every and step not in (1, options.max_steps):
-        return
     values = {f"train/{key}": float(value) for key, value in terms.items() if "_aux" not in key}
     values |= {
-        "train/lr": lr,
+        "train/lr": max(rates.values()),
+        **{f"train/lr/{group}": rate for group, rate in rates.items() if len(rates) > 1},
         "train/skipped_steps": progress["skipped"],
         "train/seconds": progress["seconds"],
     }
-    if norm is not None:
-        values["train/gradient_norm"] = norm
-    log.write(step, values | observe())
+    log.write(step, values | norms | observe())
     shown = {
         "loss": TOTAL,
         "box": "loss_bbox",

@@ -1,42 +1,134 @@
-"""AdamW with linear warm-up and cosine decay."""
+"""AdamW in groups, each with a learning rate of its own that warms up from when it began to train, then decays."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.modeling.checkpoint import adapter_parameters
+
+ADAPTERS, KEY_LAYERS, REST, TRUNK = "adapters", "key_layers", "rest", "trunk"
+_TRUNK_PREFIX = "backbone.vision_backbone.trunk."
 
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """Options of AdamW and of its learning rate's course, in optimizer steps."""
+    """Options of AdamW and of its learning rates' course, in optimizer steps.
+
+    Attributes:
+        lr: of the adapters, at its highest.
+        base_lr_ratio: of the base's parameters, relative to `lr`.
+        trunk_decay: of the image trunk, from each of its blocks to the one below: layer-wise decay.
+        warmup_steps: over which a group's rate rises, from the step at which it begins to train.
+        final_lr_ratio: what is left of a rate at the last step.
+    """
 
     lr: float = 3e-3
+    base_lr_ratio: float = 0.1
+    trunk_decay: float = 0.8
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.0
     warmup_steps: int = 20
     final_lr_ratio: float = 0.02
 
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"optim.lr={self.lr!r}; expected a positive number")
+        for name in ("base_lr_ratio", "trunk_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"optim.{name}={getattr(self, name)!r}; expected above 0, to 1")
+
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], options: OptimizerOptions, max_steps: int
-) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """Optimizer and schedule for the parameters that train."""
+    model: nn.Module,
+    options: OptimizerOptions,
+    max_steps: int,
+    *,
+    key_layers: Sequence[str] = (),
+    starts: Mapping[str, int] | None = None,
+    previous: torch.optim.Optimizer | None = None,
+) -> torch.optim.AdamW:
+    """An optimizer of the parameters that train, in groups "adapters", "key_layers", "rest" and "trunk.<depth>".
+
+    Args:
+        key_layers: the regular expressions of stage 2.
+        starts: step at which a group began to train, by the group's name before a dot; 0 where it is not there.
+        previous: its state is kept for parameters that go on.
+
+    Raises:
+        ConfigError: a warm-up that is longer than the run.
+    """
     if not 0 <= options.warmup_steps <= max_steps:
         raise ConfigError(f"optim.warmup_steps={options.warmup_steps}; expected from 0 to train.max_steps={max_steps}")
-    trained = [p for p in parameters if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay)
+    groups: dict[str, dict[str, object]] = {}
+    for name, parameter, ratio in _by_group(model, options, key_layers):
+        start = (starts or {}).get(name.partition(".")[0], 0)
+        group = groups.setdefault(
+            name, {"params": [], "name": name, "start": start, "lr": 0.0, "peak_lr": ratio * options.lr}
+        )
+        group["params"].append(parameter)  # type: ignore[attr-defined]
+    optimizer = torch.optim.AdamW(list(groups.values()), betas=options.betas, weight_decay=options.weight_decay)
+    if previous is not None:
+        trained = {p for group in optimizer.param_groups for p in group["params"]}
+        optimizer.state.update({p: state for p, state in previous.state.items() if p in trained})
+    return optimizer
 
-    def ratio(step: int) -> float:
-        if step < options.warmup_steps:
-            return (step + 1) / options.warmup_steps
-        progress = (step - options.warmup_steps) / max(1, max_steps - options.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return options.final_lr_ratio + (1 - options.final_lr_ratio) * cosine
 
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, ratio)
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer, options: OptimizerOptions, step: int, max_steps: int
+) -> dict[str, float]:
+    """Set every group's rate for the step after `step` steps: linear warm-up from the group's start, then a cosine that
+    all groups share.
+
+    Returns:
+        The rates by group.
+    """
+    progress = max(0, step - options.warmup_steps) / max(1, max_steps - options.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    decayed = options.final_lr_ratio + (1 - options.final_lr_ratio) * cosine
+    for group in optimizer.param_groups:
+        warm = (step - group["start"] + 1) / options.warmup_steps if options.warmup_steps else 1.0
+        group["lr"] = group["peak_lr"] * decayed * min(1.0, warm)
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}
+
+
+def gradient_norms(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Norm of the present gradients of each group."""
+    return {
+        group["name"]: math.sqrt(sum(float(p.grad.norm()) ** 2 for p in group["params"] if p.grad is not None))
+        for group in optimizer.param_groups
+    }
+
+
+def _by_group(
+    model: nn.Module, options: OptimizerOptions, key_layers: Sequence[str]
+) -> list[tuple[str, nn.Parameter, float]]:
+    """Group, parameter and share of `lr` of everything that trains."""
+    added = {name for name, _ in adapter_parameters(model)}
+    blocks = 1 + max((_block(name) for name, _ in model.named_parameters()), default=-1)
+    found = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name in added:
+            found.append((ADAPTERS, parameter, 1.0))
+        elif any(re.match(pattern, name) for pattern in key_layers):
+            found.append((KEY_LAYERS, parameter, options.base_lr_ratio))
+        elif name.startswith(_TRUNK_PREFIX) and options.trunk_decay < 1:
+            below = blocks - 1 - _block(name)  # what is in no block lies below the first
+            found.append((f"{TRUNK}.{below}", parameter, options.base_lr_ratio * options.trunk_decay**below))
+        else:
+            found.append((REST, parameter, options.base_lr_ratio))
+    return found
+
+
+def _block(name: str) -> int:
+    """Index of the trunk's block that a parameter belongs to; -1 if it belongs to none."""
+    match = re.match(re.escape(_TRUNK_PREFIX) + r"blocks\.(\d+)\.", name)
+    return int(match[1]) if match else -1

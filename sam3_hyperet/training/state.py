@@ -1,79 +1,155 @@
-"""The state that a run needs to go on: what trains, optimizer, schedule, random generators, counters."""
+"""The state that a run needs to go on: what has trained, optimizer, random generators, counters; and its checksum."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sam3_hyperet.errors import CheckpointError
 
+logger = logging.getLogger(__name__)
+
 FILE = "state.pt"
+_DIGEST_SIZE = 32
 
 
 def save_state(
     path: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
     progress: dict[str, float],
+    generators: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> None:
-    """Write the state to a temporary name, flush it to the disk, then rename."""
+    """Write the state to a temporary name, with its checksum behind it, flush it to the disk, then rename.
+
+    The state that was there before stays beside it, as `previous_state(path)`.
+
+    Args:
+        generators: of `random_generators`; None for those of this one process, on the CPU.
+    """
     state = {
         "trained": {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad},
         "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
         "progress": progress,
-        "torch_rng": torch.get_rng_state(),
-        "numpy_rng": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),  # noqa: NPY002
-        "numpy_position": np.random.get_state()[2],  # noqa: NPY002
-        "python_rng": torch.tensor(random.getstate()[1]),
+        "generators": generators or random_generators(torch.device("cpu")),
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("w+b") as file:
             torch.save(state, file)
+            file.write(_digest(file, file.tell()))
             file.flush()
             os.fsync(file.fileno())
+        if path.is_file():
+            link = temporary.with_suffix(".previous")
+            os.link(path, link)  # at no moment is there no state under its name
+            link.replace(previous_state(path))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def load_state(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> dict[str, float]:
-    """Restore what `save_state` wrote into a run of the same configuration.
+def previous_state(path: Path) -> Path:
+    """Where the state from before the last save is kept."""
+    return path.with_name(f"previous_{path.name}")
 
-    Returns:
-        The progress counters.
+
+def read_state(path: Path, world: int = 1) -> dict[str, Any]:
+    """What `save_state` wrote, or what it wrote the time before, where that cannot be read or its checksum is wrong.
 
     Raises:
-        CheckpointError: unreadable, or another set of trained parameters.
+        CheckpointError: neither can be read, or the state is of another number of processes than `world`.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        trained = state["trained"]
-    except Exception as error:  # torch.load raises nearly anything on a foreign or truncated file
-        raise CheckpointError(f"{path}: not a readable training state ({type(error).__name__}: {error})") from error
+        state = _verified(path)
+    except CheckpointError as error:
+        if not previous_state(path).is_file():
+            raise
+        logger.warning("%s; going on from %s", error, previous_state(path))
+        state = _verified(previous_state(path))
+    if len(state["generators"]) != world:
+        raise CheckpointError(f"{path}: state of {len(state['generators'])} processes, but this run has {world}")
+    return state
+
+
+def restore_state(
+    path: Path, state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, rank: int = 0
+) -> None:
+    """Put a state that `read_state` found at `path` into process `rank` of a run of the same configuration.
+
+    Raises:
+        CheckpointError: another set of trained parameters.
+    """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if parameters.keys() != trained.keys():
-        odd = sorted(parameters.keys() ^ trained.keys())
+    if parameters.keys() != state["trained"].keys():
+        odd = sorted(parameters.keys() ^ state["trained"].keys())
         raise CheckpointError(f"{path}: trains other parameters than this run, first {', '.join(odd[:3])}")
     with torch.no_grad():
-        for name, tensor in trained.items():
+        for name, tensor in state["trained"].items():
             parameters[name].copy_(tensor)
     optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    torch.set_rng_state(state["torch_rng"])
-    np.random.set_state(("MT19937", state["numpy_rng"].numpy().astype(np.uint32), state["numpy_position"]))  # noqa: NPY002
+    _restore(state["generators"][rank])
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size - _DIGEST_SIZE
+            expected = _digest(file, size)
+            found = file.read()
+        if found != expected:
+            raise CheckpointError(f"{path}: its checksum is wrong: the file is damaged, or no training state")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: state[key] for key in ("trained", "optimizer", "progress", "generators")}
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch.load raises nearly anything on a foreign file
+        raise CheckpointError(f"{path}: not a readable training state ({type(error).__name__}: {error})") from error
+
+
+def _digest(file: BinaryIO, size: int) -> bytes:
+    """Checksum of the first `size` bytes; the file is then behind them."""
+    digest = hashlib.blake2b(digest_size=_DIGEST_SIZE)
+    file.seek(0)
+    while size > 0 and (chunk := file.read(min(size, 1 << 24))):
+        digest.update(chunk)
+        size -= len(chunk)
+    return digest.digest()
+
+
+def random_generators(device: torch.device, world: int = 1) -> list[Mapping[str, Tensor]]:
+    """The states of torch's, a CUDA device's, numpy's and Python's random generators in each of `world` processes.
+
+    All processes must ask at once; the list is in the order of their ranks.
+    """
+    _, numbers, position, *_ = np.random.get_state()  # noqa: NPY002
+    states = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*numbers.tolist(), position]),
+        "python": torch.tensor(random.getstate()[1]),
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    everyone: list[Mapping[str, Tensor]] = [states] * world
+    if world > 1:
+        torch.distributed.all_gather_object(everyone, states)
+    return everyone
+
+
+def _restore(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    *numbers, position = states["numpy"].tolist()
+    np.random.set_state(("MT19937", np.asarray(numbers, np.uint32), position))  # noqa: NPY002
     version, _, gauss = random.getstate()
-    random.setstate((version, tuple(state["python_rng"].tolist()), gauss))
-    return dict(state["progress"])
+    random.setstate((version, tuple(states["python"].tolist()), gauss))

@@ -43,6 +43,7 @@ def test_what_a_run_leaves_behind(trained, read_metrics):
         "metrics.jsonl",
         "report.html",
         "state.pt",
+        "previous_state.pt",
         "tensorboard",
         "versions.json",
     }

@@ -53,7 +53,7 @@ def test_defaults_of_the_configuration():
         "block_size": 4,
         "bandwidth": 1,
         "levels": None,
-        "share": False,
+        "share": None,
     }
     assert expected.items() <= dataclasses.asdict(hy.HyperETConfig()).items()
 

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from sam3_hyperet.cli import benchmark_attention, benchmark_large, benchmark_ops, benchmark_schemes
+from sam3_hyperet.cli import (
+    benchmark_attention,
+    benchmark_large,
+    benchmark_ops,
+    benchmark_schemes,
+    benchmark_training,
+)
 from sam3_hyperet.cli.command import CONFIGS, exit_cleanly
 
 TOOL = Path(__file__).resolve().parents[3] / "tools" / "benchmark.py"
@@ -19,6 +25,7 @@ SUBCOMMANDS = {
     "attention": benchmark_attention,
     "schemes": benchmark_schemes,
     "large": benchmark_large,
+    "training": benchmark_training,
 }
 
 
@@ -42,7 +49,7 @@ def test_the_options_are_those_of_the_function(name):
 def test_figures_are_returned_and_written(main, monkeypatch, tmp_path, name):
     asked = []
     monkeypatch.setattr(SUBCOMMANDS[name], "run", lambda **options: asked.append(options) or {"figure": 1.5})
-    first = "steps" if name == "large" else "repeats"
+    first = "steps" if name in ("large", "training") else "repeats"
     out = tmp_path / "new" / "figures.json"
     assert main([name, f"{first}=3", f"out={out}"]) == {"figure": 1.5}
     assert json.loads(out.read_text()) == {"figure": 1.5}
@@ -53,7 +60,7 @@ def test_figures_are_returned_and_written(main, monkeypatch, tmp_path, name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "subcommand is missing; there are attention, large, ops, schemes"),
+        ([], "subcommand is missing; there are attention, large, ops, schemes, training"),
         (["op"], "did you mean ops?"),
         (["ops", "sizes=3"], "did you mean size?"),
         (["ops", "size=0"], "benchmark ops: size=0; expected an integer from 1"),

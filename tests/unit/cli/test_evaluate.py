@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 import sam3_hyperet as hy
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.evaluate import choose_device, main
-from sam3_hyperet.cli.train import set_threads
+from sam3_hyperet.cli.model import set_threads
 from sam3_hyperet.data.scenes import write_scenes
 from sam3_hyperet.errors import ConfigError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 from PIL import Image
 
 from sam3_hyperet.cli.command import CONFIGS, exit_cleanly, parse_command
-from sam3_hyperet.cli.train import main, open_model, train
+from sam3_hyperet.cli.model import open_model
+from sam3_hyperet.cli.train import main, train
 from sam3_hyperet.data.scenes import write_scenes
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.modeling.checkpoint import save_base
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,8 @@ def fails(scenes, coco, tmp_path, capsys):
         (["model.chekpoint=x"], "Key 'chekpoint' is not in struct"),
         (["protocol.limits=3"], "Key 'limits' is not in struct"),
         (["stage.layers=[x]"], "Key 'layers' is not in struct"),
-        (["scheme=Z"], "Could not find 'scheme/Z' Available options in 'scheme': A none"),
+        (["scheme=Z"], "Could not find 'scheme/Z' Available options in 'scheme': A B C P none"),
+        (["scheme=A+Z"], "scheme='Z' is unknown; expected one of none, A, B, C, P"),
         (["geometry=flat"], "Available options in 'geometry': euclidean gyro lorentz moebius"),
         (["stage=4"], "Available options in 'stage': 1 2 3"),
         (["data=voc"], "Could not find 'data/voc'"),
@@ -93,7 +97,7 @@ def test_keys_and_choices(fails, arguments, message):
         (["model.checkpoint=/nowhere/sam3.pt"], "/nowhere/sam3.pt: no such file"),
         (["train.max_steps=0"], "train.max_steps=0; expected an integer from 1"),
         (["optim.warmup_steps=9"], "optim.warmup_steps=9; expected from 0 to train.max_steps=4"),
-        (["optim.lr=-1"], "optim: Invalid learning rate: -1"),
+        (["optim.lr=-1"], "optim.lr=-1; expected a positive number"),
         (["optim.betas=[2,3]"], "optim: Invalid beta parameter at index 0: 2"),
         (["seed=-1"], "seed=-1; expected an integer from 0"),
         (["seed=one"], "seed='one'; expected an integer from 0"),
@@ -195,6 +199,16 @@ def test_a_model_is_built_as_described():
     model = open_model({"name": "tiny", "checkpoint": "random", "resolution": 64, "seed": 3})
     same = open_model({"checkpoint": "random", "resolution": 64, "seed": 3})
     assert all((a == b).all() for a, b in zip(model.parameters(), same.parameters(), strict=True))
+
+
+def test_what_was_loaded_is_printed_in_one_line(tmp_path, capsys):
+    base = open_model({"checkpoint": "random"})
+    assert capsys.readouterr().out == ""
+    save_base(base, tmp_path / "base.safetensors")
+    open_model({"checkpoint": str(tmp_path / "base.safetensors")})
+    count = len(list(base.parameters()))
+    assert capsys.readouterr().out == f"{tmp_path / 'base.safetensors'}: {count} of {count} base weights loaded\n"
+    assert not logging.getLogger("sam3_hyperet.modeling.checkpoint").handlers
 
 
 def test_picture_of_another_size_than_its_annotations(coco, tmp_path, capsys):

@@ -10,9 +10,9 @@ import sam3_hyperet as hy
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, LossWeights
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint, base_state_dict, load_base, save_base
 from sam3_hyperet.modeling.config import SITES
-from sam3_hyperet.training.optimizer import OptimizerOptions, build_optimizer
+from sam3_hyperet.training.optimizer import OptimizerOptions, build_optimizer, set_learning_rates
 from sam3_hyperet.training.stages import set_training_mode
-from sam3_hyperet.training.state import load_state, save_state
+from sam3_hyperet.training.state import read_state, restore_state, save_state
 
 CONTROLS = {
     "lora": hy.HyperETConfig(adapter="lora"),
@@ -84,14 +84,18 @@ def test_stage_3_trains_base_and_control_and_both_are_saved(model, another, conf
 def test_a_resumed_run_is_the_same_run(model, another, config, step, tmp_path):
     def start(model):
         hy.set_stage(hy.inject(model, config), 1)
-        return model, *build_optimizer(model.parameters(), OptimizerOptions(warmup_steps=0), 4)
+        optimizer = build_optimizer(model, OptimizerOptions(warmup_steps=0), 4)
+        set_learning_rates(optimizer, OptimizerOptions(warmup_steps=0), 0, 4)
+        return model, optimizer
 
-    model, optimizer, schedule = start(model)
+    model, optimizer = start(model)
     step(model, optimizer)
-    save_state(tmp_path / "state.pt", model, optimizer, schedule, {"step": 1})
+    save_state(tmp_path / "state.pt", model, optimizer, {"step": 1})
     step(model, optimizer)
-    other, optimizer, schedule = start(another())
-    assert load_state(tmp_path / "state.pt", other, optimizer, schedule) == {"step": 1}
+    other, optimizer = start(another())
+    state = read_state(tmp_path / "state.pt")
+    assert state["progress"] == {"step": 1}
+    restore_state(tmp_path / "state.pt", state, other, optimizer)
     step(other, optimizer)
     trained = values(other)
     assert all(torch.equal(p, trained[name]) for name, p in model.named_parameters())

@@ -15,7 +15,7 @@ from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.losses.grounding import GroundingLoss, LossWeights
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
 from sam3_hyperet.training.loop import TrainingFailed, TrainOptions, fit
-from sam3_hyperet.training.optimizer import OptimizerOptions, build_optimizer
+from sam3_hyperet.training.optimizer import OptimizerOptions
 
 CONFIG = hy.HyperETConfig(geometry="gyro", learn_curvature=True)
 
@@ -227,15 +227,6 @@ def test_a_resumed_run_is_the_uninterrupted_run(start, stream, precision):
     assert result.seconds > first.lines()[4]["train/seconds"]
 
 
-def test_a_state_of_another_run_is_refused(start, stream, another, tmp_path):
-    run = start()
-    run.fit(max_steps=2, save_every=1)
-    other = Run(another(), stream, tmp_path / "other")
-    hy.set_stage(other.model, 3)
-    with pytest.raises(CheckpointError, match=r"state.pt: trains other parameters than this run, first "):
-        other.fit(max_steps=3, resume=run.folder / "state.pt")
-
-
 @pytest.mark.parametrize("content", [b"", b"text", None])
 def test_an_unreadable_state_is_refused(start, content):
     run = start()
@@ -244,7 +235,7 @@ def test_an_unreadable_state_is_refused(start, content):
         run.fit(max_steps=1, save_every=1)
         content = path.read_bytes()[:2000]
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"state.pt: not a readable training state"):
+    with pytest.raises(CheckpointError, match=r"state.pt: (not a readable training state|its checksum is wrong)"):
         run.fit(max_steps=2, resume=path)
 
 
@@ -262,22 +253,3 @@ def test_a_finished_run_resumed_does_nothing_more(start, stream):
 def test_impossible_options_are_refused(name):
     with pytest.raises(ConfigError, match=rf"train.{name}=0; expected an integer from 1"):
         TrainOptions(**{"max_steps": 1, "batch_size": 1, name: 0})
-
-
-def test_learning_rate_warms_up_then_decays():
-    parameter = torch.nn.Parameter(torch.zeros(2))
-    frozen = torch.nn.Parameter(torch.zeros(2), requires_grad=False)
-    options = OptimizerOptions(lr=1.0, warmup_steps=4, final_lr_ratio=0.1)
-    optimizer, schedule = build_optimizer([parameter, frozen], options, max_steps=12)
-    assert [p for group in optimizer.param_groups for p in group["params"]] == [parameter]
-    rates = []
-    for _ in range(13):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
-    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
-    assert rates[8] == pytest.approx(0.55)
-    assert rates[12] == pytest.approx(0.1)
-    with pytest.raises(ConfigError, match=r"optim.warmup_steps=13; expected from 0 to train.max_steps=12"):
-        build_optimizer([parameter], replace(options, warmup_steps=13), max_steps=12)

@@ -1,0 +1,64 @@
+"""The model that the section `model` of a tool's configuration describes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.modeling.build import build_model
+from sam3_hyperet.modeling.checkpoint import load_base
+from sam3_hyperet.options import read_options
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Options of `build_model`."""
+
+    name: str = "tiny"
+    checkpoint: str | None = None
+    resolution: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.resolution is not None and type(self.resolution) is not int:
+            raise ConfigError(f"model.resolution={self.resolution!r}; expected a number of pixels, or null")
+        if type(self.seed) is not int:
+            raise ConfigError(f"model.seed={self.seed!r}; expected an integer")
+
+
+def open_model(values: Mapping[str, object]) -> host.Sam3Image:
+    """The base model, on the CPU, that the section `model` of a configuration describes; prints what was loaded."""
+    options = read_options(ModelOptions, values, "model")
+    with _printed(logging.getLogger(load_base.__module__)):
+        return build_model(
+            options.name, checkpoint=options.checkpoint, resolution=options.resolution, seed=options.seed
+        )
+
+
+@contextlib.contextmanager
+def _printed(logger: logging.Logger) -> Iterator[None]:
+    handler, level, propagates = logging.StreamHandler(sys.stdout), logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # what sam3 imports gives the root logger a handler of its own
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagates
+
+
+def set_threads(count: int) -> None:
+    """PyTorch's threads, of an option threads=N; 0 leaves its own choice."""
+    if type(count) is not int or count < 0:
+        raise ConfigError(f"threads={count!r}; expected an integer from 0")
+    if count:
+        torch.set_num_threads(count)

@@ -1,0 +1,157 @@
+"""Losses that tie matched object queries to their prompt's text on a hyperboloid: contrastive alignment and cones.
+
+Both are off by default. Embeddings, (D,) each, are divided by √D, which brings normalised queries to length 1 [3], and
+taken as tangent vectors at the origin of the hyperboloid of curvature −c; c is the loss's own. Vectors beyond the edge
+of the Poincaré ball as `poincare` projects it are taken at it. All of it is fp32, whatever the autocast dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.hyperbolic import closed_form, lorentz
+from sam3_hyperet.hyperbolic.cones import MIN_RADIUS, outside_cone
+from sam3_hyperet.losses.text_pruning import pruned
+from sam3_hyperet.options import one_of
+
+QUERIES = ("best", "random")
+
+
+@dataclass(frozen=True)
+class AlignmentOptions:
+    """Options of the losses between queries and texts.
+
+    Attributes:
+        alignment: weight of the contrastive term; 0: it is not computed.
+        entailment: weight of the entailment term; 0: it is not computed.
+        temperature: τ of the similarity −d/τ.
+        curvature: c > 0 of the space that both compare in; not the adjustments' own.
+        query: the visual side of a pair: the "best" scored query among those matched to the prompt, or a "random" one
+            of them, by PyTorch's global generator (random query selection, RQS [4]).
+        prune_probability: of dropping a word of the text (see `pruned`); 0: never.
+        min_radius: K of the cones.
+    """
+
+    alignment: float = 0.0
+    entailment: float = 0.0
+    temperature: float = 0.07
+    curvature: float = 1.0
+    query: str = "best"
+    prune_probability: float = 0.0
+    min_radius: float = MIN_RADIUS
+
+    def __post_init__(self) -> None:
+        one_of("loss.query", self.query, QUERIES)
+        for name in ("alignment", "entailment"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"loss.{name}={getattr(self, name)}; expected a weight from 0")
+        for name in ("temperature", "curvature", "min_radius"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"loss.{name}={getattr(self, name)}; expected a positive number")
+        if not 0.0 <= self.prune_probability <= 1.0:
+            raise ConfigError(f"loss.prune_probability={self.prune_probability}; expected a probability")
+
+
+class AlignmentLoss(nn.Module):
+    """One pair of a query and a text for every prompt that has a matched query; the terms are means over the pairs.
+
+    - `alignment_loss`: InfoNCE of −d(query, text)/τ, the mean of both directions [3]; the text is the pruned one where
+      texts are pruned. Pairs of the same text are not negatives of each other.
+    - `entailment_loss`: how far the query lies outside the cone of its text, in radians [3], and, where texts are
+      pruned, how far the text lies outside the cone of its pruned form.
+    """
+
+    def __init__(self, options: AlignmentOptions) -> None:
+        super().__init__()
+        self.options = options
+        weights = {"alignment_loss": options.alignment, "entailment_loss": options.entailment}
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+
+    def forward(self, model: host.Sam3Image, batch: host.BatchedDatapoint, output: dict[str, Any]) -> dict[str, Tensor]:
+        """The terms that have a weight, unweighted; 0 where no prompt has a matched query.
+
+        Args:
+            output: of the last stage and step of `model(batch)`, with its matching.
+        """
+        if not self.weights:
+            return {}
+        queries = output["queries"]
+        prompts, chosen = matched_queries(output, self.options.query)
+        if not len(prompts):
+            return {name: queries.new_zeros((), dtype=torch.float32) for name in self.weights}
+        ids = batch.find_inputs[0].text_ids[prompts]
+        texts = [batch.find_text_batch[i] for i in ids.tolist()]
+        general = [pruned(text, self.options.prune_probability) for text in texts]
+        encoded = output["prev_encoder_out"]["backbone_out"]
+        text = mean_text(encoded["language_features"][:, ids], encoded["language_mask"][ids])
+        general_text = text if general == texts else _encoded(model, general)
+        with torch.autocast(queries.device.type, enabled=False):
+            query, text, general_text = map(self._point, (queries[prompts, chosen], text, general_text))
+            terms = {}
+            if "alignment_loss" in self.weights:
+                c, temperature = self.options.curvature, self.options.temperature
+                similarity = -lorentz.dist(query[:, None], general_text[None], c) / temperature
+                terms["alignment_loss"] = contrastive(similarity, general)
+            if "entailment_loss" in self.weights:
+                terms["entailment_loss"] = self._outside(text, query).mean()
+                if shorter := [i for i, pair in enumerate(zip(general, texts, strict=True)) if pair[0] != pair[1]]:
+                    terms["entailment_loss"] += self._outside(general_text[shorter], text[shorter]).mean()
+        return terms
+
+    def _point(self, features: Tensor) -> Tensor:
+        """(n, D) embeddings as points of the hyperboloid, (n, D + 1)."""
+        tangent = features.float() / math.sqrt(features.shape[-1])
+        return lorentz.expmap0(closed_form.moebius(tangent, self.options.curvature), self.options.curvature)
+
+    def _outside(self, general: Tensor, specific: Tensor) -> Tensor:
+        return outside_cone(general, specific, self.options.curvature, self.options.min_radius)
+
+
+def matched_queries(output: dict[str, Any], which: str) -> tuple[Tensor, Tensor]:
+    """Prompts that have a matched query in the last layer, ascending, and the one of each that `which` says; (n,) each.
+
+    Args:
+        output: of SAM 3, with `indices` and scores `pred_logits` (prompts, queries, 1).
+        which: one of `QUERIES`.
+    """
+    scores = output["pred_logits"].detach().squeeze(-1)
+    matched = torch.zeros_like(scores, dtype=torch.bool)
+    matched[output["indices"][0], output["indices"][1]] = True
+    # drawn on the CPU, whose generator's state is part of a saved training state
+    rank = scores if which == "best" else torch.rand(scores.shape, device="cpu").to(scores.device)
+    prompts = matched.any(dim=1).nonzero().squeeze(1)
+    return prompts, rank.masked_fill(~matched, -math.inf).argmax(dim=1)[prompts]
+
+
+def mean_text(features: Tensor, padding: Tensor) -> Tensor:
+    """The mean over the tokens of a text, as SAM 3's scoring takes it: (T, n, D), (n, T) → (n, D), fp32."""
+    valid = (~padding).float().T[..., None]
+    return (features.float() * valid).sum(dim=0) / valid.sum(dim=0).clamp_min(1.0)
+
+
+def contrastive(similarity: Tensor, texts: Sequence[str]) -> Tensor:
+    """Symmetric InfoNCE of an (n, n) matrix, queries by texts, whose pairs are on the diagonal; a scalar.
+
+    Args:
+        texts: of the n pairs; others of the same text are left out of a pair's negatives.
+    """
+    same = torch.tensor([[a == b for b in texts] for a in texts], device=similarity.device)
+    same.fill_diagonal_(False)
+    logits, pairs = similarity.masked_fill(same, -math.inf), torch.arange(len(texts), device=similarity.device)
+    return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2.0
+
+
+def _encoded(model: host.Sam3Image, texts: Sequence[str]) -> Tensor:
+    """(n, D) embeddings of texts by the model's own text encoder, each distinct one encoded once."""
+    distinct = list(dict.fromkeys(texts))
+    encoded = model.backbone.forward_text(distinct, device=model.device)
+    return mean_text(encoded["language_features"], encoded["language_mask"])[[distinct.index(text) for text in texts]]

@@ -1,0 +1,153 @@
+"""Features of a frozen trunk, kept on disk: each picture's view goes through the trunk once, whatever the epochs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.adapters.conversion import converted
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.modeling.build import resolution
+from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
+from sam3_hyperet.options import one_of
+
+_BITS = {"float32": (torch.float32, torch.int32), "bfloat16": (torch.bfloat16, torch.int16)}
+"""What is stored, and the integers of the same size as which numpy writes and maps it."""
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """Options of the feature cache.
+
+    Attributes:
+        folder: where the features are kept; None for no cache. Other runs of the same base share them.
+        dtype: "float32", or "bfloat16" at half the size, rounded.
+    """
+
+    folder: str | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        one_of("cache.dtype", self.dtype, _BITS)
+
+
+class FeatureCache:
+    """Tensors of one shape by content, a memory-mapped file each, below a folder named for the base.
+
+    Processes may share it: files are written under a temporary name and renamed.
+    """
+
+    def __init__(self, folder: Path, dtype: str) -> None:
+        self.folder = folder
+        self.dtype, self._bits = _BITS[dtype]
+        self.hits = self.misses = 0
+
+    def key(self, image: Tensor) -> str:
+        """Of a preprocessed picture, (3, S, S): its pixels after resizing, augmentation and normalisation."""
+        pixels = image.detach().cpu().contiguous()
+        content = hashlib.blake2b(pixels.view(torch.uint8).numpy().data, digest_size=20)
+        content.update(f"{tuple(pixels.shape)}{pixels.dtype}".encode())
+        return content.hexdigest()
+
+    def __contains__(self, key: str) -> bool:
+        return self._file(key).is_file()
+
+    def get(self, key: str) -> Tensor:
+        """The features, read from the mapped file."""
+        bits = np.load(self._file(key), mmap_mode="c")
+        return torch.from_numpy(bits).view(self.dtype)
+
+    def put(self, key: str, features: Tensor) -> None:
+        """Store the features, whole or not at all."""
+        file = self._file(key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        bits = features.detach().cpu().contiguous().to(self.dtype).view(self._bits)
+        try:
+            with temporary.open("wb") as stream:
+                np.save(stream, bits.numpy())
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _file(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.npy"
+
+
+class CachedTrunk(host.ViT):  # type: ignore[misc]  # sam3 is untyped
+    """SAM 3's image trunk, frozen, that computes the features of a picture only if they are not on disk."""
+
+    cache: FeatureCache
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[(B, C, H, W)] features of (B, 3, S, S) pictures, read back from the cache even where just computed."""
+        keys = [self.cache.key(image) for image in x]
+        missing = [i for i, key in enumerate(keys) if key not in self.cache]
+        self.cache.hits += len(keys) - len(missing)
+        self.cache.misses += len(missing)
+        for i in missing:  # one at a time: what is stored does not depend on what was in the batch
+            with torch.no_grad():
+                (features,) = super().forward(x[i : i + 1])
+            self.cache.put(keys[i], features[0].permute(1, 2, 0))
+        channels_last = torch.stack([self.cache.get(key) for key in keys]).to(x.device, x.dtype)
+        return [channels_last.permute(0, 3, 1, 2)]  # the trunk's own layout, on which the kernels behind it depend
+
+
+@contextmanager
+def cached_trunk(model: host.Sam3Image, options: CacheOptions, views: int, precision: str) -> Iterator[FeatureCache]:
+    """Within it the model's trunk reads features from the cache, and adds those that are not there.
+
+    Args:
+        views: how many different pictures training will show, for the check of the disk.
+        precision: in which the trunk computes; its results are kept apart.
+
+    Raises:
+        ConfigError: a trunk that trains or has adapters, or a disk too small for `views` more views.
+    """
+    check_frozen_trunk(model)
+    neck = model.backbone.vision_backbone
+    trunk = neck.trunk
+    folder = Path(str(options.folder)).expanduser() / f"{base_fingerprint(trunk)[:16]}-{precision}-{options.dtype}"
+    folder.mkdir(parents=True, exist_ok=True)
+    cache = FeatureCache(folder, options.dtype)
+    _check_disk(folder, views, bytes_per_view(model, options.dtype))
+    neck.trunk = converted(trunk, CachedTrunk)
+    neck.trunk.cache = cache
+    try:
+        yield cache
+    finally:
+        neck.trunk = trunk
+
+
+def check_frozen_trunk(model: host.Sam3Image) -> None:
+    """Raise a ConfigError if the image trunk trains or has adapters: its features are then no constants."""
+    trunk = model.backbone.vision_backbone.trunk
+    if adapter_parameters(trunk) or any(p.requires_grad for p in trunk.parameters()):
+        raise ConfigError("cache.folder: the image trunk changes in this run (scheme P or stage 3): nothing to keep")
+
+
+def bytes_per_view(model: host.Sam3Image, dtype: str) -> int:
+    """Size on disk of one view's features."""
+    trunk = model.backbone.vision_backbone.trunk
+    grid = resolution(model) // int(trunk.patch_embed.proj.kernel_size[0])
+    return int(trunk.channel_list[-1]) * grid**2 * _BITS[dtype][0].itemsize
+
+
+def _check_disk(folder: Path, views: int, size: int) -> None:
+    there = sum(1 for _ in folder.glob("*/*.npy"))
+    free, wanted = shutil.disk_usage(folder).free, max(0, views - there) * size
+    if wanted > free:
+        raise ConfigError(
+            f"cache.folder={folder.parent}: {views:,} views of {size / 2**20:.1f} MiB need {wanted / 2**30:,.1f} GiB "
+            f"more, the disk has {free / 2**30:,.1f}; use cache.dtype=bfloat16, fewer data.views or no cache"
+        )

@@ -1,0 +1,95 @@
+"""What a run will take, as far as that is known before it runs: memory from its parameters, time from its own past."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from sam3_hyperet.modeling.build import build_model
+from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.inject import inject
+from sam3_hyperet.options import read_options
+from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
+from sam3_hyperet.training.stages import StageOptions, set_stage
+
+_BYTES = 4  # of a weight, its gradient or one of AdamW's two moments; mixed precision keeps them in fp32 too
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one process needs at least.
+
+    Attributes:
+        total, trained: numbers of parameters.
+        seconds: of the steps to come, at the pace of the run so far; None where it has none.
+    """
+
+    total: int
+    trained: int
+    seconds: float | None
+
+    @property
+    def memory_gb(self) -> float:
+        """Weights, gradients and AdamW's moments, in 10⁹ bytes; activations and the libraries come on top."""
+        return (self.total + 3 * self.trained) * _BYTES / _GB
+
+    def __str__(self) -> str:
+        time = "time not known before the first step"
+        if self.seconds is not None:
+            time = f"about {self.seconds / 60:.0f} min at the pace of the run so far"
+        return (
+            f"expected: {time}; memory of a process {self.memory_gb:.2f} GB ({self.total / 1e6:.1f} M weights, "
+            f"{self.trained / 1e6:.2f} M of them with gradient and AdamW's moments) plus activations, which are not "
+            "known before the first step"
+        )
+
+
+def estimate(
+    model: Mapping[str, Any], hyperet: Mapping[str, Any], stage: Mapping[str, Any], steps: int, run_dir: Path
+) -> Estimate:
+    """Count the parameters of the run that these sections of a configuration describe, without making any weight.
+
+    Raises:
+        ConfigError: as building the model, adding the adapters and choosing the stage do.
+    """
+    with _WithoutWeights():
+        built = build_model(model["name"], checkpoint="random", resolution=model["resolution"])
+        config = HyperETConfig.from_mapping(hyperet)
+        if config.resolved_sites or config.adapter == "bitfit":
+            inject(built, config)
+        options = read_options(StageOptions, stage, "stage")
+        report = set_stage(built, options.last, options.layers)
+    return Estimate(report.trainable + report.frozen, report.trainable, _seconds_left(steps, run_dir))
+
+
+class _WithoutWeights(TorchFunctionMode):
+    """Tensors that `torch.empty` makes, as nearly all parameters are made, have a shape and no memory."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        elsewhere = {"device": "meta"} if function is torch.empty else {}
+        return function(*args, **{**(kwargs or {}), **elsewhere})
+
+
+def _seconds_left(steps: int, run_dir: Path) -> float | None:
+    history = run_dir / HISTORY_FILE
+    if not history.is_file():
+        return None
+    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    done = [(line["step"], line["train/seconds"]) for line in lines if "train/seconds" in line]
+    if not done:
+        return None
+    step, seconds = done[-1]
+    return float(seconds / step * max(0, steps - step))

@@ -1,0 +1,88 @@
+"""Signals that end a run: the step at hand is finished and the state saved, then the process ends or is requeued."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+import submitit
+import torch
+from lightning_fabric import Fabric
+from submitit.core.utils import UncompletedJobError
+
+REQUEUE = getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")  # submitit's warning of preemption or of the limit
+_BY_PRIORITY = (signal.SIGINT, signal.SIGTERM, REQUEUE)  # where several came, the last of them decides
+
+
+class Interrupted(Exception):
+    """Training stopped because a signal asked for it; the state of the last step is saved."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"interrupted at step {step}")
+        self.step = step
+
+
+class Preemption:
+    """Turns Ctrl-C, SIGTERM and submitit's requeue signal into a question that training asks between two steps.
+
+    `with Preemption(...) as preemption` around training that asks `requested` after every step, and raises Interrupted
+    once the state is saved. The process then leaves the block by SystemExit: after Ctrl-C and SIGTERM with the exit
+    status 128 + signal; after the requeue signal through the handler that was there before, which requeues the job.
+    A second Ctrl-C interrupts at once. Outside submitit's jobs the requeue signal keeps its meaning.
+
+    Args:
+        fabric: launched; all its processes leave together, as soon as one of them has got a signal.
+        say: takes one line for the user, from the first process.
+        way_on: what the user may do to go on.
+    """
+
+    def __init__(self, fabric: Fabric, say: Callable[[str], None], way_on: str) -> None:
+        self._fabric, self._say, self._way_on = fabric, say, way_on
+        self._noted = self._agreed = 0  # positions in _BY_PRIORITY, from 1
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Preemption:
+        for number in _BY_PRIORITY:
+            if number != REQUEUE or callable(signal.getsignal(REQUEUE)):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def requested(self) -> bool:
+        """Whether any process was asked to stop; with several processes all must ask at the same step."""
+        self._agreed = self._noted
+        if self._fabric.world_size > 1:
+            noted = torch.tensor(float(self._noted), device=self._fabric.device)
+            self._agreed = int(self._fabric.all_reduce(noted, reduce_op="max"))
+        return self._agreed > 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        if isinstance(error, Interrupted):
+            self._leave(_BY_PRIORITY[self._agreed - 1], error.step)
+        elif error is None and self._noted:  # too late for training, not for what comes next
+            signal.raise_signal(_BY_PRIORITY[self._noted - 1])
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._noted = max(self._noted, 1 + _BY_PRIORITY.index(signal.Signals(number)))
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[signal.SIGINT])  # type: ignore[arg-type]
+
+    def _leave(self, number: signal.Signals, step: int) -> None:
+        self._fabric.barrier()  # the first process has saved the state: a process that ends may take the others along
+        then = "the job asks to be requeued" if number == REQUEUE else self._way_on
+        if self._fabric.is_global_zero:
+            self._say(f"stopped by {number.name} after step {step}; the state is saved; {then}")
+        if number != signal.SIGINT:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is on its way out, and Slurm asks twice
+        if number != REQUEUE:
+            raise SystemExit(128 + number)
+        try:
+            signal.raise_signal(number)  # submitit's handler ends the first process and lets the others go on
+        except UncompletedJobError as refusal:
+            self._say(f"{str(refusal).rstrip('.')}; {self._way_on}")
+            raise SystemExit(128 + number) from None
+        raise SystemExit(0)

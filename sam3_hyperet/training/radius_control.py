@@ -1,0 +1,190 @@
+"""Move the curvature c of every adjustment while it trains: on a schedule, or by what the loss says.
+
+c sets the scale of hyperbolic radius: the geometries see a feature v through √c‖v‖.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from torch import nn
+
+from sam3_hyperet.adapters.adjustment import HyperET
+from sam3_hyperet.adapters.attention import HyperbolicGates
+from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.hyperbolic.curvature import Curvature
+from sam3_hyperet.options import one_of
+
+SCHEDULES = ("constant", "linear", "cosine", "dynamic")
+_PREFIX = "radius_control/"
+_LOW, _HIGH = Curvature.BOUNDS
+
+
+@dataclass(frozen=True)
+class RadiusOptions:
+    """How the curvature moves.
+
+    Attributes:
+        schedule: "constant"; "linear" or "cosine" in the step, from `hyperet.curvature` to `target`; or "dynamic".
+        target: c after the last step, for "linear" and "cosine".
+        factor: > 1, by which "dynamic" moves c.
+        patience: steps without improvement before "dynamic" moves c.
+        tolerance: improvement of the smoothed loss, relative to its best, that counts as one.
+        smoothing: weight of the past in the loss's exponential moving average.
+        minimum, maximum: of c, for "dynamic".
+    """
+
+    schedule: str = "constant"
+    target: float | None = None
+    factor: float = 1.5
+    patience: int = 20
+    tolerance: float = 0.01
+    smoothing: float = 0.9
+    minimum: float = 1e-4
+    maximum: float = 1.0
+
+    def __post_init__(self) -> None:
+        one_of("radius.schedule", self.schedule, SCHEDULES)
+        for name in ("target", "minimum", "maximum"):
+            value = getattr(self, name)
+            if value is not None and not _LOW < value < _HIGH:
+                raise ConfigError(f"radius.{name}={value}; expected a curvature between {_LOW:g} and {_HIGH:g}")
+        if self.schedule in ("linear", "cosine") and self.target is None:
+            raise ConfigError(f"radius.target is missing; schedule {self.schedule} needs the curvature to end at")
+        if not 1.0 < self.factor < math.inf:
+            raise ConfigError(f"radius.factor={self.factor}; expected a number above 1")
+        if self.patience < 1:
+            raise ConfigError(f"radius.patience={self.patience}; expected an integer from 1")
+        for name in ("tolerance", "smoothing"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"radius.{name}={getattr(self, name)}; expected a share from 0 to below 1")
+        if not self.minimum < self.maximum:
+            raise ConfigError(f"radius.minimum={self.minimum}; expected less than radius.maximum={self.maximum}")
+
+
+@dataclass
+class _Course:
+    """Where the curvature is, and what "dynamic" remembers; flags are 0 or 1, so that all of it is numbers."""
+
+    curvature: float
+    loss: float = math.inf
+    best: float = math.inf
+    waited: int = 0
+    improved: int = 0
+    moves: int = 0
+    direction: int = 1
+
+
+def radius_control(model: nn.Module, options: RadiusOptions, max_steps: int) -> RadiusControl | None:
+    """The control of a model with adapters, or None for "constant", which leaves every curvature alone.
+
+    Raises:
+        ConfigError: a curvature that is also learnt, none to move, or a start outside the bounds of "dynamic".
+    """
+    return None if options.schedule == "constant" else RadiusControl(model, options, max_steps)
+
+
+class RadiusControl:
+    """Sets the curvature of all adjustments of a model after every step.
+
+    "dynamic" waits until the smoothed loss has not improved for `patience` steps, then multiplies c by `factor`. At the
+    next plateau it goes on in the same direction if the loss improved in between; otherwise it undoes the move and
+    makes the opposite one. Where a bound forbids a move it turns around. Nothing is drawn at random.
+
+    Args:
+        max_steps: of the run.
+
+    Raises:
+        ConfigError: see `radius_control`.
+    """
+
+    def __init__(self, model: nn.Module, options: RadiusOptions, max_steps: int) -> None:
+        self.options = options
+        self._max_steps = max_steps
+        self._curvatures = [
+            module.curvature
+            for module in model.modules()
+            if isinstance(module, HyperET | HyperbolicGates) and module.geometry != "euclidean"
+        ]
+        if not self._curvatures:
+            raise ConfigError(
+                f"radius.schedule={options.schedule}: no adjustment has a curvature; choose a scheme, and a geometry "
+                "other than euclidean"
+            )
+        if any(curvature.learnable for curvature in self._curvatures):
+            raise ConfigError(
+                f"radius.schedule={options.schedule} and hyperet.learn_curvature=true both move the curvature; "
+                "choose one of them"
+            )
+        self._start = float(model.hyperet_config.curvature)
+        if options.schedule == "dynamic" and not options.minimum <= self._start <= options.maximum:
+            raise ConfigError(
+                f"hyperet.curvature={self._start}; radius.schedule=dynamic expects it from radius.minimum="
+                f"{options.minimum} to radius.maximum={options.maximum}"
+            )
+        self._course = _Course(self._start)
+
+    @property
+    def state(self) -> dict[str, float]:
+        """All that `restore` needs."""
+        return {_PREFIX + name: value for name, value in asdict(self._course).items()}
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What is logged: the curvature, and for "dynamic" the number of moves and the smoothed loss."""
+        names = ["curvature", "moves", "loss"] if self.options.schedule == "dynamic" else ["curvature"]
+        return {_PREFIX + name: getattr(self._course, name) for name in names}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Go on from a `state`, which may be among other values.
+
+        Raises:
+            CheckpointError: it is not there.
+        """
+        if missing := [name for name in self.state if name not in state]:
+            raise CheckpointError(f"the saved state has no {missing[0]}; expected one of a run with this radius=")
+        self._course = _Course(**{field.name: state[_PREFIX + field.name] for field in fields(_Course)})
+        self._set()
+
+    def update(self, step: int, loss: float) -> None:
+        """Set the curvature for the step that follows `step`, whose loss was `loss`."""
+        if self.options.schedule == "dynamic":
+            self._react(loss)
+        else:
+            self._course.curvature = self._scheduled(step / self._max_steps)
+        self._set()
+
+    def _scheduled(self, progress: float) -> float:
+        share = progress if self.options.schedule == "linear" else (1.0 - math.cos(math.pi * progress)) / 2.0
+        assert self.options.target is not None
+        return self._start + (self.options.target - self._start) * share
+
+    def _react(self, loss: float) -> None:
+        o, course = self.options, self._course
+        if not math.isfinite(loss):
+            return
+        past = loss if math.isinf(course.loss) else course.loss
+        course.loss = o.smoothing * past + (1.0 - o.smoothing) * loss
+        if course.loss < course.best * (1.0 - o.tolerance):
+            course.best, course.waited, course.improved = course.loss, 0, 1
+        else:
+            course.waited += 1
+        if course.waited == o.patience:
+            course.curvature = self._moved()
+            course.waited, course.improved, course.moves = 0, 0, course.moves + 1
+
+    def _moved(self) -> float:
+        o, course = self.options, self._course
+        origin = course.curvature
+        if course.moves and not course.improved:
+            origin /= o.factor**course.direction
+            course.direction = -course.direction
+        if not o.minimum <= origin * o.factor**course.direction <= o.maximum:
+            course.direction = -course.direction
+        return min(o.maximum, max(o.minimum, origin * o.factor**course.direction))
+
+    def _set(self) -> None:
+        for curvature in self._curvatures:
+            curvature.set(self._course.curvature)

@@ -1,0 +1,187 @@
+"""A schedule of stages: frozen parameters never move, trained ones do, and nothing jumps at a boundary."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+import sam3_hyperet as hy
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, LossWeights
+from sam3_hyperet.modeling.checkpoint import adapter_parameters
+from sam3_hyperet.training.loop import TrainOptions, fit
+from sam3_hyperet.training.optimizer import OptimizerOptions
+from sam3_hyperet.training.stages import KEY_LAYERS, StageOptions
+from sam3_hyperet.training.staging import Staging
+
+
+@pytest.fixture(scope="module")
+def stream(make_batch):
+    return [make_batch([("car", [(20, 20, 80, 70)]), ("sky", [])], seed=seed) for seed in (0, 3)]
+
+
+def snapshot(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def moved(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+class Watched:
+    """A run that notes the parameters after every step, by way of the batches it asks for."""
+
+    def __init__(self, model, stream, folder):
+        self.model, self.stream, self.folder = model, stream, folder
+        self.before: list[dict[str, torch.Tensor]] = []
+        folder.mkdir(exist_ok=True)
+
+    def batches(self, step):
+        for number in itertools.count(step):
+            self.before.append(snapshot(self.model))
+            yield self.stream[number % len(self.stream)]
+
+    def fit(self, stages, tune=(), resume=None, **options):
+        loss = GroundingLoss(self.model.transformer.decoder.num_queries, LossWeights(), self.model.matcher)
+        result = fit(
+            Fabric(accelerator="cpu", devices=1),
+            self.model,
+            loss,
+            self.batches,
+            lambda: iter(tune),
+            TrainOptions(batch_size=1, log_every=1, **options),
+            OptimizerOptions(warmup_steps=1),
+            self.folder,
+            lambda _: None,
+            resume=resume,
+            tensorboard=False,
+            stages=stages,
+        )
+        self.before.append(snapshot(self.model))
+        return result
+
+    def lines(self):
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def run(another, stream, tmp_path):
+    numbers = itertools.count()
+    return lambda: Watched(hy.inject(another(), hy.HyperETConfig()), stream, tmp_path / str(next(numbers)))
+
+
+SCHEDULE = StageOptions(boundaries=(3, 6))
+
+
+def test_what_is_frozen_never_moves_and_what_trains_does(run):
+    one = run()
+    one.fit(SCHEDULE, max_steps=9)
+    adapters = {name for name, _ in adapter_parameters(one.model)}
+    key = {n for n, _ in one.model.named_parameters() if n.startswith(tuple(k.replace("\\", "") for k in KEY_LAYERS))}
+    assert moved(one.before[0], one.before[3]) == adapters
+    in_stage_2 = moved(one.before[3], one.before[6])
+    assert adapters < in_stage_2 <= adapters | key
+    in_stage_3 = moved(one.before[6], one.before[9])
+    assert in_stage_3 > in_stage_2
+    assert "backbone.vision_backbone.trunk.blocks.0.attn.qkv.weight" in in_stage_3 - in_stage_2
+    lines = one.lines()
+    assert [line["train/stage"] for line in lines if "train/stage" in line] == [2, 3]
+    logged = {line["step"]: line for line in lines if "train/loss" in line}
+    assert "train/lr/key_layers" not in logged[3]
+    assert logged[4]["train/gradient_norm/key_layers"] > 0
+    assert logged[7]["train/lr/trunk.3"] < logged[7]["train/lr/trunk.0"]
+
+
+def test_the_tuning_loss_does_not_jump_at_a_boundary(another, stream):
+    model = hy.inject(another(), hy.HyperETConfig())
+    loss = GroundingLoss(model.transformer.decoder.num_queries, LossWeights(), model.matcher)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    staging = Staging(fabric, model, loss, SCHEDULE, OptimizerOptions(warmup_steps=0), 9, {}, lambda _: None)
+    staging.begin()
+    expected = None
+    for step in range(1, 8):
+        staging.advance(step, None)
+        with torch.no_grad():
+            model.training = True
+            value = staging.module(stream[0])[TOTAL]
+        assert float(value) == pytest.approx(expected or float(value), rel=1e-6)
+        expected = float(value)
+    assert staging.number == 3
+
+
+def test_state_of_the_optimizer_goes_on_over_a_boundary(run):
+    one = run()
+    one.fit(SCHEDULE, max_steps=7, save_every=7)
+    state = torch.load(one.folder / "state.pt", weights_only=True)
+    groups, moments = state["optimizer"]["param_groups"], state["optimizer"]["state"]
+    steps = {g["name"]: {int(moments[i]["step"]) for i in g["params"] if i in moments} for g in groups}
+    assert (steps["adapters"], steps["key_layers"], steps["rest"]) == ({7}, {4}, {1})
+    assert {group["name"]: group["start"] for group in groups}["trunk.0"] == 6
+
+
+@pytest.mark.parametrize("at", [3, 5, 8])
+def test_a_run_resumed_in_any_stage_is_the_same_run(run, at):
+    whole = run()
+    whole.fit(SCHEDULE, max_steps=9)
+    first = run()
+    first.batches = lambda step: itertools.islice(whole.batches(step), at)
+    with pytest.raises(StopIteration):
+        first.fit(SCHEDULE, max_steps=9, save_every=1)
+    second = run()
+    second.stream, second.folder = whole.stream, first.folder
+    second.fit(SCHEDULE, max_steps=9, resume=first.folder / "state.pt")
+    assert not moved(second.before[-1], snapshot(whole.model))
+
+
+def test_the_next_stage_begins_on_a_plateau(run, stream):
+    one = run()
+    one.model.transformer.decoder.requires_grad_(False)
+    result = one.fit(StageOptions(plateau=1), tune=stream[:1], tune_every=1, max_steps=12)
+    lines = one.lines()
+    tuned = {line["step"]: line["tune/loss_matched"] for line in lines if "tune/loss_matched" in line}
+    boundaries = [line["step"] for line in lines if "train/stage" in line]
+    best, expected = float("inf"), []
+    for step, loss in tuned.items():
+        if loss >= best and len(expected) < 2 and step < 12:
+            expected.append(step)
+            best = float("inf")
+        else:
+            best = min(best, loss)
+    assert boundaries == expected
+    assert result.steps == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"number": 4}, r"stage\.number=4; expected 1, 2 or 3"),
+        ({"plateau": -1}, r"stage\.plateau=-1; expected an integer from 0"),
+        ({"plateau": 2, "boundaries": (0.5,)}, r"both say when the next stage begins"),
+        ({"number": 2, "boundaries": (1, 2)}, r"from stage 2 there are only 1 more"),
+        ({"number": 3, "boundaries": (1,)}, r"from stage 3 there are only 0 more"),
+    ],
+)
+def test_impossible_schedules(options, message):
+    with pytest.raises(ConfigError, match=message):
+        StageOptions(**options)
+
+
+@pytest.mark.parametrize("boundaries", [(5, 3), (3, 3), (0.5, 10), (20,), (2.5,), (-1,), (0,)])
+def test_boundaries_that_do_not_rise_within_the_run(boundaries):
+    with pytest.raises(ConfigError, match=r"expected rising steps below train\.max_steps=10"):
+        StageOptions(boundaries=boundaries).steps(10)
+
+
+def test_boundaries_as_shares_of_the_run():
+    assert StageOptions(boundaries=(0.5, 0.8)).steps(560) == [280, 448]
+    assert StageOptions(boundaries=(0.5, 9)).steps(10) == [5, 9]
+
+
+def test_a_plateau_has_nowhere_to_go_from_stage_3(another, stream):
+    model = hy.inject(another(), hy.HyperETConfig())
+    with pytest.raises(ConfigError, match="stage 3 is the last"):
+        Staging(Fabric(accelerator="cpu"), model, None, StageOptions(3, plateau=1), OptimizerOptions(), 9, {}, print)
