@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/python tools/train.py experiment=demo run_dir=runs/demo resume=never
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,11 +18,21 @@ SIGNATURES = {
     "parameter_report": {"model": inspect.Parameter.empty},
     "save_adapter": {"model": inspect.Parameter.empty, "path": inspect.Parameter.empty},
     "load_adapter": {"model": inspect.Parameter.empty, "path": inspect.Parameter.empty},
+    "save_official": {"model": inspect.Parameter.empty, "path": inspect.Parameter.empty, "carry_over": None},
+    "adapted_model": {
+        "name": "large",
+        "checkpoint": None,
+        "resolution": None,
+        "seed": 0,
+        "hyperet": None,
+        "stage": 1,
+        "adapter": None,
+    },
 }
 
 
 def test_every_public_name_is_there():
-    names = set(SIGNATURES) | {"HyperET", "HyperETConfig", "set_stage", "__version__"}
+    names = set(SIGNATURES) | {"HyperET", "HyperETConfig", "merge", "set_stage", "__version__"}
     assert names <= set(hy.__all__)
     for name in hy.__all__:
         assert getattr(hy, name) is not None
@@ -53,7 +63,9 @@ def test_defaults_of_the_configuration():
         "block_size": 4,
         "bandwidth": 1,
         "levels": None,
+        "layers": None,
         "share": None,
+        "adapter": "hyperet",
     }
     assert expected.items() <= dataclasses.asdict(hy.HyperETConfig()).items()
 

@@ -1,0 +1,88 @@
+"""`tools/merge.py` writes a merged base that needs no adapter, or says why not and writes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from answers import answers, largest_relative_difference
+from PIL import Image
+
+import sam3_hyperet as hy
+from sam3_hyperet.cli import merge as tool
+from sam3_hyperet.cli.command import exit_cleanly
+
+
+@pytest.fixture
+def adapter(another, randomized, tmp_path):
+    """A function from a configuration to its adapter file, and the model it is of."""
+
+    def write(**options):
+        model = randomized(hy.inject(another(), hy.HyperETConfig(**options)), scale=0.1)
+        hy.save_adapter(model, tmp_path / "adapter.safetensors")
+        return tmp_path / "adapter.safetensors", model
+
+    return write
+
+
+def run(adapter, out, *arguments):
+    return tool.main([f"adapter={adapter}", f"out={out}", "model.checkpoint=random", *arguments])
+
+
+def test_a_merged_base_has_the_adapted_outputs(adapter, picture, tmp_path, capsys):
+    file, adapted = adapter(scheme="A+P", geometry="euclidean")
+    out = tmp_path / "new" / "merged.safetensors"
+    assert run(file, out) == out
+    assert "outputs on 1 pictures differ by " in capsys.readouterr().out
+    merged = hy.build_model("tiny", checkpoint=out)
+    assert largest_relative_difference(answers(merged, picture), answers(adapted, picture)) <= 1e-5
+
+
+def test_sam3s_layout_and_what_is_carried_over(adapter, picture, base, tmp_path):
+    file, adapted = adapter(scheme="P", structure="diagonal")
+    official = {f"detector.{name}": tensor for name, tensor in base.state_dict().items()}
+    torch.save({**official, "tracker.memory": torch.ones(3)}, tmp_path / "sam3.pt")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(pictures / "black.png")
+    out = run(file, tmp_path / "merged.pt", f"carry_over={tmp_path / 'sam3.pt'}", f"images={pictures}", "prompts=[sky]")
+    written = torch.load(out, weights_only=True)
+    assert written.keys() == {*official, "tracker.memory"}
+    merged = hy.build_model("tiny", checkpoint=out)
+    assert largest_relative_difference(answers(merged, picture), answers(adapted, picture)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "message"),
+    [
+        ({"scheme": "A"}, [], "site fpn.0 does not fold into the base weights: geometry lorentz"),
+        ({"scheme": "A+B"}, [], "site encoder_layer does not fold"),
+        ({"scheme": "P"}, ["images=/nowhere"], "/nowhere: no such picture or folder"),
+        ({"scheme": "P"}, ["model.seed=1"], "made for the base"),
+        ({"scheme": "P"}, ["carry_over=x.pt"], "carry_over=x.pt is for SAM 3's own layout"),
+        ({"scheme": "P"}, ["output=x"], "did you mean out?"),
+    ],
+)
+def test_what_cannot_be_merged(adapter, tmp_path, capsys, options, arguments, message):
+    file, _ = adapter(**options)
+    out = tmp_path / "merged.safetensors"
+    with pytest.raises(SystemExit) as exit_:
+        exit_cleanly(run)(file, out, *arguments)
+    assert exit_.value.code == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_outputs_that_change_are_not_written(adapter, tmp_path, monkeypatch, capsys):
+    def wrong(model, images):
+        with torch.no_grad():
+            hy.merge(model, images).segmentation_head.instance_seg_head.weight.mul_(2.0)
+
+    file, _ = adapter(scheme="P")
+    monkeypatch.setattr(tool, "merge", wrong)
+    with pytest.raises(SystemExit):
+        exit_cleanly(run)(file, tmp_path / "merged.safetensors")
+    assert "merged outputs differ by" in capsys.readouterr().err
+    assert not (tmp_path / "merged.safetensors").exists()
