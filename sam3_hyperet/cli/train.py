@@ -88,7 +88,7 @@ def train(config: DictConfig) -> Path:
 
     model = open_model(values["model"]).to(fabric.device)
     hyperet = HyperETConfig.from_mapping(values["hyperet"])
-    if hyperet.resolved_sites or hyperet.adapter == "bitfit":
+    if not hyperet.is_empty:
         inject(model, hyperet)
     stage = set_stage(model, stage_options.number, stage_options.layers)
     report = parameter_report(model)

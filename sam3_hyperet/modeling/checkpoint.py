@@ -106,7 +106,7 @@ def save_official(model: nn.Module, path: str | Path, carry_over: str | Path | N
         for key, tensor in tensors.items():
             check_shape(carry_over, key, others[key], tensor)
         tensors = others | tensors
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         torch.save(tensors, temporary)
 
 
@@ -158,7 +158,7 @@ def base_fingerprint(model: nn.Module) -> str:
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, whole or not at all. Parent folders are made."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # what the user's umask grants; safetensors would leave it at 0600
         save_file(dict(tensors), temporary, metadata=dict(metadata))
@@ -166,7 +166,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata:
 
 
 @contextmanager
-def _replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to, renamed at the end: a reader never sees half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -133,6 +133,11 @@ class HyperETConfig:
             return tuple(dict.fromkeys(self.sites))
         return tuple(dict.fromkeys(site for part in self.scheme.split("+") for site in SCHEMES[part]))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be injected: no site, and no control that needs none."""
+        return not self.resolved_sites and self.adapter != "bitfit"
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> HyperETConfig:
         """Build from plain values, as read from a file; a key that is not an option is an error."""

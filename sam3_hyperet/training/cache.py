@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.build import resolution
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
+from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint, replacing
 from sam3_hyperet.options import one_of
 
 _BITS = {"float32": (torch.float32, torch.int32), "bfloat16": (torch.bfloat16, torch.int16)}
@@ -69,16 +68,9 @@ class FeatureCache:
 
     def put(self, key: str, features: Tensor) -> None:
         """Store the features, whole or not at all."""
-        file = self._file(key)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         bits = features.detach().cpu().contiguous().to(self.dtype).view(self._bits)
-        try:
-            with temporary.open("wb") as stream:
-                np.save(stream, bits.numpy())
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(self._file(key)) as temporary, temporary.open("wb") as stream:
+            np.save(stream, bits.numpy())
 
     def _file(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.npy"

@@ -62,7 +62,7 @@ def estimate(
     with _WithoutWeights():
         built = build_model(model["name"], checkpoint="random", resolution=model["resolution"])
         config = HyperETConfig.from_mapping(hyperet)
-        if config.resolved_sites or config.adapter == "bitfit":
+        if not config.is_empty:
             inject(built, config)
         options = read_options(StageOptions, stage, "stage")
         report = set_stage(built, options.last, options.layers)
