@@ -35,7 +35,7 @@ def read_object_info(path: Path | str) -> list[tuple[str, tuple[str, ...]]]:
     """(name, synonyms) of every class, in the order of their labels, from CSAIL's tab-separated table."""
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({one_line(error)})") from None
     header, *rows = [[cell.strip() for cell in line.split("\t")] for line in lines if line.strip()] or [[]]

@@ -49,6 +49,11 @@ class CocoInstances(AnnotatedImages):
     def __len__(self) -> int:
         return len(self._images)
 
+    @property
+    def annotation_count(self) -> int:
+        """How many annotations the file has, dropped ones included."""
+        return len(self._table.id) + self.dropped.total()
+
     def image(self, i: int) -> ImageRecord:
         return self._images[i]
 
@@ -128,7 +133,7 @@ def _categories(content: Mapping[str, Any], path: Path) -> list[Category]:
         if isinstance(above := record.get("supercategory"), str) and above and above != "none":
             parents = (supers.setdefault(above, -1 - len(supers)),)  # an id no category can have
         words = tuple(prompt_name(word, f"{where}: a synonym") for word in synonyms)
-        found[number] = Category(number, text, words, granularity, parents)
+        found[number] = Category(number, text, words, granularity, parents, str(above) if parents else "")
         named[text] = number
     if not found:
         raise DataError(f"{path}: it has no categories")

@@ -14,7 +14,7 @@ from sam3_hyperet.errors import DataError
 def read_json(path: Path) -> Any:
     """The content of `path`. Raises DataError naming it."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             return json.load(file)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None

@@ -63,9 +63,12 @@ class LabelMaps(AnnotatedImages):
             width, height = opened.size
         return ImageRecord(i, picture, height, width)
 
+    def files(self, i: int) -> tuple[Path, ...]:
+        return self._files[i]
+
     def label_map(self, i: int) -> np.ndarray:
         path = self._files[i][1]
-        labels = _read_labels(path)
+        labels = read_label_values(path)
         found = np.unique(labels)
         wrong = found[(found != self._ignore) & ~np.isin(found - self._offset, self._known)]
         if len(wrong):
@@ -101,6 +104,7 @@ def read_label_maps(
     min_area: int = 32,
     image_ending: str | None = None,
     label_ending: str | None = None,
+    listed: Path | str | None = None,
 ) -> LabelMaps:
     """Pair the pictures below `images` with the label maps below `labels` by their path without the ending.
 
@@ -110,12 +114,15 @@ def read_label_maps(
     image_ending, label_ending: what to strip to pair files, e.g. "_leftImg8bit.png" with
         "_gtFine_labelTrainIds.png"; other files are then passed over. By default any picture's suffix, and
         any label map's.
+    listed: a text file of the pictures to take, one path without the ending a line; by default all are.
     Raises DataError: a folder or partner is missing; when a picture is asked for, that its label map is not
     of a single channel, not of its size, or has a label that is neither a class nor `ignore`.
     """
     folder, label_folder = Path(images), Path(labels)
-    pictures = _by_stem(folder, (image_ending,) if image_ending else _PICTURES)
-    maps = _by_stem(label_folder, (label_ending,) if label_ending else _LABELS)
+    pictures = find_by_stem(folder, (image_ending,) if image_ending else _PICTURES)
+    maps = find_by_stem(label_folder, (label_ending,) if label_ending else _LABELS)
+    if listed is not None:
+        pictures, maps = _only_listed(Path(listed), pictures, folder), _only_listed(Path(listed), maps, label_folder)
     for these, others, what, where in (
         (pictures, maps, "pictures without a label map in", label_folder),
         (maps, pictures, "label maps without a picture in", folder),
@@ -131,12 +138,7 @@ def label_categories(names: Sequence[str] | Path | str, ignored: int) -> list[Ca
     """Categories 0, 1, … from names, or from a file of them, without the one at `ignored`."""
     if isinstance(names, str | Path):
         source = str(names)
-        try:
-            names = Path(names).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{source}: no readable list of names ({one_line(error)})") from None
-        while names and not names[-1].strip():
-            names.pop()
+        names = _lines(Path(names), "list of names")
     else:
         source = "names"
     found: dict[str, Category] = {}
@@ -155,7 +157,28 @@ def label_categories(names: Sequence[str] | Path | str, ignored: int) -> list[Ca
     return list(found.values())
 
 
-def _by_stem(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
+def _lines(path: Path, what: str) -> list[str]:
+    """The lines of a text file, without the empty ones at its end."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: no readable {what} ({one_line(error)})") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def _only_listed(path: Path, files: dict[str, Path], folder: Path) -> dict[str, Path]:
+    stems = [line.strip() for line in _lines(path, "list of pictures")]
+    if not stems or len(set(stems)) != len(stems):
+        raise DataError(f"{path}: {len(stems)} pictures are listed, {len(set(stems))} different ones")
+    if missing := [stem for stem in stems if stem not in files]:
+        raise DataError(f"{path}: {len(missing)} of {len(stems)} listed pictures are not in {folder}: {some(missing)}")
+    return {stem: files[stem] for stem in stems}
+
+
+def find_by_stem(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
+    """The files below a folder that end in one of these, by their path there without the ending. Raises DataError."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
@@ -188,7 +211,7 @@ def _open_label(path: Path) -> Image.Image:
     return image
 
 
-def _read_labels(path: Path) -> np.ndarray:
+def read_label_values(path: Path) -> np.ndarray:
     """(H, W) int64 labels; a palette's indices, not its colours."""
     with _open_label(path) as image:
         try:

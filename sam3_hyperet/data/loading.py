@@ -1,11 +1,12 @@
 """From annotated pictures to SAM 3's batches: one datapoint a picture, one query a prompt.
 
-All that is random is a function of (seed, epoch, index), and the order of the pictures one of (seed, epoch,
-rank): the number of worker processes changes nothing.
+All that is random is a function of (seed, epoch, index), and the pictures of a step one of (seed, step, pictures a
+step): neither the number of worker processes nor, at an equal total, that of training processes changes anything.
 """
 
 from __future__ import annotations
 
+import itertools
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ from sam3_hyperet.sam3_host import (
 )
 
 T = TypeVar("T")
+Pick = tuple[int, int]
+"""The epoch and the index of a picture."""
 _LOST = ("instance outside the view", "instance below half a pixel")
 _MAX_WORKERS = 256
 
@@ -42,7 +45,7 @@ class ConceptPrompts(Dataset[Datapoint]):
     sampler: draws each picture's prompts; None: every category that is not unknown, by name, as for a
         validation loss.
     augment: random views; None: the whole picture.
-    seed: with the epoch (`set_epoch`) and the index, what decides everything random.
+    seed: with the epoch and the index, what decides everything random.
 
     A category is *present* where an instance of it survives at the model's size. It is *unknown*, and
     neither a positive nor a negative, where there are only crowds of it, or only instances too small for a
@@ -76,16 +79,7 @@ class ConceptPrompts(Dataset[Datapoint]):
         if not self._index:
             raise DataError(f"{images.name}: no picture can be prompted with the {len(asked)} categories asked for")
         # shared with worker processes; a worker writes to its own row alone
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._lost = torch.zeros((_MAX_WORKERS + 1, len(_LOST)), dtype=torch.int64).share_memory_()
-
-    @property
-    def epoch(self) -> int:
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Move on to another epoch's draws, in running worker processes too."""
-        self._epoch.fill_(epoch)
 
     @property
     def lost(self) -> Counter[str]:
@@ -95,16 +89,18 @@ class ConceptPrompts(Dataset[Datapoint]):
     def __len__(self) -> int:
         return len(self._index)
 
-    def __getitem__(self, index: int) -> Datapoint:
-        """The datapoint of one picture. Raises DataError if the picture or its annotations are not usable."""
+    def __getitem__(self, index: int | Pick) -> Datapoint:
+        """The datapoint of one picture, as it is drawn in epoch 0 or in that of the pick. Raises DataError if the
+        picture or its annotations are not usable."""
+        epoch, index = index if isinstance(index, tuple) else (0, index)
         i = self._index[index]
-        rng = np.random.default_rng((self.seed, self.epoch, range(len(self))[index]))
+        rng = np.random.default_rng((self.seed, epoch, range(len(self))[index]))
         record, picture = self.images.image(i), self.images.picture(i)
         view = whole(record.height, record.width)
         if self.augment is not None:
             draws = rng
             if self.augment.views:
-                draws = np.random.default_rng((self.seed, self.epoch % self.augment.views, i))
+                draws = np.random.default_rng((self.seed, epoch % self.augment.views, i))
             view = self.augment.view(record.height, record.width, draws)
         found = self.images.instances(i)
         instances = [one for one in found if one.category_id in self._categories]
@@ -119,9 +115,8 @@ class ConceptPrompts(Dataset[Datapoint]):
         prompts = self._prompts(regions, others, record, rng)
         return _datapoint(image_tensor(picture, self.resolution, view), prompts, regions, record)
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Datapoint] | DataError:
-        """A batch's datapoints for `build_loader`, which raises the error in the main process, in its own
-        words."""
+    def __getitems__(self, indices: Sequence[int | Pick]) -> list[Datapoint] | DataError:
+        """A batch's datapoints for the loaders, which raise the error in the main process, in its own words."""
         try:
             return [self[index] for index in indices]
         except DataError as error:
@@ -207,25 +202,29 @@ def _datapoint(image: torch.Tensor, prompts: Sequence[Prompt], regions: _Regions
 
 
 @dataclass(frozen=True)
-class _Order(Sampler[int]):
-    """The indices one process visits in the data set's present epoch."""
+class EndlessOrder(Sampler[Pick]):
+    """What one process sees: every `world`-th picture of an endless row of epochs, each epoch a permutation of its own.
 
-    dataset: ConceptPrompts
-    shuffle: bool
-    seed: int
-    rank: int
-    world: int
+    What all processes see together is thus the row itself, without gap or repetition, whatever their number.
 
-    def __iter__(self) -> Iterator[int]:
-        order = np.arange(len(self.dataset))
-        if self.shuffle:
-            order = np.random.default_rng((self.seed, self.dataset.epoch)).permutation(len(order))
-            order = np.resize(order, len(self) * self.world)  # wraps around, so that all take as many steps
-        return iter(order[self.rank :: self.world].tolist())
+    pictures: how many an epoch has.
+    first: where this process begins, in pictures that it has already seen.
+    """
 
-    def __len__(self) -> int:
-        n = len(self.dataset)
-        return -(-n // self.world) if self.shuffle else len(range(self.rank, n, self.world))
+    pictures: int
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+    first: int = 0
+
+    def __iter__(self) -> Iterator[Pick]:
+        shuffled: int | None = None
+        for place in itertools.count(self.first * self.world + self.rank, self.world):
+            epoch, index = divmod(place, self.pictures)
+            if epoch != shuffled:
+                order = np.random.default_rng((self.seed, epoch)).permutation(self.pictures)
+                shuffled = epoch
+            yield epoch, int(order[index])
 
 
 class _Loader(DataLoader[BatchedDatapoint]):
@@ -237,39 +236,23 @@ class _Loader(DataLoader[BatchedDatapoint]):
 
 
 def build_loader(
-    dataset: ConceptPrompts,
-    batch_size: int,
-    workers: int = 0,
-    shuffle: bool = False,
-    seed: int = 0,
-    rank: int = 0,
-    world: int = 1,
-    drop_last: bool = False,
+    dataset: ConceptPrompts, batch_size: int, workers: int = 0, order: EndlessOrder | None = None
 ) -> DataLoader[BatchedDatapoint]:
-    """Batches of SAM 3's BatchedDatapoint for process `rank` of `world`; the epoch is the data set's.
+    """Batches of SAM 3's BatchedDatapoint, endless in an `order`; without one, every picture once, as it comes.
 
-    With shuffle, pictures are repeated so that every process takes as many steps; without, none is repeated
-    and counts may differ by one. Raises ConfigError for impossible numbers, such as a drop_last that would
-    leave no batch.
+    Raises ConfigError for impossible numbers.
     """
-    if batch_size < 1 or not 0 <= workers <= _MAX_WORKERS or not 0 <= rank < world:
-        raise ConfigError(f"impossible loader: {batch_size=}, {workers=}, {rank=}, {world=}")
-    order = _Order(dataset, shuffle, seed, rank, world)
-    if drop_last and len(order) < batch_size:
-        raise ConfigError(
-            f"drop_last would leave no batch: {len(dataset)} pictures over {world} processes "
-            f"are {len(order)} each, the batch size is {batch_size}"
-        )
+    if batch_size < 1 or not 0 <= workers <= _MAX_WORKERS:
+        raise ConfigError(f"impossible loader: {batch_size=}, {workers=}")
     return _Loader(
         dataset,
         batch_size=batch_size,
         sampler=order,
         num_workers=workers,
-        drop_last=drop_last,
         collate_fn=_collate,
-        persistent_workers=workers > 0,
         worker_init_fn=_one_thread,
-        generator=torch.Generator().manual_seed(seed),  # leaves torch's global stream alone
+        multiprocessing_context="fork" if workers else None,  # with any other, workers outlive a killed parent
+        generator=torch.Generator().manual_seed(0),  # leaves torch's global stream alone
     )
 
 

@@ -24,13 +24,14 @@ _BROKEN_PICTURE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Ima
 @dataclass(frozen=True)
 class Category:
     """A concept that can be prompted. `parents` are ids, of other categories or of concepts above all of
-    them."""
+    them; `supercategory` is COCO's name of such a concept."""
 
     id: int
     name: str
     synonyms: tuple[str, ...] = ()
     granularity: str = "object"
     parents: tuple[int, ...] = ()
+    supercategory: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ class AnnotatedImages:
         """(H, W) category id of every pixel, `label_maps.IGNORED` where there is none; None where a data set
         has instances only."""
         return None
+
+    def files(self, i: int) -> tuple[Path, ...]:
+        """The picture's file, and its label map's where it has one."""
+        return (self.image(i).path,)
 
     def crowd_only(self, i: int) -> frozenset[int]:
         """Ids of the categories that picture i shows as crowds and never as an instance, as far as that is known

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,17 @@ from sam3_hyperet.data.ade20k import read_ade20k
 from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.data.concepts import PromptSampler
 from sam3_hyperet.data.label_maps import read_label_maps
-from sam3_hyperet.data.records import AnnotatedImages, ImageRecord, Instance
+from sam3_hyperet.data.open_vocabulary import vocabulary_ids
+from sam3_hyperet.data.records import AnnotatedImages
 from sam3_hyperet.data.scenes import write_scenes
+from sam3_hyperet.data.subsets import OfGranularities, OfVocabulary, Subset
 from sam3_hyperet.data.transforms import Augmentation
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import one_of
 
 FORMATS = ("scenes", "coco", "ade20k", "label_maps")
 SPLITS = ("train", "tune", "val")
+Files = tuple[AnnotatedImages, AnnotatedImages | None, Path | None]  # pictures, label maps, COCO file
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,22 @@ class DataOptions:
         format: "scenes" (drawn when first used), "coco", "ade20k" or "label_maps".
         root: its folder.
         splits: split -> what the format calls it: the `train2017` of COCO, the `training` of ADE20K, [pictures, labels]
-            of a label-map set, the number of pictures of scenes.
+            or [pictures, labels, list of the pictures to take] of a label-map set, the number of pictures of scenes.
         tune_images: pictures held out of training for choosing the best step, where there is no tune split.
         limit: at most this many pictures of a split, evenly spread over it; 0 for all.
         seed: of the drawn scenes, and of what is held out.
         size: side of a drawn scene in pixels.
-        names: file of a label-map set's class names, below root.
+        names: a label-map set's class names, or their file, below root.
         ignore: label of unlabelled pixels.
         offset: label of the first class.
+        image_ending: what a picture's file name ends in after the part that it shares with its label map's; any
+            picture's suffix if empty.
+        label_ending: the same for label maps.
+        vocabulary: category names that are known at all, or the name of a list of them (`open_vocabulary`): other
+            annotations are left out. Empty for all.
+        prompts: the same for training alone, tuning pictures included: of other categories nothing is asked, present or
+            absent.
+        groups: category names, or the name of a list of them, by the name under which they are scored together.
         mix: weight of each granularity among the training prompts; None for all alike.
         negative_mix: the same for absent concepts; None for `mix`.
         annotated: granularities whose training annotations are used; concepts of the others stay in the vocabulary and
@@ -60,9 +71,14 @@ class DataOptions:
     limit: int = 0
     seed: int = 0
     size: int = 128
-    names: str = ""
+    names: str | tuple[str, ...] = ""
     ignore: int = 255
     offset: int = 0
+    image_ending: str = ""
+    label_ending: str = ""
+    vocabulary: str | tuple[str, ...] = ()
+    prompts: str | tuple[str, ...] = ()
+    groups: Mapping[str, str | tuple[str, ...]] | None = None
     mix: Mapping[str, float] | None = None
     negative_mix: Mapping[str, float] | None = None
     annotated: tuple[str, ...] = ()
@@ -88,55 +104,23 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set: pictures with instances, their label maps, and their COCO file, as far as there are."""
+    """One split of a data set: pictures with instances, their label maps, and their COCO file, as far as there are.
+
+    groups: ids of categories that are scored together, by name. The COCO file may have more categories than `images`.
+    """
 
     name: str
     images: AnnotatedImages
     labels: AnnotatedImages | None
     coco_file: Path | None
-
-
-class Subset(AnnotatedImages):
-    """Some pictures of a data set, by their positions in it."""
-
-    def __init__(self, whole: AnnotatedImages, positions: Sequence[int]) -> None:
-        super().__init__(whole.name, whole.categories)
-        self._whole, self._positions = whole, list(positions)
-        self.dropped, self.adjusted = whole.dropped, whole.adjusted
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def image(self, i: int) -> ImageRecord:
-        return self._whole.image(self._positions[i])
-
-    def instances(self, i: int) -> tuple[Instance, ...]:
-        return self._whole.instances(self._positions[i])
-
-    def label_map(self, i: int) -> np.ndarray | None:
-        return self._whole.label_map(self._positions[i])
-
-    def crowd_only(self, i: int) -> frozenset[int]:
-        return self._whole.crowd_only(self._positions[i])
-
-
-class OfGranularities(Subset):
-    """A data set with the annotations of some granularities alone; its pictures and its vocabulary stay whole."""
-
-    def __init__(self, whole: AnnotatedImages, granularities: Sequence[str]) -> None:
-        super().__init__(whole, range(len(whole)))
-        self._kept = {category.id for category in whole.categories if category.granularity in granularities}
-
-    def instances(self, i: int) -> tuple[Instance, ...]:
-        return tuple(one for one in super().instances(i) if one.category_id in self._kept)
-
-    def crowd_only(self, i: int) -> frozenset[int]:
-        return super().crowd_only(i) & self._kept
+    groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def training_images(options: DataOptions, split: str) -> AnnotatedImages:
     """The pictures of "train" or "tune" with the annotations that training may use."""
     images = open_split(options, split).images
+    if options.prompts:
+        images = OfVocabulary(images, vocabulary_ids(options.prompts, images.categories, "data.prompts"))
     if not options.annotated:
         return images
     for granularity in options.annotated:
@@ -152,7 +136,7 @@ def open_split(options: DataOptions, split: str) -> Split:
         DataError: files that cannot be used.
     """
     carved = split == "tune" and "tune" not in options.splits
-    source = _read(options, "train" if carved or split == "train" else split)
+    source = read_split(options, "train" if carved or split == "train" else split)
     positions = np.arange(len(source.images))
     if "tune" not in options.splits and split in ("train", "tune"):
         held = min(options.tune_images, len(positions) // 2)
@@ -168,7 +152,7 @@ def open_split(options: DataOptions, split: str) -> Split:
     if len(positions) == len(source.images):
         return source
     labels = None if source.labels is None else Subset(source.labels, positions)
-    return Split(split, Subset(source.images, positions), labels, source.coco_file)
+    return replace(source, name=split, images=Subset(source.images, positions), labels=labels)
 
 
 def prompt_sampler(options: DataOptions, images: AnnotatedImages) -> PromptSampler:
@@ -190,36 +174,70 @@ def augmentation(options: DataOptions) -> Augmentation:
     return Augmentation(flip=options.flip, zoom=options.zoom, views=options.views)
 
 
-def _read(options: DataOptions, split: str) -> Split:
+def read_split(options: DataOptions, split: str) -> Split:
+    """Read a split that the options name, with all its pictures. Raises ConfigError or DataError as `open_split`."""
     if split not in options.splits:
         raise ConfigError(f"data set {options.name} has no split {split!r}; it has {', '.join(options.splits)}")
-    root, files = Path(options.root).expanduser(), options.splits[split]
-    if options.format == "scenes":
-        if type(files) is not int:
-            raise ConfigError(f"data.splits.{split}={files!r}; expected the number of pictures to draw")
-        scenes = write_scenes(root, files, options.seed + SPLITS.index(split), options.size, split)
-        images: AnnotatedImages = read_coco(
-            scenes.annotations(), scenes.image_folder, name=options.name, tree=scenes.concepts
-        )
-        labels = read_label_maps(
-            scenes.image_folder, scenes.label_folder, scenes.names, ignore=0, offset=1, name=options.name
-        )
-        return Split(split, images, labels, scenes.annotations())
-    if options.format == "coco":
-        annotations = root / "annotations" / f"instances_{files}.json"
-        return Split(split, read_coco(annotations, root / str(files), name=options.name), None, annotations)
-    if options.format == "ade20k":
-        labels = read_ade20k(root, str(files))
-    else:
-        if not isinstance(files, list | tuple) or len(files) != 2:
-            raise ConfigError(f"data.splits.{split}={files!r}; expected [folder of pictures, folder of label maps]")
-        pictures, maps = files
-        labels = read_label_maps(
-            root / str(pictures),
-            root / str(maps),
-            root / options.names,
-            ignore=options.ignore,
-            offset=options.offset,
-            name=options.name,
-        )
-    return Split(split, labels, labels, None)
+    read = {"scenes": _read_scenes, "coco": _read_coco, "ade20k": _read_ade20k, "label_maps": _read_label_maps}
+    images, labels, coco_file = read[options.format](options, split, Path(options.root).expanduser())
+    groups = options.groups or {}
+    if options.vocabulary:
+        same = labels is images
+        images = OfVocabulary(images, vocabulary_ids(options.vocabulary, images.categories, "data.vocabulary"))
+        labels = images if same else _named_alike(labels, images)
+    return Split(
+        split,
+        images,
+        labels,
+        coco_file,
+        {name: vocabulary_ids(names, images.categories, f"data.groups.{name}") for name, names in groups.items()},
+    )
+
+
+def _named_alike(labels: AnnotatedImages | None, images: AnnotatedImages) -> AnnotatedImages | None:
+    """Label maps with the classes alone that the instances have, too; None where that leaves none."""
+    names = {category.name for category in images.categories}
+    ids = [category.id for category in labels.categories if category.name in names] if labels else []
+    return OfVocabulary(labels, ids) if labels and ids else None
+
+
+def _read_scenes(options: DataOptions, split: str, root: Path) -> Files:
+    count = options.splits[split]
+    if type(count) is not int:
+        raise ConfigError(f"data.splits.{split}={count!r}; expected the number of pictures to draw")
+    scenes = write_scenes(root, count, options.seed + SPLITS.index(split), options.size, split)
+    images = read_coco(scenes.annotations(), scenes.image_folder, name=options.name, tree=scenes.concepts)
+    labels = read_label_maps(
+        scenes.image_folder, scenes.label_folder, scenes.names, ignore=0, offset=1, name=options.name
+    )
+    return images, labels, scenes.annotations()
+
+
+def _read_coco(options: DataOptions, split: str, root: Path) -> Files:
+    name = str(options.splits[split])
+    annotations = root / "annotations" / f"instances_{name}.json"
+    return read_coco(annotations, root / name, name=options.name), None, annotations
+
+
+def _read_ade20k(options: DataOptions, split: str, root: Path) -> Files:
+    labels = read_ade20k(root, str(options.splits[split]))
+    return labels, labels, None
+
+
+def _read_label_maps(options: DataOptions, split: str, root: Path) -> Files:
+    files = options.splits[split]
+    if not isinstance(files, list | tuple) or len(files) not in (2, 3):
+        raise ConfigError(f"data.splits.{split}={files!r}; expected [folder of pictures, folder of label maps]")
+    pictures, maps, *listed = (root / str(file) for file in files)
+    labels = read_label_maps(
+        pictures,
+        maps,
+        root / options.names if isinstance(options.names, str) else options.names,
+        ignore=options.ignore,
+        offset=options.offset,
+        name=options.name,
+        image_ending=options.image_ending or None,
+        label_ending=options.label_ending or None,
+        listed=listed[0] if listed else None,
+    )
+    return labels, labels, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torchvision.transforms import v2
 from sam3_hyperet.data.ade20k import read_ade20k
 from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.data.concepts import PromptSampler
-from sam3_hyperet.data.loading import ConceptPrompts, build_loader, move
+from sam3_hyperet.data.loading import ConceptPrompts, EndlessOrder, build_loader, move
 from sam3_hyperet.data.records import AnnotatedImages, Category, ImageRecord, Instance
 from sam3_hyperet.data.segments import decode
 from sam3_hyperet.data.transforms import Augmentation, View, image_tensor, masks_in_view, whole
@@ -183,8 +184,7 @@ def test_categories_not_asked_for_still_rule_out_what_they_imply():
 def test_what_a_view_loses_is_counted():
     dataset = ConceptPrompts(InMemory([LEFT, RIGHT, OTHER, SPECK]), SIDE, augment=Augmentation(0.0, 4.0))
     for epoch in range(20):
-        dataset.set_epoch(epoch)
-        point = dataset[0]
+        point = dataset[epoch, 0]
         assert all(one.segment.any() and (one.bbox[2:] > 0).all() for one in point.images[0].objects)
     assert dataset.lost["instance outside the view"] > 10
     assert set(dataset.lost) <= {"instance outside the view", "instance below half a pixel"}
@@ -245,62 +245,44 @@ def same(one, other):
     return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
 
 
-def test_a_draw_depends_on_seed_epoch_and_index_alone(coco):
-    def batches(workers):
-        dataset = loaded(coco, synonyms=0.5)
-        loader = build_loader(dataset, batch_size=10, workers=workers, shuffle=True, seed=5)
-        epochs = []
-        for epoch in (0, 1):
-            dataset.set_epoch(epoch)
-            epochs.append(list(loader))
-        return epochs, dataset.lost
+def first_batches(dataset, count, batch_size, workers=0, **order):
+    loader = build_loader(dataset, batch_size, workers, EndlessOrder(len(dataset), **order))
+    return list(itertools.islice(loader, count))
 
-    (first, second), lost = batches(workers=0)
-    (first_again, second_again), lost_again = batches(workers=2)
-    assert same(first, first_again)
-    assert same(second, second_again)
-    assert not same(first, second)
-    assert lost == lost_again
+
+def test_a_draw_depends_on_seed_epoch_and_index_alone(coco):
+    dataset = loaded(coco, synonyms=0.5)
+    steps = 2 * len(dataset) // 10 + 1  # into the third epoch
+    one, several = (first_batches(dataset, steps, 10, workers, seed=5) for workers in (0, 2))
+    assert same(one, several)
     dataset = loaded(coco)
     dataset[3], dataset[7]
     again = dataset[3]
     assert same([loaded(coco)[3]], [again])
+    assert same([dataset[0, 3]], [again])
+    assert not same([dataset[1, 3]], [again])
     dataset.seed += 1
     assert not same([dataset[3]], [again])
 
 
-def order(count, **options):
-    dataset = ConceptPrompts(InMemory(*[[LEFT]] * count), 8)
-    dataset.set_epoch(options.pop("epoch", 0))
-    loader = build_loader(dataset, batch_size=2, **options)
-    return [i - 100 for batch in loader for i in batch.find_metadatas[0].original_image_id.unique().tolist()]
-
-
-def test_the_order_is_that_of_seed_epoch_and_rank():
-    assert order(7) == list(range(7))
-    shuffled = {"shuffle": True, "seed": 1}
-    assert sorted(order(7, **shuffled)) == list(range(7))
-    assert order(7, **shuffled) == order(7, **shuffled) != order(7, epoch=1, **shuffled)
-    halves = [order(7, rank=rank, world=2, **shuffled) for rank in (0, 1)]
-    assert [len(half) for half in halves] == [4, 4]
-    assert set(halves[0] + halves[1]) == set(range(7))
-    plain = [order(7, rank=rank, world=2) for rank in (0, 1)]
-    assert sorted(plain[0] + plain[1]) == list(range(7)), "nothing is repeated where nothing is shuffled"
+def test_a_loader_without_an_order_takes_every_picture_once():
+    batches = list(build_loader(ConceptPrompts(InMemory(*[[LEFT]] * 7), 8), 2))
+    assert [len(batch.img_batch) for batch in batches] == [2, 2, 2, 1]
+    seen = [i - 100 for batch in batches for i in batch.find_metadatas[0].original_image_id.unique().tolist()]
+    assert seen == list(range(7))
 
 
 def test_a_loader_leaves_torch_random_numbers_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    order(4, shuffle=True)
+    first_batches(ConceptPrompts(InMemory(*[[LEFT]] * 4), 8), 3, 2)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_impossible_loaders_and_views_are_refused():
     dataset = ConceptPrompts(InMemory([LEFT], [LEFT], [LEFT]), 8)
-    with pytest.raises(ConfigError, match="3 pictures over 2 processes are 2 each, the batch size is 4"):
-        build_loader(dataset, batch_size=4, world=2, shuffle=True, drop_last=True)
-    for options in ({"batch_size": 0}, {"batch_size": 1, "rank": 2, "world": 2}, {"batch_size": 1, "workers": -1}):
+    for options in ({"batch_size": 0}, {"batch_size": 1, "workers": -1}):
         with pytest.raises(ConfigError, match="impossible loader"):
             build_loader(dataset, **options)
     with pytest.raises(ConfigError, match=r"zoom is 0\.5"):

@@ -1,0 +1,122 @@
+"""`datasets/prepare_*.py`: what a data set lacks and where to get it; a manifest where it lacks nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from sam3_hyperet.cli.command import exit_cleanly, parse_command, write_json
+from sam3_hyperet.data.conversion import Conversion
+from sam3_hyperet.data.inspection import Inspected, inspect
+from sam3_hyperet.data.sources import DataOptions, read_split
+from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.options import read_options
+from sam3_hyperet.version import __version__
+
+
+@exit_cleanly
+def main(tool: str, argv: Sequence[str] | None = None) -> Path | None:
+    """Check a data set and convert its label maps where it has to be; returns the manifest that was written.
+
+    Raises:
+        DataError: something is missing or wrong; the table printed says what. No manifest is written.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    values = _values(tool, arguments)
+    console = Console(highlight=False)
+    root, workers = Path(values["root"]).expanduser(), values["workers"]
+    if type(workers) is not int or workers < 1:
+        raise ConfigError(f"workers={workers!r}; expected an integer from 1")
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; {_source(values)}")
+    if convert := values.get("conversions", {}).get(values["data"]["name"]):
+        conversion = read_options(Conversion, convert, "conversion")
+        if folder := _converted(conversion, root, workers, console):
+            arguments.append(f"{conversion.option}={folder}")
+            values = _values(tool, arguments)
+    data = replace(read_options(DataOptions, values["data"], "data"), root=str(root))
+    if data.format not in values["formats"]:
+        raise ConfigError(f"data.format={data.format!r}; {tool} is for {', '.join(values['formats'])}")
+    counts = (values["counts"] or {}).get(data.name, {})
+    inspected = {name: _inspect(data, name, root, counts.get(name, {}), workers, console) for name in data.splits}
+    _print_table(inspected, console)
+    failed = [f"{name}: {check.what}" for name, one in inspected.items() for check in one.failed]
+    if failed:
+        raise DataError(f"{root}: {len(failed)} checks failed ({', '.join(failed)}); {_source(values)}")
+    manifest = _write_manifest(values["out"], root, data.name, inspected)
+    console.print(f"wrote {manifest}" if manifest else "no manifest is wanted", soft_wrap=True)
+    command = f"python tools/train.py {' '.join(_run_options(values, root, arguments))}"
+    console.print(f"next: {command}", soft_wrap=True)
+    return manifest
+
+
+def _values(tool: str, arguments: Sequence[str]) -> dict[str, Any]:
+    return OmegaConf.to_container(parse_command(tool, arguments)[1])  # type: ignore[return-value]
+
+
+def _converted(conversion: Conversion, root: Path, workers: int, console: Console) -> str | None:
+    """The folder of converted label maps, made if need be; None where those that came are right as they are."""
+    if conversion.needed(root):
+        with Progress(console=console) as progress:
+            count = conversion.run(root, workers, _advancing(progress, f"{conversion.folder} → {conversion.to}"))
+        said = f"converted {count:,} label maps to {root / conversion.to}; the originals are unchanged"
+        console.print(said, soft_wrap=True)
+    return None if conversion.is_there(root) or not (root / conversion.to).is_dir() else conversion.to
+
+
+def _inspect(
+    data: DataOptions, split: str, root: Path, expected: dict[str, int], workers: int, console: Console
+) -> Inspected:
+    with Progress(console=console) as progress:
+        return inspect(
+            lambda: read_split(data, split).images,
+            root,
+            expected,
+            workers,
+            _advancing(progress, f"{data.name} {split}"),
+        )
+
+
+def _advancing(progress: Progress, description: str) -> Callable[[int, int], None]:
+    task = progress.add_task(description, total=None)
+    return lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _print_table(inspected: dict[str, Inspected], console: Console) -> None:
+    table = Table("split", "check", "found", "expected", "")
+    for name, one in inspected.items():
+        for check in one.checks:
+            table.add_row(name, check.what, check.found, check.expected, "ok" if check.passed else "FAILED")
+    console.print(table)
+    for name, one in inspected.items():
+        for line in (one.summary, *(detail for check in one.failed for detail in check.details)):
+            console.print(f"{name}: {line}" if line else "", soft_wrap=True, end="\n" if line else "")
+
+
+def _write_manifest(out: str | None, root: Path, name: str, inspected: dict[str, Inspected]) -> Path | None:
+    if out is None:
+        return None
+    path = root / out
+    splits = {split: dict(one.manifest) for split, one in inspected.items()}
+    write_json(path, {"data": name, "sam3_hyperet": __version__, "splits": splits})
+    return path
+
+
+def _source(values: dict[str, Any]) -> str:
+    """Where the data set is from."""
+    source = values["sources"].get(values["data"]["name"])
+    return f"get it from {source}; expected tree: datasets/README.md" if source else "expected tree: datasets/README.md"
+
+
+def _run_options(values: dict[str, Any], root: Path, arguments: Sequence[str]) -> list[str]:
+    group = next((a.partition("=")[2] for a in arguments if a.startswith("data=")), values["data"]["name"])
+    labels = [argument for argument in arguments if argument.startswith("paths.")]
+    return [f"data={group}", f"data.root={root}", *labels]

@@ -1,0 +1,78 @@
+"""Label maps rewritten with other values, into a folder of their own that is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sam3_hyperet.data.label_maps import find_by_stem, read_label_values
+from sam3_hyperet.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What to make of a data set that comes with other labels than are scored.
+
+    Attributes:
+        folder: of the label maps as they come, below the root.
+        ending: of their file names.
+        to: the folder to make, below the root.
+        to_ending: of the file names there, and of label maps in `folder` that need no conversion.
+        values: label as it comes -> label to write.
+        other: what all other labels become.
+        option: the key of the command line that names the folder of label maps.
+    """
+
+    folder: str
+    ending: str
+    to: str
+    to_ending: str
+    values: Mapping[int, int]
+    other: int
+    option: str
+
+    def __post_init__(self) -> None:
+        written = (*self.values.values(), self.other)
+        if any(type(value) is not int or not 0 <= value <= 255 for value in written):
+            raise ConfigError(f"conversion to {self.to}: its values are {written}, expected labels from 0 to 255")
+
+    def needed(self, root: Path) -> bool:
+        """Whether the label maps that are scored are nowhere, and those to make them of are there."""
+        return not (root / self.to).exists() and not self.is_there(root) and _any(root / self.folder, self.ending)
+
+    def is_there(self, root: Path) -> bool:
+        """Whether `folder` itself has label maps that need no conversion."""
+        return _any(root / self.folder, self.to_ending)
+
+    def run(self, root: Path, workers: int, on_map: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Convert every label map, and return how many. Raises DataError for one that cannot be read."""
+        source, target = root / self.folder, root / self.to
+        found = find_by_stem(source, (self.ending,))
+        table = np.full(65_536, self.other, np.uint8)
+        table[list(self.values)] = list(self.values.values())
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+
+        def convert(stem: str) -> None:
+            file = partial / f"{stem}{self.to_ending}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(table[read_label_values(found[stem]).clip(0, 65_535)]).save(file)
+
+        try:
+            with ThreadPoolExecutor(workers) as pool:
+                for done, _ in enumerate(pool.map(convert, found), start=1):
+                    on_map(done, len(found))
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return len(found)
+
+
+def _any(folder: Path, ending: str) -> bool:
+    return next(folder.rglob(f"*{ending}"), None) is not None

@@ -1,0 +1,74 @@
+"""Parts of a data set: some of its pictures, some of its annotations, some of its vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sam3_hyperet.data.label_maps import IGNORED
+from sam3_hyperet.data.records import AnnotatedImages, ImageRecord, Instance
+
+
+class Subset(AnnotatedImages):
+    """Some pictures of a data set, by their positions in it."""
+
+    def __init__(self, whole: AnnotatedImages, positions: Sequence[int]) -> None:
+        super().__init__(whole.name, whole.categories)
+        self._whole, self._positions = whole, list(positions)
+        self.dropped, self.adjusted = whole.dropped, whole.adjusted
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def image(self, i: int) -> ImageRecord:
+        return self._whole.image(self._positions[i])
+
+    def instances(self, i: int) -> tuple[Instance, ...]:
+        return self._whole.instances(self._positions[i])
+
+    def label_map(self, i: int) -> np.ndarray | None:
+        return self._whole.label_map(self._positions[i])
+
+    def files(self, i: int) -> tuple[Path, ...]:
+        return self._whole.files(self._positions[i])
+
+    def crowd_only(self, i: int) -> frozenset[int]:
+        return self._whole.crowd_only(self._positions[i])
+
+
+class OfGranularities(Subset):
+    """A data set with the annotations of some granularities alone; its pictures and its vocabulary stay whole."""
+
+    def __init__(self, whole: AnnotatedImages, granularities: Sequence[str]) -> None:
+        super().__init__(whole, range(len(whole)))
+        self._kept = {category.id for category in whole.categories if category.granularity in granularities}
+
+    def instances(self, i: int) -> tuple[Instance, ...]:
+        return tuple(one for one in super().instances(i) if one.category_id in self._kept)
+
+    def crowd_only(self, i: int) -> frozenset[int]:
+        return super().crowd_only(i) & self._kept
+
+
+class OfVocabulary(Subset):
+    """A data set that knows some of its categories alone: what shows another one is there, unlabelled.
+
+    ids: of the categories that stay.
+    """
+
+    def __init__(self, whole: AnnotatedImages, ids: Collection[int]) -> None:
+        super().__init__(whole, range(len(whole)))
+        self.categories = tuple(category for category in whole.categories if category.id in ids)
+        self._kept = frozenset(ids)
+
+    def instances(self, i: int) -> tuple[Instance, ...]:
+        return tuple(one for one in super().instances(i) if one.category_id in self._kept)
+
+    def label_map(self, i: int) -> np.ndarray | None:
+        labels = super().label_map(i)
+        return None if labels is None else np.where(np.isin(labels, sorted(self._kept)), labels, IGNORED)
+
+    def crowd_only(self, i: int) -> frozenset[int]:
+        return super().crowd_only(i) & self._kept
