@@ -126,7 +126,12 @@ def _assert_contract() -> None:
         SAM3VLBackbone.forward_text: {"captions", "device"},
         TransformerEncoderLayer.forward_pre: {"tgt", "memory", "query_pos", "memory_key_padding_mask"},
         Sam3Image.forward_grounding: {"backbone_out", "find_input", "find_target", "geometric_prompt"},
+        Sam3Image._encode_prompt: {"backbone_out", "find_input", "geometric_prompt", "encode_text"},
+        Sam3Image._run_encoder: {"backbone_out", "find_input", "prompt", "prompt_mask"},
+        Sam3Image._run_decoder: {"pos_embed", "memory", "src_mask", "out", "prompt", "prompt_mask", "encoder_out"},
+        Sam3Image._run_segmentation_heads: {"out", "backbone_out", "img_ids", "encoder_hidden_states", "hs"},
         SequenceGeometryEncoder._encode_boxes: {"boxes", "boxes_mask", "boxes_labels", "img_feats"},
+        Sam3LossWrapper._get_num_boxes: {"targets"},
         PositionEmbeddingSine.__init__: {"precompute_resolution"},
         TransformerDecoder.__init__: {"resolution", "stride", "use_act_checkpoint"},
     }

@@ -4,7 +4,7 @@ import importlib
 
 from omegaconf import OmegaConf
 
-from sam3_hyperet.cli.command import exit_cleanly, parse_command, write_json
+from sam3_hyperet.cli.command import CONFIGS, exit_cleanly, parse_command, write_json
 from sam3_hyperet.errors import ConfigError
 
 
@@ -13,9 +13,12 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     subcommand, config = parse_command("benchmark", argv)
     options = OmegaConf.to_container(config)
     out = options.pop("out")
+    defaults = OmegaConf.load(CONFIGS / "benchmark" / f"{subcommand}.yaml")
     for key, value in options.items():
-        if type(value) is not int or value < 1:
-            raise ConfigError(f"benchmark {subcommand}: {key}={value}; expected an integer from 1")
+        is_switch = type(defaults[key]) is bool
+        if type(value) is not type(defaults[key]) or (not is_switch and value < 1):
+            expected = "true or false" if is_switch else "an integer from 1"
+            raise ConfigError(f"benchmark {subcommand}: {key}={value}; expected {expected}")
     figures = importlib.import_module(f"sam3_hyperet.cli.benchmark_{subcommand}").run(**options)
     if subcommand == "large":  # the others print their own table
         for key, value in figures.items():

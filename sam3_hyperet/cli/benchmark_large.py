@@ -55,7 +55,6 @@ def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, o
             OptimizerOptions(warmup_steps=0),
             Path(folder),
             lambda which: None,
-            tensorboard=False,
         )
         lines = [json.loads(line) for line in (Path(folder) / FILE).read_text().splitlines()]
     handle.remove()

@@ -16,7 +16,7 @@ from sam3_hyperet.modeling.checkpoint import base_state_dict, load_base, save_ba
 from sam3_hyperet.training.state import FILE as STATE_FILE
 
 WEIGHTS = {"best": "weights.safetensors", "last": "weights_last.safetensors"}
-_DECIDING_TRAIN = ("train.max_steps", "train.batch_size", "train.devices", "train.nodes")
+_DECIDING_TRAIN = ("train.max_steps", "train.batch_size", "train.accumulate", "train.devices", "train.nodes")
 _DECIDING = ("model", "hyperet", "stage", "data", "loss", "optim", "radius", "seed", *_DECIDING_TRAIN)
 ADAPTER = {"best": "adapter.safetensors", "last": "adapter_last.safetensors"}
 
@@ -84,7 +84,9 @@ def _check_same_run(values: dict[str, object], state: Path) -> None:
         if now == then:
             continue
         if isinstance(now, DictConfig) and isinstance(then, DictConfig):
-            name = next(name for name in {**now, **then} if now.get(name) != then.get(name))
+            odd = (name for name in {**now, **then} if (now.get(name) or None) != (then.get(name) or None))
+            if (name := next(odd, None)) is None:  # an option that was not there yet, left empty
+                continue
             key, now, then = f"{key}.{name}", now.get(name), then.get(name)
         raise ConfigError(
             f"resume: {key} is {now}, but {then} in the run of {state}; use another run_dir or resume=never"
@@ -94,6 +96,7 @@ def _check_same_run(values: dict[str, object], state: Path) -> None:
 def say_what_is_next(console: Console, run_dir: Path) -> None:
     """Where the results are, and what to run with them."""
     files = [name for name in (ADAPTER["best"], WEIGHTS["best"], "report.html") if (run_dir / name).is_file()]
-    console.print("wrote " + ", ".join(str(run_dir / name) for name in files))
+    console.print("wrote " + ", ".join(str(run_dir / name) for name in files), markup=False, soft_wrap=True)
     if (run_dir / ADAPTER["best"]).is_file():
-        console.print(f"next: python tools/predict.py adapter={run_dir / ADAPTER['best']} images=… prompts=[…]")
+        command = f"python tools/predict.py adapter={run_dir / ADAPTER['best']} images=… prompts=[…]"
+        console.print(f"next: {command}", markup=False, soft_wrap=True)  # one line, to be copied

@@ -6,7 +6,7 @@ import contextlib
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,31 +17,34 @@ from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.cli.compare import compare, print_headline, versions
+from sam3_hyperet.cli.compare import compare, print_headline
+from sam3_hyperet.cli.fingerprint import versions
 from sam3_hyperet.cli.model import open_model, set_threads
 from sam3_hyperet.cli.run_folder import ADAPTER, base_trains, load_best, save_trained, say_what_is_next, start_of_run
+from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
+from sam3_hyperet.cli.variants import with_base
 from sam3_hyperet.data.loading import ConceptPrompts
-from sam3_hyperet.data.sources import DataOptions, augmentation, prompt_sampler, training_images
+from sam3_hyperet.data.sources import augmentation, prompt_sampler, training_images
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.predictor import check_prompts
-from sam3_hyperet.evaluation.runner import Protocol
 from sam3_hyperet.losses.alignment import AlignmentLoss
-from sam3_hyperet.losses.grounding import GroundingLoss, LossOptions
+from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.modeling.build import resolution
+from sam3_hyperet.modeling.checkpoint import replacing
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject, parameter_report
 from sam3_hyperet.modeling.radius_probe import RadiusProbe
-from sam3_hyperet.options import read_options
 from sam3_hyperet.training.batches import training_batches, tuning_batches
-from sam3_hyperet.training.cache import CacheOptions, cached_trunk, check_frozen_trunk
+from sam3_hyperet.training.cache import cached_trunk, check_frozen_trunk
 from sam3_hyperet.training.loop import FitResult, TrainOptions, fit
 from sam3_hyperet.training.optimizer import OptimizerOptions, build_optimizer
 from sam3_hyperet.training.preemption import Preemption
-from sam3_hyperet.training.radius_control import RadiusControl, RadiusOptions, radius_control
-from sam3_hyperet.training.stages import STAGES, StageOptions, set_stage
+from sam3_hyperet.training.radius_control import RadiusControl, radius_control
+from sam3_hyperet.training.sharding import FSDP, sharding_strategy
+from sam3_hyperet.training.stages import STAGES, set_stage
 from sam3_hyperet.training.state import FILE as STATE_FILE
-from sam3_hyperet.training.state import previous_state
+from sam3_hyperet.training.state import previous_state, remove_leftovers
 
 
 def main(argv: list[str] | None = None, tool: str = "train") -> Path:
@@ -68,75 +71,56 @@ def train(config: DictConfig) -> Path:
     """
     console = Console(highlight=False)
     values = OmegaConf.to_container(config, resolve=True)
-    options = read_options(TrainOptions, values["train"], "train")
-    data = read_options(DataOptions, values["data"], "data")
-    optim = read_options(OptimizerOptions, values["optim"], "optim")
-    losses = read_options(LossOptions, values["loss"], "loss")
-    radius_options = read_options(RadiusOptions, values["radius"], "radius")
-    protocol = read_options(Protocol, values["protocol"], "protocol")
+    options = read_run(values)
     run_dir, resume = start_of_run(values)
-    stage_options = read_options(StageOptions, values["stage"], "stage")
-    if type(values["seed"]) is not int or values["seed"] < 0:
-        raise ConfigError(f"seed={values['seed']!r}; expected an integer from 0")
-    if type(values["evaluate"]) is not bool:
-        raise ConfigError(f"evaluate={values['evaluate']!r}; expected true or false")
-    set_threads(options.threads)
-    fabric = _fabric(options, stage_options.last)
+    set_threads(options.train.threads)
+    fabric = _fabric(options.train, options.stage.last)
     fabric.launch()
     console.quiet = not fabric.is_global_zero
-    torch.manual_seed(values["seed"] + fabric.global_rank)
 
-    model = open_model(values["model"]).to(fabric.device)
-    hyperet = HyperETConfig.from_mapping(values["hyperet"])
-    if not hyperet.is_empty:
-        inject(model, hyperet)
-    stage = set_stage(model, stage_options.number, stage_options.layers)
+    torch.manual_seed(options.seed)  # the same model in every process …
+    model = _adapted_model(values["model"], options.hyperet, fabric.device)
+    if fabric.global_rank:
+        torch.manual_seed(options.seed + fabric.global_rank)  # … and other draws while it trains
+    stage = set_stage(model, options.stage.number, options.stage.layers)
     report = parameter_report(model)
-    radius = radius_control(model, radius_options, options.max_steps)
+    radius = radius_control(model, options.radius, options.train.max_steps)
     with fabric.rank_zero_first():  # it may draw the pictures
-        dataset, tune = _datasets(data, options, resolution(model), values["seed"], console)
-    check_prompts(model, [category.name for category in dataset.images.categories])
-    _check_optimizer(model, optim, options)
-    stage_options.steps(options.max_steps)
-    _check_cache(model, values, stage_options, dataset)
+        pictures = _pictures(options, resolution(model), console)
+    check_prompts(model, [category.name for category in pictures.training.images.categories])
+    _check_optimizer(model, options.optim, options.train)
+    _check_cache(model, options, pictures)
     if fabric.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(run_dir)
         if not resume:
             for state in (run_dir / STATE_FILE, previous_state(run_dir / STATE_FILE)):
                 state.unlink(missing_ok=True)  # of an earlier run, which this one replaces
-        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+        with replacing(run_dir / "config.yaml") as file:  # a killed run goes on only if its configuration is whole
+            file.write_text(OmegaConf.to_yaml(config, resolve=True))
         (run_dir / "versions.json").write_text(json.dumps(versions(), indent=1))
         console.print(str(stage))
         console.print(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
     with Preemption(fabric, console.print, f"to go on, run the same command with run_dir={run_dir}") as preemption:
-        result = _fit(
-            fabric,
-            model,
-            dataset,
-            tune,
-            options,
-            optim,
-            losses,
-            stage_options,
-            values,
-            run_dir,
-            resume,
-            preemption.requested,
-            radius,
-        )
+        result = _fit(fabric, model, pictures, options, radius, run_dir, resume, preemption.requested)
     console.print(
         f"{result.steps} steps in {result.seconds:.0f} s, {result.skipped_steps} skipped; best step {result.best_step}"
     )
     trainable = parameter_report(model)["trainable"]
-    if fabric.is_global_zero and values["evaluate"]:
+    if options.evaluate:
+        run_dir = Path(fabric.broadcast(str(run_dir)))  # every process loads what the first one has written
+        if options.train.strategy == FSDP:  # the model that trained is split over the processes
+            model = _adapted_model(values["model"], options.hyperet, fabric.device)
+            set_stage(model, options.stage.number)
         load_best(model, run_dir, lambda: open_model(values["model"]))
         base = None
         if base_trains(model) and values["model"].get("checkpoint") != "random":
             base = open_model(values["model"]).to(fabric.device)
+        variants = with_base(model, base, run_dir / ADAPTER["best"] if hasattr(model, "hyperet_config") else None)
         metrics = compare(
-            model,
-            data,
-            protocol,
+            variants,
+            options.data,
+            options.protocol,
             run_dir,
             config_text=OmegaConf.to_yaml(config, resolve=True),
             extra={
@@ -147,98 +131,106 @@ def train(config: DictConfig) -> Path:
                 "train/best_step": result.best_step,
             },
             console=console,
-            adapter=run_dir / ADAPTER["best"] if hasattr(model, "hyperet_config") else None,
-            base=base,
+            fabric=fabric,
         )
-        print_headline(console, metrics)
+        print_headline(console, metrics, [variant.name for variant in variants])
     say_what_is_next(console, run_dir)
     return run_dir
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What a run trains on, and what it measures its loss on, if it does."""
+
+    training: ConceptPrompts
+    tuning: ConceptPrompts | None
+
+    @property
+    def views(self) -> int:
+        """How many different pictures the trunk will see; 0 for ever new ones."""
+        augment = self.training.augment
+        views = augment.views if augment is not None and augment.is_random else 1
+        return len(self.training) * views + (len(self.tuning) if self.tuning and views else 0)
+
+
+def _pictures(options: RunOptions, side: int, console: Console) -> _Pictures:
+    data = options.data if options.train.tune_every else replace(options.data, tune_images=0)
+    images = training_images(data, "train")
+    console.print(images.summary())
+    training = ConceptPrompts(images, side, prompt_sampler(data, images), augmentation(data), options.seed)
+    if not options.train.tune_every:
+        return _Pictures(training, None)
+    held_out = training_images(data, "tune")
+    return _Pictures(training, ConceptPrompts(held_out, side, prompt_sampler(data, held_out), None, options.seed))
+
+
+def _adapted_model(values: dict[str, object], hyperet: HyperETConfig, device: torch.device) -> host.Sam3Image:
+    model = open_model(values).to(device)
+    return model if hyperet.is_empty else inject(model, hyperet)
 
 
 def _fit(
     fabric: Fabric,
     model: host.Sam3Image,
-    dataset: ConceptPrompts,
-    tune: ConceptPrompts | None,
-    options: TrainOptions,
-    optim: OptimizerOptions,
-    losses: LossOptions,
-    stages: StageOptions,
-    values: dict[str, object],
+    pictures: _Pictures,
+    options: RunOptions,
+    radius: RadiusControl | None,
     run_dir: Path,
     resume: Path | None,
     interrupted: Callable[[], bool],
-    radius: RadiusControl | None,
 ) -> FitResult:
-    loss = GroundingLoss(model.transformer.decoder.num_queries, losses, model.matcher, AlignmentLoss(losses))
+    train, tune = options.train, pictures.tuning
+    loss = GroundingLoss(
+        model.transformer.decoder.num_queries, options.loss, model.matcher, AlignmentLoss(options.loss)
+    )
     batches = training_batches(
-        dataset,
-        options.batch_size,
-        options.workers,
-        values["seed"],
+        pictures.training,
+        train.batch_size,
+        train.workers,
+        options.seed,
         fabric.device,
         fabric.global_rank,
         fabric.world_size,
+        train.accumulate,
     )
-    cache = read_options(CacheOptions, values["cache"], "cache")
     with contextlib.ExitStack() as stack:
-        if cache.folder:
-            stack.enter_context(cached_trunk(model, cache, _views(dataset, tune), options.precision))
+        if options.cache.folder:
+            stack.enter_context(cached_trunk(model, options.cache, pictures.views, train.precision))
         probe = stack.enter_context(RadiusProbe(model)) if hasattr(model, "hyperet_config") else None
         return fit(
             fabric,
             model,
             loss,
             batches,
-            tuning_batches(tune, options.batch_size, fabric.device) if tune else lambda: iter(()),
-            options,
-            optim,
+            tuning_batches(tune, train.batch_size, fabric.device) if tune else lambda: iter(()),
+            train,
+            options.optim,
             run_dir,
             lambda which: save_trained(model, run_dir, which),
             resume=resume,
-            tensorboard=values["logger"]["tensorboard"],
-            observe=lambda: (probe.latest() if probe else {}) | (radius.figures if radius else {}),
+            logger=options.logger,
+            observe=lambda: {
+                **(probe.latest() | probe.histograms() if probe else {}),
+                **(radius.figures if radius else {}),
+            },
             interrupted=interrupted,
             radius=radius,
-            stages=stages,
+            stages=options.stage,
         )
 
 
-def _views(dataset: ConceptPrompts, tune: ConceptPrompts | None) -> int:
-    """How many different pictures the trunk will see; 0 for ever new ones."""
-    augment = dataset.augment
-    views = augment.views if augment is not None and augment.is_random else 1
-    return len(dataset) * views + (len(tune) if tune and views else 0)
-
-
-def _check_cache(
-    model: host.Sam3Image, values: dict[str, object], stages: StageOptions, dataset: ConceptPrompts
-) -> None:
+def _check_cache(model: host.Sam3Image, options: RunOptions, pictures: _Pictures) -> None:
     """Learn that it cannot be before anything is written."""
-    if not read_options(CacheOptions, values["cache"], "cache").folder:
+    if not options.cache.folder:
         return
     check_frozen_trunk(model)
-    if stages.last == STAGES[-1]:
+    if options.stage.last == STAGES[-1]:
         raise ConfigError("cache.folder: stage 3 trains the image trunk, whose features then change; use no cache")
-    if not _views(dataset, None):
+    if not pictures.views:
         raise ConfigError(
             "cache.folder: every epoch shows new random views; set data.views to how many of a picture are kept, or "
             "data.flip=0 data.zoom=1"
         )
-
-
-def _datasets(
-    data: DataOptions, options: TrainOptions, side: int, seed: int, console: Console
-) -> tuple[ConceptPrompts, ConceptPrompts | None]:
-    if not options.tune_every:
-        data = replace(data, tune_images=0)
-    images = training_images(data, "train")
-    console.print(images.summary())
-    dataset = ConceptPrompts(images, side, prompt_sampler(data, images), augmentation(data), seed)
-    if not options.tune_every:
-        return dataset, None
-    held_out = training_images(data, "tune")
-    return dataset, ConceptPrompts(held_out, side, prompt_sampler(data, held_out), None, seed)
 
 
 def _check_optimizer(model: host.Sam3Image, optim: OptimizerOptions, options: TrainOptions) -> None:
@@ -252,8 +244,10 @@ def _check_optimizer(model: host.Sam3Image, optim: OptimizerOptions, options: Tr
 
 
 def _fabric(options: TrainOptions, stage: int) -> Fabric:
-    several, strategy = options.nodes * options.devices > 1, options.strategy
-    if several and strategy == "auto" and stage > 1:
+    processes, strategy = options.nodes * options.devices, options.strategy
+    if strategy == FSDP:
+        strategy = sharding_strategy(processes)
+    elif processes > 1 and strategy == "auto" and stage > 1:
         strategy = "ddp_find_unused_parameters_true"  # the base has some, such as those of prompts by points
     try:
         with warnings.catch_warnings():

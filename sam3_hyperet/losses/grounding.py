@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +47,27 @@ class LossOptions(LossWeights, AlignmentOptions):
     """All options of a training loss: SAM 3's weights, and those of the losses between queries and texts."""
 
 
+class Counts(NamedTuple):
+    """What the terms are means over: target boxes, prompts, and prompts that have a target box."""
+
+    boxes: float
+    prompts: float
+    present: float
+
+
+def count_targets(batches: Sequence[host.BatchedDatapoint]) -> Counts:
+    """The counts of all batches together."""
+    boxes = torch.cat([target.num_boxes for batch in batches for target in batch.find_targets])
+    return Counts(float(boxes.sum()), float(len(boxes)), float((boxes > 0).sum()))
+
+
+class _Sam3Loss(host.Sam3LossWrapper):
+    """SAM 3's sum of the losses, with the box terms divided by a number that comes with the targets."""
+
+    def _get_num_boxes(self, targets: dict[str, Tensor]) -> Tensor:
+        return targets["boxes_to_average_over"]
+
+
 class GroundingLoss(nn.Module):
     """Boxes, scores, presence, instance masks and the semantic map, against matched targets.
 
@@ -60,8 +84,7 @@ class GroundingLoss(nn.Module):
         super().__init__()
         self.weights = w = weights
         self.alignment = alignment
-        self.wrapper = host.Sam3LossWrapper(
-            normalization="local",
+        self.wrapper = _Sam3Loss(
             matcher=matcher,
             o2m_weight=w.one_to_many,
             o2m_matcher=host.BinaryOneToManyMatcher(alpha=0.3, threshold=0.4, topk=4),
@@ -98,8 +121,16 @@ class GroundingLoss(nn.Module):
             scale_by_find_batch_size=True,
         )
 
-    def forward(self, model: host.Sam3Image, batch: host.BatchedDatapoint) -> dict[str, Tensor]:
+    def forward(
+        self, model: host.Sam3Image, batch: host.BatchedDatapoint, step: Counts | None = None
+    ) -> dict[str, Tensor]:
         """Run the model in training mode on the batch.
+
+        Args:
+            step: of all the batches that one optimizer step sees, in all processes; None: of this batch alone. Every
+                term is then this batch's share of the step's: their sum is what one batch of all the pictures would
+                have. Not so for the contrastive `alignment_loss`, whose negatives are those of the batch, and for
+                SAM 3's figures of quality (`ce_f1`, `miou_semantic_seg`), which are means weighted by the prompts.
 
         Returns:
             Every term by SAM 3's name for it, unweighted (but those of the one-to-many branch have its weight), and
@@ -108,15 +139,28 @@ class GroundingLoss(nn.Module):
             better model. The whole sum does not: better boxes give the one-to-many branch more matches, and so more
             loss; and aligned embeddings are no aim in themselves.
         """
+        # TorchScript rewrites SAM 3's box losses after two calls, and their gradients then round in another way
+        with torch.jit.optimized_execution(False):
+            return self._terms(model, batch, step)
+
+    def _terms(self, model: host.Sam3Image, batch: host.BatchedDatapoint, step: Counts | None) -> dict[str, Tensor]:
+        own = count_targets([batch])
+        step = step or own
+        share = own.prompts / step.prompts
         output = model(batch)
-        terms = self.wrapper(output, [_targets(model, target) for target in batch.find_targets])
-        terms[TOTAL] = terms.pop(host.loss_fns.CORE_LOSS_KEY)
+        # SAM 3 averages over this batch's prompts, and sums up all terms before they can be told apart: with the share
+        # in the boxes' number as well, one factor is right for both
+        boxes = torch.tensor(max(1.0, step.boxes) * share, device=model.device)
+        targets = [_targets(model, target) | {"boxes_to_average_over": boxes} for target in batch.find_targets]
+        terms = {name: term * share for name, term in self.wrapper(output, targets).items()}
+        terms[TOTAL] = terms.pop(host.loss_fns.CORE_LOSS_KEY) / math.sqrt(share)
         matched = [getattr(self.weights, weight) * terms[term].detach() for term, weight in _WEIGHT_OF.items()]
         terms[MATCHED] = torch.stack(matched).sum()
         if self.alignment is not None:
+            share = own.present / max(1.0, step.present)
             for name, term in self.alignment(model, batch, output[-1]).items():
-                terms[TOTAL] = terms[TOTAL] + self.alignment.weights[name] * term
-                terms[name] = term
+                terms[name] = term * share
+                terms[TOTAL] = terms[TOTAL] + self.alignment.weights[name] * terms[name]
         return terms
 
 

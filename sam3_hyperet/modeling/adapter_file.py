@@ -115,6 +115,10 @@ def _check_fit(
         expected = (parameters | constants)[name].shape
         if tensor.shape != expected:
             raise CheckpointError(f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}")
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected floating-point numbers")
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {name} is not finite; the run that wrote it has diverged")
 
 
 def _config(path: str | Path, metadata: dict[str, str]) -> HyperETConfig:

@@ -37,7 +37,7 @@ class SiteRadii:
         for row, features in enumerate((before, after)):
             v = features.detach().float()
             normalised = normalized_radius(v, c, dim).cpu()
-            self.histogram[row] += torch.histc(normalised, BINS, 0.0, 1.0).long()
+            self.histogram[row] += _counts(normalised)
             self._sums[row] += torch.stack(
                 [
                     hyperbolic_radius(v, dim).double().sum().cpu(),
@@ -100,6 +100,18 @@ class RadiusProbe:
             figures |= {f"adapter/{name}/{key}": value for key, value in reporting.statistics().items()}
         return figures
 
+    @torch.no_grad()
+    def histograms(self) -> dict[str, Tensor]:
+        """(BINS,) counts of the positions seen last by normalised radius, in equal bins of [0, 1], on the CPU:
+        `normalized_radius/<site>` and `base/normalized_radius/<site>`."""
+        counts = {}
+        for name, pair in self._latest.items():
+            module = self._modules[name]
+            for prefix, features in zip(("base/", ""), pair, strict=True):
+                normalised = normalized_radius(features.float(), module.curvature(), module.channel_dim)
+                counts[f"{prefix}normalized_radius/{name}"] = _counts(normalised)
+        return counts
+
     def _hook(self, name: str) -> Any:
         def hook(module: HyperET, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if self._accumulate:
@@ -108,3 +120,7 @@ class RadiusProbe:
                 self._latest[name] = (inputs[0].detach(), output.detach())
 
         return hook
+
+
+def _counts(normalised: Tensor) -> Tensor:
+    return torch.histc(normalised, BINS, 0.0, 1.0).long().cpu()

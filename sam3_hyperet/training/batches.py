@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 
 import torch
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.data.loading import ConceptPrompts, build_loader, move
+from sam3_hyperet.data.loading import ConceptPrompts, EndlessOrder, build_loader, move
 
 
 def training_batches(
@@ -19,22 +18,19 @@ def training_batches(
     device: torch.device,
     rank: int = 0,
     world: int = 1,
+    accumulate: int = 1,
 ) -> Callable[[int], Iterator[host.BatchedDatapoint]]:
-    """A function from a step to the batches from that step on, epoch after epoch.
+    """A function from a step to process `rank`'s batches from that step on, `accumulate` of them a step.
 
-    What a step sees is a function of (seed, step, rank) alone, so a resumed run loses and repeats nothing.
+    The batches of all processes at a step are together `batch_size` × `accumulate` × `world` pictures, a function of
+    that product, seed and step alone; so a resumed run loses and repeats nothing, and begins without reading what it
+    has seen.
     """
-    loader = build_loader(
-        dataset, batch_size, workers=workers, shuffle=True, seed=seed, rank=rank, world=world, drop_last=False
-    )
 
     def start(step: int) -> Iterator[host.BatchedDatapoint]:
-        first, skipped = divmod(step, len(loader))
-        for epoch in itertools.count(first):
-            dataset.set_epoch(epoch)
-            for batch in itertools.islice(loader, skipped, None):
-                yield move(batch, device)
-            skipped = 0
+        order = EndlessOrder(len(dataset), seed, rank, world, first=step * accumulate * batch_size)
+        for batch in build_loader(dataset, batch_size, workers, order):
+            yield move(batch, device)
 
     return start
 
@@ -45,7 +41,7 @@ def tuning_batches(
     """A function to the same batches, in the same order, every time."""
 
     def start() -> Iterator[host.BatchedDatapoint]:
-        for batch in build_loader(dataset, batch_size, shuffle=False):
+        for batch in build_loader(dataset, batch_size):
             yield move(batch, device)
 
     return start

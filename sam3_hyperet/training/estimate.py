@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
+from sam3_hyperet.training.run_log import read_history
 from sam3_hyperet.training.stages import StageOptions, set_stage
 
 _BYTES = 4  # of a weight, its gradient or one of AdamW's two moments; mixed precision keeps them in fp32 too
@@ -84,10 +84,7 @@ class _WithoutWeights(TorchFunctionMode):
 
 
 def _seconds_left(steps: int, run_dir: Path) -> float | None:
-    history = run_dir / HISTORY_FILE
-    if not history.is_file():
-        return None
-    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    lines = read_history(run_dir / HISTORY_FILE)
     done = [(line["step"], line["train/seconds"]) for line in lines if "train/seconds" in line]
     if not done:
         return None

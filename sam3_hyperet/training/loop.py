@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +15,18 @@ from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError, UserError
-from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss
-from sam3_hyperet.training.optimizer import OptimizerOptions, gradient_norms
+from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss, count_targets
+from sam3_hyperet.training.optimizer import OptimizerOptions
 from sam3_hyperet.training.preemption import Interrupted
 from sam3_hyperet.training.radius_control import RadiusControl
 from sam3_hyperet.training.run_log import RunLog
+from sam3_hyperet.training.sharding import gathered_state, whole_parameters
 from sam3_hyperet.training.stages import StageOptions, set_training_mode
 from sam3_hyperet.training.staging import Staging
 from sam3_hyperet.training.state import FILE as STATE_FILE
 from sam3_hyperet.training.state import random_generators, read_state, restore_state, save_state
+from sam3_hyperet.training.step import optimize
+from sam3_hyperet.training.trackers import LoggerOptions
 
 
 class TrainingFailed(UserError, RuntimeError):
@@ -35,7 +39,11 @@ class TrainOptions:
 
     Attributes:
         max_steps: optimizer steps.
-        batch_size: images per step and process.
+        batch_size: images per process and forward pass; a step sees batch_size · accumulate · processes of them.
+        accumulate: forward and backward passes of a step. The step is that of one batch of all its images, up to
+            rounding, however they are spread over passes and processes, where nothing is drawn at random: dropout
+            and drop path (0 in the tiny model, 0.1 in the large one), `loss.query=random` and
+            `loss.prune_probability` draw anew in every process. See `GroundingLoss` for the contrastive loss.
         workers: loader processes.
         clip_norm: gradients are scaled down to this norm.
         log_every: steps between two logged lines.
@@ -44,14 +52,16 @@ class TrainOptions:
         max_bad_steps: consecutive steps with a non-finite loss or gradient after which the run ends.
         precision: Fabric's: "32-true" or "bf16-mixed".
         devices: of a node, each driven by a process.
-        strategy: Fabric's. "auto" is with several processes "ddp" in stage 1, else "ddp_find_unused_parameters_true",
-            for what gets no gradient at a step.
+        strategy: Fabric's, or "fsdp", which shards parameters, gradients and optimizer state in stage 3. "auto" is with
+            several processes "ddp" in stage 1, else "ddp_find_unused_parameters_true", for what gets no gradient at a
+            step.
         threads: of PyTorch, per process; 0 leaves its choice.
         checkpoint_activations: less memory, more time.
     """
 
     max_steps: int
     batch_size: int
+    accumulate: int = 1
     workers: int = 0
     clip_norm: float = 1.0
     log_every: int = 10
@@ -67,7 +77,7 @@ class TrainOptions:
     checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "log_every", "max_bad_steps", "devices", "nodes"):
+        for name in ("max_steps", "batch_size", "accumulate", "log_every", "max_bad_steps", "devices", "nodes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)}; expected an integer from 1")
         for name in ("workers", "tune_every", "save_every", "threads"):
@@ -98,8 +108,8 @@ def fit(
     save: Callable[[Path | str], None],
     *,
     resume: Path | None = None,
-    tensorboard: bool = True,
-    observe: Callable[[], dict[str, float]] = dict,
+    logger: LoggerOptions | None = None,
+    observe: Callable[[], Mapping[str, float | Tensor]] = dict,
     interrupted: Callable[[], bool] = bool,
     radius: RadiusControl | None = None,
     stages: StageOptions | None = None,
@@ -107,12 +117,13 @@ def fit(
     """Train, stage by stage.
 
     Args:
-        batches: given a step, an endless iterator over the training batches from that step on.
+        batches: given a step, an endless iterator over this process's training batches from that step on.
         tune_batches: an iterator over the tuning batches, the same ones every time.
-        run_dir: gets metrics.jsonl, TensorBoard files, the state, and the weights.
+        run_dir: gets metrics.jsonl, the trackers' files, the state, and the weights.
         save: writes what is to be kept of the model; called with "best" and "last".
         resume: a saved state to go on from.
-        observe: more values to log, called at every logged step.
+        logger: which trackers get the figures; None for none.
+        observe: more values to log, as `RunLog.write` takes them, called at every logged step.
         interrupted: asked after every step, by all processes: whether to save the state and stop.
         radius: moves the curvature after every step, by the loss that selects the best step.
         stages: what trains, and when; None is stage 1.
@@ -135,7 +146,7 @@ def fit(
         options.max_steps,
         start=int(state["progress"].get("step", 0)),
         active=fabric.is_global_zero,
-        tensorboard=tensorboard,
+        options=logger,
     )
     try:
         staging = Staging(
@@ -154,7 +165,8 @@ def fit(
             rates = staging.set_learning_rates(int(progress["step"]))
             step = int(progress["step"]) + 1
             is_logged = step % options.log_every == 0 or step in (1, options.max_steps)
-            terms, norms = _optimize(fabric, staging, next(stream), options.clip_norm, by_group=is_logged)
+            mine = [next(stream) for _ in range(options.accumulate)]
+            terms, norms = optimize(fabric, staging, mine, options.clip_norm, by_group=is_logged)
             skipped = norms is None
             progress.update(
                 step=step,
@@ -164,38 +176,45 @@ def fit(
             )
             log.step(step)
             if is_logged:
-                _log_step(log, step, terms, norms or {}, rates, progress, observe)
+                with whole_parameters(staging.module):
+                    _log_step(log, step, terms, norms or {}, rates, progress, observe)
             if progress["bad"] >= options.max_bad_steps:
                 raise TrainingFailed(
                     f"the loss or its gradient was not finite for {options.max_bad_steps} steps in a row, up to step "
                     f"{step}; try a lower optim.lr, a longer optim.warmup_steps or train.precision=32-true"
                 )
             if radius is not None:
-                radius.update(step, float(fabric.all_reduce(terms[MATCHED])))
+                radius.update(step, float(terms[MATCHED]))
                 progress.update(radius.state)
             tuned = None
             if options.tune_every and (step % options.tune_every == 0 or step == options.max_steps):
-                tune = tuning_loss(staging.module, model, tune_batches())
+                together = options.accumulate * fabric.world_size
+                tune = tuning_loss(staging.module, model, tune_batches(), together)
                 tuned = tune[MATCHED]
                 log.write(step, {f"tune/{key}": value for key, value in tune.items()})
-                if tuned < progress["best"] or not progress["best_step"]:
+                if tuned < progress["best"] or not math.isfinite(progress["best"]):
                     progress.update(best=tuned, best_step=step)
-                    if fabric.is_global_zero:
-                        save("best")
+                    with whole_parameters(staging.module):
+                        if fabric.is_global_zero:
+                            save("best")
             if step < options.max_steps and staging.advance(step, tuned):
                 log.write(step, {"train/stage": staging.number})
             stop = interrupted()
             if stop or (options.save_every and step % options.save_every == 0):
                 generators = random_generators(fabric.device, fabric.world_size)
-                if fabric.is_global_zero:
-                    save_state(run_dir / STATE_FILE, model, staging.raw_optimizer, progress, generators)
+                optimizer_state = gathered_state(staging.raw_optimizer)
+                with whole_parameters(staging.module):
+                    if fabric.is_global_zero:
+                        save_state(run_dir / STATE_FILE, model, optimizer_state, progress, generators)
             if stop:
                 raise Interrupted(step)
-        if fabric.is_global_zero:
-            save("last")
-            if not options.tune_every:
-                progress["best_step"] = progress["step"]
-                save("best")
+        if not options.tune_every:
+            progress["best_step"] = progress["step"]
+        with whole_parameters(staging.module):
+            if fabric.is_global_zero:
+                save("last")
+                if not options.tune_every:
+                    save("best")
     finally:
         log.close()
         model.eval()
@@ -208,45 +227,14 @@ def fit(
     )
 
 
-def _optimize(
-    fabric: Fabric, staging: Staging, batch: host.BatchedDatapoint, clip_norm: float, *, by_group: bool
-) -> tuple[dict[str, Tensor], dict[str, float] | None]:
-    """One optimizer step.
+@torch.no_grad()
+def tuning_loss(
+    step_module: nn.Module, model: nn.Module, batches: Iterator[host.BatchedDatapoint], together: int = 1
+) -> dict[str, float]:
+    """Mean of every loss term over the tuning batches, without dropout, and with the same random draws every time.
 
     Args:
-        by_group: measure the gradient of each group of parameters as well.
-
-    Returns:
-        The loss terms, and the gradient's norm by metric, or None where loss or gradient was not finite and nothing
-        was changed.
-    """
-    optimizer = staging.optimizer
-    terms = staging.module(batch)
-    total, terms = terms[TOTAL], {key: value.detach() for key, value in terms.items()}
-    optimizer.zero_grad(set_to_none=True)
-    if not _everywhere(fabric, torch.isfinite(total)):
-        return terms, None
-    fabric.backward(total)
-    groups = gradient_norms(staging.raw_optimizer) if by_group else {}
-    norm = fabric.clip_gradients(staging.module, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
-    if not torch.isfinite(norm):
-        optimizer.zero_grad(set_to_none=True)
-        return terms, None
-    optimizer.step()
-    return terms, {
-        "train/gradient_norm": float(norm),
-        **{f"train/gradient_norm/{group}": value for group, value in groups.items() if len(groups) > 1},
-    }
-
-
-def _everywhere(fabric: Fabric, flag: Tensor) -> bool:
-    """Whether a flag holds in all processes: one that left out its backward pass would leave the others waiting."""
-    return bool(fabric.all_reduce(flag.float(), reduce_op="min") if fabric.world_size > 1 else flag)
-
-
-@torch.no_grad()
-def tuning_loss(step_module: nn.Module, model: nn.Module, batches: Iterator[host.BatchedDatapoint]) -> dict[str, float]:
-    """Mean of every loss term over the tuning batches, without dropout, and with the same random draws every time.
+        together: how many batches count as one, as in a step.
 
     Raises:
         ConfigError: no tuning batch.
@@ -257,9 +245,11 @@ def tuning_loss(step_module: nn.Module, model: nn.Module, batches: Iterator[host
     count = 0
     with torch.random.fork_rng(devices=[]):  # training goes on with its own draws
         torch.default_generator.manual_seed(0)
-        for batch in batches:
-            for key, value in step_module(batch).items():
-                sums[key] = sums.get(key, 0.0) + float(value)
+        while parts := list(itertools.islice(batches, together)):
+            counts = count_targets(parts)
+            for batch in parts:
+                for key, value in step_module(batch, counts).items():
+                    sums[key] = sums.get(key, 0.0) + float(value)
             count += 1
     if not count:
         raise ConfigError("train.tune_every is set, but there is no tuning picture; expected data.tune_images from 1")
@@ -273,7 +263,7 @@ def _log_step(
     norms: dict[str, float],
     rates: dict[str, float],
     progress: dict[str, float],
-    observe: Callable[[], dict[str, float]],
+    observe: Callable[[], Mapping[str, float | Tensor]],
 ) -> None:
     values = {f"train/{key}": float(value) for key, value in terms.items() if "_aux" not in key}
     values |= {
@@ -282,7 +272,7 @@ def _log_step(
         "train/skipped_steps": progress["skipped"],
         "train/seconds": progress["seconds"],
     }
-    log.write(step, values | norms | observe())
+    log.write(step, {**values, **norms, **observe()})
     shown = {
         "loss": TOTAL,
         "box": "loss_bbox",

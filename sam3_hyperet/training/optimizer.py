@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils import get_total_norm
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
+from sam3_hyperet.training.sharding import gathered
 
 ADAPTERS, KEY_LAYERS, REST, TRUNK = "adapters", "key_layers", "rest", "trunk"
 _TRUNK_PREFIX = "backbone.vision_backbone.trunk."
@@ -101,7 +103,7 @@ def set_learning_rates(
 def gradient_norms(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Norm of the present gradients of each group."""
     return {
-        group["name"]: math.sqrt(sum(float(p.grad.norm()) ** 2 for p in group["params"] if p.grad is not None))
+        group["name"]: float(gathered(get_total_norm([p.grad for p in group["params"] if p.grad is not None])))
         for group in optimizer.param_groups
     }
 

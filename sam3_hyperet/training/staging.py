@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.losses.grounding import GroundingLoss
+from sam3_hyperet.losses.grounding import Counts, GroundingLoss
 from sam3_hyperet.training.optimizer import (
     KEY_LAYERS,
     REST,
@@ -33,8 +33,8 @@ class ModelAndLoss(nn.Module):
         self.model = model
         self.loss = loss
 
-    def forward(self, batch: host.BatchedDatapoint) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = self.loss(self.model, batch)
+    def forward(self, batch: host.BatchedDatapoint, step: Counts | None = None) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = self.loss(self.model, batch, step)
         return terms
 
 
@@ -85,10 +85,11 @@ class Staging:
             for group in groups
         }
         key_layers = self._options.layers if self._options.number < 3 else ()
-        optimizer = build_optimizer(
+        self.module = self._fabric.setup_module(ModelAndLoss(self._model, self._loss))
+        optimizer = build_optimizer(  # of the parameters as they are now: sharding replaces them
             self._model, self._optim, self._max_steps, key_layers=key_layers, starts=starts, previous=previous
         )
-        self.module, self.optimizer = self._fabric.setup(ModelAndLoss(self._model, self._loss), optimizer)
+        self.optimizer = self._fabric.setup_optimizers(optimizer)
         return report
 
     def set_learning_rates(self, step: int) -> dict[str, float]:

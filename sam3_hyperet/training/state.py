@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sam3_hyperet.errors import CheckpointError
+from sam3_hyperet.training.sharding import split_as, split_state
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ _DIGEST_SIZE = 32
 def save_state(
     path: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | Mapping[str, Any],
     progress: dict[str, float],
     generators: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> None:
@@ -34,11 +35,12 @@ def save_state(
     The state that was there before stays beside it, as `previous_state(path)`.
 
     Args:
+        optimizer: or its state.
         generators: of `random_generators`; None for those of this one process, on the CPU.
     """
     state = {
         "trained": {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad},
-        "optimizer": optimizer.state_dict(),
+        "optimizer": optimizer.state_dict() if isinstance(optimizer, torch.optim.Optimizer) else optimizer,
         "progress": progress,
         "generators": generators or random_generators(torch.device("cpu")),
     }
@@ -50,7 +52,7 @@ def save_state(
             file.flush()
             os.fsync(file.fileno())
         if path.is_file():
-            link = temporary.with_suffix(".previous")
+            link = temporary.with_name(f".{previous_state(path).name}.{os.getpid()}.tmp")
             os.link(path, link)  # at no moment is there no state under its name
             link.replace(previous_state(path))
         temporary.replace(path)
@@ -61,6 +63,13 @@ def save_state(
 def previous_state(path: Path) -> Path:
     """Where the state from before the last save is kept."""
     return path.with_name(f"previous_{path.name}")
+
+
+def remove_leftovers(run_dir: Path) -> None:
+    """Remove what killed processes left half written in a run's folder; no process may be writing there."""
+    for pattern in (".*.tmp", ".*.partial"):
+        for file in run_dir.glob(pattern):
+            file.unlink()
 
 
 def read_state(path: Path, world: int = 1) -> dict[str, Any]:
@@ -95,8 +104,8 @@ def restore_state(
         raise CheckpointError(f"{path}: trains other parameters than this run, first {', '.join(odd[:3])}")
     with torch.no_grad():
         for name, tensor in state["trained"].items():
-            parameters[name].copy_(tensor)
-    optimizer.load_state_dict(state["optimizer"])
+            parameters[name].copy_(split_as(tensor, parameters[name]))
+    optimizer.load_state_dict(split_state(state["optimizer"], optimizer))
     _restore(state["generators"][rank])
 
 

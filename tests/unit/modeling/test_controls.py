@@ -222,11 +222,9 @@ def test_a_second_adapter_is_refused(adapted):
         hy.inject(adapted, hy.HyperETConfig())
 
 
-def test_a_copy_is_independent(adapted, base, picture, expected, randomized):
-    from conftest import copied
-
+def test_a_copy_is_independent(adapted, base, picture, expected, randomized, copy_of):
     before = answers(adapted, picture)
-    copy = copied(adapted)
+    copy = copy_of(adapted)
     assert equal(answers(copy, picture), before)
     randomized(copy, scale=0.3)
     assert not equal(answers(copy, picture), before)

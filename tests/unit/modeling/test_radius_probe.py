@@ -117,3 +117,15 @@ def test_weights_and_gates_report_themselves_and_have_no_radii(model, randomized
     assert figures["adapter/trunk_qv.3.v/identity_gap"] > 0
     assert figures["adapter/encoder_layer.1/identity_gap"] > 0
     assert {"adapter/attention.0.self/distance_gate", "adapter/attention.1.cross/curvature"} <= figures.keys()
+
+
+def test_histograms_of_the_latest_features(adapted, pyramid):
+    with RadiusProbe(adapted) as probe, RadiusProbe(adapted, accumulate=True) as sums, torch.no_grad():
+        assert probe.histograms() == {}
+        site(adapted)(pyramid)
+        histograms = probe.histograms()
+    assert histograms.keys() == {f"{side}normalized_radius/fpn.{n}" for side in ("", "base/") for n in (0, 1)}
+    for name, radii in sums.sites.items():
+        for counts, side in zip(radii.histogram, ("base/", ""), strict=True):
+            assert torch.equal(counts, histograms[f"{side}normalized_radius/{name}"])
+    assert not torch.equal(histograms["normalized_radius/fpn.0"], histograms["base/normalized_radius/fpn.0"])

@@ -16,6 +16,7 @@ from sam3_hyperet.losses.grounding import GroundingLoss, LossWeights
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
 from sam3_hyperet.training.loop import TrainingFailed, TrainOptions, fit
 from sam3_hyperet.training.optimizer import OptimizerOptions
+from sam3_hyperet.training.trackers import LoggerOptions
 
 CONFIG = hy.HyperETConfig(geometry="gyro", learn_curvature=True)
 
@@ -66,7 +67,7 @@ class Run:
             self.folder,
             self.save,
             resume=resume,
-            tensorboard=tensorboard,
+            logger=LoggerOptions(tensorboard=tensorboard),
         )
         return self.result
 
@@ -249,7 +250,7 @@ def test_a_finished_run_resumed_does_nothing_more(start, stream):
     assert equal(again.adapters(), run.adapters())
 
 
-@pytest.mark.parametrize("name", ["max_steps", "batch_size", "log_every", "max_bad_steps", "devices"])
+@pytest.mark.parametrize("name", ["max_steps", "batch_size", "accumulate", "log_every", "max_bad_steps", "devices"])
 def test_impossible_options_are_refused(name):
     with pytest.raises(ConfigError, match=rf"train.{name}=0; expected an integer from 1"):
         TrainOptions(**{"max_steps": 1, "batch_size": 1, name: 0})

@@ -231,7 +231,6 @@ def run(model, stream, folder, *, until=None, resume=None, radius=RADIUS, tune_e
         folder,
         lambda which: hy.save_adapter(model, folder / f"{which}.safetensors"),
         resume=resume,
-        tensorboard=False,
         radius=radius_control(model, RadiusOptions(**radius), 6),
     )
     return folder

@@ -58,7 +58,6 @@ class Watched:
             self.folder,
             lambda _: None,
             resume=resume,
-            tensorboard=False,
             stages=stages,
         )
         self.before.append(snapshot(self.model))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sam3_hyperet.errors import CheckpointError
-from sam3_hyperet.training.state import previous_state, read_state, restore_state, save_state
+from sam3_hyperet.training.state import previous_state, read_state, remove_leftovers, restore_state, save_state
 
 
 @pytest.fixture
@@ -80,3 +80,20 @@ def test_a_failed_write_leaves_what_was_there(trained, tmp_path, monkeypatch):
         save_state(path, *trained, {"step": 2})
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
     assert read_state(path)["progress"]["step"] == 1
+
+
+def test_what_a_killed_process_left_is_removed(trained, tmp_path, monkeypatch):
+    """Killed where the file is whole and not renamed yet, and where it has linked the one before."""
+    path = tmp_path / "state.pt"
+    save_state(path, *trained, {"step": 1})
+    monkeypatch.setattr(type(path), "unlink", lambda *_, **__: None)
+    monkeypatch.setattr(type(path), "replace", lambda *_: pytest.exit("killed"))
+    with pytest.raises(pytest.exit.Exception):
+        save_state(path, *trained, {"step": 2})
+    monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_leftovers(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+    assert read_state(path)["progress"]["step"] == 1
+    save_state(path, *trained, {"step": 2})
+    assert read_state(path)["progress"]["step"] == 2

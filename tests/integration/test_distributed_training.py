@@ -1,0 +1,100 @@
+"""Two processes on the CPU do what one does: the same losses and weights at an equal number of pictures a step."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sam3_hyperet.cli.train import main
+from sam3_hyperet.modeling.checkpoint import read_safetensors
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.integration
+EVERYTHING = ["stage=3", "train.max_steps=3", "train.tune_every=3"]
+
+
+@pytest.fixture(scope="module")
+def four(scenes):
+    """Overrides of a run whose steps see four pictures, on a number that four does not divide."""
+    data = ["data.splits.train=10", "data.splits.tune=6"]
+    return [*scenes, *data, "evaluate=false", "train.accelerator=cpu", "train.save_every=0"]
+
+
+def two_processes(*command):
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "tools/train.py", *command, "train.devices=2"],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def losses(folder):
+    """Every loss and gradient norm, by step and name."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    kinds = ("loss", "gradient_norm")
+    return {(line["step"], key): line[key] for line in lines for key in line if any(kind in key for kind in kinds)}
+
+
+def weights(folder, name):
+    return read_safetensors(folder / name)[0]
+
+
+def furthest(a, b):
+    """The largest difference of any weight, by name."""
+    assert a.keys() == b.keys()
+    return {name: float((a[name] - b[name]).abs().max()) for name in a}
+
+
+@pytest.fixture(scope="module")
+def whole(four, tmp_path_factory):
+    """One process, one pass a step."""
+    return main([*four, f"run_dir={tmp_path_factory.mktemp('whole')}", "train.batch_size=4"])
+
+
+@pytest.mark.parametrize("spread", ["two processes", "two passes"])
+def test_the_same_losses_and_adapters(whole, four, tmp_path, spread):
+    command = [*four, f"run_dir={tmp_path}", "train.batch_size=2"]
+    if spread == "two processes":
+        two_processes(*command)
+    else:
+        main([*command, "train.accumulate=2"])
+    expected, found = losses(whole), losses(tmp_path)
+    assert len([key for key in expected if key[1] == "train/loss"]) == 4
+    assert found == pytest.approx(expected, rel=2e-5, abs=1e-6)
+    adapters = weights(whole, "adapter_last.safetensors")
+    assert max(float(tensor.abs().max()) for tensor in adapters.values()) > 5e-3
+    assert max(furthest(adapters, weights(tmp_path, "adapter_last.safetensors")).values()) < 2e-6
+
+
+def test_sharded_training_is_training(four, tmp_path):
+    """Stage 3; then the same command once more, which goes on from the state of its second step."""
+    plain, sharded = tmp_path / "plain", tmp_path / "sharded"
+    main([*four, *EVERYTHING, f"run_dir={plain}", "train.batch_size=4"])
+    command = [*four, *EVERYTHING, f"run_dir={sharded}", "train.batch_size=1", "train.accumulate=2"]
+    command += ["train.strategy=fsdp", "train.save_every=2"]
+    two_processes(*command)
+    assert losses(sharded) == pytest.approx(losses(plain), rel=5e-5, abs=1e-6)
+    for name in ("adapter_last.safetensors", "weights_last.safetensors"):
+        apart = furthest(weights(plain, name), weights(sharded, name))
+        # Adam moves what has next to no gradient, such as the biases of attention's keys, by its rounding alone
+        assert max(apart.values()) < 3e-4
+        assert sum(value > 2e-5 for value in apart.values()) < 0.1 * len(apart)
+
+    shutil.copytree(sharded, tmp_path / "uninterrupted")
+    two_processes(*command)
+    for name in ("adapter_last.safetensors", "weights_last.safetensors"):
+        ours, theirs = weights(sharded, name), weights(tmp_path / "uninterrupted", name)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert losses(sharded) == losses(tmp_path / "uninterrupted")

@@ -1,0 +1,102 @@
+"""SIGKILL at any moment, also within a save: the same command goes on, and ends in the same bits."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from mortal_runs import AfterSeconds, AtFileOperation, MortalRuns, WithinSave
+
+from sam3_hyperet.modeling.checkpoint import read_safetensors
+from sam3_hyperet.training.run_log import read_history
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.integration
+STEPS = 40
+LOADERS_LOOK_FOR_THEIR_PARENT = 15  # seconds; they do so every five
+
+
+@pytest.fixture(scope="module")
+def command(scenes):
+    """A run with augmentation and two loader workers, that saves its state after every step."""
+    return [
+        *scenes,
+        "data.flip=0.5",
+        "data.negatives=0",
+        "train.batch_size=1",
+        "train.workers=2",
+        f"train.max_steps={STEPS}",
+        "train.save_every=1",
+        "train.tune_every=7",
+        "evaluate=false",
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command, tmp_path_factory):
+    """The folder of that run without any interruption."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    MortalRuns(folder, command).finish()
+    return folder
+
+
+def history(folder):
+    lines = read_history(folder / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if key != "train/seconds"} for line in lines]
+
+
+def assert_same(folder, other):
+    """Of two finished runs: every line of the history, both adapters to the bit, and the names of all files."""
+    assert history(folder) == history(other)
+    for name in ("adapter.safetensors", "adapter_last.safetensors"):
+        (ours, about), (theirs, about_theirs) = (read_safetensors(run / name) for run in (folder, other))
+        assert about == about_theirs
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert {file.name for file in folder.iterdir()} == {file.name for file in other.iterdir()}
+
+
+def test_twenty_kills(command, undisturbed, tmp_path):
+    rng = random.Random(0)
+    folder = tmp_path / "run"
+    pace = read_history(undisturbed / "metrics.jsonl")[-2]["train/seconds"] / STEPS
+    deaths = [AfterSeconds(rng.uniform(0, 3) * pace, group=bool(n % 2)) for n in range(8)]
+    deaths += [AtFileOperation(folder, rng.randint(1, 25)) for _ in range(6)]
+    deaths += [WithinSave(rng.randint(1, 3), rng.random()) for _ in range(6)]
+    rng.shuffle(deaths)
+    runs = MortalRuns(folder, command)
+    for death in deaths:
+        runs.kill(death)
+    runs.finish()
+    assert_same(folder, undisturbed)
+    assert not runs.survivors(LOADERS_LOOK_FOR_THEIR_PARENT)
+
+
+def test_the_tool_itself_killed(command, undisturbed, tmp_path):
+    """Its main process alone, as the kernel does where memory is short."""
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "tools/train.py", *command, f"run_dir={folder}"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "previous_state.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    loaders = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    assert process.wait() < 0
+    assert len(loaders) == 2
+    assert 2 <= history(folder)[-1]["step"] < STEPS
+    MortalRuns(folder, command).finish()
+    assert_same(folder, undisturbed)
+    assert not psutil.wait_procs(loaders, LOADERS_LOOK_FOR_THEIR_PARENT)[1]

@@ -1,0 +1,121 @@
+"""One step in parts: the same loss and the same gradient, however its pictures are spread over forward passes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+import sam3_hyperet as hy
+from sam3_hyperet.losses.alignment import AlignmentLoss
+from sam3_hyperet.losses.grounding import GroundingLoss, LossOptions
+from sam3_hyperet.training.optimizer import OptimizerOptions
+from sam3_hyperet.training.stages import StageOptions, set_training_mode
+from sam3_hyperet.training.staging import Staging
+from sam3_hyperet.training.step import optimize
+
+FEW = [("car", [(10, 10, 60, 60)])]
+MANY = [("car", [(10, 10, 60, 60), (70, 40, 120, 110), (5, 80, 50, 120)]), ("sky", [(0, 0, 128, 30)]), ("tree", [])]
+NONE = [("sky", []), ("house", [])]
+OTHER = [("red house", [(30, 30, 90, 90)]), ("sky", [])]
+PICTURES = [FEW, MANY, NONE, OTHER]
+QUALITY = ("ce_f1", "presence_dec_acc", "miou_semantic_seg")
+
+
+@pytest.fixture(scope="module")
+def batches(make_batch):
+    """A function from groups of pictures, by their places in PICTURES, to a batch of each group."""
+
+    def make(*groups):
+        return [merged([make_batch(PICTURES[i], seed=i) for i in group]) for group in groups]
+
+    def merged(singles):
+        if len(singles) == 1:
+            return singles[0]
+        places = [int(one.find_metadatas[0].original_image_id[0]) for one in singles]
+        return make_batch(*[PICTURES[i] for i in places], seed=places[0])
+
+    return make
+
+
+class Step:
+    """A model at the start of a run; `take` makes one step without moving a weight, so that its gradient stays."""
+
+    def __init__(self, model, losses):
+        self.model = hy.inject(model, hy.HyperETConfig())
+        loss = GroundingLoss(model.transformer.decoder.num_queries, losses, model.matcher, AlignmentLoss(losses))
+        self.fabric = Fabric(accelerator="cpu", devices=1)
+        optim = OptimizerOptions(warmup_steps=0)
+        self.staging = Staging(self.fabric, self.model, loss, StageOptions(), optim, 9, {}, lambda _: None)
+        self.staging.begin()
+        self.staging.set_learning_rates(0)
+        set_training_mode(self.model)
+
+    def adapters(self):
+        return [p.detach().clone() for group in self.staging.raw_optimizer.param_groups for p in group["params"]]
+
+    def take(self, parts):
+        for group in self.staging.raw_optimizer.param_groups:
+            group["lr"] = 0.0
+        terms, norms = optimize(self.fabric, self.staging, parts, 1e9, by_group=False)
+        gradient = [p.grad.clone() for group in self.staging.raw_optimizer.param_groups for p in group["params"]]
+        return terms, norms, gradient
+
+
+@pytest.fixture
+def step(another):
+    return lambda **losses: Step(another(), LossOptions(**losses))
+
+
+@pytest.mark.parametrize("groups", [[(0, 1), (2, 3)], [(0,), (1, 2, 3)], [(0,), (1,), (2,), (3,)]], ids=str)
+def test_a_step_in_parts_is_the_step(step, batches, groups):
+    """With a part that shows nothing of what it is asked for, and parts of unlike numbers of prompts and objects."""
+    one = step(entailment=0.3)
+    terms, norms, gradient = one.take(batches((0, 1, 2, 3)))
+    in_parts, norms_in_parts, gradient_in_parts = one.take(batches(*groups))
+    assert terms.keys() == in_parts.keys()
+    for name, value in terms.items():
+        if not name.startswith(QUALITY):
+            assert float(in_parts[name]) == pytest.approx(float(value), rel=2e-5, abs=1e-6), name
+    assert norms_in_parts == pytest.approx(norms, rel=1e-4)
+    for expected, found in zip(gradient, gradient_in_parts, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_contrasts_are_those_of_each_pass(step, batches):
+    """The one loss that is not the same in parts: a prompt's negatives are those it shares a batch with."""
+    one = step(alignment=1.0)
+    whole, parts = (one.take(batches(*groups))[0] for groups in ([(0, 1, 2, 3)], [(0,), (1,), (2,), (3,)]))
+    assert float(parts["alignment_loss"]) < float(whole["alignment_loss"])
+    assert float(parts["loss_matched"]) == pytest.approx(float(whole["loss_matched"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_one_bad_part_spoils_the_step_and_changes_nothing(step, batches, bad):
+    one = step()
+    parts = batches((0,), (1,))
+    parts[bad] = replace(parts[bad], img_batch=torch.full_like(parts[bad].img_batch, float("nan")))
+    before = one.adapters()
+    terms, norms = optimize(one.fabric, one.staging, parts, 1.0, by_group=True)
+    assert norms is None
+    assert not torch.isfinite(terms["loss"])
+    assert all(torch.equal(a, b) for a, b in zip(before, one.adapters(), strict=True))
+    assert not one.staging.raw_optimizer.state
+    assert optimize(one.fabric, one.staging, batches((0,), (1,)), 1.0, by_group=True)[1] is not None
+    assert not all(torch.equal(a, b) for a, b in zip(before, one.adapters(), strict=True))
+
+
+def test_gradients_are_synchronised_once_a_step(step, batches, monkeypatch):
+    one, enabled = step(), []
+    context = one.fabric.no_backward_sync
+
+    def watched(module, enabled_=True, **options):
+        enabled.append(options.get("enabled", enabled_))
+        return context(module, **options)
+
+    monkeypatch.setattr(one.fabric, "no_backward_sync", watched)
+    part = batches((0,))[0]
+    one.take([part, part, part])  # the very same object, too
+    assert enabled == [True, True, False]
