@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import torch
 
-from sam3_hyperet.evaluation.predictor import Predictor
+from sam3_hyperet.evaluation.predictor import model_input
+from sam3_hyperet.evaluation.prompt_sharing import find_stage
 
 PROMPTS = ("car", "small red house", "sky")
 
 
 @torch.no_grad()
 def answers(model, picture, prompts=PROMPTS, resolution=128):
-    """Logits, presence, boxes, masks and the semantic map of every prompt."""
-    found = list(Predictor(model, prompts, resolution).predict(picture))
+    """Scores, presence, boxes, masks and the semantic map of every prompt, by SAM 3's own forward pass."""
+    device = torch.device("cpu")
+    output = model.forward_grounding(
+        backbone_out={
+            **model.backbone.forward_image(model_input(picture, resolution, device)[None]),
+            **model.backbone.forward_text(list(prompts), device=device),
+        },
+        find_input=find_stage(range(len(prompts)), device),
+        find_target=None,
+        geometric_prompt=model._get_dummy_prompt(len(prompts)),
+    )
     return {
-        "scores": torch.stack([a.query_scores for a in found]),
-        "boxes": torch.stack([a.boxes for a in found]),
-        "masks": torch.stack([a.mask_logits for a in found]),
-        "semantic": torch.stack([a.semantic_logits for a in found]),
-        "presence": torch.tensor([a.presence for a in found]),
+        "scores": output["pred_logits"].sigmoid().squeeze(-1),
+        "boxes": output["pred_boxes_xyxy"],
+        "masks": output["pred_masks"],
+        "semantic": output["semantic_seg"].squeeze(1),
+        "presence": output["presence_logit_dec"].sigmoid().reshape(len(prompts)),
     }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli import benchmark_attention
-from sam3_hyperet.evaluation.predictor import find_stage
+from sam3_hyperet.evaluation.prompt_sharing import find_stage
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import adapters_disabled, inject, parameter_report

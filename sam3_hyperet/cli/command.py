@@ -54,7 +54,8 @@ def parse_command(tool: str, argv: Sequence[str] | None = None, configs: Path = 
             raise ConfigError(_unknown(f"{tool}: subcommand", subcommand, subcommands))
         command, file = f"{tool} {subcommand}", subcommands[subcommand]
     if wants_help:
-        usage = command.replace(tool, f"tools/{tool}.py", 1)
+        folder = "datasets" if tool.startswith("prepare_") else "tools"
+        usage = command.replace(tool, f"{folder}/{tool}.py", 1)
         _exit_with(f"usage: python {usage} key=value …\n\n{file.read_text(encoding='utf-8').strip()}")
     search_path = f"hydra.searchpath=['{configs.as_uri()}']"
     with hydra.initialize_config_dir(config_dir=str(file.parent), version_base="1.3"):

@@ -1,54 +1,51 @@
-"""Base and adapted model side by side on a data set's validation pictures: metrics.json and report.html."""
+"""Any number of models side by side on a split of a data set: metrics.json and report.html."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
-import platform
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
+from lightning_fabric import Fabric
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
-from torch import nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import write_json
-from sam3_hyperet.data.segments import decode
-from sam3_hyperet.data.sources import DataOptions, Split, open_split
-from sam3_hyperet.evaluation.predictor import Predictor
-from sam3_hyperet.evaluation.report import Example, RadiusShift, Report, SemanticExample, write_report
-from sam3_hyperet.evaluation.runner import (
-    Protocol,
-    Result,
-    evaluate_instances,
-    evaluate_label_maps,
-    positions,
-    vocabulary_labels,
+from sam3_hyperet.cli.comparison import (
+    INSTANCES,
+    Comparison,
+    Outcome,
+    Variant,
+    all_metrics,
+    differences,
+    fast_minus_exact,
+    prefixes,
 )
+from sam3_hyperet.cli.comparison_report import shown_examples, write_comparison
+from sam3_hyperet.cli.fingerprint import model_facts, split_facts
+from sam3_hyperet.cli.variants import sharing_copy
+from sam3_hyperet.data.concepts import prompt_texts
+from sam3_hyperet.data.hierarchies import hierarchy_of
+from sam3_hyperet.data.sources import DataOptions, Split, open_split
+from sam3_hyperet.evaluation.model_sharing import shared_encoding
+from sam3_hyperet.evaluation.predictor import Predictor
+from sam3_hyperet.evaluation.protocol import Protocol, positions
+from sam3_hyperet.evaluation.record_store import RecordStore
+from sam3_hyperet.evaluation.runner import Contender, evaluate_records, record_pictures
+from sam3_hyperet.evaluation.suite import Suite
 from sam3_hyperet.modeling.build import resolution
-from sam3_hyperet.modeling.inject import adapters_disabled, parameter_report
-from sam3_hyperet.modeling.radius_probe import BINS, RadiusProbe
-from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
-from sam3_hyperet.version import __version__
 
-_SHOWN_PER_PICTURE = 2
+RECORDS = "records"
+EXACT = "last-model-exact"
 _HEADLINE = ("segm/AP", "bbox/AP", "mIoU", "unassigned", "presence/accuracy_absent")
-_PACKAGES = ("torch", "torchvision", "sam3", "numpy", "pycocotools", "faster-coco-eval")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"sam3_hyperet": __version__, "python": platform.python_version(), **found}
 
 
 def compare(
-    model: host.Sam3Image,
+    variants: Sequence[Variant],
     data: DataOptions,
     protocol: Protocol,
     run_dir: Path,
@@ -56,194 +53,131 @@ def compare(
     config_text: str,
     extra: Mapping[str, float],
     console: Console,
+    fabric: Fabric,
     split_name: str = "val",
-    adapter: Path | None = None,
-    base: host.Sam3Image | None = None,
+    resume: str = "auto",
+    keep_records: bool = False,
 ) -> dict[str, float]:
-    """Score the base and the adapted model; write metrics.json and report.html.
+    """Ask all models about each picture in turn, score them, write metrics.json and report.html.
+
+    What is there of an interrupted comparison of the same models on the same pictures is not asked again.
 
     Args:
+        variants: the base first, if it is named "base".
         extra: more metrics to write.
-        adapter: the adapter's file; the report names its hash.
-        base: the model to compare with; None is the model itself with its adapters off, if it has any.
+        fabric: launched; its processes share the pictures.
+        resume: "auto" goes on from the records in run_dir, "never" starts over.
+        keep_records: leave them there when all is done.
 
     Returns:
-        The metrics, flat: `<data>/<metric>` of the adapted model, `base/<data>/<metric>` of the base.
+        The metrics, flat: `base/<data>/<metric>` of the base, `<data>/<metric>` of the adapted model, of several
+        `<name>/<data>/<metric>`; nothing in a process that is not the first.
     """
-    split = open_split(data, split_name)
+    run_dir = Path(fabric.broadcast(str(run_dir)))
+    with fabric.rank_zero_first():  # it may draw the pictures
+        split = open_split(data, split_name)
     console.print(split.images.summary())
-    pairs, maps = _shown(split, protocol)
-    results: dict[str, Result] = {}
-    if base is not None:
-        results["base"] = _evaluate(base, split, protocol, pairs, maps)
-    elif hasattr(model, "hyperet_config"):
-        with adapters_disabled(model):
-            results["base"] = _evaluate(model, split, protocol, pairs, maps)
-    with RadiusProbe(model, accumulate=True) as probe:
-        results["adapted"] = _evaluate(model, split, protocol, pairs, maps)
-    metrics = dict(extra)
-    report = parameter_report(model)  # what trains is not a property of the model: the caller says it
-    metrics |= {f"params/{key}": report[key] for key in ("added", "total", "added_ratio")}
-    for variant, result in results.items():
-        prefix = "base/" if variant == "base" else ""
-        metrics |= {f"{prefix}{data.name}/{key}": value for key, value in result.metrics.items()}
-    metrics |= _radius_metrics(probe)
+    suite = open_suite(split, protocol)
+    contenders = [contender(variant, suite, run_dir / RECORDS) for variant in variants]
+    exact = exact_contender(variants[-1], suite, run_dir / RECORDS)
+    everyone = [*contenders, exact] if exact else contenders
+    if fabric.is_global_zero:
+        facts = split_facts(data, split, suite, protocol)
+        for one, of_model in zip(everyone, model_facts([one.predictor.model for one in everyone]), strict=True):
+            if why := one.store.prepare({**of_model, **facts, "evaluators": list(one.evaluators)}, resume == "auto"):
+                console.print(why, markup=False, soft_wrap=True)
+    fabric.barrier()
+    share = _share(everyone, fabric, console)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("pictures", total=len(set().union(*share.values())))
+        advance = partial(progress.advance, task)
+        with shared_encoding([one.predictor for one in everyone]):
+            record_pictures(everyone, share, split.images.picture, workers=protocol.workers, on_picture=advance)
+    fabric.barrier()
+    if not fabric.is_global_zero:
+        return {}
+    outcomes = tuple(_outcome(variant, one) for variant, one in zip(variants, contenders, strict=True))
+    metrics = {**extra, **all_metrics(data, suite, outcomes)}
+    metrics |= differences(data.name, outcomes, protocol.bootstrap)
+    if exact:
+        metrics |= fast_minus_exact(data.name, outcomes, exact)
     write_json(run_dir / "metrics.json", metrics)
-    write_report(
-        Report(
-            title=run_dir.name,
-            metrics=metrics,
-            history=_history(run_dir),
-            protocol=_protocol(data, split, protocol, model, adapter),
-            config=config_text,
-            versions=versions(),
-            examples=_examples(split, results, pairs),
-            semantic_examples=_semantic_examples(split, results, maps),
-            radius=_radius_shifts(probe),
-            dropped=dict(split.images.dropped),
-        ),
-        run_dir / "report.html",
-    )
+    write_comparison(Comparison(data, split, suite, outcomes, metrics), run_dir, config_text)
+    if not keep_records:
+        shutil.rmtree(run_dir / RECORDS)
     return metrics
 
 
-def _evaluate(
-    model: nn.Module,
-    split: Split,
-    protocol: Protocol,
-    pairs: Sequence[tuple[int, int]],
-    maps: Sequence[int],
-) -> Result:
-    both = Result()
-    side = resolution(model)
-    if split.coco_file:
-        names = [category.name for category in split.images.categories]
-        predictor = Predictor(model, names, side, protocol.prompts_at_once)
-        both = evaluate_instances(predictor, split.images, split.coco_file, protocol, pairs)
-    if split.labels:
-        names = [category.name for category in split.labels.categories]
-        predictor = Predictor(model, names, side, protocol.prompts_at_once)
-        semantic = evaluate_label_maps(predictor, split.labels, protocol, maps)
-        both = Result({**semantic.metrics, **both.metrics}, both.detections, semantic.label_maps)
-    return both
+def open_suite(split: Split, protocol: Protocol) -> Suite:
+    """The prompts and evaluators of a split under a protocol."""
+    chosen = positions(split.images, protocol.limit)
+    pairs, maps = shown_examples(split, chosen, protocol.examples)
+    texts = prompt_texts(split.labels.categories) if protocol.synonyms and split.labels else None
+    hierarchy = hierarchy_of(split.images.categories) if protocol.granularity else None
+    return Suite(split, protocol, chosen, texts=texts, hierarchy=hierarchy, shown=pairs, shown_maps=maps)
 
 
-def _shown(split: Split, protocol: Protocol) -> tuple[list[tuple[int, int]], list[int]]:
-    """What the report shows: pictures evenly spread over the scored ones, of each a present concept per granularity."""
-    scored = positions(split.images, protocol.limit)
-    if not protocol.examples:
-        return [], []
-    chosen = [
-        scored[k] for k in np.linspace(0, len(scored) - 1, min(protocol.examples, len(scored))).round().astype(int)
-    ]
-    pairs = []
-    if split.coco_file:
-        granularity = {category.id: category.granularity for category in split.images.categories}
-        for turn, i in enumerate(chosen):
-            there = sorted({one.category_id for one in split.images.instances(i) if not one.crowd})
-            levels = sorted({granularity[c] for c in there})
-            for level in levels if len(levels) > 1 else levels * _SHOWN_PER_PICTURE:
-                left = [c for c in there if granularity[c] == level and (i, c) not in pairs]
-                if left:
-                    pairs.append((i, left[turn % len(left)]))
-    return pairs, (chosen[:4] if split.labels else [])
+def contender(variant: Variant, suite: Suite, folder: Path) -> Contender:
+    """A model as the runner asks it; its records are kept below `folder`."""
+    return _asked(variant.model, suite, suite.protocol, suite.positions, folder / variant.name)
 
 
-def _examples(split: Split, results: Mapping[str, Result], pairs: Sequence[tuple[int, int]]) -> list[Example]:
-    categories = {category.id: category for category in split.images.categories}
-    examples = []
-    for i, category_id in pairs:
-        truth = [decode(one.rle).astype(bool) for one in split.images.instances(i) if one.category_id == category_id]
-        examples.append(
-            Example(
-                picture=np.asarray(split.images.picture(i)),
-                prompt=categories[category_id].name,
-                granularity=categories[category_id].granularity,
-                truth=tuple(truth),
-                base=results["base"].detections[i, category_id] if "base" in results else (),
-                adapted=results["adapted"].detections[i, category_id],
+def exact_contender(variant: Variant, suite: Suite, folder: Path) -> Contender | None:
+    """The model once more, for the AP of `protocol.compare_exact` pictures without `min_score`.
+
+    None where none is asked for, or the data has no instances.
+    """
+    count = suite.protocol.compare_exact
+    if not count or not suite.category_of:
+        return None
+    chosen = tuple(suite.positions[k] for k in positions(suite.positions, count))
+    twin = sharing_copy(variant.model)  # what watches the model must not see it work twice
+    asked = _asked(twin, suite, replace(suite.protocol, min_score=0.0, compare_exact=0), chosen, folder / EXACT)
+    return replace(asked, evaluators={INSTANCES: asked.evaluators[INSTANCES]})
+
+
+def _asked(model: host.Sam3Image, suite: Suite, protocol: Protocol, chosen: tuple[int, ...], folder: Path) -> Contender:
+    predictor = Predictor(
+        model, suite.vocabulary, resolution(model), protocol.prompts_at_once, protocol.min_score, protocol.precision
+    )
+    return Contender(folder.name, predictor, suite.evaluators(model), RecordStore(folder), chosen)
+
+
+def _share(contenders: Sequence[Contender], fabric: Fabric, console: Console) -> dict[str, list[int]]:
+    """The pictures that this process asks each model about: every world-size-th one that has no record."""
+    share = {}
+    for contender in contenders:
+        mine = contender.positions[fabric.global_rank :: fabric.world_size]
+        share[contender.name], damaged = contender.store.missing(mine)
+        if damaged or len(share[contender.name]) < len(mine):
+            console.print(
+                f"{contender.name}: goes on with {len(share[contender.name])} of {len(mine)} pictures"
+                + (f", {damaged} of them for a damaged record" if damaged else "")
             )
-        )
-    return examples
+    return share
 
 
-def _semantic_examples(split: Split, results: Mapping[str, Result], maps: Sequence[int]) -> list[SemanticExample]:
-    if not split.labels:
-        return []
-    names = tuple(category.name for category in split.labels.categories)
-
-    def shown(labels: np.ndarray) -> np.ndarray:
-        return np.where(labels < 0, 255, labels).astype(np.int64)
-
-    examples = []
-    for i in maps:
-        truth = vocabulary_labels(split.labels, i)
-        adapted = shown(results["adapted"].label_maps[i])
-        base = shown(results["base"].label_maps[i]) if "base" in results else adapted
-        examples.append(SemanticExample(np.asarray(split.labels.picture(i)), shown(truth), base, adapted, names))
-    return examples
+def _outcome(variant: Variant, contender: Contender) -> Outcome:
+    records = contender.store.read_all(contender.positions)
+    figures = evaluate_records(contender.evaluators, records, len(contender.predictor.vocabulary))
+    return Outcome(variant, contender, records, figures)
 
 
-def _radius_metrics(probe: RadiusProbe) -> dict[str, float]:
-    figures = {}
-    for name, site in probe.sites.items():
-        for prefix, (radius, normalised, saturation) in zip(("base/", ""), site.mean().tolist(), strict=True):
-            figures[f"{prefix}radius/{name}/mean"] = radius
-            figures[f"{prefix}normalized_radius/{name}/mean"] = normalised
-            figures[f"{prefix}radius/{name}/saturation"] = saturation
-    return figures
-
-
-def _radius_shifts(probe: RadiusProbe) -> list[RadiusShift]:
-    edges = tuple(np.linspace(0.0, 1.0, BINS + 1).tolist())
-    shifts = []
-    for name, site in probe.sites.items():
-        before, after = site.mean().tolist()
-        counts = site.histogram.tolist()
-        shifts.append(
-            RadiusShift(
-                site=name,
-                edges=edges,
-                before=tuple(counts[0]),
-                after=tuple(counts[1]),
-                before_mean=before[1],
-                after_mean=after[1],
-                before_radius=before[0],
-                after_radius=after[0],
-                saturation=after[2],
-            )
-        )
-    return shifts
-
-
-def _protocol(
-    data: DataOptions, split: Split, protocol: Protocol, model: nn.Module, adapter: Path | None
-) -> dict[str, str]:
-    count = len(positions(split.images, protocol.limit))
-    facts = {
-        "data": f"{data.name}, {split.name} split, {count} of {len(split.images)} pictures",
-        "vocabulary": f"{len(split.images.categories)} names, one prompt each, absent ones included",
-        "resolution": f"{resolution(model)} pixels, square",
-        "sam3": host.SAM3_VERSION,
-        "threads": str(torch.get_num_threads()),
-    }
-    if adapter:
-        facts["adapter"] = f"SHA-256 {hashlib.sha256(adapter.read_bytes()).hexdigest()[:16]}…"
-    return facts | {key: str(value) for key, value in asdict(protocol).items()}
-
-
-def _history(run_dir: Path) -> list[dict[str, float]]:
-    file = run_dir / HISTORY_FILE
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-
-def print_headline(console: Console, metrics: Mapping[str, float]) -> None:
-    """Print the metrics that a run is judged by, base beside adapted."""
-    table = Table("metric", "base", "adapted", "difference")
-    for key, value in metrics.items():
-        if key.startswith("base/") or not key.endswith(_HEADLINE):
-            continue
-        base = metrics.get(f"base/{key}")
-        row = ("–", f"{value:.4f}", "–") if base is None else (f"{base:.4f}", f"{value:.4f}", f"{value - base:+.4f}")
+def print_headline(console: Console, metrics: Mapping[str, float], names: Sequence[str]) -> None:
+    """Print the metrics that models are judged by, a column for each of `names`; of two, their difference."""
+    before = prefixes(names)
+    keys: dict[str, None] = {}
+    for key in metrics:
+        prefix = max((one for one in before.values() if key.startswith(one)), key=len, default=None)
+        if prefix is not None and key.endswith(_HEADLINE) and not key.startswith("difference/"):
+            keys[key.removeprefix(prefix)] = None
+    is_pair = len(names) == 2
+    table = Table("metric", *names, *(["difference"] if is_pair else []))
+    for key in keys:
+        values = [metrics.get(f"{prefix}{key}") for prefix in before.values()]
+        row = ["–" if value is None else f"{value:.4f}" for value in values]
+        if is_pair:
+            first, second = values
+            row.append("–" if first is None or second is None else f"{second - first:+.4f}")
         table.add_row(key, *row)
     console.print(table)

@@ -1,62 +1,71 @@
-"""`tools/evaluate.py`: score the base and the adapted model side by side on any data set."""
+"""`tools/evaluate.py`: score the base and any number of adapted models side by side on any data set."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.warnings import PossibleUserWarning
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from yaml import YAMLError
 
 from sam3_hyperet.cli.command import CONFIGS, parse_command
 from sam3_hyperet.cli.compare import compare, print_headline
-from sam3_hyperet.cli.model import open_model, set_threads
-from sam3_hyperet.cli.run_folder import ADAPTER, WEIGHTS
+from sam3_hyperet.cli.model import set_threads
+from sam3_hyperet.cli.variants import find_sources, open_variants
 from sam3_hyperet.data.sources import DataOptions
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.runner import Protocol
-from sam3_hyperet.modeling.adapter_file import load_adapter
-from sam3_hyperet.options import read_options
+from sam3_hyperet.evaluation.protocol import Protocol
+from sam3_hyperet.options import one_of, read_options
 
 OF_RUN = "of_run"
+RESUME = ("auto", "never")
+DECIDING = {  # what runs must have alike to be compared
+    "model": ("name", "checkpoint", "resolution", "seed"),
+    "data": (
+        *("name", "format", "root", "splits", "limit", "seed", "size", "names", "vocabulary", "groups"),
+        *("ignore", "offset", "image_ending", "label_ending"),
+    ),
+}
 
 
 def main(argv: list[str] | None = None) -> Path:
     """Run the tool; returns the folder with metrics.json and report.html."""
     _, config = parse_command("evaluate", argv)
-    console = Console(highlight=False)
     protocol = read_options(Protocol, OmegaConf.to_container(config.protocol), "protocol")
-    run = _run_config(config)
-    model_values = _section(config, run, "model", "tiny")
-    data_values = _section(config, run, "data", "scenes")
+    one_of("resume", config.resume, RESUME)
+    if type(config.keep_records) is not bool:
+        raise ConfigError(f"keep_records={config.keep_records!r}; expected true or false")
+    runs = {folder: _run_config(folder) for folder in _listed(config.run)}
+    model_values = _section(config, runs, "model", "tiny")
+    data_values = _section(config, runs, "data", "scenes")
     data = read_options(DataOptions, data_values, "data")
-    adapter = _adapter(config)
+    sources = find_sources(_listed(config.adapter), list(runs), data=data.name, use_weights=config.model.name == OF_RUN)
     set_threads(config.threads)
     device = choose_device(config.device)
-    weights = _weights(config)
-    own_values = {**model_values, "checkpoint": str(weights)} if weights else model_values
-    model = open_model(own_values).to(device)
-    if adapter:
-        load_adapter(model, adapter)
-    # A run that trained the base as well is compared with the base that it began with, as tools/train.py does.
-    base = open_model(model_values).to(device) if weights and model_values.get("checkpoint") != "random" else None
-    run_dir = Path(config.run_dir)
+    fabric = _fabric(config.devices, device)
+    console = Console(highlight=False, quiet=not fabric.is_global_zero)
+    variants = open_variants(model_values, sources, fabric.device if fabric.world_size > 1 else device)
+    run_dir = Path(fabric.broadcast(config.run_dir))  # its default has the time, which is each process's own
     metrics = compare(
-        model,
+        variants,
         data,
         protocol,
         run_dir,
-        config_text=OmegaConf.to_yaml({**config, "model": own_values, "data": data_values}),
+        config_text=OmegaConf.to_yaml({**config, "model": model_values, "data": data_values}),
         extra={},
         console=console,
         split_name=config.split,
-        adapter=adapter,
-        base=base,
+        fabric=fabric,
+        resume=config.resume,
+        keep_records=config.keep_records,
     )
-    print_headline(console, metrics)
-    console.print(f"wrote {run_dir / 'metrics.json'}, {run_dir / 'report.html'}")
+    print_headline(console, metrics, [variant.name for variant in variants])
+    console.print(f"wrote {run_dir / 'metrics.json'}, {run_dir / 'report.html'}", markup=False, soft_wrap=True)
     return run_dir
 
 
@@ -73,12 +82,31 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _run_config(config: DictConfig) -> DictConfig | None:
-    if config.run is None:
-        return None
-    file = Path(config.run) / "config.yaml"
+def _fabric(devices: int, device: torch.device) -> Fabric:
+    """The processes that share the pictures, started."""
+    if type(devices) is not int or devices < 1:
+        raise ConfigError(f"devices={devices!r}; expected how many processes share the pictures, from 1")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The `srun` command is available", PossibleUserWarning)  # but not wanted
+            fabric = Fabric(accelerator=device.type, devices=devices, strategy="ddp" if devices > 1 else "auto")
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"devices={devices}: {error}") from error
+    fabric.launch()
+    return fabric
+
+
+def _listed(option: object) -> list[Path]:
+    """The paths of an option that takes null, one or a list."""
+    if option is None:
+        return []
+    return [Path(str(value)) for value in option] if isinstance(option, ListConfig) else [Path(str(option))]
+
+
+def _run_config(folder: Path) -> DictConfig:
+    file = folder / "config.yaml"
     if not file.is_file():
-        raise ConfigError(f"run={config.run}: {file} does not exist; expected the folder of a training run")
+        raise ConfigError(f"run={folder}: {file} does not exist; expected the folder of a training run")
     try:
         found = OmegaConf.load(file)
     except (YAMLError, UnicodeDecodeError) as error:
@@ -88,33 +116,21 @@ def _run_config(config: DictConfig) -> DictConfig | None:
     return found
 
 
-def _adapter(config: DictConfig) -> Path | None:
-    if config.adapter is not None:
-        return Path(config.adapter)
-    if config.run is None:
-        return None
-    found = Path(config.run) / ADAPTER["best"]
-    return found if found.is_file() else None
-
-
-def _section(config: DictConfig, run: DictConfig | None, name: str, default: str) -> dict[str, Any]:
-    """A section as the command line names it, as the run has it, or the default, in this order."""
+def _section(config: DictConfig, runs: dict[Path, DictConfig], name: str, default: str) -> dict[str, Any]:
+    """A section as the command line names it, as the runs have it, or the default, in this order."""
     section = config[name]
-    if section.name == OF_RUN:
-        if run is not None:
-            section = run[name]
-        else:
-            section = OmegaConf.merge(
-                {"paths": config.paths}, {name: OmegaConf.load(CONFIGS / name / f"{default}.yaml")}
-            )
-            section = section[name]
+    if section.name == OF_RUN and runs:
+        first, *others = runs
+        section = runs[first][name]
+        for other in others:
+            for key in DECIDING[name]:
+                if runs[other][name].get(key) != section.get(key):
+                    raise ConfigError(
+                        f"run={other}: {name}.{key} is {runs[other][name].get(key)}, but {section.get(key)} "
+                        f"in {first}; expected runs of one {name}, or {name}=…"
+                    )
+    elif section.name == OF_RUN:
+        section = OmegaConf.merge({"paths": config.paths}, {name: OmegaConf.load(CONFIGS / name / f"{default}.yaml")})
+        section = section[name]
     values: dict[str, Any] = OmegaConf.to_container(section, resolve=True)  # type: ignore[assignment]
     return values
-
-
-def _weights(config: DictConfig) -> Path | None:
-    """The base weights that a run trained, if it did, and if the command line names no other model."""
-    if config.run is None or config.model.name != OF_RUN:
-        return None
-    found = Path(config.run) / WEIGHTS["best"]
-    return found if found.is_file() else None

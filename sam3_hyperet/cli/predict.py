@@ -92,7 +92,7 @@ def _predict(predictor: Predictor, path: Path, config: DictConfig) -> tuple[dict
     for prompt, answer in zip(predictor.vocabulary, predictor.predict(picture), strict=True):
         best = answer.top(len(answer.query_scores))
         best = best.above(config.score_threshold / max(best.presence, 1e-12))
-        masks = (best.mask_probabilities(picture.height, picture.width) >= config.mask_threshold).cpu().numpy()
+        masks = best.masks(picture.height, picture.width, config.mask_threshold)
         boxes = best.boxes.clamp(0, 1) * best.boxes.new_tensor([picture.width, picture.height] * 2)
         detections = [
             {"score": score, "box_xyxy": box, "segmentation": rle}

@@ -12,7 +12,9 @@ from rich.table import Table
 
 from sam3_hyperet.cli.command import exit_cleanly, parse_command, write_json
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.coco_ap import CocoAP, default_backend
+from sam3_hyperet.evaluation.cg_f1 import SCORE_THRESHOLD
+from sam3_hyperet.evaluation.cg_f1_files import cg_f1_of_files
+from sam3_hyperet.evaluation.coco_ap import BACKENDS, CocoAP
 from sam3_hyperet.evaluation.label_files import read_names, score_label_folders
 from sam3_hyperet.version import __version__
 
@@ -22,7 +24,7 @@ _PACKAGES = ("pycocotools", "faster-coco-eval", "numpy", "pillow")
 @exit_cleanly
 def main() -> None:
     subcommand, config = parse_command("score")
-    report = {"coco": score_coco, "semantic": score_semantic}[subcommand](config)
+    report = {"coco": score_coco, "cgf1": score_cgf1, "semantic": score_semantic}[subcommand](config)
     _print_table(report)
     if config.out is not None:
         write_json(str(config.out), report)
@@ -31,7 +33,7 @@ def main() -> None:
 def score_coco(config: DictConfig) -> dict[str, Any]:
     """The flat report of a COCO results file; options: configs/score/coco.yaml."""
     options = _options(config)
-    backend = options["backend"] or default_backend()
+    backend = options["backend"] or BACKENDS[0]
     types = options["iou_types"]
     chosen = {"iou_types": types.split(",") if isinstance(types, str) else types} if types else {}
     groups = options["groups"] or {}
@@ -45,6 +47,20 @@ def score_coco(config: DictConfig) -> dict[str, Any]:
         "protocol/backend": backend,
         "protocol/max_detections": "100 per image and category; AP@100/img: 100 per image",
         "protocol/absent": "-1",
+    }
+    return protocol | _sources(options, "gt", "predictions") | metrics | _versions()
+
+
+def score_cgf1(config: DictConfig) -> dict[str, Any]:
+    """The flat report of results on SA-Co's files; options: configs/score/cgf1.yaml."""
+    options = _options(config)
+    truths = options["gt"] if isinstance(options["gt"], list) else [options["gt"]]
+    metrics = cg_f1_of_files([str(path) for path in truths], str(options["predictions"]), str(options["iou_type"]))
+    protocol = {
+        "protocol": "cgF1",
+        "protocol/iou_type": options["iou_type"],
+        "protocol/claim": f"a detection of a score of at least {SCORE_THRESHOLD}",
+        "protocol/annotators": len(truths),
     }
     return protocol | _sources(options, "gt", "predictions") | metrics | _versions()
 

@@ -4,13 +4,13 @@ Protocol: pycocotools'. IoU .50:.05:.95, 101 recall points, at most 100 detectio
 crowds ignored, small/medium/large at 32² and 96² pixels, -1 where there is nothing to find. `AP@100/img`
 first keeps the 100 best detections of each image over all categories, as SAM 3's own evaluation does. The
 size of a mask result is its mask's even where it has a `bbox` (pycocotools would take the box's); that of a
-box result is its box's, or its mask's where the record has only a mask (so in pycocotools).
+box result is its box's, or its mask's where the record has only a mask (so in pycocotools). Three back ends give the
+same numbers: the package's own, which is the fastest and has cgF1 too, and two to check it by.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,22 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as rle_ops
 
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.coco_records import GroundTruth, Record, check_detections, read_json
+from sam3_hyperet.evaluation.coco_records import GroundTruth, Record, check_detections, check_masks, read_json
+from sam3_hyperet.evaluation.coco_summary import check_groups, coco_metrics
+from sam3_hyperet.evaluation.instance_matches import AREA_RANGES, IOU_TYPES, MAX_DETECTIONS
+from sam3_hyperet.evaluation.instance_metrics import instance_metrics
+from sam3_hyperet.evaluation.instance_records import records_of_results, sized_shape
 
-BACKENDS = ("faster-coco-eval", "pycocotools")
-IOU_TYPES = ("bbox", "segm")
-DETECTIONS_PER_IMAGE = 100
-
-_AREAS = {"": 0, "s": 1, "m": 2, "l": 3}
-_MAX_DETECTIONS = {1: 0, 10: 1, 100: 2}
-
-
-def default_backend() -> str:
-    """`faster-coco-eval` where it is installed, else `pycocotools`, the reference."""
-    return BACKENDS[0] if importlib.util.find_spec("faster_coco_eval") else BACKENDS[1]
+BACKENDS = ("sam3_hyperet", "faster-coco-eval", "pycocotools")
 
 
 class CocoAP:
@@ -41,7 +34,8 @@ class CocoAP:
 
     Keys: `segm/AP`, and so on with AP50, AP75, APs, APm, APl, AR@1, AR@10, AR@100, ARs, ARm, ARl, AP@100/img
     and AP/<category>; the same under `bbox/`; `<group>/segm/AP`… for each group of category ids; `images`,
-    `annotations`, `crowds`, `detections`. Averages are over the categories that occur; -1 where none does.
+    `annotations`, `crowds`, `detections`. Averages are over the categories that occur; -1 where none does. Our own
+    back end adds the cgF1 keys of `instance_metrics`.
     image_ids: the images that are scored, by default all of the file; each has to be processed once. Raises
     ConfigError for options that cannot be, DataError naming the file and record for data that cannot.
     """
@@ -51,7 +45,7 @@ class CocoAP:
         ground_truth: GroundTruth | Mapping[str, Any] | str | Path,
         iou_types: Sequence[str] = IOU_TYPES,
         groups: Mapping[str, Collection[int]] | None = None,
-        backend: str | None = None,
+        backend: str = BACKENDS[0],
         image_ids: Collection[int] | None = None,
     ) -> None:
         if isinstance(ground_truth, str | Path):
@@ -61,15 +55,13 @@ class CocoAP:
         self.ground_truth = ground_truth
         self.iou_types = tuple(iou_types)
         self.groups = {str(name): list(ids) for name, ids in (groups or {}).items()}
-        self.backend = backend or default_backend()
+        self.backend = backend
         self.image_ids = sorted(set(ground_truth.sizes if image_ids is None else image_ids))
         if unknown := set(self.iou_types) - set(IOU_TYPES):
             raise ConfigError(f"unknown IoU type {sorted(unknown)}; the types are {', '.join(IOU_TYPES)}")
         if self.backend not in BACKENDS:
             raise ConfigError(f"unknown AP back end {self.backend!r}; the back ends are {', '.join(BACKENDS)}")
-        for name, ids in self.groups.items():
-            if not ids or any(i not in list(ground_truth.categories) for i in ids):
-                raise ConfigError(f"group {name!r}: {ids} are not category ids of {ground_truth.source}")
+        check_groups(self.groups, ground_truth)
         if not self.image_ids or not set(self.image_ids) <= ground_truth.sizes.keys():
             raise DataError(f"{ground_truth.source}: no images to score, or ids that it does not have")
         self.reset()
@@ -94,7 +86,12 @@ class CocoAP:
                 f"{len(missing)} of {len(self.image_ids)} images were not processed, e.g. id {min(missing)}"
             )
         detections = [record for image_id in self.image_ids for record in self.detections[image_id]]
-        best = [r for image_id in self.image_ids for r in _best(self.detections[image_id], DETECTIONS_PER_IMAGE)]
+        if "segm" in self.iou_types:
+            check_masks(detections, "detections")
+        if self.backend == BACKENDS[0]:
+            of_images = records_of_results(self.ground_truth, detections, self.image_ids, self.iou_types)
+            return instance_metrics(of_images, self.ground_truth.categories, self.groups)
+        best = [r for image_id in self.image_ids for r in _best(self.detections[image_id], MAX_DETECTIONS)]
         wanted = set(self.image_ids)
         annotations = [a for a in self.ground_truth.annotations if a["image_id"] in wanted]
         metrics: dict[str, float] = {
@@ -103,17 +100,15 @@ class CocoAP:
             "crowds": sum(a["iscrowd"] for a in annotations),
             "detections": len(detections),
         }
-        names = [self.ground_truth.categories[i] for i in sorted(self.ground_truth.categories)]
-        columns = {category_id: k for k, category_id in enumerate(sorted(self.ground_truth.categories))}
         for iou_type in self.iou_types:
             precision, recall = self._accumulate(iou_type, detections)
             trimmed = precision if len(best) == len(detections) else self._accumulate(iou_type, best)[0]
-            for group, ids in {"": list(columns), **self.groups}.items():
-                prefix = f"{group}/{iou_type}" if group else iou_type
-                k = [columns[category_id] for category_id in ids]
-                metrics |= {f"{prefix}/{key}": v for key, v in _summary(precision[:, :, k], recall[:, k]).items()}
-                metrics[f"{prefix}/AP@{DETECTIONS_PER_IMAGE}/img"] = _mean(trimmed[:, :, k, 0, -1])
-            metrics |= {f"{iou_type}/AP/{name}": _mean(precision[:, :, k, 0, -1]) for k, name in enumerate(names)}
+            arrays = {"AP@100/img": trimmed[:, :, :, 0, -1].mean(axis=1)}
+            for a, size in enumerate(AREA_RANGES):
+                arrays[f"AP{size}"] = precision[:, :, :, a, -1].mean(axis=1)
+                arrays[f"AR{size or '@100'}"] = recall[:, :, a, -1]
+            arrays |= {"AR@1": recall[:, :, 0, 0], "AR@10": recall[:, :, 0, 1]}
+            metrics |= coco_metrics(arrays, iou_type, self.ground_truth.categories, self.groups)
         return metrics
 
     @classmethod
@@ -129,9 +124,7 @@ class CocoAP:
             has_masks = not records or any("segmentation" in record for record in records)
             options["iou_types"] = IOU_TYPES if has_masks else ("bbox",)
         if "segm" in options["iou_types"]:
-            for number, record in enumerate(records):
-                if "segmentation" not in record:
-                    raise DataError(f"{predictions}: record {number}: no segmentation, but masks are to be scored")
+            check_masks(records, str(predictions))
         evaluator = cls(truth, **options)
         by_image = defaultdict(list)
         for record in records:
@@ -161,7 +154,9 @@ class CocoAP:
             for a, shape in zip(truth.annotations, shapes, strict=True)
             if a["image_id"] in wanted
         ]
-        results = _box_results(detections) if iou_type == "bbox" else _mask_results(detections)
+        results = [
+            {**_result(record, iou_type), "id": number, "iscrowd": 0} for number, record in enumerate(detections, 1)
+        ]
         dataset = {
             "images": [{"id": i, "height": truth.sizes[i][0], "width": truth.sizes[i][1]} for i in self.image_ids],
             "categories": [{"id": i, "name": name} for i, name in truth.categories.items()],
@@ -196,42 +191,7 @@ def _best(records: list[Record], count: int) -> list[Record]:
     return sorted(records, key=lambda record: -record["score"])[:count]  # stable: ties in the order of the file
 
 
-def _mask_results(detections: list[Record]) -> list[Record]:
-    for number, record in enumerate(detections):
-        if "segmentation" not in record:
-            raise DataError(f"detection {number} (image {record['image_id']}): no segmentation, but masks are scored")
-    masks = [record["segmentation"] for record in detections]
-    areas = [rle_ops.area(mask) for mask in masks]  # one by one: a list of more than 255 overflows in pycocotools
-    return [
-        _result(n, d, area, segmentation=m) for n, (d, m, area) in enumerate(zip(detections, masks, areas, strict=True))
-    ]
-
-
-def _box_results(detections: list[Record]) -> list[Record]:
-    results = []
-    for number, record in enumerate(detections):
-        if "bbox" in record:
-            box, area = record["bbox"], record["bbox"][2] * record["bbox"][3]
-        else:
-            box, area = rle_ops.toBbox(record["segmentation"]).tolist(), rle_ops.area(record["segmentation"])
-        results.append(_result(number, record, area, bbox=box))
-    return results
-
-
-def _result(number: int, detection: Record, area: float, **shape: Any) -> Record:
-    kept = {key: detection[key] for key in ("image_id", "category_id", "score")}
-    return {**kept, "id": number + 1, "iscrowd": 0, "area": float(area), **shape}
-
-
-def _mean(values: np.ndarray) -> float:
-    """The mean where there is something to find, else -1 (pycocotools' convention)."""
-    counted = values[values > -1]
-    return float(counted.mean()) if counted.size else -1.0
-
-
-def _summary(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
-    """COCO's twelve numbers."""
-    summary = {f"AP{size}": _mean(precision[..., a, -1]) for size, a in _AREAS.items()}
-    summary |= {"AP50": _mean(precision[0, ..., 0, -1]), "AP75": _mean(precision[5, ..., 0, -1])}
-    summary |= {f"AR@{count}": _mean(recall[..., 0, m]) for count, m in _MAX_DETECTIONS.items()}
-    return summary | {f"AR{size}": _mean(recall[..., a, -1]) for size, a in _AREAS.items() if size}
+def _result(record: Record, iou_type: str) -> Record:
+    area, shape = sized_shape(record, iou_type)
+    kept = {name: record[name] for name in ("image_id", "category_id", "score")}
+    return {**kept, "area": area, "bbox" if iou_type == "bbox" else "segmentation": shape}

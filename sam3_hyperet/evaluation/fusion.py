@@ -69,13 +69,15 @@ class Fusion:
         self._best = torch.full(tuple(size), -torch.inf)
 
     def add(self, evidence: ClassEvidence) -> None:
-        if evidence.presence < self.thresholds.presence:
-            return
-        value = class_value(evidence, self.name, self.thresholds)
+        if evidence.presence >= self.thresholds.presence:
+            self.add_value(evidence.label, class_value(evidence, self.name, self.thresholds))
+
+    def add_value(self, label: int, value: Tensor) -> None:
+        """Add a class by its value at each pixel, as `class_value` gives it."""
         self.labels, self._best = self.labels.to(value.device), self._best.to(value.device)
         won = value > self._best
         self._best[won] = value[won]
-        self.labels[won] = evidence.label
+        self.labels[won] = label
 
 
 def fuse(
@@ -89,6 +91,12 @@ def fuse(
     for evidence in classes:
         label_map.add(evidence)
     return label_map.labels
+
+
+def class_values(evidence: ClassEvidence, thresholds: FusionThresholds) -> dict[str, Tensor]:
+    """`class_value` of all three fusions."""
+    instance, semantic = (class_value(evidence, name, thresholds) for name in ("instance", "semantic"))
+    return {"instance": instance, "semantic": semantic, "fused": torch.maximum(instance, semantic)}
 
 
 def class_value(evidence: ClassEvidence, fusion: str, thresholds: FusionThresholds) -> Tensor:

@@ -13,6 +13,7 @@ from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.semantic_miou import UNASSIGNED, SemanticMIoU
 
 _IGNORE_MARK = "(ignore)"
+_MODES = ("1", "L", "P", "I", "I;16", "I;16B")  # of Pillow
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,6 @@ class LabelEncoding:
     def __post_init__(self) -> None:
         if self.offset <= self.ignore < self.offset + len(self.names):
             raise ConfigError(f"ignore={self.ignore} is the value of class {self.names[self.ignore - self.offset]!r}")
-
-    @property
-    def is_16_bit(self) -> bool:
-        return max(self.offset + len(self.names) - 1, self.ignore) > 255
 
     def decode(self, values: np.ndarray, source: str) -> np.ndarray:
         """File values (H, W) → classes 0…C-1, `UNASSIGNED` for `ignore`; any other value is a DataError."""
@@ -75,8 +72,11 @@ def read_names(path: str | Path, offset: int | None = None, ignore: int | None =
     return LabelEncoding(tuple(names), offset, ignore)
 
 
-def read_label_map(path: str | Path, is_16_bit: bool = False) -> np.ndarray:
-    """The values (H, W) of a single-channel PNG (grey or palette). Raises DataError naming the file."""
+def read_label_map(path: str | Path) -> np.ndarray:
+    """The values (H, W) of a single-channel PNG: grey of 1 to 16 bits, or a palette, whose indices count.
+
+    Raises DataError naming the file.
+    """
     try:
         with Image.open(path) as image:
             image.load()
@@ -85,12 +85,9 @@ def read_label_map(path: str | Path, is_16_bit: bool = False) -> np.ndarray:
         if isinstance(error, FileNotFoundError):
             raise
         raise DataError(f"{path}: cannot be read as a picture: {error}") from error
-    if mode in ("L", "P") or (is_16_bit and mode in ("I;16", "I")):
-        return values
-    found = "16-bit" if mode.startswith("I") else mode
-    raise DataError(
-        f"{path}: a {found} picture, expected one channel of {16 if is_16_bit else 8} bits (grey or palette)"
-    )
+    if mode in _MODES:
+        return values.astype(np.int64)
+    raise DataError(f"{path}: a {mode} picture, expected a label map of a single channel")
 
 
 def score_label_folders(
@@ -111,9 +108,9 @@ def score_label_folders(
         )
     evaluator = SemanticMIoU(encoding.names, ignore=UNASSIGNED)
     for name, path in sorted(label_files.items()):
-        label = encoding.decode(read_label_map(path, encoding.is_16_bit), str(path))
+        label = encoding.decode(read_label_map(path), str(path))
         other = prediction_files[name]
-        prediction = encoding.decode(read_label_map(other, encoding.is_16_bit), str(other))
+        prediction = encoding.decode(read_label_map(other), str(other))
         evaluator.process(label, prediction, source=str(other))
         on_image()
     return evaluator.evaluate() | {"predictions_without_label": len(prediction_files.keys() - label_files.keys())}

@@ -2,73 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.prediction import PromptPrediction
+from sam3_hyperet.evaluation.prompt_sharing import Grounded, Grounding
+from sam3_hyperet.options import one_of
 
-
-@dataclass(frozen=True)
-class PromptPrediction:
-    """Raw answer to one prompt on one image, at the model's own resolution.
-
-    Attributes:
-        query_scores: (Q,) σ(logit) of each object query: how likely it is one, if the concept is there.
-        boxes: (Q, 4) x0, y0, x1, y1 as shares of the image's sides.
-        mask_logits: (Q, h, w).
-        semantic_logits: (h, w) the head's one semantic map for the prompt.
-        presence: probability that the concept is in the image.
-    """
-
-    query_scores: Tensor
-    boxes: Tensor
-    mask_logits: Tensor
-    semantic_logits: Tensor
-    presence: float
-
-    @property
-    def scores(self) -> Tensor:
-        """(Q,) σ(logit)·σ(presence): the score of a detection."""
-        return self.query_scores * self.presence
-
-    def top(self, count: int) -> PromptPrediction:
-        """Only the best `count` queries, best first."""
-        return self._keep(self.query_scores.argsort(descending=True, stable=True)[:count])
-
-    def above(self, score: float) -> PromptPrediction:
-        """Only the queries whose own score, presence left out, is at least `score`."""
-        return self._keep(self.query_scores >= score)
-
-    def _keep(self, which: Tensor) -> PromptPrediction:
-        return PromptPrediction(
-            self.query_scores[which],
-            self.boxes[which],
-            self.mask_logits[which],
-            self.semantic_logits,
-            self.presence,
-        )
-
-    def mask_probabilities(self, height: int, width: int) -> Tensor:
-        """(Q, height, width) probabilities: logits enlarged bilinearly, then the sigmoid, as SAM 3's processor does."""
-        return _enlarge(self.mask_logits, height, width)
-
-    def semantic_probabilities(self, height: int, width: int) -> Tensor:
-        """(height, width) probabilities of the semantic map."""
-        return _enlarge(self.semantic_logits[None], height, width)[0]
-
-
-def _enlarge(logits: Tensor, height: int, width: int) -> Tensor:
-    if not len(logits):
-        return logits.new_zeros(0, height, width)
-    larger = F.interpolate(logits[None].float(), (height, width), mode="bilinear", align_corners=False)
-    return larger[0].sigmoid()
+PRECISIONS = ("32-true", "bf16-mixed")
+_MOST_PROMPTS = 32
+_CACHE_BYTES = 32 * 2**20
 
 
 class Predictor:
@@ -78,55 +29,88 @@ class Predictor:
         model: in evaluation mode.
         vocabulary: the prompts.
         resolution: side of the model's square input.
-        prompts_at_once: prompts per forward pass; memory grows with it.
+        prompts_at_once: prompts per forward pass; memory grows with it; 0 for `affordable_prompts`.
+        min_score: of a prompt whose detections all score less, no query is kept and no mask decoded.
+        precision: "32-true", or "bf16-mixed" for autocast.
 
     Raises:
-        ConfigError: no prompt, an empty one, one that SAM 3 would cut short, or an impossible `prompts_at_once`.
+        ConfigError: no prompt, an empty one, one that SAM 3 would cut short, or an option that cannot be.
     """
 
-    def __init__(self, model: nn.Module, vocabulary: Sequence[str], resolution: int, prompts_at_once: int = 16) -> None:
-        if type(prompts_at_once) is not int or prompts_at_once < 1:
-            raise ConfigError(f"prompts_at_once={prompts_at_once!r}; expected an integer from 1")
+    def __init__(
+        self,
+        model: nn.Module,
+        vocabulary: Sequence[str],
+        resolution: int,
+        prompts_at_once: int = 0,
+        min_score: float = 0.0,
+        precision: str = "32-true",
+    ) -> None:
+        if type(prompts_at_once) is not int or prompts_at_once < 0:
+            raise ConfigError(f"prompts_at_once={prompts_at_once!r}; expected an integer from 0")
+        if type(min_score) not in (int, float) or not 0 <= min_score <= 1:
+            raise ConfigError(f"min_score={min_score!r}; expected a probability")
+        one_of("precision", precision, PRECISIONS)
         check_prompts(model, vocabulary)
         self.model = model
         self.vocabulary = tuple(vocabulary)
         self.prompts_at_once = prompts_at_once
+        self.min_score = min_score
+        self.precision = precision
         self.device = next(model.parameters()).device
         self.resolution = resolution
-        with torch.inference_mode():
-            self.text = model.backbone.forward_text(list(self.vocabulary), device=self.device)
 
-    @torch.inference_mode()
-    def encode(self, picture: Image.Image) -> dict[str, object]:
-        """Image features of one picture, as the model's backbone returns them."""
-        pixels = model_input(picture, self.resolution, self.device)
-        features: dict[str, object] = self.model.backbone.forward_image(pixels[None])
+    @cached_property
+    def text(self) -> dict[str, object]:
+        """Text features of the vocabulary, as the model's backbone returns them; encoded when first asked for."""
+        with self._computing():
+            features: dict[str, object] = self.model.backbone.forward_text(list(self.vocabulary), device=self.device)
         return features
 
-    @torch.inference_mode()
+    def encode(self, picture: Image.Image) -> dict[str, object]:
+        """Image features of one picture, as the model's backbone returns them."""
+        with self._computing():
+            pixels = model_input(picture, self.resolution, self.device)
+            features: dict[str, object] = self.model.backbone.forward_image(pixels[None])
+        return features
+
     def predict(self, picture: Image.Image) -> Iterator[PromptPrediction]:
         """The answer to each prompt, in the vocabulary's order."""
         backbone_out = {**self.encode(picture), **self.text}
-        for start in range(0, len(self.vocabulary), self.prompts_at_once):
-            yield from self._ground(backbone_out, range(start, min(start + self.prompts_at_once, len(self.vocabulary))))
+        with self._computing():
+            grounding = Grounding(self.model, backbone_out)
+        count = self.prompts_at_once or affordable_prompts(self.model, self.resolution, self.device)
+        for start in range(0, len(self.vocabulary), count):
+            with self._computing():
+                answers = grounding.ground(range(start, min(start + count, len(self.vocabulary))))
+            yield from self._predictions(answers)
 
-    def _ground(self, backbone_out: dict[str, object], prompts: range) -> Iterator[PromptPrediction]:
-        output = self.model.forward_grounding(
-            backbone_out=dict(backbone_out),
-            find_input=find_stage(prompts, self.device),
-            find_target=None,
-            geometric_prompt=self.model._get_dummy_prompt(len(prompts)),
-        )
-        presence = output["presence_logit_dec"].float().sigmoid().reshape(len(prompts))
-        scores = output["pred_logits"].float().sigmoid().squeeze(-1)
-        for i in range(len(prompts)):
-            yield PromptPrediction(
-                query_scores=scores[i],
-                boxes=output["pred_boxes_xyxy"][i].float(),
-                mask_logits=output["pred_masks"][i],
-                semantic_logits=output["semantic_seg"][i, 0],
-                presence=float(presence[i]),
+    def _predictions(self, answers: Grounded) -> Iterator[PromptPrediction]:
+        presence = answers.presence.sigmoid().tolist()
+        for logits, boxes, probability, masks in zip(
+            answers.logits, answers.boxes, presence, answers.masks, strict=True
+        ):
+            found = PromptPrediction(
+                query_scores=logits.sigmoid(),
+                boxes=boxes,
+                mask_logits=self._decoding(masks.instances),
+                semantic_logits=self._decoding(masks.semantic),
+                presence=probability,
             )
+            yield found.top(0) if found.scores.max() < self.min_score else found
+
+    def _decoding(self, decode: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def decoded(*queries: Tensor) -> Tensor:
+            with self._computing():
+                return decode(*queries)
+
+        return decoded
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        mixed = self.precision == "bf16-mixed"
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            yield
 
 
 def model_input(picture: Image.Image, resolution: int, device: torch.device) -> Tensor:
@@ -134,6 +118,27 @@ def model_input(picture: Image.Image, resolution: int, device: torch.device) -> 
     pixels = tv.to_dtype(tv.to_image(picture).to(device), torch.uint8, scale=True)
     pixels = tv.to_dtype(tv.resize(pixels, [resolution, resolution]), torch.float32, scale=True)
     return tv.normalize(pixels, [0.5] * 3, [0.5] * 3)
+
+
+def affordable_prompts(model: nn.Module, resolution: int, device: torch.device) -> int:
+    """Prompts per forward pass, from 1 to 32: those that take a quarter of the device's memory.
+
+    It does not depend on what is free, for the last bits of an answer depend on it. On a CPU a batch pays only as long
+    as it stays in the caches.
+    """
+    cuda = device.type == "cuda"
+    budget = torch.cuda.get_device_properties(device).total_memory // 4 if cuda else _CACHE_BYTES
+    return max(1, min(_MOST_PROMPTS, budget // bytes_per_prompt(model, resolution)))
+
+
+def bytes_per_prompt(model: nn.Module, resolution: int) -> int:
+    """Estimated peak of what one prompt of a batch adds: a layer of the fusion encoder holds eight maps and two of its
+    feed-forward network, the decoder three biases of every query towards every position."""
+    patch = model.backbone.vision_backbone.trunk.patch_embed.proj.kernel_size[0]
+    decoder, layer = model.transformer.decoder, model.transformer.encoder.layers[0]
+    heads = decoder.layers[0].cross_attn.num_heads
+    per_position = 8 * model.hidden_dim + 2 * layer.linear1.out_features + 3 * heads * decoder.num_queries
+    return int(4 * (resolution // patch) ** 2 * per_position)
 
 
 def check_prompts(model: nn.Module, prompts: Sequence[str]) -> None:
@@ -146,17 +151,4 @@ def check_prompts(model: nn.Module, prompts: Sequence[str]) -> None:
         if not prompt.strip():
             raise ConfigError(f"the prompt {prompt!r} is empty; expected a noun phrase")
         if (count := len(tokenizer.encode(prompt))) > most:
-            raise ConfigError(f"the prompt {prompt!r} has {count} tokens; SAM 3 reads {most} and drops the rest")
-
-
-def find_stage(prompts: range, device: torch.device) -> host.FindStage:
-    """SAM 3's description of a query: these prompts of the vocabulary, on the one picture, without boxes or points."""
-    return host.FindStage(
-        img_ids=torch.zeros(len(prompts), dtype=torch.long, device=device),
-        text_ids=torch.tensor(list(prompts), dtype=torch.long, device=device),
-        input_boxes=None,
-        input_boxes_mask=None,
-        input_boxes_label=None,
-        input_points=None,
-        input_points_mask=None,
-    )
+            raise ConfigError(f"the prompt {prompt[:200]!r} has {count} tokens; SAM 3 reads {most} and drops the rest")

@@ -12,6 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 _MAX_BYTES = 7  # of one run: 35 bits
+_LAST_DIGIT = (np.arange(256) & 0x0F) - (np.arange(256) & 0x10)  # the last digit of a number carries its sign
 
 
 def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
@@ -30,39 +31,61 @@ def invalid_rles(counts: Sequence[bytes], areas: Sequence[int]) -> np.ndarray:
     format: a run is little-endian base 32 in characters from "0", bit 5 set on all but its last; from the
     fourth on, runs are differences to the run two before.
     """
-    n = len(counts)
     lengths = np.array([len(c) for c in counts], dtype=np.int64)
-    if n == 0 or not lengths.any():
-        return np.ones(n, dtype=bool)
     bad: np.ndarray = lengths == 0
-    codes = np.frombuffer(b"".join(counts), dtype=np.uint8).astype(np.int64) - 48
-    record = np.repeat(np.arange(n), lengths)
-    bad[record[(codes < 0) | (codes > 63)]] = True
+    if bad.all():
+        return bad
+    some = np.flatnonzero(lengths)
+    last = np.cumsum(lengths[some]) - 1  # of each string's characters
+    codes = np.frombuffer(b"".join(counts), dtype=np.uint8) - np.uint8(48)  # wraps: what is below "0" is above 63
+    bad[some[np.searchsorted(last, np.flatnonzero(codes > 63))]] = True
 
     is_end = (codes & 0x20) == 0
-    last = np.cumsum(lengths)[lengths > 0] - 1
-    bad[record[last[~is_end[last]]]] = True
+    bad[some[~is_end[last]]] = True
     is_end[last] = True
     ends = np.flatnonzero(is_end)
     starts = np.concatenate(([0], ends[:-1] + 1))
-    width = ends - starts + 1
-    owner = record[starts]
-    bad[owner[width > _MAX_BYTES]] = True
+    widths = ends - starts + 1
+    last_run = np.searchsorted(ends, last)
+    bad[some[np.searchsorted(last_run, np.flatnonzero(widths > _MAX_BYTES))]] = True
 
-    digit = np.minimum(np.arange(len(codes)) - np.repeat(starts, width), _MAX_BYTES)
-    values = np.add.reduceat((codes & 0x1F) << (5 * digit), starts)
-    values -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * np.minimum(width, _MAX_BYTES + 1)), 0)
-
-    # Undo the differences: running sums over each record's odd and even runs (the first stands alone).
-    per_record = np.bincount(owner, minlength=n)
-    index = np.arange(len(owner)) - np.repeat(np.cumsum(per_record) - per_record, per_record)
-    chain = owner * 3 + np.where(index == 0, 0, 1 + index % 2)
-    order = np.argsort(chain, kind="stable")
-    sums = np.cumsum(values[order])
-    first = np.flatnonzero(np.diff(chain[order], prepend=-1))
-    before = np.repeat((sums - values[order])[first], np.diff(first, append=len(order)))
-    runs = sums - before
-    bad[owner[order][runs < 0]] = True
-    totals = np.bincount(owner[order], weights=runs, minlength=n)
-    bad |= totals != np.asarray(areas)
+    values = _run_values(codes, ends, widths)
+    runs, first_rows = _undo_differences(values, np.diff(last_run, prepend=-1))
+    if runs.min() < 0:
+        negative = np.flatnonzero(runs.min(axis=1) < 0)
+        bad[some[np.searchsorted(first_rows, negative, side="right") - 1]] = True
+    bad[some] |= np.add.reduceat(runs[:, 0] + runs[:, 1], first_rows) != np.asarray(areas)[some]
     return bad
+
+
+def _run_values(codes: np.ndarray, ends: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """The number of each run, int64, from its last character back; most are of one or two."""
+    values: np.ndarray = _LAST_DIGIT[codes[ends]]
+    longer = np.flatnonzero(widths > 1)
+    for place in range(1, _MAX_BYTES):
+        if not len(longer):
+            break
+        values[longer] = (values[longer] << 5) + (codes[ends[longer] - place] & 0x1F)
+        longer = longer[widths[longer] > place + 1]
+    return values
+
+
+def _undo_differences(values: np.ndarray, run_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The runs in rows of two, each record from a row of its own, and the records' first rows.
+
+    So the even and the odd runs stand in columns of their own, and running sums of these undo the differences; the
+    first run stands alone.
+    """
+    rows = (run_counts + 1) // 2
+    first_rows = np.cumsum(rows) - rows
+    gaps = 2 * first_rows - (np.cumsum(run_counts) - run_counts)
+    padded = np.zeros(2 * int(rows.sum()), dtype=np.int64)
+    padded[np.arange(len(values)) + np.repeat(gaps, run_counts)] = values
+    pairs = padded.reshape(-1, 2)
+    sums = np.cumsum(pairs, axis=0)
+    before = np.stack([sums[first_rows, 0], sums[first_rows, 1] - pairs[first_rows, 1]], axis=1)
+    runs: np.ndarray = sums - np.repeat(before, rows, axis=0)
+    runs[first_rows, 0] = pairs[first_rows, 0]
+    unused = (first_rows + rows - 1)[run_counts % 2 == 1]
+    runs[unused, 1] = 0
+    return runs, first_rows

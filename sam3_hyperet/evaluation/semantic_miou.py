@@ -70,30 +70,34 @@ class SemanticMIoU:
 
     def evaluate(self) -> dict[str, float]:
         """The metrics; raises DataError where no labelled pixel was seen."""
-        labelled = int(self.confusion.sum())
-        if not labelled:
-            raise DataError(f"no labelled pixel in {self.images} images: nothing to score")
-        in_label = self.confusion.sum(axis=0)
-        hit = np.diagonal(self.confusion)
-        union = in_label + self.confusion[:-1].sum(axis=1) - hit
-        iou = hit / np.maximum(union, 1)
-        metrics: dict[str, float] = {
-            "mIoU": float(iou[union > 0].mean()),
-            f"mIoU/{len(self.names)}": float(iou.mean()),
-            "mIoU/gt": float(iou[in_label > 0].mean()),
-            "pixel_accuracy": float(hit.sum() / labelled),
-            "unassigned": float(self.confusion[-1].sum() / labelled),
-            "images": self.images,
-            "labelled_pixels": labelled,
-            "classes/union": int((union > 0).sum()),
-            "classes/gt": int((in_label > 0).sum()),
-        }
-        return metrics | {f"IoU/{self.names[c]}": float(iou[c]) for c in np.flatnonzero(union > 0)}
+        return iou_metrics(self.confusion, self.names, self.images)
 
     def _check_range(self, values: np.ndarray, highest: int, source: str) -> None:
         if values.size and (values.min() < 0 or values.max() > highest):
             wrong = values[(values < 0) | (values > highest)][0]
             raise DataError(f"{source} has the value {wrong}, expected 0 to {len(self.names) - 1} or {self.ignore}")
+
+
+def iou_metrics(confusion: np.ndarray, names: Sequence[str], images: int) -> dict[str, float]:
+    """`SemanticMIoU.evaluate` of a confusion matrix, int (C + 1, C)."""
+    labelled = int(confusion.sum())
+    if not labelled:
+        raise DataError(f"no labelled pixel in {images} images: nothing to score")
+    in_label, hit = confusion.sum(axis=0), np.diagonal(confusion)
+    union = in_label + confusion[:-1].sum(axis=1) - hit
+    iou = hit / np.maximum(union, 1)
+    metrics: dict[str, float] = {
+        "mIoU": float(iou[union > 0].mean()),
+        f"mIoU/{len(names)}": float(iou.mean()),
+        "mIoU/gt": float(iou[in_label > 0].mean()),
+        "pixel_accuracy": float(hit.sum() / labelled),
+        "unassigned": float(confusion[-1].sum() / labelled),
+        "images": images,
+        "labelled_pixels": labelled,
+        "classes/union": int((union > 0).sum()),
+        "classes/gt": int((in_label > 0).sum()),
+    }
+    return metrics | {f"IoU/{names[c]}": float(iou[c]) for c in np.flatnonzero(union > 0)}
 
 
 def _label_map(values: Any, source: str) -> np.ndarray:

@@ -100,7 +100,7 @@ def test_the_trainers_parts_take_our_model(scenes_folder, tmp_path):
     optimizer = construct_optimizer(model, {**optim.optimizer, "weight_decay": 0.1}, optim.options, None)
     clip = hydra.utils.instantiate(optim.gradient_clip)
     data = DataOptions("scenes", "scenes", str(scenes_folder), {"train": 3})
-    batch = next(iter(build_loader(ConceptPrompts(training_images(data, "train"), SIDE), 1, shuffle=False)))
+    batch = next(iter(build_loader(ConceptPrompts(training_images(data, "train"), SIDE), 1)))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     model.train()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from importlib import resources
 
 import pytest
+from lightning_fabric import Fabric
+from rich.console import Console
 
 import sam3_hyperet as hy
-from sam3_hyperet.data.coco import read_coco
-from sam3_hyperet.data.scenes import write_scenes
-from sam3_hyperet.evaluation.predictor import Predictor
-from sam3_hyperet.evaluation.runner import Protocol, evaluate_instances
+from sam3_hyperet.cli.compare import compare
+from sam3_hyperet.cli.comparison import Variant
+from sam3_hyperet.data.sources import DataOptions
+from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.modeling.build import TINY_WEIGHTS
 
 pytestmark = pytest.mark.integration
@@ -20,11 +23,19 @@ PICTURES = 40
 @pytest.fixture(scope="module")
 def metrics(tmp_path_factory):
     """On scenes of a seed and split that neither training nor the demo has seen."""
-    scenes = write_scenes(tmp_path_factory.mktemp("scenes"), PICTURES, 4321, 128, "unseen")
-    images = read_coco(scenes.annotations(), scenes.image_folder, tree=scenes.concepts)
-    model = hy.build_model("tiny")
-    predictor = Predictor(model, [category.name for category in images.categories], hy.resolution(model))
-    return evaluate_instances(predictor, images, scenes.annotations(), Protocol()).metrics
+    root = tmp_path_factory.mktemp("scenes")
+    data = DataOptions(name="unseen", format="scenes", root=str(root), splits={"val": PICTURES}, seed=4321)
+    found = compare(
+        [Variant("base", hy.build_model("tiny"))],
+        data,
+        Protocol(granularity=False, examples=0),
+        root / "evaluated",
+        config_text="",
+        extra={},
+        console=Console(file=io.StringIO()),
+        fabric=Fabric(accelerator="cpu", devices=1),
+    )
+    return {key.removeprefix("unseen/"): value for key, value in found.items()}
 
 
 def test_the_file_is_small():

@@ -38,6 +38,8 @@ def test_what_a_run_leaves_behind(trained, read_metrics):
     assert files == {
         "adapter.safetensors",
         "adapter_last.safetensors",
+        "comparison.md",
+        "comparison.tex",
         "config.yaml",
         "metrics.json",
         "metrics.jsonl",

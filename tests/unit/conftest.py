@@ -40,6 +40,12 @@ def another(base) -> Callable[[], object]:
 
 
 @pytest.fixture
+def copy_of() -> Callable[[object], object]:
+    """A function that makes a copy of any model."""
+    return copied
+
+
+@pytest.fixture
 def randomized() -> Callable[[object], object]:
     """A function that moves every adapter parameter of a model away from where it starts."""
     from sam3_hyperet.modeling.checkpoint import adapter_parameters

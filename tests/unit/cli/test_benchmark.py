@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 
 from sam3_hyperet.cli import (
     benchmark_attention,
+    benchmark_evaluation,
     benchmark_large,
+    benchmark_metrics,
     benchmark_ops,
     benchmark_schemes,
     benchmark_training,
@@ -25,7 +27,9 @@ SUBCOMMANDS = {
     "attention": benchmark_attention,
     "schemes": benchmark_schemes,
     "large": benchmark_large,
+    "metrics": benchmark_metrics,
     "training": benchmark_training,
+    "evaluation": benchmark_evaluation,
 }
 
 
@@ -49,7 +53,7 @@ def test_the_options_are_those_of_the_function(name):
 def test_figures_are_returned_and_written(main, monkeypatch, tmp_path, name):
     asked = []
     monkeypatch.setattr(SUBCOMMANDS[name], "run", lambda **options: asked.append(options) or {"figure": 1.5})
-    first = "steps" if name in ("large", "training") else "repeats"
+    first = {"large": "steps", "training": "steps", "evaluation": "turns"}.get(name, "repeats")
     out = tmp_path / "new" / "figures.json"
     assert main([name, f"{first}=3", f"out={out}"]) == {"figure": 1.5}
     assert json.loads(out.read_text()) == {"figure": 1.5}
@@ -60,12 +64,13 @@ def test_figures_are_returned_and_written(main, monkeypatch, tmp_path, name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "subcommand is missing; there are attention, large, ops, schemes, training"),
+        ([], "subcommand is missing; there are attention, "),
         (["op"], "did you mean ops?"),
         (["ops", "sizes=3"], "did you mean size?"),
         (["ops", "size=0"], "benchmark ops: size=0; expected an integer from 1"),
         (["large", "steps=two"], "benchmark large: steps=two; expected an integer from 1"),
         (["large", "resolution=true"], "resolution=True; expected an integer from 1"),
+        (["training", "attention_dropout=1"], "attention_dropout=1; expected true or false"),
     ],
 )
 def test_mistakes(main, capsys, arguments, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import sam3_hyperet as hy
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.evaluate import choose_device, main
 from sam3_hyperet.cli.model import set_threads
+from sam3_hyperet.cli.variants import find_sources
 from sam3_hyperet.data.scenes import write_scenes
 from sam3_hyperet.errors import ConfigError
 
@@ -49,7 +51,11 @@ def fails(scenes, tmp_path, capsys):
     [
         (["rum=x"], "key 'rum' is unknown (did you mean run?)"),
         (["protocol.tops=3"], "Key 'tops' is not in struct"),
-        (["protocol=fast"], "Could not find 'protocol/fast' Available options in 'protocol': exact"),
+        (["protocol=quick"], "Could not find 'protocol/quick' Available options in 'protocol': exact fast"),
+        ([*RANDOM, "protocol.compare_exact=4"], "protocol.min_score=0 is exact already; expected protocol=fast"),
+        ([*RANDOM, "resume=yes"], "resume='yes' is unknown; expected one of auto, never"),
+        ([*RANDOM, "keep_records=2"], "keep_records=2; expected true or false"),
+        ([*RANDOM, "devices=0"], "devices=0; expected how many processes share the pictures, from 1"),
         ([*RANDOM, "protocol.top=0"], "protocol.top=0; expected an integer from 1"),
         ([*RANDOM, "split=test"], "has no split 'test'; it has train, tune, val"),
         ([*RANDOM, "device=gpu"], "device=gpu; expected auto, cpu or cuda"),
@@ -121,3 +127,34 @@ def test_device_and_threads():
         torch.set_num_threads(before)
     with pytest.raises(ConfigError, match="threads='two'; expected an integer from 0"):
         set_threads("two")
+
+
+def test_models_are_named_after_their_files_and_runs(tmp_path):
+    runs = [tmp_path / name / "run" for name in "ab"]
+    for run in runs:
+        run.mkdir(parents=True)
+        (run / "adapter.safetensors").touch()
+    (runs[1] / "weights.safetensors").touch()
+
+    def names(adapters, runs=(), data="scenes"):
+        found = find_sources([Path(one) for one in adapters], runs, data=data, use_weights=True)
+        return [(source.name, source.weights) for source in found]
+
+    files = ["x/adapter.safetensors", "y/adapter_last.safetensors", "y/z.safetensors", "w/z.safetensors"]
+    assert [name for name, _ in names(files)] == ["x", "y", "z", "z-2"]
+    assert [name for name, _ in names(["base/adapter.safetensors", "scenes.safetensors"])] == ["base-2", "scenes-2"]
+    assert names([], runs) == [("run", None), ("run-2", runs[1] / "weights.safetensors")]
+    assert names(["q.safetensors"], runs[1:]) == [("q", runs[1] / "weights.safetensors")]
+    with pytest.raises(ConfigError, match="adapter= and 2 runs; expected adapter files, with one run at most, or runs"):
+        names(["q.safetensors"], runs)
+
+
+def test_runs_of_different_data_are_not_compared(tmp_path):
+    values = {"model": {"name": "tiny", "checkpoint": None}, "data": {"name": "x", "root": "here", "mix": None}}
+    other = {"model": values["model"], "data": {**values["data"], "root": "there", "mix": {"part": 1}}}
+    for name, content in (("a", values), ("b", other)):
+        (tmp_path / name).mkdir()
+        OmegaConf.save(OmegaConf.create(content), tmp_path / name / "config.yaml")
+    error = _without_data(tmp_path, f"[{tmp_path / 'a'},{tmp_path / 'b'}]")
+    assert "b: data.root is there, but here in" in error
+    assert "expected runs of one data, or data=…" in error

@@ -64,7 +64,7 @@ def test_prompts(fails, prompts, message):
     [
         ("score_threshold=1.5", "score_threshold=1.5; expected a probability"),
         ("mask_threshold=half", "mask_threshold=half; expected a probability"),
-        ("prompts_at_once=0", "prompts_at_once=0; expected an integer from 1"),
+        ("prompts_at_once=-1", "prompts_at_once=-1; expected an integer from 0"),
         ("adapter=/nowhere/adapter.safetensors", "/nowhere/adapter.safetensors: no such file"),
         ("model=medium", "Could not find 'model/medium'"),
         ("model.width=3", "Key 'width' is not in struct"),

@@ -55,7 +55,7 @@ def tiny(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("backend", ["pycocotools", "faster-coco-eval"])
+@pytest.mark.parametrize("backend", ["pycocotools", "faster-coco-eval", "sam3_hyperet", "null"])
 def test_coco_reference(score: Score, shared_data: Path, backend: str) -> None:
     report = score(
         "coco",
@@ -64,7 +64,8 @@ def test_coco_reference(score: Score, shared_data: Path, backend: str) -> None:
         f"backend={backend}",
     )
     assert report["segm/AP"] == pytest.approx(0.28289295880104043, abs=1e-9)
-    assert report["protocol/backend"] == backend
+    assert report["protocol/backend"] == ("sam3_hyperet" if backend == "null" else backend)
+    assert ("segm/cgF1" in report) == (report["protocol/backend"] == "sam3_hyperet")
     assert report["version/sam3_hyperet"]
 
 
@@ -91,6 +92,18 @@ def test_file_names_need_no_quotes_and_groups_are_scored(score: Score, tiny: Pat
     assert score("semantic", *arguments, "ignore=2")["protocol/ignore"] == 2
 
 
+def test_cgf1_of_one_annotator_and_of_two(score: Score, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = json.loads((tiny / "gt.json").read_text())
+    truth["images"][0]["is_instance_exhaustive"] = True
+    (tiny / "one.json").write_text(json.dumps(truth))
+    (tiny / "none.json").write_text(json.dumps({**truth, "annotations": []}))
+    monkeypatch.chdir(tiny)
+    for gt, annotators, instances in (("one.json", 1, 1), ("[none.json,one.json]", 2, 1), ("[none.json]", 1, 0)):
+        report = score("cgf1", f"gt={gt}", "predictions=detections.json", "iou_type=bbox")
+        assert (report["protocol/annotators"], report["instances"], report["claims"]) == (annotators, instances, 1)
+        assert report["positive_micro_F1"] == pytest.approx(instances, abs=1e-3)
+
+
 def test_no_detections_score_zero(score: Score, tiny: Path) -> None:
     (tiny / "detections.json").write_text("[]")
     report = score("coco", f"gt={tiny}/gt.json", f"predictions={tiny}/detections.json", "iou_types=bbox")
@@ -98,7 +111,7 @@ def test_no_detections_score_zero(score: Score, tiny: Path) -> None:
 
 
 BAD_LINES = [
-    ([], "score: subcommand is missing; there are coco, semantic"),
+    ([], "score: subcommand is missing; there are cgf1, coco, semantic"),
     (["cocoo"], "did you mean coco?"),
     (["coco"], "needs gt=… predictions=…"),
     (["coco", "gtt=x"], "did you mean gt?"),
@@ -120,6 +133,8 @@ BAD_LINES = [
     (["coco", "gt={}/gt.json", "predictions={}/detections.json", "groups=4"], "groups is 4"),
     (["coco", "gt={}/gt.json", "predictions={}/detections.json", "groups={{a:[5]}}"], "group 'a': [5]"),
     (["coco", "gt=${{b}}", "predictions=x"], "'b' not found"),
+    (["cgf1", "gt={}/gt.json", "predictions={}/detections.json"], "is_instance_exhaustive is None"),
+    (["cgf1", "gt={}/gt.json", "predictions=x", "iou_type=x"], "the types are bbox, segm"),
     (["semantic", "labels=1", "predictions=2", "names={}/names.txt"], "1: no such folder"),
     (["semantic", "labels={}/labels", "predictions={}/predictions", "names={}"], "Is a directory"),
     (

@@ -230,6 +230,11 @@ BAD_DETECTIONS = [
     (set_key("bbox", [0, 0, math.inf, 1]), "bbox is"),
     (set_key("bbox", [0, 0, -1, 1]), "bbox is"),
     (set_key("bbox", "0 0 1 1"), "bbox is"),
+    (set_key("bbox", [0, 0, 1e200, 1e200]), "too large for its area to be a number"),
+    (set_key("bbox", [1e308, 0, 1e308, 1]), "too large for its area to be a number"),
+    (set_key("score", 10**400), "score is"),
+    (set_key("category_id", -(2**70)), "category_id is -"),
+    (set_key("bbox", [0, 0, 10**400, 1]), "bbox is"),
 ]
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.predictor import Predictor, check_prompts
+from sam3_hyperet.evaluation.mask_head import MaskHead
+from sam3_hyperet.evaluation.predictor import (
+    Predictor,
+    PromptPrediction,
+    affordable_prompts,
+    bytes_per_prompt,
+    check_prompts,
+)
 
 PROMPTS = ("car", "red wheel", "a person on a horse", "sky", "tree")
 SIDE = 128
@@ -31,7 +41,10 @@ def test_the_answers_are_those_of_the_official_processor(base, picture, answers)
         probabilities = answer.mask_probabilities(picture.height, picture.width)
         assert probabilities.shape == (12, picture.height, picture.width)
         torch.testing.assert_close(probabilities, found["masks_logits"][:, 0], atol=1e-5, rtol=1e-5)
-        assert torch.equal(probabilities > 0.5, found["masks"][:, 0])
+        masks = answer.masks(picture.height, picture.width)
+        differ = masks != found["masks"][:, 0].numpy()
+        assert 0 < masks.mean() < 1
+        assert np.abs(found["masks_logits"][:, 0].numpy()[differ] - 0.5).max(initial=0) < 1e-5
 
 
 def test_prompts_differ_and_come_in_order(base, picture, answers):
@@ -57,12 +70,72 @@ def test_top_and_above_choose_queries(answers):
     for kept in (answer.above(float(order[4])), answer.top(5)):
         assert [len(x) for x in (kept.query_scores, kept.boxes, kept.mask_logits)] == [5] * 3
     best = int(answer.query_scores.argmax())
-    assert torch.equal(answer.top(1).mask_logits[0], answer.mask_logits[best])
+    torch.testing.assert_close(answer.top(1).mask_logits[0], answer.mask_logits[best], atol=1e-5, rtol=1e-5)
     assert torch.equal(answer.top(1).boxes[0], answer.boxes[best])
     nothing = answer.above(1.1)
+    assert nothing.mask_logits.shape[0] == 0
+    assert nothing.masks(7, 9).shape == (0, 7, 9)
     assert nothing.mask_probabilities(7, 9).shape == (0, 7, 9)
     assert nothing.semantic_probabilities(7, 9).shape == (7, 9)
     torch.testing.assert_close(answer.scores, answer.query_scores * answer.presence)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.9, 1.0])
+def test_masks_are_the_probabilities_that_reach_the_threshold(answers, threshold):
+    for height, width in ((90, 140), (20, 11), (1, 1)):
+        probabilities = answers[0].mask_probabilities(height, width).numpy()
+        differ = answers[0].masks(height, width, threshold) != (probabilities >= threshold)
+        assert np.abs(probabilities[differ] - threshold).max(initial=0) < 1e-6
+
+
+def test_masks_are_decoded_for_the_queries_that_are_kept_and_when_asked_for():
+    asked = []
+    logits = torch.arange(24.0).reshape(6, 2, 2)
+
+    def decode(queries):
+        asked.append(queries.tolist())
+        return logits[queries]
+
+    scores = torch.tensor([0.1, 0.9, 0.3, 0.8, 0.2, 0.7])
+    answer = PromptPrediction(scores, torch.zeros(6, 4), decode, lambda: pytest.fail("not asked for"), 1.0)
+    best = answer.top(4).above(0.5)
+    assert best.query_scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
+    assert asked == []
+    assert torch.equal(best.mask_logits, logits[[1, 3, 5]])
+    assert best.mask_probabilities(4, 4).shape == (3, 4, 4)
+    assert asked == [[1, 3, 5]]
+
+
+def test_a_prompt_without_a_detection_of_min_score_is_not_decoded(base, picture, answers, monkeypatch):
+    best = sorted(float(answer.scores.max()) for answer in answers)
+    between = (best[1] + best[2]) / 2
+    decoded = []
+    pixels = MaskHead.pixels
+    monkeypatch.setattr(MaskHead, "pixels", lambda *args: decoded.append(1) or pixels(*args))
+    found = list(Predictor(base, PROMPTS, SIDE, min_score=between).predict(picture))
+    masks = [answer.masks(9, 14) for answer in found]
+    assert len(decoded) == sum(len(of_prompt) > 0 for of_prompt in masks) == 3
+    for answer, exact in zip(found, answers, strict=True):
+        assert answer.presence == pytest.approx(exact.presence, abs=1e-5)
+        assert len(answer.boxes) == (len(exact.boxes) if exact.scores.max() >= between else 0)
+
+
+def test_half_precision_is_close_and_off_by_default(base, picture, answers):
+    mixed = list(Predictor(base, PROMPTS, SIDE, precision="bf16-mixed").predict(picture))
+    for answer, exact in zip(mixed, answers, strict=True):
+        assert answer.query_scores.dtype == answer.boxes.dtype == torch.float32
+        difference = (answer.scores - exact.scores).abs().max()
+        assert 0 < difference < 0.05
+        assert answer.masks(9, 14).shape == (12, 9, 14)
+
+
+def test_prompts_at_once_follow_the_memory(base, monkeypatch):
+    device = torch.device("cpu")
+    assert affordable_prompts(base, SIDE, device) > affordable_prompts(base, 8 * SIDE, device) >= 1
+    assert affordable_prompts(base, 64 * SIDE, device) == 1
+    properties = SimpleNamespace(total_memory=20 * bytes_per_prompt(base, SIDE))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert affordable_prompts(base, SIDE, torch.device("cuda")) == 5
 
 
 def test_tiny_and_narrow_pictures(base):
@@ -80,9 +153,13 @@ def test_impossible_vocabularies_are_refused(base):
     ):
         with pytest.raises(ConfigError, match=message):
             Predictor(base, prompts, SIDE)
-    for at_once in (0, -1, 1.5):
-        with pytest.raises(ConfigError, match=f"prompts_at_once={at_once}; expected an integer from 1"):
+    for at_once in (-1, 1.5):
+        with pytest.raises(ConfigError, match=f"prompts_at_once={at_once}; expected an integer from 0"):
             Predictor(base, ["car"], SIDE, at_once)
+    with pytest.raises(ConfigError, match="min_score=2; expected a probability"):
+        Predictor(base, ["car"], SIDE, min_score=2)
+    with pytest.raises(ConfigError, match="precision='half' is unknown; expected one of 32-true, bf16-mixed"):
+        Predictor(base, ["car"], SIDE, precision="half")
 
 
 def test_a_prompt_that_sam3_would_cut_is_refused(base):

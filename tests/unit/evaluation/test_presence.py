@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.evaluation.presence import PresenceAccuracy
+from sam3_hyperet.evaluation.presence import PresenceAccuracy, PresenceEvaluator
 
 
 def test_counts_and_accuracies() -> None:
@@ -51,3 +51,50 @@ def test_scalars_and_reset() -> None:
 def test_bad_values_are_refused(probability: object, present: object) -> None:
     with pytest.raises(DataError, match="presence"):
         PresenceAccuracy().process(probability, present)
+
+
+class Answer:
+    def __init__(self, presence: float) -> None:
+        self.presence = presence
+
+
+def test_evaluator_counts_pairs_as_the_counter_does() -> None:
+    """Weights of the headline are how often a picture counts; a crowd alone is neither present nor absent."""
+    rng = np.random.default_rng(0)
+    category_of, groups = {0: 30, 2: 7, 3: 12}, {"few": [7, 12]}
+    shown = {
+        i: (set(rng.choice([7, 12, 30], rng.integers(3)).tolist()), {12} if i % 3 == 0 else set()) for i in range(9)
+    }
+    evaluator = PresenceEvaluator(category_of, shown.__getitem__, groups, threshold=0.4)
+    records, pairs = [], []
+    for i, (instances, crowd) in shown.items():
+        evaluator.start(i)
+        for k in range(5):
+            probability = float(rng.random())
+            evaluator.add(k, Answer(probability))
+            category = category_of.get(k)
+            if category is not None and (category in instances or category not in crowd):
+                pairs.append((i, category, probability, category in instances))
+        records.append(evaluator.finish())
+    weights = rng.integers(0, 3, 9)
+
+    def expected(ids: set[int], often: np.ndarray) -> dict[str, float]:
+        counter = PresenceAccuracy(threshold=0.4)
+        for i, category, probability, present in pairs:
+            for _ in range(often[i] if category in ids else 0):
+                counter.process(probability, present)
+        return counter.evaluate()
+
+    once = np.ones(9, dtype=int)
+    few = {f"few/{key}": value for key, value in expected({7, 12}, once).items()}
+    assert evaluator.evaluate(records) == {**few, **expected({7, 12, 30}, once)}
+    drawn = evaluator.headline(records)(weights)
+    assert drawn == {key: expected({7, 12, 30}, weights)[key] for key in drawn}
+    assert len(drawn) == 3
+
+
+def test_evaluator_refuses_what_is_no_probability() -> None:
+    evaluator = PresenceEvaluator({0: 1}, lambda i: ((), ()))
+    evaluator.start(0)
+    with pytest.raises(DataError, match="presence: the probability nan is not a number"):
+        evaluator.add(0, Answer(float("nan")))

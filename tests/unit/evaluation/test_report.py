@@ -2,24 +2,23 @@ import math
 import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 
-from sam3_hyperet.evaluation import report as module
-from sam3_hyperet.evaluation.plots import radius_plots, training_plots
 from sam3_hyperet.evaluation.report import (
     Detection,
     Example,
+    PrecisionRecall,
+    RadiusMap,
     RadiusShift,
     Report,
+    RiskCoverage,
     SemanticExample,
-    headline,
-    number,
-    rows,
-    signed,
+    TreeConfusion,
     write_report,
+    write_tables,
 )
 
 HOSTILE = "<script>alert('x')</script>\"&"
@@ -51,7 +50,15 @@ def full():
     example = Example(picture, HOSTILE, "part", (mask,), (), (Detection(mask, 0.8),), caption=HOSTILE)
     return Report(
         title=HOSTILE,
-        metrics={**metrics(), f"scenes/segm/AP/{HOSTILE}": 0.5, HOSTILE: 1.5, "params/added": 8192, "x/segm/AP": -1},
+        metrics={
+            **metrics(),
+            **metrics(key=f"segm/AP/{HOSTILE}"),
+            "difference/scenes/group/segm/AP/low": 0.28,
+            "difference/scenes/group/segm/AP/high": 0.37,
+            HOSTILE: 1.5,
+            "params/added": 8192,
+            "x/segm/AP": -1,
+        },
         history=[*history(), {"step": 41, f"train/loss_{HOSTILE}": 1.0, f"radius/{HOSTILE}/mean": 1.0}],
         protocol={HOSTILE: HOSTILE},
         config=f"name: {HOSTILE}",
@@ -59,6 +66,12 @@ def full():
         examples=[example],
         semantic_examples=[SemanticExample(picture, labels, labels, labels + 255, (HOSTILE,))],
         radius=[shift(HOSTILE)],
+        gained=[example],
+        radius_maps=[RadiusMap(picture, HOSTILE, np.full((4, 4), 0.2), np.eye(4))],
+        precision_recall=[PrecisionRecall(HOSTILE, 0.5, np.linspace(1, 0, 101), HOSTILE)],
+        risk_coverage=[RiskCoverage(HOSTILE, HOSTILE, np.linspace(0, 1, 9), np.linspace(0, 0.5, 9))],
+        confusion=TreeConfusion((HOSTILE, "dog"), (HOSTILE, HOSTILE), {HOSTILE: np.eye(2)}),
+        instances={HOSTILE: 7},
         dropped={HOSTILE: 3},
         notes=[HOSTILE],
     )
@@ -89,70 +102,6 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_sentence_follows_sign_and_size():
-    mixed = {**metrics(), **metrics("scenes/object", 0.71, 0.64), "params/added": 8192, "params/added_ratio": 0.0018}
-    assert headline(mixed) == (
-        "Group-level AP rose from .01 to .34 (+.33); object-level AP fell from .71 to .64 (−.07); "
-        "8,192 added parameters (0.18 % of the base)."
-    )
-    assert headline(metrics(base=0.5, adapted=0.5)) == "Adaptation moved nothing: group-level AP stayed at .500."
-    assert "nothing: group-level AP hardly moved (.500 to .503)" in headline(metrics(base=0.5, adapted=0.503))
-    assert headline(metrics(base=0.5, adapted=0.51)) == "Group-level AP edged up from .500 to .510 (+.010)."
-    assert headline(metrics(base=0.5, adapted=0.4)) == (
-        "Adaptation made it worse: group-level AP fell from .50 to .40 (−.10)."
-    )
-    assert "slipped from .500 to .490 (−.010)" in headline(metrics(base=0.5, adapted=0.49))
-    assert "from .04 to .23 (+.19)" in headline(metrics(base=0.041, adapted=0.226))  # it adds up
-
-
-def test_sentence_with_values_missing():
-    assert headline({}) == "Neither an AP nor an mIoU was measured."
-    assert headline({"ade20k/fused/mIoU": 0.39}) == (
-        "mIoU (fused) on ADE20K is .39; the base model was not evaluated beside it."
-    )
-    assert headline(metrics(base=math.nan)).startswith("Group-level AP is .34; the base model was not")
-    assert "could not be computed for the adapted model (base .50)" in headline(metrics(base=0.5, adapted=-1))
-    assert headline(metrics(base=math.nan, adapted=math.inf)).startswith("Neither")
-
-
-def test_sentence_names_data_sets_where_there_are_several():
-    several = {**metrics("coco", 0.3, 0.4), **metrics("coco", 0.3, 0.4, "bbox/AP"), **metrics("scenes/part", 0.1, 0.2)}
-    several |= metrics("ade20k/semantic", 0.30, 0.35, "mIoU") | metrics("ade20k/fused", 0.31, 0.39, "mIoU")
-    sentence = headline(several)
-    assert "AP on COCO rose from .30 to .40" in sentence
-    assert "part-level AP on scenes rose" in sentence
-    assert "mIoU (fused) on ADE20K rose from .31 to .39" in sentence
-    assert "box" not in sentence
-    assert "semantic" not in sentence
-
-
-def test_rows():
-    table = rows(
-        {
-            **metrics("scenes/object"),
-            **metrics("scenes/part"),
-            **metrics("scenes/fused", 0.1, 0.2, "unassigned"),
-            **metrics("scenes/object/presence", 0.9, 0.8, "accuracy_absent"),
-            "scenes/segm/AP/wheel": 0.1,
-            "scenes/segm/AP@100/img": 0.1,
-        }
-    )
-    assert [(row.metric.name, row.label, row.verdict) for row in table] == [
-        ("Mask AP", "scenes · part", "better"),
-        ("Mask AP", "scenes · object", "better"),
-        ("Right about what is absent", "scenes · object", "worse"),
-        ("Unassigned", "scenes · fused", "worse"),
-    ]
-
-
-def test_numbers():
-    assert [number(x) for x in (0.344, 0, 1.0, -0.07, -0.001, None, math.nan)] == [
-        *(".34", ".00", "1.00", "−.07", ".00"),
-        *("–", "–"),
-    ]
-    assert [signed(x, 2) for x in (0.33, -0.07, 0.001, -0.001, None)] == ["+.33", "−.07", "±.00", "±.00", "–"]
-
-
 def test_report_is_self_contained_and_escaped(tmp_path):
     text = write_report(full(), tmp_path / "new" / "report.html").read_text(encoding="utf-8")
     page = Page(text)
@@ -163,7 +112,7 @@ def test_report_is_self_contained_and_escaped(tmp_path):
     assert all(address.startswith(("data:image/", "#")) for address in page.loads)
     assert len(page.ids) == len(set(page.ids))
     assert not re.search(r"https?:|@import|url\((?!#)", text)
-    assert len(text) < 400_000
+    assert len(text) < 600_000
 
 
 def test_report_shows_its_parts(tmp_path):
@@ -171,6 +120,8 @@ def test_report_shows_its_parts(tmp_path):
     for part in (
         *("Group-level AP rose", "Training", "Best tuning loss 2.5 at step 20", "Radius before and after"),
         *("nothing above 0.5", "100 % unassigned", "mask AP by category", "Data left out", "Versions"),
+        *("By category", "Precision and recall", "Confusion within", "where it is wrong", "Radius over pictures"),
+        *("Gained most", "Others, evenly spread", "+.280 to +.370", "(7)"),
     ):
         assert part in text
     assert '<td class="n">–</td>' in text  # the -1
@@ -182,13 +133,13 @@ def test_missing_parts_are_left_out(tmp_path, figures):
     report = Report("bare", figures, [], {}, "", {})
     text = write_report(report, tmp_path / "report.html").read_text(encoding="utf-8")
     assert Page(text).open == []
-    for absent in ("Training", "Radius before", "<h2>Pictures", "Protocol", "Configuration", "nan"):
+    for absent in ("Training", "Radius", "<h2>Pictures", "Protocol", "Configuration", "nan", "<h2>By", "95 %", "tree"):
         assert absent not in text
 
 
 def test_threshold_is_stated(tmp_path):
     text = write_report(full(), tmp_path / "report.html", score_threshold=0.9).read_text(encoding="utf-8")
-    assert text.count("nothing above 0.9") == 2
+    assert text.count("nothing above 0.9") == 4
     assert "a score of 0.9 or more" in text
 
 
@@ -199,31 +150,28 @@ def test_write_is_atomic(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(module.os, "replace", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_report(full(), path)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["report.html"]
 
 
-def test_training_plots():
-    before = dict(matplotlib.rcParams)
-    plots = {plot.title: plot for plot in training_plots(history(), best_step=30)}
-    assert list(plots) == ["Loss", "Parts of the loss", "Radius while training, mean", "Learning rate"]
-    assert [line.name for line in plots["Loss"].lines] == ["training", "tuning"]
-    assert "at step 30" in plots["Loss"].note
-    assert all("#0a0b" not in plot.svg and "<style" not in plot.svg for plot in plots.values())
-    assert dict(matplotlib.rcParams) == before
-    assert training_plots([]) == []
-    assert training_plots([{"step": 1, "train/loss": math.nan}]) == []
-    assert len(training_plots([{"step": 1, "train/loss": 1.0}])) == 1
+def test_several_models(tmp_path):
+    names = ("a", HOSTILE, "c")
+    figures = {"base/scenes/group/segm/AP": 0.1} | {f"{name}/scenes/group/segm/AP": 0.2 for name in names}
+    figures |= {f"{name}/scenes/images": 9 for name in names}
+    text = write_report(Report("t", figures, [], {}, "", {}, models=names), tmp_path / "r.html").read_text("utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert text.count('class="better">+.100') == 3
+    assert text.count('class="bar"') == 4
+    assert "scenes/images" in text  # once, not below each model's name
+    assert "/scenes/images" not in text
 
 
-def test_radius_plots():
-    first, second = radius_plots([shift(), shift("fpn.1", before=(0, 0), after=(0, 0), after_mean=math.nan)])
-    assert "var(--adapted)" in first
-    assert first.count("stroke-dasharray") == 2
-    assert second.count("stroke-dasharray") == 1
-    assert radius_plots([]) == []
-    with pytest.raises(ValueError, match=r"fpn\.0: 3 edges for 3 and 2 counts"):
-        radius_plots([shift(before=(1, 1, 1), after=(1, 2))])
+def test_tables_are_written(tmp_path):
+    paths = write_tables(full(), tmp_path / "new")
+    assert [path.name for path in paths] == ["comparison.md", "comparison.tex"]
+    assert all("Mask AP" in path.read_text("utf-8") for path in paths)

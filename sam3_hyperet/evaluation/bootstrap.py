@@ -1,0 +1,76 @@
+"""How sure is a difference between two models? The paired percentile bootstrap over pictures (Efron, 1979)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sam3_hyperet.errors import ConfigError, DataError
+
+Figures = Callable[[np.ndarray], dict[str, float]]
+_INTERVAL = (2.5, 97.5)  # percentiles
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of one model less that of another, on the same pictures.
+
+    Attributes:
+        value: on the pictures as they are; NaN where either has no value.
+        low, high: the 95 % interval; NaN where no draw has a value.
+        share_above: of the draws, how many are above 0; a draw of exactly 0 counts half.
+        dropped: draws that gave no value, for instance because nothing was to find in the drawn pictures.
+    """
+
+    value: float
+    low: float
+    high: float
+    share_above: float
+    dropped: int
+
+
+def draw_weights(pictures: int, draws: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each picture counts, int (pictures,), in each of `draws` samples with replacement of that size."""
+    generator = np.random.default_rng(seed)
+    for _ in range(draws):
+        yield np.bincount(generator.integers(pictures, size=pictures), minlength=pictures)
+
+
+def paired_differences(
+    model: Figures, base: Figures, pictures: int, draws: int = 1000, seed: int = 0
+) -> dict[str, Difference]:
+    """The differences model - base of all figures that both have, under the same draws of the pictures.
+
+    Args:
+        model, base: `Evaluator.headline` of the same split; NaN where there is no value.
+
+    Raises:
+        ConfigError: no draws. DataError: no pictures.
+    """
+    if draws < 1:
+        raise ConfigError(f"bootstrap draws={draws}; expected an integer from 1")
+    if pictures < 1:
+        raise DataError("a bootstrap needs pictures; there are none")
+    once = np.ones(pictures, dtype=np.int64)
+    values = _differences(model, base, once)
+    drawn: dict[str, list[float]] = {key: [] for key in values}
+    for weights in draw_weights(pictures, draws, seed):
+        for key, difference in _differences(model, base, weights).items():
+            drawn[key].append(difference)
+    return {key: _summary(value, np.array(drawn[key])) for key, value in values.items()}
+
+
+def _differences(model: Figures, base: Figures, weights: np.ndarray) -> dict[str, float]:
+    ours, theirs = model(weights), base(weights)
+    return {key: value - theirs[key] for key, value in ours.items() if key in theirs}
+
+
+def _summary(value: float, drawn: np.ndarray) -> Difference:
+    counted = drawn[~np.isnan(drawn)]
+    if not len(counted):
+        return Difference(value, np.nan, np.nan, np.nan, len(drawn))
+    low, high = np.percentile(counted, _INTERVAL).tolist()
+    above = float(np.mean((counted > 0) + 0.5 * (counted == 0)))
+    return Difference(value, low, high, above, len(drawn) - len(counted))

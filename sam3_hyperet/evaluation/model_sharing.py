@@ -1,0 +1,103 @@
+"""Models asked about the same pictures and prompts: where their encoders are the same, each input is encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.adapters.conversion import converted
+
+
+class HasModel(Protocol):
+    """A `Predictor`, for one."""
+
+    model: nn.Module
+
+
+class LastInput:
+    """Outputs of modules for the input that came last, by the tensors that the modules are made of."""
+
+    def __init__(self) -> None:
+        self._input: object = None
+        self._outputs: dict[tuple[object, ...], Any] = {}
+        self.count = 0  # outputs that were computed
+
+    def output(self, module: nn.Module, x: object, compute: Callable[[], Any]) -> Any:
+        """What `compute` gives for `x`, computed once by all modules of these very tensors and in this precision."""
+        if not _equal(x, self._input):
+            self._input, self._outputs = x, {}
+        tensors = [*module.parameters(), *module.buffers()]
+        device = tensors[0].device.type
+        precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        state = (precision, *map(id, tensors))
+        if state not in self._outputs:
+            self._outputs[state] = compute()
+            self.count += 1
+        return self._outputs[state]
+
+
+class RememberingVision(host.Sam3DualViTDetNeck):  # type: ignore[misc]  # sam3 is untyped
+    """SAM 3's trunk and neck, which remember what they made of the last picture."""
+
+    last: LastInput
+
+    def forward(self, tensor_list: Tensor) -> Any:
+        known = self.last.count
+        output = self.last.output(self, tensor_list, lambda: super(RememberingVision, self).forward(tensor_list))
+        if known == self.last.count:  # remembered: who watches a level sees it all the same
+            for convolution, level in zip(self.convs, output[0], strict=True):
+                for hook in convolution._forward_hooks.values():
+                    hook(convolution, (), level)
+        return output
+
+
+class RememberingText(host.VETextEncoder):  # type: ignore[misc]  # sam3 is untyped
+    """SAM 3's text encoder, which remembers what it made of the last vocabulary."""
+
+    last: LastInput
+
+    def forward(self, text: Sequence[str], input_boxes: object = None, device: object = None) -> Any:
+        compute = lambda: super(RememberingText, self).forward(text, input_boxes, device)  # noqa: E731
+        return compute() if input_boxes else self.last.output(self, list(text), compute)
+
+
+@contextmanager
+def shared_encoding(predictors: Iterable[HasModel]) -> Iterator[None]:
+    """Within it, models of which the trunk and neck, or the text encoder, are the same tensors share their outputs.
+
+    It pays where the predictors are asked about one picture after the other, and each about the same picture in turn;
+    the outputs for the last picture stay in memory. Encoders with adapters in them, as scheme P's, are left alone.
+    """
+    vision, text = LastInput(), LastInput()
+    with ExitStack() as stack:
+        for backbone in {id(predictor.model.backbone): predictor.model.backbone for predictor in predictors}.values():
+            _remember(stack, backbone, "vision_backbone", host.Sam3DualViTDetNeck, RememberingVision, vision)
+            _remember(stack, backbone, "language_backbone", host.VETextEncoder, RememberingText, text)
+        yield
+
+
+def _remember(
+    stack: ExitStack, backbone: nn.Module, name: str, parent: type, remembering: type[nn.Module], last: LastInput
+) -> None:
+    module = getattr(backbone, name)
+    if type(module) is not parent or not all(_is_stock(part) for part in module.modules()):
+        return
+    replaced = converted(module, remembering)
+    replaced.last = last  # type: ignore[assignment]
+    setattr(backbone, name, replaced)
+    stack.callback(setattr, backbone, name, module)
+
+
+def _is_stock(module: nn.Module) -> bool:
+    return type(module).__module__.split(".")[0] in ("torch", "timm", "sam3") and "forward" not in vars(module)
+
+
+def _equal(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and one.device == other.device and torch.equal(one, other)
+    return type(one) is type(other) and one == other

@@ -1,0 +1,89 @@
+"""How predictions become numbers: the options that stand beside every number."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.fusion import FUSIONS, FusionThresholds
+from sam3_hyperet.evaluation.predictor import PRECISIONS
+from sam3_hyperet.options import one_of
+
+_NO_INFLUENCE = ("workers", "bootstrap", "fusion", "compare_exact")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How predictions become numbers.
+
+    Attributes:
+        top: detections kept per picture and category.
+        mask_threshold: probability from which a pixel belongs to a mask.
+        presence_threshold: probability from which a concept counts as present.
+        score_threshold: an instance's own score from which it enters the fusions to label maps.
+        min_score: a prompt whose best detection scores less gets no mask and no detection; 0 asks for all (exact).
+        synonyms: ask for a label map's class by each of its names, and let the best of them count.
+        fusion: whose mIoU is the headline, `<data>/mIoU`; None for none. All three are reported in any case.
+        granularity: measure the concept tree, where the data set has one, and the radius as uncertainty.
+        prompts_at_once: prompts per forward pass; 0 for as many as the device's size suggests.
+        precision: "32-true" or "bf16-mixed".
+        limit: pictures of the split that are scored, evenly spread; 0 for all.
+        examples: pictures kept for the report.
+        bootstrap: draws of the pictures for the confidence intervals of differences between models; 0 for none.
+        compare_exact: with a `min_score`, on how many of the pictures the AP is compared with the exact one.
+        workers: threads that enlarge, encode and match masks while the model is at the next prompts; 0 for none.
+    """
+
+    top: int = 100
+    mask_threshold: float = 0.5
+    presence_threshold: float = 0.5
+    score_threshold: float = 0.5
+    min_score: float = 0.0
+    synonyms: bool = False
+    fusion: str | None = None
+    granularity: bool = True
+    prompts_at_once: int = 0
+    precision: str = "32-true"
+    limit: int = 0
+    examples: int = 8
+    bootstrap: int = 1000
+    compare_exact: int = 0
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("mask_threshold", "presence_threshold", "score_threshold", "min_score"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise ConfigError(f"protocol.{name}={value!r}; expected a probability")
+        least = {"top": 1}
+        for name in ("top", "prompts_at_once", "limit", "examples", "bootstrap", "compare_exact", "workers"):
+            value = getattr(self, name)
+            if type(value) is not int or value < least.get(name, 0):
+                raise ConfigError(f"protocol.{name}={value!r}; expected an integer from {least.get(name, 0)}")
+        if self.fusion is not None:
+            one_of("protocol.fusion", self.fusion, FUSIONS)
+        one_of("protocol.precision", self.precision, PRECISIONS)
+        if self.compare_exact and not self.min_score:
+            raise ConfigError(
+                f"protocol.compare_exact={self.compare_exact}, but protocol.min_score=0 is exact already; "
+                "expected protocol=fast"
+            )
+
+    @property
+    def fusion_thresholds(self) -> FusionThresholds:
+        return FusionThresholds(self.presence_threshold, self.score_threshold, self.mask_threshold)
+
+    def deciding(self) -> dict[str, object]:
+        """The options that a picture's record depends on."""
+        return {name: value for name, value in asdict(self).items() if name not in _NO_INFLUENCE}
+
+
+def positions(pictures: Sized, limit: int) -> list[int]:
+    """The pictures to score: all, or `limit` of them, evenly spread."""
+    count = len(pictures)
+    if not limit or limit >= count:
+        return list(range(count))
+    return np.linspace(0, count - 1, limit).round().astype(int).tolist()

@@ -1,0 +1,108 @@
+"""The records of one model's pictures on disk: an evaluation that is killed goes on from what is there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sam3_hyperet.errors import DataError
+from sam3_hyperet.evaluation.evaluator import Record
+from sam3_hyperet.modeling.checkpoint import replacing
+
+FINGERPRINT = "fingerprint.json"
+_BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+class RecordStore:
+    """One file a picture, `<folder>/<position>.npz`, and beside them a description of what they depend on.
+
+    A file takes its name when it is whole, so a kill leaves none that is half written. Nothing is forced to the disk:
+    what a power cut damages does not pass its checksums, and counts as not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def prepare(self, fingerprint: Mapping[str, object], resume: bool = True) -> str:
+        """Make the folder ready; records that other facts decided, or all with resume=False, are removed.
+
+        Args:
+            fingerprint: all that decides a record, as JSON has it.
+
+        Returns:
+            Why records were removed, in one line, or "". To be called by one process, before any of them reads.
+        """
+        wanted = json.loads(json.dumps(fingerprint))
+        why = self._mismatch(wanted) if resume else "resume=never"
+        if why and self.folder.exists():
+            removed = len(list(self.folder.glob("*.npz")))
+            shutil.rmtree(self.folder)
+            why = f"{self.folder}: {removed} records start over: {why}" if removed else ""
+        else:
+            why = ""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink()
+        with replacing(self.folder / FINGERPRINT) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        return why
+
+    def write(self, position: int, record: Record) -> None:
+        """Keep the record of the picture at `position`, whole or not at all."""
+        with replacing(self._file(position)) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **record)
+
+    def read(self, position: int) -> dict[str, np.ndarray] | None:
+        """The record of a picture; None where there is none, or where it is damaged."""
+        try:
+            with self._file(position).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except _BROKEN:
+            return None
+
+    def missing(self, positions: Sequence[int]) -> tuple[list[int], int]:
+        """Those of `positions` without a usable record, and how many of them have a damaged one."""
+        wanted = [position for position in positions if self.read(position) is None]
+        return wanted, sum(self._file(position).exists() for position in wanted)
+
+    def read_all(self, positions: Sequence[int]) -> list[dict[str, np.ndarray]]:
+        """The records of `positions`, each once and in their order. Raises DataError where one is not there."""
+        found = {position: self.read(position) for position in positions}
+        if lacking := [position for position, record in found.items() if record is None]:
+            raise DataError(
+                f"{self.folder}: {len(lacking)} of {len(found)} records are missing, the first that of picture "
+                f"{lacking[0]}; expected all of them, and one folder that every process shares"
+            )
+        return [record for record in found.values() if record is not None]
+
+    def remove(self) -> None:
+        """Delete all records."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, position: int) -> Path:
+        return self.folder / f"{position:06d}.npz"
+
+    def _mismatch(self, wanted: dict[str, object]) -> str:
+        """What the records on disk were made with and are not wanted for; "" where they fit, or there are none."""
+        file = self.folder / FINGERPRINT
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return "nothing says what they were made with"
+        if not isinstance(found, dict):
+            return f"{FINGERPRINT} is not what it was written as"
+        for key in {**wanted, **found}:
+            if found.get(key) != wanted.get(key):
+                return f"{key} was {_short(found.get(key))}, now it is {_short(wanted.get(key))}"
+        return ""
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
