@@ -25,9 +25,9 @@ from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.bootstrap import draw_weights
 from sam3_hyperet.evaluation.coco_ap import CocoAP
 from sam3_hyperet.evaluation.coco_records import GroundTruth, check_detections, read_json
-from sam3_hyperet.evaluation.instance_matches import MAX_DETECTIONS
-from sam3_hyperet.evaluation.instance_metrics import instance_headline, instance_metrics, iou_types
-from sam3_hyperet.evaluation.instance_records import records_of_results
+from sam3_hyperet.evaluation.instances.instance_matches import MAX_DETECTIONS
+from sam3_hyperet.evaluation.instances.instance_metrics import instance_headline, instance_metrics, iou_types
+from sam3_hyperet.evaluation.instances.instance_records import records_of_results
 
 CATEGORIES = 80
 HEIGHT, WIDTH = 480, 640

@@ -26,7 +26,7 @@ from sam3_hyperet.data.segments import decode
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.evaluation.examples import ExampleEvaluator
 from sam3_hyperet.evaluation.extremes import Extreme
-from sam3_hyperet.evaluation.pictures import Detection
+from sam3_hyperet.evaluation.figures.pictures import Detection
 from sam3_hyperet.evaluation.report import Example, RadiusShift, Report, SemanticExample, write_report, write_tables
 from sam3_hyperet.evaluation.runner import records_of
 from sam3_hyperet.evaluation.site_radii import RadiusEvaluator

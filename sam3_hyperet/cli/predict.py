@@ -15,7 +15,7 @@ from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.model import open_model, set_threads
 from sam3_hyperet.data.records import read_picture
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.pictures import overlay
+from sam3_hyperet.evaluation.figures.pictures import overlay
 from sam3_hyperet.evaluation.predictor import Predictor
 from sam3_hyperet.evaluation.rle import encode_masks
 from sam3_hyperet.modeling.adapter_file import load_adapter

@@ -9,12 +9,12 @@ import numpy as np
 
 from sam3_hyperet.cli.comparison import BASE, INSTANCES, Comparison, Outcome
 from sam3_hyperet.evaluation.extremes import Extreme, gained_and_lost
+from sam3_hyperet.evaluation.figures.radius_maps import RadiusMap, watch_radii
 from sam3_hyperet.evaluation.granularity import GranularityEvaluator
-from sam3_hyperet.evaluation.instance_evaluator import InstanceEvaluator
-from sam3_hyperet.evaluation.instance_metrics import group_columns
-from sam3_hyperet.evaluation.instance_metrics import precision_recall as precision_by_category
+from sam3_hyperet.evaluation.instances.instance_evaluator import InstanceEvaluator
+from sam3_hyperet.evaluation.instances.instance_metrics import group_columns
+from sam3_hyperet.evaluation.instances.instance_metrics import precision_recall as precision_by_category
 from sam3_hyperet.evaluation.predictor import Predictor
-from sam3_hyperet.evaluation.radius_maps import RadiusMap, watch_radii
 from sam3_hyperet.evaluation.report import PrecisionRecall, RiskCoverage, TreeConfusion
 from sam3_hyperet.evaluation.runner import records_of
 from sam3_hyperet.evaluation.uncertainty import Detections

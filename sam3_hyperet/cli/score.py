@@ -12,9 +12,9 @@ from rich.table import Table
 
 from sam3_hyperet.cli.command import exit_cleanly, parse_command, write_json
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.cg_f1 import SCORE_THRESHOLD
-from sam3_hyperet.evaluation.cg_f1_files import cg_f1_of_files
 from sam3_hyperet.evaluation.coco_ap import BACKENDS, CocoAP
+from sam3_hyperet.evaluation.instances.cg_f1 import SCORE_THRESHOLD
+from sam3_hyperet.evaluation.instances.cg_f1_files import cg_f1_of_files
 from sam3_hyperet.evaluation.label_files import read_names, score_label_folders
 from sam3_hyperet.version import __version__
 

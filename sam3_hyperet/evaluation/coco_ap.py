@@ -21,10 +21,10 @@ import numpy as np
 
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.coco_records import GroundTruth, Record, check_detections, check_masks, read_json
-from sam3_hyperet.evaluation.coco_summary import check_groups, coco_metrics
-from sam3_hyperet.evaluation.instance_matches import AREA_RANGES, IOU_TYPES, MAX_DETECTIONS
-from sam3_hyperet.evaluation.instance_metrics import instance_metrics
-from sam3_hyperet.evaluation.instance_records import records_of_results, sized_shape
+from sam3_hyperet.evaluation.instances.coco_summary import check_groups, coco_metrics
+from sam3_hyperet.evaluation.instances.instance_matches import AREA_RANGES, IOU_TYPES, MAX_DETECTIONS
+from sam3_hyperet.evaluation.instances.instance_metrics import instance_metrics
+from sam3_hyperet.evaluation.instances.instance_records import records_of_results, sized_shape
 
 BACKENDS = ("sam3_hyperet", "faster-coco-eval", "pycocotools")
 

@@ -124,13 +124,17 @@ class PresenceEvaluator:
         return metrics
 
     def headline(self, records: Sequence[Record]) -> Headline:
-        """`presence/IL_MCC`, `presence/accuracy_present` and `presence/accuracy_absent`; NaN without such a pair."""
-        counts = self._counts(records)[""]
+        """`presence/IL_MCC`, `presence/accuracy_present` and `presence/accuracy_absent`, and the same below each
+        group's name; NaN without such a pair."""
+        counts = self._counts(records)
         keys = [f"presence/{name}" for name in ("IL_MCC", "accuracy_present", "accuracy_absent")]
 
         def accuracy(weights: np.ndarray) -> dict[str, float]:
-            figures = presence_metrics(np.tensordot(weights, counts, axes=1))
-            return {key: figures.get(key, math.nan) for key in keys}
+            found = {}
+            for name, of_pictures in counts.items():
+                figures = presence_metrics(np.tensordot(weights, of_pictures, axes=1))
+                found |= {f"{name}/{key}".lstrip("/"): figures.get(key, math.nan) for key in keys}
+            return found
 
         return accuracy
 

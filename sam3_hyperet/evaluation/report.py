@@ -16,9 +16,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from sam3_hyperet.evaluation.category_plots import TreeConfusion, confusion_plots, difference_plots
-from sam3_hyperet.evaluation.headline import headline
-from sam3_hyperet.evaluation.pictures import (
+from sam3_hyperet.evaluation.figures.category_plots import TreeConfusion, confusion_plots, difference_plots
+from sam3_hyperet.evaluation.figures.pictures import (
     Detection,
     Example,
     Panel,
@@ -26,15 +25,17 @@ from sam3_hyperet.evaluation.pictures import (
     instance_panels,
     semantic_panels,
 )
-from sam3_hyperet.evaluation.plots import Plot, model_colors
-from sam3_hyperet.evaluation.radius_maps import RadiusMap, site_maps
-from sam3_hyperet.evaluation.radius_plots import RadiusShift, radius_plots
-from sam3_hyperet.evaluation.score_plots import (
+from sam3_hyperet.evaluation.figures.plots import Plot, model_colors
+from sam3_hyperet.evaluation.figures.radius_maps import RadiusMap, site_maps
+from sam3_hyperet.evaluation.figures.radius_plots import RadiusShift, radius_plots
+from sam3_hyperet.evaluation.figures.score_plots import (
     PrecisionRecall,
     RiskCoverage,
     precision_recall_plots,
     risk_coverage_plots,
 )
+from sam3_hyperet.evaluation.figures.training_plots import training_plots
+from sam3_hyperet.evaluation.headline import headline
 from sam3_hyperet.evaluation.table_rows import (
     METRICS,
     MISSING,
@@ -49,7 +50,6 @@ from sam3_hyperet.evaluation.table_rows import (
     value,
 )
 from sam3_hyperet.evaluation.tables import latex_table, markdown_table
-from sam3_hyperet.evaluation.training_plots import training_plots
 from sam3_hyperet.modeling.checkpoint import replacing
 
 __all__ = [

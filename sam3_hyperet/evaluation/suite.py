@@ -19,7 +19,7 @@ from sam3_hyperet.evaluation.coco_records import GroundTruth
 from sam3_hyperet.evaluation.evaluator import Evaluator
 from sam3_hyperet.evaluation.examples import ExampleEvaluator
 from sam3_hyperet.evaluation.granularity import GranularityEvaluator
-from sam3_hyperet.evaluation.instance_evaluator import InstanceEvaluator
+from sam3_hyperet.evaluation.instances.instance_evaluator import InstanceEvaluator
 from sam3_hyperet.evaluation.label_map_evaluator import LabelMapEvaluator
 from sam3_hyperet.evaluation.presence import PresenceEvaluator
 from sam3_hyperet.evaluation.protocol import Protocol

@@ -10,9 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from sam3_hyperet.evaluation.fusion import FUSIONS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.integration
@@ -28,9 +32,24 @@ def command(trained, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def expected(command, tmp_path_factory):
-    """The metrics of an evaluation that nothing disturbs."""
-    return figures(evaluated(command, tmp_path_factory.mktemp("undisturbed")))
+def undisturbed(command, tmp_path_factory):
+    """An evaluation in one process that nothing disturbs."""
+    return evaluated([*command, "keep_records=true"], tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="module")
+def expected(undisturbed):
+    return figures(undisturbed)
+
+
+def confusion(folder: Path, model: str, fusion: str) -> dict[int, int]:
+    """Pixels of each pair of prediction and label, over all pictures."""
+    pixels: Counter[int] = Counter()
+    for file in (folder / "records" / model).glob("*.npz"):
+        with np.load(file) as record:
+            names = (f"label_maps/{fusion}/pairs", f"label_maps/{fusion}/pixels")
+            pixels.update(dict(zip(*(record[name].tolist() for name in names), strict=True)))
+    return pixels
 
 
 def _model(trained: Path) -> list[str]:
@@ -95,7 +114,7 @@ def test_another_evaluation_in_the_folder_starts_over(command, expected, tmp_pat
     assert not (tmp_path / "records").exists()
 
 
-def test_two_processes_end_in_the_metrics_of_one(command, expected, tmp_path):
+def test_two_processes_end_in_the_metrics_of_one(command, undisturbed, expected, tmp_path):
     """Each picture once, by one of them; the confusion matrices and all other figures are the same."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     arguments = [*command, f"run_dir={tmp_path}", "devices=2", "device=cpu", "keep_records=true"]
@@ -109,5 +128,9 @@ def test_two_processes_end_in_the_metrics_of_one(command, expected, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert figures(tmp_path) == expected
+    for model in {file.parent.name for file in records(undisturbed)}:
+        for fusion in FUSIONS:
+            assert confusion(tmp_path, model, fusion) == confusion(undisturbed, model, fusion)
+            assert sum(confusion(undisturbed, model, fusion).values()) > 0
     assert len(records(tmp_path)) == 2 * PICTURES
     assert done.stdout.count("wrote ") == 1

@@ -11,8 +11,8 @@ from sam3_hyperet.cli import benchmark_metrics
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.coco_ap import CocoAP
 from sam3_hyperet.evaluation.coco_records import GroundTruth, check_detections, read_json
-from sam3_hyperet.evaluation.instance_metrics import instance_headline, instance_metrics
-from sam3_hyperet.evaluation.instance_records import records_of_results
+from sam3_hyperet.evaluation.instances.instance_metrics import instance_headline, instance_metrics
+from sam3_hyperet.evaluation.instances.instance_records import records_of_results
 
 
 def test_all_back_ends_are_timed_and_agree(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from sam3_hyperet import sam3_host  # noqa: F401  (before any other import of sam3)
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.cg_f1 import cg_f1, cg_f1_metrics, pair_sums
-from sam3_hyperet.evaluation.cg_f1_files import cg_f1_of_files
 from sam3_hyperet.evaluation.coco_ap import CocoAP
-from sam3_hyperet.evaluation.instance_metrics import CGF1_KEYS
+from sam3_hyperet.evaluation.instances.cg_f1 import cg_f1, cg_f1_metrics, pair_sums
+from sam3_hyperet.evaluation.instances.cg_f1_files import cg_f1_of_files
+from sam3_hyperet.evaluation.instances.instance_metrics import CGF1_KEYS
 from sam3_hyperet.evaluation.rle import encode_masks
 
 HEIGHT, WIDTH = 30, 40

@@ -16,9 +16,9 @@ from pycocotools import mask as rle_ops
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.coco_ap import CocoAP
 from sam3_hyperet.evaluation.coco_records import GroundTruth, check_detections, read_json
-from sam3_hyperet.evaluation.instance_evaluator import InstanceEvaluator
-from sam3_hyperet.evaluation.instance_metrics import precision_recall
-from sam3_hyperet.evaluation.instance_records import records_of_results
+from sam3_hyperet.evaluation.instances.instance_evaluator import InstanceEvaluator
+from sam3_hyperet.evaluation.instances.instance_metrics import precision_recall
+from sam3_hyperet.evaluation.instances.instance_records import records_of_results
 from sam3_hyperet.evaluation.prediction import PromptPrediction
 from sam3_hyperet.evaluation.rle import encode_masks
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sam3_hyperet.evaluation.instance_matches import AREA_RANGES, IOU_THRESHOLDS, MAX_DETECTIONS
+from sam3_hyperet.evaluation.instances.instance_matches import AREA_RANGES, IOU_THRESHOLDS, MAX_DETECTIONS
 
 RECALL_POINTS = np.linspace(0, 1, 101)
 

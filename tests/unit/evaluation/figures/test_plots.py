@@ -5,17 +5,22 @@ import matplotlib
 import numpy as np
 import pytest
 
-from sam3_hyperet.evaluation.category_plots import MOST_CONCEPTS, TreeConfusion, confusion_plots, difference_plots
-from sam3_hyperet.evaluation.plots import TEXT, WIDTH, model_colors
-from sam3_hyperet.evaluation.radius_plots import RadiusShift, radius_plots
-from sam3_hyperet.evaluation.score_plots import (
+from sam3_hyperet.evaluation.figures.category_plots import (
+    MOST_CONCEPTS,
+    TreeConfusion,
+    confusion_plots,
+    difference_plots,
+)
+from sam3_hyperet.evaluation.figures.plots import TEXT, WIDTH, model_colors
+from sam3_hyperet.evaluation.figures.radius_plots import RadiusShift, radius_plots
+from sam3_hyperet.evaluation.figures.score_plots import (
     PrecisionRecall,
     RiskCoverage,
     precision_recall_plots,
     risk_coverage_plots,
 )
+from sam3_hyperet.evaluation.figures.training_plots import training_plots
 from sam3_hyperet.evaluation.table_rows import category_tables
-from sam3_hyperet.evaluation.training_plots import training_plots
 
 HOSTILE = "<script>&$x$ 猫"
 

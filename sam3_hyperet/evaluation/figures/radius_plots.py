@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sam3_hyperet.evaluation.plots import axis_labels, new_axes, page_color, percent_ticks, to_svg
+from sam3_hyperet.evaluation.figures.plots import axis_labels, new_axes, page_color, percent_ticks, to_svg
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sam3_hyperet.evaluation.plots import SERIES, Line, Plot, axis_labels, new_axes, page_color, to_svg
+from sam3_hyperet.evaluation.figures.plots import SERIES, Line, Plot, axis_labels, new_axes, page_color, to_svg
 
 _MOST_POINTS = 400  # of a line: more cannot be told apart at this width
 _LOSS_NAMES = {

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.pictures import (
+from sam3_hyperet.evaluation.figures.pictures import (
     UNMATCHED,
     Detection,
     Example,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sam3_hyperet.evaluation.plots import Line, Plot, model_colors, unit_plot
+from sam3_hyperet.evaluation.figures.plots import Line, Plot, model_colors, unit_plot
 
 _MOST_POINTS = 300  # of a curve: more cannot be told apart at this width
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from sam3_hyperet.evaluation.plots import TEXT, Plot, axis_labels, new_axes, page_color, to_svg
+from sam3_hyperet.evaluation.figures.plots import TEXT, Plot, axis_labels, new_axes, page_color, to_svg
 from sam3_hyperet.evaluation.table_rows import UNMOVED, Row, signed
 
 MOST_BARS = 15

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from sam3_hyperet.adapters.adjustment import HyperET
-from sam3_hyperet.evaluation.pictures import SIDE, Panel, Picture, data_uri, enlarge
+from sam3_hyperet.evaluation.figures.pictures import SIDE, Panel, Picture, data_uri, enlarge
 from sam3_hyperet.evaluation.table_rows import number, signed
 from sam3_hyperet.hyperbolic.radius import normalized_radius
 from sam3_hyperet.modeling.inject import adapter_sites

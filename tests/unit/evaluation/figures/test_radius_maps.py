@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import sam3_hyperet as hy
-from sam3_hyperet.evaluation.radius_maps import RadiusMap, site_maps, watch_radii
+from sam3_hyperet.evaluation.figures.radius_maps import RadiusMap, site_maps, watch_radii
 
 GREY = np.full((60, 80, 3), 120, np.uint8)
 

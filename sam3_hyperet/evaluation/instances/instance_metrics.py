@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
-from sam3_hyperet.evaluation.average_precision import Matches, Ranking
-from sam3_hyperet.evaluation.cg_f1 import cg_f1, cg_f1_metrics, pair_sums
-from sam3_hyperet.evaluation.coco_summary import coco_metrics, mean
-from sam3_hyperet.evaluation.instance_matches import AREA_RANGES, IOU_TYPES
+from sam3_hyperet.evaluation.instances.average_precision import Matches, Ranking
+from sam3_hyperet.evaluation.instances.cg_f1 import cg_f1, cg_f1_metrics, pair_sums
+from sam3_hyperet.evaluation.instances.coco_summary import coco_metrics, mean
+from sam3_hyperet.evaluation.instances.instance_matches import AREA_RANGES, IOU_TYPES
 
 CGF1_KEYS = ("cgF1", "cgF1@0.5", "cgF1@0.75", "positive_micro_F1", "positive_micro_F1@0.5", "IL_MCC")
 

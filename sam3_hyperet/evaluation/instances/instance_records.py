@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle_ops
 
-from sam3_hyperet.evaluation.cg_f1 import SCORE_THRESHOLD, true_positives
 from sam3_hyperet.evaluation.coco_records import GroundTruth
 from sam3_hyperet.evaluation.coco_records import Record as CocoRecord
-from sam3_hyperet.evaluation.instance_matches import (
+from sam3_hyperet.evaluation.instances.cg_f1 import SCORE_THRESHOLD, true_positives
+from sam3_hyperet.evaluation.instances.instance_matches import (
     AREA_RANGES,
     IOU_THRESHOLDS,
     IOU_TYPES,
@@ -71,7 +71,7 @@ class PictureDetections:
         - `<type>_sizes` (M,): bits, whether its area lies in each of `AREA_RANGES`
         - `<type>_events` (E,): which of the M meet a ground truth at any setting; `<type>_found`, `<type>_ignored`
           (E, 5): the bits (T, A) of which meet one that counts, or one that does not
-        - `instances` (C,), `claimed` (C,), `<type>_hits` (C, T): for `sam3_hyperet.evaluation.cg_f1`
+        - `instances` (C,), `claimed` (C,), `<type>_hits` (C, T): for `sam3_hyperet.evaluation.instances.cg_f1`
         """
         columns, scores = np.concatenate(self._columns), np.concatenate(self._scores).astype(np.float64)
         order = np.lexsort((-scores, columns))  # stable

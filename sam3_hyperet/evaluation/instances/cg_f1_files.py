@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.cg_f1 import cg_f1_metrics, local_f1, pair_sums
 from sam3_hyperet.evaluation.coco_records import GroundTruth, check_detections, check_masks, read_json
-from sam3_hyperet.evaluation.instance_matches import IOU_TYPES
-from sam3_hyperet.evaluation.instance_records import records_of_results
+from sam3_hyperet.evaluation.instances.cg_f1 import cg_f1_metrics, local_f1, pair_sums
+from sam3_hyperet.evaluation.instances.instance_matches import IOU_TYPES
+from sam3_hyperet.evaluation.instances.instance_records import records_of_results
 
 _EXHAUSTIVE = "is_instance_exhaustive"
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from sam3_hyperet.evaluation.coco_records import GroundTruth
-from sam3_hyperet.evaluation.coco_summary import check_groups
 from sam3_hyperet.evaluation.evaluator import Headline, Record
-from sam3_hyperet.evaluation.instance_matches import MAX_DETECTIONS
-from sam3_hyperet.evaluation.instance_metrics import instance_headline, instance_metrics
-from sam3_hyperet.evaluation.instance_records import PictureDetections
+from sam3_hyperet.evaluation.instances.coco_summary import check_groups
+from sam3_hyperet.evaluation.instances.instance_matches import MAX_DETECTIONS
+from sam3_hyperet.evaluation.instances.instance_metrics import instance_headline, instance_metrics
+from sam3_hyperet.evaluation.instances.instance_records import PictureDetections
 from sam3_hyperet.evaluation.prediction import PromptPrediction
 from sam3_hyperet.evaluation.rle import encode_masks
 
