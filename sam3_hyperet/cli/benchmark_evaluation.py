@@ -29,6 +29,8 @@ from sam3_hyperet.modeling.sharing import adapted_copy
 KNOWN = ("house", "car", "tree", "person", "dog", "sky")  # to the tiny model
 WIDTH, HEIGHT = 640, 480
 TOP = 100
+COMPARED = 3  # prompts whose masks are compared
+TIE = 1e-5  # of a probability from the threshold
 PARTS = ("trunk", "neck", "text", "encoder", "decoder", "mask head", "masks at the picture's size", "RLE", "rest")
 Detections = list[tuple[np.ndarray, np.ndarray]]
 
@@ -45,9 +47,10 @@ def run(
     """Time one picture of 640 x 480 in turn by the plain loop and by the predictor, and print tables.
 
     Both end with the scores and masks, at the picture's size, of the best 100 queries of each prompt; no threshold. The
-    encoding as RLE counts in the tables of parts alone. `fast` decodes the masks of no prompt but `present`, by a
-    `min_score` chosen for that. `together` asks the base and an adapted model (scheme A) of the same tensors; it is
-    compared with asking each alone, and with the plain loop for each.
+    encoding as RLE counts in the tables of parts alone. The predictor encodes the vocabulary in its first turn (of the
+    tiny model, one that does not count), the plain loop in every one. `fast` decodes the masks of no prompt but
+    `present`, by a `min_score` chosen for that. `together` asks the base and an adapted model (scheme A) of the same
+    tensors; it is compared with asking each alone, and with the plain loop for each.
 
     Args:
         prompts: of `large`, and `tiny_prompts` of the tiny model.
@@ -57,8 +60,9 @@ def run(
 
     Returns:
         `evaluation/<model>/<kind>/images_per_s`, `…/speedup` over the plain loop; `…/together/speedup_over_separate`;
-        `…/score_difference` and `…/mask_iou`, the largest and the smallest between plain loop and predictor; and
-        seconds `…/<kind>/parts/<part>`.
+        `…/score_difference` and `…/mask_iou`, the largest and the smallest between plain loop and predictor;
+        `…/mask_ties`, the share of pixels whose probability is within 1e-5 of the threshold and which are therefore
+        left out of the IoU; and seconds `…/<kind>/parts/<part>`.
 
     Raises:
         ConfigError: more `present` than `prompts`.
@@ -85,21 +89,23 @@ def measure(name: str, base: host.Sam3Image, count: int, present: int, turns: in
     picture = Image.fromarray(scene(0, "val", 1)[0]).resize((WIDTH, HEIGHT))
     adapted = adapted_copy(base, HyperETConfig())
     side = resolution(base)
+    ours, fast, its = (Predictor(model, vocabulary, side) for model in (base, base, adapted))
+    both = [Predictor(model, vocabulary, side) for model in (base, adapted)]
     clocks: dict[str, Stopwatch] = {kind: Stopwatch(base) for kind in ("plain", "exact", "fast")}
     seconds: dict[str, list[float]] = defaultdict(list)
     for turn in range(turns + (name == "tiny")):
         with clocks["plain"].running():
             plain = _plain_loop(base, vocabulary, picture)
         with clocks["exact"].running():
-            exact = _ask(Predictor(base, vocabulary, side), picture, clocks["exact"])
+            exact = _ask(ours, picture, clocks["exact"])
         best = sorted((float(scores[0]) for scores, _ in exact), reverse=True)
-        least = (best[present - 1] + best[present]) / 2 if present < count else 0.0
+        fast.min_score = (best[present - 1] + best[present]) / 2 if present < count else 0.0
         with clocks["fast"].running():
-            _ask(Predictor(base, vocabulary, side, min_score=least), picture, clocks["fast"])
+            _ask(fast, picture, clocks["fast"])
         for kind, clock in clocks.items():
             seconds[kind].append(clock.total)
-        seconds["adapted"].append(_timed(lambda: _ask(Predictor(adapted, vocabulary, side), picture)))
-        seconds["together"].append(_timed(lambda: _together([base, adapted], vocabulary, side, picture)))
+        seconds["adapted"].append(_timed(lambda: _ask(its, picture)))
+        seconds["together"].append(_timed(lambda: _together(both, picture)))
         if name == "tiny" and not turn:
             seconds.clear()
     figures = {f"{kind}/images_per_s": 1 / statistics.median(seconds[kind]) for kind in clocks}
@@ -110,7 +116,7 @@ def measure(name: str, base: host.Sam3Image, count: int, present: int, turns: in
     alone = [a + b for a, b in zip(seconds["exact"], seconds["adapted"], strict=True)]
     figures["together/speedup_over_separate"] = _ratio(alone, seconds["together"])
     figures["score_difference"] = max(float(np.abs(a[0] - b[0]).max()) for a, b in zip(plain, exact, strict=True))
-    figures["mask_iou"] = min(_least_iou(a[1], b[1]) for a, b in zip(plain, exact, strict=True))
+    figures |= _mask_figures(plain, ours, picture)
     for kind, clock in clocks.items():
         figures |= {f"{kind}/parts/{part}": value for part, value in clock.parts().items()}
     title = f"{name}, {side} px, {count} prompts, {torch.get_num_threads()} threads, CPU"
@@ -146,16 +152,27 @@ def _ask(predictor: Predictor, picture: Image.Image, clock: Stopwatch | None = N
     return found
 
 
-def _together(models: Sequence[nn.Module], vocabulary: Sequence[str], side: int, picture: Image.Image) -> None:
-    predictors = [Predictor(model, vocabulary, side) for model in models]
-    with shared_encoding(predictors):
+def _together(predictors: Sequence[Predictor], picture: Image.Image) -> None:
+    with shared_encoding([predictor.model for predictor in predictors]):
         for predictor in predictors:
             _ask(predictor, picture)
 
 
 def _kept(masks: np.ndarray, before: Detections) -> np.ndarray:
     """The masks of the first prompts, for the comparison; of the others none, for the memory."""
-    return masks if len(before) < 3 else np.zeros((0, HEIGHT, WIDTH), bool)
+    return masks if len(before) < COMPARED else np.zeros((0, HEIGHT, WIDTH), bool)
+
+
+def _mask_figures(plain: Detections, predictor: Predictor, picture: Image.Image) -> dict[str, float]:
+    """The least IoU of the first prompts' masks, and the share of pixels so near the threshold that they are no part
+    of it: with random weights a mask may consist of such pixels."""
+    ious, ties = [], []
+    for (_, masks), answer in zip(plain[:COMPARED], predictor.predict(picture), strict=False):
+        best = answer.top(TOP)
+        certain = ((best.mask_probabilities(HEIGHT, WIDTH) - 0.5).abs() > TIE).numpy()
+        ties.append(1 - certain.mean())
+        ious.append(_least_iou(masks & certain, best.masks(HEIGHT, WIDTH) & certain))
+    return {"mask_iou": min(ious), "mask_ties": float(np.mean(ties))}
 
 
 def _least_iou(one: np.ndarray, other: np.ndarray) -> float:
@@ -248,5 +265,6 @@ def _print(figures: dict[str, float], title: str) -> None:
     console.print(
         f"base and adapted together: {figures['together/speedup']:.2f} x the plain loop for each, "
         f"{figures['together/speedup_over_separate']:.2f} x asking each alone; "
-        f"scores differ by {figures['score_difference']:.1e} at most, masks' IoU is {figures['mask_iou']:.6f} at least"
+        f"scores differ by {figures['score_difference']:.1e} at most, masks' IoU is {figures['mask_iou']:.6f} at least "
+        f"({figures['mask_ties']:.1e} of the pixels are ties)"
     )

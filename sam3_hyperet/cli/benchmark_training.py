@@ -19,10 +19,12 @@ from torch import nn
 
 from sam3_hyperet.cli.benchmark_large import one_picture
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, LossOptions
+from sam3_hyperet.evaluation.model_sharing import shared_encoding
+from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, LossOptions, count_targets
 from sam3_hyperet.modeling.build import ARCHITECTURES, assemble
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject
+from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.cache import CacheOptions, cached_trunk
 from sam3_hyperet.training.stages import set_stage, set_training_mode
 
@@ -37,12 +39,12 @@ def run(
     steps: int = 1,
     threads: int = 2,
     attention_dropout: bool = True,
-    checkpoint_activations: bool = True,
+    prompts_at_once: int = 1,
 ) -> dict[str, float]:
     """Time a step, batch 1, and print a table. Every measurement has a process of its own, for its peak of memory.
 
     `full` trains every parameter in fp32, all modules in training mode, with SAM 3's activation checkpointing.
-    `stage 1` trains the adapters of scheme A. The cache is filled before its steps are timed.
+    `stage 1` trains the adapters of scheme A, without checkpointing. The cache is filled before its steps are timed.
 
     Args:
         depth: blocks of the ViT, a multiple of 8 up to the official 32.
@@ -50,7 +52,7 @@ def run(
         steps: of a measurement, of which the last is timed.
         attention_dropout: in `full`, as officially. A CPU has no fused attention with dropout: without it `full` is
             what a fused kernel would make of it, and the comparison is stricter.
-        checkpoint_activations: in stage 1 as well.
+        prompts_at_once: of the picture in a pass of stage 1.
 
     Returns:
         `training/<kind>/step_s`, `…/speedup` and `…/memory_ratio` against `full`, `…/peak_gib`.
@@ -75,7 +77,7 @@ def run(
                     steps,
                     threads,
                     attention_dropout,
-                    checkpoint_activations,
+                    prompts_at_once,
                 ).result()
             seconds[kind].append(took)
             peaks[kind].append(peak)
@@ -98,7 +100,7 @@ def _measure(
     steps: int,
     threads: int,
     attention_dropout: bool,
-    checkpoint_activations: bool,
+    prompts_at_once: int,
 ) -> tuple[float, float]:
     """Seconds of the last of `steps` steps, and GiB of this process at its peak."""
     torch.set_num_threads(threads)
@@ -119,6 +121,8 @@ def _measure(
             if isinstance(module, nn.MultiheadAttention) and not attention_dropout:
                 module.dropout = 0.0
         set_stage(model, 3 if kind == "full" else 1)
+        if kind != "full":
+            stack.enter_context(shared_encoding([model]))
         if kind.endswith("cached"):
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             stack.enter_context(cached_trunk(model, CacheOptions(folder), 1, "32-true"))
@@ -126,13 +130,15 @@ def _measure(
             model.backbone.forward_image(batch.img_batch)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
         for _ in range(steps):
-            if kind == "full":
-                model.train()
-            else:
-                set_training_mode(model, checkpoint_activations=checkpoint_activations)
             start = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
-            loss(model, batch)[TOTAL].backward()
+            if kind == "full":
+                model.train()
+                loss(model, batch)[TOTAL].backward()
+            else:
+                set_training_mode(model)
+                for part in parts_of(batch, prompts_at_once):
+                    loss(model, part, count_targets([batch]))[TOTAL].backward()
             optimizer.step()
             took = time.perf_counter() - start
     return took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

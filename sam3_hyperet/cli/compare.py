@@ -91,7 +91,7 @@ def compare(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("pictures", total=len(set().union(*share.values())))
         advance = partial(progress.advance, task)
-        with shared_encoding([one.predictor for one in everyone]):
+        with shared_encoding([one.predictor.model for one in everyone]):
             record_pictures(everyone, share, split.images.picture, workers=protocol.workers, on_picture=advance)
     fabric.barrier()
     if not fabric.is_global_zero:

@@ -16,7 +16,9 @@ from sam3_hyperet.modeling.checkpoint import base_state_dict, load_base, save_ba
 from sam3_hyperet.training.state import FILE as STATE_FILE
 
 WEIGHTS = {"best": "weights.safetensors", "last": "weights_last.safetensors"}
-_DECIDING_TRAIN = ("train.max_steps", "train.batch_size", "train.accumulate", "train.devices", "train.nodes")
+_DECIDING_TRAIN = tuple(
+    f"train.{name}" for name in ("max_steps", "batch_size", "accumulate", "prompts_at_once", "devices", "nodes")
+)
 _DECIDING = ("model", "hyperet", "stage", "data", "loss", "optim", "radius", "seed", *_DECIDING_TRAIN)
 ADAPTER = {"best": "adapter.safetensors", "last": "adapter_last.safetensors"}
 

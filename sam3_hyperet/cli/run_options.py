@@ -54,6 +54,10 @@ class RunOptions:
         if self.stage.number != STAGES[-1]:
             last = f" to {self.stage.last}" if self.stage.last > self.stage.number else ""
             raise ConfigError(f"train.strategy={FSDP} in stage {self.stage.number}{last}; expected stage=3 alone")
+        if self.train.prompts_at_once:
+            raise ConfigError(
+                f"train.strategy={FSDP} needs as many passes in every process; use train.prompts_at_once=0"
+            )
         for name in ("learn_curvature", "learn_residual"):
             if getattr(self.hyperet, name):
                 raise ConfigError(f"train.strategy={FSDP} cannot split single numbers; expected hyperet.{name}=false")

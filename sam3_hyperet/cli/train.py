@@ -27,6 +27,7 @@ from sam3_hyperet.cli.variants import with_base
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.sources import augmentation, prompt_sampler, training_images
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.model_sharing import shared_encoding
 from sam3_hyperet.evaluation.predictor import check_prompts
 from sam3_hyperet.losses.alignment import AlignmentLoss
 from sam3_hyperet.losses.grounding import GroundingLoss
@@ -194,6 +195,8 @@ def _fit(
         train.accumulate,
     )
     with contextlib.ExitStack() as stack:
+        if train.prompts_at_once:
+            stack.enter_context(shared_encoding([model]))  # between the passes of a picture
         if options.cache.folder:
             stack.enter_context(cached_trunk(model, options.cache, pictures.views, train.precision))
         probe = stack.enter_context(RadiusProbe(model)) if hasattr(model, "hyperet_config") else None

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.conversion import converted
-
-
-class HasModel(Protocol):
-    """A `Predictor`, for one."""
-
-    model: nn.Module
 
 
 class LastInput:
@@ -28,7 +22,11 @@ class LastInput:
         self.count = 0  # outputs that were computed
 
     def output(self, module: nn.Module, x: object, compute: Callable[[], Any]) -> Any:
-        """What `compute` gives for `x`, computed once by all modules of these very tensors and in this precision."""
+        """What `compute` gives for `x`, computed once by all modules of these very tensors and in this precision; but
+        anew each time where the tensors are being trained."""
+        may_change = not torch.is_inference_mode_enabled() and any(p.requires_grad for p in module.parameters())
+        if may_change:
+            return compute()
         if not _equal(x, self._input):
             self._input, self._outputs = x, {}
         tensors = [*module.parameters(), *module.buffers()]
@@ -67,15 +65,15 @@ class RememberingText(host.VETextEncoder):  # type: ignore[misc]  # sam3 is unty
 
 
 @contextmanager
-def shared_encoding(predictors: Iterable[HasModel]) -> Iterator[None]:
+def shared_encoding(models: Iterable[nn.Module]) -> Iterator[None]:
     """Within it, models of which the trunk and neck, or the text encoder, are the same tensors share their outputs.
 
-    It pays where the predictors are asked about one picture after the other, and each about the same picture in turn;
+    It pays where the models are asked about one picture after the other, and each about the same picture in turn;
     the outputs for the last picture stay in memory. Encoders with adapters in them, as scheme P's, are left alone.
     """
     vision, text = LastInput(), LastInput()
     with ExitStack() as stack:
-        for backbone in {id(predictor.model.backbone): predictor.model.backbone for predictor in predictors}.values():
+        for backbone in {id(model.backbone): model.backbone for model in models}.values():
             _remember(stack, backbone, "vision_backbone", host.Sam3DualViTDetNeck, RememberingVision, vision)
             _remember(stack, backbone, "language_backbone", host.VETextEncoder, RememberingText, text)
         yield

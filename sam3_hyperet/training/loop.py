@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError, UserError
 from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss, count_targets
+from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.optimizer import OptimizerOptions
 from sam3_hyperet.training.preemption import Interrupted
 from sam3_hyperet.training.radius_control import RadiusControl
@@ -44,6 +45,8 @@ class TrainOptions:
             rounding, however they are spread over passes and processes, where nothing is drawn at random: dropout
             and drop path (0 in the tiny model, 0.1 in the large one), `loss.query=random` and
             `loss.prune_probability` draw anew in every process. See `GroundingLoss` for the contrastive loss.
+        prompts_at_once: of one picture in a pass, so that memory does not grow with pictures and prompts; the step
+            stays the same, as above. 0 for all of a batch.
         workers: loader processes.
         clip_norm: gradients are scaled down to this norm.
         log_every: steps between two logged lines.
@@ -62,6 +65,7 @@ class TrainOptions:
     max_steps: int
     batch_size: int
     accumulate: int = 1
+    prompts_at_once: int = 0
     workers: int = 0
     clip_norm: float = 1.0
     log_every: int = 10
@@ -80,7 +84,7 @@ class TrainOptions:
         for name in ("max_steps", "batch_size", "accumulate", "log_every", "max_bad_steps", "devices", "nodes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)}; expected an integer from 1")
-        for name in ("workers", "tune_every", "save_every", "threads"):
+        for name in ("prompts_at_once", "workers", "tune_every", "save_every", "threads"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"train.{name}={getattr(self, name)}; expected an integer from 0")
 
@@ -166,6 +170,8 @@ def fit(
             step = int(progress["step"]) + 1
             is_logged = step % options.log_every == 0 or step in (1, options.max_steps)
             mine = [next(stream) for _ in range(options.accumulate)]
+            if options.prompts_at_once:
+                mine = [part for batch in mine for part in parts_of(batch, options.prompts_at_once)]
             terms, norms = optimize(fabric, staging, mine, options.clip_norm, by_group=is_logged)
             skipped = norms is None
             progress.update(

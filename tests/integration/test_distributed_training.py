@@ -63,13 +63,15 @@ def whole(four, tmp_path_factory):
     return main([*four, f"run_dir={tmp_path_factory.mktemp('whole')}", "train.batch_size=4"])
 
 
-@pytest.mark.parametrize("spread", ["two processes", "two passes"])
+@pytest.mark.parametrize("spread", ["two processes", "two passes", "a prompt a pass"])
 def test_the_same_losses_and_adapters(whole, four, tmp_path, spread):
     command = [*four, f"run_dir={tmp_path}", "train.batch_size=2"]
     if spread == "two processes":
-        two_processes(*command)
-    else:
+        two_processes(*command, "train.prompts_at_once=2")
+    elif spread == "two passes":
         main([*command, "train.accumulate=2"])
+    else:
+        main([*command, "train.batch_size=4", "train.prompts_at_once=1"])
     expected, found = losses(whole), losses(tmp_path)
     assert len([key for key in expected if key[1] == "train/loss"]) == 4
     assert found == pytest.approx(expected, rel=2e-5, abs=1e-6)

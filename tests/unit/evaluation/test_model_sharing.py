@@ -88,7 +88,7 @@ def test_what_is_the_same_is_encoded_once(base, adapted, picture, encoded, name,
     """Two pictures, two models: 2 runs of the trunk where they share it, else 4."""
     pictures = [picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
     predictors = [Predictor(model, PROMPTS, 128) for model in (base, adapted(name))]
-    with shared_encoding(predictors):
+    with shared_encoding([predictor.model for predictor in predictors]):
         found = [answers(predictor, one) for one in pictures for predictor in predictors]
     assert encoded == {"trunk": trunks, "text": texts}
     alone = [answers(Predictor(predictor.model, PROMPTS, 128), one) for one in pictures for predictor in predictors]
@@ -98,10 +98,23 @@ def test_what_is_the_same_is_encoded_once(base, adapted, picture, encoded, name,
     assert not torch.equal(found[0][1], found[2][1])
 
 
+def test_what_trains_is_encoded_each_time(model, encoded):
+    """Its weights may have changed since; what is frozen is encoded once, also where gradients are wanted."""
+    pixels = torch.zeros(1, 3, 128, 128)
+    with shared_encoding([model]):
+        for trains, gradients, runs in ((False, True, 1), (True, True, 2), (True, False, 2)):
+            model.backbone.vision_backbone.requires_grad_(trains)
+            encoded["trunk"] = 0
+            with torch.set_grad_enabled(gradients):
+                for _ in range(2):
+                    model.backbone.forward_image(pixels)
+            assert encoded["trunk"] == runs
+
+
 def test_precisions_are_kept_apart_and_the_model_is_left_as_it_was(base, picture, encoded):
     modules = [id(module) for module in base.modules()]
     predictors = [Predictor(base, PROMPTS, 128, precision=precision) for precision in ("32-true", "bf16-mixed")]
-    with shared_encoding(predictors):
+    with shared_encoding([predictor.model for predictor in predictors]):
         exact, mixed = (answers(predictor, picture) for predictor in predictors)
         assert encoded["trunk"] == 2
         assert all(torch.equal(x, y) for x, y in zip(exact, answers(predictors[0], picture), strict=True))
@@ -113,7 +126,7 @@ def test_precisions_are_kept_apart_and_the_model_is_left_as_it_was(base, picture
 def test_switching_adapters_on_and_off_within(base, adapted, picture):
     model = adapted("bitfit")
     predictor = Predictor(model, PROMPTS, 128)
-    with shared_encoding([predictor]):
+    with shared_encoding([predictor.model]):
         on = answers(predictor, picture)
         with hy.adapters_disabled(model):
             off = answers(Predictor(model, PROMPTS, 128), picture)

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 import sam3_hyperet as hy
 from sam3_hyperet.losses.alignment import AlignmentLoss
 from sam3_hyperet.losses.grounding import GroundingLoss, LossOptions
+from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.optimizer import OptimizerOptions
 from sam3_hyperet.training.stages import StageOptions, set_training_mode
 from sam3_hyperet.training.staging import Staging
@@ -82,6 +83,40 @@ def test_a_step_in_parts_is_the_step(step, batches, groups):
     assert norms_in_parts == pytest.approx(norms, rel=1e-4)
     for expected, found in zip(gradient, gradient_in_parts, strict=True):
         assert torch.allclose(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_a_few_prompts_at_a_time_are_the_step(step, batches, prompts):
+    one = step(entailment=0.3)
+    (whole,) = batches((0, 1, 2, 3))
+    terms, norms, gradient = one.take([whole])
+    in_parts, norms_in_parts, gradient_in_parts = one.take(list(parts_of(whole, prompts)))
+    for name, value in terms.items():
+        if not name.startswith(QUALITY):
+            assert float(in_parts[name]) == pytest.approx(float(value), rel=2e-5, abs=1e-6), name
+    assert norms_in_parts == pytest.approx(norms, rel=1e-4)
+    for expected, found in zip(gradient, gradient_in_parts, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_parts_are_what_is_collated_from_them(make_batch):
+    """With more than one target a prompt, none at all, and a text that two pictures share."""
+    whole = make_batch(FEW, MANY, NONE)
+    parts = list(parts_of(whole, 2))
+    expected = [make_batch(FEW), make_batch(MANY[:2], seed=1), make_batch(MANY[2:], seed=1), make_batch(NONE, seed=2)]
+    assert [len(part.find_inputs[0].text_ids) for part in parts] == [1, 2, 1, 2]
+    for part, one in zip(parts, expected, strict=True):
+        assert part.find_inputs[0].img_ids.tolist() == one.find_inputs[0].img_ids.tolist()
+        texts = [[b.find_text_batch[i] for i in b.find_inputs[0].text_ids.tolist()] for b in (part, one)]
+        assert texts[0] == texts[1]
+        for name in ("num_boxes", "boxes", "segments", "semantic_segments", "is_valid_segment", "is_exhaustive"):
+            found, wanted = (getattr(b.find_targets[0], name).flatten() for b in (part, one))
+            assert torch.equal(found, wanted), name
+        padded, narrower = part.find_targets[0].boxes_padded, one.find_targets[0].boxes_padded
+        assert torch.equal(padded[:, : narrower.shape[1]], narrower)
+        assert padded[:, narrower.shape[1] :].abs().sum() == 0
+        assert part.find_inputs[0].input_boxes.shape == one.find_inputs[0].input_boxes.shape
+    assert torch.equal(torch.cat([part.img_batch for part in parts]), whole.img_batch[[0, 1, 1, 2]])
 
 
 def test_contrasts_are_those_of_each_pass(step, batches):
