@@ -24,6 +24,7 @@ from omegaconf.errors import (
 )
 
 from sam3_hyperet.errors import ConfigError, UserError
+from sam3_hyperet.files import replacing
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -130,15 +131,9 @@ def user_message(error: BaseException) -> str | None:
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write JSON, whole or not at all; NaN is refused (ValueError). Parent folders are made."""
-    path = Path(path)
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _groups(file: Path) -> list[str]:

@@ -29,10 +29,10 @@ from sam3_hyperet.data.sources import augmentation, prompt_sampler, training_ima
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.model_sharing import shared_encoding
 from sam3_hyperet.evaluation.predictor import check_prompts
+from sam3_hyperet.files import replacing
 from sam3_hyperet.losses.alignment import AlignmentLoss
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.modeling.build import resolution
-from sam3_hyperet.modeling.checkpoint import replacing
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject, parameter_report
 from sam3_hyperet.modeling.radius_probe import RadiusProbe

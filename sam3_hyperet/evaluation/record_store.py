@@ -13,7 +13,7 @@ import numpy as np
 
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.evaluator import Record
-from sam3_hyperet.modeling.checkpoint import replacing
+from sam3_hyperet.files import replacing
 
 FINGERPRINT = "fingerprint.json"
 _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)

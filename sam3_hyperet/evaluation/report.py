@@ -50,7 +50,7 @@ from sam3_hyperet.evaluation.table_rows import (
     value,
 )
 from sam3_hyperet.evaluation.tables import latex_table, markdown_table
-from sam3_hyperet.modeling.checkpoint import replacing
+from sam3_hyperet.files import replacing
 
 __all__ = [
     "Detection",

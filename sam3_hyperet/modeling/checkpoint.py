@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -163,19 +162,6 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata:
         mode = temporary.stat().st_mode  # what the user's umask grants; safetensors would leave it at 0600
         save_file(dict(tensors), temporary, metadata=dict(metadata))
         temporary.chmod(mode)
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to, renamed at the end: a reader never sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

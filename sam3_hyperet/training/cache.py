@@ -16,8 +16,9 @@ from torch import Tensor
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.files import replacing
 from sam3_hyperet.modeling.build import resolution
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint, replacing
+from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
 from sam3_hyperet.options import one_of
 
 _BITS = {"float32": (torch.float32, torch.int32), "bfloat16": (torch.bfloat16, torch.int16)}

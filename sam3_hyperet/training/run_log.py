@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from sam3_hyperet.modeling.checkpoint import replacing
+from sam3_hyperet.files import replacing
 from sam3_hyperet.training.trackers import LoggerOptions, open_trackers
 
 FILE = "metrics.jsonl"

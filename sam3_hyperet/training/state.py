@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sam3_hyperet.errors import CheckpointError
+from sam3_hyperet.files import replacing
 from sam3_hyperet.training.sharding import split_as, split_state
 
 logger = logging.getLogger(__name__)
@@ -44,20 +45,15 @@ def save_state(
         "progress": progress,
         "generators": generators or random_generators(torch.device("cpu")),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         with temporary.open("w+b") as file:
             torch.save(state, file)
             file.write(_digest(file, file.tell()))
             file.flush()
             os.fsync(file.fileno())
         if path.is_file():
-            link = temporary.with_name(f".{previous_state(path).name}.{os.getpid()}.tmp")
-            os.link(path, link)  # at no moment is there no state under its name
-            link.replace(previous_state(path))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            with replacing(previous_state(path)) as link:
+                os.link(path, link)  # at no moment is there no state under its name
 
 
 def previous_state(path: Path) -> Path:
@@ -67,9 +63,8 @@ def previous_state(path: Path) -> Path:
 
 def remove_leftovers(run_dir: Path) -> None:
     """Remove what killed processes left half written in a run's folder; no process may be writing there."""
-    for pattern in (".*.tmp", ".*.partial"):
-        for file in run_dir.glob(pattern):
-            file.unlink()
+    for file in run_dir.glob(".*.tmp"):
+        file.unlink()
 
 
 def read_state(path: Path, world: int = 1) -> dict[str, Any]:
