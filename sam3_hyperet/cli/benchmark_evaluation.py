@@ -165,20 +165,20 @@ def _kept(masks: np.ndarray, before: Detections) -> np.ndarray:
 
 def _mask_figures(plain: Detections, predictor: Predictor, picture: Image.Image) -> dict[str, float]:
     """The least IoU of the first prompts' masks, and the share of pixels so near the threshold that they are no part
-    of it: with random weights a mask may consist of such pixels."""
+    of it: with random weights a mask may consist of such pixels. Queries of one score may come in any order, so a mask
+    is compared with the most similar one of its score."""
     ious, ties = [], []
-    for (_, masks), answer in zip(plain[:COMPARED], predictor.predict(picture), strict=False):
+    for (scores, masks), answer in zip(plain[:COMPARED], predictor.predict(picture), strict=False):
         best = answer.top(TOP)
-        certain = ((best.mask_probabilities(HEIGHT, WIDTH) - 0.5).abs() > TIE).numpy()
-        ties.append(1 - certain.mean())
-        ious.append(_least_iou(masks & certain, best.masks(HEIGHT, WIDTH) & certain))
-    return {"mask_iou": min(ious), "mask_ties": float(np.mean(ties))}
-
-
-def _least_iou(one: np.ndarray, other: np.ndarray) -> float:
-    both = (one & other).sum((1, 2))
-    either = (one | other).sum((1, 2))
-    return float((both[either > 0] / either[either > 0]).min(initial=1.0))
+        certain = ((best.mask_probabilities(HEIGHT, WIDTH) - 0.5).abs() > TIE).flatten(1).float()
+        ours = certain * torch.from_numpy(best.masks(HEIGHT, WIDTH)).flatten(1)
+        theirs = torch.from_numpy(masks).flatten(1).float().T
+        both = ours @ theirs
+        iou = both / (ours.sum(dim=1, keepdim=True) + certain @ theirs - both).clamp(min=1)
+        is_one = (best.scores[:, None] - torch.from_numpy(scores)).abs() <= TIE
+        ious.append(float((iou * is_one).amax(dim=1).min()))
+        ties.append(1 - float(certain.mean()))
+    return {"mask_iou": min(ious), "mask_ties": sum(ties) / len(ties)}
 
 
 class Stopwatch:
