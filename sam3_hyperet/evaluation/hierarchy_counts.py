@@ -11,7 +11,7 @@ import numpy as np
 
 from sam3_hyperet.evaluation.evaluator import Headline, Record
 
-_HEADLINE = ("hierarchy/consistency", "hierarchy/sibling_confusion", "hierarchy/cousin_confusion")
+_HEADLINE = ("hierarchy/consistency", *(f"hierarchy/{kin}_confusion" for kin in ("sibling", "cousin", "stranger")))
 
 
 class Hierarchy(Protocol):
@@ -77,7 +77,7 @@ class HierarchyCounts:
         return found | {f"hierarchy/{name}": float(count) for name, count in counts.items()}
 
     def headline(self, records: Sequence[Record]) -> Headline:
-        """Consistency, sibling and cousin confusion, as far as something was seen for them."""
+        """Consistency, and sibling, cousin and stranger confusion, as far as something was seen for them."""
         figures = self._figures(records)
         shown = {name: figures[name] for name in _HEADLINE if len(figures[name].values)}
         return lambda weights: {name: values.mean(weights) for name, values in shown.items()}

@@ -70,7 +70,13 @@ METRICS = (
     Metric(
         "hierarchy/cousin_confusion",
         "Cousins confused",
-        "The same for prompts farther away in the tree. Lower is better.",
+        "The same for the prompts of cousins (house for a car). Lower is better.",
+        lower_is_better=True,
+    ),
+    Metric(
+        "hierarchy/stranger_confusion",
+        "Strangers confused",
+        "The same for all other prompts, neither above nor below in the tree (roof for a road). Lower is better.",
         lower_is_better=True,
     ),
     Metric(

@@ -22,6 +22,7 @@ TREE = Hierarchy(
     parts={"car": ("wheel", "door"), "bus": ("wheel",), "house": ("roof",)},
 )
 CATEGORIES = ("sky", "car", "bus", "building", "house", "wheel", "door", "roof")
+FIGURES = ("consistency", "sibling_confusion", "cousin_confusion", "stranger_confusion")
 VOCABULARY = (*CATEGORIES, *TREE.prompts(CATEGORIES), "automobile")
 
 
@@ -259,7 +260,7 @@ def iou(a, b):
 
 
 def reference(regions, answers):
-    """The three headline figures' numerators and denominators on one picture."""
+    """The headline figures' numerators and denominators on one picture."""
     claims = {
         prompt: [m.numpy() > 0 for m, s in zip(a.mask_logits, a.scores, strict=True) if s >= 0.5]
         for prompt, a in answers.items()
@@ -268,14 +269,15 @@ def reference(regions, answers):
     nothing = np.zeros((HEIGHT, WIDTH), bool)
     masks = {prompt: np.any([nothing, *found], axis=0) for prompt, found in claims.items()}
     shown = {name for name, _ in regions}
-    counts = {key: [] for key in ("consistency", "sibling_confusion", "cousin_confusion")}
+    counts = {key: [] for key in FIGURES}
     for parent, children in TREE.kinds.items():
         below = np.any([masks[child] for child in children], axis=0)
         if shown & set(children) - {parent} and (masks[parent] | below).any():
             counts["consistency"].append(iou(masks[parent], below))
     for name, region in regions:
-        for key, relatives in (("sibling", TREE.siblings(name)), ("cousin", TREE.cousins(name))):
-            if relatives:
+        kin = {"sibling": TREE.siblings(name), "cousin": TREE.cousins(name), "stranger": TREE.strangers(name)}
+        for key, relatives in kin.items():
+            if relatives and name in TREE.children:
                 counts[f"{key}_confusion"].append(
                     any(
                         iou(found, region) >= 0.5
@@ -294,7 +296,7 @@ def test_against_boolean_masks(drawn, data):
     expected = [reference(*picture) for picture in drawn]
     weights = np.array(data.draw(st.lists(st.integers(1, 3), min_size=len(drawn), max_size=len(drawn))))
     found, headline = evaluator.evaluate(records), evaluator.headline(records)
-    for key in ("consistency", "sibling_confusion", "cousin_confusion"):
+    for key in FIGURES:
         once = [value for counts in expected for value in counts[key]]
         often = [value for counts, n in zip(expected, weights, strict=True) for value in counts[key] * int(n)]
         assert found.get(f"hierarchy/{key}") == (pytest.approx(np.mean(once)) if once else None)
