@@ -56,7 +56,7 @@ class RunOptions:
             raise ConfigError(f"train.strategy={FSDP} in stage {self.stage.number}{last}; expected stage=3 alone")
         if self.train.prompts_at_once:
             raise ConfigError(
-                f"train.strategy={FSDP} needs as many passes in every process; use train.prompts_at_once=0"
+                f"train.strategy={FSDP} needs equally many passes in all processes; use train.prompts_at_once=0"
             )
         for name in ("learn_curvature", "learn_residual"):
             if getattr(self.hyperet, name):

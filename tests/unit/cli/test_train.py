@@ -107,6 +107,11 @@ def test_keys_and_choices(fails, arguments, message):
         (["train.accelerator=gpus"], "invalid accelerator name"),
         (["train.strategy=fsdp"], "train.strategy=fsdp in stage 1; expected stage=3 alone"),
         (["train.strategy=fsdp", "stage=schedule"], "train.strategy=fsdp in stage 1 to 3; expected stage=3 alone"),
+        (
+            ["train.strategy=fsdp", "stage=3", "train.prompts_at_once=2"],
+            "in all processes; use train.prompts_at_once=0",
+        ),
+        (["train.prompts_at_once=-1"], "train.prompts_at_once=-1; expected an integer from 0"),
         (["train.strategy=fsdp", "stage=3", "hyperet.learn_curvature=true"], "expected hyperet.learn_curvature=false"),
         (["protocol.mask_threshold=2"], "protocol.mask_threshold=2; expected a probability"),
         (["data.positives=0", "data.negatives=0"], "nothing would be prompted"),
