@@ -31,6 +31,10 @@ class Region:
     mask: np.ndarray
     crowd: bool = False
 
+    @property
+    def rle(self):
+        return coco_mask.encode(np.asfortranarray(self.mask, dtype=np.uint8))
+
 
 @dataclass(frozen=True)
 class Record:
@@ -76,7 +80,7 @@ class Drawn:
         annotations = []
         for i, regions in enumerate(self.regions):
             for region in regions:
-                rle = coco_mask.encode(np.asfortranarray(region.mask, dtype=np.uint8))
+                rle = region.rle
                 annotations.append(
                     {
                         "id": len(annotations) + 1,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.utilities.warnings import PossibleUserWarning
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from yaml import YAMLError
@@ -16,6 +14,7 @@ from yaml import YAMLError
 from sam3_hyperet.cli.command import CONFIGS, parse_command
 from sam3_hyperet.cli.compare import compare, print_headline
 from sam3_hyperet.cli.model import set_threads
+from sam3_hyperet.cli.processes import make_fabric
 from sam3_hyperet.cli.variants import find_sources, open_variants
 from sam3_hyperet.data.sources import DataOptions
 from sam3_hyperet.errors import ConfigError
@@ -86,12 +85,8 @@ def _fabric(devices: int, device: torch.device) -> Fabric:
     """The processes that share the pictures, started."""
     if type(devices) is not int or devices < 1:
         raise ConfigError(f"devices={devices!r}; expected how many processes share the pictures, from 1")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The `srun` command is available", PossibleUserWarning)  # but not wanted
-            fabric = Fabric(accelerator=device.type, devices=devices, strategy="ddp" if devices > 1 else "auto")
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"devices={devices}: {error}") from error
+    strategy = "ddp" if devices > 1 else "auto"
+    fabric = make_fabric(f"devices={devices}", accelerator=device.type, devices=devices, strategy=strategy)
     fabric.launch()
     return fabric
 

@@ -8,14 +8,13 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from sam3_hyperet.data.sources import DataOptions, Split
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.suite import Suite
 from sam3_hyperet.modeling.build import resolution
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint, base_state_dict
+from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint, base_state_dict, tensors_digest
 from sam3_hyperet.modeling.inject import adapter_sites
 from sam3_hyperet.version import __version__
 
@@ -68,12 +67,8 @@ def _adapter(model: nn.Module) -> str | None:
     sites = adapter_sites(model).values()
     if not any(site.enabled for site in sites):
         return None
-    digest = hashlib.sha256()
     buffers = [(name, buffer) for site in sites for name, buffer in site.named_buffers()]
-    for name, tensor in (*adapter_parameters(model), *buffers):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return f"{digest.hexdigest()} {model.hyperet_config}"
+    return f"{tensors_digest([*adapter_parameters(model), *buffers])} {model.hyperet_config}"
 
 
 def _digest(*values: object) -> str:

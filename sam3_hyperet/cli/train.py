@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.utilities.warnings import PossibleUserWarning
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -20,6 +18,7 @@ from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.compare import compare, print_headline
 from sam3_hyperet.cli.fingerprint import versions
 from sam3_hyperet.cli.model import open_model, set_threads
+from sam3_hyperet.cli.processes import make_fabric
 from sam3_hyperet.cli.run_folder import ADAPTER, base_trains, load_best, save_trained, say_what_is_next, start_of_run
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
@@ -252,17 +251,11 @@ def _fabric(options: TrainOptions, stage: int) -> Fabric:
         strategy = sharding_strategy(processes)
     elif processes > 1 and strategy == "auto" and stage > 1:
         strategy = "ddp_find_unused_parameters_true"  # the base has some, such as those of prompts by points
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The `srun` command is available", PossibleUserWarning)  # but not wanted
-            return Fabric(
-                accelerator=options.accelerator,
-                devices=options.devices,
-                num_nodes=options.nodes,
-                strategy=strategy,
-                precision=options.precision,
-            )
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"train.accelerator, train.devices, train.nodes, train.strategy or train.precision: {error}"
-        ) from error
+    return make_fabric(
+        "train.accelerator, train.devices, train.nodes, train.strategy or train.precision",
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.nodes,
+        strategy=strategy,
+        precision=options.precision,
+    )

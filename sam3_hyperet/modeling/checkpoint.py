@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -148,10 +148,15 @@ def base_fingerprint(model: nn.Module) -> str:
     An image model and the detector of a video model share it where they share weights; a half-precision copy is another
     base.
     """
+    return tensors_digest(sorted(base_state_dict(model).items()))
+
+
+def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, shapes, dtypes and values, in the given order."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(base_state_dict(model).items()):
+    for name, tensor in tensors:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from drawn_pictures import Region
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pycocotools import mask as coco_mask
 
 from sam3_hyperet.data.hierarchies import Hierarchy
 from sam3_hyperet.errors import ConfigError
@@ -30,17 +30,6 @@ VOCABULARY = (*CATEGORIES, *TREE.prompts(CATEGORIES), "automobile")
 class Category:
     id: int
     name: str
-
-
-@dataclass(frozen=True)
-class Region:
-    category_id: int
-    mask: np.ndarray
-    crowd: bool = False
-
-    @property
-    def rle(self):
-        return coco_mask.encode(np.asfortranarray(self.mask, dtype=np.uint8))
 
 
 @dataclass(frozen=True)

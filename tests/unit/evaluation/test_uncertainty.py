@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from pycocotools import mask as coco_mask
+from drawn_pictures import Region
 from scipy.stats import spearmanr
 from torch import nn
 
@@ -19,17 +19,6 @@ from sam3_hyperet.hyperbolic.radius import normalized_radius
 
 SIDE = 8
 CATEGORY_OF = {0: 5, 1: 7}  # prompt 2 is no category
-
-
-@dataclass(frozen=True)
-class Region:
-    category_id: int
-    mask: np.ndarray
-    crowd: bool = False
-
-    @property
-    def rle(self):
-        return coco_mask.encode(np.asfortranarray(self.mask, dtype=np.uint8))
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,7 @@ from hostile_trees import (
     tensors,
     text,
     without,
-    write_tree,
 )
-
-import sam3_hyperet as hy
 
 TRAIN, PICTURE, LABELS = "coco/annotations/instances_train.json", "coco/val/1.png", "maps/labels/1.png"
 LONG = "x" * 10_000
@@ -254,21 +251,6 @@ FAILING = [
     }.items()
     for kind, tool, spoil, says in rows
 ] + [pytest.param(tool, None, (option,), says, id=f"options: {kind}") for kind, tool, option, says in COMMAND]
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory):
-    path = tmp_path_factory.mktemp("adapter") / ADAPTER
-    hy.save_adapter(
-        hy.inject(hy.build_model("tiny", checkpoint="random"), hy.HyperETConfig(geometry="euclidean")), path
-    )
-    return path
-
-
-@pytest.fixture
-def tree(adapter, tmp_path):
-    write_tree(tmp_path / "tree", adapter)
-    return tmp_path / "tree"
 
 
 def files(root: Path) -> dict[Path, int]:

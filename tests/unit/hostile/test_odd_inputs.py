@@ -7,26 +7,9 @@ import json
 
 import pytest
 from hostile_tools import TOOLS, run_tool
-from hostile_trees import ADAPTER, HEIGHT, RLE, SQUARE, WIDTH, annotation, category, detection, mode, text, write_tree
-
-import sam3_hyperet as hy
+from hostile_trees import HEIGHT, RLE, SQUARE, WIDTH, annotation, category, detection, mode, text
 
 LABELS, DETECTIONS = "maps/labels/1.png", "detections.json"
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory):
-    path = tmp_path_factory.mktemp("adapter") / ADAPTER
-    hy.save_adapter(
-        hy.inject(hy.build_model("tiny", checkpoint="random"), hy.HyperETConfig(geometry="euclidean")), path
-    )
-    return path
-
-
-@pytest.fixture
-def tree(adapter, tmp_path):
-    write_tree(tmp_path / "tree", adapter)
-    return tmp_path / "tree"
 
 
 @pytest.mark.parametrize("tool", TOOLS)
