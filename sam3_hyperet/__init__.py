@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from sam3_hyperet.modeling.config import HyperETConfig
     from sam3_hyperet.modeling.inject import adapters_disabled, inject, parameter_report
     from sam3_hyperet.modeling.merge import merge
-    from sam3_hyperet.training.adapted import adapted_model
+    from sam3_hyperet.training.sam3_trainer import adapted_model
     from sam3_hyperet.training.stages import set_stage
 
 _HOME = {
     "HyperET": "adapters.adjustment",
     "HyperETConfig": "modeling.config",
-    "adapted_model": "training.adapted",
+    "adapted_model": "training.sam3_trainer",
     "adapters_disabled": "modeling.inject",
     "build_model": "modeling.build",
     "inject": "modeling.inject",

@@ -1,11 +1,15 @@
 """Measure speed and memory: python tools/benchmark.py <what> key=value … (--help lists both)."""
 
 import importlib
+import sys
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from sam3_hyperet.cli.command import CONFIGS, exit_cleanly, parse_command, write_json
 from sam3_hyperet.errors import ConfigError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/, which is not installed
 
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
@@ -19,7 +23,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         if type(value) is not type(defaults[key]) or (not is_switch and value < 1):
             expected = "true or false" if is_switch else "an integer from 1"
             raise ConfigError(f"benchmark {subcommand}: {key}={value}; expected {expected}")
-    figures = importlib.import_module(f"sam3_hyperet.cli.benchmark_{subcommand}").run(**options)
+    figures = importlib.import_module(f"benchmarks.{subcommand}").run(**options)
     if subcommand == "large":  # the others print their own table
         for key, value in figures.items():
             print(f"{key}: {value}")

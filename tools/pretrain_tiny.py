@@ -3,10 +3,10 @@
 import torch
 
 from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.cli.run_folder import WEIGHTS
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.modeling.build import TINY_WEIGHTS, build_model
 from sam3_hyperet.modeling.checkpoint import save_base
+from sam3_hyperet.training.run_folder import WEIGHTS
 
 
 @exit_cleanly

@@ -15,7 +15,10 @@ from rich.table import Table
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import write_json
-from sam3_hyperet.cli.comparison import (
+from sam3_hyperet.data.hierarchy import hierarchy_of
+from sam3_hyperet.data.prompts import prompt_texts
+from sam3_hyperet.data.sources import DataOptions, Split, open_split
+from sam3_hyperet.evaluation.comparison import (
     INSTANCES,
     Comparison,
     Outcome,
@@ -25,19 +28,16 @@ from sam3_hyperet.cli.comparison import (
     fast_minus_exact,
     prefixes,
 )
-from sam3_hyperet.cli.comparison_report import shown_examples, write_comparison
-from sam3_hyperet.cli.fingerprint import model_facts, split_facts
-from sam3_hyperet.cli.variants import sharing_copy
-from sam3_hyperet.data.concepts import prompt_texts
-from sam3_hyperet.data.hierarchies import hierarchy_of
-from sam3_hyperet.data.sources import DataOptions, Split, open_split
-from sam3_hyperet.evaluation.model_sharing import shared_encoding
-from sam3_hyperet.evaluation.predictor import Predictor
+from sam3_hyperet.evaluation.fingerprint import model_facts, split_facts
+from sam3_hyperet.evaluation.models import sharing_copy
 from sam3_hyperet.evaluation.protocol import Protocol, positions
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.runner import Contender, evaluate_records, record_pictures
-from sam3_hyperet.evaluation.suite import Suite
+from sam3_hyperet.evaluation.task import Suite
+from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.modeling.build import resolution
+from sam3_hyperet.report.comparison_report import shown_examples, write_comparison
 
 RECORDS = "records"
 EXACT = "last-model-exact"

@@ -14,15 +14,15 @@ from torch import Tensor
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.evaluate import choose_device
-from sam3_hyperet.cli.model import open_model, set_threads
 from sam3_hyperet.cli.predict import find_pictures
-from sam3_hyperet.data.records import read_picture
+from sam3_hyperet.data.annotations import read_picture
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.evaluation.predictor import Predictor, model_input
+from sam3_hyperet.inference.predictor import Predictor, model_input
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.checkpoint import save_base, save_official
 from sam3_hyperet.modeling.merge import merge
+from sam3_hyperet.modeling.opening import open_model, set_threads
 
 TOLERANCE = 1e-4
 """Largest difference of an output, relative to the output's largest value, that rounding explains."""

@@ -12,14 +12,14 @@ from rich.console import Console
 
 from sam3_hyperet.cli.command import parse_command, write_json
 from sam3_hyperet.cli.evaluate import choose_device
-from sam3_hyperet.cli.model import open_model, set_threads
-from sam3_hyperet.data.records import read_picture
+from sam3_hyperet.data.annotations import read_picture
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.figures.pictures import overlay
-from sam3_hyperet.evaluation.predictor import Predictor
-from sam3_hyperet.evaluation.rle import encode_masks
+from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.masks import encode_masks
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
+from sam3_hyperet.modeling.opening import open_model, set_threads
+from sam3_hyperet.report.figures.pictures import overlay
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 

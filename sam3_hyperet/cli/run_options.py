@@ -11,13 +11,13 @@ from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.losses.grounding import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.options import read_options
-from sam3_hyperet.training.cache import CacheOptions
+from sam3_hyperet.training.curvature_schedule import RadiusOptions
+from sam3_hyperet.training.distributed import FSDP
+from sam3_hyperet.training.feature_cache import CacheOptions
+from sam3_hyperet.training.logging import LoggerOptions
 from sam3_hyperet.training.loop import TrainOptions
 from sam3_hyperet.training.optimizer import OptimizerOptions
-from sam3_hyperet.training.radius_control import RadiusOptions
-from sam3_hyperet.training.sharding import FSDP
 from sam3_hyperet.training.stages import STAGES, StageOptions
-from sam3_hyperet.training.trackers import LoggerOptions
 
 
 @dataclass(frozen=True)

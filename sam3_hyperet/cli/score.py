@@ -12,10 +12,10 @@ from rich.table import Table
 
 from sam3_hyperet.cli.command import exit_cleanly, parse_command, write_json
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.coco_ap import BACKENDS, CocoAP
-from sam3_hyperet.evaluation.instances.cg_f1 import SCORE_THRESHOLD
-from sam3_hyperet.evaluation.instances.cg_f1_files import cg_f1_of_files
-from sam3_hyperet.evaluation.label_files import read_names, score_label_folders
+from sam3_hyperet.evaluation.metrics.instances.cg_f1 import SCORE_THRESHOLD
+from sam3_hyperet.evaluation.scoring.cg_f1 import cg_f1_of_files
+from sam3_hyperet.evaluation.scoring.coco_ap import BACKENDS, CocoAP
+from sam3_hyperet.evaluation.scoring.label_maps import read_names, score_label_folders
 from sam3_hyperet.version import __version__
 
 _PACKAGES = ("pycocotools", "faster-coco-eval", "numpy", "pillow")

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.launch.memory import estimate
+from sam3_hyperet.launch.slurm import SlurmOptions, TrainingJob, open_executor, script, submit
 from sam3_hyperet.options import read_options
-from sam3_hyperet.training.estimate import estimate
-from sam3_hyperet.training.launch import SlurmOptions, TrainingJob, open_executor, script, submit
 from sam3_hyperet.training.loop import TrainOptions
 
 

@@ -16,32 +16,39 @@ from rich.console import Console
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.compare import compare, print_headline
-from sam3_hyperet.cli.fingerprint import versions
-from sam3_hyperet.cli.model import open_model, set_threads
 from sam3_hyperet.cli.processes import make_fabric
-from sam3_hyperet.cli.run_folder import ADAPTER, base_trains, load_best, save_trained, say_what_is_next, start_of_run
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
-from sam3_hyperet.cli.variants import with_base
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.sources import augmentation, prompt_sampler, training_images
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.model_sharing import shared_encoding
-from sam3_hyperet.evaluation.predictor import check_prompts
+from sam3_hyperet.evaluation.fingerprint import versions
+from sam3_hyperet.evaluation.models import with_base
 from sam3_hyperet.files import replacing
+from sam3_hyperet.inference.predictor import check_prompts
+from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.alignment import AlignmentLoss
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject, parameter_report
-from sam3_hyperet.modeling.radius_probe import RadiusProbe
+from sam3_hyperet.modeling.opening import open_model, set_threads
+from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.training.batches import training_batches, tuning_batches
-from sam3_hyperet.training.cache import cached_trunk, check_frozen_trunk
+from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_control
+from sam3_hyperet.training.distributed import FSDP, sharding_strategy
+from sam3_hyperet.training.feature_cache import cached_trunk, check_frozen_trunk
 from sam3_hyperet.training.loop import FitResult, TrainOptions, fit
 from sam3_hyperet.training.optimizer import OptimizerOptions, build_optimizer
-from sam3_hyperet.training.preemption import Preemption
-from sam3_hyperet.training.radius_control import RadiusControl, radius_control
-from sam3_hyperet.training.sharding import FSDP, sharding_strategy
+from sam3_hyperet.training.run_folder import (
+    ADAPTER,
+    base_trains,
+    load_best,
+    save_trained,
+    say_what_is_next,
+    start_of_run,
+)
+from sam3_hyperet.training.signals import Preemption
 from sam3_hyperet.training.stages import STAGES, set_stage
 from sam3_hyperet.training.state import FILE as STATE_FILE
 from sam3_hyperet.training.state import previous_state, remove_leftovers

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sam3_hyperet.data.annotations import one_line, prompt_name, shown
 from sam3_hyperet.data.label_maps import LabelMaps, read_label_maps
-from sam3_hyperet.data.records import one_line, prompt_name, shown
 from sam3_hyperet.errors import DataError
 
 SPLITS = ("training", "validation")

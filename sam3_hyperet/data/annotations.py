@@ -1,130 +1,172 @@
-"""The annotations of a COCO file: checked one by one, then kept as flat arrays."""
+"""What every reader returns: categories, pictures with their instances, and a count of what was left out."""
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
+from PIL import Image
 
-from sam3_hyperet.data.json_files import field
-from sam3_hyperet.data.records import ImageRecord, shown, whole_number
-from sam3_hyperet.data.segments import Polygons, from_polygons, from_run_lengths
 from sam3_hyperet.errors import DataError
 
-_KEYS = ("image_id", "category_id", "bbox", "segmentation")
+GRANULARITIES = ("part", "object", "group")
+MAX_SIDE = 65_500  # what a JPEG can hold; keeps h * w within the 32 bits of COCO's run lengths
+MAX_NAME = 200  # characters; SAM 3 reads 32 tokens of a prompt and silently drops the rest
+_MAX_ID = 2**31 - 1  # SAM 3 batches category ids as int32
+_BROKEN_PICTURE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-class AnnotationTable:
-    """`add` each record, then `finish`: then (A,) arrays `id`, `image` (a position), `category` and `crowd`,
-    and `rle` for the outline of a row."""
+@dataclass(frozen=True)
+class Category:
+    """A concept that can be prompted. `parents` are ids, of other categories or of concepts above all of
+    them; `supercategory` is COCO's name of such a concept."""
 
-    def __init__(
-        self, path: Path, images: list[ImageRecord], position: Mapping[int, int], categories: set[int]
-    ) -> None:
-        self.path, self._images, self._position, self._categories = path, images, position, categories
+    id: int
+    name: str
+    synonyms: tuple[str, ...] = ()
+    granularity: str = "object"
+    parents: tuple[int, ...] = ()
+    supercategory: str = ""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One annotated region: a compressed COCO RLE at the picture's full size. A crowd is many, not told
+    apart."""
+
+    category_id: int
+    rle: dict[str, Any]
+    crowd: bool = False
+    id: int = -1
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """A picture as its annotations describe it; `image_id` is the data set's own id."""
+
+    image_id: int
+    path: Path
+    height: int
+    width: int
+
+
+class AnnotatedImages:
+    """Annotated pictures, by position 0 … len − 1. `dropped` counts, by reason, the records that were left
+    out; `adjusted` those that were kept after a harmless repair.
+
+    EXIF orientation is never applied: COCO's, ADE20K's and CamVid's annotations are drawn on the stored
+    pixels.
+    """
+
+    def __init__(self, name: str, categories: Iterable[Category]) -> None:
+        self.name = name
+        self.categories = tuple(categories)
         self.dropped: Counter[str] = Counter()
         self.adjusted: Counter[str] = Counter()
-        self._seen: set[int] = set()
-        self._rows: list[tuple[int, ...]] = []  # id, image, category, crowd, first polygon, last + 1
-        self._outlines: list[list[float]] = []
-        self._rles: dict[int, dict[str, Any]] = {}  # by annotation id
 
-    def add(self, record: Mapping[str, Any], where: str) -> None:
-        """Check one annotation. Raises DataError; counts and leaves out what is merely degenerate."""
-        number = whole_number(field(record, "id", where), f"{where}: its id")
-        where = f"{self.path}: annotation {number}"
-        if number in self._seen:
-            raise DataError(f"{where}: two annotations have this id")
-        self._seen.add(number)
-        image_id, category, box, outline = (field(record, key, where) for key in _KEYS)
-        if type(image_id) is not int or image_id not in self._position:
-            raise DataError(f"{where}: its image_id {shown(image_id)} is not among the {len(self._position)} images")
-        if type(category) is not int or category not in self._categories:
-            raise DataError(f"{where}: its category_id {shown(category)} is not among the categories")
-        crowd = record.get("iscrowd", 0)
-        if crowd not in (0, 1):
-            raise DataError(f"{where}: its iscrowd is {shown(crowd)}, expected 0 or 1")
-        image = self._images[self._position[image_id]]
-        first = len(self._outlines)
-        if not _has_area(box, image, where):
-            self.dropped["box without area"] += 1
-        elif self._take(outline, number, image, where):
-            self._rows.append((number, self._position[image_id], category, bool(crowd), first, len(self._outlines)))
+    def __len__(self) -> int:
+        raise NotImplementedError
 
-    def _take(self, outline: object, number: int, image: ImageRecord, where: str) -> bool:
-        """Keep the outline; False if there is nothing of it to keep."""
-        if isinstance(outline, dict):
-            rle = from_run_lengths(outline, image.height, image.width, where)
-            if not coco_mask.area(rle):
-                self.dropped["mask without a pixel"] += 1
-                return False
-            self._rles[number] = rle
-            return True
-        if not isinstance(outline, list) or not all(isinstance(polygon, list) for polygon in outline):
-            raise DataError(f"{where}: its segmentation is {shown(outline)}, expected polygons or an RLE")
-        polygons = [polygon for polygon in outline if len(polygon) >= 6 and len(polygon) % 2 == 0]
-        if not polygons:
-            self.dropped["outline without a polygon of 3 points"] += 1
-        elif len(polygons) < len(outline):
-            self.adjusted["outline with a polygon of fewer than 3 points"] += 1
-        self._outlines += polygons
-        return bool(polygons)
+    def image(self, i: int) -> ImageRecord:
+        """The record of picture i."""
+        raise NotImplementedError
 
-    def finish(self) -> None:
-        """Turn the rows into arrays, check all coordinates at once, leave out what covers no pixel."""
-        rows = np.asarray(self._rows, np.int64).reshape(-1, 6)
-        owner = np.repeat(np.arange(len(rows)), rows[:, 5] - rows[:, 4])  # the row of each polygon
-        self._polygons = Polygons(self._outlines, lambda k: f"{self.path}: annotation {rows[owner[k], 0]}")
-        clipped = self._beyond(rows, owner)
-        solid = np.zeros(len(rows), bool)
-        solid[owner[~(self._polygons.maybe_empty() | clipped)]] = True
-        keep = np.ones(len(rows), bool)
-        self.id, self.image, self.category, self.crowd = rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3] == 1
-        self._from, self._to = rows[:, 4], rows[:, 5]
-        for row in np.flatnonzero(~solid & (self._to > self._from)).tolist():
-            image = self._images[self.image[row]]
-            keep[row] = coco_mask.area(self.rle(row, image.height, image.width)) > 0
-        if empty := int((~keep).sum()):
-            self.dropped["mask without a pixel"] += empty
-        if repaired := len(np.unique(owner[clipped & keep[owner]])):
-            self.adjusted["outline beyond the image's border, clipped"] += repaired
-        for column in ("id", "image", "category", "crowd", "_from", "_to"):
-            setattr(self, column, getattr(self, column)[keep])
-        if self._seen and not len(self.id):
-            raise DataError(f"{self.path}: none of its {len(self._seen)} annotations has a mask ({dict(self.dropped)})")
-        del self._rows, self._outlines, self._seen, self._position
+    def instances(self, i: int) -> tuple[Instance, ...]:
+        """The annotated regions of picture i, crowds included."""
+        raise NotImplementedError
 
-    def rle(self, row: int, height: int, width: int) -> dict[str, Any]:
-        """The mask of one row, compressed, at the size of its picture."""
-        if self._to[row] == self._from[row]:
-            return self._rles[int(self.id[row])]
-        polygons = [self._polygons.polygon(k) for k in range(self._from[row], self._to[row])]
-        return from_polygons(polygons, height, width)
+    def label_map(self, i: int) -> np.ndarray | None:
+        """(H, W) category id of every pixel, `label_maps.IGNORED` where there is none; None where a data set
+        has instances only."""
+        return None
 
-    def _beyond(self, rows: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        """(K,) which polygons reach over the border, to be clipped; by a whole picture, they are wrong."""
-        sizes = np.asarray([(image.width, image.height) for image in self._images], float)[rows[owner, 1]]
-        beyond = np.maximum(-self._polygons.extents[:, :2], self._polygons.extents[:, 2:] - sizes)
-        if (wrong := (beyond > sizes).any(axis=-1)).any():
-            k = int(np.flatnonzero(wrong)[0])
-            width, height = sizes[k].astype(int)
+    def files(self, i: int) -> tuple[Path, ...]:
+        """The picture's file, and its label map's where it has one."""
+        return (self.image(i).path,)
+
+    def crowd_only(self, i: int) -> frozenset[int]:
+        """Ids of the categories that picture i shows as crowds and never as an instance, as far as that is known
+        without opening it."""
+        return frozenset()
+
+    def picture(self, i: int) -> Image.Image:
+        """Picture i in RGB. Raises DataError if it cannot be read or its size is not the record's."""
+        record = self.image(i)
+        picture = read_picture(record.path)
+        if picture.size != (record.width, record.height):
             raise DataError(
-                f"{self.path}: annotation {rows[owner[k], 0]}: a polygon spans "
-                f"{[round(float(v), 1) for v in self._polygons.extents[k]]}, the image is {width}x{height}"
+                f"{record.path}: image {record.image_id} is {picture.width}x{picture.height} pixels, "
+                f"its annotations are for {record.width}x{record.height}"
             )
-        return (beyond > 1).any(axis=-1)
+        return picture
+
+    def summary(self) -> str:
+        """One line: how many pictures and categories, and what was left out or repaired, and why."""
+        line = f"{self.name}: {len(self)} images, {len(self.categories)} categories"
+        for verb, counts in (("dropped", self.dropped), ("repaired", self.adjusted)):
+            if counts:
+                line += f"; {verb} " + ", ".join(f"{n} × {reason}" for reason, n in sorted(counts.items()))
+        return line
 
 
-def _has_area(box: object, image: ImageRecord, where: str) -> bool:
-    """Whether [x, y, width, height] has an area. Raises DataError if it is no box of this picture."""
-    if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
-        raise DataError(f"{where}: its bbox is {shown(box)}, expected [x, y, width, height]")
-    x, y, w, h = box
-    width, height = image.width, image.height
-    if not (abs(x) <= width and abs(y) <= height and 0 <= w <= 2 * width and 0 <= h <= 2 * height):
-        raise DataError(f"{where}: its bbox is {shown(box)}, the image is {width}x{height}")
-    return w > 0 and h > 0
+def read_picture(path: Path) -> Image.Image:
+    """The picture at `path` in RGB, in the orientation it is stored in. Raises DataError naming the file."""
+    try:
+        with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                raise DataError(f"{path}: found {file.mode} pixels, expected 8 bits a channel")
+            if file.mode == "P" and "transparency" in file.info:
+                return file.convert("RGBA").convert("RGB")
+            return file.convert("RGB")
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such picture") from None
+    except _BROKEN_PICTURE as error:
+        raise DataError(f"{path}: not a readable picture ({one_line(error)})") from None
+
+
+def whole_number(value: object, where: str, low: int = 0, high: int = 2**63 - 1) -> int:
+    """`value` if it is an integer in [low, high]; DataError beginning with `where` if not."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DataError(f"{where} is {shown(value)}, expected a whole number")
+    if not low <= value <= high:
+        raise DataError(f"{where} is {value}, expected {low} to {high}")
+    return value
+
+
+def category_id(value: object, where: str) -> int:
+    """A category id that SAM 3 can batch."""
+    return whole_number(value, where, 0, _MAX_ID)
+
+
+def prompt_name(value: object, where: str) -> str:
+    """`value` stripped, if it can be a prompt; DataError beginning with `where` if not."""
+    if not isinstance(value, str):
+        raise DataError(f"{where} is {shown(value)}, expected text")
+    name = value.strip()
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise DataError(f"{where} is {shown(value)}, expected 1 to {MAX_NAME} printable characters")
+    return name
+
+
+def shown(value: object) -> str:
+    """`value` as an error message quotes it: one short line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def some(items: Iterable[object], most: int = 3) -> str:
+    """The first few of `items`, for an error message."""
+    listed = [text if len(text := str(item)) <= 120 else f"{text[:117]}..." for item in items]
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

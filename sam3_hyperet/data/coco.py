@@ -15,10 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sam3_hyperet.data.annotations import AnnotationTable
-from sam3_hyperet.data.concepts import read_tree, with_tree
-from sam3_hyperet.data.json_files import field, read_json, records
-from sam3_hyperet.data.records import (
+from sam3_hyperet.data.annotations import (
     GRANULARITIES,
     MAX_SIDE,
     AnnotatedImages,
@@ -31,6 +28,9 @@ from sam3_hyperet.data.records import (
     some,
     whole_number,
 )
+from sam3_hyperet.data.coco_annotations import AnnotationTable
+from sam3_hyperet.data.json_files import field, read_json, records
+from sam3_hyperet.data.prompts import read_tree, with_tree
 from sam3_hyperet.errors import DataError
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sam3_hyperet.data.records import one_line, shown
+from sam3_hyperet.data.annotations import one_line, shown
 from sam3_hyperet.errors import DataError
 
 

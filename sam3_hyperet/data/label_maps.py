@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sam3_hyperet.data.records import (
+from sam3_hyperet.data.annotations import (
     MAX_SIDE,
     AnnotatedImages,
     Category,

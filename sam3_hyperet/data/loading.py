@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from sam3_hyperet.data.concepts import Prompt, PromptSampler
-from sam3_hyperet.data.records import AnnotatedImages, ImageRecord, Instance
+from sam3_hyperet.data.annotations import AnnotatedImages, ImageRecord, Instance
+from sam3_hyperet.data.prompts import Prompt, PromptSampler
 from sam3_hyperet.data.transforms import Augmentation, Masks, image_tensor, masks_in_view, whole
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.sam3_host import (

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from sam3_hyperet.data.records import one_line, shown
+from sam3_hyperet.data.annotations import one_line, shown
 from sam3_hyperet.errors import DataError
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from sam3_hyperet.data.ade20k import read_ade20k
+from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.coco import read_coco
-from sam3_hyperet.data.concepts import PromptSampler
 from sam3_hyperet.data.label_maps import read_label_maps
-from sam3_hyperet.data.open_vocabulary import vocabulary_ids
-from sam3_hyperet.data.records import AnnotatedImages
-from sam3_hyperet.data.scenes import write_scenes
+from sam3_hyperet.data.prompts import PromptSampler
+from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.subsets import OfGranularities, OfVocabulary, Subset
 from sam3_hyperet.data.transforms import Augmentation
+from sam3_hyperet.data.vocabularies import vocabulary_ids
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import one_of
 

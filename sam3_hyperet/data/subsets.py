@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sam3_hyperet.data.annotations import AnnotatedImages, ImageRecord, Instance
 from sam3_hyperet.data.label_maps import IGNORED
-from sam3_hyperet.data.records import AnnotatedImages, ImageRecord, Instance
 
 
 class Subset(AnnotatedImages):

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.fusion import FUSIONS, FusionThresholds
-from sam3_hyperet.evaluation.predictor import PRECISIONS
+from sam3_hyperet.evaluation.metrics.semantic.fusion import FUSIONS, FusionThresholds
+from sam3_hyperet.inference.predictor import PRECISIONS
 from sam3_hyperet.options import one_of
 
 _NO_INFLUENCE = ("workers", "bootstrap", "fusion", "compare_exact")

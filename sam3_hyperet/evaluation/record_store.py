@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.evaluation.evaluator import Record
+from sam3_hyperet.evaluation.metrics.evaluator import Record
 from sam3_hyperet.files import replacing
 
 FINGERPRINT = "fingerprint.json"

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import nn
 
 from sam3_hyperet.evaluation.background import Background, Line
-from sam3_hyperet.evaluation.evaluator import Evaluator, Record
-from sam3_hyperet.evaluation.predictor import PromptPrediction
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Record
 from sam3_hyperet.evaluation.record_store import RecordStore
+from sam3_hyperet.inference.predictor import PromptPrediction
 
 _COST = "cost"
 _PENDING = 16  # answers that wait for their evaluators, at most

@@ -10,14 +10,14 @@ from torch import nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.modeling.backbone import install_fpn, install_prompt
-from sam3_hyperet.modeling.bias_tuning import install_bias_tuning
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_state_dict
 from sam3_hyperet.modeling.config import HyperETConfig
-from sam3_hyperet.modeling.encoder import install_attention, install_layers
-from sam3_hyperet.modeling.lora import install_lora
-from sam3_hyperet.modeling.sites import install_encoder_out, install_pixel_decoder
-from sam3_hyperet.modeling.trunk import install_qv
+from sam3_hyperet.modeling.controls.bias_tuning import install_bias_tuning
+from sam3_hyperet.modeling.controls.lora import install_lora
+from sam3_hyperet.modeling.sites.behind_encoder import install_encoder_out, install_pixel_decoder
+from sam3_hyperet.modeling.sites.pyramid import install_fpn, install_prompt
+from sam3_hyperet.modeling.sites.tokens import install_attention, install_layers
+from sam3_hyperet.modeling.sites.trunk_qv import install_qv
 
 _INSTALL = {
     "fpn": install_fpn,

@@ -18,8 +18,8 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.hyperbolic.numerics import max_norm, norm, sqrt_curvature
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import HyperETConfig
-from sam3_hyperet.modeling.controls import merge_control
-from sam3_hyperet.modeling.trunk import HyperETProjection
+from sam3_hyperet.modeling.controls.merging import merge_control
+from sam3_hyperet.modeling.sites.trunk_qv import HyperETProjection
 
 PROMPTS = ("object", "person", "sky", "small red car", "the window of a house", "group of trees in the background")
 _DOES_NOT_FOLD = {

@@ -17,17 +17,17 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError, UserError
 from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss, count_targets
 from sam3_hyperet.training.batches import parts_of
+from sam3_hyperet.training.curvature_schedule import RadiusControl
+from sam3_hyperet.training.distributed import gathered_state, whole_parameters
+from sam3_hyperet.training.logging import LoggerOptions
 from sam3_hyperet.training.optimizer import OptimizerOptions
-from sam3_hyperet.training.preemption import Interrupted
-from sam3_hyperet.training.radius_control import RadiusControl
 from sam3_hyperet.training.run_log import RunLog
-from sam3_hyperet.training.sharding import gathered_state, whole_parameters
+from sam3_hyperet.training.signals import Interrupted
 from sam3_hyperet.training.stages import StageOptions, set_training_mode
 from sam3_hyperet.training.staging import Staging
 from sam3_hyperet.training.state import FILE as STATE_FILE
 from sam3_hyperet.training.state import random_generators, read_state, restore_state, save_state
 from sam3_hyperet.training.step import optimize
-from sam3_hyperet.training.trackers import LoggerOptions
 
 
 class TrainingFailed(UserError, RuntimeError):

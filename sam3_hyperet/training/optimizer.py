@@ -13,7 +13,7 @@ from torch.nn.utils import get_total_norm
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
-from sam3_hyperet.training.sharding import gathered
+from sam3_hyperet.training.distributed import gathered
 
 ADAPTERS, KEY_LAYERS, REST, TRUNK = "adapters", "key_layers", "rest", "trunk"
 _TRUNK_PREFIX = "backbone.vision_backbone.trunk."

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.files import replacing
-from sam3_hyperet.training.sharding import split_as, split_state
+from sam3_hyperet.training.distributed import split_as, split_state
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.losses.grounding import TOTAL, Counts, count_targets
+from sam3_hyperet.training.distributed import gathered
 from sam3_hyperet.training.optimizer import gradient_norms
-from sam3_hyperet.training.sharding import gathered
 from sam3_hyperet.training.staging import Staging
 
 

@@ -19,8 +19,8 @@ from sam3_hyperet.modeling.checkpoint import adapter_parameters, read_safetensor
 from sam3_hyperet.training import batches
 from sam3_hyperet.training.loop import TrainOptions, fit
 from sam3_hyperet.training.optimizer import OptimizerOptions
-from sam3_hyperet.training.preemption import Interrupted
 from sam3_hyperet.training.run_log import read_history
+from sam3_hyperet.training.signals import Interrupted
 from sam3_hyperet.training.state import read_state
 
 pytestmark = pytest.mark.slow

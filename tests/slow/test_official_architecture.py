@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import json
-from sam3_hyperet.cli.benchmark_large import run
+from benchmarks.large import run
 print("figures", json.dumps(run(steps=1, prompts=1, resolution=336)))
 """
 

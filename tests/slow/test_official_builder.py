@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 import sam3_hyperet as hy
-from sam3_hyperet.evaluation.predictor import Predictor, PromptPrediction
+from sam3_hyperet.inference.predictor import Predictor, PromptPrediction
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
 
 pytestmark = pytest.mark.slow

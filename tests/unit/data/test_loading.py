@@ -15,10 +15,10 @@ from pycocotools import mask as coco_mask
 from torchvision.transforms import v2
 
 from sam3_hyperet.data.ade20k import read_ade20k
+from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageRecord, Instance
 from sam3_hyperet.data.coco import read_coco
-from sam3_hyperet.data.concepts import PromptSampler
 from sam3_hyperet.data.loading import ConceptPrompts, EndlessOrder, build_loader, move
-from sam3_hyperet.data.records import AnnotatedImages, Category, ImageRecord, Instance
+from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.data.segments import decode
 from sam3_hyperet.data.transforms import Augmentation, View, image_tensor, masks_in_view, whole
 from sam3_hyperet.errors import ConfigError, DataError

@@ -12,9 +12,10 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from sam3_hyperet.data import scene_drawing, scenes
-from sam3_hyperet.data.scene_concepts import CONCEPTS, GRANULARITIES, GROUPS, OBJECTS, PARTS, STUFF, THINGS
-from sam3_hyperet.data.scenes import label_map, scene, write_scenes
+from sam3_hyperet.data.scenes import dataset as scenes
+from sam3_hyperet.data.scenes import drawing as scene_drawing
+from sam3_hyperet.data.scenes.concepts import CONCEPTS, GRANULARITIES, GROUPS, OBJECTS, PARTS, STUFF, THINGS
+from sam3_hyperet.data.scenes.dataset import label_map, scene, write_scenes
 from sam3_hyperet.errors import ConfigError, DataError
 
 COUNT = 300

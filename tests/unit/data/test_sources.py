@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam3_hyperet.data.scenes import write_scenes
+from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.sources import (
     DataOptions,
     augmentation,

@@ -10,7 +10,7 @@ from drawn_pictures import Drawn, Knowing, Part, Region, block
 from sam3_hyperet.evaluation.protocol import Protocol, positions
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.runner import Contender, evaluate_records, record_pictures
-from sam3_hyperet.evaluation.suite import Suite
+from sam3_hyperet.evaluation.task import Suite
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.runner import Contender, record_pictures, records_of
-from sam3_hyperet.evaluation.suite import Suite
+from sam3_hyperet.evaluation.task import Suite
 
 
 def accuracy(metrics: dict[str, float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.evaluation.predictor import Predictor
+from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling import checkpoint
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint, save_base

@@ -11,7 +11,7 @@ import torch
 from official import image_model, on_meta
 
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.evaluation.predictor import Predictor
+from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.build import ARCHITECTURES, Architecture, assemble, build_model, resolution
 
 

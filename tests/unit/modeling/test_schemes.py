@@ -19,7 +19,7 @@ from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, LossWeights
 from sam3_hyperet.modeling.build import ARCHITECTURES, assemble
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
 from sam3_hyperet.modeling.config import SITES
-from sam3_hyperet.modeling.encoder import HyperETEncoderLayer
+from sam3_hyperet.modeling.sites.tokens import HyperETEncoderLayer
 from sam3_hyperet.training.stages import set_training_mode
 
 MATRIX_SITES = [site for site in SITES if site != "attention"]

@@ -1,0 +1,102 @@
+"""Every file of a data set opened once: what is there, what was expected, and what cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.coco import CocoInstances
+from sam3_hyperet.data.label_maps import IGNORED
+from sam3_hyperet.errors import DataError
+
+_SHOWN = 10  # sentences of a failed check
+
+
+@dataclass(frozen=True)
+class Check:
+    """A line of the result: `expected` is empty where anything will do, `details` are sentences."""
+
+    what: str
+    found: str
+    expected: str = ""
+    passed: bool = True
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A split's checks, and what its manifest says: counts, bytes, and the SHA-256 of the sorted list of its files, by
+    path from the root and size in bytes."""
+
+    summary: str
+    checks: tuple[Check, ...]
+    manifest: Mapping[str, int | float | str]
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+
+def inspect(
+    read: Callable[[], AnnotatedImages],
+    root: Path,
+    expected: Mapping[str, int],
+    workers: int = 4,
+    on_picture: Callable[[int, int], None] = lambda done, total: None,
+) -> Inspected:
+    """Read a split, and decode each of its pictures and label maps.
+
+    Args:
+        read: opens the split; its DataError is a failed check.
+        root: file names are listed below it.
+        expected: how many `pictures`, `annotations` or `categories` there are to be, where that is known.
+        workers: threads.
+        on_picture: called with how many are done, and of how many.
+    """
+    try:
+        images = read()
+    except DataError as error:
+        return Inspected("", (Check("readable", "no", "yes", False, (str(error),)),), {})
+    counts = {"pictures": len(images), "categories": len(images.categories)}
+    if isinstance(images, CocoInstances):
+        counts["annotations"] = images.annotation_count
+    checks = [
+        Check(name, f"{count:,}", f"{expected[name]:,}" if name in expected else "", expected.get(name, count) == count)
+        for name, count in counts.items()
+    ]
+    faults: list[str] = []
+    labelled, pixels = 0, 0
+    with ThreadPoolExecutor(workers) as pool:
+        opened = pool.map(lambda i: _open(images, i), range(len(images)))
+        for done, (fault, labelled_here, pixels_here) in enumerate(opened, start=1):
+            faults += [fault] if fault else []
+            labelled, pixels = labelled + labelled_here, pixels + pixels_here
+            on_picture(done, len(images))
+    checks.append(Check("unusable files", f"{len(faults):,}", "0", not faults, tuple(faults[:_SHOWN])))
+    if pixels:
+        checks.append(Check("labelled pixels", f"{labelled / pixels:.1%}", "more than 0", labelled > 0))
+    listing = _listing(images, root)
+    text = "".join(f"{name}\t{size}\n" for name, size in sorted(listing.items()))
+    shares = {"labelled": labelled / pixels} if pixels else {}
+    totals = {"bytes": sum(listing.values()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return Inspected(images.summary(), tuple(checks), {**counts, **shares, **totals})
+
+
+def _open(images: AnnotatedImages, i: int) -> tuple[str, int, int]:
+    """What is wrong with picture i, if anything is; how many pixels of its label map have a class, and of how many."""
+    try:
+        images.picture(i)
+        labels = images.label_map(i)
+    except DataError as error:
+        return str(error), 0, 0
+    return ("", 0, 0) if labels is None else ("", int((labels != IGNORED).sum()), labels.size)
+
+
+def _listing(images: AnnotatedImages, root: Path) -> dict[str, int]:
+    files = [path for i in range(len(images)) for path in images.files(i)]
+    return {Path(os.path.relpath(path, root)).as_posix(): path.stat().st_size for path in files}

@@ -1,0 +1,246 @@
+"""Which concepts to ask of a picture: those it shows, and those it does not, the confusable ones first."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sam3_hyperet.data.annotations import GRANULARITIES, Category, category_id, prompt_name, shown
+from sam3_hyperet.data.json_files import field, read_json, records
+from sam3_hyperet.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to ask of a picture, the category it stands for, and whether the picture shows it."""
+
+    text: str
+    category_id: int
+    present: bool
+
+
+class ConceptTree:
+    """Who is above, below and beside whom. A concept may have several parents, categories or not."""
+
+    def __init__(self, categories: Iterable[Category]) -> None:
+        self._parents = {category.id: category.parents for category in categories}
+        children: dict[int, list[int]] = defaultdict(list)
+        for child, parents in self._parents.items():
+            for parent in parents:
+                children[parent].append(child)
+        self._children = {parent: tuple(found) for parent, found in children.items()}
+        for concept in self._parents:
+            if concept in self._above(self._parents[concept]):
+                raise DataError(f"the concept tree runs in a circle: {concept} is above itself")
+
+    def parents(self, concept: int) -> tuple[int, ...]:
+        """Ids directly above."""
+        return self._parents.get(concept, ())
+
+    def children(self, concept: int) -> tuple[int, ...]:
+        """Ids directly below."""
+        return self._children.get(concept, ())
+
+    def siblings(self, concept: int) -> frozenset[int]:
+        """Ids that share a parent with `concept`, without itself."""
+        return frozenset(s for parent in self.parents(concept) for s in self.children(parent)) - {concept}
+
+    def implied(self, concept: int) -> frozenset[int]:
+        """Ids that must be present where `concept` is: the chain above it as long as there is one parent
+        only (a wheel that can be a car's or a bus's implies neither)."""
+        found: set[int] = set()
+        while len(above := self.parents(concept)) == 1:
+            concept = above[0]
+            found.add(concept)
+        return frozenset(found)
+
+    def _above(self, concepts: Iterable[int]) -> set[int]:
+        found: set[int] = set()
+        waiting = list(concepts)
+        while waiting:
+            concept = waiting.pop()
+            if concept not in found:
+                found.add(concept)
+                waiting += self.parents(concept)
+        return found
+
+
+def prompt_texts(categories: Sequence[Category]) -> dict[int, tuple[str, ...]]:
+    """The texts that may stand for each category, its name first; synonyms that some other category also
+    bears (ADE20K has "screen" three times) stand for none."""
+    bearers = Counter(word for category in categories for word in {category.name, *category.synonyms})
+    return {
+        category.id: (category.name, *dict.fromkeys(w for w in category.synonyms if bearers[w] == 1))
+        for category in categories
+    }
+
+
+class PromptSampler:
+    """Draws a picture's prompts: present categories, then absent ones.
+
+    positives: at most this many present categories (None: all).
+    negatives: this many absent ones, as far as there are any.
+    hard: the share of negatives drawn from the siblings of what the picture shows; the others from all.
+    synonyms: the probability that a prompt uses a synonym (one that no other category bears) for its name.
+    limit: at most this many prompts; positives and negatives give way in proportion.
+    mix: weights of granularities, e.g. {"group": 0.5, "object": 0.5}; each draw first picks a granularity
+        among those with candidates left. Granularities not named are never prompted. None: all alike.
+    negative_mix: the same for absent categories, where it is to differ from `mix`.
+    exhaustive: the annotations are complete at every granularity, so that the absence of a concept above a present one
+        may be asked for; otherwise what a present concept implies is no negative.
+    A draw depends on the arguments and the generator alone. Raises ConfigError for impossible options.
+    """
+
+    def __init__(
+        self,
+        categories: Sequence[Category],
+        *,
+        positives: int | None = None,
+        negatives: int = 4,
+        hard: float = 0.5,
+        synonyms: float = 0.0,
+        limit: int | None = None,
+        mix: Mapping[str, float] | None = None,
+        negative_mix: Mapping[str, float] | None = None,
+        exhaustive: bool = False,
+    ) -> None:
+        for option, share in (("hard", hard), ("synonyms", synonyms)):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{option} is {share}, expected a share from 0 to 1")
+        for option, number, least in (
+            ("positives", positives, 0),
+            ("negatives", negatives, 0),
+            ("limit", limit, 1),
+        ):
+            if number is not None and number < least:
+                raise ConfigError(f"{option} is {number}, expected at least {least}")
+        if positives == 0 and negatives == 0:
+            raise ConfigError("positives and negatives are both 0: nothing would be prompted")
+        negative_mix = negative_mix or mix
+        if negative_mix and not mix:
+            raise ConfigError("negative_mix needs a mix beside it")
+        self._weights, self._negative_weights = _weights(mix, categories), _weights(negative_mix, categories)
+        self._group = {c.id: c.granularity if mix else "" for c in categories}
+        asked = self._weights.keys() | self._negative_weights.keys()
+        self.categories = tuple(c for c in categories if self._group[c.id] in asked)
+        self._exhaustive = exhaustive
+        self.positives, self.negatives, self.limit = positives, negatives, limit
+        self.hard, self.synonyms = hard, synonyms
+        self._texts = prompt_texts(categories)
+        self._words = {c.id: {word.lower() for word in (c.name, *c.synonyms)} for c in categories}
+        self._tree = ConceptTree(categories)
+
+    def sample(
+        self, present: Collection[int], unknown: Collection[int], rng: np.random.Generator
+    ) -> tuple[Prompt, ...]:
+        """Prompts for a picture that shows the categories `present` and may show those `unknown` (crowds),
+        which are never drawn as negatives. Empty if no category is left to ask for."""
+        shown_here = [c.id for c in self.categories if c.id in present and self._group[c.id] in self._weights]
+        implied = {above for concept in present for above in self._tree.implied(concept) if not self._exhaustive}
+        said = {word for concept in present for word in self._words.get(concept, ())}
+        absent = [
+            c.id
+            for c in self.categories
+            if self._group[c.id] in self._negative_weights
+            and not (c.id in present or c.id in unknown or c.id in implied or c.name.lower() in said)
+        ]
+        n_positive = len(shown_here) if self.positives is None else min(self.positives, len(shown_here))
+        n_negative = min(self.negatives, len(absent))
+        if n_positive + n_negative == 0:
+            n_positive, n_negative = (0, 1) if absent else (min(1, len(shown_here)), 0)
+        if self.limit is not None and (total := n_positive + n_negative) > self.limit:
+            least = 1 if n_negative and self.limit > 1 else 0
+            n_negative = max(least, self.limit * n_negative // total)
+            n_positive = min(n_positive, self.limit - n_negative)
+        beside = {sibling for concept in present for sibling in self._tree.siblings(concept)}
+        hard = [concept for concept in absent if concept in beside]
+        drawn = self._draw(shown_here, [], n_positive, self._weights, rng)
+        drawn += self._draw(absent, hard, n_negative, self._negative_weights, rng)
+        return tuple(Prompt(self._text(concept, rng), concept, i < n_positive) for i, concept in enumerate(drawn))
+
+    def _draw(
+        self, candidates: list[int], hard: list[int], number: int, mix: Mapping[str, float], rng: np.random.Generator
+    ) -> list[int]:
+        """`number` of the candidates without repetition."""
+        left = {group: [c for c in candidates if self._group[c] == group] for group in mix}
+        preferred = set(hard)
+        drawn: list[int] = []
+        for _ in range(number):
+            groups = [group for group, ids in left.items() if ids]
+            weights = np.asarray([mix[group] for group in groups])
+            ids = left[groups[int(rng.choice(len(groups), p=weights / weights.sum()))]]
+            pool = [c for c in ids if c in preferred] if rng.random() < self.hard else []
+            choice = (pool or ids)[int(rng.integers(len(pool or ids)))]
+            ids.remove(choice)
+            drawn.append(choice)
+        return drawn
+
+    def _text(self, concept: int, rng: np.random.Generator) -> str:
+        name, *synonyms = self._texts[concept]
+        if synonyms and rng.random() < self.synonyms:
+            return synonyms[int(rng.integers(len(synonyms)))]
+        return name
+
+
+def _weights(mix: Mapping[str, float] | None, categories: Sequence[Category]) -> dict[str, float]:
+    """The weight of each group that is drawn from; one group, "", where there is no mix."""
+    if not categories:
+        raise ConfigError("there are no categories to prompt")
+    if not mix:
+        return {"": 1.0}
+    found = sorted({c.granularity for c in categories})
+    for granularity, weight in mix.items():
+        if granularity not in found:
+            raise ConfigError(f"mix names the granularity {granularity!r}, the data has {', '.join(found)}")
+        if not (np.isfinite(weight) and weight >= 0):
+            raise ConfigError(f"mix gives {granularity!r} the weight {weight}, expected a number from 0")
+    weights = {granularity: float(weight) for granularity, weight in mix.items() if weight > 0}
+    if not weights:
+        raise ConfigError("mix gives every granularity the weight 0: nothing would be prompted")
+    return weights
+
+
+def read_tree(path: Path) -> dict[int, Category]:
+    """The concepts of a concepts.json: a list of {id, name, granularity, parents, synonyms}. Raises
+    DataError."""
+    found: dict[int, Category] = {}
+    for where, record in records({"concepts": read_json(path)}, "concepts", path):
+        number = category_id(field(record, "id", where), f"{where}: its id")
+        where = f"{path}: concept {number}"
+        if number in found:
+            raise DataError(f"{where}: two concepts have this id")
+        parents, synonyms = record.get("parents", []), record.get("synonyms", [])
+        granularity = record.get("granularity", "object")
+        if granularity not in GRANULARITIES:
+            raise DataError(f"{where}: its granularity is {shown(granularity)}, expected {', '.join(GRANULARITIES)}")
+        if not isinstance(parents, list) or not isinstance(synonyms, list):
+            raise DataError(f"{where}: its parents or synonyms are no list")
+        found[number] = Category(
+            number,
+            prompt_name(field(record, "name", where), f"{where}: its name"),
+            tuple(prompt_name(word, f"{where}: a synonym") for word in synonyms),
+            granularity,
+            tuple(category_id(parent, f"{where}: a parent") for parent in parents),
+        )
+    for concept in found.values():
+        for parent in concept.parents:
+            if parent not in found:
+                raise DataError(f"{path}: concept {concept.id}: its parent {parent} is not in the file")
+    ConceptTree(found.values())
+    return found
+
+
+def with_tree(
+    categories: Sequence[Category], tree: Mapping[int, Category], path: Path, tree_path: Path
+) -> list[Category]:
+    """The categories of `path` with the synonyms, granularities and parents that `tree` has for their ids."""
+    for category in categories:
+        if category.id not in tree:
+            raise DataError(f"{path}: category {category.id} ({category.name!r}) is not in {tree_path}")
+        if (name := tree[category.id].name) != category.name:
+            raise DataError(f"{path}: category {category.id} is {category.name!r}, {tree_path} calls it {name!r}")
+    return [tree[category.id] for category in categories]

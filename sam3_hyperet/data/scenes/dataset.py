@@ -1,0 +1,245 @@
+"""The embedded data set `scenes`: drawn pictures, annotated at three granularities, from nothing but a seed.
+
+Written as COCO instances and ADE-style label maps, so the readers and evaluators of the real sets run on it:
+
+    root/names.txt                                       the object-level classes, in label order
+    root/concepts.json                                   the tree: id, name, granularity, parents, synonyms
+    root/annotations/instances_<split>.json              all granularities
+    root/annotations/instances_<split>_{part,object,group}.json
+    root/<split>/images/000001.png
+    root/<split>/labels/000001.png                       0 = unlabelled, 1… = the line of names.txt
+    root/<split>/manifest.json                           what the split was made from; its last file
+
+Beyond COCO's own keys, a category has `granularity`; an annotation has `object_id`, the id of the object
+that it is, is a part of, or is the group view of; a thing and its group view have `attributes: {"color": …}`.
+Annotations and categories keep their ids from file to file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from sam3_hyperet.data.scenes.concepts import CONCEPTS, GRANULARITIES, OBJECTS, group_of
+from sam3_hyperet.data.scenes.drawing import Image, SceneInstance, draw_scene
+from sam3_hyperet.errors import ConfigError, DataError
+
+VERSION = 1  # of the pictures: raise it whenever the same seed draws something else
+MIN_SIZE = 64
+
+
+@dataclass(frozen=True)
+class SceneSplit:
+    """A written split: where it is, and what it was made from."""
+
+    root: Path
+    split: str
+    images: int
+    seed: int
+    size: int
+
+    @property
+    def image_folder(self) -> Path:
+        return self.root / self.split / "images"
+
+    @property
+    def label_folder(self) -> Path:
+        return self.root / self.split / "labels"
+
+    @property
+    def names(self) -> Path:
+        return self.root / "names.txt"
+
+    @property
+    def concepts(self) -> Path:
+        return self.root / "concepts.json"
+
+    def annotations(self, granularity: str | None = None) -> Path:
+        """The COCO file of one granularity, or of all together."""
+        if granularity is not None and granularity not in GRANULARITIES:
+            raise ConfigError(f"granularity: {granularity!r}; expected one of {', '.join(GRANULARITIES)}")
+        suffix = "" if granularity is None else f"_{granularity}"
+        return self.root / "annotations" / f"instances_{self.split}{suffix}.json"
+
+    def manifest(self) -> dict[str, Any]:
+        return {
+            "dataset": "scenes",
+            "version": VERSION,
+            "split": self.split,
+            "images": self.images,
+            "seed": self.seed,
+            "size": self.size,
+        }
+
+
+def scene(seed: int, split: str, index: int, size: int = 128) -> tuple[Image, list[SceneInstance]]:
+    """Picture number `index` (from 1) of a split, (size, size, 3) RGB uint8, and its instances.
+
+    A function of its arguments alone. Objects come first, then parts, then groups.
+    """
+    _check(seed, split, size)
+    if index < 1:
+        raise ConfigError(f"scenes index: {index}; pictures are numbered from 1")
+    return draw_scene(np.random.default_rng([seed, zlib.crc32(split.encode()), index]), size)
+
+
+def write_scenes(root: Path, images: int, seed: int, size: int = 128, split: str = "train") -> SceneSplit:
+    """Writes pictures 1 … images of a split, or finds them written already.
+
+    A split of another seed, size or count is replaced. Nothing takes its final name before all is complete.
+    Raises DataError where the split's folder holds something that is not `scenes`.
+    """
+    _check(seed, split, size)
+    if images < 1:
+        raise ConfigError(f"scenes images: {images}; expected at least 1")
+    result = SceneSplit(Path(root), split, images, seed, size)
+    if _is_complete(result):
+        return result
+    _check_replaceable(result)
+    result.root.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{split}-", dir=result.root))
+    try:
+        draft = SceneSplit(work, split, images, seed, size)
+        _write(draft)
+        _publish(draft, result)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def label_map(instances: list[SceneInstance]) -> Image:
+    """The object-level label map of a scene: 0 where unlabelled, else the object's category id."""
+    labels = np.zeros(instances[0].mask.shape, np.uint8)
+    for instance in instances:
+        if instance.granularity == "object":
+            labels[instance.mask] = CONCEPTS[instance.concept].id
+    return labels
+
+
+def _check(seed: int, split: str, size: int) -> None:
+    if seed < 0:
+        raise ConfigError(f"scenes seed: {seed}; expected 0 or more")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", split) or split == "annotations":
+        raise ConfigError(f"scenes split: {split!r}; expected a plain name such as 'train' or 'val'")
+    if size < MIN_SIZE:
+        raise ConfigError(f"scenes size: {size}; expected at least {MIN_SIZE}")
+
+
+def _is_complete(split: SceneSplit) -> bool:
+    try:
+        found = json.loads((split.root / split.split / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return False
+    files = [split.annotations(), *map(split.annotations, GRANULARITIES), split.names, split.concepts]
+    folders = (split.image_folder, split.label_folder)
+    return (
+        found == split.manifest()
+        and all(file.is_file() for file in files)
+        and all(folder.is_dir() and len(list(folder.iterdir())) == split.images for folder in folders)
+    )
+
+
+def _check_replaceable(split: SceneSplit) -> None:
+    folder = split.root / split.split
+    if folder.exists() and not (folder / "manifest.json").is_file():
+        raise DataError(f"{folder}: exists, but is no split of scenes (no manifest.json); choose another root or split")
+    for file in (split.annotations(), *map(split.annotations, GRANULARITIES)):
+        if file.exists() and '"description":"scenes"' not in file.read_text()[:100]:
+            raise DataError(f"{file}: exists, but was not written by scenes; choose another root or split")
+
+
+def _write(split: SceneSplit) -> None:
+    for folder in (split.image_folder, split.label_folder, split.annotations().parent):
+        folder.mkdir(parents=True)
+    records: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(1, split.images + 1):
+        picture, instances = scene(split.seed, split.split, index, split.size)
+        name = f"{index:06d}.png"
+        _write_png(split.image_folder / name, np.ascontiguousarray(picture[..., ::-1]))
+        _write_png(split.label_folder / name, label_map(instances))
+        records.append({"id": index, "file_name": name, "width": split.size, "height": split.size})
+        annotations.extend(_annotations(instances, index, len(annotations) + 1))
+    for granularity in (None, *GRANULARITIES):
+        _write_json(split.annotations(granularity), _coco(records, annotations, granularity))
+    split.names.write_text("".join(f"{name}\n" for name in OBJECTS))
+    _write_json(split.concepts, [asdict(concept) for concept in sorted(CONCEPTS.values(), key=lambda c: c.id)])
+    _write_json(split.root / split.split / "manifest.json", split.manifest())
+
+
+def _annotations(instances: list[SceneInstance], image_id: int, first_id: int) -> list[dict[str, Any]]:
+    annotations: list[dict[str, Any]] = []
+    for number, instance in enumerate(instances):
+        code = coco_mask.encode(np.asfortranarray(instance.mask, dtype=np.uint8))
+        annotation: dict[str, Any] = {
+            "id": first_id + number,
+            "image_id": image_id,
+            "category_id": CONCEPTS[instance.concept].id,
+            "bbox": [float(v) for v in coco_mask.toBbox(code)],
+            "area": float(coco_mask.area(code)),
+            "iscrowd": 0,
+            "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode("ascii")},
+            "object_id": first_id + instance.owner,
+        }
+        if instance.color is not None:
+            annotation["attributes"] = {"color": instance.color}
+        annotations.append(annotation)
+    return annotations
+
+
+def _coco(records: list[dict[str, Any]], annotations: list[dict[str, Any]], granularity: str | None) -> dict[str, Any]:
+    chosen = [c for c in CONCEPTS.values() if granularity in (None, c.granularity)]
+    ids = {concept.id for concept in chosen}
+    categories = [
+        {
+            "id": concept.id,
+            "name": concept.name,
+            "granularity": concept.granularity,
+            "supercategory": (group_of(concept.name) if concept.granularity == "object" else None) or "",
+        }
+        for concept in sorted(chosen, key=lambda concept: concept.id)
+    ]
+    return {
+        "info": {"description": "scenes", "version": str(VERSION)},
+        "licenses": [],
+        "images": records,
+        "annotations": [annotation for annotation in annotations if annotation["category_id"] in ids],
+        "categories": categories,
+    }
+
+
+def _publish(draft: SceneSplit, final: SceneSplit) -> None:
+    """Moves a complete draft to its place; the split's folder, which holds the manifest, goes last."""
+    folder = final.root / final.split
+    final.annotations().parent.mkdir(exist_ok=True)
+    if folder.exists():
+        folder.rename(draft.root / "replaced")
+    for granularity in (None, *GRANULARITIES):
+        os.replace(draft.annotations(granularity), final.annotations(granularity))
+    os.replace(draft.names, final.names)
+    os.replace(draft.concepts, final.concepts)
+    try:
+        (draft.root / draft.split).rename(folder)
+    except OSError as error:
+        if not _is_complete(final):  # complete: another process has just written the same
+            raise DataError(f"{folder}: appeared while the split was written, with other contents") from error
+
+
+def _write_png(path: Path, picture: Image) -> None:
+    if not cv2.imwrite(str(path), picture, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+        raise DataError(f"{path}: could not be written")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, separators=(",", ":")))

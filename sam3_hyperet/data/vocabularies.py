@@ -1,0 +1,49 @@
+"""Vocabularies known by a name: the base and the novel categories of open-vocabulary detection on COCO.
+
+The split is that of Bansal et al., Zero-Shot Object Detection (ECCV 2018), which OVR-CNN (CVPR 2021) and its successors
+report AP on: 48 base categories to train with, 17 novel ones. The other 15 of COCO's 80 belong to neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sam3_hyperet.data.annotations import Category, some
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.options import one_of
+
+COCO_BASE = (
+    *("person", "bicycle", "car", "motorcycle", "train", "truck", "boat", "bench", "bird", "horse", "sheep", "bear"),
+    *("zebra", "giraffe", "backpack", "handbag", "suitcase", "frisbee", "skis", "kite", "surfboard", "bottle", "fork"),
+    *("spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "pizza", "donut", "chair", "bed"),
+    *("toilet", "tv", "laptop", "mouse", "remote", "microwave", "oven", "toaster", "refrigerator", "book", "clock"),
+    *("vase", "toothbrush"),
+)
+COCO_NOVEL = (
+    *("airplane", "bus", "cat", "dog", "cow", "elephant", "umbrella", "tie", "snowboard", "skateboard", "cup", "knife"),
+    *("cake", "couch", "keyboard", "sink", "scissors"),
+)
+VOCABULARIES = {"ov_base": COCO_BASE, "ov_novel": COCO_NOVEL, "ov_all": COCO_BASE + COCO_NOVEL}
+
+
+def vocabulary_ids(names: str | Sequence[str], categories: Iterable[Category], option: str) -> tuple[int, ...]:
+    """The ids of the categories with these names, in the data set's order.
+
+    Args:
+        names: category names, or the name of one of `VOCABULARIES`.
+        categories: of the data set.
+        option: what the names were given as, for errors.
+
+    Raises:
+        ConfigError: no name, one that is given twice, or one that the data set does not have.
+    """
+    if isinstance(names, str):
+        one_of(option, names, VOCABULARIES)
+        names = VOCABULARIES[names]
+    categories = list(categories)
+    known = {category.name for category in categories}
+    if not names or any(not isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise ConfigError(f"{option}={list(names)!r}; expected category names, each once, or {', '.join(VOCABULARIES)}")
+    if strange := [name for name in names if name not in known]:
+        raise ConfigError(f"{option}: {some(strange)} not among the data set's {len(known)} category names")
+    return tuple(category.id for category in categories if category.name in names)

@@ -1,0 +1,147 @@
+"""Figures of a concept tree, from the areas and claims that `GranularityEvaluator` counts on each picture."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from sam3_hyperet.evaluation.metrics.evaluator import Headline, Record
+
+_HEADLINE = ("hierarchy/consistency", *(f"hierarchy/{kin}_confusion" for kin in ("sibling", "cousin", "stranger")))
+
+
+class Hierarchy(Protocol):
+    """A concept tree; `sam3_hyperet.data.hierarchy` has it."""
+
+    @property
+    def kinds(self) -> Mapping[str, tuple[str, ...]]: ...
+    @property
+    def parts(self) -> Mapping[str, tuple[str, ...]]: ...
+    @property
+    def children(self) -> tuple[str, ...]: ...
+    def siblings(self, name: str) -> Collection[str]: ...
+    def cousins(self, name: str) -> Collection[str]: ...
+    def strangers(self, name: str) -> Collection[str]: ...
+
+
+@dataclass(frozen=True)
+class _Values:
+    """A figure is the mean of values, each of which belongs to a picture."""
+
+    values: np.ndarray
+    pictures: np.ndarray
+
+    def of(self, rows: np.ndarray) -> _Values:
+        return _Values(self.values[rows], self.pictures[rows])
+
+    def mean(self, weights: np.ndarray) -> float:
+        counts = weights[self.pictures]
+        return float(counts @ self.values / total) if (total := counts.sum()) else float("nan")
+
+
+class HierarchyCounts:
+    """Adds up the records of pictures.
+
+    Attributes:
+        children: everything that has a parent, in the order of the numbers in the records.
+    """
+
+    def __init__(self, hierarchy: Hierarchy) -> None:
+        self.children = hierarchy.children
+        self._parents = tuple(hierarchy.kinds)
+        number = {name: i for i, name in enumerate(self.children)}
+        self._groups: dict[str, list[int]] = defaultdict(list)  # the children of a parent; with parts, of a level too
+        for level, families in (("kinds", hierarchy.kinds), ("parts", hierarchy.parts)):
+            for parent, children in families.items():
+                for group in (parent, level) if hierarchy.parts else (parent,):
+                    self._groups[group] += [number[name] for name in children]
+        self._relatives = {
+            relation: self._matrix([[number[other] for other in of(name)] for name in self.children])
+            for relation, of in (
+                ("sibling", hierarchy.siblings),
+                ("cousin", hierarchy.cousins),
+                ("stranger", hierarchy.strangers),
+            )
+        }
+
+    def metrics(self, records: Sequence[Record]) -> dict[str, float]:
+        """Every figure that something was seen for, and what they are means of: `hierarchy/pairs` of a picture and a
+        parent, and `hierarchy/regions`."""
+        once = np.ones(len(records), np.int64)
+        found = {name: values.mean(once) for name, values in self._figures(records).items() if len(values.values)}
+        counts = {"pairs": len(_stack(records, "kinds")[0]), "regions": len(_stack(records, "regions")[0])}
+        return found | {f"hierarchy/{name}": float(count) for name, count in counts.items()}
+
+    def headline(self, records: Sequence[Record]) -> Headline:
+        """Consistency, and sibling, cousin and stranger confusion, as far as something was seen for them."""
+        figures = self._figures(records)
+        shown = {name: figures[name] for name in _HEADLINE if len(figures[name].values)}
+        return lambda weights: {name: values.mean(weights) for name, values in shown.items()}
+
+    def confusion(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+        """(K, K) how many regions of each child's class the prompt of each child claims, and (K,) how many there are; a
+        region may be claimed by several prompts or by none."""
+        regions, _ = _stack(records, "regions")
+        truth, prompt, _ = self._claims(records)
+        matrix = np.zeros((len(self.children),) * 2, np.int64)
+        np.add.at(matrix, (truth, prompt), 1)
+        return matrix, np.bincount(regions, minlength=len(self.children))
+
+    def _figures(self, records: Sequence[Record]) -> dict[str, _Values]:
+        pairs, pictures = _stack(records, "kinds")
+        parent, both, either, found, truth = pairs.T
+        answered = either > 0
+        consistency = _Values(both[answered] / either[answered], pictures[answered])
+        recall = _Values(found / np.maximum(truth, 1), pictures)
+        figures = {
+            "consistency": consistency,
+            "parent_recall": recall,
+            "unanswered": _Values((~answered).astype(float), pictures),
+        }
+        for number, name in enumerate(self._parents):
+            figures[f"{name}/consistency"] = consistency.of(parent[answered] == number)
+            figures[f"{name}/parent_recall"] = recall.of(parent == number)
+        parts, pictures = _stack(records, "parts")
+        figures["containment"] = _Values(parts[:, 1] / parts[:, 2], pictures)
+        for relation in self._relatives:
+            figures |= self._confused(records, relation)
+        return {f"hierarchy/{name}": values for name, values in figures.items()}
+
+    def _confused(self, records: Sequence[Record], relation: str) -> dict[str, _Values]:
+        related = self._relatives[relation]
+        regions, pictures = _stack(records, "regions")
+        truth, prompt, region = self._claims(records)
+        claimed = np.zeros(len(regions))
+        claimed[region[related[truth, prompt]]] = 1
+        has_any = np.asarray(related.any(axis=1))
+        rows = has_any[regions]
+        values, regions = _Values(claimed[rows], pictures[rows]), regions[rows]
+        key = f"{relation}_confusion"
+        figures = {key: values}
+        for group, children in self._groups.items():
+            figures[f"{group}/{key}"] = values.of(np.isin(regions, children))
+        return figures
+
+    def _claims(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each claim: the region's class, the prompt, and the region's place among those of all pictures."""
+        regions, _ = _stack(records, "regions")
+        claims, picture = _stack(records, "claims")
+        first = np.cumsum([0, *(len(record["regions"]) for record in records)])
+        region = claims[:, 0] + first[picture]
+        return regions[region], claims[:, 1], region
+
+    def _matrix(self, relatives: Sequence[Sequence[int]]) -> np.ndarray:
+        matrix = np.zeros((len(relatives),) * 2, bool)
+        for row, columns in enumerate(relatives):
+            matrix[row, list(columns)] = True
+        return matrix
+
+
+def _stack(records: Sequence[Record], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of all pictures, and the place of each one's picture among the records."""
+    arrays = [record[name] for record in records]
+    return np.concatenate(arrays), np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])

@@ -1,0 +1,43 @@
+"""From AP and AR of each category to COCO's flat figures, of all categories and of groups of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.scoring.coco import GroundTruth
+
+
+def check_groups(groups: Mapping[str, Collection[int]], ground_truth: GroundTruth) -> None:
+    """Raise a ConfigError unless each group is of one known category id or more."""
+    for name, ids in groups.items():
+        if not ids or any(i not in list(ground_truth.categories) for i in ids):
+            raise ConfigError(f"group {name!r}: {list(ids)} are not category ids of {ground_truth.source}")
+
+
+def coco_metrics(
+    arrays: Mapping[str, np.ndarray],
+    iou_type: str,
+    categories: Mapping[int, str],
+    groups: Mapping[str, Collection[int]],
+) -> dict[str, float]:
+    """`<type>/AP`, AP50, AP75, `<type>/AP/<category>`, and so on; `<group>/<type>/…` for each group.
+
+    arrays: (T, C) by metric, -1 where a category has nothing to find; the categories in the order of their ids.
+    """
+    columns = {category_id: k for k, category_id in enumerate(sorted(categories))}
+    arrays = {**arrays, "AP50": arrays["AP"][:1], "AP75": arrays["AP"][5:6]}
+    metrics: dict[str, float] = {}
+    for group, ids in {"": list(columns), **groups}.items():
+        chosen = [columns[category_id] for category_id in ids]
+        prefix = f"{group}/{iou_type}" if group else iou_type
+        metrics |= {f"{prefix}/{key}": mean(values[:, chosen]) for key, values in arrays.items()}
+    return metrics | {f"{iou_type}/AP/{categories[i]}": mean(arrays["AP"][:, k]) for i, k in columns.items()}
+
+
+def mean(values: np.ndarray) -> float:
+    """The mean where there is something to find, else -1 (pycocotools' convention)."""
+    counted = values[values > -1]
+    return float(counted.mean()) if counted.size else -1.0

@@ -1,0 +1,93 @@
+"""COCO's greedy matching of detections with the ground truths of their picture and category."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools import mask as rle_ops
+
+from sam3_hyperet.evaluation.scoring.coco import GroundTruth
+
+IOU_TYPES = ("bbox", "segm")
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+AREA_RANGES = {"": (0.0, 1e10), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}  # pixels
+MAX_DETECTIONS = 100  # of a picture and category
+
+_LOW, _HIGH = np.array(list(AREA_RANGES.values())).T
+SETTINGS = (len(IOU_THRESHOLDS), len(AREA_RANGES))  # (T, A)
+# COCO takes an IoU of 1 as found at any threshold.
+_LEAST_IOU = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None, None]
+
+
+@dataclass(frozen=True)
+class Truths:
+    """The ground truths of one category in one picture: shapes by IoU type, areas (G,) in pixels, crowds (G,) bool."""
+
+    shapes: dict[str, list[object]]
+    areas: np.ndarray
+    crowds: np.ndarray
+
+    @classmethod
+    def by_category(cls, ground_truth: GroundTruth, image_id: int, iou_types: Sequence[str]) -> dict[int, Truths]:
+        """What a picture shows, by category id."""
+        numbers = defaultdict(list)
+        for number in ground_truth.by_image.get(image_id, ()):
+            numbers[ground_truth.annotations[number]["category_id"]].append(number)
+        shapes = {name: ground_truth.boxes if name == "bbox" else ground_truth.masks for name in iou_types}
+        return {
+            category_id: cls(
+                {iou_type: [every[n] for n in chosen] for iou_type, every in shapes.items()},
+                np.array([ground_truth.annotations[n]["area"] for n in chosen], dtype=np.float64),
+                np.array([ground_truth.annotations[n]["iscrowd"] for n in chosen], dtype=bool),
+            )
+            for category_id, chosen in numbers.items()
+        }
+
+    @property
+    def ignored(self) -> np.ndarray:
+        """(A, G): crowds, and what is not of the size."""
+        ignored: np.ndarray = self.crowds | ~of_size(self.areas).T
+        return ignored
+
+
+def of_size(areas: np.ndarray) -> np.ndarray:
+    """(N, A) bool: whether areas (N,) in pixels lie in each of `AREA_RANGES`, ends included."""
+    inside: np.ndarray = (areas[:, None] >= _LOW) & (areas[:, None] <= _HIGH)
+    return inside
+
+
+def overlaps(shapes: Sequence[object], truths: Truths, iou_type: str) -> np.ndarray:
+    """(N, G) IoU of COCO boxes or RLEs with the ground truths; with a crowd, the share of the detection inside it."""
+    if not len(shapes) or not len(truths.areas):
+        return np.zeros((len(shapes), len(truths.areas)))
+    ious: np.ndarray = rle_ops.iou(list(shapes), truths.shapes[iou_type], truths.crowds.astype(int).tolist())
+    return ious
+
+
+def match(ious: np.ndarray, truths: Truths) -> tuple[np.ndarray, np.ndarray]:
+    """COCO's greedy matching at every IoU threshold and size.
+
+    ious: (N, G), detections from the best score down. Returns (matched, ignored): (N, T, A) bool each; whether the
+    detection found a ground truth, and whether that one is ignored. A detection takes the free ground truth of the
+    largest IoU, the last of equals, and an ignored one only where there is no other; crowds are never used up.
+    """
+    matched = np.zeros((len(ious), *SETTINGS), dtype=bool)
+    ignored = np.zeros_like(matched)
+    if not ious.size:
+        return matched, ignored
+    truth_ignored = truths.ignored
+    preferred = ious.shape[1] * ~truth_ignored
+    free = np.ones((*SETTINGS, ious.shape[1]), dtype=bool)
+    for n in np.flatnonzero(ious.max(axis=1) >= IOU_THRESHOLDS[0]):
+        rank = np.empty(ious.shape[1], dtype=int)
+        rank[ious[n].argsort(kind="stable")] = np.arange(ious.shape[1])
+        choice = np.where(free & (ious[n] >= _LEAST_IOU), rank + preferred, -1)
+        best, found = choice.argmax(axis=2), choice.max(axis=2) >= 0
+        matched[n] = found
+        ignored[n] = found & truth_ignored[np.arange(SETTINGS[1]), best]
+        t, a = np.nonzero(found)
+        free[t, a, best[t, a]] = truths.crowds[best[t, a]]
+    return matched, ignored

@@ -1,0 +1,107 @@
+"""Flat figures from the records of pictures: COCO's AP and AR, SAM 3's cgF1, and the few of them that are resampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+
+from sam3_hyperet.evaluation.metrics.instances.average_precision import Matches, Ranking
+from sam3_hyperet.evaluation.metrics.instances.cg_f1 import cg_f1, cg_f1_metrics, pair_sums
+from sam3_hyperet.evaluation.metrics.instances.coco_summary import coco_metrics, mean
+from sam3_hyperet.evaluation.metrics.instances.instance_matches import AREA_RANGES, IOU_TYPES
+
+CGF1_KEYS = ("cgF1", "cgF1@0.5", "cgF1@0.75", "positive_micro_F1", "positive_micro_F1@0.5", "IL_MCC")
+
+Records = Sequence[Mapping[str, np.ndarray]]
+Categories = Mapping[int, str]
+Groups = Mapping[str, Collection[int]]
+
+
+def instance_metrics(records: Records, categories: Categories, groups: Groups) -> dict[str, float]:
+    """`segm/AP` and all other keys of `CocoAP`, and `CGF1_KEYS` below the same prefixes.
+
+    records: of `PictureDetections`, in any order; equal scores count in that of the image ids, as in pycocotools.
+    """
+    records = [records[n] for n in by_image_id(records)]
+    once = np.ones(len(records), dtype=np.int64)
+    metrics: dict[str, float] = {"images": len(records)}
+    metrics |= {name: sum(int(r[name]) for r in records) for name in ("annotations", "crowds", "detections")}
+    ranking = Ranking.of(records)
+    for iou_type in iou_types(records):
+        arrays = {}
+        for size in AREA_RANGES:
+            matches = Matches(records, ranking, iou_type, size)
+            arrays[f"AP{size}"] = matches.average_precision(once)
+            arrays[f"AR{size or '@100'}"] = matches.recall(once)
+            if not size:
+                arrays |= {f"AR@{count}": matches.recall(once, count) for count in (1, 10)}
+        arrays["AP@100/img"] = Matches(records, ranking, iou_type, in_best=True).average_precision(once)
+        metrics |= coco_metrics(arrays, iou_type, categories, groups)
+        for group, columns in group_columns(categories, groups).items():
+            values = cg_f1_metrics(_pair_sums(records, iou_type, columns).sum(axis=0))
+            metrics |= {f"{group}/{iou_type}/{key}".lstrip("/"): values[key] for key in CGF1_KEYS}
+    return metrics
+
+
+def instance_headline(
+    records: Records, categories: Categories, groups: Groups
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """`segm/AP`, `segm/cgF1`, the same of boxes and of each group, as a function of how often each picture counts.
+
+    It is exact: the AP of a data set with that many copies of each picture, equal scores of one picture aside. NaN
+    where nothing is to find.
+    """
+    order = by_image_id(records)
+    records = [records[n] for n in order]
+    ranking = Ranking.of(records)
+    columns = group_columns(categories, groups)
+    matches = {iou_type: Matches(records, ranking, iou_type) for iou_type in iou_types(records)}
+    sums = {
+        (group, iou_type): _pair_sums(records, iou_type, chosen)
+        for iou_type in matches
+        for group, chosen in columns.items()
+    }
+
+    def figures(weights: np.ndarray) -> dict[str, float]:
+        values, weights = {}, weights[order]
+        for iou_type, of_type in matches.items():
+            by_category = of_type.average_precision(weights)
+            for group, chosen in columns.items():
+                prefix = f"{group}/{iou_type}".lstrip("/")
+                there = (by_category[:, chosen] > -1).any()
+                values[f"{prefix}/AP"] = mean(by_category[:, chosen]) if there else float("nan")
+                values[f"{prefix}/cgF1"] = cg_f1(weights @ sums[group, iou_type]) if there else float("nan")
+        return values
+
+    return figures
+
+
+def precision_recall(records: Records, iou_type: str) -> np.ndarray:
+    """(T, 101, C) precision by IoU threshold, `RECALL_POINTS` and category; -1 where a category has nothing to find."""
+    records = [records[n] for n in by_image_id(records)]
+    return Matches(records, Ranking.of(records), iou_type).precision(np.ones(len(records), dtype=np.int64))
+
+
+def by_image_id(records: Records) -> np.ndarray:
+    """(P,) positions of the records, by their image ids."""
+    return np.argsort([int(record["image_id"]) for record in records])
+
+
+def iou_types(records: Records) -> list[str]:
+    """Those that the records were made for."""
+    return [iou_type for iou_type in IOU_TYPES if f"{iou_type}_sizes" in records[0]]
+
+
+def group_columns(categories: Categories, groups: Groups) -> dict[str, list[int]]:
+    """The columns of each group, those of all categories under ""."""
+    columns = {category_id: k for k, category_id in enumerate(sorted(categories))}
+    return {"": list(columns.values())} | {name: [columns[i] for i in ids] for name, ids in groups.items()}
+
+
+def _pair_sums(records: Records, iou_type: str, columns: Sequence[int]) -> np.ndarray:
+    """`cg_f1.pair_sums` of each picture over some categories: (P, 5 T + 4)."""
+    instances, claimed, hits = (
+        np.stack([record[name][columns] for record in records]) for name in ("instances", "claimed", f"{iou_type}_hits")
+    )
+    return pair_sums(instances, claimed, hits)

@@ -1,0 +1,233 @@
+"""COCO annotation and result files as checked records; what would silently change a number is an error."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from pycocotools import mask as rle_ops
+
+from sam3_hyperet.errors import DataError
+from sam3_hyperet.masks import invalid_rles
+
+Record = dict[str, Any]
+_CHUNK = 512  # RLEs checked at once: what fits the cache is three times as fast
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The annotations of a COCO instances file, as the AP code counts them.
+
+    sizes: image id → (height, width) in pixels; categories: id → name; annotations: in file order, with ids
+    renumbered from 1 (COCO's matching reads id 0 as "unmatched").
+    Raises DataError naming the file and the record.
+    """
+
+    source: str
+    sizes: dict[int, tuple[int, int]]
+    categories: dict[int, str]
+    annotations: list[Record]
+
+    @classmethod
+    def read(cls, path: str | Path) -> GroundTruth:
+        return cls.from_dict(read_json(path), str(path))
+
+    @classmethod
+    def from_dict(cls, content: Any, source: str = "ground truth") -> GroundTruth:
+        if not isinstance(content, Mapping):
+            raise DataError(f"{source}: expected a COCO object, found a {type(content).__name__}")
+        for key in ("images", "annotations", "categories"):
+            if not isinstance(content.get(key), list):
+                raise DataError(f"{source}: no list {key!r}; a COCO instances file has images, annotations, categories")
+        sizes = {}
+        for where, image in _unique(content["images"], f"{source}: images"):
+            sizes[image["id"]] = (_pixels(image, "height", where), _pixels(image, "width", where))
+        categories: dict[int, str] = {}
+        for where, category in _unique(content["categories"], f"{source}: categories"):
+            name = category.get("name")
+            if not isinstance(name, str) or not name or name in categories.values():
+                raise DataError(f"{where}: name is {name!r}, expected a text that no other category has")
+            categories[category["id"]] = name
+        annotations: list[Record] = []
+        for where, record in _unique(content["annotations"], f"{source}: annotations"):
+            _known(record, "image_id", sizes, where)
+            _known(record, "category_id", categories, where)
+            area, crowd = record.get("area"), record.get("iscrowd", 0)
+            if not _finite(area) or area < 0:
+                raise DataError(f"{where}: area is {area!r}, expected pixels ≥ 0")
+            if crowd not in (0, 1):
+                raise DataError(f"{where}: iscrowd is {crowd!r}, expected 0 or 1")
+            kept = {key: record[key] for key in ("image_id", "category_id", "bbox", "segmentation") if key in record}
+            annotations.append({**kept, "id": len(annotations) + 1, "area": area, "iscrowd": crowd, "where": where})
+        return cls(source, sizes, categories, annotations)
+
+    @cached_property
+    def by_image(self) -> dict[int, list[int]]:
+        """The positions in `annotations` of each image's, in file order."""
+        numbers: dict[int, list[int]] = {image_id: [] for image_id in self.sizes}
+        for number, record in enumerate(self.annotations):
+            numbers[record["image_id"]].append(number)
+        return numbers
+
+    @cached_property
+    def boxes(self) -> list[Sequence[float]]:
+        """[x, y, width, height] of every annotation."""
+        return [_box(record, record["where"]) for record in self.annotations]
+
+    @cached_property
+    def masks(self) -> list[Record]:
+        """The compressed RLE of every annotation."""
+        masks = []
+        for record in self.annotations:
+            shape, where, height_width = (
+                record.get("segmentation"),
+                record["where"],
+                self.sizes[record["image_id"]],
+            )
+            if isinstance(shape, list) and shape:
+                for polygon in shape:
+                    if (
+                        not isinstance(polygon, list)
+                        or len(polygon) < 6
+                        or len(polygon) % 2
+                        or not _all_finite(polygon)
+                    ):
+                        raise DataError(f"{where}: a polygon needs three or more points [x1, y1, x2, y2, …]")
+                masks.append(rle_ops.merge(rle_ops.frPyObjects(shape, *height_width)))
+            else:
+                masks.append(_rle(record, height_width, where))
+        _check_runs(masks, [record["where"] for record in self.annotations])
+        return masks
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file. Raises DataError where it is not JSON, OSError where it cannot be read."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from error
+
+
+def check_detections(records: Any, ground_truth: GroundTruth, source: str) -> list[Record]:
+    """COCO result records {image_id, category_id, score, segmentation (RLE) and/or bbox}, checked and copied.
+
+    Segmentations come back as compressed RLEs. Raises DataError naming the source and the record.
+    """
+    if not isinstance(records, Sequence) or isinstance(records, str | bytes):
+        raise DataError(f"{source}: expected a list of detections, found a {type(records).__name__}")
+    checked, masks, mask_places = [], [], []
+    for number, record in enumerate(records):
+        where = f"{source}: record {number}"
+        if not isinstance(record, Mapping):
+            raise DataError(f"{where}: expected an object, found {record!r:.80}")
+        _known(record, "image_id", ground_truth.sizes, where)
+        _known(record, "category_id", ground_truth.categories, where)
+        score = record.get("score")
+        if not _finite(score):
+            raise DataError(f"{where}: score is {score!r}, expected a finite number")
+        detection = {
+            "image_id": record["image_id"],
+            "category_id": record["category_id"],
+            "score": float(score),
+        }
+        if record.get("bbox"):
+            detection["bbox"] = _box(record, where)
+        if "segmentation" in record:
+            detection["segmentation"] = _rle(record, ground_truth.sizes[record["image_id"]], where)
+            masks.append(detection["segmentation"])
+            mask_places.append(where)
+        if "bbox" not in detection and "segmentation" not in detection:
+            raise DataError(f"{where}: neither segmentation nor bbox")
+        checked.append(detection)
+    _check_runs(masks, mask_places)
+    return checked
+
+
+def check_masks(detections: Sequence[Record], source: str) -> None:
+    """Raise a DataError naming the first detection that has no mask."""
+    for number, record in enumerate(detections):
+        if "segmentation" not in record:
+            raise DataError(f"{source}: record {number}: no segmentation, but masks are to be scored")
+
+
+def _unique(records: list[Any], where: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    seen: set[int] = set()
+    for number, record in enumerate(records):
+        identity = record.get("id") if isinstance(record, Mapping) else None
+        if not _integer(identity):
+            raise DataError(f"{where}[{number}]: id is {identity!r}, expected an integer")
+        if identity in seen:
+            raise DataError(f"{where}[{number}]: id {identity} occurs twice")
+        seen.add(identity)
+        yield f"{where}[{number}] (id {identity})", record
+
+
+def _known(record: Mapping[str, Any], key: str, ids: Mapping[int, Any], where: str) -> None:
+    value = record.get(key)
+    if not _integer(value):
+        raise DataError(f"{where}: {key} is {value!r}, expected an integer")
+    if value not in ids:
+        raise DataError(f"{where}: {key} {value} is not in the ground truth ({len(ids)} known)")
+
+
+def _box(record: Mapping[str, Any], where: str) -> Sequence[float]:
+    box = record.get("bbox")
+    if not isinstance(box, Sequence) or len(box) != 4 or not _all_finite(box) or box[2] < 0 or box[3] < 0:
+        raise DataError(f"{where}: bbox is {box!r:.80}, expected [x, y, width, height]")
+    if not _all_finite((box[0] + box[2], box[1] + box[3], box[2] * box[3])):
+        raise DataError(f"{where}: bbox is {box!r:.80}, too large for its area to be a number")
+    return box
+
+
+def _rle(record: Mapping[str, Any], height_width: tuple[int, int], where: str) -> Record:
+    shape = record.get("segmentation")
+    if not isinstance(shape, Mapping) or not {"size", "counts"} <= shape.keys():
+        raise DataError(f"{where}: segmentation is {shape!r:.60}, expected an RLE {{size, counts}}")
+    counts = shape["counts"]
+    if shape["size"] != list(height_width) and shape["size"] != height_width:
+        raise DataError(f"{where}: RLE of size {shape['size']}, the image is {list(height_width)} (height, width)")
+    if isinstance(counts, list):
+        if not all(_integer(run) and run >= 0 for run in counts) or sum(counts) != math.prod(height_width):
+            raise DataError(f"{where}: broken RLE: its runs do not add up to {math.prod(height_width)} pixels")
+        compressed: Record = rle_ops.frPyObjects({"size": shape["size"], "counts": counts}, *height_width)
+        return compressed
+    if isinstance(counts, str) and counts.isascii():
+        counts = counts.encode()
+    if not isinstance(counts, bytes):
+        raise DataError(f"{where}: RLE counts are {counts!r:.60}, expected COCO's compressed text or a list of runs")
+    return {"size": list(height_width), "counts": counts}
+
+
+def _check_runs(masks: list[Record], places: list[str]) -> None:
+    for start in range(0, len(masks), _CHUNK):
+        part = masks[start : start + _CHUNK]
+        bad = invalid_rles([m["counts"] for m in part], [math.prod(m["size"]) for m in part])
+        if bad.any():
+            first = start + int(bad.argmax())
+            height, width = masks[first]["size"]
+            raise DataError(f"{places[first]}: broken RLE: its runs do not add up to {height} x {width} pixels")
+
+
+def _integer(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _finite(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _all_finite(values: Sequence[Any]) -> bool:
+    return all(map(_finite, values))
+
+
+def _pixels(image: Mapping[str, Any], key: str, where: str) -> int:
+    value = image.get(key)
+    if not _integer(value) or value <= 0:
+        raise DataError(f"{where}: {key} is {value!r}, expected pixels > 0")
+    return value

@@ -1,0 +1,207 @@
+"""What is asked of a split, and who listens: one vocabulary for instances and label maps, and a model's evaluators."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol as TypingProtocol
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.evaluation.metrics import hierarchy as granularity
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator
+from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
+from sam3_hyperet.evaluation.metrics.hierarchy import GranularityEvaluator
+from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
+from sam3_hyperet.evaluation.metrics.presence import PresenceEvaluator
+from sam3_hyperet.evaluation.metrics.radius import RadiusEvaluator
+from sam3_hyperet.evaluation.metrics.semantic.label_map_evaluator import LabelMapEvaluator
+from sam3_hyperet.evaluation.metrics.uncertainty import UncertaintyEvaluator
+from sam3_hyperet.evaluation.protocol import Protocol
+from sam3_hyperet.evaluation.scoring.coco import GroundTruth
+
+
+class _Category(TypingProtocol):
+    id: int
+    name: str
+    granularity: str
+
+
+class _Instance(TypingProtocol):
+    category_id: int
+    crowd: bool
+
+
+class _Record(TypingProtocol):
+    image_id: int
+    path: Path
+    height: int
+    width: int
+
+
+class Pictures(TypingProtocol):
+    """What an evaluation needs of annotated pictures; `sam3_hyperet.data`'s readers give it."""
+
+    categories: tuple[_Category, ...]
+
+    def __len__(self) -> int: ...
+    def image(self, i: int) -> _Record: ...
+    def picture(self, i: int) -> Image.Image: ...
+    def instances(self, i: int) -> tuple[_Instance, ...]: ...
+    def label_map(self, i: int) -> np.ndarray | None: ...
+
+
+class AnnotatedSplit(TypingProtocol):
+    """A split: pictures with instances where there is a COCO file of them, and their label maps where there are."""
+
+    images: Pictures
+    labels: Pictures | None
+    coco_file: Path | None
+    groups: Mapping[str, Sequence[int]]
+
+
+class Hierarchy(granularity.Hierarchy, TypingProtocol):
+    """A concept tree; `sam3_hyperet.data.hierarchy` has it."""
+
+    def prompts(self, vocabulary: Collection[str]) -> tuple[str, ...]: ...
+
+
+class Suite:
+    """The prompts of a split, each once, and the evaluators of a model on it.
+
+    Args:
+        texts: category id of the label maps -> the texts that ask for it; None for its name.
+        hierarchy: the concept tree of the categories; its parents are asked for in addition.
+        shown: (position, category id) pairs whose detections are kept for the report.
+        shown_maps: positions whose label map is kept.
+
+    Raises:
+        ConfigError: no COCO file and no label map.
+        DataError: instances and label maps that are not of the same pictures.
+    """
+
+    def __init__(
+        self,
+        split: AnnotatedSplit,
+        protocol: Protocol,
+        positions: Sequence[int],
+        *,
+        texts: Mapping[int, Sequence[str]] | None = None,
+        hierarchy: Hierarchy | None = None,
+        shown: Collection[tuple[int, int]] = (),
+        shown_maps: Collection[int] = (),
+    ) -> None:
+        self.split, self.protocol, self.positions = split, protocol, tuple(positions)
+        self.shown, self.shown_maps = tuple(shown), tuple(shown_maps)
+        names = [category.name for category in split.images.categories] if split.coco_file else []
+        classes = {
+            text: label
+            for label, category in enumerate(split.labels.categories if split.labels else ())
+            for text in (texts or {}).get(category.id, (category.name,))
+        }
+        if not names and not classes:
+            raise ConfigError("a split without instances and without label maps cannot be evaluated")
+        if split.coco_file and split.labels:
+            _check_same_pictures(split.images, split.labels, self.positions)
+        parents = hierarchy.prompts([*names, *classes]) if hierarchy else ()
+        self.hierarchy = hierarchy
+        self.vocabulary = tuple(dict.fromkeys([*names, *classes, *parents]))
+        ids = {category.name: category.id for category in split.images.categories}
+        self.category_of = {k: ids[text] for k, text in enumerate(self.vocabulary) if names and text in ids}
+        self.class_of = {k: classes[text] for k, text in enumerate(self.vocabulary) if text in classes}
+
+    def evaluators(self, model: nn.Module) -> dict[str, Evaluator]:
+        """Evaluators for one model, by the name that their arrays have in a record."""
+        split, protocol, chosen = self.split, self.protocol, dict[str, Evaluator]()
+        if self.category_of:
+            chosen["instances"] = InstanceEvaluator(
+                self._ground_truth,
+                [split.images.image(i).image_id for i in range(len(split.images))],
+                self.category_of,
+                protocol.top,
+                protocol.mask_threshold,
+                self.groups,
+            )
+            chosen["presence"] = PresenceEvaluator(
+                self.category_of, self._present, self.groups, protocol.presence_threshold
+            )
+            if protocol.granularity:
+                chosen["uncertainty"] = UncertaintyEvaluator(
+                    model, split.images, self.category_of, mask=protocol.mask_threshold
+                )
+            chosen["examples"] = ExampleEvaluator(self.category_of, self._size, protocol.mask_threshold)
+        if split.labels:
+            labels = split.labels
+            chosen["label_maps"] = LabelMapEvaluator(
+                [category.name for category in labels.categories],
+                self.class_of,
+                lambda i: vocabulary_labels(labels, i),
+                protocol.fusion_thresholds,
+                protocol.fusion,
+                self.shown_maps,
+            )
+        if self.hierarchy:
+            chosen["hierarchy"] = GranularityEvaluator(
+                split.images, self.vocabulary, self.hierarchy, mask=protocol.mask_threshold
+            )
+        if hasattr(model, "hyperet_config"):
+            chosen["radius"] = RadiusEvaluator(model)
+        return chosen
+
+    @cached_property
+    def _ground_truth(self) -> GroundTruth:
+        """The annotations of the categories that are asked for; the file may have more."""
+        truth = GroundTruth.read(str(self.split.coco_file))
+        ids = set(self.category_of.values())
+        return replace(
+            truth,
+            categories={i: name for i, name in truth.categories.items() if i in ids},
+            annotations=[one for one in truth.annotations if one["category_id"] in ids],
+        )
+
+    @cached_property
+    def groups(self) -> dict[str, list[int]]:
+        """Category ids that are scored together: those of each granularity where there are several, and the split's."""
+        groups: dict[str, list[int]] = defaultdict(list)
+        for category in self.split.images.categories:
+            groups[category.granularity].append(category.id)
+        several = dict(groups) if len(groups) > 1 else {}
+        return several | {name: list(ids) for name, ids in self.split.groups.items()}
+
+    def _present(self, i: int) -> tuple[set[int], set[int]]:
+        """Categories that a picture shows as instances, and as crowds."""
+        instances = self.split.images.instances(i)
+        return (
+            {one.category_id for one in instances if not one.crowd},
+            {one.category_id for one in instances if one.crowd},
+        )
+
+    def _size(self, i: int) -> tuple[int, int]:
+        record = self.split.images.image(i)
+        return record.height, record.width
+
+
+def vocabulary_labels(pictures: Pictures, i: int) -> np.ndarray:
+    """(H, W) position of each pixel's class among the categories, -1 where it has none."""
+    labels = pictures.label_map(i)
+    if labels is None:
+        raise ConfigError(f"picture {pictures.image(i).image_id} has no label map")
+    table = np.full(max(category.id for category in pictures.categories) + 2, -1)
+    for label, category in enumerate(pictures.categories):
+        table[category.id] = label
+    return np.asarray(table[labels])
+
+
+def _check_same_pictures(images: Pictures, labels: Pictures, positions: Sequence[int]) -> None:
+    """Each picture is shown to a model once, for its instances and its label map."""
+    for i in positions:
+        one = images.image(i).path
+        other = labels.image(i).path if i < len(labels) else None
+        if one != other:
+            raise DataError(f"picture {i}: its instances are those of {one}, its label map is that of {other}")

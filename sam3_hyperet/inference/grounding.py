@@ -1,0 +1,266 @@
+"""Ground prompts on one encoded picture; whatever does not depend on the prompt is computed once for all of them.
+
+Shared are the tokens of the geometry encoder, for there are no boxes and points; the self-attention of the fusion
+encoder's first layer, which sees the picture alone; and what `mask_head` shares. Masks are decoded when asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.adapters.conversion import converted
+from sam3_hyperet.inference.mask_head import MaskHead, shares_work
+from sam3_hyperet.modeling.sites.tokens import HyperETEncoderLayer
+
+logger = logging.getLogger(__name__)
+_STOCK_METHODS = ("forward_grounding", "_encode_prompt", "_run_encoder", "_run_decoder", "_run_segmentation_heads")
+
+
+class PromptMasks(Protocol):
+    """The masks of one prompt."""
+
+    def instances(self, queries: Tensor) -> Tensor:
+        """(n, h, w) logits of the object queries at these positions."""
+
+    def semantic(self) -> Tensor:
+        """(h, w) logits of the semantic map."""
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """What the model answers to B prompts: (B, Q) logits, (B, Q, 4) boxes x0 y0 x1 y1, (B,) presence logits, masks."""
+
+    logits: Tensor
+    boxes: Tensor
+    presence: Tensor
+    masks: Sequence[PromptMasks]
+
+    @classmethod
+    def of_output(cls, out: dict[str, Tensor], masks: Sequence[PromptMasks]) -> Grounded:
+        """From the model's own output."""
+        return cls(
+            out["pred_logits"].float().squeeze(-1),
+            out["pred_boxes_xyxy"].float(),
+            out["presence_logit_dec"].float().flatten(),
+            masks,
+        )
+
+
+class Grounding:
+    """A SAM 3 image model, asked for prompts on one picture.
+
+    Args:
+        model: with or without adapters; the parts whose structure is not SAM 3's own are run as they are.
+        backbone_out: image features of one picture, and text features of a vocabulary.
+    """
+
+    def __init__(self, model: host.Sam3Image, backbone_out: dict[str, Any]) -> None:
+        self._model, self._backbone_out = model, backbone_out
+        self._device = backbone_out["backbone_fpn"][-1].device
+        self._stock = all(getattr(type(model), name) is getattr(host.Sam3Image, name) for name in _STOCK_METHODS)
+        if self._stock:
+            self._model = _sharing(model)
+            mask = backbone_out["language_mask"]
+            used = ~mask.all(dim=0)  # the others are padding in every prompt
+            self._text, self._text_mask = backbone_out["language_features"][used], mask[:, used]
+            self._geometry, self._geometry_mask, _ = model._encode_prompt(
+                backbone_out, find_stage(range(1), self._device), model._get_dummy_prompt(), encode_text=False
+            )
+        else:
+            _log_once(f"{type(model).__name__} grounds prompts in its own way: nothing is shared between them")
+
+    def ground(self, prompts: range) -> Grounded:
+        """The answers to these prompts of the vocabulary."""
+        find_input = find_stage(prompts, self._device)
+        if not self._stock:
+            return self._ground_alone(find_input)
+        count = len(prompts)
+        prompt = torch.cat([self._text[:, find_input.text_ids], self._geometry.expand(-1, count, -1)])
+        prompt_mask = torch.cat([self._text_mask[find_input.text_ids], self._geometry_mask.expand(count, -1)], dim=1)
+        _, encoded, _ = self._model._run_encoder(self._backbone_out, find_input, prompt, prompt_mask)
+        memory = encoded["encoder_hidden_states"]
+        out, queries = self._model._run_decoder(
+            encoded["pos_embed"], memory, encoded["padding_mask"], {}, prompt, prompt_mask, encoded
+        )
+        masks = []
+        for i in range(count):
+            one = slice(i, i + 1)
+            parts = memory[:, one], queries[:, one], prompt[:, one], prompt_mask[one]
+            if self._mask_head is None:
+                masks.append(_StockMasks(self._model, self._backbone_out, *parts))
+            else:
+                masks.append(_SharedMasks(self._mask_head, *parts))
+        return Grounded.of_output(out, masks)
+
+    def _ground_alone(self, find_input: host.FindStage) -> Grounded:
+        out = self._model.forward_grounding(
+            backbone_out=dict(self._backbone_out),
+            find_input=find_input,
+            find_target=None,
+            geometric_prompt=self._model._get_dummy_prompt(len(find_input.text_ids)),
+        )
+        masks = [DecodedMasks(*pair) for pair in zip(out["pred_masks"], out["semantic_seg"][:, 0], strict=True)]
+        return Grounded.of_output(out, masks)
+
+    @cached_property
+    def _mask_head(self) -> MaskHead | None:
+        head, pyramid = self._model.segmentation_head, self._backbone_out["backbone_fpn"]
+        if shares_work(head, pyramid):
+            return MaskHead(head, pyramid)
+        _log_once("the segmentation head is not as SAM 3 builds it: nothing of it is shared between prompts")
+        return None
+
+
+@dataclass(frozen=True)
+class DecodedMasks:
+    """Masks that are there: (Q, h, w) and (h, w) logits."""
+
+    of_queries: Tensor
+    of_prompt: Tensor
+
+    def instances(self, queries: Tensor) -> Tensor:
+        return self.of_queries[queries]
+
+    def semantic(self) -> Tensor:
+        return self.of_prompt
+
+
+@dataclass(frozen=True)
+class _SharedMasks:
+    head: MaskHead
+    memory: Tensor
+    queries: Tensor
+    prompt: Tensor
+    prompt_mask: Tensor
+
+    def instances(self, queries: Tensor) -> Tensor:
+        return self.head.instances(self.queries[-1, 0, queries], self._pixels)
+
+    def semantic(self) -> Tensor:
+        return self.head.semantic(self._pixels)
+
+    @cached_property
+    def _pixels(self) -> Tensor:
+        return self.head.pixels(self.memory, self.prompt, self.prompt_mask)[0]
+
+
+@dataclass(frozen=True)
+class _StockMasks:
+    model: host.Sam3Image
+    backbone_out: dict[str, Any]
+    memory: Tensor
+    queries: Tensor
+    prompt: Tensor
+    prompt_mask: Tensor
+
+    def instances(self, queries: Tensor) -> Tensor:
+        return self._decoded["pred_masks"][0, queries]
+
+    def semantic(self) -> Tensor:
+        return self._decoded["semantic_seg"][0, 0]
+
+    @cached_property
+    def _decoded(self) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        self.model._run_segmentation_heads(
+            out=out,
+            backbone_out=dict(self.backbone_out),
+            img_ids=torch.zeros(1, dtype=torch.long, device=self.memory.device),
+            vis_feat_sizes=None,
+            encoder_hidden_states=self.memory,
+            prompt=self.prompt,
+            prompt_mask=self.prompt_mask,
+            hs=self.queries,
+        )
+        return out
+
+
+class SharedSelfAttention(nn.Module):
+    """Self-attention over a batch of equal sequences, attended once and remembered.
+
+    Args:
+        attention: batch first, without masks.
+    """
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+        self._attended: Tensor | None = None
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: object) -> tuple[Tensor, None]:
+        if self._attended is None:
+            self._attended = self.attention(query[:1], key[:1], value[:1], **options)[0]
+        return self._attended.expand(len(query), -1, -1), None
+
+
+class HeadsFirst(nn.Module):
+    """What a module gives, (B, Q, positions, heads), the same numbers laid out in memory as (B, heads, Q, positions).
+
+    The sum of two of these, for rows and columns, is the decoder's bias of every query towards every position; it needs
+    the sum in that order, and so does not copy it once more.
+    """
+
+    def __init__(self, embedding: nn.Module) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, x: Tensor) -> Tensor:
+        embedded: Tensor = self.embedding(x)
+        return embedded.movedim(-1, 1).contiguous().movedim(1, -1)
+
+
+def _sharing(model: host.Sam3Image) -> host.Sam3Image:
+    """A model of the very same parts but for the self-attention of the fusion encoder's first layer and for the layout
+    of the decoder's biases."""
+    transformer = converted(model.transformer, type(model.transformer))
+    transformer.encoder = _sharing_encoder(transformer.encoder)
+    transformer.decoder = decoder = converted(transformer.decoder, type(transformer.decoder))
+    if "forward" not in vars(decoder) and decoder.boxRPB != "none":
+        decoder.boxRPB_embed_x = HeadsFirst(decoder.boxRPB_embed_x)
+        decoder.boxRPB_embed_y = HeadsFirst(decoder.boxRPB_embed_y)
+    sharing = converted(model, type(model))
+    sharing.transformer = transformer
+    return sharing
+
+
+def _sharing_encoder(encoder: nn.Module) -> nn.Module:
+    layer = encoder.layers[0]
+    if (
+        type(encoder) is not host.TransformerEncoderFusion
+        or encoder.add_pooled_text_to_img_feat
+        or type(layer) not in (host.TransformerEncoderLayer, HyperETEncoderLayer)
+        or not getattr(layer.self_attn, "batch_first", False)
+        or any("forward" in vars(module) for module in (encoder, layer))
+    ):
+        _log_once("the fusion encoder is not as SAM 3 builds it: its self-attention is not shared between prompts")
+        return encoder
+    first, sharing = converted(layer, type(layer)), converted(encoder, type(encoder))
+    first.self_attn = SharedSelfAttention(layer.self_attn)
+    sharing.layers = nn.ModuleList([first, *encoder.layers[1:]])
+    return sharing
+
+
+@cache
+def _log_once(message: str) -> None:
+    logger.info(message)
+
+
+def find_stage(prompts: range, device: torch.device) -> host.FindStage:
+    """SAM 3's description of a query: these prompts of the vocabulary, on the one picture, without boxes or points."""
+    return host.FindStage(
+        img_ids=torch.zeros(len(prompts), dtype=torch.long, device=device),
+        text_ids=torch.tensor(list(prompts), dtype=torch.long, device=device),
+        input_boxes=None,
+        input_boxes_mask=None,
+        input_boxes_label=None,
+        input_points=None,
+        input_points_mask=None,
+    )

@@ -1,0 +1,135 @@
+"""SAM 3's segmentation head asked about one picture again and again: what its prompts share is computed once.
+
+The pixel decoder's step from one level of the pyramid to the next, p the pixels so far and f the level's features, is
+relu(norm(conv(up(p) + f))). A convolution is linear, so this is relu(norm(conv(up(p)) + conv(f))), whose second term
+belongs to the picture; and the 3 × 3 convolution of a map enlarged twice by repetition is four 2 × 2 convolutions of
+the map itself, one for each place in a pair of rows and of columns: 4/9 of the multiplications. The 1 × 1 convolution
+before the products of queries and pixels is folded into the queries: ⟨e, Wp + b⟩ = ⟨Wᵀe, p⟩ + ⟨e, b⟩.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.modeling.sites.behind_encoder import HyperETPixelDecoder
+from sam3_hyperet.modeling.sites.site import PyramidAdjustment
+
+
+class MaskHead:
+    """The segmentation head on one picture.
+
+    Args:
+        head: one of which `shares_work` says that its structure is known.
+        pyramid: (1, D, H, W) features, highest resolution first; a prompt's memory takes the place of the last.
+    """
+
+    def __init__(self, head: host.UniversalSegmentationHead, pyramid: Sequence[Tensor]) -> None:
+        self._head = head
+        self._last = len(pyramid) - 1
+        self._size = pyramid[-1].shape[-2:]
+        self._steps = [self._step(i, level) for i, level in enumerate(reversed(pyramid[:-1]))]
+
+    def pixels(self, memory: Tensor, prompt: Tensor, prompt_mask: Tensor) -> Tensor:
+        """(B, D, H, W) pixel embeddings, at the resolution of the pyramid's first level.
+
+        Args:
+            memory: (positions, B, D) image features that the encoder made for each prompt.
+            prompt: (tokens, B, D) prompts, of which `prompt_mask`, (B, tokens), is true at the padding.
+        """
+        if self._head.cross_attend_prompt is not None:
+            query = self._head.cross_attn_norm(memory)
+            attended = self._head.cross_attend_prompt(query, prompt, prompt, key_padding_mask=prompt_mask)[0]
+            memory = memory + attended
+        pixels = memory.permute(1, 2, 0).unflatten(-1, self._size)
+        pixels = self._adjusted(self._last, pixels)
+        for step in self._steps:
+            pixels = step(pixels)
+        return pixels
+
+    def instances(self, queries: Tensor, pixels: Tensor) -> Tensor:
+        """(Q, H, W) logits of (Q, D) queries on (D, H, W) pixel embeddings."""
+        convolution = self._head.instance_seg_head
+        embedded = self._head.mask_predictor.mask_embed(queries)
+        folded = embedded @ convolution.weight.flatten(1)
+        logits = folded @ pixels.flatten(1) + (embedded @ convolution.bias)[:, None]
+        return logits.unflatten(-1, pixels.shape[-2:])
+
+    def semantic(self, pixels: Tensor) -> Tensor:
+        """(H, W) logits on (D, H, W) pixel embeddings."""
+        logits: Tensor = self._head.semantic_seg_head(pixels[None])
+        return logits[0, 0]
+
+    def _adjusted(self, level: int, features: Tensor) -> Tensor:
+        decoder = self._head.pixel_decoder
+        adjustment: PyramidAdjustment | None = getattr(decoder, "adjustment", None)
+        if adjustment is None or not adjustment.enabled or level not in adjustment.indices:
+            return features
+        adjusted: Tensor = adjustment.level(level)(features)
+        return adjusted
+
+    def _step(self, i: int, level: Tensor) -> Callable[[Tensor], Tensor]:
+        decoder = self._head.pixel_decoder
+        place = 0 if decoder.shared_conv else i
+        convolution, norm = decoder.conv_layers[place], decoder.norms[place]
+        of_picture = convolution(self._adjusted(self._last - 1 - i, level))
+        weight = enlarging_weight(convolution.weight)
+
+        def step(pixels: Tensor) -> Tensor:
+            return F.relu_(norm(enlarged_convolution(pixels, weight, of_picture)))
+
+        return step
+
+
+def enlarging_weight(weight: Tensor) -> Tensor:
+    """(4·out, in, 2, 2) weights for `enlarged_convolution`, of a (out, in, 3, 3) weight k.
+
+    Row 2i + a of the enlarged map, a = 0 or 1, is row i. So output row 2i + a is k₀ x[i − 1] + (k₁ + k₂) x[i] for a = 0
+    and (k₀ + k₁) x[i] + k₂ x[i + 1] for a = 1; columns likewise.
+    """
+    k = weight.unbind(2)
+    by_row = [torch.stack(pair, 2) for pair in ((k[0], k[1] + k[2]), (k[0] + k[1], k[2]))]
+    by_column = []
+    for rows in by_row:
+        k = rows.unbind(3)
+        by_column += [torch.stack(pair, 3) for pair in ((k[0], k[1] + k[2]), (k[0] + k[1], k[2]))]
+    return torch.cat(by_column)
+
+
+def enlarged_convolution(x: Tensor, weight: Tensor, plus: Tensor) -> Tensor:
+    """conv(up(x)) + `plus`: (B, in, H, W) to (B, out, 2H, 2W), enlarged by repetition, 3 × 3 and padded with zeros.
+
+    Args:
+        weight: of `enlarging_weight`.
+        plus: (1, out, 2H, 2W).
+    """
+    height, width = x.shape[-2:]
+    windows = F.conv2d(x, weight, padding=1).unflatten(1, (2, 2, -1))
+    result = x.new_empty(len(x), plus.shape[1], height, 2, width, 2)
+    plus = plus.unflatten(3, (width, 2)).unflatten(2, (height, 2))
+    for a, b in itertools.product((0, 1), repeat=2):
+        own = windows[:, a, b, :, a : a + height, b : b + width]
+        torch.add(own, plus[..., a, :, b], out=result[..., a, :, b])
+    return result.flatten(4, 5).flatten(2, 3)
+
+
+def shares_work(head: Any, pyramid: Sequence[Tensor]) -> bool:
+    """Whether the head and the pyramid are built as `MaskHead` assumes: as SAM 3 builds them."""
+    if type(head) is not host.UniversalSegmentationHead or "forward" in vars(head):
+        return False
+    decoder = head.pixel_decoder
+    if type(decoder) not in (host.PixelDecoder, HyperETPixelDecoder) or "forward" in vars(decoder):
+        return False
+    return (
+        not (head.no_dec or head.aux_masks)
+        and head.presence_head is None
+        and decoder.interpolation_mode == "nearest"
+        and all(type(c) is nn.Conv2d for c in [*decoder.conv_layers, head.instance_seg_head])
+        and all(a.shape[-2:] == (2 * b.shape[-2], 2 * b.shape[-1]) for a, b in itertools.pairwise(pyramid))
+    )

@@ -1,0 +1,154 @@
+"""Ask a model for every name of a vocabulary on an image: the image is encoded once, the vocabulary once per run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as tv
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.inference.grounding import Grounded, Grounding
+from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.options import one_of
+
+PRECISIONS = ("32-true", "bf16-mixed")
+_MOST_PROMPTS = 32
+_CACHE_BYTES = 32 * 2**20
+
+
+class Predictor:
+    """Ask a SAM 3 image model (with or without adapters) for a fixed vocabulary.
+
+    Args:
+        model: in evaluation mode.
+        vocabulary: the prompts.
+        resolution: side of the model's square input.
+        prompts_at_once: prompts per forward pass; memory grows with it; 0 for `affordable_prompts`.
+        min_score: of a prompt whose detections all score less, no query is kept and no mask decoded.
+        precision: "32-true", or "bf16-mixed" for autocast.
+
+    Raises:
+        ConfigError: no prompt, an empty one, one that SAM 3 would cut short, or an option that cannot be.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        vocabulary: Sequence[str],
+        resolution: int,
+        prompts_at_once: int = 0,
+        min_score: float = 0.0,
+        precision: str = "32-true",
+    ) -> None:
+        if type(prompts_at_once) is not int or prompts_at_once < 0:
+            raise ConfigError(f"prompts_at_once={prompts_at_once!r}; expected an integer from 0")
+        if type(min_score) not in (int, float) or not 0 <= min_score <= 1:
+            raise ConfigError(f"min_score={min_score!r}; expected a probability")
+        one_of("precision", precision, PRECISIONS)
+        check_prompts(model, vocabulary)
+        self.model = model
+        self.vocabulary = tuple(vocabulary)
+        self.prompts_at_once = prompts_at_once
+        self.min_score = min_score
+        self.precision = precision
+        self.device = next(model.parameters()).device
+        self.resolution = resolution
+
+    @cached_property
+    def text(self) -> dict[str, object]:
+        """Text features of the vocabulary, as the model's backbone returns them; encoded when first asked for."""
+        with self._computing():
+            features: dict[str, object] = self.model.backbone.forward_text(list(self.vocabulary), device=self.device)
+        return features
+
+    def encode(self, picture: Image.Image) -> dict[str, object]:
+        """Image features of one picture, as the model's backbone returns them."""
+        with self._computing():
+            pixels = model_input(picture, self.resolution, self.device)
+            features: dict[str, object] = self.model.backbone.forward_image(pixels[None])
+        return features
+
+    def predict(self, picture: Image.Image) -> Iterator[PromptPrediction]:
+        """The answer to each prompt, in the vocabulary's order."""
+        backbone_out = {**self.encode(picture), **self.text}
+        with self._computing():
+            grounding = Grounding(self.model, backbone_out)
+        count = self.prompts_at_once or affordable_prompts(self.model, self.resolution, self.device)
+        for start in range(0, len(self.vocabulary), count):
+            with self._computing():
+                answers = grounding.ground(range(start, min(start + count, len(self.vocabulary))))
+            yield from self._predictions(answers)
+
+    def _predictions(self, answers: Grounded) -> Iterator[PromptPrediction]:
+        presence = answers.presence.sigmoid().tolist()
+        for logits, boxes, probability, masks in zip(
+            answers.logits, answers.boxes, presence, answers.masks, strict=True
+        ):
+            found = PromptPrediction(
+                query_scores=logits.sigmoid(),
+                boxes=boxes,
+                mask_logits=self._decoding(masks.instances),
+                semantic_logits=self._decoding(masks.semantic),
+                presence=probability,
+            )
+            yield found.top(0) if found.scores.max() < self.min_score else found
+
+    def _decoding(self, decode: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def decoded(*queries: Tensor) -> Tensor:
+            with self._computing():
+                return decode(*queries)
+
+        return decoded
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        mixed = self.precision == "bf16-mixed"
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            yield
+
+
+def model_input(picture: Image.Image, resolution: int, device: torch.device) -> Tensor:
+    """(3, resolution, resolution) pixels in [-1, 1], resized on the device as SAM 3's processor does."""
+    pixels = tv.to_dtype(tv.to_image(picture).to(device), torch.uint8, scale=True)
+    pixels = tv.to_dtype(tv.resize(pixels, [resolution, resolution]), torch.float32, scale=True)
+    return tv.normalize(pixels, [0.5] * 3, [0.5] * 3)
+
+
+def affordable_prompts(model: nn.Module, resolution: int, device: torch.device) -> int:
+    """Prompts per forward pass, from 1 to 32: those that take a quarter of the device's memory.
+
+    It does not depend on what is free, for the last bits of an answer depend on it. On a CPU a batch pays only as long
+    as it stays in the caches.
+    """
+    cuda = device.type == "cuda"
+    budget = torch.cuda.get_device_properties(device).total_memory // 4 if cuda else _CACHE_BYTES
+    return max(1, min(_MOST_PROMPTS, budget // bytes_per_prompt(model, resolution)))
+
+
+def bytes_per_prompt(model: nn.Module, resolution: int) -> int:
+    """Estimated peak of what one prompt of a batch adds: a layer of the fusion encoder holds eight maps and two of its
+    feed-forward network, the decoder three biases of every query towards every position."""
+    patch = model.backbone.vision_backbone.trunk.patch_embed.proj.kernel_size[0]
+    decoder, layer = model.transformer.decoder, model.transformer.encoder.layers[0]
+    heads = decoder.layers[0].cross_attn.num_heads
+    per_position = 8 * model.hidden_dim + 2 * layer.linear1.out_features + 3 * heads * decoder.num_queries
+    return int(4 * (resolution // patch) ** 2 * per_position)
+
+
+def check_prompts(model: nn.Module, prompts: Sequence[str]) -> None:
+    """Raise a ConfigError unless there are prompts and SAM 3 reads all of each: it silently cuts the longer ones."""
+    if not prompts:
+        raise ConfigError("there is no prompt; expected one noun phrase or more")
+    tokenizer = model.backbone.language_backbone.tokenizer
+    most = host.CONTEXT_LENGTH - 2  # the start and the end take one each
+    for prompt in prompts:
+        if not prompt.strip():
+            raise ConfigError(f"the prompt {prompt!r} is empty; expected a noun phrase")
+        if (count := len(tokenizer.encode(prompt))) > most:
+            raise ConfigError(f"the prompt {prompt[:200]!r} has {count} tokens; SAM 3 reads {most} and drops the rest")

@@ -1,0 +1,213 @@
+"""LoRA as a control, by peft: low-rank updates of the layers that feed HyperET's sites, at its number of parameters.
+
+W = W_0 + B A of rank r, with B = 0 at first [Hu et al. 2022, eq. 3]; the scale α/r is 1. A convolution's A is a
+convolution of the same kernel to r channels, its B one of kernel 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.sites.site import chosen
+
+_BASE = "base_layer"  # peft's name for the layer that it wraps
+
+
+class LowRankUpdates(nn.Module):
+    """The LoRA layers of a model, which are peft's and lie where the base's layers were.
+
+    Args:
+        names: of these layers in `model`.
+    """
+
+    is_adapter = True
+
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.names = names
+        self._layers: list[Any] = [model.get_submodule(name) for name in names]  # a list: they are the model's children
+        self._enabled = True
+
+    @property
+    def enabled(self) -> bool:
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        for layer in self._layers:
+            trained = [(parameter, parameter.requires_grad) for parameter in layer.parameters()]
+            layer.enable_adapters(enabled)
+            _restore_requires_grad(trained)  # which peft changes along
+        self._enabled = enabled
+
+    def site_name(self, child: str) -> str:
+        """Name in metrics, whatever the descendant `child`: there are no features to watch."""
+        return "lora"
+
+    def adapter_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Name in the model and parameter of every A and B."""
+        return [
+            (f"{name}.{key}", parameter)
+            for name, layer in zip(self.names, self._layers, strict=True)
+            for key, parameter in layer.named_parameters()
+            if not key.startswith(_BASE + ".")
+        ]
+
+    def base_tensors(self, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The base's parameters under the base's names, of `others`, the model's parameters but for every A and B."""
+        wrapped = tuple(f"{name}.{_BASE}." for name in self.names)
+        return {
+            name.replace(f".{_BASE}.", ".", 1) if name.startswith(wrapped) else name: tensor
+            for name, tensor in others.items()
+        }
+
+    def fold(self, model: nn.Module) -> None:
+        """Add B A to the base's weights, and put its layers back where they were."""
+        for name, layer in zip(self.names, self._layers, strict=True):
+            layer.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+
+
+def install_lora(model: host.Sam3Image, config: HyperETConfig, budget: int | None) -> None:
+    """Add LoRA to the layers that feed the sites of `config`.
+
+    Args:
+        budget: number of parameters to match, where `config.rank` is None.
+
+    Raises:
+        ConfigError: peft is not installed, a layer that is not SAM 3's, or a budget below rank 1 of any layer.
+    """
+    feeding = {name for site in config.resolved_sites for name in _FEEDING[site](model, config)}
+    names = [name for name, _ in model.named_modules() if name in feeding]
+    sizes = {name: _size_per_rank(model, name) for name in names}
+    if config.rank is not None:
+        rank = config.rank
+    elif names:
+        rank, names = matched_rank(sizes, budget or 0)
+    if names:
+        _wrap(model, names, rank)
+    model.hyperet_control = LowRankUpdates(model, names).train(model.training)
+
+
+def matched_rank(sizes: Mapping[str, int], budget: int) -> tuple[int, list[str]]:
+    """The rank, and the layers that get it, that come closest to `budget` parameters without exceeding it.
+
+    Args:
+        sizes: parameters that rank 1 takes, by layer. Where not all of them fit, rank 1 goes to as many as do, from the
+            last on.
+
+    Raises:
+        ConfigError: none fits.
+    """
+    rank = budget // sum(sizes.values())
+    if rank:
+        return rank, list(sizes)
+    names, left = [], budget
+    for name, size in reversed(list(sizes.items())):
+        if size <= left:
+            names.append(name)
+            left -= size
+    if not names:
+        name = min(sizes, key=lambda name: sizes[name])
+        raise ConfigError(
+            f"adapter=lora: HyperET would add {budget:,} parameters, but LoRA of rank 1 takes {sizes[name]:,} in "
+            f"{name} alone; for rank 1 all the same, {sum(sizes.values()):,} parameters, set hyperet.rank=1"
+        )
+    return 1, names[::-1]
+
+
+def _wrap(model: host.Sam3Image, names: list[str], rank: int) -> None:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import, and is optional
+    except ImportError as error:
+        raise ConfigError(f'adapter=lora needs peft ({error}): pip install "sam3_hyperet[peft]"') from error
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        inject_adapter_in_model(
+            LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules="|".join(map(re.escape, names))), model
+        )
+    finally:
+        _restore_requires_grad(trained)
+        vars(model).pop("peft_config", None)
+    for name in names:
+        layer = model.get_submodule(name)
+        layer.train(layer.get_submodule(_BASE).training)
+
+
+def _restore_requires_grad(before: list[tuple[nn.Parameter, bool]]) -> None:
+    for parameter, trains in before:
+        parameter.requires_grad_(trains)
+
+
+def _size_per_rank(model: nn.Module, name: str) -> int:
+    layer = model.get_submodule(name)
+    if type(layer) not in (nn.Linear, nn.Conv2d):
+        raise ConfigError(f"adapter=lora: {name} is a {type(layer).__name__}; expected an nn.Linear or nn.Conv2d")
+    weight = layer.get_parameter("weight")
+    return weight[0].numel() + weight.shape[0]
+
+
+def _pyramid_convolutions(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    return [f"backbone.vision_backbone.convs.{i}.conv_3x3" for i in _levels(model, config)]
+
+
+def _query_key_value_projections(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    blocks = chosen("blocks", config.blocks, len(model.backbone.vision_backbone.trunk.blocks), "ViT block")
+    return [f"backbone.vision_backbone.trunk.blocks.{i}.attn.qkv" for i in blocks]
+
+
+def _feed_forward_outputs(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    return [f"{layer}.linear2" for layer in _encoder_layers(model, config)]
+
+
+def _feed_forward_inputs(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    """The first layers behind the attentions: `nn.MultiheadAttention` reads the weights of its own projections without
+    calling them, so that LoRA in these would be dead."""
+    return [f"{layer}.linear1" for layer in _encoder_layers(model, config)]
+
+
+def _text_resizer(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    return ["backbone.language_backbone.resizer"]
+
+
+def _last_feed_forward_output(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    return [f"transformer.encoder.layers.{len(model.transformer.encoder.layers) - 1}.linear2"]
+
+
+def _pixel_decoder_convolutions(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    """Those that read the chosen levels: the first reads the two lowest, each other one the next higher."""
+    if model.segmentation_head is None:
+        raise ConfigError("site pixel_decoder: the model has no segmentation head")
+    decoder = model.segmentation_head.pixel_decoder
+    above = len(model.backbone.vision_backbone.convs) - model.backbone.scalp - 2
+    readers = {0 if decoder.shared_conv else max(0, above - level) for level in _levels(model, config)}
+    return [f"segmentation_head.pixel_decoder.conv_layers.{i}" for i in readers]
+
+
+def _levels(model: host.Sam3Image, config: HyperETConfig) -> tuple[int, ...]:
+    neck = model.backbone.vision_backbone
+    return chosen("levels", config.levels, len(neck.convs) - model.backbone.scalp, "FPN level")
+
+
+def _encoder_layers(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    indices = chosen("layers", config.layers, len(model.transformer.encoder.layers), "layer of the fusion encoder")
+    return [f"transformer.encoder.layers.{i}" for i in indices]
+
+
+_FEEDING = {
+    "fpn": _pyramid_convolutions,
+    "encoder_layer": _feed_forward_outputs,
+    "attention": _feed_forward_inputs,
+    "trunk_qv": _query_key_value_projections,
+    "encoder_out": _last_feed_forward_output,
+    "pixel_decoder": _pixel_decoder_convolutions,
+    "prompt": _text_resizer,
+}

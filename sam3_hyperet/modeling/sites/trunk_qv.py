@@ -1,0 +1,84 @@
+"""Scheme P, the HyperET paper's own place: the rows of the ViT's query and value weights."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.adapters.adjustment import HyperET
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.sites.site import adjustments, chosen, extended
+
+
+class RowAdjustment(nn.Module):
+    """Adjustments of the query and the value rows of one block's fused weight."""
+
+    is_adapter = True
+
+    def __init__(self, name: str, q: HyperET, v: HyperET) -> None:
+        super().__init__()
+        self.name = name
+        self.q = q
+        self.v = v
+        self.enabled = True
+
+    def site_name(self, child: str) -> str:
+        """Name in metrics of the adjustment that is this module's descendant `child`: "trunk_qv.<block>.q" or ".v"."""
+        return f"{self.name}.{child}"
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """W = log_0(M ⊗ exp_0(W_0)) [1] of the q and v rows of a (3D, D) weight."""
+        q, k, v = weight.chunk(3)
+        return torch.cat([self.q(q), k, self.v(v)])
+
+
+class HyperETProjection(nn.Linear):
+    """A fused q, k, v projection with an adjusted weight; the frozen one keeps its name, `weight`.
+
+    The adjusted weight is computed once a forward pass while it trains, and else once for all of them.
+    """
+
+    adjustment: RowAdjustment
+    _kept: tuple[tuple[object, ...], Tensor] | None = None
+
+    def adjusted_weight(self) -> Tensor:
+        """(3D, D) weight with the q and v rows adjusted; the weight itself while the adjustment is switched off."""
+        if not self.adjustment.enabled:
+            return self.weight
+        sources = [self.weight, *self.adjustment.parameters(), *self.adjustment.buffers()]
+        trains = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+        if trains or torch.compiler.is_compiling():
+            adjusted: Tensor = self.adjustment(self.weight)
+            return adjusted
+        state = tuple((source.data_ptr(), source._version) for source in sources)
+        if self._kept is None or self._kept[0] != state:
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = state, self.adjustment(self.weight)
+        return self._kept[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.adjusted_weight(), self.bias)
+
+
+def install_qv(model: host.Sam3Image, config: HyperETConfig) -> None:
+    """Adjust the q and v rows, of length D, of each chosen ViT block's fused weight.
+
+    A dense M each would be more than the adapters' 1 % of the parameters: unless `share` is false, the blocks share one
+    for q and one for v.
+    """
+    blocks = model.backbone.vision_backbone.trunk.blocks
+    indices = chosen("blocks", config.blocks, len(blocks), "ViT block")
+    share = config.structure == "dense" if config.share is None else config.share
+    names = ["trunk_qv"] if share else [f"trunk_qv.{i}" for i in indices]
+    q, v = (adjustments(config, len(names), blocks[0].attn.qkv.in_features, -1, blocks) for _ in "qv")
+    sites = [RowAdjustment(*parts) for parts in zip(names, q, v, strict=True)]
+    for place, i in enumerate(indices):
+        attention = blocks[i].attn
+        attention.qkv = extended(attention.qkv, HyperETProjection, nn.Linear)
+        if attention.qkv.out_features != 3 * attention.qkv.in_features:
+            shape = tuple(attention.qkv.weight.shape)
+            raise ConfigError(f"hyperet: the qkv weight of ViT block {i} has shape {shape}; expected (3D, D)")
+        attention.qkv.adjustment = sites[0 if share else place].train(model.training)

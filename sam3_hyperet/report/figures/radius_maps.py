@@ -1,0 +1,124 @@
+"""The normalised radius of a site's features laid over a picture, into and out of the adjustment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import cv2
+import matplotlib
+import numpy as np
+from torch import Tensor, nn
+
+from sam3_hyperet.adapters.adjustment import HyperET
+from sam3_hyperet.hyperbolic.radius import normalized_radius
+from sam3_hyperet.modeling.inject import adapter_sites
+from sam3_hyperet.report.figures.pictures import SIDE, Panel, Picture, data_uri, enlarge
+from sam3_hyperet.report.table_rows import number, signed
+
+_MAP = "cividis"  # as good for the colour-blind as for others
+_CHANGE = "PuOr_r"
+_OPACITY = 0.78  # of the map over the greyed picture
+_STOPS = 9  # of a colour bar's gradient
+
+
+@dataclass(frozen=True)
+class RadiusMap:
+    """Normalised radii (h, w) at a site for one picture (H, W, 3) uint8, before and after the adjustment there."""
+
+    picture: Picture
+    site: str
+    before: np.ndarray
+    after: np.ndarray
+
+
+@dataclass(frozen=True)
+class ColorBar:
+    """The colours from `low` to `high` as a CSS gradient, and what they stand for."""
+
+    low: float
+    high: float
+    gradient: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class SiteMaps:
+    """The rows of panels of one site, and the two colour bars that hold for all of them."""
+
+    site: str
+    rows: tuple[tuple[Panel, ...], ...]
+    bars: tuple[ColorBar, ColorBar]
+
+
+def site_maps(maps: Sequence[RadiusMap]) -> list[SiteMaps]:
+    """Picture, radius before, after, and the difference; one scale of colours for all pictures of a site.
+
+    Maps without a finite value are left out.
+    """
+    shown: dict[str, list[RadiusMap]] = {}
+    for one in maps:
+        if one.before.size and np.isfinite(one.before).all() and np.isfinite(one.after).all():
+            shown.setdefault(one.site, []).append(one)
+    return [_site(site, found) for site, found in shown.items()]
+
+
+@contextmanager
+def watch_radii(model: nn.Module) -> Iterator[dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Normalised radii (h, w) into and out of every adjustment of a feature map (1, D, h, w), by its site.
+
+    They are those of the picture that the model has encoded last. Nothing for adjustments of weights and of tokens.
+    """
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def hook(site: str) -> Callable[[HyperET, tuple[Tensor, ...], Tensor], None]:
+        def see(module: HyperET, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if output.ndim == 4:
+                radii = [normalized_radius(v.detach().float(), module.curvature(), 1)[0] for v in (inputs[0], output)]
+                found[site] = (radii[0].detach().cpu().numpy(), radii[1].detach().cpu().numpy())
+
+        return see
+
+    with ExitStack() as hooks:
+        for site in adapter_sites(model).values():
+            for name, module in site.named_modules():
+                if isinstance(module, HyperET):
+                    hooks.callback(module.register_forward_hook(hook(site.site_name(name))).remove)
+        yield found
+
+
+def _site(site: str, maps: Sequence[RadiusMap]) -> SiteMaps:
+    values = np.concatenate([side.ravel() for one in maps for side in (one.before, one.after)])
+    low, high = float(values.min()), float(values.max())
+    changes = np.concatenate([(one.after - one.before).ravel() for one in maps])
+    reach = max(float(np.quantile(np.abs(changes), 0.99)), 1e-6)  # a few positions must not pale all others
+    rows = []
+    for one in maps:
+        panels = [Panel("Picture", data_uri(enlarge(one.picture, SIDE)))]
+        for title, values in (("Before", one.before), ("After", one.after)):
+            image = _laid_over(one.picture, (values - low) / max(high - low, 1e-6), _MAP)
+            panels.append(Panel(title, data_uri(image), f"mean {number(float(values.mean()), 3)}"))
+        change = one.after - one.before
+        image = _laid_over(one.picture, 0.5 + 0.5 * change / reach, _CHANGE)
+        panels.append(Panel("After − before", data_uri(image), f"mean {signed(float(change.mean()))}"))
+        rows.append(tuple(panels))
+    bars = (
+        ColorBar(low, high, _gradient(_MAP), "normalised radius: fine → coarse"),
+        ColorBar(-reach, reach, _gradient(_CHANGE), "difference: finer ← → coarser"),
+    )
+    return SiteMaps(site, tuple(rows), bars)
+
+
+def _laid_over(picture: Picture, shares: np.ndarray, colors: str) -> Picture:
+    """Shares (h, w), clipped to [0, 1], smoothly enlarged and coloured over the picture in grey."""
+    grey = enlarge(picture, SIDE).astype(np.float32).mean(axis=2, keepdims=True)
+    height, width = grey.shape[:2]
+    large = cv2.resize(shares.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    tint = matplotlib.colormaps[colors](np.clip(large, 0, 1))[..., :3] * 255
+    return np.asarray(np.rint(_OPACITY * tint + (1 - _OPACITY) * grey), dtype=np.uint8)
+
+
+def _gradient(colors: str) -> str:
+    stops = matplotlib.colormaps[colors](np.linspace(0, 1, _STOPS))
+    return f"linear-gradient(to right, {', '.join(matplotlib.colors.to_hex(stop) for stop in stops)})"

@@ -1,0 +1,185 @@
+"""The answer of a comparison in one sentence, worded after the sign and size of each difference and its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sam3_hyperet.report.table_rows import (
+    UNMOVED,
+    Cell,
+    Row,
+    between,
+    data_set,
+    is_granularity,
+    number,
+    rows,
+    signed,
+    value,
+)
+
+SMALL = 0.02
+"""A difference up to here is called small."""
+_MOST = 5  # clauses about AP and mIoU; a sentence of more is read by nobody
+_ABSENT = "presence/absent_accuracy"
+_INTERVAL = "95 % interval "
+
+
+def headline(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
+    """What adaptation did to AP and mIoU; false alarms on absent prompts where they rose; what it cost.
+
+    A difference whose 95 % interval holds 0 is said to be no clear change.
+    """
+    table = rows(metrics, models)
+    chosen = _headline_rows(table)
+    several = len({row.scope[:1] for row in chosen}) > 1
+    if models:
+        clauses = [_best_of(row, models, several) for row in chosen[:_MOST]]
+    else:
+        clauses = [_change(row, several) for row in chosen[:_MOST]]
+    clauses = _abbreviated(clauses)
+    if len(chosen) > _MOST:
+        clauses.append(f"{len(chosen) - _MOST} more below")
+    alarms = _false_alarms(table, models)
+    verdicts = {cell.verdict for row in chosen for cell in row.cells} | ({"worse"} if alarms else set())
+    opening = ""
+    if not clauses:
+        clauses = ["neither an AP nor an mIoU was measured"]
+    elif verdicts == {"same"}:
+        unclear = any(cell.open for row in chosen for cell in row.cells)
+        opening = "No difference is beyond chance: " if unclear else "Adaptation moved nothing: "
+    elif verdicts == {"worse"}:
+        opening = "Adaptation made it worse: "
+    if alarms:
+        clauses.append(f"but {alarms}" if "better" in verdicts else alarms)
+    if (added := value(metrics, "params/added")) is not None:
+        ratio = value(metrics, "params/added_ratio")
+        share = "" if ratio is None else f" ({100 * ratio:.2g} % of the base)"
+        clauses.append(f"{added:,.0f} added parameters{share}")
+    if chosen and all(row.base is None for row in chosen):
+        clauses.append("the base model was not evaluated beside it")
+    sentence = opening + "; ".join(clauses) + "."
+    return sentence if sentence.startswith("mIoU") else sentence[0].upper() + sentence[1:]
+
+
+def _headline_rows(table: Sequence[Row]) -> list[Row]:
+    """One AP for each granularity or split of a data set, one mIoU for each data set; large changes first."""
+    with_masks = {row.scope for row in table if row.metric.suffix == "segm/AP"}
+    chosen: dict[tuple[str, tuple[str, ...]], Row] = {}
+    for row in table:
+        kind = row.metric.suffix
+        empty = row.base is None and all(cell.value is None for cell in row.cells)
+        if empty or (kind == "bbox/AP" and row.scope in with_masks):
+            continue
+        if kind == "mIoU":
+            chosen.setdefault((kind, row.scope[:1]), row)
+        elif kind in ("segm/AP", "bbox/AP"):
+            split = any(r.metric.suffix == kind and r.scope[:1] == row.scope[:1] and r.scope[1:] for r in table)
+            if row.scope[1:] or not split:
+                chosen[("AP", row.scope)] = row
+    return sorted(chosen.values(), key=lambda row: (row.metric.suffix == "mIoU", -_largest_change(row)))
+
+
+def _largest_change(row: Row) -> float:
+    return max(abs(cell.difference or 0.0) for cell in row.cells)
+
+
+def _label(row: Row, several: bool) -> str:
+    kind = {"segm/AP": "AP", "bbox/AP": "box AP"}.get(row.metric.suffix, row.metric.name)
+    inner = " ".join(row.scope[1:])
+    if kind == "mIoU":
+        label = f"mIoU ({inner})" if inner else "mIoU"
+    else:
+        label = f"{inner}-level {kind}" if is_granularity(inner) else f"{inner} {kind}".strip()
+    return f"{label} on {data_set(row.scope)}" if several or not inner or kind == "mIoU" else label
+
+
+def _change(row: Row, several: bool) -> str:
+    """One adapted model beside the base."""
+    label, base, cell = _label(row, several), row.base, row.cells[0]
+    if cell.value is None:
+        return f"{label} could not be computed for the adapted model (base {number(base)})"
+    if base is None or cell.difference is None:
+        return f"{label} is {number(cell.value)}"
+    if abs(cell.difference) < UNMOVED:
+        a, b = number(base, 3), number(cell.value, 3)
+        return f"{label} stayed at {b}" if a == b else f"{label} hardly moved ({a} to {b})"
+    digits = _digits(cell)
+    if cell.open and cell.interval:
+        moved = f"{number(base, digits)} to {number(cell.value, digits)}"
+        return f"{label} shows no clear change ({moved}, {_interval(cell, digits)})"
+    up = cell.difference > 0
+    verb = ("edged up" if up else "slipped") if abs(cell.difference) < SMALL else ("rose" if up else "fell")
+    from_to = f"from {number(base, digits)} to {number(cell.value, digits)}"
+    return f"{label} {verb} {from_to} ({_step(row, cell, digits)})"
+
+
+def _best_of(row: Row, models: Sequence[str], several: bool) -> str:
+    """The best of several adapted models beside the base."""
+    label = _label(row, several)
+    found = [(cell.value, name, cell) for name, cell in zip(models, row.cells, strict=True) if cell.value is not None]
+    if not found:
+        return f"{label} could not be computed for any adapted model (base {number(row.base)})"
+    best, name, cell = max(found, key=lambda one: one[0])
+    if row.base is None or cell.difference is None:
+        return f"{label} is highest with {name} ({number(best)})"
+    if _largest_change(row) < UNMOVED:
+        return f"{label} stays at {number(row.base, 3)} with every model"
+    digits = _digits(cell)
+    base_value, best_value = number(row.base, digits), number(best, digits)
+    if cell.verdict == "better":
+        return f"{label} is highest with {name}: {best_value}, base {base_value} ({_step(row, cell, digits)})"
+    inside = f", {_interval(cell, digits)}" if cell.interval else ""
+    if cell.verdict == "same":
+        return f"no model clearly raises {label} (best: {best_value} with {name}, base {base_value}{inside})"
+    return f"every model lowers {label} (least {name}: {best_value}, base {base_value}{inside})"
+
+
+def _false_alarms(table: Sequence[Row], models: Sequence[str]) -> str:
+    """Where the share of absent prompts that are answered rose; "" where it did with no model."""
+    rose = [row for row in table if row.metric.suffix == _ABSENT and any(cell.verdict == "worse" for cell in row.cells)]
+    if not rose:
+        return ""
+    row = min(rose, key=lambda row: (len(row.scope), _lowest(row)))
+    worst = min((other for other in rose if other.scope[:1] == row.scope[:1]), key=_lowest)
+    of = " ".join(row.scope[1:])
+    clause = f"false alarms on absent {of + ' ' if of else ''}prompts rose from {_alarms(row.base)} to "
+    if models:
+        named = zip(models, row.cells, strict=True)
+        return clause + ", ".join(
+            f"{_alarms(cell.value)} with {name}" for name, cell in named if cell.verdict == "worse"
+        )
+    clause += _alarms(row.cells[0].value)
+    if worst is row:
+        return clause
+    return f"{clause} ({' '.join(worst.scope[1:])} prompts: {_alarms(worst.base)} to {_alarms(worst.cells[0].value)})"
+
+
+def _lowest(row: Row) -> float:
+    return min(cell.difference or 0.0 for cell in row.cells)
+
+
+def _alarms(right: float | None) -> str:
+    percent = 100 * (1 - (right or 0.0))
+    return f"{f'{percent:.{0 if percent > 1 else 1}f}'.removesuffix('.0')} %"
+
+
+def _digits(cell: Cell) -> int:
+    return 3 if abs(cell.difference or 0.0) < SMALL else 2
+
+
+def _step(row: Row, cell: Cell, digits: int) -> str:
+    step = round(cell.value or 0.0, digits) - round(row.base or 0.0, digits)  # so that the sentence adds up
+    return signed(step, digits) + (f", {_interval(cell, digits)}" if cell.interval else "")
+
+
+def _interval(cell: Cell, digits: int) -> str:
+    return f"{_INTERVAL}{between(cell.interval or (0.0, 0.0), digits)}"
+
+
+def _abbreviated(clauses: Sequence[str]) -> list[str]:
+    """Only the first clause that has an interval says what it is."""
+    shorter, said = [], False
+    for clause in clauses:
+        shorter.append(clause.replace(_INTERVAL, "") if said else clause)
+        said = said or _INTERVAL in clause
+    return shorter

@@ -1,0 +1,75 @@
+"""`tools/benchmark.py`: what it passes on, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from benchmarks import attention, evaluation, large, metrics, ops, schemes, training
+from sam3_hyperet.cli.command import CONFIGS, exit_cleanly
+
+TOOL = Path(__file__).resolve().parents[3] / "tools" / "benchmark.py"
+SUBCOMMANDS = {
+    "ops": ops,
+    "attention": attention,
+    "schemes": schemes,
+    "large": large,
+    "metrics": metrics,
+    "training": training,
+    "evaluation": evaluation,
+}
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("benchmark_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_the_options_are_those_of_the_function(name):
+    options = OmegaConf.to_container(OmegaConf.load(CONFIGS / "benchmark" / f"{name}.yaml"))
+    assert options.pop("out") is None
+    parameters = inspect.signature(SUBCOMMANDS[name].run).parameters
+    assert options == {key: parameter.default for key, parameter in parameters.items()}
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_figures_are_returned_and_written(main, monkeypatch, tmp_path, name):
+    asked = []
+    monkeypatch.setattr(SUBCOMMANDS[name], "run", lambda **options: asked.append(options) or {"figure": 1.5})
+    first = {"large": "steps", "training": "steps", "evaluation": "turns"}.get(name, "repeats")
+    out = tmp_path / "new" / "figures.json"
+    assert main([name, f"{first}=3", f"out={out}"]) == {"figure": 1.5}
+    assert json.loads(out.read_text()) == {"figure": 1.5}
+    assert asked[0][first] == 3
+    assert "out" not in asked[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "subcommand is missing; there are attention, "),
+        (["op"], "did you mean ops?"),
+        (["ops", "sizes=3"], "did you mean size?"),
+        (["ops", "size=0"], "benchmark ops: size=0; expected an integer from 1"),
+        (["large", "steps=two"], "benchmark large: steps=two; expected an integer from 1"),
+        (["large", "resolution=true"], "resolution=True; expected an integer from 1"),
+        (["training", "attention_dropout=1"], "attention_dropout=1; expected true or false"),
+    ],
+)
+def test_mistakes(main, capsys, arguments, message):
+    with pytest.raises(SystemExit) as exit_:
+        exit_cleanly(main)(arguments)
+    assert exit_.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1

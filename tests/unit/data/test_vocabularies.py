@@ -1,0 +1,159 @@
+"""Which names training may ask, which are known at all, and which are scored together."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.data.annotations import Category
+from sam3_hyperet.data.sources import DataOptions, open_split, prompt_sampler, training_images
+from sam3_hyperet.data.vocabularies import COCO_BASE, COCO_NOVEL, VOCABULARIES, vocabulary_ids
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.options import read_options
+
+NAMES = ("car", "bus", "tree")
+
+
+def options_of(data, *overrides):
+    config = parse_command("train", [f"data={data}", *overrides])[1]
+    return read_options(DataOptions, OmegaConf.to_container(config.data), "data")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two pictures: a car, a bus and a crowd of trees; a bus. As instances and as label maps."""
+    root = tmp_path_factory.mktemp("coco")
+    (root / "annotations").mkdir()
+    images, annotations = [], []
+    for number, shown in ((1, (0, 1, 2)), (2, (1,))):
+        labels = np.full((24, 24), 255, np.uint8)
+        for category in shown:
+            rows = slice(8 * category, 8 * category + 8)
+            labels[rows] = category
+            runs = {"size": [24, 24], "counts": [8 * category, *([8, 16] * 23), 8, 16 - 8 * category]}
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number, "category_id": category + 5, "area": 192}
+                | {"bbox": [0, 8 * category, 24, 8], "iscrowd": int(category == 2), "segmentation": runs}
+            )
+        for folder, array in (("val", np.zeros((24, 24, 3), np.uint8)), ("labels", labels)):
+            (root / folder).mkdir(exist_ok=True)
+            Image.fromarray(array).save(root / folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": 24, "width": 24})
+    content = {"images": images, "annotations": annotations}
+    content["categories"] = [{"id": k + 5, "name": name, "supercategory": "thing"} for k, name in enumerate(NAMES)]
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture
+def coco(root):
+    def options(**changes):
+        values = {"name": "c", "format": "coco", "root": str(root), "splits": {"train": "val", "val": "val"}}
+        return DataOptions(**values | {"tune_images": 0} | changes)
+
+    return options
+
+
+def test_the_split_of_the_literature(shared_data):
+    assert (len(COCO_BASE), len(COCO_NOVEL), len(set(COCO_BASE + COCO_NOVEL))) == (48, 17, 65)
+    file = shared_data / "coco" / "annotations" / "instances_val2017.json"
+    names = {category["name"] for category in json.loads(file.read_text())["categories"]}
+    assert set(COCO_BASE + COCO_NOVEL) < names
+    left = {
+        "traffic light",
+        "fire hydrant",
+        "stop sign",
+        "parking meter",
+        "sports ball",
+        "baseball bat",
+        "potted plant",
+    }
+    left |= {"baseball glove", "tennis racket", "wine glass", "hot dog", "dining table", "cell phone", "teddy bear"}
+    assert names - set(COCO_BASE + COCO_NOVEL) == left | {"hair drier"}
+
+
+def test_coco_open_vocabulary_trains_on_base_names_and_scores_65(shared_data):
+    options = options_of("coco_open_vocabulary", f"paths.coco={shared_data / 'coco'}")
+    split = open_split(options, "val")
+    assert {category.name for category in split.images.categories} == set(VOCABULARIES["ov_all"])
+    assert {name: len(ids) for name, ids in split.groups.items()} == {"ov_base": 48, "ov_novel": 17, "ov_all": 65}
+    assert not set(split.groups["ov_base"]) & set(split.groups["ov_novel"])
+    assert set(split.groups["ov_all"]) == {category.id for category in split.images.categories}
+    for name in ("train", "tune"):
+        assert {category.name for category in training_images(options, name).categories} == set(COCO_BASE)
+    whole = open_split(options_of("coco", f"paths.coco={shared_data / 'coco'}"), "val").images
+    known = set(split.groups["ov_all"])
+    for i in range(len(whole)):
+        assert [one.id for one in split.images.instances(i)] == [
+            one.id for one in whole.instances(i) if one.category_id in known
+        ]
+
+
+def test_other_names_are_never_asked_in_training(coco):
+    images = training_images(coco(prompts=("car", "tree")), "train")
+    assert [category.name for category in images.categories] == ["car", "tree"]
+    assert [{one.category_id for one in images.instances(i)} for i in range(2)] == [{5, 7}, set()]
+    assert images.crowd_only(0) == {7}
+    assert len(open_split(coco(prompts=("car",)), "train").images.categories) == 3
+    sampler, rng = prompt_sampler(coco(negatives=2), images), np.random.default_rng(0)
+    asked = {prompt.text for _ in range(20) for prompt in sampler.sample({5}, frozenset(), rng)}
+    assert asked == {"car", "tree"}
+
+
+def test_a_vocabulary_restricts_label_maps_too(root):
+    options = DataOptions(
+        name="m",
+        format="label_maps",
+        root=str(root),
+        splits={"val": ["val", "labels"]},
+        names=NAMES,
+        vocabulary=("bus",),
+    )
+    split = open_split(options, "val")
+    assert split.labels is split.images
+    assert [category.name for category in split.labels.categories] == ["bus"]
+    assert np.unique(split.labels.label_map(0)).tolist() == [-1, 1]
+    assert [one.category_id for one in split.labels.instances(0)] == [1]
+
+
+def test_a_vocabulary_of_scenes_is_known_by_name(tmp_path):
+    options = DataOptions(
+        name="s", format="scenes", root=str(tmp_path), splits={"val": 2}, size=64, vocabulary=("car", "vehicle")
+    )
+    split = open_split(options, "val")
+    assert {category.name for category in split.images.categories} == {"car", "vehicle"}
+    assert [category.name for category in split.labels.categories] == ["car"]
+    assert open_split(DataOptions(**{**vars(options), "vocabulary": ("vehicle",)}), "val").labels is None
+
+
+def test_groups_are_ids_by_name(coco):
+    split = open_split(coco(groups={"vehicles": ("bus", "car")}), "val")
+    assert split.groups == {"vehicles": (5, 6)}
+    assert open_split(coco(groups={"vehicles": ("bus",)}, limit=1), "val").groups == {"vehicles": (6,)}
+    assert open_split(coco(), "val").groups == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocabulary": "ov_old"}, "data.vocabulary='ov_old' is unknown; expected one of ov_base, ov_novel, ov_all"),
+        ({"vocabulary": ("car", "cart")}, "data.vocabulary: cart not among the data set's 3 category names"),
+        ({"prompts": ("car", "car")}, r"data.prompts=\['car', 'car'\]; expected category names, each once"),
+        ({"prompts": (5,)}, r"data.prompts=\[5\]; expected category names"),
+        ({"vocabulary": ("car",), "prompts": ("bus",)}, "data.prompts: bus not among the data set's 1 category names"),
+        ({"groups": {"g": ()}}, r"data.groups.g=\[\]; expected category names"),
+    ],
+)
+def test_names_that_cannot_be(coco, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        training_images(coco(**changes), "train")
+
+
+def test_ids_are_in_the_data_set_s_order():
+    categories = [Category(9, "a"), Category(2, "b"), Category(4, "c")]
+    assert vocabulary_ids(["c", "a"], categories, "x") == (9, 4)

@@ -1,0 +1,216 @@
+"""Records of matches: their AP is pycocotools', their weighted AP that of a data set with pictures repeated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as rle_ops
+
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
+from sam3_hyperet.evaluation.metrics.instances.instance_metrics import precision_recall
+from sam3_hyperet.evaluation.metrics.instances.instance_records import records_of_results
+from sam3_hyperet.evaluation.scoring.coco import GroundTruth, check_detections, read_json
+from sam3_hyperet.evaluation.scoring.coco_ap import CocoAP
+from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.masks import encode_masks
+
+HEIGHT, WIDTH = 40, 56
+Problem = tuple[dict[str, Any], list[dict[str, Any]]]
+
+
+def rectangle(x: int, y: int, w: int, h: int) -> dict[str, Any]:
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[y : y + h, x : x + w] = True
+    return encode_masks(mask[None])[0]
+
+
+def random_problem(seed: int, images: int = 5, categories: int = 3, ties: bool = True, enough: bool = False) -> Problem:
+    """Few and small rectangles, so that many overlap and have equal IoU; crowds, tied scores, all three sizes."""
+    rng = np.random.default_rng(seed)
+    truth: dict[str, Any] = {
+        "images": [{"id": int(i), "height": HEIGHT, "width": WIDTH} for i in rng.permutation(99)[:images]],
+        "categories": [{"id": 5 * c + 2, "name": f"class {c}"} for c in reversed(range(categories))],
+        "annotations": [],
+    }
+    detections = []
+
+    def shape() -> dict[str, Any]:
+        x, y = rng.integers(0, 4, 2) * 3
+        w, h = (rng.choice(size) for size in ([6, 9, 12, 40], [6, 9, 30]))
+        return rectangle(x, y, w, h)
+
+    for image in truth["images"]:
+        for _ in range(rng.integers(0, 8)):
+            mask = shape()
+            area = float(rng.choice([rle_ops.area(mask), 32**2, 96**2, 2e4]))
+            crowd = int(rng.random() < 0.2)
+            annotation = {"image_id": image["id"], "category_id": int(5 * rng.integers(categories) + 2)}
+            annotation |= {"bbox": rle_ops.toBbox(mask).tolist(), "area": area, "iscrowd": crowd, "segmentation": mask}
+            truth["annotations"].append({"id": len(truth["annotations"]) + 1, **annotation})
+        for _ in range(150 if enough and rng.random() < 0.5 else rng.integers(0, 16)):
+            score = float(rng.choice([0.2, 0.5, 0.9])) if ties and rng.random() < 0.6 else float(rng.random())
+            category = int(5 * rng.integers(categories) + 2)
+            detection = {"image_id": image["id"], "category_id": category, "score": score, "segmentation": shape()}
+            if rng.random() < 0.5:
+                detection["bbox"] = rle_ops.toBbox(shape()).tolist()
+            detections.append(detection)
+    rng.shuffle(detections)
+    return truth, detections
+
+
+def evaluate(truth: GroundTruth, detections: list[dict[str, Any]], groups: Any = None) -> dict[str, float]:
+    image_ids = sorted(truth.sizes)
+    evaluator = InstanceEvaluator(truth, image_ids, dict(enumerate(truth.categories)), groups=groups)
+    return evaluator.evaluate(records_of_results(truth, check_detections(detections, truth, "random"), image_ids))
+
+
+def by_pycocotools(truth: GroundTruth, detections: list[dict[str, Any]], **options: Any) -> dict[str, float]:
+    evaluator = CocoAP(truth, backend="pycocotools", **options)
+    for image_id in evaluator.image_ids:
+        evaluator.process(image_id, [d for d in detections if d["image_id"] == image_id])
+    return evaluator.evaluate()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), enough=st.booleans())
+def test_the_figures_are_those_of_pycocotools(seed: int, enough: bool) -> None:
+    content, detections = random_problem(seed, enough=enough)
+    truth = GroundTruth.from_dict(content)
+    groups = {"first": [2], "rest": [12, 7]}
+    expected = by_pycocotools(truth, detections, groups=groups)
+    found = evaluate(truth, detections, groups)
+    assert expected == pytest.approx({key: found[key] for key in expected}, abs=1e-9)
+
+
+def test_the_reference_numbers(shared_data: Path) -> None:
+    truth = GroundTruth.read(shared_data / "coco/annotations/instances_val2017.json")
+    results = shared_data / "reference_metrics/dev_tinycoco_val50_dets.json"
+    found = evaluate(truth, read_json(results))
+    reference = json.loads((results.parent / "dev_tinycoco_val50_reference.json").read_text())
+    for iou_type in ("segm", "bbox"):
+        for key, value in reference[iou_type]["pycocotools"].items():
+            assert found[f"{iou_type}/{key.replace('AR1', 'AR@1')}"] == pytest.approx(value, abs=1e-9)
+        for name, value in reference[iou_type]["per_category_AP"].items():
+            assert found[f"{iou_type}/AP/{name}"] == pytest.approx(value, abs=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), weights=st.lists(st.integers(0, 3), min_size=5, max_size=5))
+def test_weighted_figures_are_those_of_repeated_pictures(seed: int, weights: list[int]) -> None:
+    content, detections = random_problem(seed, ties=False)
+    truth = GroundTruth.from_dict(content)
+    image_ids = list(truth.sizes)
+    evaluator = InstanceEvaluator(truth, image_ids, dict(enumerate(truth.categories)), groups={"first": [2]})
+    headline = evaluator.headline(records_of_results(truth, check_detections(detections, truth, "random"), image_ids))
+    repeated: dict[str, Any] = {**content, "images": [], "annotations": []}
+    found: list[dict[str, Any]] = []
+    for image, weight in zip(content["images"], weights, strict=True):
+        for copy in range(weight):
+            new = 1000 * copy + image["id"]
+            repeated["images"].append({**image, "id": new})
+            for record in content["annotations"]:
+                if record["image_id"] == image["id"]:
+                    number = len(repeated["annotations"]) + 1
+                    repeated["annotations"].append({**record, "id": number, "image_id": new})
+            found += [{**record, "image_id": new} for record in detections if record["image_id"] == image["id"]]
+    figures = headline(np.array(weights))
+    if not repeated["annotations"]:
+        assert all(np.isnan(value) for value in figures.values())
+        return
+    expected = evaluate(GroundTruth.from_dict(repeated), found, {"first": [2]})
+    by_reference = by_pycocotools(GroundTruth.from_dict(repeated), found, groups={"first": [2]})
+    assert figures.keys() == {f"{g}{t}/{m}" for g in ("", "first/") for t in ("segm", "bbox") for m in ("AP", "cgF1")}
+    for key, value in figures.items():
+        if key.endswith("/AP"):
+            assert (-1.0 if np.isnan(value) else value) == pytest.approx(by_reference[key], abs=1e-9)
+        elif not np.isnan(value):
+            assert value == pytest.approx(expected[key], abs=1e-9)
+
+
+def test_the_headline_of_each_picture_once_is_the_evaluation_in_any_order() -> None:
+    content, detections = random_problem(4, images=8)
+    truth = GroundTruth.from_dict(content)
+    evaluator = InstanceEvaluator(truth, list(truth.sizes), {0: 2})
+    checked = check_detections(detections, truth, "random")
+    records = records_of_results(truth, checked, list(truth.sizes))
+    metrics = evaluator.evaluate(records)
+    assert evaluator.evaluate(records[::-1]) == metrics
+    weights = np.arange(8)
+    figures = evaluator.headline(records)(weights)
+    assert evaluator.headline(records[::-1])(weights[::-1]) == figures
+    once = evaluator.headline(records)(np.ones(8, dtype=int))
+    assert once == {key: metrics[key] for key in once}
+
+
+def test_the_curves_are_those_of_pycocotools() -> None:
+    content, detections = random_problem(9, images=8)
+    truth = GroundTruth.from_dict(content)
+    records = records_of_results(truth, check_detections(detections, truth, "random"), list(truth.sizes))
+    reference = CocoAP(truth, backend="pycocotools")
+    expected = reference._accumulate("segm", check_detections(detections, truth, "random"))[0][:, :, :, 0, -1]
+    assert precision_recall(records, "segm") == pytest.approx(expected, abs=1e-9)
+
+
+def prediction(rng: np.random.Generator, queries: int = 12) -> PromptPrediction:
+    corners = torch.from_numpy(np.sort(rng.uniform(-0.1, 1.1, (queries, 2, 2)), axis=1).reshape(queries, 4)).float()
+    scores = torch.from_numpy(rng.uniform(size=queries)).float()
+    masks = torch.nn.functional.avg_pool2d(torch.from_numpy(rng.normal(size=(queries, 9, 9))).float(), 5, 1, 2) * 9
+    return PromptPrediction(scores, corners, masks, masks[0], float(rng.uniform(0.5, 1)))
+
+
+def test_what_a_model_answers_counts_as_the_results_file_of_it() -> None:
+    rng = np.random.default_rng(3)
+    content, _ = random_problem(3, images=4)
+    truth = GroundTruth.from_dict(content)
+    image_ids, categories, top = list(truth.sizes), [7, 2, 12, 2], 9
+    evaluator = InstanceEvaluator(truth, image_ids, dict(enumerate(categories)) | {9: 2}, top)
+    records, results = [], []
+    for i, image_id in enumerate(image_ids):
+        evaluator.start(i)
+        for k, category_id in enumerate(categories):
+            answer = prediction(rng)
+            evaluator.add(k, answer)
+            best = answer.top(top)
+            boxes = best.boxes.clamp(0, 1) * torch.tensor([WIDTH, HEIGHT] * 2)
+            boxes[:, 2:] -= boxes[:, :2]
+            masks = encode_masks(best.masks(HEIGHT, WIDTH))
+            for score, box, mask in zip(best.scores.tolist(), boxes.tolist(), masks, strict=True):
+                detection = {"image_id": image_id, "category_id": category_id, "score": score}
+                results.append({**detection, "bbox": box, "segmentation": mask})
+        evaluator.add(4, prediction(rng))  # a prompt that asks for no category
+        records.append(evaluator.finish())
+    found, expected = evaluator.evaluate(records), by_pycocotools(truth, results)
+    assert found["detections"] == len(results) == 4 * 4 * top
+    assert expected == pytest.approx({key: found[key] for key in expected}, abs=1e-9)
+    assert found["bbox/AR@100"] > 0
+    assert found["segm/AR@100"] > 0
+
+
+def test_records_are_small_and_no_objects(tmp_path: Path) -> None:
+    content, detections = random_problem(5, images=1, enough=True)
+    truth = GroundTruth.from_dict(content)
+    record = records_of_results(truth, check_detections(detections * 9, truth, "random"), list(truth.sizes))[0]
+    np.savez(tmp_path / "record.npz", **record)
+    with np.load(tmp_path / "record.npz", allow_pickle=False) as read:
+        again = {name: read[name] for name in read.files}
+    assert again.keys() == record.keys()
+    evaluator = InstanceEvaluator(truth, list(truth.sizes), {0: 2})
+    assert evaluator.evaluate([again]) == evaluator.evaluate([record])
+    per_detection = sum(len(v) * v.itemsize for k, v in record.items() if k in ("scores", "bbox_sizes", "segm_sizes"))
+    assert per_detection == 10 * len(record["scores"]) == 10 * int(record["counts"].sum())
+    assert record["detections"] == 9 * len(detections)
+
+
+@pytest.mark.parametrize("options", [{"category_of": {0: 3}}, {"category_of": {0: 2}, "groups": {"none": []}}])
+def test_categories_that_are_not_there_are_named(options: dict[str, Any]) -> None:
+    truth = GroundTruth.from_dict(random_problem(1)[0])
+    with pytest.raises(ConfigError, match="are not category ids of"):
+        InstanceEvaluator(truth, list(truth.sizes), **options)

@@ -1,0 +1,46 @@
+import numpy as np
+import torch
+
+from sam3_hyperet.data.segments import decode
+from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
+from sam3_hyperet.inference.prediction import PromptPrediction
+
+
+def answer(scores, presence=1.0):
+    """Query q's mask is row q of an 8 × 8 map, enlarged to 16 × 16."""
+    logits = torch.full((len(scores), 8, 8), -9.0)
+    for q in range(len(scores)):
+        logits[q, q] = 9.0
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(len(scores), 1)
+    return PromptPrediction(torch.tensor(scores), boxes, logits, logits.amax(0), presence)
+
+
+def evaluator():
+    return ExampleEvaluator({0: 7, 2: 9}, lambda i: (16, 16))
+
+
+def test_confident_detections_come_back_best_first():
+    one = evaluator()
+    one.start(3)
+    one.add(0, answer([0.6, 0.2, 0.9]))
+    one.add(1, answer([0.99]))  # no category's prompt
+    one.add(2, answer([0.8], presence=0.5))  # .4 in all
+    record = one.finish()
+    assert all(values.dtype != object for values in record.values())
+    found = one.detections(3, 7, record)
+    assert [round(score, 6) for _, score in found] == [0.9, 0.6]
+    rows = [np.flatnonzero(decode(rle).any(axis=1)).mean() for rle, _ in found]
+    np.testing.assert_allclose(rows, [4.5, 0.5], atol=0.6)
+    assert decode(found[0][0]).shape == (16, 16)
+    assert one.detections(3, 9, record) == []
+    assert one.detections(3, 1, record) == []
+
+
+def test_a_picture_without_detections():
+    one = evaluator()
+    one.start(0)
+    one.add(0, answer([0.1], presence=0.0))
+    record = one.finish()
+    assert {name: len(values) for name, values in record.items()} == dict.fromkeys(record, 0)
+    assert one.detections(0, 7, record) == []
+    assert one.evaluate([record]) == {}

@@ -1,0 +1,235 @@
+"""Radius as uncertainty: radii read off the pyramid, errors against the annotations, and figures from the records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from drawn_pictures import Region
+from scipy.stats import spearmanr
+from torch import nn
+
+import sam3_hyperet as hy
+from sam3_hyperet.evaluation.metrics.uncertainty import BASE_CURVATURE, Detections, PyramidRadii, UncertaintyEvaluator
+from sam3_hyperet.hyperbolic.radius import normalized_radius
+from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.inference.predictor import Predictor
+
+SIDE = 8
+CATEGORY_OF = {0: 5, 1: 7}  # prompt 2 is no category
+
+
+@dataclass(frozen=True)
+class Size:
+    height: int = SIDE
+    width: int = SIDE
+
+
+class Drawn:
+    categories = ()
+
+    def __init__(self, *pictures):
+        self.pictures = pictures
+
+    def image(self, i):
+        return Size()
+
+    def instances(self, i):
+        return self.pictures[i]
+
+
+class Backbone(nn.Module):
+    """A pyramid of one level whose features are the picture itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.vision_backbone = nn.Module()
+        self.vision_backbone.convs = nn.ModuleList([nn.Identity()])
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = Backbone()
+
+    def encode(self, features):
+        self.backbone.vision_backbone.convs[0](features)
+
+
+def block(x0, x1):
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[:, x0:x1] = True
+    return mask
+
+
+def answer(*detections, presence=1.0):
+    """Detections are (mask, score with presence)."""
+    masks = np.array([mask for mask, _ in detections]).reshape(-1, SIDE, SIDE)
+    return PromptPrediction(
+        query_scores=torch.tensor([score / presence for _, score in detections]),
+        boxes=torch.zeros(len(detections), 4),
+        mask_logits=torch.tensor(np.where(masks, 20.0, -20.0), dtype=torch.float32),
+        semantic_logits=torch.zeros(SIDE, SIDE),
+        presence=presence,
+    )
+
+
+FEATURES = torch.arange(SIDE, dtype=torch.float32).expand(1, 1, SIDE, SIDE) + 1  # column x has the norm x + 1
+
+
+def note(regions, *answers, features=FEATURES):
+    model = Model()
+    evaluator = UncertaintyEvaluator(model, Drawn(regions), CATEGORY_OF)
+    evaluator.start(0)
+    model.encode(features)
+    for k, one in enumerate(answers):
+        evaluator.add(k, one)
+    return evaluator, evaluator.finish()
+
+
+def radius(*norms):
+    return float(np.tanh(np.sqrt(BASE_CURVATURE) * np.array(norms)).mean())
+
+
+def test_radius_score_and_iou_of_each_detection():
+    regions = [Region(5, block(0, 4)), Region(5, block(6, 8)), Region(7, block(0, 8))]
+    _, record = note(
+        regions,
+        answer((block(0, 3), 0.9), (block(5, 8), 0.6), (block(0, 4), 0.4), presence=0.95),
+        answer(),
+        answer((block(0, 8), 0.9)),  # of no category
+    )
+    expected = np.array([[radius(1, 2, 3), 0.9, 3 / 4], [radius(6, 7, 8), 0.6, 2 / 3]])
+    assert np.allclose(record["detections"].T, expected, rtol=1e-6)
+
+
+def test_a_detection_of_what_is_not_there_is_all_wrong():
+    _, record = note([Region(7, block(0, 4))], answer((block(0, 4), 0.9)))
+    assert record["detections"][2].tolist() == [0]
+
+
+def test_a_detection_in_a_crowd_is_left_out():
+    regions = [Region(5, block(0, 8), crowd=True), Region(5, block(0, 2))]
+    _, record = note(regions, answer((block(0, 2), 0.9), (block(4, 5), 0.8)))
+    assert record["detections"][1:].tolist() == [[pytest.approx(0.9)], [1]]
+
+
+def test_the_radius_is_the_mean_over_the_mask_however_sure_a_pixel_is():
+    unsure = answer((block(0, 4), 0.9))
+    unsure.mask_logits[0, :, 2:4] = 0.1
+    _, record = note([], unsure)
+    assert record["detections"][0, 0] == pytest.approx(radius(1, 2, 3, 4))
+
+
+def test_a_mask_without_a_pixel_is_read_at_its_most_probable_place():
+    empty = answer((block(0, 0), 0.9))
+    empty.mask_logits[0, 3, 5] = -10.0
+    _, record = note([], empty)
+    assert record["detections"][0, 0] == pytest.approx(radius(6))
+
+
+def test_a_picture_without_a_detection(tmp_path):
+    evaluator, record = note([Region(5, block(0, 4))], answer((block(0, 4), 0.4)), answer())
+    assert record["detections"].shape == (3, 0)
+    assert evaluator.evaluate([record]) == {"uncertainty/detections": 0, "uncertainty/wrong": 0}
+    assert evaluator.headline([record])(np.ones(1)) == {}
+    np.savez(tmp_path / "record.npz", **record)
+
+
+def test_the_picture_must_be_encoded_between_start_and_finish():
+    model = Model()
+    evaluator = UncertaintyEvaluator(model, Drawn([], []), CATEGORY_OF)
+    evaluator.start(0)
+    model.encode(FEATURES)
+    evaluator.add(0, answer((block(0, 4), 0.9)))
+    evaluator.finish()
+    assert not model.backbone.vision_backbone.convs[0]._forward_hooks
+    evaluator.start(1)
+    with pytest.raises(RuntimeError, match="expected the model to encode it"):
+        evaluator.add(0, answer((block(0, 4), 0.9)))
+
+
+def records(seed=0, pictures=30, sign=1):
+    """Detections whose error grows with the radius, noisily, and whose score says nothing."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for count in rng.integers(0, 12, pictures):
+        radius, score, noise = rng.random((3, count))
+        made.append({"detections": np.stack([sign * radius, 0.5 + score / 2, np.clip(1 - radius - 0.2 * noise, 0, 1)])})
+    return made
+
+
+def test_figures_from_the_records():
+    made = records()
+    found = UncertaintyEvaluator(Model(), Drawn(), CATEGORY_OF).evaluate(made)
+    radius, score, iou = np.concatenate([record["detections"] for record in made], axis=1)
+    assert found["uncertainty/detections"] == len(iou)
+    assert found["uncertainty/wrong"] == (iou < 0.5).sum()
+    for kind, values in (("radius", radius), ("score", 1 - score)):
+        assert found[f"uncertainty/{kind}/spearman"] == pytest.approx(spearmanr(values, 1 - iou).statistic)
+    assert found["uncertainty/radius/auroc"] > 0.9 > 0.7 > found["uncertainty/score/auroc"] > 0.3
+    oracle, random = found["uncertainty/aurc/oracle"], found["uncertainty/aurc/random"]
+    assert oracle <= found["uncertainty/radius/aurc"] < found["uncertainty/score/aurc"]
+    assert random == pytest.approx((1 - iou).mean())
+
+
+def test_a_smaller_radius_may_mean_the_error():
+    larger, smaller = (UncertaintyEvaluator(Model(), Drawn(), {}).evaluate(records(sign=sign)) for sign in (1, -1))
+    key = "uncertainty/radius"
+    assert smaller[f"{key}/spearman"] == pytest.approx(-larger[f"{key}/spearman"])
+    assert smaller[f"{key}/auroc"] == pytest.approx(1 - larger[f"{key}/auroc"])
+
+
+def test_the_headline_is_a_function_of_how_often_a_picture_counts():
+    made = records()
+    evaluator = UncertaintyEvaluator(Model(), Drawn(), CATEGORY_OF)
+    headline, metrics = evaluator.headline(made), evaluator.evaluate(made)
+    ones = headline(np.ones(len(made), int))
+    assert {"uncertainty/radius/spearman", "uncertainty/score/auroc"} <= ones.keys()
+    assert ones == {key: pytest.approx(metrics[key]) for key in ones}
+    weights = np.random.default_rng(1).integers(0, 3, len(made))
+    drawn = [record for record, n in zip(made, weights, strict=True) for _ in range(n)]
+    assert headline(weights) == {key: pytest.approx(evaluator.evaluate(drawn)[key]) for key in ones}
+
+
+def test_the_curve_of_the_plot():
+    coverage, risk = Detections(records()).curve("radius")
+    assert coverage[-1] == 1
+    assert (np.diff(coverage) > 0).all()
+    assert (
+        risk[0]
+        < risk[-1]
+        == pytest.approx(UncertaintyEvaluator(Model(), Drawn(), {}).evaluate(records())["uncertainty/aurc/random"])
+    )
+
+
+@pytest.mark.parametrize(("levels", "level"), [(None, 0), ((1,), 1)])
+def test_the_level_and_curvature_of_the_adapters(model, randomized, picture, levels, level):
+    predictor = Predictor(model, ["car"], 128)
+    base = normalized_radius(predictor.encode(picture)["backbone_fpn"][level][0], BASE_CURVATURE, 0)
+    randomized(hy.inject(model, hy.HyperETConfig(levels=levels, curvature=0.1)), scale=0.05)
+    radii = PyramidRadii(model)
+    assert radii.level == level
+    radii.open()
+    features = predictor.encode(picture)["backbone_fpn"][level][0]
+    adapted = radii.map
+    assert torch.allclose(
+        adapted.float(), normalized_radius(features, model.backbone.fpn_adjustment.level(level).curvature(), 0)
+    )
+    with hy.adapters_disabled(model):
+        predictor.encode(picture)
+    assert torch.allclose(radii.map.float(), base)
+    assert not torch.allclose(radii.map, adapted)
+
+
+@pytest.mark.parametrize("scheme", ["none", "B", "P"])
+def test_a_model_whose_pyramid_is_not_adjusted(model, randomized, picture, scheme):
+    if scheme != "none":
+        randomized(hy.inject(model, hy.HyperETConfig(scheme=scheme)), scale=0.05)
+    radii = PyramidRadii(model)
+    radii.open()
+    features = Predictor(model, ["car"], 128).encode(picture)["backbone_fpn"][0][0]
+    radii.close()
+    assert torch.allclose(radii.map.float(), normalized_radius(features, BASE_CURVATURE, 0))

@@ -1,0 +1,273 @@
+"""Slurm jobs without a Slurm: options, the script, the job's own setting, and what it expects to take."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from submitit.core.utils import DelayedSubmission
+
+import sam3_hyperet as hy
+from sam3_hyperet.cli.command import CONFIGS, exit_cleanly
+from sam3_hyperet.cli.submit import parse_runs
+from sam3_hyperet.cli.train import main
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.launch.memory import estimate
+from sam3_hyperet.launch.slurm import SlurmOptions, TrainingJob, open_executor, rendezvous_port, script
+from sam3_hyperet.training.loop import TrainOptions
+
+SLURM = ["launcher=slurm", "model.checkpoint=random", "experiment=smoke"]
+
+
+@pytest.fixture
+def no_slurm(monkeypatch):
+    which = shutil.which
+    monkeypatch.setattr("shutil.which", lambda name, *rest: None if name == "srun" else which(name, *rest))
+
+
+def lines_of(text: str) -> dict[str, str]:
+    """Options of an sbatch script by name."""
+    return {name: value.strip("'") for name, _, value in re.findall(r"#SBATCH --([\w-]+)(=(.*))?", text)}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"nodes": 0}, "launcher.nodes=0; expected an integer from 1"),
+        ({"tasks_per_node": 0}, "launcher.tasks_per_node=0; expected an integer from 1"),
+        ({"timeout_min": 0}, "launcher.timeout_min=0; expected an integer from 1"),
+        ({"max_timeouts": -1}, "launcher.max_timeouts=-1; expected an integer from 0"),
+        ({"mem_gb": 0.0}, "launcher.mem_gb=0.0; expected a positive number, or null"),
+        ({"exclude": "n1 n2"}, "launcher.exclude='n1 n2'; expected names of nodes, joined by commas"),
+        ({"exclude": ("n1", "")}, "expected names of nodes, joined by commas"),
+        ({"additional": ("x",)}, "launcher.additional=('x',); expected options of sbatch by name"),
+        ({"name": "pbs"}, "launcher.name='pbs' is unknown; expected one of slurm, local"),
+    ],
+)
+def test_impossible_options_are_refused(values, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        SlurmOptions(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "train", "message"),
+    [
+        ({"nodes": 2}, {}, "launcher.nodes=2, but train.nodes=1; expected the same number"),
+        ({"tasks_per_node": 4}, {"devices": 2}, "launcher.tasks_per_node=4, but train.devices=2"),
+        ({"gpus_per_node": 8}, {}, "launcher.gpus_per_node=8, but train.devices=1"),
+        ({}, {"accelerator": "gpu"}, "train.accelerator=gpu, but launcher.gpus_per_node=0"),
+    ],
+)
+def test_a_task_drives_a_device(values, train, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        SlurmOptions(**values).check(TrainOptions(max_steps=1, batch_size=1, **train))
+
+
+def test_every_option_reaches_the_script(tmp_path, no_slurm):
+    options = SlurmOptions(
+        nodes=2,
+        tasks_per_node=4,
+        gpus_per_node=4,
+        cpus_per_task=7,
+        mem_gb=64,
+        timeout_min=90,
+        signal_delay_s=33,
+        partition="long",
+        account="vision",
+        qos="low",
+        constraint="a100",
+        exclude=("n1", "n[4-6]"),
+        array_parallelism=2,
+        setup=("module load cuda",),
+        additional={"mail-type": "END"},
+    )
+    text = script(options, tmp_path, "coco-a", jobs=3)
+    found = lines_of(text)
+    assert {key: found[key] for key in found if key not in ("error", "output", "wckey")} == {
+        "array": "0-2%2",
+        "job-name": "coco-a",
+        "nodes": "2",
+        "ntasks-per-node": "4",
+        "gpus-per-node": "4",
+        "cpus-per-task": "7",
+        "mem": "64GB",
+        "time": "90",
+        "signal": "USR2@33",
+        "partition": "long",
+        "account": "vision",
+        "qos": "low",
+        "constraint": "a100",
+        "exclude": "n1,n[4-6]",
+        "mail-type": "END",
+        "open-mode": "append",
+        "requeue": "",
+    }
+    assert "\nmodule load cuda\n" in text
+    [srun] = [line for line in text.splitlines() if line.startswith("srun ")]
+    assert "--kill-on-bad-exit=1 --cpus-per-task=7 " in srun
+
+
+def test_what_is_not_asked_for_is_left_to_the_cluster(tmp_path, no_slurm):
+    left = {"mem", "partition", "account", "qos", "constraint", "exclude", "gpus-per-node", "array"}
+    assert not left & lines_of(script(SlurmOptions(), tmp_path, "a")).keys()
+
+
+def test_submitting_without_slurm_is_an_error_in_words(tmp_path, no_slurm):
+    with pytest.raises(ConfigError, match="launcher=slurm: there is no srun here"):
+        open_executor(SlurmOptions(), tmp_path, "a")
+
+
+@given(st.integers(0, 2**26))
+def test_every_job_meets_at_a_port_of_its_own(job):
+    port = rendezvous_port(job)
+    assert port == rendezvous_port(job)
+    assert 1024 < port < 32768  # no system's port, and none that Linux gives away
+    assert len({rendezvous_port(job + other) for other in range(500)}) == 500
+
+
+@pytest.mark.parametrize(
+    ("restarts", "has_state", "resume"),
+    [("0", True, "never"), ("1", True, "auto"), ("1", False, "never"), (None, True, "never")],
+)
+def test_only_a_restarted_job_goes_on_from_its_state(monkeypatch, tmp_path, restarts, has_state, resume):
+    monkeypatch.setenv("SLURM_JOB_ID", "21")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    if restarts is None:
+        monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    else:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    if has_state:
+        (tmp_path / "state.pt").touch()
+    seen = []
+
+    def train(config):
+        seen.append((config.resume, os.environ["MASTER_PORT"]))
+        signal.raise_signal(signal.SIGTERM)  # scancel, where training itself does not listen
+
+    monkeypatch.setattr("sam3_hyperet.cli.train.train_job", train)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            TrainingJob("sam3_hyperet.cli.train:train_job", {"resume": "never", "run_dir": str(tmp_path)})()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert exit_.value.code == 143
+    assert seen == [(resume, str(rendezvous_port(21)))]
+
+
+def test_a_sweep_is_runs_with_folders_and_configurations_of_their_own(tmp_path):
+    arguments = [*SLURM, "scheme=A,A+B", "optim.lr=1e-3,2e-3", "launcher.exclude=n1,n2", f"run_dir={tmp_path}"]
+    configs, folder = parse_runs("train", arguments)
+    assert folder == tmp_path
+    assert [(config.hyperet.scheme, config.optim.lr) for config in configs] == [
+        ("A", 1e-3),
+        ("A", 2e-3),
+        ("A+B", 1e-3),
+        ("A+B", 2e-3),
+    ]
+    names = [config.run_dir.removeprefix(f"{tmp_path}/") for config in configs]
+    assert names[0] == "smoke-scheme-A-optim.lr-0.001"
+    assert names[3] == "smoke-scheme-A+B-optim.lr-0.002"
+    assert {config.launcher.exclude for config in configs} == {"n1,n2"}
+
+
+def test_without_a_cluster_commas_are_no_sweep(tmp_path):
+    configs, folder = parse_runs("train", ["name=a,b", f"run_dir={tmp_path}"])
+    assert [config.name for config in configs] == ["a,b"]
+    assert folder == tmp_path
+
+
+def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path, capsys, no_slurm):
+    run_dir = tmp_path / "run"
+    options = ["launcher.dry_run=true", "launcher.mem_gb=8", "train.devices=2", "seed=range(0,2)"]
+    main([*SLURM, *options, f"run_dir={run_dir}"])
+    out = capsys.readouterr().out
+    assert not run_dir.exists()
+    expected, script_ = out.split("#!/bin/bash")
+    assert [line.partition(": expected: ")[0] for line in expected.splitlines()] == [
+        f"{run_dir}/smoke-seed-{seed}" for seed in range(2)
+    ]
+    assert "memory of a process 0.02 GB (4.6 M weights, 0.01 M of them with gradient" in expected
+    assert "asked for: 1 x 2 processes, 8 GB a node, 240 min, then requeued up to 3 times" in expected
+    assert lines_of(script_)["ntasks-per-node"] == "2"
+    assert "/run/slurm/%A_%a_%t_log.out" in script_
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["launcher.partitions=x"], "Key 'partitions' is not in struct"),
+        (["launcher.timeout_min=soon"], "launcher.timeout_min='soon'; expected an integer"),
+        (["launcher.tasks_per_node=2"], "launcher.tasks_per_node=2, but train.devices=1; expected the same number"),
+        (["train.devices=1,2"], "the runs of a sweep are one array"),
+        (["model.name=large", "launcher.mem_gb=3"], "launcher.mem_gb=3, but the 1 processes of a node need 3.37 GB"),
+        (["scheme=A,Z"], "Could not find 'scheme/Z'"),
+        (["data.root=a/b,a:b"], "two runs of the sweep would be written to"),
+        (["resume=/nowhere/state.pt"], "resume=/nowhere/state.pt: no such file"),
+        ([], "there is no srun here"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_submitted(tmp_path, capsys, no_slurm, arguments, message):
+    with pytest.raises(SystemExit) as exit_:
+        exit_cleanly(main)([*SLURM, f"run_dir={tmp_path / 'run'}", *arguments])
+    assert exit_.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("hyperet", [{}, {"scheme": "A+B", "structure": "diagonal"}, {"adapter": "lora"}])
+@pytest.mark.parametrize("stage", [{"number": 1}, {"number": 2}])
+def test_parameters_are_counted_without_making_them(another, hyperet, stage, tmp_path):
+    expected = estimate({"name": "tiny", "resolution": None}, hyperet, stage, 10, tmp_path)
+    model = hy.inject(another(), hy.HyperETConfig.from_mapping(hyperet))
+    report = hy.set_stage(model, stage["number"])
+    assert (expected.total, expected.trained) == (report.trainable + report.frozen, report.trainable)
+    assert expected.memory_gb == pytest.approx(4e-9 * (expected.total + 3 * expected.trained))
+    assert "time not known before the first step" in str(expected)
+
+
+def test_the_time_to_come_is_that_of_the_run_so_far(tmp_path):
+    lines = [{"step": 1, "train/seconds": 9.0}, {"step": 4, "train/seconds": 24.0}, {"step": 4, "tune/loss": 1.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    expected = estimate({"name": "tiny", "resolution": None}, {}, {"number": 1}, 24, tmp_path)
+    assert expected.seconds == pytest.approx(6.0 * 20)
+    assert "about 2 min at the pace of the run so far" in str(expected)
+
+
+def test_a_job_is_unpickled_before_anything_heavy_is_loaded(tmp_path):
+    """submitit listens to signals only once it is."""
+    DelayedSubmission(TrainingJob("builtins:print", {"run_dir": "x"})).dump(tmp_path / "job.pkl")
+    program = (
+        "import sys\n"
+        "from submitit.core.utils import DelayedSubmission\n"
+        f"job = DelayedSubmission.load({str(tmp_path / 'job.pkl')!r}).function\n"
+        "assert job.config == {'run_dir': 'x'}\n"
+        "heavy = sorted({'torch', 'sam3', 'lightning_fabric'} & sys.modules.keys())\n"
+        "assert not heavy, heavy\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=CONFIGS.parent, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_configuration_of_a_job_is_plain(tmp_path):
+    """submitit pickles it."""
+    job = TrainingJob(
+        "builtins:print", OmegaConf.to_container(parse_runs("train", [*SLURM, f"run_dir={tmp_path}"])[0][0])
+    )
+    assert type(job.config) is dict
+    assert job.config["launcher"]["tasks_per_node"] == 1

@@ -1,0 +1,131 @@
+"""The probe sees what goes into an adjustment and what comes out, and changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import pytest
+import torch
+
+import sam3_hyperet as hy
+from sam3_hyperet.hyperbolic.radius import normalized_radius, radius
+from sam3_hyperet.modeling.inject import adapter_sites
+from sam3_hyperet.modeling.probe import BINS, RadiusProbe
+
+
+@pytest.fixture
+def adapted(model, randomized):
+    return randomized(hy.inject(model, hy.HyperETConfig(curvature=0.1)), scale=0.05)
+
+
+@pytest.fixture
+def pyramid():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 64, side, side, generator=generator) for side in (8, 4)]
+
+
+def means(*tensors):
+    """Mean radius and mean normalised radius over all positions of all tensors."""
+    kinds = (lambda x: radius(x, 1), lambda x: normalized_radius(x, 0.1, 1))
+    return [float(torch.cat([kind(x).flatten() for x in tensors]).mean()) for kind in kinds]
+
+
+def site(model):
+    (found,) = adapter_sites(model).values()
+    return found
+
+
+def test_sums_over_everything_seen(adapted, pyramid):
+    adjustment = site(adapted)
+    other = [0.3 * x for x in pyramid]
+    with RadiusProbe(adapted, accumulate=True) as probe, torch.no_grad():
+        adjustment(pyramid)
+        adjustment(other)
+    assert list(probe.sites) == ["fpn.0", "fpn.1"]
+    for level, radii in enumerate(probe.sites.values()):
+        assert radii.positions == 2 * 2 * pyramid[level].shape[-1] ** 2
+        assert radii.histogram.shape == (2, BINS)
+        assert radii.histogram.sum(dim=1).tolist() == [radii.positions] * 2
+        seen = [pyramid[level], other[level]]
+        with torch.no_grad():
+            after = [adjustment.level(level)(x) for x in seen]
+        assert radii.mean()[0, :2].tolist() == pytest.approx(means(*seen), rel=1e-5)
+        assert radii.mean()[1, :2].tolist() == pytest.approx(means(*after), rel=1e-5)
+        assert ((radii.mean()[:, 2] >= 0) & (radii.mean()[:, 2] <= 1)).all()
+
+
+def test_the_latest_features_as_metrics(adapted, pyramid):
+    adjustment = site(adapted)
+    with RadiusProbe(adapted) as probe, torch.no_grad():
+        assert not [name for name in probe.latest() if not name.startswith("adapter/")]
+        adjustment([10 * x for x in pyramid])
+        outputs = adjustment(pyramid)
+        figures = probe.latest()
+    assert figures["base/radius/fpn.0/mean"] == pytest.approx(float(radius(pyramid[0], 1).mean()), rel=1e-5)
+    assert figures["radius/fpn.1/mean"] == pytest.approx(float(radius(outputs[1], 1).mean()), rel=1e-5)
+    assert figures["adapter/fpn.0/identity_gap"] > 0
+    assert {"normalized_radius/fpn.0/mean", "base/radius/fpn.1/std"} <= figures.keys()
+    assert all(math.isfinite(value) for value in figures.values())
+
+
+def test_the_probe_changes_nothing_and_leaves_nothing(adapted, pyramid):
+    adjustment = site(adapted)
+    hooks = [len(module._forward_hooks) for module in adapted.modules()]
+    with torch.no_grad():
+        plain = adjustment(pyramid)
+        with contextlib.suppress(ZeroDivisionError), RadiusProbe(adapted, accumulate=True):
+            watched = adjustment(pyramid)
+            1 / 0
+    assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
+    assert [len(module._forward_hooks) for module in adapted.modules()] == hooks
+
+
+def test_what_is_not_seen_is_not_counted(adapted, base, pyramid):
+    with RadiusProbe(adapted, accumulate=True) as probe, hy.adapters_disabled(adapted), torch.no_grad():
+        site(adapted)(pyramid)
+    assert [radii.positions for radii in probe.sites.values()] == [0, 0]
+    assert probe.sites["fpn.0"].mean().tolist() == [[0.0] * 3] * 2
+    with RadiusProbe(base, accumulate=True) as probe:
+        assert probe.sites == {}
+        assert not [name for name in probe.latest() if not name.startswith("adapter/")]
+
+
+def test_a_shared_adjustment_counts_every_level(model, pyramid):
+    adapted = hy.inject(model, hy.HyperETConfig(share=True))
+    with RadiusProbe(adapted, accumulate=True) as probe, torch.no_grad():
+        site(adapted)(pyramid)
+    assert {name: radii.positions for name, radii in probe.sites.items()} == {"fpn": 2 * (64 + 16)}
+
+
+def test_features_far_out_are_counted_as_saturated(adapted):
+    with RadiusProbe(adapted, accumulate=True) as probe, torch.no_grad():
+        site(adapted)([torch.full((1, 64, 3, 3), 1e4), torch.zeros(1, 64, 2, 2)])
+    far, near = probe.sites["fpn.0"], probe.sites["fpn.1"]
+    assert far.mean()[0, 2] == 1
+    assert int(far.histogram[0, -1]) == far.positions == 9
+    assert near.mean().abs().max() == 0
+    assert int(near.histogram[0, 0]) == near.positions == 4
+
+
+def test_weights_and_gates_report_themselves_and_have_no_radii(model, randomized, picture):
+    randomized(hy.inject(model, hy.HyperETConfig(scheme="B+C+P", structure="diagonal")))
+    with RadiusProbe(model, accumulate=True) as probe, torch.no_grad():
+        model.backbone.forward_image(torch.zeros(1, 3, 128, 128))
+    assert list(probe.sites) == ["encoder_layer.0", "encoder_layer.1"]
+    figures = probe.latest()
+    assert figures["adapter/trunk_qv.3.v/identity_gap"] > 0
+    assert figures["adapter/encoder_layer.1/identity_gap"] > 0
+    assert {"adapter/attention.0.self/distance_gate", "adapter/attention.1.cross/curvature"} <= figures.keys()
+
+
+def test_histograms_of_the_latest_features(adapted, pyramid):
+    with RadiusProbe(adapted) as probe, RadiusProbe(adapted, accumulate=True) as sums, torch.no_grad():
+        assert probe.histograms() == {}
+        site(adapted)(pyramid)
+        histograms = probe.histograms()
+    assert histograms.keys() == {f"{side}normalized_radius/fpn.{n}" for side in ("", "base/") for n in (0, 1)}
+    for name, radii in sums.sites.items():
+        for counts, side in zip(radii.histogram, ("base/", ""), strict=True):
+            assert torch.equal(counts, histograms[f"{side}normalized_radius/{name}"])
+    assert not torch.equal(histograms["normalized_radius/fpn.0"], histograms["base/normalized_radius/fpn.0"])

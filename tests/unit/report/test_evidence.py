@@ -1,0 +1,136 @@
+"""What a report shows of a comparison, from the records of two models on drawn scenes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import sam3_hyperet as hy
+from sam3_hyperet.cli.compare import contender, open_suite
+from sam3_hyperet.data.scenes.dataset import write_scenes
+from sam3_hyperet.data.sources import DataOptions, open_split
+from sam3_hyperet.evaluation.comparison import Comparison, Outcome, Variant, all_metrics
+from sam3_hyperet.evaluation.models import with_base
+from sam3_hyperet.evaluation.protocol import Protocol
+from sam3_hyperet.evaluation.runner import evaluate_records, record_pictures
+from sam3_hyperet.report import evidence
+from sam3_hyperet.report.comparison_report import write_comparison
+
+PICTURES = 3
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparison")
+    write_scenes(folder / "scenes", 2, PICTURES, 128, "val")
+    data = DataOptions(name="drawn", format="scenes", root=str(folder / "scenes"), splits={"val": PICTURES})
+    split = open_split(data, "val")
+    suite = open_suite(split, Protocol(examples=2))
+    model = hy.inject(hy.build_model("tiny"), hy.HyperETConfig())  # with the weights that come with the package
+    outcomes = []
+    for variant in with_base(model):
+        one = contender(variant, suite, folder / "records")
+        one.store.prepare({})
+        record_pictures([one], {one.name: one.positions}, split.images.picture)
+        records = one.store.read_all(one.positions)
+        figures = evaluate_records(one.evaluators, records, len(suite.vocabulary))
+        outcomes.append(Outcome(variant, one, records, figures))
+    return Comparison(data, split, suite, tuple(outcomes), all_metrics(data, suite, outcomes))
+
+
+def test_curves_are_those_of_the_metrics(comparison):
+    curves = evidence.precision_recall(comparison)
+    assert {(c.model, c.iou, c.group) for c in curves} == {
+        (model, iou, group) for model in ("base", "adapted") for iou in (0.5, 0.75) for group in comparison.suite.groups
+    }
+    for curve in curves:
+        key = f"{'base/' if curve.model == 'base' else ''}drawn/{curve.group}/segm/AP{curve.iou * 100:.0f}"
+        assert curve.precision.mean() == pytest.approx(comparison.metrics[key], abs=1e-12)
+
+
+def test_risk_coverage_ends_at_the_mean_error(comparison):
+    curves = evidence.risk_coverage(comparison)
+    assert {(c.model, c.measure.split(",")[0]) for c in curves} == {
+        (model, measure) for model in ("base", "adapted") for measure in ("score", "radius")
+    }
+    for curve in curves:
+        prefix = "base/" if curve.model == "base" else ""
+        mean = comparison.metrics[f"{prefix}drawn/uncertainty/aurc/random"]
+        assert curve.risk[-1] == pytest.approx(mean)
+
+
+def test_confusion_has_every_child_and_its_parent(comparison):
+    confusion = evidence.tree_confusion(comparison)
+    tree = comparison.suite.hierarchy
+    assert confusion.names == tree.children
+    for name, parent in zip(confusion.names, confusion.parents, strict=True):
+        assert name in (*tree.kinds.get(parent, ()), *tree.parts.get(parent, ()))
+    assert list(confusion.shares) == ["base", "adapted"]
+    shown = confusion.shares["base"][~np.isnan(confusion.shares["base"])]
+    assert shown.max() > 0.5
+    assert shown.min() >= 0
+    assert (shown <= 1).all()
+
+
+def test_counts_are_those_of_the_annotations(comparison):
+    counts = evidence.instance_counts(comparison)
+    images = comparison.split.images
+    names = {category.id: category.name for category in images.categories}
+    found = dict.fromkeys(names.values(), 0)
+    for i in range(PICTURES):
+        for one in images.instances(i):
+            found[names[one.category_id]] += not one.crowd
+    assert counts == found
+
+
+def test_identity_gains_and_loses_nothing(comparison):
+    assert evidence.extremes(comparison, 3) == ([], [])
+
+
+def test_extremes_name_picture_and_category(comparison):
+    base, adapted = comparison.outcomes
+    worse = [dict(record) for record in adapted.records]
+    hits = worse[1]["instances/segm_hits"].copy()
+    column = int(hits[:, 0].argmax())
+    hits[column] = 0
+    worse[1]["instances/segm_hits"] = hits
+    changed = replace(comparison, outcomes=(base, replace(adapted, records=worse)))
+    gained, (lost,) = evidence.extremes(changed, 3)
+    assert gained == []
+    assert lost.picture == comparison.suite.positions[1]
+    assert lost.category == sorted(category.id for category in comparison.split.images.categories)[column]
+    assert lost.adapted < lost.base
+    assert evidence.extremes(replace(comparison, outcomes=(adapted,)), 3) == ([], [])
+
+
+def test_radius_maps_of_the_adapted_model(comparison):
+    maps = evidence.radius_maps(comparison, [0, 2])
+    assert [one.site for one in maps] == ["fpn.0", "fpn.1"] * 2
+    assert maps[0].before.shape == (32, 32)
+    np.testing.assert_allclose(maps[0].before, maps[0].after, atol=1e-6)  # untrained: the identity
+
+
+def test_several_models_go_by_their_names(comparison):
+    base, adapted = comparison.outcomes
+    other = replace(adapted, variant=Variant("other", adapted.variant.model))
+    several = replace(comparison, outcomes=(base, adapted, other))
+    assert evidence.adapted_names(comparison) == ()
+    assert evidence.adapted_names(several) == ("adapted", "other")
+    assert {curve.model for curve in evidence.precision_recall(several)} == {"base", "adapted", "other"}
+
+
+def test_the_report_holds_it_all(comparison, tmp_path):
+    write_comparison(comparison, tmp_path, "x: 1")
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "comparison.md", "comparison.tex"}
+    html = (tmp_path / "report.html").read_text("utf-8")
+    for heading in (
+        *("Base and adapted", "Precision and recall", "Confusion within", "where it is wrong", "Radius over pictures"),
+        *("Radius before and after", "<h2>Pictures", "<h2>Label maps"),
+    ):
+        assert heading in html
+    assert "Gained most" not in html  # nothing changed
+    assert len(re.findall("By category</h2>", html)) == 1
+    assert len(html) < 5_000_000
