@@ -13,12 +13,13 @@ import torch
 from lightning_fabric import Fabric
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.losses.grounding import GroundingLoss, LossWeights
+from sam3_hyperet.losses.grounding import GroundingLoss
+from sam3_hyperet.losses.options import LossWeights
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject, parameter_report
-from sam3_hyperet.training.loop import TrainOptions, fit
-from sam3_hyperet.training.optimizer import OptimizerOptions
+from sam3_hyperet.training.loop import fit
+from sam3_hyperet.training.options import OptimizerOptions, TrainOptions
 from sam3_hyperet.training.run_log import FILE
 from sam3_hyperet.training.stages import set_stage
 

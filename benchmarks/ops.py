@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from sam3_hyperet.adapters.adjustment import GEOMETRIES, HyperET
+from sam3_hyperet.adapters.adjustment import HyperET
+from sam3_hyperet.choices import GEOMETRIES
 
 GEOOPT = "geoopt exp-mul-log"
 PLAIN_REPEATS = 3

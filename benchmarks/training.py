@@ -20,12 +20,14 @@ from torch import nn
 from benchmarks.large import one_picture
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.shared_encoding import shared_encoding
-from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, LossOptions, count_targets
+from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, count_targets
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.build import ARCHITECTURES, assemble
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.training.batches import parts_of
-from sam3_hyperet.training.feature_cache import CacheOptions, cached_trunk
+from sam3_hyperet.training.feature_cache import cached_trunk
+from sam3_hyperet.training.options import CacheOptions
 from sam3_hyperet.training.stages import set_stage, set_training_mode
 
 KINDS = ("full", "stage 1", "stage 1, cached")

@@ -10,6 +10,7 @@ from typing import TypeVar, get_args, get_type_hints
 from sam3_hyperet.errors import ConfigError
 
 T = TypeVar("T")
+PRECISIONS = ("32-true", "bf16-mixed")
 _PLAIN = {int: "an integer", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
 

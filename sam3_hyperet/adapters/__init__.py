@@ -1,9 +1,8 @@
 """Adapters for any model: the HyperET adjustment, its matrices, hyperbolic attention. Needs torch alone, not sam3."""
 
-from sam3_hyperet.adapters.adjustment import GEOMETRIES, HyperET
+from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.adapters.attention import HyperbolicGates, HyperbolicMultiheadAttention
 from sam3_hyperet.adapters.structure import (
-    STRUCTURES,
     Banded,
     BlockDiagonal,
     Dense,
@@ -11,6 +10,7 @@ from sam3_hyperet.adapters.structure import (
     Structure,
     make_structure,
 )
+from sam3_hyperet.choices import GEOMETRIES, STRUCTURES
 
 __all__ = [
     "GEOMETRIES",

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from sam3_hyperet.adapters.structure import along_channels, make_structure
+from sam3_hyperet.choices import GEOMETRIES
 from sam3_hyperet.hyperbolic import closed_form
 from sam3_hyperet.hyperbolic.curvature import Curvature
 from sam3_hyperet.hyperbolic.radius import radius_statistics
-
-GEOMETRIES = ("euclidean", "moebius", "lorentz", "gyro")
 
 
 class HyperET(nn.Module):

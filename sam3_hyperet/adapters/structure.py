@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam3_hyperet.choices import STRUCTURES
+
 
 class Structure(nn.Module, ABC):
     """A D × D matrix applied along one axis of a tensor."""
@@ -133,9 +135,6 @@ class Dense(Structure):
 
     def as_matrix(self) -> Tensor:
         return torch.eye(self.dim).to(self.offset) + self.offset
-
-
-STRUCTURES = ("diagonal", "block_diagonal", "banded", "dense")
 
 
 def make_structure(name: str, dim: int, block_size: int = 4, bandwidth: int = 1) -> Structure:

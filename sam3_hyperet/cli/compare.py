@@ -16,8 +16,9 @@ from rich.table import Table
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import write_json
 from sam3_hyperet.data.hierarchy import hierarchy_of
+from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.prompts import prompt_texts
-from sam3_hyperet.data.sources import DataOptions, Split, open_split
+from sam3_hyperet.data.sources import Split, open_split
 from sam3_hyperet.evaluation.comparison import (
     INSTANCES,
     Comparison,

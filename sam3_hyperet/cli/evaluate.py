@@ -14,7 +14,7 @@ from yaml import YAMLError
 from sam3_hyperet.cli.command import CONFIGS, parse_command
 from sam3_hyperet.cli.compare import compare, print_headline
 from sam3_hyperet.cli.processes import make_fabric
-from sam3_hyperet.data.sources import DataOptions
+from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.models import find_sources, open_variants
 from sam3_hyperet.evaluation.protocol import Protocol

@@ -16,7 +16,8 @@ from rich.table import Table
 from sam3_hyperet.cli.command import exit_cleanly, parse_command, write_json
 from sam3_hyperet.data.checks import Inspected, inspect
 from sam3_hyperet.data.conversion import Conversion
-from sam3_hyperet.data.sources import DataOptions, read_split
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import read_split
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.options import read_options
 from sam3_hyperet.version import __version__

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sam3_hyperet.data.sources import DataOptions
+from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.protocol import Protocol
-from sam3_hyperet.losses.grounding import LossOptions
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.options import read_options
-from sam3_hyperet.training.curvature_schedule import RadiusOptions
 from sam3_hyperet.training.distributed import FSDP
-from sam3_hyperet.training.feature_cache import CacheOptions
-from sam3_hyperet.training.logging import LoggerOptions
-from sam3_hyperet.training.loop import TrainOptions
-from sam3_hyperet.training.optimizer import OptimizerOptions
-from sam3_hyperet.training.stages import STAGES, StageOptions
+from sam3_hyperet.training.options import (
+    STAGES,
+    CacheOptions,
+    LoggerOptions,
+    OptimizerOptions,
+    RadiusOptions,
+    StageOptions,
+    TrainOptions,
+)
 
 
 @dataclass(frozen=True)

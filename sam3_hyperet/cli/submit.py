@@ -16,9 +16,10 @@ from rich.console import Console
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.launch.memory import estimate
-from sam3_hyperet.launch.slurm import SlurmOptions, TrainingJob, open_executor, script, submit
+from sam3_hyperet.launch.options import SlurmOptions
+from sam3_hyperet.launch.slurm import TrainingJob, open_executor, script, submit
 from sam3_hyperet.options import read_options
-from sam3_hyperet.training.loop import TrainOptions
+from sam3_hyperet.training.options import TrainOptions
 
 
 def parse_runs(tool: str, argv: Sequence[str] | None = None) -> tuple[list[DictConfig], Path]:

@@ -38,8 +38,9 @@ from sam3_hyperet.training.batches import training_batches, tuning_batches
 from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_control
 from sam3_hyperet.training.distributed import FSDP, sharding_strategy
 from sam3_hyperet.training.feature_cache import cached_trunk, check_frozen_trunk
-from sam3_hyperet.training.loop import FitResult, TrainOptions, fit
-from sam3_hyperet.training.optimizer import OptimizerOptions, build_optimizer
+from sam3_hyperet.training.loop import FitResult, fit
+from sam3_hyperet.training.optimizer import build_optimizer
+from sam3_hyperet.training.options import STAGES, OptimizerOptions, TrainOptions
 from sam3_hyperet.training.run_folder import (
     ADAPTER,
     base_trains,
@@ -49,7 +50,7 @@ from sam3_hyperet.training.run_folder import (
     start_of_run,
 )
 from sam3_hyperet.training.signals import Preemption
-from sam3_hyperet.training.stages import STAGES, set_stage
+from sam3_hyperet.training.stages import set_stage
 from sam3_hyperet.training.state import FILE as STATE_FILE
 from sam3_hyperet.training.state import previous_state, remove_leftovers
 

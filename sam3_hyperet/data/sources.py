@@ -12,6 +12,7 @@ from sam3_hyperet.data.ade20k import read_ade20k
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.data.label_maps import read_label_maps
+from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.subsets import OfGranularities, OfVocabulary, Subset
@@ -20,86 +21,7 @@ from sam3_hyperet.data.vocabularies import vocabulary_ids
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import one_of
 
-FORMATS = ("scenes", "coco", "ade20k", "label_maps")
-SPLITS = ("train", "tune", "val")
 Files = tuple[AnnotatedImages, AnnotatedImages | None, Path | None]  # pictures, label maps, COCO file
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Options of a data set.
-
-    Attributes:
-        name: what its metrics begin with.
-        format: "scenes" (drawn when first used), "coco", "ade20k" or "label_maps".
-        root: its folder.
-        splits: split -> what the format calls it: the `train2017` of COCO, the `training` of ADE20K, [pictures, labels]
-            or [pictures, labels, list of the pictures to take] of a label-map set, the number of pictures of scenes.
-        tune_images: pictures held out of training for choosing the best step, where there is no tune split.
-        limit: at most this many pictures of a split, evenly spread over it; 0 for all.
-        seed: of the drawn scenes, and of what is held out.
-        size: side of a drawn scene in pixels.
-        names: a label-map set's class names, or their file, below root.
-        ignore: label of unlabelled pixels.
-        offset: label of the first class.
-        image_ending: what a picture's file name ends in after the part that it shares with its label map's; any
-            picture's suffix if empty.
-        label_ending: the same for label maps.
-        vocabulary: category names that are known at all, or the name of a list of them (`open_vocabulary`): other
-            annotations are left out. Empty for all.
-        prompts: the same for training alone, tuning pictures included: of other categories nothing is asked, present or
-            absent.
-        groups: category names, or the name of a list of them, by the name under which they are scored together.
-        mix: weight of each granularity among the training prompts; None for all alike.
-        negative_mix: the same for absent concepts; None for `mix`.
-        annotated: granularities whose training annotations are used; concepts of the others stay in the vocabulary and
-            count as absent. Empty for all.
-        positives: at most this many present concepts per picture and step.
-        negatives: absent ones.
-        hard: share of the absent ones drawn from the siblings of present ones.
-        synonyms: probability of a synonym in place of a name.
-        flip: probability of mirroring a training picture.
-        zoom: largest factor of a random crop.
-        views: different random views of a training picture, taken in turn; 0 for new ones every epoch.
-    """
-
-    name: str
-    format: str
-    root: str
-    splits: Mapping[str, object]
-    tune_images: int = 32
-    limit: int = 0
-    seed: int = 0
-    size: int = 128
-    names: str | tuple[str, ...] = ""
-    ignore: int = 255
-    offset: int = 0
-    image_ending: str = ""
-    label_ending: str = ""
-    vocabulary: str | tuple[str, ...] = ()
-    prompts: str | tuple[str, ...] = ()
-    groups: Mapping[str, str | tuple[str, ...]] | None = None
-    mix: Mapping[str, float] | None = None
-    negative_mix: Mapping[str, float] | None = None
-    annotated: tuple[str, ...] = ()
-    positives: int = 2
-    negatives: int = 1
-    hard: float = 0.5
-    synonyms: float = 0.0
-    flip: float = 0.5
-    zoom: float = 1.0
-    views: int = 0
-
-    def __post_init__(self) -> None:
-        one_of("data.format", self.format, FORMATS)
-        if not isinstance(self.splits, Mapping):
-            raise ConfigError(f"data.splits={self.splits!r}; expected {', '.join(SPLITS)} by name")
-        for split in self.splits:
-            one_of("data.splits", split, SPLITS)
-        for name in ("tune_images", "limit", "seed"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 0:
-                raise ConfigError(f"data.{name}={value!r}; expected an integer from 0")
 
 
 @dataclass(frozen=True)

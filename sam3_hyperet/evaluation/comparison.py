@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.data.sources import DataOptions, Split
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import Split
 from sam3_hyperet.evaluation.bootstrap import paired_differences
 from sam3_hyperet.evaluation.metrics.evaluator import Headline
 from sam3_hyperet.evaluation.metrics.forgetting import forgetting

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from sam3_hyperet.data.sources import DataOptions, Split
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import Split
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import Suite
 from sam3_hyperet.modeling.build import resolution

@@ -8,11 +8,21 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.metrics.semantic.fusion import FUSIONS, FusionThresholds
-from sam3_hyperet.inference.predictor import PRECISIONS
-from sam3_hyperet.options import one_of
+from sam3_hyperet.options import PRECISIONS, one_of
 
+FUSIONS = ("instance", "semantic", "fused")
 _NO_INFLUENCE = ("workers", "bootstrap", "fusion", "compare_exact")
+
+
+@dataclass(frozen=True)
+class FusionThresholds:
+    """What is left out: a class below `presence`, an instance below `score`, a pixel below `mask` (all three
+    probabilities), an instance of fewer than `area` pixels at or above `mask`. All 0: a plain argmax."""
+
+    presence: float = 0.5
+    score: float = 0.5
+    mask: float = 0.5
+    area: int = 0
 
 
 @dataclass(frozen=True)

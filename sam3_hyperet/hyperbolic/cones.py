@@ -14,9 +14,9 @@ import math
 import torch
 from torch import Tensor
 
+from sam3_hyperet.choices import MIN_RADIUS
 from sam3_hyperet.hyperbolic.numerics import Scalar, norm, sqrt_curvature
 
-MIN_RADIUS = 0.1
 """K of [3]: points with √c‖s‖ ≤ 2K have a cone of half a space."""
 
 

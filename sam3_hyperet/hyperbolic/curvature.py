@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from sam3_hyperet.choices import CURVATURE_BOUNDS
+
 
 class Curvature(nn.Module):
     """c = c_min · (c_max/c_min)^sigmoid(raw), the magnitude of a curvature −c.
@@ -18,7 +20,7 @@ class Curvature(nn.Module):
     Raises ValueError for a value that is not strictly between the bounds.
     """
 
-    BOUNDS = (1e-8, 1e2)
+    BOUNDS = CURVATURE_BOUNDS
 
     raw: Tensor
 

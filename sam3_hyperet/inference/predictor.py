@@ -15,9 +15,8 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.grounding import Grounded, Grounding
 from sam3_hyperet.inference.prediction import PromptPrediction
-from sam3_hyperet.options import one_of
+from sam3_hyperet.options import PRECISIONS, one_of
 
-PRECISIONS = ("32-true", "bf16-mixed")
 _MOST_PROMPTS = 32
 _CACHE_BYTES = 32 * 2**20
 

@@ -14,9 +14,10 @@ from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.options import read_options
+from sam3_hyperet.training.options import StageOptions
 from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
 from sam3_hyperet.training.run_log import read_history
-from sam3_hyperet.training.stages import StageOptions, set_stage
+from sam3_hyperet.training.stages import set_stage
 
 _BYTES = 4  # of a weight, its gradient or one of AdamW's two moments; mixed precision keeps them in fp32 too
 _GB = 1e9

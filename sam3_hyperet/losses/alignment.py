@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,48 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.hyperbolic import closed_form, lorentz
-from sam3_hyperet.hyperbolic.cones import MIN_RADIUS, outside_cone
+from sam3_hyperet.hyperbolic.cones import outside_cone
+from sam3_hyperet.losses.options import AlignmentOptions
 from sam3_hyperet.losses.text_pruning import pruned
-from sam3_hyperet.options import one_of
-
-QUERIES = ("best", "random")
-
-
-@dataclass(frozen=True)
-class AlignmentOptions:
-    """Options of the losses between queries and texts.
-
-    Attributes:
-        alignment: weight of the contrastive term; 0: it is not computed.
-        entailment: weight of the entailment term; 0: it is not computed.
-        temperature: τ of the similarity −d/τ.
-        curvature: c > 0 of the space that both compare in; not the adjustments' own.
-        query: the visual side of a pair: the "best" scored query among those matched to the prompt, or a "random" one
-            of them, by PyTorch's global generator (random query selection, RQS [4]).
-        prune_probability: of dropping a word of the text (see `pruned`); 0: never.
-        min_radius: K of the cones.
-    """
-
-    alignment: float = 0.0
-    entailment: float = 0.0
-    temperature: float = 0.07
-    curvature: float = 1.0
-    query: str = "best"
-    prune_probability: float = 0.0
-    min_radius: float = MIN_RADIUS
-
-    def __post_init__(self) -> None:
-        one_of("loss.query", self.query, QUERIES)
-        for name in ("alignment", "entailment"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"loss.{name}={getattr(self, name)}; expected a weight from 0")
-        for name in ("temperature", "curvature", "min_radius"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"loss.{name}={getattr(self, name)}; expected a positive number")
-        if not 0.0 <= self.prune_probability <= 1.0:
-            raise ConfigError(f"loss.prune_probability={self.prune_probability}; expected a probability")
 
 
 class AlignmentLoss(nn.Module):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.losses.alignment import AlignmentLoss, AlignmentOptions
+from sam3_hyperet.losses.alignment import AlignmentLoss
+from sam3_hyperet.losses.options import LossWeights
 
 TOTAL = "loss"
 MATCHED = "loss_matched"
@@ -25,26 +25,6 @@ _WEIGHT_OF = {
     "loss_semantic_seg": "semantic",
     "loss_semantic_dice": "semantic_dice",
 }
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of SAM 3's segmentation fine-tuning recipe."""
-
-    box: float = 5.0
-    giou: float = 2.0
-    classification: float = 20.0
-    presence: float = 20.0
-    mask: float = 200.0
-    dice: float = 10.0
-    semantic: float = 20.0
-    semantic_dice: float = 30.0
-    one_to_many: float = 2.0
-
-
-@dataclass(frozen=True)
-class LossOptions(LossWeights, AlignmentOptions):
-    """All options of a training loss: SAM 3's weights, and those of the losses between queries and texts."""
 
 
 class Counts(NamedTuple):

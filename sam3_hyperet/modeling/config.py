@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from sam3_hyperet.adapters.adjustment import GEOMETRIES
-from sam3_hyperet.adapters.structure import STRUCTURES
+from sam3_hyperet.choices import GEOMETRIES, STRUCTURES
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import one_of, read_options
 
@@ -146,3 +145,19 @@ class HyperETConfig:
     def to_dict(self) -> dict[str, object]:
         """Every option as plain values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Options of `build_model`."""
+
+    name: str = "tiny"
+    checkpoint: str | None = None
+    resolution: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.resolution is not None and type(self.resolution) is not int:
+            raise ConfigError(f"model.resolution={self.resolution!r}; expected a number of pixels, or null")
+        if type(self.seed) is not int:
+            raise ConfigError(f"model.seed={self.seed!r}; expected an integer")

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 
@@ -14,23 +13,8 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.checkpoint import load_base
+from sam3_hyperet.modeling.config import ModelOptions
 from sam3_hyperet.options import read_options
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """Options of `build_model`."""
-
-    name: str = "tiny"
-    checkpoint: str | None = None
-    resolution: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.resolution is not None and type(self.resolution) is not int:
-            raise ConfigError(f"model.resolution={self.resolution!r}; expected a number of pixels, or null")
-        if type(self.seed) is not int:
-            raise ConfigError(f"model.seed={self.seed!r}; expected an integer")
 
 
 def open_model(values: Mapping[str, object]) -> host.Sam3Image:

@@ -15,53 +15,10 @@ from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.adapters.attention import HyperbolicGates
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hyperbolic.curvature import Curvature
-from sam3_hyperet.options import one_of
+from sam3_hyperet.training.options import RadiusOptions
 
-SCHEDULES = ("constant", "linear", "cosine", "dynamic")
 _PREFIX = "radius_control/"
 _LOW, _HIGH = Curvature.BOUNDS
-
-
-@dataclass(frozen=True)
-class RadiusOptions:
-    """How the curvature moves.
-
-    Attributes:
-        schedule: "constant"; "linear" or "cosine" in the step, from `hyperet.curvature` to `target`; or "dynamic".
-        target: c after the last step, for "linear" and "cosine".
-        factor: > 1, by which "dynamic" moves c.
-        patience: steps without improvement before "dynamic" moves c.
-        tolerance: improvement of the smoothed loss, relative to its best, that counts as one.
-        smoothing: weight of the past in the loss's exponential moving average.
-        minimum, maximum: of c, for "dynamic".
-    """
-
-    schedule: str = "constant"
-    target: float | None = None
-    factor: float = 1.5
-    patience: int = 20
-    tolerance: float = 0.01
-    smoothing: float = 0.9
-    minimum: float = 1e-4
-    maximum: float = 1.0
-
-    def __post_init__(self) -> None:
-        one_of("radius.schedule", self.schedule, SCHEDULES)
-        for name in ("target", "minimum", "maximum"):
-            value = getattr(self, name)
-            if value is not None and not _LOW < value < _HIGH:
-                raise ConfigError(f"radius.{name}={value}; expected a curvature between {_LOW:g} and {_HIGH:g}")
-        if self.schedule in ("linear", "cosine") and self.target is None:
-            raise ConfigError(f"radius.target is missing; schedule {self.schedule} needs the curvature to end at")
-        if not 1.0 < self.factor < math.inf:
-            raise ConfigError(f"radius.factor={self.factor}; expected a number above 1")
-        if self.patience < 1:
-            raise ConfigError(f"radius.patience={self.patience}; expected an integer from 1")
-        for name in ("tolerance", "smoothing"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"radius.{name}={getattr(self, name)}; expected a share from 0 to below 1")
-        if not self.minimum < self.maximum:
-            raise ConfigError(f"radius.minimum={self.minimum}; expected less than radius.maximum={self.maximum}")
 
 
 @dataclass

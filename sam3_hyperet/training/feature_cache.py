@@ -6,7 +6,6 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +18,10 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import replacing
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
-from sam3_hyperet.options import one_of
+from sam3_hyperet.training.options import CacheOptions
 
 _BITS = {"float32": (torch.float32, torch.int32), "bfloat16": (torch.bfloat16, torch.int16)}
 """What is stored, and the integers of the same size as which numpy writes and maps it."""
-
-
-@dataclass(frozen=True)
-class CacheOptions:
-    """Options of the feature cache.
-
-    Attributes:
-        folder: where the features are kept; None for no cache. Other runs of the same base share them.
-        dtype: "float32", or "bfloat16" at half the size, rounded.
-    """
-
-    folder: str | None = None
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        one_of("cache.dtype", self.dtype, _BITS)
 
 
 class FeatureCache:

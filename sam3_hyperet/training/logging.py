@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,32 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from sam3_hyperet.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class LoggerOptions:
-    """Where figures go besides metrics.jsonl.
-
-    Attributes:
-        tensorboard: event files in the run's folder.
-        wandb: a project at Weights & Biases; wandb's own variables apply, such as WANDB_MODE=offline.
-
-    Raises:
-        ConfigError: wandb is asked for and not installed.
-    """
-
-    tensorboard: bool = True
-    wandb: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.wandb:
-            try:
-                import wandb  # noqa: F401
-            except ImportError as error:
-                raise ConfigError(
-                    f"logger.wandb={self.wandb}: {error}; expected the package: pip install sam3_hyperet[wandb]"
-                ) from error
+from sam3_hyperet.training.options import LoggerOptions
 
 
 class Tracker(Protocol):

@@ -19,11 +19,10 @@ from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss, count_t
 from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.curvature_schedule import RadiusControl
 from sam3_hyperet.training.distributed import gathered_state, whole_parameters
-from sam3_hyperet.training.logging import LoggerOptions
-from sam3_hyperet.training.optimizer import OptimizerOptions
+from sam3_hyperet.training.options import LoggerOptions, OptimizerOptions, StageOptions, TrainOptions
 from sam3_hyperet.training.run_log import RunLog
 from sam3_hyperet.training.signals import Interrupted
-from sam3_hyperet.training.stages import StageOptions, set_training_mode
+from sam3_hyperet.training.stages import set_training_mode
 from sam3_hyperet.training.staging import Staging
 from sam3_hyperet.training.state import FILE as STATE_FILE
 from sam3_hyperet.training.state import random_generators, read_state, restore_state, save_state
@@ -32,61 +31,6 @@ from sam3_hyperet.training.step import optimize
 
 class TrainingFailed(UserError, RuntimeError):
     """Training cannot go on; the message says since when and what to try."""
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of the loop.
-
-    Attributes:
-        max_steps: optimizer steps.
-        batch_size: images per process and forward pass; a step sees batch_size · accumulate · processes of them.
-        accumulate: forward and backward passes of a step. The step is that of one batch of all its images, up to
-            rounding, however they are spread over passes and processes, where nothing is drawn at random: dropout
-            and drop path (0 in the tiny model, 0.1 in the large one), `loss.query=random` and
-            `loss.prune_probability` draw anew in every process. See `GroundingLoss` for the contrastive loss.
-        prompts_at_once: of one picture in a pass, so that memory does not grow with pictures and prompts; the step
-            stays the same, as above. 0 for all of a batch.
-        workers: loader processes.
-        clip_norm: gradients are scaled down to this norm.
-        log_every: steps between two logged lines.
-        tune_every: steps between two measurements of the loss on the tuning images; 0 for none (best = last).
-        save_every: steps between two saved states; 0 for none.
-        max_bad_steps: consecutive steps with a non-finite loss or gradient after which the run ends.
-        precision: Fabric's: "32-true" or "bf16-mixed".
-        devices: of a node, each driven by a process.
-        strategy: Fabric's, or "fsdp", which shards parameters, gradients and optimizer state in stage 3. "auto" is with
-            several processes "ddp" in stage 1, else "ddp_find_unused_parameters_true", for what gets no gradient at a
-            step.
-        threads: of PyTorch, per process; 0 leaves its choice.
-        checkpoint_activations: less memory, more time.
-    """
-
-    max_steps: int
-    batch_size: int
-    accumulate: int = 1
-    prompts_at_once: int = 0
-    workers: int = 0
-    clip_norm: float = 1.0
-    log_every: int = 10
-    tune_every: int = 0
-    save_every: int = 0
-    max_bad_steps: int = 20
-    precision: str = "32-true"
-    accelerator: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    strategy: str = "auto"
-    threads: int = 0
-    checkpoint_activations: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "accumulate", "log_every", "max_bad_steps", "devices", "nodes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name}={getattr(self, name)}; expected an integer from 1")
-        for name in ("prompts_at_once", "workers", "tune_every", "save_every", "threads"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"train.{name}={getattr(self, name)}; expected an integer from 0")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,37 +13,10 @@ from torch.nn.utils import get_total_norm
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
 from sam3_hyperet.training.distributed import gathered
+from sam3_hyperet.training.options import OptimizerOptions
 
 ADAPTERS, KEY_LAYERS, REST, TRUNK = "adapters", "key_layers", "rest", "trunk"
 _TRUNK_PREFIX = "backbone.vision_backbone.trunk."
-
-
-@dataclass(frozen=True)
-class OptimizerOptions:
-    """Options of AdamW and of its learning rates' course, in optimizer steps.
-
-    Attributes:
-        lr: of the adapters, at its highest.
-        base_lr_ratio: of the base's parameters, relative to `lr`.
-        trunk_decay: of the image trunk, from each of its blocks to the one below: layer-wise decay.
-        warmup_steps: over which a group's rate rises, from the step at which it begins to train.
-        final_lr_ratio: what is left of a rate at the last step.
-    """
-
-    lr: float = 3e-3
-    base_lr_ratio: float = 0.1
-    trunk_decay: float = 0.8
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.0
-    warmup_steps: int = 20
-    final_lr_ratio: float = 0.02
-
-    def __post_init__(self) -> None:
-        if not 0 < self.lr < math.inf:
-            raise ConfigError(f"optim.lr={self.lr!r}; expected a positive number")
-        for name in ("base_lr_ratio", "trunk_decay"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"optim.{name}={getattr(self, name)!r}; expected above 0, to 1")
 
 
 def build_optimizer(

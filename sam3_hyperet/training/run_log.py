@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from sam3_hyperet.files import replacing
-from sam3_hyperet.training.logging import LoggerOptions, open_trackers
+from sam3_hyperet.training.logging import open_trackers
+from sam3_hyperet.training.options import LoggerOptions
 
 FILE = "metrics.jsonl"
 _PACE_SECONDS = 600  # over which the pace is measured; rich's 30 hold less than two steps of a large model

@@ -5,67 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from torch import nn
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
-
-STAGES = (1, 2, 3)
-KEY_LAYERS = (r"transformer\.decoder\.", r"dot_prod_scoring\.", r"segmentation_head\.")
-
-
-@dataclass(frozen=True)
-class StageOptions:
-    """Which parameters train, and from when on more of them do.
-
-    Attributes:
-        number: the stage, or the first one of a schedule.
-        layers: the key layers of stage 2.
-        boundaries: where each next stage begins: steps, or shares of the run below 1. Empty for one stage throughout.
-        plateau: or the next stage begins after this many measurements on the tuning pictures without a lower loss; 0
-            for `boundaries`.
-    """
-
-    number: int = 1
-    layers: tuple[str, ...] = KEY_LAYERS
-    boundaries: tuple[float, ...] = ()
-    plateau: int = 0
-
-    def __post_init__(self) -> None:
-        if self.number not in STAGES:
-            raise ConfigError(f"stage.number={self.number!r}; expected 1, 2 or 3")
-        if type(self.plateau) is not int or self.plateau < 0:
-            raise ConfigError(f"stage.plateau={self.plateau!r}; expected an integer from 0")
-        if self.plateau and self.boundaries:
-            raise ConfigError("stage.boundaries and stage.plateau both say when the next stage begins; set one of them")
-        if len(self.boundaries) > STAGES[-1] - self.number:
-            raise ConfigError(
-                f"stage.boundaries={list(self.boundaries)}: from stage {self.number} there are only "
-                f"{STAGES[-1] - self.number} more"
-            )
-
-    @property
-    def last(self) -> int:
-        """The highest stage that the run may come to."""
-        return STAGES[-1] if self.plateau else self.number + len(self.boundaries)
-
-    def steps(self, max_steps: int) -> list[int]:
-        """The step after which each next stage begins.
-
-        Raises:
-            ConfigError: steps that do not rise within the run.
-        """
-        steps = [round(b * max_steps) if b < 1 else int(b) for b in self.boundaries]
-        if any(b >= 1 and b != int(b) for b in self.boundaries) or not all(
-            low < high for low, high in pairwise([0, *steps, max_steps])
-        ):
-            raise ConfigError(
-                f"stage.boundaries={list(self.boundaries)}; expected rising steps below train.max_steps={max_steps}, "
-                "or shares of it below 1"
-            )
-        return steps
+from sam3_hyperet.training.options import KEY_LAYERS, STAGES
 
 
 @dataclass(frozen=True)

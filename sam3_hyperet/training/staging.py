@@ -12,15 +12,9 @@ from torch import Tensor, nn
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.losses.grounding import Counts, GroundingLoss
-from sam3_hyperet.training.optimizer import (
-    KEY_LAYERS,
-    REST,
-    TRUNK,
-    OptimizerOptions,
-    build_optimizer,
-    set_learning_rates,
-)
-from sam3_hyperet.training.stages import StageOptions, StageReport, set_stage
+from sam3_hyperet.training.optimizer import KEY_LAYERS, REST, TRUNK, build_optimizer, set_learning_rates
+from sam3_hyperet.training.options import OptimizerOptions, StageOptions
+from sam3_hyperet.training.stages import StageReport, set_stage
 
 _GROUPS_OF_STAGE = {2: (KEY_LAYERS,), 3: (REST, TRUNK)}
 

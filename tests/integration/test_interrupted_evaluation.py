@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam3_hyperet.evaluation.metrics.semantic.fusion import FUSIONS
+from sam3_hyperet.evaluation.protocol import FUSIONS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.integration

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli.compare import compare
-from sam3_hyperet.data.sources import DataOptions
+from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.evaluation.comparison import Variant
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.modeling.build import TINY_WEIGHTS

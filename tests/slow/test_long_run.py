@@ -17,8 +17,8 @@ from sam3_hyperet.cli.train import main
 from sam3_hyperet.losses.grounding import MATCHED, TOTAL
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, read_safetensors
 from sam3_hyperet.training import batches
-from sam3_hyperet.training.loop import TrainOptions, fit
-from sam3_hyperet.training.optimizer import OptimizerOptions
+from sam3_hyperet.training.loop import fit
+from sam3_hyperet.training.options import OptimizerOptions, TrainOptions
 from sam3_hyperet.training.run_log import read_history
 from sam3_hyperet.training.signals import Interrupted
 from sam3_hyperet.training.state import read_state

@@ -13,7 +13,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "sam3_hyperet"
 
 FLOORS = (  # from the bottom; imports only go down
-    ("errors", "files", "version", "hyperbolic"),
+    ("choices", "errors", "version"),
+    ("files", "hyperbolic"),
     ("options", "masks", "adapters", "sam3_host"),
     ("modeling", "data", "losses"),
     ("inference",),

@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.scenes.dataset import write_scenes
-from sam3_hyperet.data.sources import (
-    DataOptions,
-    augmentation,
-    open_split,
-    prompt_sampler,
-    training_images,
-)
+from sam3_hyperet.data.sources import augmentation, open_split, prompt_sampler, training_images
 from sam3_hyperet.errors import ConfigError, DataError
 
 COUNT = 9

@@ -11,7 +11,8 @@ from PIL import Image
 
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.data.annotations import Category
-from sam3_hyperet.data.sources import DataOptions, open_split, prompt_sampler, training_images
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import open_split, prompt_sampler, training_images
 from sam3_hyperet.data.vocabularies import COCO_BASE, COCO_NOVEL, VOCABULARIES, vocabulary_ids
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import read_options

@@ -12,7 +12,8 @@ from PIL import Image
 
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.prepare import main
-from sam3_hyperet.data.sources import DataOptions, open_split
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.options import read_options
 
 LABEL_IDS = np.array([[0, 7, 8, 33], [255, 19, 29, 1]], np.uint8)

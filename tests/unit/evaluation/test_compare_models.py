@@ -13,8 +13,8 @@ from rich.console import Console
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli.compare import compare, print_headline
+from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.scenes.dataset import write_scenes
-from sam3_hyperet.data.sources import DataOptions
 from sam3_hyperet.evaluation.comparison import Variant
 from sam3_hyperet.evaluation.fingerprint import model_facts, versions
 from sam3_hyperet.evaluation.models import with_base

@@ -22,8 +22,9 @@ from sam3_hyperet.cli.submit import parse_runs
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.launch.memory import estimate
-from sam3_hyperet.launch.slurm import SlurmOptions, TrainingJob, open_executor, rendezvous_port, script
-from sam3_hyperet.training.loop import TrainOptions
+from sam3_hyperet.launch.options import SlurmOptions
+from sam3_hyperet.launch.slurm import TrainingJob, open_executor, rendezvous_port, script
+from sam3_hyperet.training.options import TrainOptions
 
 SLURM = ["launcher=slurm", "model.checkpoint=random", "experiment=smoke"]
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.losses.alignment import AlignmentLoss, AlignmentOptions, contrastive, matched_queries, mean_text
-from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss, LossOptions, LossWeights
+from sam3_hyperet.losses.alignment import AlignmentLoss, contrastive, matched_queries, mean_text
+from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss
+from sam3_hyperet.losses.options import AlignmentOptions, LossOptions, LossWeights
 from sam3_hyperet.losses.text_pruning import pruned
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
 from sam3_hyperet.options import read_options

@@ -10,8 +10,7 @@ from answers import answers, equal, largest_relative_difference
 
 import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.adapters.adjustment import GEOMETRIES
-from sam3_hyperet.adapters.structure import STRUCTURES
+from sam3_hyperet.choices import GEOMETRIES, STRUCTURES
 from sam3_hyperet.errors import ConfigError
 
 FOLDING = [

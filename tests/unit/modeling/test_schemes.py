@@ -12,10 +12,10 @@ from official import on_meta
 
 import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.adapters.adjustment import GEOMETRIES
-from sam3_hyperet.adapters.structure import STRUCTURES
+from sam3_hyperet.choices import GEOMETRIES, STRUCTURES
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, LossWeights
+from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
+from sam3_hyperet.losses.options import LossWeights
 from sam3_hyperet.modeling.build import ARCHITECTURES, assemble
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
 from sam3_hyperet.modeling.config import SITES

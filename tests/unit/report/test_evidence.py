@@ -10,8 +10,9 @@ import pytest
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli.compare import contender, open_suite
+from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.scenes.dataset import write_scenes
-from sam3_hyperet.data.sources import DataOptions, open_split
+from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.evaluation.comparison import Comparison, Outcome, Variant, all_metrics
 from sam3_hyperet.evaluation.models import with_base
 from sam3_hyperet.evaluation.protocol import Protocol

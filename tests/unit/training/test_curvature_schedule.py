@@ -19,12 +19,13 @@ import sam3_hyperet as hy
 from sam3_hyperet.adapters.attention import HyperbolicGates
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.losses.alignment import AlignmentLoss
-from sam3_hyperet.losses.grounding import GroundingLoss, LossOptions
+from sam3_hyperet.losses.grounding import GroundingLoss
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
 from sam3_hyperet.options import read_options
-from sam3_hyperet.training.curvature_schedule import RadiusControl, RadiusOptions, radius_control
-from sam3_hyperet.training.loop import TrainOptions, fit
-from sam3_hyperet.training.optimizer import OptimizerOptions
+from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_control
+from sam3_hyperet.training.loop import fit
+from sam3_hyperet.training.options import OptimizerOptions, RadiusOptions, TrainOptions
 
 PROPERTY = settings(max_examples=50, deadline=None)
 

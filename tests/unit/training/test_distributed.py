@@ -10,7 +10,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 
 import sam3_hyperet as hy
-from sam3_hyperet.losses.grounding import GroundingLoss, LossWeights
+from sam3_hyperet.losses.grounding import GroundingLoss
+from sam3_hyperet.losses.options import LossWeights
 from sam3_hyperet.training.distributed import (
     gathered,
     gathered_state,
@@ -19,8 +20,8 @@ from sam3_hyperet.training.distributed import (
     split_state,
     whole_parameters,
 )
-from sam3_hyperet.training.optimizer import OptimizerOptions
-from sam3_hyperet.training.stages import StageOptions, set_training_mode
+from sam3_hyperet.training.options import OptimizerOptions, StageOptions
+from sam3_hyperet.training.stages import set_training_mode
 from sam3_hyperet.training.staging import Staging
 from sam3_hyperet.training.step import optimize
 

@@ -10,8 +10,10 @@ import torch
 import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, LossWeights
-from sam3_hyperet.training.feature_cache import CacheOptions, bytes_per_view, cached_trunk
+from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
+from sam3_hyperet.losses.options import LossWeights
+from sam3_hyperet.training.feature_cache import bytes_per_view, cached_trunk
+from sam3_hyperet.training.options import CacheOptions
 from sam3_hyperet.training.stages import set_training_mode
 
 

@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.training.logging import LoggerOptions
+from sam3_hyperet.training.options import LoggerOptions
 from sam3_hyperet.training.run_log import RunLog
 
 COUNTS = torch.tensor([1, 0, 3, 4])

@@ -12,11 +12,11 @@ from lightning_fabric import Fabric
 
 import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.losses.grounding import GroundingLoss, LossWeights
+from sam3_hyperet.losses.grounding import GroundingLoss
+from sam3_hyperet.losses.options import LossWeights
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
-from sam3_hyperet.training.logging import LoggerOptions
-from sam3_hyperet.training.loop import TrainingFailed, TrainOptions, fit
-from sam3_hyperet.training.optimizer import OptimizerOptions
+from sam3_hyperet.training.loop import TrainingFailed, fit
+from sam3_hyperet.training.options import LoggerOptions, OptimizerOptions, TrainOptions
 
 CONFIG = hy.HyperETConfig(geometry="gyro", learn_curvature=True)
 

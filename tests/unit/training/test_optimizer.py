@@ -11,8 +11,8 @@ import torch
 import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
-from sam3_hyperet.training.optimizer import OptimizerOptions, build_optimizer, gradient_norms, set_learning_rates
-from sam3_hyperet.training.stages import KEY_LAYERS
+from sam3_hyperet.training.optimizer import build_optimizer, gradient_norms, set_learning_rates
+from sam3_hyperet.training.options import KEY_LAYERS, OptimizerOptions
 
 OPTIONS = OptimizerOptions(lr=1.0, warmup_steps=4, final_lr_ratio=0.1)
 

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, LossWeights
+from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
+from sam3_hyperet.losses.options import LossWeights
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
 
 TINY = {"name": "tiny", "checkpoint": "random"}

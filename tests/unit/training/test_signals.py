@@ -11,7 +11,8 @@ import torch
 from submitit.core.utils import UncompletedJobError
 
 from sam3_hyperet.errors import CheckpointError
-from sam3_hyperet.training.optimizer import OptimizerOptions, build_optimizer
+from sam3_hyperet.training.optimizer import build_optimizer
+from sam3_hyperet.training.options import OptimizerOptions
 from sam3_hyperet.training.signals import REQUEUE, Interrupted, Preemption
 from sam3_hyperet.training.state import random_generators, read_state, restore_state, save_state
 

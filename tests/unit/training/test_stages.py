@@ -8,7 +8,8 @@ import torch
 import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
-from sam3_hyperet.training.stages import KEY_LAYERS, set_training_mode
+from sam3_hyperet.training.options import KEY_LAYERS
+from sam3_hyperet.training.stages import set_training_mode
 
 
 def size(parameters):
@@ -98,7 +99,8 @@ def test_in_stage_3_all_layers_are_in_training_mode(adapted):
 
 
 def test_activation_checkpointing_changes_no_gradient(another, make_batch, randomized):
-    from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, LossWeights
+    from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
+    from sam3_hyperet.losses.options import LossWeights
 
     gradients = []
     batch = make_batch([("car", [(10, 10, 50, 40)]), ("sky", [])])

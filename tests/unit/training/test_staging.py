@@ -11,11 +11,11 @@ from lightning_fabric import Fabric
 
 import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, LossWeights
+from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
+from sam3_hyperet.losses.options import LossWeights
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
-from sam3_hyperet.training.loop import TrainOptions, fit
-from sam3_hyperet.training.optimizer import OptimizerOptions
-from sam3_hyperet.training.stages import KEY_LAYERS, StageOptions
+from sam3_hyperet.training.loop import fit
+from sam3_hyperet.training.options import KEY_LAYERS, OptimizerOptions, StageOptions, TrainOptions
 from sam3_hyperet.training.staging import Staging
 
 

@@ -10,10 +10,11 @@ from lightning_fabric import Fabric
 
 import sam3_hyperet as hy
 from sam3_hyperet.losses.alignment import AlignmentLoss
-from sam3_hyperet.losses.grounding import GroundingLoss, LossOptions
+from sam3_hyperet.losses.grounding import GroundingLoss
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.training.batches import parts_of
-from sam3_hyperet.training.optimizer import OptimizerOptions
-from sam3_hyperet.training.stages import StageOptions, set_training_mode
+from sam3_hyperet.training.options import OptimizerOptions, StageOptions
+from sam3_hyperet.training.stages import set_training_mode
 from sam3_hyperet.training.staging import Staging
 from sam3_hyperet.training.step import optimize
 

@@ -22,19 +22,7 @@ from torch import Tensor
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import UNASSIGNED
-
-FUSIONS = ("instance", "semantic", "fused")
-
-
-@dataclass(frozen=True)
-class FusionThresholds:
-    """What is left out: a class below `presence`, an instance below `score`, a pixel below `mask` (all three
-    probabilities), an instance of fewer than `area` pixels at or above `mask`. All 0: a plain argmax."""
-
-    presence: float = 0.5
-    score: float = 0.5
-    mask: float = 0.5
-    area: int = 0
+from sam3_hyperet.evaluation.protocol import FUSIONS, FusionThresholds
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from sam3_hyperet.evaluation.metrics.evaluator import Headline, Record
-from sam3_hyperet.evaluation.metrics.semantic.fusion import (
-    FUSIONS,
-    ClassEvidence,
-    Fusion,
-    FusionThresholds,
-    class_values,
-)
+from sam3_hyperet.evaluation.metrics.semantic.fusion import ClassEvidence, Fusion, class_values
 from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import SemanticMIoU, iou_metrics
+from sam3_hyperet.evaluation.protocol import FUSIONS, FusionThresholds
 from sam3_hyperet.inference.predictor import PromptPrediction
 
 SHOWN = "fused"  # the fusion whose label maps are kept for the report

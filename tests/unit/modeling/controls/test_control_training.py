@@ -7,10 +7,12 @@ import torch
 from answers import answers, equal
 
 import sam3_hyperet as hy
-from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, LossWeights
+from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
+from sam3_hyperet.losses.options import LossWeights
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint, base_state_dict, load_base, save_base
 from sam3_hyperet.modeling.config import SITES
-from sam3_hyperet.training.optimizer import OptimizerOptions, build_optimizer, set_learning_rates
+from sam3_hyperet.training.optimizer import build_optimizer, set_learning_rates
+from sam3_hyperet.training.options import OptimizerOptions
 from sam3_hyperet.training.stages import set_training_mode
 from sam3_hyperet.training.state import read_state, restore_state, save_state
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.metrics.semantic.fusion import FUSIONS, ClassEvidence, FusionThresholds, fuse
+from sam3_hyperet.evaluation.metrics.semantic.fusion import ClassEvidence, fuse
 from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import UNASSIGNED
+from sam3_hyperet.evaluation.protocol import FUSIONS, FusionThresholds
 
 SIZE = (5, 7)
 PLAIN = FusionThresholds(presence=0, score=0, mask=0)

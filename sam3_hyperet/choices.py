@@ -1,0 +1,9 @@
+"""Names and bounds that options and tensor code share; nothing here needs torch."""
+
+from __future__ import annotations
+
+GEOMETRIES = ("euclidean", "moebius", "lorentz", "gyro")
+STRUCTURES = ("diagonal", "block_diagonal", "banded", "dense")
+CURVATURE_BOUNDS = (1e-8, 1e2)
+MIN_RADIUS = 0.1
+"""K of the entailment cones: within twice this radius a cone is half a space."""

@@ -1,0 +1,85 @@
+"""Options of a Slurm job, without torch and submitit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.options import one_of
+from sam3_hyperet.training.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """Options of a Slurm job; None leaves a choice to the cluster.
+
+    Attributes:
+        nodes, tasks_per_node: processes; one drives one device, so they are `train.nodes` and `train.devices`.
+        gpus_per_node: 0 to train on the CPU.
+        cpus_per_task: cores of a process, its loader processes included.
+        mem_gb: memory of a node.
+        timeout_min: the limit; the job is requeued when it comes near.
+        signal_delay_s: seconds before the limit at which the job is told.
+        max_timeouts: so many times a job that came near its limit is requeued.
+        exclude: nodes, as a list or joined by commas.
+        array_parallelism: at most so many jobs of a sweep run at once.
+        setup: shell commands of the script, before srun.
+        additional: more options of sbatch by their long names.
+        dry_run: print the script and submit nothing.
+    """
+
+    name: str = "slurm"
+    nodes: int = 1
+    tasks_per_node: int = 1
+    gpus_per_node: int = 0
+    cpus_per_task: int = 1
+    mem_gb: float | None = None
+    timeout_min: int = 240
+    signal_delay_s: int = 120
+    max_timeouts: int = 3
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | tuple[str, ...] | None = None
+    array_parallelism: int = 256
+    setup: tuple[str, ...] = ()
+    additional: Mapping[str, Any] = field(default_factory=dict)
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("launcher.name", self.name, ("slurm", "local"))
+        for name in ("nodes", "tasks_per_node", "cpus_per_task", "timeout_min", "signal_delay_s", "array_parallelism"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"launcher.{name}={getattr(self, name)}; expected an integer from 1")
+        for name in ("gpus_per_node", "max_timeouts"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"launcher.{name}={getattr(self, name)}; expected an integer from 0")
+        if self.mem_gb is not None and self.mem_gb <= 0:
+            raise ConfigError(f"launcher.mem_gb={self.mem_gb}; expected a positive number, or null")
+        if not isinstance(self.additional, Mapping):
+            raise ConfigError(f"launcher.additional={self.additional!r}; expected options of sbatch by name")
+        excluded = self.excluded
+        if excluded is not None and not re.fullmatch(r"[^\s,]+(,[^\s,]+)*", excluded):
+            raise ConfigError(f"launcher.exclude={self.exclude!r}; expected names of nodes, joined by commas")
+
+    @property
+    def excluded(self) -> str | None:
+        """The excluded nodes, joined by commas."""
+        return ",".join(self.exclude) if isinstance(self.exclude, tuple) else self.exclude
+
+    def check(self, train: TrainOptions) -> None:
+        """Raise ConfigError unless a task drives each device of the run."""
+        pairs = [("nodes", self.nodes, "nodes"), ("tasks_per_node", self.tasks_per_node, "devices")]
+        if self.gpus_per_node:
+            pairs.append(("gpus_per_node", self.gpus_per_node, "devices"))
+        for name, value, of_run in pairs:
+            if value != getattr(train, of_run):
+                raise ConfigError(
+                    f"launcher.{name}={value}, but train.{of_run}={getattr(train, of_run)}; expected the same number"
+                )
+        if train.accelerator in ("gpu", "cuda") and not self.gpus_per_node:
+            raise ConfigError(f"train.accelerator={train.accelerator}, but launcher.gpus_per_node=0")

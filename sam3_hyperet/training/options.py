@@ -1,0 +1,235 @@
+"""Options of training: the loop, stages, optimizer, curvature, cache and loggers; without torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+from sam3_hyperet.choices import CURVATURE_BOUNDS
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.options import one_of
+
+STAGES = (1, 2, 3)
+KEY_LAYERS = (r"transformer\.decoder\.", r"dot_prod_scoring\.", r"segmentation_head\.")
+SCHEDULES = ("constant", "linear", "cosine", "dynamic")
+CACHE_DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of the loop.
+
+    Attributes:
+        max_steps: optimizer steps.
+        batch_size: images per process and forward pass; a step sees batch_size · accumulate · processes of them.
+        accumulate: forward and backward passes of a step. The step is that of one batch of all its images, up to
+            rounding, however they are spread over passes and processes, where nothing is drawn at random: dropout
+            and drop path (0 in the tiny model, 0.1 in the large one), `loss.query=random` and
+            `loss.prune_probability` draw anew in every process. See `GroundingLoss` for the contrastive loss.
+        prompts_at_once: of one picture in a pass, so that memory does not grow with pictures and prompts; the step
+            stays the same, as above. 0 for all of a batch.
+        workers: loader processes.
+        clip_norm: gradients are scaled down to this norm.
+        log_every: steps between two logged lines.
+        tune_every: steps between two measurements of the loss on the tuning images; 0 for none (best = last).
+        save_every: steps between two saved states; 0 for none.
+        max_bad_steps: consecutive steps with a non-finite loss or gradient after which the run ends.
+        precision: Fabric's: "32-true" or "bf16-mixed".
+        devices: of a node, each driven by a process.
+        strategy: Fabric's, or "fsdp", which shards parameters, gradients and optimizer state in stage 3. "auto" is with
+            several processes "ddp" in stage 1, else "ddp_find_unused_parameters_true", for what gets no gradient at a
+            step.
+        threads: of PyTorch, per process; 0 leaves its choice.
+        checkpoint_activations: less memory, more time.
+    """
+
+    max_steps: int
+    batch_size: int
+    accumulate: int = 1
+    prompts_at_once: int = 0
+    workers: int = 0
+    clip_norm: float = 1.0
+    log_every: int = 10
+    tune_every: int = 0
+    save_every: int = 0
+    max_bad_steps: int = 20
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    threads: int = 0
+    checkpoint_activations: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "accumulate", "log_every", "max_bad_steps", "devices", "nodes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name}={getattr(self, name)}; expected an integer from 1")
+        for name in ("prompts_at_once", "workers", "tune_every", "save_every", "threads"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"train.{name}={getattr(self, name)}; expected an integer from 0")
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """Which parameters train, and from when on more of them do.
+
+    Attributes:
+        number: the stage, or the first one of a schedule.
+        layers: the key layers of stage 2.
+        boundaries: where each next stage begins: steps, or shares of the run below 1. Empty for one stage throughout.
+        plateau: or the next stage begins after this many measurements on the tuning pictures without a lower loss; 0
+            for `boundaries`.
+    """
+
+    number: int = 1
+    layers: tuple[str, ...] = KEY_LAYERS
+    boundaries: tuple[float, ...] = ()
+    plateau: int = 0
+
+    def __post_init__(self) -> None:
+        if self.number not in STAGES:
+            raise ConfigError(f"stage.number={self.number!r}; expected 1, 2 or 3")
+        if type(self.plateau) is not int or self.plateau < 0:
+            raise ConfigError(f"stage.plateau={self.plateau!r}; expected an integer from 0")
+        if self.plateau and self.boundaries:
+            raise ConfigError("stage.boundaries and stage.plateau both say when the next stage begins; set one of them")
+        if len(self.boundaries) > STAGES[-1] - self.number:
+            raise ConfigError(
+                f"stage.boundaries={list(self.boundaries)}: from stage {self.number} there are only "
+                f"{STAGES[-1] - self.number} more"
+            )
+
+    @property
+    def last(self) -> int:
+        """The highest stage that the run may come to."""
+        return STAGES[-1] if self.plateau else self.number + len(self.boundaries)
+
+    def steps(self, max_steps: int) -> list[int]:
+        """The step after which each next stage begins.
+
+        Raises:
+            ConfigError: steps that do not rise within the run.
+        """
+        steps = [round(b * max_steps) if b < 1 else int(b) for b in self.boundaries]
+        if any(b >= 1 and b != int(b) for b in self.boundaries) or not all(
+            low < high for low, high in pairwise([0, *steps, max_steps])
+        ):
+            raise ConfigError(
+                f"stage.boundaries={list(self.boundaries)}; expected rising steps below train.max_steps={max_steps}, "
+                "or shares of it below 1"
+            )
+        return steps
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """Options of AdamW and of its learning rates' course, in optimizer steps.
+
+    Attributes:
+        lr: of the adapters, at its highest.
+        base_lr_ratio: of the base's parameters, relative to `lr`.
+        trunk_decay: of the image trunk, from each of its blocks to the one below: layer-wise decay.
+        warmup_steps: over which a group's rate rises, from the step at which it begins to train.
+        final_lr_ratio: what is left of a rate at the last step.
+    """
+
+    lr: float = 3e-3
+    base_lr_ratio: float = 0.1
+    trunk_decay: float = 0.8
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.0
+    warmup_steps: int = 20
+    final_lr_ratio: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"optim.lr={self.lr!r}; expected a positive number")
+        for name in ("base_lr_ratio", "trunk_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"optim.{name}={getattr(self, name)!r}; expected above 0, to 1")
+
+
+@dataclass(frozen=True)
+class RadiusOptions:
+    """How the curvature moves.
+
+    Attributes:
+        schedule: "constant"; "linear" or "cosine" in the step, from `hyperet.curvature` to `target`; or "dynamic".
+        target: c after the last step, for "linear" and "cosine".
+        factor: > 1, by which "dynamic" moves c.
+        patience: steps without improvement before "dynamic" moves c.
+        tolerance: improvement of the smoothed loss, relative to its best, that counts as one.
+        smoothing: weight of the past in the loss's exponential moving average.
+        minimum, maximum: of c, for "dynamic".
+    """
+
+    schedule: str = "constant"
+    target: float | None = None
+    factor: float = 1.5
+    patience: int = 20
+    tolerance: float = 0.01
+    smoothing: float = 0.9
+    minimum: float = 1e-4
+    maximum: float = 1.0
+
+    def __post_init__(self) -> None:
+        low, high = CURVATURE_BOUNDS
+        one_of("radius.schedule", self.schedule, SCHEDULES)
+        for name in ("target", "minimum", "maximum"):
+            value = getattr(self, name)
+            if value is not None and not low < value < high:
+                raise ConfigError(f"radius.{name}={value}; expected a curvature between {low:g} and {high:g}")
+        if self.schedule in ("linear", "cosine") and self.target is None:
+            raise ConfigError(f"radius.target is missing; schedule {self.schedule} needs the curvature to end at")
+        if not 1.0 < self.factor < math.inf:
+            raise ConfigError(f"radius.factor={self.factor}; expected a number above 1")
+        if self.patience < 1:
+            raise ConfigError(f"radius.patience={self.patience}; expected an integer from 1")
+        for name in ("tolerance", "smoothing"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"radius.{name}={getattr(self, name)}; expected a share from 0 to below 1")
+        if not self.minimum < self.maximum:
+            raise ConfigError(f"radius.minimum={self.minimum}; expected less than radius.maximum={self.maximum}")
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """Options of the feature cache.
+
+    Attributes:
+        folder: where the features are kept; None for no cache. Other runs of the same base share them.
+        dtype: "float32", or "bfloat16" at half the size, rounded.
+    """
+
+    folder: str | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        one_of("cache.dtype", self.dtype, CACHE_DTYPES)
+
+
+@dataclass(frozen=True)
+class LoggerOptions:
+    """Where figures go besides metrics.jsonl.
+
+    Attributes:
+        tensorboard: event files in the run's folder.
+        wandb: a project at Weights & Biases; wandb's own variables apply, such as WANDB_MODE=offline.
+
+    Raises:
+        ConfigError: wandb is asked for and not installed.
+    """
+
+    tensorboard: bool = True
+    wandb: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.wandb:
+            try:
+                import wandb  # noqa: F401
+            except ImportError as error:
+                raise ConfigError(
+                    f"logger.wandb={self.wandb}: {error}; expected the package: pip install sam3_hyperet[wandb]"
+                ) from error
