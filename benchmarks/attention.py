@@ -1,22 +1,22 @@
-"""What hyperbolic attention costs beside ordinary attention, at the size of the official fusion encoder."""
+"""Time of hyperbolic attention beside ordinary attention, at the size of the official fusion encoder."""
 
 from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks import timing
 from sam3_hyperet.adapters.attention import ATTENTION_GEOMETRIES, HyperbolicGates, HyperbolicMultiheadAttention
 from sam3_hyperet.errors import ConfigError
 
 ORDINARY = "ordinary"
+MEASURES = {"forward": timing.forward, "forward_backward": timing.forward_backward}
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -35,27 +35,23 @@ class OneOutput(nn.Module):
 def run(
     tokens: int = 5184, channels: int = 256, heads: int = 8, repeats: int = 9, threads: int = 2
 ) -> dict[str, float]:
-    """Time self-attention over `tokens` tokens, fp32, one picture; print a table.
+    """Time self-attention over `tokens` tokens, fp32, one image; print a table.
 
     `operation` is `F.scaled_dot_product_attention` or what replaces it, on `(1, heads, tokens, channels / heads)`;
-    `module` is `nn.MultiheadAttention` with projections. The gates are open. All are timed in turn, and a ratio is the
-    median of the ratios within a turn, so that a busy machine slows both sides alike; plain is compared with plain,
-    compiled with compiled. Forward is without gradients, forward + backward with those of inputs and parameters. With
-    one thread the times are those of the processor, which other jobs hardly touch; with more, those of the clock.
+    `module` is `nn.MultiheadAttention` with projections. The gates are open. Plain is compared with plain, compiled
+    with compiled.
 
-    Returns flat figures such as `attention/operation/lorentz/compiled/forward_ratio`, and the machine's load average
-    over the run's last minute. Raises ConfigError unless `heads` divides `channels`.
+    Returns:
+        `attention/operation/lorentz/compiled/forward_ratio`, `…/forward_backward_ms` and so on, and the machine's load
+        average over the last minute of the run.
+
+    Raises:
+        ConfigError: `heads` does not divide `channels`.
     """
     if channels % heads:
         raise ConfigError(f"benchmark attention: heads={heads} does not divide channels={channels}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return _run(tokens, channels, heads, repeats)
-    finally:
-        torch.set_num_threads(before)
+    with timing.threads(threads):
+        return _run(tokens, channels, heads, repeats)
 
 
 def _run(tokens: int, channels: int, heads: int, repeats: int) -> dict[str, float]:
@@ -64,23 +60,21 @@ def _run(tokens: int, channels: int, heads: int, repeats: int) -> dict[str, floa
         "module": list(torch.randn(3, 1, tokens, channels)),
     }
     plain = _operations(heads) | _modules(channels, heads)
+    results: dict[str, float] = {}
     with torch._dynamo.config.patch(recompile_limit=4 * len(plain)):
         calls = {f"{name}/plain": call for name, call in plain.items()}
         calls |= {f"{name}/compiled": torch.compile(call, fullgraph=True) for name, call in plain.items()}
-        times = {
-            "forward": _interleaved(calls, inputs, repeats, _forward),
-            "forward_backward": _interleaved(calls, inputs, repeats, _forward_backward),
-        }
-    figures = {"attention/load_average": os.getloadavg()[0]}
-    for kind, of_kind in times.items():
-        for name, seconds in of_kind.items():
-            level, _, mode = name.split("/")
-            ratios = [t / r for t, r in zip(seconds, of_kind[f"{level}/{ORDINARY}/{mode}"], strict=True)]
-            figures[f"attention/{name}/{kind}_ms"] = 1e3 * statistics.median(seconds)
-            figures[f"attention/{name}/{kind}_ratio"] = statistics.median(ratios)
+        for kind, measure in MEASURES.items():
+            timed = {name: partial(measure, call, *inputs[name.partition("/")[0]]) for name, call in calls.items()}
+            times = timing.in_turn(timed, repeats)
+            for name, taken in times.items():
+                level, _, mode = name.split("/")
+                results[f"attention/{name}/{kind}_ms"] = 1e3 * statistics.median(taken)
+                results[f"attention/{name}/{kind}_ratio"] = timing.ratio(taken, times[f"{level}/{ORDINARY}/{mode}"])
+    results["attention/load_average"] = os.getloadavg()[0]
     title = f"{tokens} tokens, {heads} heads of {channels // heads}, fp32, {torch.get_num_threads()} threads, CPU"
-    _print(figures, sorted(calls), title)
-    return figures
+    _print(results, sorted(calls), title)
+    return results
 
 
 def _open_gates(heads: int, geometry: str) -> HyperbolicGates:
@@ -105,54 +99,13 @@ def _modules(channels: int, heads: int) -> dict[str, Attention]:
     return modules
 
 
-def _interleaved(
-    calls: dict[str, Attention],
-    inputs: dict[str, list[Tensor]],
-    repeats: int,
-    timed: Callable[[Attention, list[Tensor]], float],
-) -> dict[str, list[float]]:
-    """Seconds of each call in each of `repeats` turns, after one more that compiles and warms the caches."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(1 + repeats):
-        for name, call in calls.items():
-            times[name].append(timed(call, inputs[name.partition("/")[0]]))
-    return {name: seconds[1:] for name, seconds in times.items()}
-
-
-def _forward(call: Attention, inputs: list[Tensor]) -> float:
-    with torch.no_grad():
-        start = _seconds()
-        call(*inputs)
-        return _seconds() - start
-
-
-def _forward_backward(call: Attention, inputs: list[Tensor]) -> float:
-    leaves = [x.detach().requires_grad_() for x in inputs]
-    if isinstance(call, nn.Module):
-        call.zero_grad(set_to_none=True)
-    gradient = torch.ones_like(leaves[0])
-    start = _seconds()
-    call(*leaves).backward(gradient)
-    return _seconds() - start
-
-
-def _seconds() -> float:
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
-
-
-def _print(figures: dict[str, float], names: list[str], title: str) -> None:
-    table = Table(title=title, caption=f"load average of the machine: {figures['attention/load_average']:.1f}")
-    table.add_column("self-attention", no_wrap=True)
-    for heading in ("forward", "ratio", "+ backward", "ratio"):
-        table.add_column(heading, justify="right")
+def _print(results: dict[str, float], names: list[str], title: str) -> None:
+    rows = []
     for name in names:
-        cells = [name.replace("/", " ")]
-        for kind in ("forward", "forward_backward"):
-            cells.append(f"{figures[f'attention/{name}/{kind}_ms']:.0f} ms")
-            cells.append(f"{figures[f'attention/{name}/{kind}_ratio']:.2f} ×")
-        table.add_row(*cells)
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    run()
+        row = [name.replace("/", " ")]
+        for kind in MEASURES:
+            row.append(f"{results[f'attention/{name}/{kind}_ms']:.0f} ms")
+            row.append(f"{results[f'attention/{name}/{kind}_ratio']:.2f} ×")
+        rows.append(row)
+    caption = f"load average of the machine: {results['attention/load_average']:.1f}"
+    timing.print_table(title, ("self-attention", "forward", "ratio", "+ backward", "ratio"), rows, caption)

@@ -1,10 +1,9 @@
-"""Try the official architecture on the CPU: stage 1 with random weights, through the real training loop."""
+"""Stage 1 on the official architecture (random weights, CPU), through the real training loop."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
+from benchmarks import timing
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.losses.options import LossWeights
@@ -25,7 +25,7 @@ from sam3_hyperet.training.stages import set_stage
 
 
 def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, object]:
-    """Train the adapters of `large` for a few steps on one picture, and print what it took.
+    """Train the adapters of `large` for a few steps on one image.
 
     Returns:
         `build_seconds`, `seconds` of each step, `losses` of each step, `peak_gib` (resident memory of the process),
@@ -43,7 +43,7 @@ def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, o
             differences.append(float((y.detach() - x).abs().max() / x.abs().max()))
 
     handle = model.backbone.fpn_adjustment.register_forward_hook(compare)
-    batch = one_picture(prompts, resolution)
+    batch = one_image(prompts, resolution)
     loss = GroundingLoss(model.transformer.decoder.num_queries, LossWeights(), model.matcher)
     with tempfile.TemporaryDirectory() as folder:
         fit(
@@ -66,7 +66,7 @@ def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, o
         "build_seconds": round(built, 1),
         "seconds": [round(end - start, 1) for start, end in itertools.pairwise(ends)],
         "losses": [line["train/loss"] for line in lines],
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_gib": round(timing.peak_gib(), 2),
         "identity_difference": max(differences[:levels]),
         "adapter_change": max(float(p.abs().max()) for p in model.parameters() if p.requires_grad),
         "trainable": counts["trainable"],
@@ -74,15 +74,15 @@ def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, o
     }
 
 
-def one_picture(prompts: int, side: int) -> host.BatchedDatapoint:
-    """One picture of bright rectangles, each the one instance of its own prompt."""
-    picture = 0.1 * torch.randn(3, side, side, generator=torch.Generator().manual_seed(0))
+def one_image(prompts: int, side: int) -> host.BatchedDatapoint:
+    """One image of bright rectangles, each the one instance of its own prompt."""
+    pixels = 0.1 * torch.randn(3, side, side, generator=torch.Generator().manual_seed(0))
     objects, queries = [], []
     for number in range(prompts):
         x, y, size = side * (number + 1) // (prompts + 2), side // 4, side // (prompts + 2)
         mask = torch.zeros(side, side, dtype=torch.bool)
         mask[y : y + 2 * size, x : x + size] = True
-        picture[:, mask] += 1.0
+        pixels[:, mask] += 1.0
         box = torch.tensor([x + size / 2, y + size, size, 2 * size]) / side
         objects.append(host.Object(box, float(mask.sum()), object_id=number, frame_index=0, segment=mask))
         queries.append(
@@ -96,5 +96,5 @@ def one_picture(prompts: int, side: int) -> host.BatchedDatapoint:
                 inference_metadata=host.InferenceMetadata(0, 0, number, (side, side), -1, 0),
             )
         )
-    image = host.Image(data=picture, objects=objects, size=(side, side))
+    image = host.Image(data=pixels, objects=objects, size=(side, side))
     return host.collate([host.Datapoint(find_queries=queries, images=[image])])

@@ -1,16 +1,15 @@
-"""What the metrics of a whole COCO validation set cost, beside pycocotools, on synthetic detections of its size."""
+"""Time of the metrics of a whole COCO validation set, beside pycocotools, on synthetic detections of its size."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
-import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ import numpy as np
 from pycocotools import mask as rle_ops
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks import timing
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.bootstrap import draw_weights
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import MAX_DETECTIONS
@@ -35,20 +33,20 @@ TRUTHS_PER_IMAGE = 7.36  # as in val2017
 OURS, REFERENCE = "sam3_hyperet", "pycocotools"
 _TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR@1", "AR@10", "AR@100", "ARs", "ARm", "ARl")
 _TOLERANCE = 1e-9
-Figures = dict[str, float]
+Results = dict[str, float]
 
 
-def run(images: int = 5000, detections: int = 40, repeats: int = 1, draws: int = 3) -> Figures:
+def run(images: int = 5000, detections: int = 40, repeats: int = 1, draws: int = 3) -> Results:
     """Time box and mask AP of a results file, and of the records that an evaluation leaves; print a table.
 
     `files`: from the two JSON files to the numbers, with pycocotools (its twelve numbers) and with two back ends of
     `CocoAP`, which checks every record and gives AP per category and AP@100/img besides, ours also cgF1. They take
-    turns, and a speed-up is the median of those within a turn. `records`: the same figures from records of 100
-    detections of each of 80 categories in every picture, 40 million for 5,000; `draw`: its headline, once in a
+    turns, and a speed-up is the median of those within a turn. `records`: the same results from records of 100
+    detections of each of 80 categories in every image, 40 million for 5,000; `draw`: its headline, once in a
     bootstrap. Each runs in a process of its own; seconds are the processor's, which other jobs hardly touch.
 
     Args:
-        detections: per picture in the results file.
+        detections: of an image in the results file.
 
     Returns:
         `metrics/<what>/seconds`, `…/peak_gib` of resident memory, `…/speedup` over pycocotools,
@@ -57,56 +55,40 @@ def run(images: int = 5000, detections: int = 40, repeats: int = 1, draws: int =
     Raises:
         DataError: a number differs by more than 1e-9.
     """
-    figures: Figures = {}
+    metrics: Results = {}
     with tempfile.TemporaryDirectory() as name:
-        truth, results = Path(name) / "truth.json", Path(name) / "results.json"
-        _measured(lambda: _write_files(truth, results, images, detections))
-        calls: dict[str, Callable[[], Figures]] = {
-            OURS: lambda: CocoAP.evaluate_files(truth, results, backend=OURS),
-            "faster-coco-eval": lambda: CocoAP.evaluate_files(truth, results, backend="faster-coco-eval"),
-            REFERENCE: lambda: _by_pycocotools(truth, results),
+        truth, found = Path(name) / "truth.json", Path(name) / "results.json"
+        timing.in_process(partial(_write_files, truth, found, images, detections), "fork")
+        calls: dict[str, Callable[[], Results]] = {
+            OURS: lambda: CocoAP.evaluate_files(truth, found, backend=OURS),
+            "faster-coco-eval": lambda: CocoAP.evaluate_files(truth, found, backend="faster-coco-eval"),
+            REFERENCE: lambda: _by_pycocotools(truth, found),
         }
-        turns = [{what: _measured(call) for what, call in calls.items()} for _ in range(repeats)]
-        figures |= _measured(lambda: _from_records(truth, results, draws))["numbers"]
+        turns = [
+            {what: timing.in_process(partial(_timed, call), "fork") for what, call in calls.items()}
+            for _ in range(repeats)
+        ]
+        metrics |= timing.in_process(partial(_from_records, truth, found, draws), "fork")[0]
+    times = {what: [turn[what][0][1] for turn in turns] for what in calls}
     for what in calls:
-        figures[f"metrics/{what}/seconds"] = statistics.median(turn[what]["seconds"] for turn in turns)
-        figures[f"metrics/{what}/peak_gib"] = max(turn[what]["peak_gib"] for turn in turns)
-        speedups = [turn[REFERENCE]["seconds"] / turn[what]["seconds"] for turn in turns]
-        figures[f"metrics/{what}/speedup"] = statistics.median(speedups)
-    expected = turns[0][REFERENCE]["numbers"]
-    apart = max(abs(turns[0][what]["numbers"][key] - value) for what in calls for key, value in expected.items())
-    figures["metrics/largest_difference"] = apart
+        metrics[f"metrics/{what}/seconds"] = statistics.median(times[what])
+        metrics[f"metrics/{what}/peak_gib"] = max(turn[what][1] for turn in turns)
+        metrics[f"metrics/{what}/speedup"] = timing.ratio(times[REFERENCE], times[what])
+    numbers = {what: turns[0][what][0][0] for what in calls}
+    apart = max(abs(numbers[what][key] - value) for what in calls for key, value in numbers[REFERENCE].items())
+    metrics["metrics/largest_difference"] = apart
     if apart > _TOLERANCE:
         raise DataError(f"a metric differs from pycocotools' by {apart}, expected at most {_TOLERANCE}")
-    _print(figures, f"{images} pictures, {detections} detections each; box and mask AP")
-    return figures
+    _print(metrics, f"{images} images, {detections} detections each; box and mask AP")
+    return metrics
 
 
-def _measured(call: Callable[[], Any]) -> dict[str, Any]:
-    """Seconds of the processor, peak memory and result of a call, in a process that is forked for it."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-
-    def child() -> None:
-        started = time.process_time()
-        numbers = call()
-        seconds = time.process_time() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        sender.send({"numbers": numbers, "seconds": seconds, "peak_gib": peak})
-
-    process = context.Process(target=child)
-    process.start()
-    sender.close()
-    try:
-        measured: dict[str, Any] = receiver.recv()
-    except EOFError as error:
-        process.join()
-        raise DataError(f"a measurement ended early, with exit status {process.exitcode}") from error
-    process.join()
-    return measured
+def _timed(call: Callable[[], Results]) -> tuple[Results, float]:
+    started = time.process_time()
+    return call(), time.process_time() - started
 
 
-def _from_records(truth: Path, results: Path, draws: int) -> Figures:
+def _from_records(truth: Path, results: Path, draws: int) -> Results:
     ground_truth = GroundTruth.read(truth)
     image_ids = sorted(ground_truth.sizes)
     detections = check_detections(read_json(results), ground_truth, str(results))
@@ -125,7 +107,7 @@ def _from_records(truth: Path, results: Path, draws: int) -> Figures:
         "metrics/records/detections": sum(len(record["scores"]) for record in records),
         "metrics/draw/preparation_seconds": prepared - evaluated,
         "metrics/draw/seconds": (time.process_time() - prepared) / draws,
-        "metrics/records/peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "metrics/records/peak_gib": timing.peak_gib(),
     }
 
 
@@ -149,8 +131,8 @@ def _filled(record: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[
     return filled
 
 
-def _by_pycocotools(truth: Path, results: Path) -> Figures:
-    numbers: Figures = {}
+def _by_pycocotools(truth: Path, results: Path) -> Results:
+    numbers: Results = {}
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO(str(truth))
         found = ground_truth.loadRes(str(results))
@@ -211,21 +193,15 @@ def _box(polygon: list[float]) -> list[float]:
     return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
 
 
-def _print(figures: Figures, title: str) -> None:
-    table = Table(title=title, caption="seconds of the processor; the draw's memory is in the records' row")
-    for heading in ("", "seconds", "speed-up", "peak GiB"):
-        table.add_column(heading, justify="right" if heading else "left")
-    rows = {"records": f"{figures['metrics/records/detections'] / 1e6:.1f} M detections, from records"}
-    rows["draw"] = "one bootstrap draw of these"
+def _print(metrics: Results, title: str) -> None:
+    named = {"records": f"{metrics['metrics/records/detections'] / 1e6:.1f} M detections, from records"}
+    named["draw"] = "one bootstrap draw of these"
+    rows = []
     for what in (OURS, "faster-coco-eval", REFERENCE, "records", "draw"):
-        cells = [figures.get(f"metrics/{what}/{key}") for key in ("seconds", "speedup", "peak_gib")]
-        texts = (
-            form.format(cell) if cell else ""
-            for form, cell in zip(("{:.2f}", "{:.1f} ×", "{:.2f}"), cells, strict=True)
-        )
-        table.add_row(rows.get(what, f"{what}, from files"), *texts)
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    run()
+        row = [named.get(what, f"{what}, from files")]
+        for key, form in (("seconds", "{:.2f}"), ("speedup", "{:.1f} ×"), ("peak_gib", "{:.2f}")):
+            value = metrics.get(f"metrics/{what}/{key}")
+            row.append(form.format(value) if value else "")
+        rows.append(row)
+    caption = "seconds of the processor; the draw's memory is in the records' row"
+    timing.print_table(title, ("", "seconds", "speed-up", "peak GiB"), rows, caption)

@@ -1,24 +1,22 @@
-"""What an adjustment costs on one FPN-sized tensor, beside the cheapest plain layers of the same shape."""
+"""Time of every adjustment on one FPN-sized tensor, beside the cheapest plain layers of the same shape."""
 
 from __future__ import annotations
 
 import contextlib
 import statistics
-import time
 import warnings
-from collections.abc import Callable
+from functools import partial
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks import timing
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.choices import GEOMETRIES
 
 GEOOPT = "geoopt exp-mul-log"
 PLAIN_REPEATS = 3
-Timed = dict[str, list[float]]
+MEASURES = {"forward": timing.forward, "forward_backward": timing.forward_backward}
 
 
 class ChannelMultiply(nn.Module):
@@ -53,46 +51,36 @@ class GeooptScaling(nn.Module):
 def run(channels: int = 256, size: int = 288, repeats: int = 11, threads: int = 2) -> dict[str, float]:
     """Time every geometry, diagonal and dense, on a `(1, channels, size, size)` fp32 tensor; print a table.
 
-    All are timed in turn, the compiled `repeats` times and the others three times, and a ratio is the median of
-    the ratios within a turn, so that a busy machine slows both sides alike. Forward is without gradients, forward +
-    backward with those of input and parameters. Diagonal is compared with a per-channel multiply, dense with a
-    1 × 1 convolution, compiled with compiled and plain with plain; geoopt (if installed) is uncompiled, and compared
-    with the compiled multiply. Returns flat figures such as `ops/diagonal/lorentz/compiled/forward_ms` and
-    `…/forward_backward_ratio`.
+    Compiled calls have `repeats` turns, the others three. Diagonal is compared with a per-channel multiply, dense with
+    a 1 × 1 convolution, compiled with compiled and plain with plain; geoopt (if installed) is not compiled, and is
+    compared with the compiled multiply.
+
+    Returns:
+        `ops/diagonal/lorentz/compiled/forward_ms`, `…/forward_ratio`, `…/forward_backward_ratio` and so on, and
+        `…/forward_geoopt_speedup` of the diagonal ones.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return _run(channels, size, repeats)
-    finally:
-        torch.set_num_threads(before)
+    with timing.threads(threads):
+        return _run(channels, size, repeats)
 
 
 def _run(channels: int, size: int, repeats: int) -> dict[str, float]:
-    x, gradient = torch.randn(2, 1, channels, size, size).unbind()
+    x = torch.randn(1, channels, size, size)
     modules = _modules(channels)
+    results: dict[str, float] = {}
     with torch._dynamo.config.patch(recompile_limit=4 * len(modules)):
+        calls = {f"{name}/plain": module for name, module in modules.items()}
         # geoopt stays as its users have it: its own jit.script kernels inside plain PyTorch.
-        compiled = {name: torch.compile(m, fullgraph=True) for name, m in modules.items() if name != GEOOPT}
-        calls: dict[str, nn.Module] = {f"{name}/plain": module for name, module in modules.items()}
-        calls |= {f"{name}/compiled": module for name, module in compiled.items()}
-        forward = _interleaved(calls, lambda call: _forward(call, x), repeats)
-        both = _interleaved(calls, lambda call: _forward_backward(call, x, gradient), repeats)
-    figures: dict[str, float] = {}
-    for name in calls:
-        reference = _reference(name)
-        for kind, times in (("forward", forward), ("forward_backward", both)):
-            figures[f"ops/{name}/{kind}_ms"] = 1e3 * statistics.median(times[name])
-            ratios = [t / r for t, r in zip(times[name], times[reference], strict=False)]
-            figures[f"ops/{name}/{kind}_ratio"] = statistics.median(ratios)
-    for name in [name for name in calls if name.startswith("diagonal") and f"{GEOOPT}/plain" in calls]:
-        for kind, times in (("forward", forward), ("forward_backward", both)):
-            faster = [g / t for g, t in zip(times[f"{GEOOPT}/plain"], times[name], strict=False)]
-            figures[f"ops/{name}/{kind}_geoopt_speedup"] = statistics.median(faster)
-    _print(figures, list(calls), tuple(x.shape))
-    return figures
+        calls |= {f"{name}/compiled": torch.compile(m, fullgraph=True) for name, m in modules.items() if name != GEOOPT}
+        few = {name: PLAIN_REPEATS for name in calls if name.endswith("plain")}
+        for kind, measure in MEASURES.items():
+            times = timing.in_turn({name: partial(measure, call, x) for name, call in calls.items()}, repeats, few)
+            for name, taken in times.items():
+                results[f"ops/{name}/{kind}_ms"] = 1e3 * statistics.median(taken)
+                results[f"ops/{name}/{kind}_ratio"] = timing.ratio(taken, times[_reference(name)])
+                if name.startswith("diagonal") and GEOOPT in modules:
+                    results[f"ops/{name}/{kind}_geoopt_speedup"] = timing.ratio(times[f"{GEOOPT}/plain"], taken)
+    _print(results, list(calls), tuple(x.shape))
+    return results
 
 
 def _modules(channels: int) -> dict[str, nn.Module]:
@@ -113,51 +101,19 @@ def _modules(channels: int) -> dict[str, nn.Module]:
 
 
 def _reference(name: str) -> str:
-    """What a row is compared with."""
+    """Name of the call that a row is compared with."""
     layer = "convolution" if name.startswith(("dense", "convolution")) else "multiply"
     compiled = name.endswith("compiled") or name.startswith(GEOOPT)
     return f"{layer}/{'compiled' if compiled else 'plain'}"
 
 
-def _interleaved(calls: dict[str, nn.Module], timed: Callable[[nn.Module], float], repeats: int) -> Timed:
-    for call in calls.values():
-        timed(call)  # compiles, and warms the caches
-    times: Timed = {name: [] for name in calls}
-    for turn in range(repeats):
-        for name, call in calls.items():
-            if turn < PLAIN_REPEATS or name.endswith("compiled"):
-                times[name].append(timed(call))
-    return times
-
-
-def _forward(call: nn.Module, x: Tensor) -> float:
-    with torch.no_grad():
-        start = time.perf_counter()
-        call(x)
-        return time.perf_counter() - start
-
-
-def _forward_backward(call: nn.Module, x: Tensor, gradient: Tensor) -> float:
-    leaf = x.detach().requires_grad_()
-    call.zero_grad(set_to_none=True)
-    start = time.perf_counter()
-    call(leaf).backward(gradient)
-    return time.perf_counter() - start
-
-
-def _print(figures: dict[str, float], names: list[str], shape: tuple[int, ...]) -> None:
-    table = Table(title=f"One tensor {shape}, fp32, {torch.get_num_threads()} threads, CPU")
-    for heading in ("operation", "against", "forward", "ratio", "forward + backward", "ratio", "geoopt takes"):
-        table.add_column(heading, justify="left" if heading in ("operation", "against") else "right")
+def _print(results: dict[str, float], names: list[str], shape: tuple[int, ...]) -> None:
+    rows = []
     for name in sorted(names, key=lambda name: (name.rpartition("/")[2], _reference(name))):
-        cells = [name.replace("/", " "), _reference(name).replace("/", " ")]
-        for kind in ("forward", "forward_backward"):
-            cells += [f"{figures[f'ops/{name}/{kind}_ms']:.1f} ms", f"{figures[f'ops/{name}/{kind}_ratio']:.2f} ×"]
-        speedups = [figures.get(f"ops/{name}/{kind}_geoopt_speedup") for kind in ("forward", "forward_backward")]
-        cells.append(" / ".join(f"{s:.0f} ×" for s in speedups if s is not None))
-        table.add_row(*cells)
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    run()
+        row = [name.replace("/", " "), _reference(name).replace("/", " ")]
+        for kind in MEASURES:
+            row += [f"{results[f'ops/{name}/{kind}_ms']:.1f} ms", f"{results[f'ops/{name}/{kind}_ratio']:.2f} ×"]
+        speedups = [results.get(f"ops/{name}/{kind}_geoopt_speedup") for kind in MEASURES]
+        rows.append([*row, " / ".join(f"{s:.0f} ×" for s in speedups if s is not None)])
+    headings = ("operation", "against", "forward", "ratio", "forward + backward", "ratio", "geoopt takes")
+    timing.print_table(f"One tensor {shape}, fp32, {torch.get_num_threads()} threads, CPU", headings, rows)

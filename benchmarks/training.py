@@ -1,23 +1,21 @@
-"""One training step on the official architecture (random weights, CPU): stage 1, without and with the feature cache,
-against fine-tuning everything as SAM 3's trainer does it."""
+"""One training step on the official architecture (random weights, CPU): stage 1 against training everything.
+
+Stage 1 runs without and with the feature cache; "everything" is fine-tuning as SAM 3's trainer does it.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 import statistics
 import tempfile
-import time
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
-from benchmarks.large import one_picture
+from benchmarks import timing
+from benchmarks.large import one_image
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, count_targets
@@ -50,11 +48,11 @@ def run(
 
     Args:
         depth: blocks of the ViT, a multiple of 8 up to the official 32.
-        turns: measurements of each kind, in turn; a ratio is the median of the ratios within a turn.
+        turns: measurements of each kind, in turn.
         steps: of a measurement, of which the last is timed.
         attention_dropout: in `full`, as officially. A CPU has no fused attention with dropout: without it `full` is
             what a fused kernel would make of it, and the comparison is stricter.
-        prompts_at_once: of the picture in a pass of stage 1.
+        prompts_at_once: of the image in a pass of stage 1.
 
     Returns:
         `training/<kind>/step_s`, `…/speedup` and `…/memory_ratio` against `full`, `…/peak_gib`.
@@ -64,34 +62,24 @@ def run(
     """
     if depth % 8 or not 8 <= depth <= 32:
         raise ConfigError(f"benchmark training: depth={depth}; expected 8, 16, 24 or 32")
-    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    peaks: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    context = multiprocessing.get_context("spawn")
+    times: timing.Times = {kind: [] for kind in KINDS}
+    peaks = dict.fromkeys(KINDS, 0.0)
     for _ in range(turns):
         for kind in KINDS:
-            with ProcessPoolExecutor(1, context) as pool:
-                took, peak = pool.submit(
-                    _measure,
-                    kind,
-                    resolution,
-                    prompts,
-                    depth,
-                    steps,
-                    threads,
-                    attention_dropout,
-                    prompts_at_once,
-                ).result()
-            seconds[kind].append(took)
-            peaks[kind].append(peak)
-    figures: dict[str, float] = {}
+            call = partial(
+                _measure, kind, resolution, prompts, depth, steps, threads, attention_dropout, prompts_at_once
+            )
+            took, peak = timing.in_process(call, "spawn")
+            times[kind].append(took)
+            peaks[kind] = max(peaks[kind], peak)
+    results: dict[str, float] = {}
     for kind in KINDS:
-        speedups = [full / took for full, took in zip(seconds["full"], seconds[kind], strict=True)]
-        figures[f"training/{kind}/step_s"] = statistics.median(seconds[kind])
-        figures[f"training/{kind}/speedup"] = statistics.median(speedups)
-        figures[f"training/{kind}/peak_gib"] = max(peaks[kind])
-        figures[f"training/{kind}/memory_ratio"] = max(peaks[kind]) / max(peaks["full"])
-    _print(figures, f"large, {depth} ViT blocks, {resolution} px, batch 1, {prompts} prompts, {threads} threads, CPU")
-    return figures
+        results[f"training/{kind}/step_s"] = statistics.median(times[kind])
+        results[f"training/{kind}/speedup"] = timing.ratio(times["full"], times[kind])
+        results[f"training/{kind}/peak_gib"] = peaks[kind]
+        results[f"training/{kind}/memory_ratio"] = peaks[kind] / peaks["full"]
+    _print(results, f"large, {depth} ViT blocks, {resolution} px, batch 1, {prompts} prompts, {threads} threads, CPU")
+    return results
 
 
 def _measure(
@@ -103,8 +91,8 @@ def _measure(
     threads: int,
     attention_dropout: bool,
     prompts_at_once: int,
-) -> tuple[float, float]:
-    """Seconds of the last of `steps` steps, and GiB of this process at its peak."""
+) -> float:
+    """Seconds of the last of `steps` steps."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     sizes = replace(
@@ -115,7 +103,7 @@ def _measure(
     )
     model = assemble(sizes)
     loss = GroundingLoss(model.transformer.decoder.num_queries, LossOptions(), model.matcher)
-    batch = one_picture(prompts, resolution)
+    batch = one_image(prompts, resolution)
     with ExitStack() as stack:
         if kind != "full":
             inject(model, HyperETConfig())
@@ -131,8 +119,8 @@ def _measure(
             set_training_mode(model)
             model.backbone.forward_image(batch.img_batch)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
-        for _ in range(steps):
-            start = time.perf_counter()
+
+        def step() -> None:
             optimizer.zero_grad(set_to_none=True)
             if kind == "full":
                 model.train()
@@ -142,17 +130,15 @@ def _measure(
                 for part in parts_of(batch, prompts_at_once):
                     loss(model, part, count_targets([batch]))[TOTAL].backward()
             optimizer.step()
-            took = time.perf_counter() - start
-    return took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+        return [timing.seconds(step) for _ in range(steps)][-1]
 
 
-def _print(figures: dict[str, float], title: str) -> None:
-    table = Table(title=title)
-    for heading in ("", "a step", "faster than full", "peak memory", "of full"):
-        table.add_column(heading, justify="left" if not heading else "right")
+def _print(results: dict[str, float], title: str) -> None:
+    rows = []
     for kind in KINDS:
-        step, speedup, peak, ratio = (
-            figures[f"training/{kind}/{key}"] for key in ("step_s", "speedup", "peak_gib", "memory_ratio")
+        step, speedup, peak, of_full = (
+            results[f"training/{kind}/{key}"] for key in ("step_s", "speedup", "peak_gib", "memory_ratio")
         )
-        table.add_row(kind, f"{step:.1f} s", f"{speedup:.2f} ×", f"{peak:.1f} GiB", f"{ratio:.0%}")
-    Console().print(table)
+        rows.append([kind, f"{step:.1f} s", f"{speedup:.2f} ×", f"{peak:.1f} GiB", f"{of_full:.0%}"])
+    timing.print_table(title, ("", "a step", "faster than full", "peak memory", "of full"), rows)
