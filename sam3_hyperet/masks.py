@@ -1,6 +1,7 @@
-"""COCO run-length encodings, checked in bulk before they are counted.
+"""COCO run-length encodings: encode, decode, check one or many, rasterise, combine and compare.
 
-The COCO tools do not refuse a mask whose runs do not cover its image: area and IoU are silently wrong.
+The COCO tools do not refuse a mask whose runs do not cover its image: area and IoU are silently wrong. An RLE is a
+dictionary of `size`, [height, width] in pixels, and `counts`, compressed (text or bytes) where nothing else is said.
 """
 
 from __future__ import annotations
@@ -11,16 +12,99 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from sam3_hyperet.errors import DataError
+
+Rle = dict[str, Any]
+MAX_SIDE = 65_500  # pixels; what a JPEG can hold; keeps height x width within the 32 bits of a run
 _MAX_BYTES = 7  # of one run: 35 bits
 _LAST_DIGIT = (np.arange(256) & 0x0F) - (np.arange(256) & 0x10)  # the last digit of a number carries its sign
 
 
-def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
+def encode_masks(masks: np.ndarray) -> list[Rle]:
     """Compressed COCO RLEs, their counts as text, of bool masks (N, H, W)."""
     if not len(masks):
         return []
     rles = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8))
     return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in rles]
+
+
+def decode(rle: Rle) -> np.ndarray:
+    """(H, W) uint8 of 0 and 1 of a compressed RLE."""
+    height, width = rle["size"]
+    runs = _runs(rle["counts"])
+    values = np.zeros(len(runs), np.uint8)
+    values[1::2] = 1
+    return np.repeat(values, runs).reshape(width, height).T
+
+
+def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
+    """The union of polygons [x1, y1, x2, y2, …], by COCO's own rasteriser; `spread_beyond` before."""
+    return coco_mask.merge(coco_mask.frPyObjects([list(polygon) for polygon in polygons], height, width))  # type: ignore[no-any-return]
+
+
+def spread_beyond(extents: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(K, 2) pixels by which polygons reach over the right or left, and the bottom or top border.
+
+    COCO's rasteriser takes memory, and then crashes, in proportion to a polygon's extent.
+
+    Args:
+        extents: (K, 4) left, top, right, bottom. sizes: (K, 2) width and height of each one's image.
+    """
+    beyond: np.ndarray = np.maximum(-extents[:, :2], extents[:, 2:] - sizes)
+    return beyond
+
+
+def from_run_lengths(rle: dict[str, Any], height: int, width: int, where: str) -> Rle:
+    """A COCO RLE, compressed or not, as a compressed one.
+
+    Raises:
+        DataError: beginning with `where`, unless its size is (height, width) and its runs fill exactly that.
+    """
+    if rle.get("size") != [height, width]:
+        raise DataError(f"{where}: its RLE has the size {rle.get('size')!r:.60}, the image is {[height, width]}")
+    counts = rle.get("counts")
+    try:
+        runs = _runs(counts) if isinstance(counts, str | bytes) else np.asarray(counts)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise DataError(f"{where}: its RLE cannot be read ({' '.join(str(error).split())})") from None
+    if runs.ndim != 1 or runs.dtype.kind not in "iu" or len(runs) == 0 or (runs < 0).any():
+        raise DataError(f"{where}: its RLE has the counts {counts!r:.60}, expected whole numbers from 0")
+    if (total := sum(runs.tolist())) != height * width:
+        raise DataError(f"{where}: its RLE covers {total} pixels, the image has {height * width}")
+    if isinstance(counts, str | bytes):
+        return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+    return coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)  # type: ignore[no-any-return]
+
+
+def area(rle: Rle) -> int:
+    """Pixels of a mask."""
+    return int(coco_mask.area(rle))
+
+
+def box(rle: Rle) -> tuple[float, float, float, float]:
+    """COCO's [x, y, width, height] around a mask, in pixels; zeros where it is empty."""
+    x, y, width, height = coco_mask.toBbox(rle).tolist()
+    return x, y, width, height
+
+
+def union(masks: Sequence[Rle], height: int, width: int) -> Rle:
+    """What any of the masks covers; of none, an empty mask."""
+    empty = coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
+    return coco_mask.merge([*masks, empty])  # type: ignore[no-any-return]
+
+
+def intersection_area(a: Rle, b: Rle) -> int:
+    """Pixels that both cover."""
+    return area(coco_mask.merge([a, b], intersect=True))
+
+
+def iou(shapes: Sequence[Any], others: Sequence[Any], crowd: Sequence[bool] | None = None) -> np.ndarray:
+    """(N, M) IoU of RLEs, or of COCO boxes; with a crowd among `others`, the fraction of the shape inside it."""
+    if not len(shapes) or not len(others):
+        return np.zeros((len(shapes), len(others)))
+    flags = [0] * len(others) if crowd is None else [int(flag) for flag in crowd]
+    found: np.ndarray = coco_mask.iou(list(shapes), list(others), flags)
+    return found
 
 
 def invalid_rles(counts: Sequence[bytes], areas: Sequence[int]) -> np.ndarray:
@@ -89,3 +173,22 @@ def _undo_differences(values: np.ndarray, run_counts: np.ndarray) -> tuple[np.nd
     unused = (first_rows + rows - 1)[run_counts % 2 == 1]
     runs[unused, 1] = 0
     return runs, first_rows
+
+
+def _runs(counts: str | bytes) -> np.ndarray:
+    """Run lengths of one compressed text; `invalid_rles` states the format. Raises ValueError."""
+    text = counts.encode("ascii") if isinstance(counts, str) else counts
+    digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    if not len(digits) or digits.min() < 0 or digits.max() > 63:
+        raise ValueError("its counts are not COCO's compressed text")
+    ends = np.flatnonzero(digits < 32)
+    if not len(ends) or ends[-1] != len(digits) - 1:
+        raise ValueError("its counts break off within a number")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    widths = ends - starts + 1
+    if widths.max() > _MAX_BYTES:
+        raise ValueError("a count is too large")
+    runs = _run_values(digits.astype(np.uint8), ends, widths)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs

@@ -7,15 +7,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.masks import Rle
 
 GRANULARITIES = ("part", "object", "group")
-MAX_SIDE = 65_500  # what a JPEG can hold; keeps h * w within the 32 bits of COCO's run lengths
 MAX_NAME = 200  # characters; SAM 3 reads 32 tokens of a prompt and silently drops the rest
 _MAX_ID = 2**31 - 1  # SAM 3 batches category ids as int32
 _BROKEN_PICTURE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -40,7 +39,7 @@ class Instance:
     apart."""
 
     category_id: int
-    rle: dict[str, Any]
+    rle: Rle
     crowd: bool = False
     id: int = -1
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from sam3_hyperet.data.annotations import (
     GRANULARITIES,
-    MAX_SIDE,
     AnnotatedImages,
     Category,
     ImageRecord,
@@ -32,6 +31,7 @@ from sam3_hyperet.data.coco_annotations import AnnotationTable
 from sam3_hyperet.data.json_files import field, read_json, records
 from sam3_hyperet.data.prompts import read_tree, with_tree
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.masks import MAX_SIDE
 
 
 class CocoInstances(AnnotatedImages):

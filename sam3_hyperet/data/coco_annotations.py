@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from sam3_hyperet import masks
 from sam3_hyperet.data.annotations import ImageRecord, shown, whole_number
 from sam3_hyperet.data.json_files import field
-from sam3_hyperet.data.segments import Polygons, from_polygons, from_run_lengths
+from sam3_hyperet.data.polygons import Polygons
 from sam3_hyperet.errors import DataError
 
 _KEYS = ("image_id", "category_id", "bbox", "segmentation")
@@ -58,8 +58,8 @@ class AnnotationTable:
     def _take(self, outline: object, number: int, image: ImageRecord, where: str) -> bool:
         """Keep the outline; False if there is nothing of it to keep."""
         if isinstance(outline, dict):
-            rle = from_run_lengths(outline, image.height, image.width, where)
-            if not coco_mask.area(rle):
+            rle = masks.from_run_lengths(outline, image.height, image.width, where)
+            if not masks.area(rle):
                 self.dropped["mask without a pixel"] += 1
                 return False
             self._rles[number] = rle
@@ -87,7 +87,7 @@ class AnnotationTable:
         self._from, self._to = rows[:, 4], rows[:, 5]
         for row in np.flatnonzero(~solid & (self._to > self._from)).tolist():
             image = self._images[self.image[row]]
-            keep[row] = coco_mask.area(self.rle(row, image.height, image.width)) > 0
+            keep[row] = masks.area(self.rle(row, image.height, image.width)) > 0
         if empty := int((~keep).sum()):
             self.dropped["mask without a pixel"] += empty
         if repaired := len(np.unique(owner[clipped & keep[owner]])):
@@ -103,12 +103,12 @@ class AnnotationTable:
         if self._to[row] == self._from[row]:
             return self._rles[int(self.id[row])]
         polygons = [self._polygons.polygon(k) for k in range(self._from[row], self._to[row])]
-        return from_polygons(polygons, height, width)
+        return masks.from_polygons(polygons, height, width)
 
     def _beyond(self, rows: np.ndarray, owner: np.ndarray) -> np.ndarray:
         """(K,) which polygons reach over the border, to be clipped; by a whole picture, they are wrong."""
         sizes = np.asarray([(image.width, image.height) for image in self._images], float)[rows[owner, 1]]
-        beyond = np.maximum(-self._polygons.extents[:, :2], self._polygons.extents[:, 2:] - sizes)
+        beyond = masks.spread_beyond(self._polygons.extents, sizes)
         if (wrong := (beyond > sizes).any(axis=-1)).any():
             k = int(np.flatnonzero(wrong)[0])
             width, height = sizes[k].astype(int)

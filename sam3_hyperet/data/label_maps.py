@@ -13,7 +13,6 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from sam3_hyperet.data.annotations import (
-    MAX_SIDE,
     AnnotatedImages,
     Category,
     ImageRecord,
@@ -23,6 +22,7 @@ from sam3_hyperet.data.annotations import (
     some,
 )
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.masks import MAX_SIDE
 
 IGNORED = -1
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from sam3_hyperet.data.segments import decode
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.masks import decode
 
 MEAN = STD = (0.5, 0.5, 0.5)
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.data.segments import decode
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.evaluation.comparison import Comparison, Outcome
 from sam3_hyperet.evaluation.fingerprint import versions
@@ -19,6 +18,7 @@ from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
 from sam3_hyperet.evaluation.metrics.radius import RadiusEvaluator
 from sam3_hyperet.evaluation.runner import records_of
 from sam3_hyperet.evaluation.task import vocabulary_labels
+from sam3_hyperet.masks import decode
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.probe import BINS
 from sam3_hyperet.report.evidence import (

@@ -12,8 +12,8 @@ from PIL import Image
 from sam3_hyperet.cli.evaluate import main as evaluate
 from sam3_hyperet.cli.predict import main as predict
 from sam3_hyperet.cli.train import main as train
-from sam3_hyperet.data.segments import decode
 from sam3_hyperet.errors import CheckpointError
+from sam3_hyperet.masks import decode
 
 pytestmark = pytest.mark.integration
 TRAINING_ALONE = ("train/", "params/trainable")

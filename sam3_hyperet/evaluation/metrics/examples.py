@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from sam3_hyperet.evaluation.metrics.evaluator import Headline, Record
-from sam3_hyperet.evaluation.metrics.regions import Rle, confident
+from sam3_hyperet.evaluation.metrics.regions import confident
 from sam3_hyperet.inference.prediction import PromptPrediction
-from sam3_hyperet.masks import encode_masks
+from sam3_hyperet.masks import Rle, encode_masks
 
 
 class ExampleEvaluator:

@@ -20,8 +20,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from sam3_hyperet import masks
+from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics import regions
 from sam3_hyperet.evaluation.metrics.evaluator import Headline, Record
@@ -49,7 +50,7 @@ class GranularityEvaluator:
 
     def __init__(
         self,
-        pictures: regions.Pictures,
+        pictures: AnnotatedImages,
         vocabulary: Sequence[str],
         hierarchy: Hierarchy,
         *,
@@ -68,8 +69,8 @@ class GranularityEvaluator:
 
     def start(self, i: int) -> None:
         self._size = self._pictures.image(i)
-        self._claims: dict[str, list[regions.Rle]] = {}
-        self._annotated: dict[str, list[tuple[regions.Rle, bool]]] = defaultdict(list)
+        self._claims: dict[str, list[masks.Rle]] = {}
+        self._annotated: dict[str, list[tuple[masks.Rle, bool]]] = defaultdict(list)
         for region in self._pictures.instances(i):
             self._annotated[self._of_category[region.category_id]].append((region.rle, region.crowd))
 
@@ -88,7 +89,7 @@ class GranularityEvaluator:
         """`kinds` (m, 5): the number of a parent and, in pixels, |P ∩ C|, |P ∪ C|, |P ∩ G| and |G|. `parts` (n, 3): the
         number of a child and the pixels of its mask in its wholes' and in all. `regions` (r,): the number of each
         region's class among the children. `claims` (c, 2): a region and the number of a child that claims it."""
-        self._masks = {name: regions.union(found, self._size) for name, found in self._claims.items()}
+        self._masks = {name: self._union(found) for name, found in self._claims.items()}
         shown, claims = self._confusion()
         return {
             "kinds": np.array(self._consistency(), np.int64).reshape(-1, 5),
@@ -109,13 +110,11 @@ class GranularityEvaluator:
             if not any(self._annotated.get(child) for child in children if child != parent):
                 continue
             asked, below = self._masks[parent], self._together(children)
-            truth = regions.union(
-                [rle for name in {parent, *children} for rle, _ in self._annotated.get(name, ())], self._size
-            )
-            both = regions.intersection_area(asked, below)
-            either = int(coco_mask.area(asked) + coco_mask.area(below)) - both
-            found = regions.intersection_area(asked, truth)
-            rows.append((number, both, either, found, int(coco_mask.area(truth))))
+            truth = self._union([rle for name in {parent, *children} for rle, _ in self._annotated.get(name, ())])
+            both = masks.intersection_area(asked, below)
+            either = masks.area(asked) + masks.area(below) - both
+            found = masks.intersection_area(asked, truth)
+            rows.append((number, both, either, found, masks.area(truth)))
         return rows
 
     def _containment(self) -> list[tuple[int, ...]]:
@@ -125,9 +124,9 @@ class GranularityEvaluator:
             for part in parts:
                 wholes[part].append(whole)
         for part, owners in wholes.items():
-            area = int(coco_mask.area(self._masks[part]))
+            area = masks.area(self._masks[part])
             if area and self._annotated.get(part):
-                within = regions.intersection_area(self._masks[part], self._together(owners))
+                within = masks.intersection_area(self._masks[part], self._together(owners))
                 rows.append((self.counts.children.index(part), within, area))
         return rows
 
@@ -138,12 +137,15 @@ class GranularityEvaluator:
         claims = []
         for number, name in enumerate(children):
             found = self._claims[name]
-            claimed = regions.overlaps([*found, self._masks[name]], areas).max(axis=0, initial=0) >= CLAIM_IOU
+            claimed = masks.iou([*found, self._masks[name]], areas).max(axis=0, initial=0) >= CLAIM_IOU
             own = self._annotated.get(name, ())
-            there = regions.overlaps(areas, [rle for rle, _ in own], [crowd for _, crowd in own])
+            there = masks.iou(areas, [rle for rle, _ in own], [crowd for _, crowd in own])
             absent = there.max(axis=1, initial=0) < CLAIM_IOU
             claims += [(r, number) for r, (truth, _) in enumerate(shown) if claimed[r] and (absent[r] or truth == name)]
         return [children.index(name) for name, _ in shown], claims
 
-    def _together(self, names: Sequence[str]) -> regions.Rle:
-        return regions.union([self._masks[name] for name in names], self._size)
+    def _together(self, names: Sequence[str]) -> masks.Rle:
+        return self._union([self._masks[name] for name in names])
+
+    def _union(self, regions: Sequence[masks.Rle]) -> masks.Rle:
+        return masks.union(regions, self._size.height, self._size.width)

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from sam3_hyperet import masks
+from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.evaluation.metrics import regions
 from sam3_hyperet.evaluation.metrics.evaluator import Headline, Record
 from sam3_hyperet.evaluation.metrics.ranking import Ranking, aurc, auroc, risk_coverage, spearman
@@ -87,7 +89,7 @@ class UncertaintyEvaluator:
     def __init__(
         self,
         model: nn.Module,
-        pictures: regions.Pictures,
+        pictures: AnnotatedImages,
         category_of: Mapping[int, int],
         *,
         score: float = 0.5,
@@ -99,7 +101,7 @@ class UncertaintyEvaluator:
 
     def start(self, i: int) -> None:
         self._size = self._pictures.image(i)
-        self._annotated: dict[int, list[tuple[regions.Rle, bool]]] = defaultdict(list)
+        self._annotated: dict[int, list[tuple[masks.Rle, bool]]] = defaultdict(list)
         for region in self._pictures.instances(i):
             self._annotated[region.category_id].append((region.rle, region.crowd))
         self._found: list[np.ndarray] = []
@@ -112,7 +114,7 @@ class UncertaintyEvaluator:
         if not len(kept.boxes):
             return
         annotated = self._annotated.get(self._category_of[k], ())
-        overlap = regions.overlaps(
+        overlap = masks.iou(
             regions.detection_masks(kept, self._size, self._mask),
             [rle for rle, _ in annotated],
             [crowd for _, crowd in annotated],

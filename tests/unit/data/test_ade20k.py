@@ -10,8 +10,8 @@ from PIL import Image
 
 from sam3_hyperet.data.ade20k import read_ade20k, read_object_info
 from sam3_hyperet.data.label_maps import IGNORED
-from sam3_hyperet.data.segments import decode
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.masks import decode
 
 
 @pytest.mark.parametrize(("split", "classes"), [("training", [6, 20, 5, 7, 15, 11]), ("validation", [7, 6, 12])])

@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from sam3_hyperet.data.coco import read_coco
-from sam3_hyperet.data.segments import decode
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.masks import decode
 
 SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from sam3_hyperet.data.label_maps import IGNORED, read_label_maps
-from sam3_hyperet.data.segments import decode
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.masks import decode
 
 NAMES = ["sky", "tree_top, crown", "road"]
 LABELS = np.full((20, 30), 255, np.uint8)

@@ -19,9 +19,9 @@ from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageRecord
 from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.data.loading import ConceptPrompts, EndlessOrder, build_loader, move
 from sam3_hyperet.data.prompts import PromptSampler
-from sam3_hyperet.data.segments import decode
 from sam3_hyperet.data.transforms import Augmentation, View, image_tensor, masks_in_view, whole
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.masks import decode
 from sam3_hyperet.sam3_host import BatchedDatapoint, Sam3Processor
 
 H, W, SIDE = 40, 60, 32

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as rle_ops
 
 from sam3_hyperet.evaluation.scoring.coco import GroundTruth
 
@@ -57,14 +56,6 @@ def of_size(areas: np.ndarray) -> np.ndarray:
     """(N, A) bool: whether areas (N,) in pixels lie in each of `AREA_RANGES`, ends included."""
     inside: np.ndarray = (areas[:, None] >= _LOW) & (areas[:, None] <= _HIGH)
     return inside
-
-
-def overlaps(shapes: Sequence[object], truths: Truths, iou_type: str) -> np.ndarray:
-    """(N, G) IoU of COCO boxes or RLEs with the ground truths; with a crowd, the share of the detection inside it."""
-    if not len(shapes) or not len(truths.areas):
-        return np.zeros((len(shapes), len(truths.areas)))
-    ious: np.ndarray = rle_ops.iou(list(shapes), truths.shapes[iou_type], truths.crowds.astype(int).tolist())
-    return ious
 
 
 def match(ious: np.ndarray, truths: Truths) -> tuple[np.ndarray, np.ndarray]:

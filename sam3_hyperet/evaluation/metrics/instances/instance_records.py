@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as rle_ops
 
+from sam3_hyperet import masks
 from sam3_hyperet.evaluation.metrics.instances.cg_f1 import SCORE_THRESHOLD, true_positives
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import (
     AREA_RANGES,
@@ -22,7 +22,6 @@ from sam3_hyperet.evaluation.metrics.instances.instance_matches import (
     Truths,
     match,
     of_size,
-    overlaps,
 )
 from sam3_hyperet.evaluation.scoring.coco import GroundTruth
 from sam3_hyperet.evaluation.scoring.coco import Record as CocoRecord
@@ -118,7 +117,7 @@ class PictureDetections:
         hits = np.zeros((self.column_count, len(IOU_THRESHOLDS)), dtype=np.uint16)
         for column, truths in sorted(self.truths.items()):
             mine = np.flatnonzero(columns == column)
-            ious = overlaps([self._shapes[iou_type][n] for n in mine], truths, iou_type)
+            ious = masks.iou([self._shapes[iou_type][n] for n in mine], truths.shapes[iou_type], truths.crowds)
             ranked = order[starts[column] : starts[column] + min(len(mine), MAX_DETECTIONS)]
             matched, to_ignored = match(ious[np.searchsorted(mine, ranked)], truths)
             met = np.flatnonzero(matched.any(axis=(1, 2)))
@@ -165,7 +164,7 @@ def records_of_results(
 def sized_shape(detection: CocoRecord, iou_type: str) -> tuple[float, Any]:
     """Area in pixels, and COCO box or RLE. A mask's area is its own; a box's its own, or that of its only mask."""
     if iou_type == "segm":
-        return float(rle_ops.area(detection["segmentation"])), detection["segmentation"]
+        return float(masks.area(detection["segmentation"])), detection["segmentation"]
     if "bbox" in detection:
         return float(detection["bbox"][2] * detection["bbox"][3]), detection["bbox"]
-    return float(rle_ops.area(detection["segmentation"])), rle_ops.toBbox(detection["segmentation"]).tolist()
+    return float(masks.area(detection["segmentation"])), list(masks.box(detection["segmentation"]))

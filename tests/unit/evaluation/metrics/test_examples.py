@@ -1,9 +1,9 @@
 import numpy as np
 import torch
 
-from sam3_hyperet.data.segments import decode
 from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
 from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.masks import decode
 
 
 def answer(scores, presence=1.0):
