@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from benchmarks import timing
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.losses.grounding import GroundingLoss
-from sam3_hyperet.losses.options import LossWeights
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject, parameter_report
@@ -44,7 +44,7 @@ def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, o
 
     handle = model.backbone.fpn_adjustment.register_forward_hook(compare)
     batch = one_image(prompts, resolution)
-    loss = GroundingLoss(model.transformer.decoder.num_queries, LossWeights(), model.matcher)
+    loss = GroundingLoss(model, LossOptions())
     with tempfile.TemporaryDirectory() as folder:
         fit(
             Fabric(accelerator="cpu", devices=1),

@@ -102,7 +102,7 @@ def _measure(
         global_blocks=tuple(range(7, depth, 8)),
     )
     model = assemble(sizes)
-    loss = GroundingLoss(model.transformer.decoder.num_queries, LossOptions(), model.matcher)
+    loss = GroundingLoss(model, LossOptions())
     batch = one_image(prompts, resolution)
     with ExitStack() as stack:
         if kind != "full":
@@ -124,11 +124,11 @@ def _measure(
             optimizer.zero_grad(set_to_none=True)
             if kind == "full":
                 model.train()
-                loss(model, batch)[TOTAL].backward()
+                loss(model, batch, model(batch))[TOTAL].backward()
             else:
                 set_training_mode(model)
                 for part in parts_of(batch, prompts_at_once):
-                    loss(model, part, count_targets([batch]))[TOTAL].backward()
+                    loss(model, part, model(part), count_targets([batch]))[TOTAL].backward()
             optimizer.step()
 
         return [timing.seconds(step) for _ in range(steps)][-1]

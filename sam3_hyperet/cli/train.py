@@ -27,7 +27,6 @@ from sam3_hyperet.evaluation.models import with_base
 from sam3_hyperet.files import replacing
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
-from sam3_hyperet.losses.alignment import AlignmentLoss
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import HyperETConfig
@@ -188,9 +187,7 @@ def _fit(
     interrupted: Callable[[], bool],
 ) -> FitResult:
     train, tune = options.train, pictures.tuning
-    loss = GroundingLoss(
-        model.transformer.decoder.num_queries, options.loss, model.matcher, AlignmentLoss(options.loss)
-    )
+    loss = GroundingLoss(model, options.loss)
     batches = training_batches(
         pictures.training,
         train.batch_size,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.losses.alignment import AlignmentLoss
-from sam3_hyperet.losses.options import LossWeights
+from sam3_hyperet.losses.options import LossOptions
 
 TOTAL = "loss"
 MATCHED = "loss_matched"
@@ -52,20 +52,17 @@ class GroundingLoss(nn.Module):
     """Boxes, scores, presence, instance masks and the semantic map, against matched targets.
 
     Args:
-        queries: the decoder's number of object queries; the classification loss is averaged over them.
-        weights: the weight of each term.
-        matcher: the one-to-one matcher; the model's own.
-        alignment: more terms, between queries and texts.
+        model: of which the loss takes the matcher and the number of object queries, by which its classification term
+            is averaged; nothing of it is kept in the loss as a parameter.
+        options: the weight of each term, and those of the terms between queries and texts.
     """
 
-    def __init__(
-        self, queries: int, weights: LossWeights, matcher: nn.Module, alignment: AlignmentLoss | None = None
-    ) -> None:
+    def __init__(self, model: host.Sam3Image, options: LossOptions | None = None) -> None:
         super().__init__()
-        self.weights = w = weights
-        self.alignment = alignment
+        self.weights = w = options or LossOptions()
+        self.alignment = AlignmentLoss(w)
         self.wrapper = _Sam3Loss(
-            matcher=matcher,
+            matcher=model.matcher,
             o2m_weight=w.one_to_many,
             o2m_matcher=host.BinaryOneToManyMatcher(alpha=0.3, threshold=0.4, topk=4),
             use_o2m_matcher_on_o2m_aux=False,
@@ -79,7 +76,7 @@ class GroundingLoss(nn.Module):
                     gamma=2,
                     use_presence=True,
                     pos_focal=False,
-                    pad_n_queries=queries,
+                    pad_n_queries=model.transformer.decoder.num_queries,
                     pad_scale_pos=1.0,
                 ),
                 host.loss_fns.Masks(
@@ -102,15 +99,16 @@ class GroundingLoss(nn.Module):
         )
 
     def forward(
-        self, model: host.Sam3Image, batch: host.BatchedDatapoint, step: Counts | None = None
+        self, model: host.Sam3Image, batch: host.BatchedDatapoint, output: host.SAM3Output, step: Counts | None = None
     ) -> dict[str, Tensor]:
-        """Run the model in training mode on the batch.
+        """Loss terms of one batch.
 
         Args:
+            output: `model(batch)`, of a model in training mode.
             step: of all the batches that one optimizer step sees, in all processes; None: of this batch alone. Every
-                term is then this batch's share of the step's: their sum is what one batch of all the pictures would
+                term is then this batch's part of the step's: their sum is what one batch of all the images would
                 have. Not so for the contrastive `alignment_loss`, whose negatives are those of the batch, and for
-                SAM 3's figures of quality (`ce_f1`, `miou_semantic_seg`), which are means weighted by the prompts.
+                SAM 3's measures of quality (`ce_f1`, `miou_semantic_seg`), which are means weighted by the prompts.
 
         Returns:
             Every term by SAM 3's name for it, unweighted (but those of the one-to-many branch have its weight), and
@@ -119,28 +117,23 @@ class GroundingLoss(nn.Module):
             better model. The whole sum does not: better boxes give the one-to-many branch more matches, and so more
             loss; and aligned embeddings are no aim in themselves.
         """
-        # TorchScript rewrites SAM 3's box losses after two calls, and their gradients then round in another way
-        with torch.jit.optimized_execution(False):
-            return self._terms(model, batch, step)
-
-    def _terms(self, model: host.Sam3Image, batch: host.BatchedDatapoint, step: Counts | None) -> dict[str, Tensor]:
         own = count_targets([batch])
         step = step or own
-        share = own.prompts / step.prompts
-        output = model(batch)
-        # SAM 3 averages over this batch's prompts, and sums up all terms before they can be told apart: with the share
-        # in the boxes' number as well, one factor is right for both
-        boxes = torch.tensor(max(1.0, step.boxes) * share, device=model.device)
+        fraction = own.prompts / step.prompts
+        # SAM 3 averages over this batch's prompts, and sums up all terms before they can be told apart: with the
+        # fraction in the boxes' number as well, one factor is right for both
+        boxes = torch.tensor(max(1.0, step.boxes) * fraction, device=model.device)
         targets = [_targets(model, target) | {"boxes_to_average_over": boxes} for target in batch.find_targets]
-        terms = {name: term * share for name, term in self.wrapper(output, targets).items()}
-        terms[TOTAL] = terms.pop(host.loss_fns.CORE_LOSS_KEY) / math.sqrt(share)
+        # TorchScript rewrites SAM 3's box losses after two calls, and their gradients then round in another way
+        with torch.jit.optimized_execution(False):
+            terms = {name: term * fraction for name, term in self.wrapper(output, targets).items()}
+        terms[TOTAL] = terms.pop(host.loss_fns.CORE_LOSS_KEY) / math.sqrt(fraction)
         matched = [getattr(self.weights, weight) * terms[term].detach() for term, weight in _WEIGHT_OF.items()]
         terms[MATCHED] = torch.stack(matched).sum()
-        if self.alignment is not None:
-            share = own.present / max(1.0, step.present)
-            for name, term in self.alignment(model, batch, output[-1]).items():
-                terms[name] = term * share
-                terms[TOTAL] = terms[TOTAL] + self.alignment.weights[name] * terms[name]
+        fraction = own.present / max(1.0, step.present)
+        for name, term in self.alignment(model, batch, output[-1]).items():
+            terms[name] = term * fraction
+            terms[TOTAL] = terms[TOTAL] + self.alignment.weights[name] * terms[name]
         return terms
 
 

@@ -28,7 +28,7 @@ class ModelAndLoss(nn.Module):
         self.loss = loss
 
     def forward(self, batch: host.BatchedDatapoint, step: Counts | None = None) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = self.loss(self.model, batch, step)
+        terms: dict[str, Tensor] = self.loss(self.model, batch, self.model(batch), step)
         return terms
 
 

@@ -26,7 +26,7 @@ from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.sources import training_images
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
-from sam3_hyperet.losses.options import LossWeights
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.build import ARCHITECTURES, assemble
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_state_dict
 
@@ -109,7 +109,7 @@ def test_the_trainers_parts_take_our_model(scenes_folder, tmp_path):
     with torch.jit.optimized_execution(False):  # TorchScript keeps to the mode of a process's first call
         terms = loss(model(batch), [model.back_convert(target) for target in batch.find_targets])
         terms["core_loss"].backward()
-    ours = GroundingLoss(12, LossWeights(), model.matcher)
+    ours = GroundingLoss(model, LossOptions())
     with torch.no_grad():
         torch.testing.assert_close(terms["core_loss"], ours(model, batch)[TOTAL], rtol=1e-5, atol=0)
     clip(model)

@@ -43,7 +43,7 @@ def adapted(model, randomized):
 
 def loss_of(model, **options):
     options = LossOptions(**options)
-    return GroundingLoss(model.transformer.decoder.num_queries, options, model.matcher, AlignmentLoss(options))
+    return GroundingLoss(model, options)
 
 
 def lifted(v, c):
@@ -95,8 +95,8 @@ def test_the_terms_are_the_published_formulae_of_queries_and_texts(adapted, batc
 
 
 def test_weights_multiply_the_terms_in_the_total_and_leave_the_rest(adapted, batch):
-    plain = GroundingLoss(12, LossWeights(), adapted.matcher)(adapted, batch)
-    terms = loss_of(adapted, alignment=3.0, entailment=5.0)(adapted, batch)
+    plain = GroundingLoss(adapted, LossOptions())(adapted, batch, adapted(batch))
+    terms = loss_of(adapted, alignment=3.0, entailment=5.0)(adapted, batch, adapted(batch))
     extra = 3.0 * terms["alignment_loss"] + 5.0 * terms["entailment_loss"]
     assert extra > 1.0
     torch.testing.assert_close(terms[TOTAL], plain[TOTAL] + extra)
@@ -106,11 +106,11 @@ def test_weights_multiply_the_terms_in_the_total_and_leave_the_rest(adapted, bat
 
 
 def test_without_weights_nothing_is_computed(adapted, batch, monkeypatch):
-    plain = GroundingLoss(12, LossWeights(), adapted.matcher)(adapted, batch)
+    plain = GroundingLoss(adapted, LossOptions())(adapted, batch, adapted(batch))
     for name in ("matched_queries", "pruned", "mean_text"):
         monkeypatch.setattr(f"sam3_hyperet.losses.alignment.{name}", lambda *_: pytest.fail("computed"))
     before = torch.get_rng_state()
-    terms = loss_of(adapted, query="random", prune_probability=1.0)(adapted, batch)
+    terms = loss_of(adapted, query="random", prune_probability=1.0)(adapted, batch, adapted(batch))
     assert torch.equal(torch.get_rng_state(), before)
     assert terms.keys() == plain.keys()
     assert all(torch.equal(terms[name], plain[name]) for name in plain)
@@ -135,7 +135,7 @@ def test_gradients_are_finite_and_reach_the_adapters_alone(adapted, batch, weigh
 @pytest.mark.parametrize("pictures", [([("car", [])],), ([("car", [(0, 0, 60, 60)])],)], ids=["no pair", "one pair"])
 def test_batches_without_negatives(adapted, make_batch, pictures):
     batch = make_batch(*pictures)
-    terms = loss_of(adapted, **BOTH, prune_probability=0.5)(adapted, batch)
+    terms = loss_of(adapted, **BOTH, prune_probability=0.5)(adapted, batch, adapted(batch))
     assert terms["alignment_loss"].detach() == 0.0
     assert terms["entailment_loss"].isfinite()
     terms[TOTAL].backward()
@@ -267,10 +267,10 @@ def test_pruned_texts_are_read_by_these_losses_alone(adapted, batch, monkeypatch
         return encode(captions, **options)
 
     monkeypatch.setattr(adapted.backbone, "forward_text", spy)
-    plain = loss_of(adapted)(adapted, batch)
-    whole = loss_of(adapted, **BOTH)(adapted, batch)
+    plain = loss_of(adapted)(adapted, batch, adapted(batch))
+    whole = loss_of(adapted, **BOTH)(adapted, batch, adapted(batch))
     assert asked == [["small red car", "sky", "window of a house"]] * 2
-    terms = loss_of(adapted, **BOTH, prune_probability=1.0)(adapted, batch)
+    terms = loss_of(adapted, **BOTH, prune_probability=1.0)(adapted, batch, adapted(batch))
     assert asked[2:] == [["small red car", "sky", "window of a house"], ["car", "window", "sky"]]
     assert terms["alignment_loss"] != whole["alignment_loss"]
     assert terms["entailment_loss"] > whole["entailment_loss"]  # a pruned text has a cone to hold the text, too

@@ -11,7 +11,7 @@ import torch
 import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
-from sam3_hyperet.losses.options import LossWeights
+from sam3_hyperet.losses.options import LossOptions, LossWeights
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
 from sam3_hyperet.training.stages import set_training_mode
 
@@ -40,14 +40,18 @@ def adapted(model, randomized):
 
 
 def loss_of(model, **weights):
-    return GroundingLoss(model.transformer.decoder.num_queries, LossWeights(**weights), model.matcher)
+    return GroundingLoss(model, LossOptions(**weights))
+
+
+def terms_of(model, batch, **weights):
+    return loss_of(model, **weights)(model, batch, model(batch))
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("kind", BATCHES)
 def test_every_kind_of_batch_has_a_finite_loss_and_gradient(adapted, make_batch, kind, bf16):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-        terms = loss_of(adapted)(adapted, make_batch(*BATCHES[kind]))
+        terms = terms_of(adapted, make_batch(*BATCHES[kind]))
     assert all(value.isfinite().all() for value in terms.values())
     assert terms[TOTAL] > 0
     terms[TOTAL].backward()
@@ -57,7 +61,7 @@ def test_every_kind_of_batch_has_a_finite_loss_and_gradient(adapted, make_batch,
 
 
 def test_gradients_reach_every_adapter_parameter(adapted, make_batch):
-    loss_of(adapted)(adapted, make_batch(*BATCHES["mixed"]))[TOTAL].backward()
+    terms_of(adapted, make_batch(*BATCHES["mixed"]))[TOTAL].backward()
     parameters = adapter_parameters(adapted)
     assert {name.rpartition("adjustments.")[2].split(".", 1)[1] for name, _ in parameters} == {
         "matrix.offset",
@@ -84,7 +88,7 @@ def test_no_graph_through_the_frozen_trunk(adapted, make_batch):
     backbone.vision_backbone.forward = lambda x: seen.setdefault("neck", forward(x))
     backbone.language_backbone.register_forward_hook(keep("text"))
     backbone.fpn_adjustment.register_forward_hook(keep("adjustment"))
-    loss_of(adapted)(adapted, make_batch(*BATCHES["mixed"]))[TOTAL].backward()
+    terms_of(adapted, make_batch(*BATCHES["mixed"]))[TOTAL].backward()
     before, after = seen["adjustment"]
     assert len(seen["neck"][0]) == 3
     assert not any(x.requires_grad or x.grad_fn is not None for x in [*seen["neck"][0], *before[0]])
@@ -110,8 +114,8 @@ def test_each_weight_multiplies_its_term_and_no_other(adapted, make_batch, name)
     batch = make_batch(*BATCHES["mixed"])
     zero = dict.fromkeys(vars(LossWeights()), 0.0)
     with torch.no_grad():
-        nothing = loss_of(adapted, **zero)(adapted, batch)[TOTAL]
-        terms = loss_of(adapted, **{**zero, name: 3.0})(adapted, batch)
+        nothing = terms_of(adapted, batch, **zero)[TOTAL]
+        terms = terms_of(adapted, batch, **{**zero, name: 3.0})
     assert float(nothing) == 0.0
     own = [v for k, v in terms.items() if k.removesuffix("_aux_0") in WEIGHTED[name]]
     assert len(own) in (1, 2)
@@ -123,7 +127,7 @@ def test_one_to_many_terms_have_their_own_weight(adapted, make_batch):
     totals = []
     with torch.no_grad():
         for weight in (0.0, 1.0, 2.0):
-            terms = loss_of(adapted, one_to_many=weight)(adapted, batch)
+            terms = terms_of(adapted, batch, one_to_many=weight)
             totals.append(float(terms[TOTAL]))
     w = LossWeights()
     kinds = {"loss_bbox": w.box, "loss_giou": w.giou, "loss_ce": w.classification, "presence_loss": w.presence}
@@ -143,7 +147,7 @@ def test_a_perfect_answer_costs_less(adapted, make_batch):
     batch = make_batch(*BATCHES["mixed"])
     loss = loss_of(adapted)
     with torch.no_grad():
-        before = loss(adapted, batch)
+        before = loss(adapted, batch, adapted(batch))
         head = adapted.segmentation_head
         truth = torch.stack(list(batch.find_targets[0].semantic_segments)).float()[:, None]
 
@@ -153,7 +157,7 @@ def test_a_perfect_answer_costs_less(adapted, make_batch):
             return {**output, "semantic_seg": 20 * (2 * target - 1)}
 
         head.register_forward_hook(perfect)
-        after = loss(adapted, batch)
+        after = loss(adapted, batch, adapted(batch))
     assert after["loss_semantic_dice"] < 0.1 * before["loss_semantic_dice"]
     assert after[TOTAL] < before[TOTAL]
 
@@ -162,7 +166,7 @@ def test_a_perfect_answer_costs_less(adapted, make_batch):
 def test_a_model_that_has_diverged_gets_a_loss_that_says_so(adapted, make_batch, value):
     batch = make_batch(*BATCHES["mixed"])
     broken = replace(batch, img_batch=torch.full_like(batch.img_batch, value))
-    terms = loss_of(adapted)(adapted, broken)
+    terms = terms_of(adapted, broken)
     assert not terms[TOTAL].isfinite()
 
 
@@ -188,14 +192,14 @@ def test_a_stock_model_trains_with_them(base, another, make_batch):
     model = another()
     hy.set_stage(model, 3)
     set_training_mode(model)
-    loss_of(model)(model, make_batch(*BATCHES["mixed"]))[TOTAL].backward()
+    terms_of(model, make_batch(*BATCHES["mixed"]))[TOTAL].backward()
     got = [name for name, p in model.named_parameters() if p.grad is not None and (p.grad != 0).any()]
     assert any(name.startswith("backbone.vision_backbone.trunk.blocks.0") for name in got)
     assert any(name.startswith("backbone.language_backbone") for name in got)
 
 
 def test_matched_loss_is_the_weighted_last_layer(adapted, make_batch):
-    terms, weights = loss_of(adapted)(adapted, make_batch(*BATCHES["mixed"])), LossWeights()
+    terms, weights = terms_of(adapted, make_batch(*BATCHES["mixed"])), LossWeights()
     names = {
         "loss_bbox": weights.box,
         "loss_giou": weights.giou,

@@ -15,7 +15,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.choices import GEOMETRIES, STRUCTURES
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
-from sam3_hyperet.losses.options import LossWeights
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.build import ARCHITECTURES, assemble
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
 from sam3_hyperet.modeling.config import SITES
@@ -234,14 +234,14 @@ def test_shared_adjustments_are_one_module(model):
 def test_gradients_reach_every_parameter_after_one_step(model, make_batch, options, checkpoint_activations):
     hy.inject(model, hy.HyperETConfig(**options))
     hy.set_stage(model, 1)
-    loss = GroundingLoss(model.transformer.decoder.num_queries, LossWeights(), model.matcher)
+    loss = GroundingLoss(model, LossOptions())
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD(trained.values(), lr=1e-3)
     batch = make_batch([("car", [(20, 20, 80, 70)]), ("sky", [])])
     for _ in range(2):
         set_training_mode(model, checkpoint_activations=checkpoint_activations)
         optimizer.zero_grad()
-        loss(model, batch)[TOTAL].backward()
+        loss(model, batch, model(batch))[TOTAL].backward()
         optimizer.step()
     assert trained.keys() == dict(adapter_parameters(model)).keys()
     gradients = {name: p.grad.abs().max().item() for name, p in trained.items()}

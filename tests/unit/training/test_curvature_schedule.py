@@ -18,7 +18,6 @@ from torch import nn
 import sam3_hyperet as hy
 from sam3_hyperet.adapters.attention import HyperbolicGates
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.losses.alignment import AlignmentLoss
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
@@ -224,7 +223,7 @@ def run(model, stream, folder, *, until=None, resume=None, radius=RADIUS, tune_e
     fit(
         Fabric(accelerator="cpu", devices=1),
         model,
-        GroundingLoss(model.transformer.decoder.num_queries, LOSS, model.matcher, AlignmentLoss(LOSS)),
+        GroundingLoss(model, LOSS),
         batches,
         lambda: iter(stream[:1]),
         TrainOptions(max_steps=6, batch_size=1, log_every=1, save_every=2, tune_every=tune_every),

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 import sam3_hyperet as hy
 from sam3_hyperet.losses.grounding import GroundingLoss
-from sam3_hyperet.losses.options import LossWeights
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.training.distributed import (
     gathered,
     gathered_state,
@@ -38,7 +38,7 @@ def fabric(monkeypatch):
 
 def begun(fabric, model, scheme="A"):
     hy.inject(model, hy.HyperETConfig(scheme=scheme))
-    loss = GroundingLoss(model.transformer.decoder.num_queries, LossWeights(), model.matcher)
+    loss = GroundingLoss(model, LossOptions())
     staging = Staging(fabric, model, loss, StageOptions(3), OptimizerOptions(warmup_steps=0), 9, {}, lambda _: None)
     staging.begin()
     staging.set_learning_rates(0)

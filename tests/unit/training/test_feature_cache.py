@@ -11,7 +11,7 @@ import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
-from sam3_hyperet.losses.options import LossWeights
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.training.feature_cache import bytes_per_view, cached_trunk
 from sam3_hyperet.training.options import CacheOptions
 from sam3_hyperet.training.stages import set_training_mode
@@ -33,9 +33,9 @@ def images(count, seed=0):
 
 
 def losses(model, batches):
-    loss = GroundingLoss(model.transformer.decoder.num_queries, LossWeights(), model.matcher)
+    loss = GroundingLoss(model, LossOptions())
     set_training_mode(model, checkpoint_activations=False)
-    return [loss(model, batch)[TOTAL] for batch in batches]
+    return [loss(model, batch, model(batch))[TOTAL] for batch in batches]
 
 
 def test_losses_and_gradients_are_the_same_with_and_without(adapted, make_batch, tmp_path):

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.losses.grounding import GroundingLoss
-from sam3_hyperet.losses.options import LossWeights
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
 from sam3_hyperet.training.loop import TrainingFailed, fit
 from sam3_hyperet.training.options import LoggerOptions, OptimizerOptions, TrainOptions
@@ -55,7 +55,7 @@ class Run:
         self.saved.append((which, self.adapters()))
 
     def fit(self, *, lr=3e-3, precision="32-true", resume=None, tune=(), warmup=0, tensorboard=False, **options):
-        loss = GroundingLoss(self.model.transformer.decoder.num_queries, LossWeights(), self.model.matcher)
+        loss = GroundingLoss(self.model, LossOptions())
         self.result = fit(
             Fabric(accelerator="cpu", devices=1, precision=precision),
             self.model,

@@ -13,7 +13,7 @@ import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
-from sam3_hyperet.losses.options import LossWeights
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
 
 TINY = {"name": "tiny", "checkpoint": "random"}
@@ -91,8 +91,9 @@ def test_when_everything_trains_all_of_it_is_in_training_mode():
 def test_a_step_in_training_mode_reaches_the_adapters_alone(adapted, make_batch):
     adapted.train()
     before = base_fingerprint(adapted)
-    loss = GroundingLoss(adapted.transformer.decoder.num_queries, LossWeights(), adapted.matcher)
-    loss(adapted, make_batch([("car", [(10, 10, 50, 40)]), ("sky", [])]))[TOTAL].backward()
+    loss = GroundingLoss(adapted, LossOptions())
+    batch = make_batch([("car", [(10, 10, 50, 40)]), ("sky", [])])
+    loss(adapted, batch, adapted(batch))[TOTAL].backward()
     assert {name for name, p in adapted.named_parameters() if p.grad is not None} == adapters(adapted).keys()
     assert all(p.grad.abs().sum() > 0 for _, p in adapter_parameters(adapted))
     adapted.zero_grad()

@@ -100,7 +100,7 @@ def test_in_stage_3_all_layers_are_in_training_mode(adapted):
 
 def test_activation_checkpointing_changes_no_gradient(another, make_batch, randomized):
     from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
-    from sam3_hyperet.losses.options import LossWeights
+    from sam3_hyperet.losses.options import LossOptions
 
     gradients = []
     batch = make_batch([("car", [(10, 10, 50, 40)]), ("sky", [])])
@@ -108,8 +108,8 @@ def test_activation_checkpointing_changes_no_gradient(another, make_batch, rando
         model = randomized(hy.inject(another(), hy.HyperETConfig()), scale=0.05)
         hy.set_stage(model, 1)
         set_training_mode(model, checkpoint_activations=checkpointing)
-        loss = GroundingLoss(model.transformer.decoder.num_queries, LossWeights(), model.matcher)
-        loss(model, batch)[TOTAL].backward()
+        loss = GroundingLoss(model, LossOptions())
+        loss(model, batch, model(batch))[TOTAL].backward()
         gradients.append([p.grad for _, p in adapter_parameters(model)])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed, rtol=1e-4, atol=1e-6)

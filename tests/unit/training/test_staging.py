@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
-from sam3_hyperet.losses.options import LossWeights
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
 from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.options import KEY_LAYERS, OptimizerOptions, StageOptions, TrainOptions
@@ -46,7 +46,7 @@ class Watched:
             yield self.stream[number % len(self.stream)]
 
     def fit(self, stages, tune=(), resume=None, **options):
-        loss = GroundingLoss(self.model.transformer.decoder.num_queries, LossWeights(), self.model.matcher)
+        loss = GroundingLoss(self.model, LossOptions())
         result = fit(
             Fabric(accelerator="cpu", devices=1),
             self.model,
@@ -97,7 +97,7 @@ def test_what_is_frozen_never_moves_and_what_trains_does(run):
 
 def test_the_tuning_loss_does_not_jump_at_a_boundary(another, stream):
     model = hy.inject(another(), hy.HyperETConfig())
-    loss = GroundingLoss(model.transformer.decoder.num_queries, LossWeights(), model.matcher)
+    loss = GroundingLoss(model, LossOptions())
     fabric = Fabric(accelerator="cpu", devices=1)
     staging = Staging(fabric, model, loss, SCHEDULE, OptimizerOptions(warmup_steps=0), 9, {}, lambda _: None)
     staging.begin()

@@ -9,7 +9,6 @@ import torch
 from lightning_fabric import Fabric
 
 import sam3_hyperet as hy
-from sam3_hyperet.losses.alignment import AlignmentLoss
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.training.batches import parts_of
@@ -47,7 +46,7 @@ class Step:
 
     def __init__(self, model, losses):
         self.model = hy.inject(model, hy.HyperETConfig())
-        loss = GroundingLoss(model.transformer.decoder.num_queries, losses, model.matcher, AlignmentLoss(losses))
+        loss = GroundingLoss(model, losses)
         self.fabric = Fabric(accelerator="cpu", devices=1)
         optim = OptimizerOptions(warmup_steps=0)
         self.staging = Staging(self.fabric, self.model, loss, StageOptions(), optim, 9, {}, lambda _: None)

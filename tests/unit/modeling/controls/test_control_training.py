@@ -8,7 +8,7 @@ from answers import answers, equal
 
 import sam3_hyperet as hy
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
-from sam3_hyperet.losses.options import LossWeights
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint, base_state_dict, load_base, save_base
 from sam3_hyperet.modeling.config import SITES
 from sam3_hyperet.training.optimizer import build_optimizer, set_learning_rates
@@ -41,8 +41,8 @@ def step(make_batch):
         set_training_mode(model)
         optimizer = optimizer or torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         optimizer.zero_grad()
-        loss = GroundingLoss(model.transformer.decoder.num_queries, LossWeights(), model.matcher)
-        loss(model, batch)[TOTAL].backward()
+        loss = GroundingLoss(model, LossOptions())
+        loss(model, batch, model(batch))[TOTAL].backward()
         optimizer.step()
         model.eval()
         return {name for name, p in model.named_parameters() if p.grad is not None and (p.grad != 0).any()}
