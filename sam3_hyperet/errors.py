@@ -21,3 +21,7 @@ class CheckpointError(UserError, RuntimeError):
 
 class HostError(UserError, RuntimeError):
     """The installed sam3 is missing, or not the one this package knows how to extend."""
+
+
+class StorageError(UserError, OSError):
+    """A file that cannot be written: no space, a quota, no permission."""

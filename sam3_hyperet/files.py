@@ -1,21 +1,244 @@
-"""Files that are whole or not there."""
+"""Files of a run: atomic writes, sole use of a folder, and a list of what was written in it."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import json
 import os
+import re
+import secrets
+import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sam3_hyperet.errors import ConfigError, StorageError
+
+LOCK = ".sam3_hyperet.lock"
+MANIFEST = ".sam3_hyperet.json"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_QUIET_SECONDS = 600  # a folder in which nothing changed for so long is no longer in use by another machine
+_held: set[Path] = set()
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to, renamed at the end: a reader never sees half a file."""
+    """Temporary name beside `path` to write to, renamed at the end: readers never see a partial file.
+
+    The name is unique among processes, machines and containers that share the folder.
+
+    Raises:
+        StorageError: the file cannot be written, such as on a full disk; the one that was there before is kept.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+        temporary = path.with_name(f".{path.name[:40]}.{writer}.tmp")
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a failed write to `path` into a StorageError that names it.
+
+    torch and safetensors hide the system's error in one of their own.
+    """
     try:
-        yield temporary
-        temporary.replace(path)
+        yield
+    except Exception as error:
+        fault = _fault(error, path.parent)
+        if fault is None:
+            raise
+        raise StorageError(f"{path}: {fault}; expected a place with free space that can be written to") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder; no process may be writing there."""
+    for file in folder.glob(".*.tmp"):
+        file.unlink()
+
+
+@contextmanager
+def sole_use(folder: Path) -> Iterator[str]:
+    """Keep other processes from using a folder, which is made if it is missing.
+
+    The lock is the system's, which ends with the process. Where the file system has none, or has none between machines,
+    the lock file's content decides: the holder is gone if its process is, if Slurm has requeued its job, or if it ran
+    on another machine and nothing has changed in the folder for ten minutes. Nested use in one process is allowed.
+
+    Yields:
+        What was taken over from, in one line, or "".
+
+    Raises:
+        ConfigError: another process uses the folder.
+    """
+    key = folder.resolve()
+    if key in _held:
+        yield ""
+        return
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / LOCK
+    descriptor, notice = _lock(file)
+    _held.add(key)
+    try:
+        yield notice
     finally:
-        temporary.unlink(missing_ok=True)
+        _held.discard(key)
+        file.unlink(missing_ok=True)
+        os.close(descriptor)
+        if is_new:
+            with contextlib.suppress(OSError):  # something was written
+                folder.rmdir()
+
+
+class Manifest:
+    """Names in a folder that this package wrote: nothing else there is ever replaced or removed.
+
+    A name may be that of a file or a folder, relative to `folder`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All names on the list."""
+        file = self.folder / MANIFEST
+        try:
+            names = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return frozenset()
+        except ValueError as error:
+            raise ConfigError(f"{file}: damaged ({error}); expected a list of names; use another folder") from error
+        return frozenset(map(str, names))
+
+    def check(self, *names: str) -> None:
+        """Raise a ConfigError if one of the names exists and is not on the list."""
+        ours = self.names
+        for name in names:
+            if name not in ours and os.path.lexists(self.folder / name):
+                raise ConfigError(
+                    f"{self.folder / name} is there and was not written by an earlier run; it is left alone; expected "
+                    "another run_dir, or to move it away"
+                )
+
+    def claim(self, *names: str) -> None:
+        """Add names that are about to be written. Raises a ConfigError as `check` does."""
+        self.check(*names)
+        ours = self.names
+        if not ours.issuperset(names):
+            with replacing(self.folder / MANIFEST) as temporary:
+                temporary.write_text(json.dumps(sorted(ours.union(names)), indent=1) + "\n", encoding="utf-8")
+
+    def remove(self, *names: str) -> None:
+        """Remove those of the names that are on the list, folders with all that is in them."""
+        for name in self.names.intersection(names):
+            path = self.folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _fault(error: BaseException | None, folder: Path) -> str | None:
+    """The system's words for a failed write; None if the error is no failed write to this folder."""
+    while error is not None:
+        if isinstance(error, StorageError):
+            return None
+        if isinstance(error, OSError) and error.errno is not None:
+            is_here = error.filename is None or Path(os.fsdecode(error.filename)).parent == folder
+            return os.strerror(error.errno) if is_here else None
+        if code := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+            return os.strerror(int(code[1]))
+        if isinstance(error, OSError) and "requested and" in str(error):  # numpy
+            return f"only a part could be written ({error})"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _lock(file: Path) -> tuple[int, str]:
+    """Descriptor of the locked file, and whom it was taken over from."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            has_locks = _try_lock(descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                if os.fstat(descriptor).st_ino == file.stat().st_ino:  # else its holder has just removed it
+                    holder = _holder(descriptor)
+                    if has_locks is None or _may_run(holder, has_locks, file.parent):
+                        raise ConfigError(_in_use(holder, file, is_certain=has_locks is None))
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
+                    gone = f"{file.parent}: taken over from {_named(holder)}, which has ended" if holder else ""
+                    return descriptor, gone
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool | None:
+    """True if locked, None if another process has the lock, False if the file system has no locks."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by forked workers, unlike flock
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return None
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+    return True
+
+
+def _may_run(holder: dict[str, str], has_locks: bool, folder: Path) -> bool:
+    mine = _this_process()
+    if not holder or (holder["job"] and holder["job"] == mine["job"] and holder["restarts"] != mine["restarts"]):
+        return False
+    if holder["kernel"] == mine["kernel"]:
+        if has_locks:
+            return False
+        if holder["host"] == mine["host"]:
+            return Path(f"/proc/{holder['process']}").exists()
+    newest = max(path.stat().st_mtime for path in [folder, *folder.glob("*")] if path.exists() and path.name != LOCK)
+    return time.time() - newest < _QUIET_SECONDS
+
+
+def _this_process() -> dict[str, str]:
+    boot = Path("/proc/sys/kernel/random/boot_id")  # the same in all containers of a machine
+    return {
+        "process": str(os.getpid()),
+        "host": socket.gethostname(),
+        "kernel": boot.read_text().strip() if boot.exists() else socket.gethostname(),
+        "job": os.environ.get("SLURM_JOB_ID", ""),
+        "restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _holder(descriptor: int) -> dict[str, str]:
+    try:
+        found = json.loads(os.pread(descriptor, 10_000, 0))
+    except ValueError:  # its process ended, or has not come further, before it could write
+        return {}
+    return found if isinstance(found, dict) and found.keys() == _this_process().keys() else {}
+
+
+def _named(holder: dict[str, str]) -> str:
+    if not holder:
+        return "another process"
+    return f"process {holder['process']} on {holder['host']}, there since {holder['since']}"
+
+
+def _in_use(holder: dict[str, str], file: Path, *, is_certain: bool) -> str:
+    remedy = "" if is_certain else f"; if that one has ended, remove {file}"
+    return f"run_dir={file.parent} is in use by {_named(holder)}; expected another run_dir, or to wait{remedy}"

@@ -24,7 +24,7 @@ from sam3_hyperet.data.sources import augmentation, prompt_sampler, training_ima
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.fingerprint import versions
 from sam3_hyperet.evaluation.models import with_base
-from sam3_hyperet.files import replacing
+from sam3_hyperet.files import remove_leftovers, replacing
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
@@ -51,7 +51,7 @@ from sam3_hyperet.training.run_folder import (
 from sam3_hyperet.training.signals import Preemption
 from sam3_hyperet.training.stages import set_stage
 from sam3_hyperet.training.state import FILE as STATE_FILE
-from sam3_hyperet.training.state import previous_state, remove_leftovers
+from sam3_hyperet.training.state import previous_state
 
 
 def main(argv: list[str] | None = None, tool: str = "train") -> Path:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,19 +53,16 @@ def save_state(
             file.flush()
             os.fsync(file.fileno())
         if path.is_file():
-            with replacing(previous_state(path)) as link:
-                os.link(path, link)  # at no moment is there no state under its name
+            with replacing(previous_state(path)) as second:  # at no moment is there no state under its name
+                try:
+                    os.link(path, second)
+                except OSError:  # not every file system has hard links
+                    shutil.copyfile(path, second)
 
 
 def previous_state(path: Path) -> Path:
     """Where the state from before the last save is kept."""
     return path.with_name(f"previous_{path.name}")
-
-
-def remove_leftovers(run_dir: Path) -> None:
-    """Remove what killed processes left half written in a run's folder; no process may be writing there."""
-    for file in run_dir.glob(".*.tmp"):
-        file.unlink()
 
 
 def read_state(path: Path, world: int = 1) -> dict[str, Any]:

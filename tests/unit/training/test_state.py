@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from sam3_hyperet.errors import CheckpointError
-from sam3_hyperet.training.state import previous_state, read_state, remove_leftovers, restore_state, save_state
+from sam3_hyperet.files import remove_leftovers
+from sam3_hyperet.training.state import previous_state, read_state, restore_state, save_state
 
 
 @pytest.fixture
@@ -66,6 +68,18 @@ def test_a_state_of_other_parameters(trained, tmp_path):
     other = nn.Linear(3, 4, bias=False)
     with pytest.raises(CheckpointError, match="trains other parameters than this run, first bias"):
         restore_state(path, read_state(path), other, torch.optim.AdamW(other.parameters()))
+
+
+def test_without_hard_links_the_one_before_is_copied(trained, tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", none)
+    path = tmp_path / "state.pt"
+    for step in (1, 2, 3):
+        save_state(path, *trained, {"step": step})
+    assert read_state(previous_state(path))["progress"]["step"] == 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["previous_state.pt", "state.pt"]
 
 
 def test_a_failed_write_leaves_what_was_there(trained, tmp_path, monkeypatch):
