@@ -13,9 +13,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # the long files come first
 
 lint: $(STAMP)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	.ci/lint
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
