@@ -18,7 +18,7 @@ from sam3_hyperet.cli.command import write_json
 from sam3_hyperet.data.hierarchy import hierarchy_of
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.prompts import prompt_texts
-from sam3_hyperet.data.sources import Split, open_split
+from sam3_hyperet.data.sources import Split
 from sam3_hyperet.evaluation.comparison import (
     INSTANCES,
     Comparison,
@@ -48,6 +48,7 @@ _HEADLINE = ("segm/AP", "bbox/AP", "mIoU", "unassigned", "presence/accuracy_abse
 def compare(
     variants: Sequence[Variant],
     data: DataOptions,
+    split: Split,
     protocol: Protocol,
     run_dir: Path,
     *,
@@ -55,7 +56,6 @@ def compare(
     extra: Mapping[str, float],
     console: Console,
     fabric: Fabric,
-    split_name: str = "val",
     resume: str = "auto",
     keep_records: bool = False,
 ) -> dict[str, float]:
@@ -75,8 +75,6 @@ def compare(
         `<name>/<data>/<metric>`; nothing in a process that is not the first.
     """
     run_dir = Path(fabric.broadcast(str(run_dir)))
-    with fabric.rank_zero_first():  # it may draw the pictures
-        split = open_split(data, split_name)
     console.print(split.images.summary())
     suite = open_suite(split, protocol)
     contenders = [contender(variant, suite, run_dir / RECORDS) for variant in variants]

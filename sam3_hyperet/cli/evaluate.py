@@ -15,6 +15,7 @@ from sam3_hyperet.cli.command import CONFIGS, parse_command
 from sam3_hyperet.cli.compare import compare, print_headline
 from sam3_hyperet.cli.processes import make_fabric
 from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.models import find_sources, open_variants
 from sam3_hyperet.evaluation.protocol import Protocol
@@ -48,17 +49,19 @@ def main(argv: list[str] | None = None) -> Path:
     device = choose_device(config.device)
     fabric = _fabric(config.devices, device)
     console = Console(highlight=False, quiet=not fabric.is_global_zero)
+    with fabric.rank_zero_first():  # it may draw the pictures
+        split = open_split(data, str(config.split))
     variants = open_variants(model_values, sources, fabric.device if fabric.world_size > 1 else device)
     run_dir = Path(fabric.broadcast(config.run_dir))  # its default has the time, which is each process's own
     metrics = compare(
         variants,
         data,
+        split,
         protocol,
         run_dir,
         config_text=OmegaConf.to_yaml({**config, "model": model_values, "data": data_values}),
         extra={},
         console=console,
-        split_name=config.split,
         fabric=fabric,
         resume=config.resume,
         keep_records=config.keep_records,

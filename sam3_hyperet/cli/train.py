@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from sam3_hyperet.cli.processes import make_fabric
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
 from sam3_hyperet.data.loading import ConceptPrompts
-from sam3_hyperet.data.sources import augmentation, prompt_sampler, training_images
+from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.fingerprint import versions
 from sam3_hyperet.evaluation.models import with_base
@@ -85,6 +85,8 @@ def train(config: DictConfig) -> Path:
     fabric.launch()
     console.quiet = not fabric.is_global_zero
 
+    with fabric.rank_zero_first():  # it may draw the pictures
+        splits = open_run(options.data, tune=bool(options.train.tune_every), evaluate=options.evaluate)
     torch.manual_seed(options.seed)  # the same model in every process …
     model = _adapted_model(values["model"], options.hyperet, fabric.device)
     if fabric.global_rank:
@@ -92,8 +94,7 @@ def train(config: DictConfig) -> Path:
     stage = set_stage(model, options.stage.number, options.stage.layers)
     report = parameter_report(model)
     radius = radius_control(model, options.radius, options.train.max_steps)
-    with fabric.rank_zero_first():  # it may draw the pictures
-        pictures = _pictures(options, resolution(model), console)
+    pictures = _pictures(splits, options, resolution(model), console)
     check_prompts(model, [category.name for category in pictures.training.images.categories])
     _check_optimizer(model, options.optim, options.train)
     _check_cache(model, options, pictures)
@@ -114,7 +115,7 @@ def train(config: DictConfig) -> Path:
         f"{result.steps} steps in {result.seconds:.0f} s, {result.skipped_steps} skipped; best step {result.best_step}"
     )
     trainable = parameter_report(model)["trainable"]
-    if options.evaluate:
+    if splits.evaluation is not None:
         run_dir = Path(fabric.broadcast(str(run_dir)))  # every process loads what the first one has written
         if options.train.strategy == FSDP:  # the model that trained is split over the processes
             model = _adapted_model(values["model"], options.hyperet, fabric.device)
@@ -127,6 +128,7 @@ def train(config: DictConfig) -> Path:
         metrics = compare(
             variants,
             options.data,
+            splits.evaluation,
             options.protocol,
             run_dir,
             config_text=OmegaConf.to_yaml(config, resolve=True),
@@ -160,14 +162,12 @@ class _Pictures:
         return len(self.training) * views + (len(self.tuning) if self.tuning and views else 0)
 
 
-def _pictures(options: RunOptions, side: int, console: Console) -> _Pictures:
-    data = options.data if options.train.tune_every else replace(options.data, tune_images=0)
-    images = training_images(data, "train")
+def _pictures(splits: RunSplits, options: RunOptions, side: int, console: Console) -> _Pictures:
+    data, images, held_out = options.data, splits.training, splits.tuning
     console.print(images.summary())
     training = ConceptPrompts(images, side, prompt_sampler(data, images), augmentation(data), options.seed)
-    if not options.train.tune_every:
+    if held_out is None:
         return _Pictures(training, None)
-    held_out = training_images(data, "tune")
     return _Pictures(training, ConceptPrompts(held_out, side, prompt_sampler(data, held_out), None, options.seed))
 
 

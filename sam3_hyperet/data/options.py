@@ -23,7 +23,8 @@ class DataOptions:
         splits: split -> what the format calls it: the `train2017` of COCO, the `training` of ADE20K, [pictures, labels]
             or [pictures, labels, list of the pictures to take] of a label-map set, the number of pictures of scenes.
         tune_images: pictures held out of training for choosing the best step, where there is no tune split.
-        limit: at most this many pictures of a split, evenly spread over it; 0 for all.
+        limit: at most this many training and as many tuning pictures, evenly spread; 0 for all. What is evaluated is
+            limited by `protocol.limit` alone.
         seed: of the drawn scenes, and of what is held out.
         size: side of a drawn scene in pixels.
         names: a label-map set's class names, or their file, below root.

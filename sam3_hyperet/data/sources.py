@@ -50,8 +50,32 @@ def training_images(options: DataOptions, split: str) -> AnnotatedImages:
     return OfGranularities(images, options.annotated)
 
 
+@dataclass(frozen=True)
+class RunSplits:
+    """All that a run will use of a data set, opened before its model is built."""
+
+    training: AnnotatedImages
+    tuning: AnnotatedImages | None
+    evaluation: Split | None
+
+
+def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
+    """Open the training images, and the tuning images and the val split where they will be used.
+
+    Without `tune` no training image is held out for it. Raises ConfigError or DataError as `open_split`.
+    """
+    kept = options if tune else replace(options, tune_images=0)
+    return RunSplits(
+        training_images(kept, "train"),
+        training_images(kept, "tune") if tune else None,
+        open_split(options, "val") if evaluate else None,
+    )
+
+
 def open_split(options: DataOptions, split: str) -> Split:
     """Read "train", "tune" or "val"; tuning pictures come out of the training ones where there is no tune split.
+
+    `options.limit` shortens "train" and "tune", never what is evaluated.
 
     Raises:
         ConfigError: a split that the data set does not have.
@@ -69,7 +93,7 @@ def open_split(options: DataOptions, split: str) -> Split:
             )
         order = np.random.default_rng(options.seed).permutation(len(positions))
         positions = np.sort(order[:held] if carved else order[held:])
-    if options.limit and len(positions) > options.limit:
+    if options.limit and split != "val" and len(positions) > options.limit:
         positions = positions[np.linspace(0, len(positions) - 1, options.limit).round().astype(int)]
     if len(positions) == len(source.images):
         return source

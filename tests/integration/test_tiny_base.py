@@ -12,6 +12,7 @@ from rich.console import Console
 import sam3_hyperet as hy
 from sam3_hyperet.cli.compare import compare
 from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.evaluation.comparison import Variant
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.modeling.build import TINY_WEIGHTS
@@ -28,6 +29,7 @@ def metrics(tmp_path_factory):
     found = compare(
         [Variant("base", hy.build_model("tiny"))],
         data,
+        open_split(data, "val"),
         Protocol(granularity=False, examples=0),
         root / "evaluated",
         config_text="",

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.scenes.dataset import write_scenes
-from sam3_hyperet.data.sources import augmentation, open_split, prompt_sampler, training_images
+from sam3_hyperet.data.sources import augmentation, open_run, open_split, prompt_sampler, training_images
 from sam3_hyperet.errors import ConfigError, DataError
 
 COUNT = 9
@@ -107,10 +107,22 @@ def test_tuning_pictures_come_out_of_the_training_ones(coco):
 def test_limit_takes_pictures_evenly_spread_after_the_split(coco, scenes):
     whole = ids(open_split(coco(), "train").images)
     assert ids(open_split(coco(limit=2), "train").images) == [whole[0], whole[-1]]
-    split = open_split(scenes(limit=2), "val")
-    assert ids(split.images) == [1, 3]
+    split = open_split(scenes(limit=2), "train")
+    assert ids(split.images) == [1, 9]
     assert len(split.labels) == 2
-    assert len(open_split(scenes(limit=99), "val").images) == 3
+    assert len(open_split(scenes(limit=99), "train").images) == COUNT
+
+
+def test_the_limit_of_training_leaves_the_evaluation_whole(scenes):
+    opened = open_run(scenes(limit=1), tune=True, evaluate=True)
+    assert (len(opened.training), len(opened.tuning), len(opened.evaluation.images)) == (1, 1, 3)
+
+
+def test_a_run_opens_what_it_will_use_and_nothing_else(coco):
+    opened = open_run(coco(), tune=False, evaluate=False)
+    assert (len(opened.training), opened.tuning, opened.evaluation) == (COUNT, None, None)
+    with pytest.raises(ConfigError, match="data set c has no split 'val'; it has train"):
+        open_run(coco(), tune=True, evaluate=True)
 
 
 def test_a_part_of_a_data_set_is_the_whole_s_at_its_positions(coco):

@@ -15,6 +15,7 @@ import sam3_hyperet as hy
 from sam3_hyperet.cli.compare import compare, print_headline
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.scenes.dataset import write_scenes
+from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.evaluation.comparison import Variant
 from sam3_hyperet.evaluation.fingerprint import model_facts, versions
 from sam3_hyperet.evaluation.models import with_base
@@ -35,7 +36,15 @@ def run(variants, data, folder, **options):
     console = Console(file=io.StringIO(), width=200)
     fabric = Fabric(accelerator="cpu", devices=1)
     return compare(
-        variants, data, protocol, folder, config_text="x: 1", extra={"extra": 3.0}, console=console, fabric=fabric
+        variants,
+        data,
+        open_split(data, "val"),
+        protocol,
+        folder,
+        config_text="x: 1",
+        extra={"extra": 3.0},
+        console=console,
+        fabric=fabric,
     )
 
 
