@@ -156,7 +156,7 @@ def test_folders_and_files(fails, coco, tmp_path):
 
 
 def test_a_data_set_of_one_s_own_is_a_file(coco, tmp_path):
-    """As datasets/README.md says."""
+    """As docs/data.md says."""
     configs = tmp_path / "configs"
     shutil.copytree(CONFIGS, configs)
     (configs / "data" / "shop.yaml").write_text(
