@@ -20,8 +20,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sam3_hyperet.hyperbolic.fused import dot, norm, scale
 from sam3_hyperet.hyperbolic.lorentz import boost_coefficients
-from sam3_hyperet.hyperbolic.numerics import Scalar, dot, max_norm, norm, scale, sqrt_curvature
+from sam3_hyperet.hyperbolic.numerics import Scalar, max_norm, sqrt_curvature
 
 _TINY = 1e-12
 """Floor of a divisor; what is divided there is multiplied by a vector just as small."""

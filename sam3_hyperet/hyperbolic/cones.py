@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from sam3_hyperet.choices import MIN_RADIUS
-from sam3_hyperet.hyperbolic.numerics import Scalar, norm, sqrt_curvature
+from sam3_hyperet.hyperbolic.fused import norm
+from sam3_hyperet.hyperbolic.numerics import Scalar, sqrt_curvature
 
 """K of [3]: points with √c‖s‖ ≤ 2K have a cone of half a space."""
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sam3_hyperet.hyperbolic.numerics import Scalar, asinhc, norm, safe_sqrt, sinhc, sqrt_curvature
+from sam3_hyperet.hyperbolic.fused import norm
+from sam3_hyperet.hyperbolic.numerics import Scalar, asinhc, safe_sqrt, sinhc, sqrt_curvature
 
 
 def inner(x: Tensor, y: Tensor) -> Tensor:

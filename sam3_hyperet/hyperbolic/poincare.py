@@ -15,7 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sam3_hyperet.hyperbolic.numerics import BALL_EPS, Scalar, artanhc, norm, sqrt_curvature, tanhc
+from sam3_hyperet.hyperbolic.fused import norm
+from sam3_hyperet.hyperbolic.numerics import BALL_EPS, Scalar, artanhc, sqrt_curvature, tanhc
 
 
 def project(x: Tensor, c: Scalar) -> Tensor:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sam3_hyperet.hyperbolic.numerics import Scalar, max_norm, norm, sqrt_curvature
+from sam3_hyperet.hyperbolic.fused import norm
+from sam3_hyperet.hyperbolic.numerics import Scalar, max_norm, sqrt_curvature
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 

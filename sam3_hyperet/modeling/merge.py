@@ -15,7 +15,8 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.hyperbolic.numerics import max_norm, norm, sqrt_curvature
+from sam3_hyperet.hyperbolic.fused import norm
+from sam3_hyperet.hyperbolic.numerics import max_norm, sqrt_curvature
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.controls.merging import merge_control

@@ -9,13 +9,8 @@ from attention_reference import literal, opened, tangents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sam3_hyperet.adapters.attention import (
-    ATTENTION_GEOMETRIES,
-    MAX_ANGLE,
-    HyperbolicGates,
-    hyperbolic_attention,
-    unit_interval,
-)
+from sam3_hyperet.adapters.attention import ATTENTION_GEOMETRIES, HyperbolicGates
+from sam3_hyperet.adapters.attention_functional import MAX_ANGLE, hyperbolic_attention, unit_interval
 
 HEADS = 2
 
