@@ -19,9 +19,9 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     out = options.pop("out")
     defaults = OmegaConf.load(CONFIGS / "benchmark" / f"{subcommand}.yaml")
     for key, value in options.items():
-        is_switch = type(defaults[key]) is bool
-        if type(value) is not type(defaults[key]) or (not is_switch and value < 1):
-            expected = "true or false" if is_switch else "an integer from 1"
+        kind = type(defaults[key])
+        if type(value) is not kind or (kind is int and value < 1):
+            expected = {bool: "true or false", int: "an integer from 1", str: "a text"}[kind]
             raise ConfigError(f"benchmark {subcommand}: {key}={value}; expected {expected}")
     figures = importlib.import_module(f"benchmarks.{subcommand}").run(**options)
     if subcommand == "large":  # the others print their own table

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks import attention, evaluation, large, metrics, ops, schemes, training
+from benchmarks import attention, evaluation, gpu, large, metrics, ops, schemes, training
 from sam3_hyperet.cli.command import CONFIGS, exit_cleanly
 
 TOOL = Path(__file__).resolve().parents[3] / "tools" / "benchmark.py"
@@ -22,6 +22,7 @@ SUBCOMMANDS = {
     "metrics": metrics,
     "training": training,
     "evaluation": evaluation,
+    "gpu": gpu,
 }
 
 
@@ -62,6 +63,7 @@ def test_figures_are_returned_and_written(main, monkeypatch, tmp_path, name):
         (["ops", "size=0"], "benchmark ops: size=0; expected an integer from 1"),
         (["large", "steps=two"], "benchmark large: steps=two; expected an integer from 1"),
         (["large", "resolution=true"], "resolution=True; expected an integer from 1"),
+        (["gpu", "folder=1"], "benchmark gpu: folder=1; expected a text"),
         (["training", "attention_dropout=1"], "attention_dropout=1; expected true or false"),
     ],
 )
