@@ -114,7 +114,7 @@ def _write_manifest(out: str | None, root: Path, name: str, inspected: dict[str,
 def _source(values: dict[str, Any]) -> str:
     """Where the data set is from."""
     source = values["sources"].get(values["data"]["name"])
-    return f"get it from {source}; expected tree: docs/data.md" if source else "expected tree: datasets/README.md"
+    return f"get it from {source}; expected tree: docs/data.md" if source else "expected tree: docs/data.md"
 
 
 def _run_options(values: dict[str, Any], root: Path, arguments: Sequence[str]) -> list[str]:
