@@ -12,18 +12,26 @@ from sam3_hyperet.version import __version__
 
 if TYPE_CHECKING:
     from sam3_hyperet.adapters.adjustment import HyperET
+    from sam3_hyperet.data.coco import read_coco
+    from sam3_hyperet.data.loading import ConceptPrompts
+    from sam3_hyperet.data.prompts import PromptSampler
+    from sam3_hyperet.losses.grounding import GroundingLoss
     from sam3_hyperet.modeling.adapter_file import load_adapter, save_adapter
     from sam3_hyperet.modeling.build import build_model, resolution
     from sam3_hyperet.modeling.checkpoint import save_official
     from sam3_hyperet.modeling.config import HyperETConfig
     from sam3_hyperet.modeling.inject import adapters_disabled, inject, parameter_report
     from sam3_hyperet.modeling.merge import merge
+    from sam3_hyperet.training.batches import training_batches, val_batches
     from sam3_hyperet.training.sam3_trainer import adapted_model
-    from sam3_hyperet.training.stages import set_stage
+    from sam3_hyperet.training.stages import set_stage, set_training_mode
 
 _HOME = {
+    "ConceptPrompts": "data.loading",
+    "GroundingLoss": "losses.grounding",
     "HyperET": "adapters.adjustment",
     "HyperETConfig": "modeling.config",
+    "PromptSampler": "data.prompts",
     "adapted_model": "training.sam3_trainer",
     "adapters_disabled": "modeling.inject",
     "build_model": "modeling.build",
@@ -31,15 +39,22 @@ _HOME = {
     "load_adapter": "modeling.adapter_file",
     "merge": "modeling.merge",
     "parameter_report": "modeling.inject",
+    "read_coco": "data.coco",
     "resolution": "modeling.build",
     "save_adapter": "modeling.adapter_file",
     "save_official": "modeling.checkpoint",
     "set_stage": "training.stages",
+    "set_training_mode": "training.stages",
+    "training_batches": "training.batches",
+    "val_batches": "training.batches",
 }
 
 __all__ = [
+    "ConceptPrompts",
+    "GroundingLoss",
     "HyperET",
     "HyperETConfig",
+    "PromptSampler",
     "__version__",
     "adapted_model",
     "adapters_disabled",
@@ -48,10 +63,14 @@ __all__ = [
     "load_adapter",
     "merge",
     "parameter_report",
+    "read_coco",
     "resolution",
     "save_adapter",
     "save_official",
     "set_stage",
+    "set_training_mode",
+    "training_batches",
+    "val_batches",
 ]
 
 

@@ -12,11 +12,11 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from benchmarks.large import one_image
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.data.loading import move
 from sam3_hyperet.inference.grounding import find_stage
 from sam3_hyperet.modeling.build import build_model, resolution
 from sam3_hyperet.modeling.checkpoint import adapter_parameters
@@ -149,7 +149,7 @@ class Bench:
 
     def picture(self, prompts: int) -> host.BatchedDatapoint:
         """One picture with a target for each of its prompts, on the device."""
-        return move(one_image(prompts, self.side), self.device)
+        return move_data_to_device(one_image(prompts, self.side), self.device)
 
     @contextlib.contextmanager
     def precision(self, name: str) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject, parameter_report
 from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.modeling.probe import RadiusProbe
-from sam3_hyperet.training.batches import training_batches, tuning_batches
+from sam3_hyperet.training.batches import training_batches, val_batches
 from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_control
 from sam3_hyperet.training.distributed import FSDP, sharding_strategy
 from sam3_hyperet.training.feature_cache import cached_trunk, check_frozen_trunk
@@ -188,16 +188,20 @@ def _fit(
 ) -> FitResult:
     train, tune = options.train, pictures.tuning
     loss = GroundingLoss(model, options.loss)
-    batches = training_batches(
-        pictures.training,
-        train.batch_size,
-        train.workers,
-        options.seed,
-        fabric.device,
-        fabric.global_rank,
-        fabric.world_size,
-        train.accumulate,
-    )
+
+    def batches(step: int) -> Iterator[host.BatchedDatapoint]:
+        return training_batches(
+            pictures.training,
+            train.batch_size,
+            step=step,
+            seed=options.seed,
+            device=fabric.device,
+            workers=train.workers,
+            accumulate=train.accumulate,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+        )
+
     with contextlib.ExitStack() as stack:
         if train.prompts_at_once:
             stack.enter_context(shared_encoding([model]))  # between the passes of a picture
@@ -209,7 +213,7 @@ def _fit(
             model,
             loss,
             batches,
-            tuning_batches(tune, train.batch_size, fabric.device) if tune else lambda: iter(()),
+            lambda: val_batches(tune, train.batch_size, fabric.device) if tune else iter(()),
             train,
             options.optim,
             run_dir,

@@ -10,8 +10,8 @@ import itertools
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,7 +32,6 @@ from sam3_hyperet.sam3_host import (
     collate,
 )
 
-T = TypeVar("T")
 Pick = tuple[int, int]
 """The epoch and the index of a picture."""
 _LOST = ("instance outside the view", "instance below half a pixel")
@@ -254,20 +253,6 @@ def build_loader(
         multiprocessing_context="fork" if workers else None,  # with any other, workers outlive a killed parent
         generator=torch.Generator().manual_seed(0),  # leaves torch's global stream alone
     )
-
-
-def move(batch: T, device: torch.device | str) -> T:
-    """A copy of `batch` (tensors in dataclasses, lists, tuples and dictionaries) with its tensors on
-    `device`."""
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if is_dataclass(batch) and not isinstance(batch, type):
-        return replace(batch, **{f.name: move(getattr(batch, f.name), device) for f in fields(batch)})
-    if isinstance(batch, list | tuple):
-        return type(batch)(move(item, device) for item in batch)
-    if isinstance(batch, dict):
-        return type(batch)((key, move(value, device)) for key, value in batch.items())
-    return batch
 
 
 def _collate(datapoints: Any) -> Any:

@@ -1,16 +1,17 @@
-"""An endless stream of training batches that can start at any step, and the fixed tuning batches."""
+"""Batches of a training run: an endless stream from any step on, the validation batches, and parts of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import TypeVar
 
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.data.loading import ConceptPrompts, EndlessOrder, build_loader, move
+from sam3_hyperet.data.loading import ConceptPrompts, EndlessOrder, build_loader
 
 T = TypeVar("T")
 _PACKED = ("boxes", "repeated_boxes", "segments", "is_valid_segment", "object_ids")  # a row for each target
@@ -20,52 +21,54 @@ _PROMPTS_SECOND = ("input_boxes", "input_boxes_label")
 def training_batches(
     dataset: ConceptPrompts,
     batch_size: int,
-    workers: int,
-    seed: int,
-    device: torch.device,
+    *,
+    step: int = 0,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    accumulate: int = 1,
     rank: int = 0,
     world: int = 1,
-    accumulate: int = 1,
-) -> Callable[[int], Iterator[host.BatchedDatapoint]]:
-    """A function from a step to process `rank`'s batches from that step on, `accumulate` of them a step.
+) -> Iterator[host.BatchedDatapoint]:
+    """Endless batches of shuffled epochs, as a training loop reads them after `step` steps.
 
-    The batches of all processes at a step are together `batch_size` × `accumulate` × `world` pictures, a function of
-    that product, seed and step alone; so a resumed run loses and repeats nothing, and begins without reading what it
-    has seen.
+    The batches of all processes at a step are together `batch_size` × `accumulate` × `world` images, a function of that
+    product, seed and step alone; so a resumed run loses and repeats nothing, and begins without reading what it has
+    seen.
+
+    Args:
+        batch_size: images of a batch.
+        seed: of the order; what is drawn for an image depends on the seed of `dataset`.
+        device: to which the batches are moved.
+        workers: loader processes.
+        accumulate: batches of a step.
+        rank, world: this process of so many; each has batches of its own.
     """
-
-    def start(step: int) -> Iterator[host.BatchedDatapoint]:
-        order = EndlessOrder(len(dataset), seed, rank, world, first=step * accumulate * batch_size)
-        for batch in build_loader(dataset, batch_size, workers, order):
-            yield move(batch, device)
-
-    return start
+    order = EndlessOrder(len(dataset), seed, rank, world, first=step * accumulate * batch_size)
+    for batch in build_loader(dataset, batch_size, workers, order):
+        yield move_data_to_device(batch, torch.device(device))
 
 
-def tuning_batches(
-    dataset: ConceptPrompts, batch_size: int, device: torch.device
-) -> Callable[[], Iterator[host.BatchedDatapoint]]:
-    """A function to the same batches, in the same order, every time."""
-
-    def start() -> Iterator[host.BatchedDatapoint]:
-        for batch in build_loader(dataset, batch_size):
-            yield move(batch, device)
-
-    return start
+def val_batches(
+    dataset: ConceptPrompts, batch_size: int, device: torch.device | str = "cpu"
+) -> Iterator[host.BatchedDatapoint]:
+    """All images once, in their order."""
+    for batch in build_loader(dataset, batch_size):
+        yield move_data_to_device(batch, torch.device(device))
 
 
 def parts_of(batch: host.BatchedDatapoint, prompts: int) -> Iterator[host.BatchedDatapoint]:
-    """Batches of one picture and at most so many of its prompts, one after the other; all that `batch` has, once."""
+    """Split a batch into batches of one image and at most so many of its prompts, in order."""
     stage, target, metadata = batch.find_inputs[0], batch.find_targets[0], batch.find_metadatas[0]
     ends = target.num_boxes.cumsum(0)
-    for picture in range(len(batch.img_batch)):
-        for chosen in (stage.img_ids == picture).nonzero()[:, 0].split(prompts):
+    for image in range(len(batch.img_batch)):
+        for chosen in (stage.img_ids == image).nonzero()[:, 0].split(prompts):
             first, last = int(chosen[0]), int(chosen[-1])
             rows = slice(int(ends[first] - target.num_boxes[first]), int(ends[last]))
             texts, text_ids = stage.text_ids[chosen].unique(return_inverse=True)
             yield replace(
                 batch,
-                img_batch=batch.img_batch[picture : picture + 1],
+                img_batch=batch.img_batch[image : image + 1],
                 find_text_batch=[batch.find_text_batch[i] for i in texts.tolist()],
                 find_inputs=[replace(_of(stage, chosen, rows), img_ids=torch.zeros_like(chosen), text_ids=text_ids)],
                 find_targets=[_of(target, chosen, rows)],

@@ -25,16 +25,12 @@ def disturbed(monkeypatch):
     """A function that lets a signal come while the third step's batch is on its way."""
 
     def disturb(number: signal.Signals) -> None:
-        def training_batches(*arguments):
-            start = batches.training_batches(*arguments)
-
-            def begin(step):
-                for position, batch in enumerate(start(step), start=step):
-                    if position == 2:
-                        signal.raise_signal(number)
-                    yield batch
-
-            return begin
+        def training_batches(*arguments, step, **options):
+            stream = batches.training_batches(*arguments, step=step, **options)
+            for position, batch in enumerate(stream, start=step):
+                if position == 2:
+                    signal.raise_signal(number)
+                yield batch
 
         monkeypatch.setattr("sam3_hyperet.cli.train.training_batches", training_batches)
 

@@ -151,14 +151,10 @@ def test_the_tiny_model(tmp_path, monkeypatch):
             find_targets=[replace(target, boxes=torch.full_like(target.boxes, NAN)) for target in batch.find_targets],
         )
 
-    def training_batches(*arguments, **options):
-        start = batches.training_batches(*arguments, **options)
-
-        def begin(done):
-            for step, batch in enumerate(start(done), start=done + 1):
-                yield broken(batch, bad[step]) if step in bad else batch
-
-        return begin
+    def training_batches(*arguments, step, **options):
+        stream = batches.training_batches(*arguments, step=step, **options)
+        for number, batch in enumerate(stream, start=step + 1):
+            yield broken(batch, bad[number]) if number in bad else batch
 
     monkeypatch.setattr("sam3_hyperet.cli.train.training_batches", training_batches)
     folder = main(

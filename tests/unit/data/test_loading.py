@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from sam3_hyperet.data.ade20k import read_ade20k
 from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageRecord, Instance
 from sam3_hyperet.data.coco import read_coco
-from sam3_hyperet.data.loading import ConceptPrompts, EndlessOrder, build_loader, move
+from sam3_hyperet.data.loading import ConceptPrompts, EndlessOrder, build_loader
 from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.data.transforms import Augmentation, View, image_tensor, masks_in_view, whole
 from sam3_hyperet.errors import ConfigError, DataError
@@ -305,13 +305,3 @@ def test_a_mask_of_another_size_is_an_error():
     wrong = Instance(1, rectangle(1, 1, 5, 5, height=H + 1))
     with pytest.raises(DataError, match=r"0\.png: a mask has the size \[41, 60\], the picture \[40, 60\]"):
         ConceptPrompts(InMemory([wrong]), 8)[0]
-
-
-def test_move_copies_every_tensor():
-    batch = next(iter(build_loader(ConceptPrompts(InMemory([LEFT, OTHER]), 8), batch_size=1)))
-    moved = move(batch, "meta")
-    assert type(moved) is BatchedDatapoint
-    assert all(item.device.type == "meta" for item in flat(moved) if isinstance(item, torch.Tensor))
-    assert all(item.device.type == "cpu" for item in flat(batch) if isinstance(item, torch.Tensor))
-    assert moved.find_text_batch == batch.find_text_batch
-    assert move({"a": (torch.ones(1), "b")}, "meta")["a"][1] == "b"

@@ -1,0 +1,31 @@
+"""Batches on a device: every tensor is moved, all else stays."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from types import SimpleNamespace
+
+import torch
+
+from sam3_hyperet.sam3_host import BatchedDatapoint
+from sam3_hyperet.training import batches
+
+
+def flat(value):
+    if is_dataclass(value):
+        value = [getattr(value, field.name) for field in fields(value)]
+    return [leaf for item in value for leaf in flat(item)] if isinstance(value, list | tuple) else [value]
+
+
+def test_every_tensor_is_moved(make_batch, monkeypatch):
+    batch = make_batch([("car", [(10, 10, 60, 60)]), ("sky", [])], [("sky", [])])
+    monkeypatch.setattr(batches, "build_loader", lambda *_: [batch])
+    for moved in (
+        next(batches.training_batches([0, 1], 2, device="meta")),
+        next(batches.val_batches(SimpleNamespace(), 2, "meta")),
+    ):
+        assert type(moved) is BatchedDatapoint
+        assert all(item.device.type == "meta" for item in flat(moved) if isinstance(item, torch.Tensor))
+        assert len(flat(moved)) == len(flat(batch))
+        assert moved.find_text_batch == batch.find_text_batch
+    assert all(item.device.type == "cpu" for item in flat(batch) if isinstance(item, torch.Tensor))
