@@ -17,7 +17,8 @@ from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.config import HyperETConfig
-from sam3_hyperet.modeling.inject import inject, parameter_report
+from sam3_hyperet.modeling.inject import inject
+from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.options import OptimizerOptions, TrainOptions
 from sam3_hyperet.training.run_log import FILE

@@ -13,7 +13,8 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.inference.grounding import find_stage
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.config import HyperETConfig
-from sam3_hyperet.modeling.inject import adapters_disabled, inject, parameter_report
+from sam3_hyperet.modeling.inject import adapters_disabled, inject
+from sam3_hyperet.modeling.parameters import parameter_report
 
 SCHEMES = ("A", "B", "C", "P", "A+B")
 PROMPT = "a small red car"

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from sam3_hyperet.modeling.build import build_model, resolution
     from sam3_hyperet.modeling.checkpoint import save_official
     from sam3_hyperet.modeling.config import HyperETConfig
-    from sam3_hyperet.modeling.inject import adapters_disabled, inject, parameter_report
+    from sam3_hyperet.modeling.copies import adapted_copy
+    from sam3_hyperet.modeling.inject import adapters_disabled, inject, remove_adapter
     from sam3_hyperet.modeling.merge import merge
+    from sam3_hyperet.modeling.parameters import parameter_report
     from sam3_hyperet.training.batches import training_batches, val_batches
     from sam3_hyperet.training.sam3_trainer import adapted_model
     from sam3_hyperet.training.stages import set_stage, set_training_mode
@@ -32,14 +34,16 @@ _HOME = {
     "HyperET": "adapters.adjustment",
     "HyperETConfig": "modeling.config",
     "PromptSampler": "data.prompts",
+    "adapted_copy": "modeling.copies",
     "adapted_model": "training.sam3_trainer",
     "adapters_disabled": "modeling.inject",
     "build_model": "modeling.build",
     "inject": "modeling.inject",
     "load_adapter": "modeling.adapter_file",
     "merge": "modeling.merge",
-    "parameter_report": "modeling.inject",
+    "parameter_report": "modeling.parameters",
     "read_coco": "data.coco",
+    "remove_adapter": "modeling.inject",
     "resolution": "modeling.build",
     "save_adapter": "modeling.adapter_file",
     "save_official": "modeling.checkpoint",
@@ -56,6 +60,7 @@ __all__ = [
     "HyperETConfig",
     "PromptSampler",
     "__version__",
+    "adapted_copy",
     "adapted_model",
     "adapters_disabled",
     "build_model",
@@ -64,6 +69,7 @@ __all__ = [
     "merge",
     "parameter_report",
     "read_coco",
+    "remove_adapter",
     "resolution",
     "save_adapter",
     "save_official",

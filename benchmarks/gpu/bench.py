@@ -19,7 +19,7 @@ from benchmarks.large import one_image
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.inference.grounding import find_stage
 from sam3_hyperet.modeling.build import build_model, resolution
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
+from sam3_hyperet.modeling.parameters import adapter_parameters
 
 GIB = 2**30
 T = TypeVar("T")

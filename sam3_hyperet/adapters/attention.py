@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from sam3_hyperet.adapters.attention_functional import distance_attention, hyperbolic_attention, unit_interval
 from sam3_hyperet.adapters.conversion import converted
+from sam3_hyperet.adapters.module import AdapterModule
 from sam3_hyperet.hyperbolic.curvature import Curvature
 
 ATTENTION_GEOMETRIES = ("lorentz", "euclidean")
 
 
-class HyperbolicGates(nn.Module):
+class HyperbolicGates(AdapterModule):
     """The added parameters of one attention: two gates a head, in [0, 1] and 0 at first, and one curvature.
 
     - `lorentz`    head h has curvature c_h = u_h c, with u the `curvature_gate`, and distance gate g_h.
@@ -33,7 +34,7 @@ class HyperbolicGates(nn.Module):
     Raises ValueError for options that cannot be.
     """
 
-    is_adapter = True
+    obstacle = "its scores and means are not those of a dot product"
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class HyperbolicGates(nn.Module):
         geometry: str = "lorentz",
         name: str = "attention",
     ) -> None:
-        super().__init__()
+        super().__init__(name)
         if geometry not in ATTENTION_GEOMETRIES:
             expected = ", ".join(ATTENTION_GEOMETRIES)
             raise ValueError(f"geometry of attention must be one of {expected}; found {geometry!r}")
@@ -51,9 +52,7 @@ class HyperbolicGates(nn.Module):
             raise ValueError(
                 "geometry 'euclidean' has no curvature to learn; set learn_curvature=False or choose another"
             )
-        self.enabled = True
         self.geometry = geometry
-        self.name = name
         self.curvature_gate = nn.Parameter(torch.zeros(num_heads))
         self.distance_gate = nn.Parameter(torch.zeros(num_heads))
         self.curvature = Curvature(curvature, learn_curvature)
@@ -68,10 +67,6 @@ class HyperbolicGates(nn.Module):
         if self.geometry == "euclidean":
             return distance_attention(query, key, value, 1.0 + u, g, **options)
         return hyperbolic_attention(query, key, value, u * self.curvature(), g, **options)
-
-    def site_name(self, child: str) -> str:
-        """Name in metrics of this attention, whatever its descendant `child`."""
-        return self.name
 
     @torch.no_grad()
     def statistics(self) -> dict[str, float]:

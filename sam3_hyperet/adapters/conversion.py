@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from copy import copy
 from typing import TypeVar
 
 from torch import nn
 
 _Module = TypeVar("_Module", bound=nn.Module)
+_ORIGINAL = "_original_class"
 
 
 def converted(module: nn.Module, cls: type[_Module]) -> _Module:
@@ -19,4 +21,19 @@ def converted(module: nn.Module, cls: type[_Module]) -> _Module:
     result = cls.__new__(cls)
     nn.Module.__init__(result)
     result.__dict__.update({name: copy(v) if isinstance(v, dict) else v for name, v in module.__dict__.items()})
+    result.__dict__[_ORIGINAL] = type(module)
+    return result
+
+
+def is_converted(module: nn.Module) -> bool:
+    """Whether `module` is a result of `converted`."""
+    return _ORIGINAL in vars(module)
+
+
+def reverted(module: nn.Module) -> nn.Module:
+    """The inverse of `converted`: a module of the former class, without the attributes that the subclass annotates."""
+    result: nn.Module = converted(module, vars(module)[_ORIGINAL])
+    for name in (_ORIGINAL, *inspect.get_annotations(type(module))):
+        result._modules.pop(name, None)
+        vars(result).pop(name, None)
     return result

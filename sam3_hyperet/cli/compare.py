@@ -30,7 +30,6 @@ from sam3_hyperet.evaluation.comparison import (
     prefixes,
 )
 from sam3_hyperet.evaluation.fingerprint import model_facts, split_facts
-from sam3_hyperet.evaluation.models import sharing_copy
 from sam3_hyperet.evaluation.protocol import Protocol, positions
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.runner import Contender, evaluate_records, record_pictures
@@ -38,6 +37,7 @@ from sam3_hyperet.evaluation.task import Suite
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.modeling.build import resolution
+from sam3_hyperet.modeling.copies import shared_copy
 from sam3_hyperet.report.comparison_report import shown_examples, write_comparison
 
 RECORDS = "records"
@@ -130,7 +130,7 @@ def exact_contender(variant: Variant, suite: Suite, folder: Path) -> Contender |
     if not count or not suite.category_of:
         return None
     chosen = tuple(suite.positions[k] for k in positions(suite.positions, count))
-    twin = sharing_copy(variant.model)  # what watches the model must not see it work twice
+    twin = shared_copy(variant.model)  # what watches the model must not see it work twice
     asked = _asked(twin, suite, replace(suite.protocol, min_score=0.0, compare_exact=0), chosen, folder / EXACT)
     return replace(asked, evaluators={INSTANCES: asked.evaluators[INSTANCES]})
 

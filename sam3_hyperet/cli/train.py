@@ -29,9 +29,10 @@ from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.modeling.build import resolution
-from sam3_hyperet.modeling.config import HyperETConfig
-from sam3_hyperet.modeling.inject import inject, parameter_report
+from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
+from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.opening import open_model, set_threads
+from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.training.batches import training_batches, val_batches
 from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_control
@@ -124,7 +125,7 @@ def train(config: DictConfig) -> Path:
         base = None
         if base_trains(model) and values["model"].get("checkpoint") != "random":
             base = open_model(values["model"]).to(fabric.device)
-        variants = with_base(model, base, run_dir / ADAPTER["best"] if hasattr(model, "hyperet_config") else None)
+        variants = with_base(model, base, run_dir / ADAPTER["best"] if adapter_config(model) is not None else None)
         metrics = compare(
             variants,
             options.data,
@@ -207,7 +208,7 @@ def _fit(
             stack.enter_context(shared_encoding([model]))  # between the passes of a picture
         if options.cache.folder:
             stack.enter_context(cached_trunk(model, options.cache, pictures.views, train.precision))
-        probe = stack.enter_context(RadiusProbe(model)) if hasattr(model, "hyperet_config") else None
+        probe = stack.enter_context(RadiusProbe(model)) if adapter_config(model) is not None else None
         return fit(
             fabric,
             model,

@@ -16,7 +16,7 @@ from sam3_hyperet.evaluation.metrics.evaluator import Headline
 from sam3_hyperet.evaluation.metrics.forgetting import forgetting
 from sam3_hyperet.evaluation.runner import Contender, records_of
 from sam3_hyperet.evaluation.task import Suite
-from sam3_hyperet.modeling.inject import parameter_report
+from sam3_hyperet.modeling.parameters import parameter_report
 
 BASE = "base"
 INSTANCES = "instances"  # the evaluator of AP

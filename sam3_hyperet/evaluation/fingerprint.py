@@ -15,8 +15,8 @@ from sam3_hyperet.data.sources import Split
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import Suite
 from sam3_hyperet.modeling.build import resolution
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint, base_state_dict, tensors_digest
-from sam3_hyperet.modeling.inject import adapter_sites
+from sam3_hyperet.modeling.fingerprint import base_fingerprint, tensors_digest
+from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites, base_state_dict
 from sam3_hyperet.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "sam3", "numpy", "pycocotools", "faster-coco-eval")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.comparison import BASE, Variant
 from sam3_hyperet.modeling.adapter_file import load_adapter, read_adapter_config
-from sam3_hyperet.modeling.copies import adapted_copy
-from sam3_hyperet.modeling.inject import adapter_sites
+from sam3_hyperet.modeling.config import adapter_config
+from sam3_hyperet.modeling.copies import adapted_copy, shared_copy
 from sam3_hyperet.modeling.opening import open_model
+from sam3_hyperet.modeling.parameters import adapter_sites
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 
 _METRICS_BEGIN_WITH = ("difference", "params", "radius", "normalized_radius", "speed", "train", "forgetting")
@@ -79,23 +79,16 @@ def with_base(
     model: host.Sam3Image, base: host.Sam3Image | None = None, adapter: Path | None = None, name: str = "adapted"
 ) -> list[Variant]:
     """A model behind the base that it is compared with: `base`, or itself with its adapters off, if it has any."""
-    if base is None and hasattr(model, "hyperet_config"):
-        base = sharing_copy(model)
+    if base is None and adapter_config(model) is not None:
+        base = shared_copy(model)
         for site in adapter_sites(base).values():
             site.enabled = False
     return [*([Variant(BASE, base)] if base is not None else []), Variant(name, model, adapter)]
 
 
-def sharing_copy(model: host.Sam3Image) -> host.Sam3Image:
-    """A second model of the very same tensors."""
-    tokenizer = model.backbone.language_backbone.tokenizer
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, {**shared, id(tokenizer): tokenizer})
-
-
 def _adapted(base: host.Sam3Image, adapter: Path | None) -> host.Sam3Image:
     if adapter is None:
-        return sharing_copy(base)
+        return shared_copy(base)
     model = adapted_copy(base, read_adapter_config(adapter))
     load_adapter(model, adapter)
     return model

@@ -25,6 +25,7 @@ from sam3_hyperet.evaluation.metrics.semantic.label_map_evaluator import LabelMa
 from sam3_hyperet.evaluation.metrics.uncertainty import UncertaintyEvaluator
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.scoring.coco import GroundTruth
+from sam3_hyperet.modeling.config import adapter_config
 
 
 class _Category(TypingProtocol):
@@ -150,7 +151,7 @@ class Suite:
             chosen["hierarchy"] = GranularityEvaluator(
                 split.images, self.vocabulary, self.hierarchy, mask=protocol.mask_threshold
             )
-        if hasattr(model, "hyperet_config"):
+        if adapter_config(model) is not None:
             chosen["radius"] = RadiusEvaluator(model)
         return chosen
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.modeling.sites.behind_encoder import HyperETPixelDecoder
+from sam3_hyperet.modeling.sites.pyramid import HyperETPixelDecoder
 from sam3_hyperet.modeling.sites.site import PyramidAdjustment
 
 

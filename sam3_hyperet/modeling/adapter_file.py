@@ -6,6 +6,8 @@ A fixed curvature or residual that no longer has its configuration's value (see 
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,15 +16,14 @@ from torch import Tensor, nn
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hyperbolic.curvature import Curvature
-from sam3_hyperet.modeling.checkpoint import (
-    adapter_parameters,
-    base_fingerprint,
-    read_safetensors,
-    write_safetensors,
-)
-from sam3_hyperet.modeling.config import HyperETConfig
-from sam3_hyperet.modeling.inject import inject, unchanged_on_error
+from sam3_hyperet.modeling.checkpoint import read_safetensors, write_safetensors
+from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
+from sam3_hyperet.modeling.fingerprint import Rounded, base_fingerprint, rounded_fingerprints
+from sam3_hyperet.modeling.inject import check_model, inject, unchanged_on_error
+from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.version import __version__
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "sam3_hyperet-adapter-1"
 
@@ -33,7 +34,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
     Raises:
         ConfigError: the model has no adapters.
     """
-    config = getattr(model, "hyperet_config", None)
+    config = adapter_config(model)
     if config is None:
         raise ConfigError("the model has no adapters to save; call inject(model, config) first")
     tensors = {name: parameter.detach().contiguous() for name, parameter in adapter_parameters(model)}
@@ -43,6 +44,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
         "version": __version__,
         "config": json.dumps(config.to_dict()),
         "base": base_fingerprint(model),
+        **{f"base.{precision}": str(rounded) for precision, rounded in rounded_fingerprints(model).items()},
     }
     write_safetensors(tensors, path, metadata)
 
@@ -55,22 +57,26 @@ def read_adapter_config(path: str | Path) -> HyperETConfig:
 def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
     """Load an adapter file into a model, injecting its adapters first where the model has none.
 
+    A base in another precision is accepted where all weights are equal after rounding to the coarser one; this is
+    logged as a warning.
+
     Raises:
+        ConfigError: not SAM 3's image model.
         CheckpointError: not an adapter file; made for another base, another configuration or other shapes.
     """
+    check_model(model)
     tensors, metadata = read_safetensors(path)
     config = _config(path, metadata)
-    base = base_fingerprint(model)
-    if metadata.get("base") != base:
-        raise CheckpointError(
-            f"{path}: made for the base {str(metadata.get('base'))[:12]}…, this model's is {base[:12]}…; "
-            "load it onto the base weights that it was trained on"
-        )
+    _check_base(path, metadata, model)
     with unchanged_on_error(model):
-        if not hasattr(model, "hyperet_config"):
+        present = adapter_config(model)
+        if present is None:
             inject(model, config)
-        elif model.hyperet_config != config:
-            raise CheckpointError(f"{path}: holds {config}, the model has {model.hyperet_config}")
+        elif present != config:
+            raise CheckpointError(
+                f"{path}: holds {config}, the model has {present}; take out the latter by remove_adapter(model) first, "
+                "or load the file onto adapted_copy(base, path)"
+            )
         parameters, constants = dict(adapter_parameters(model)), _constants(model)
         _check_fit(path, tensors, parameters, {name: buffer for name, (buffer, _) in constants.items()})
     with torch.no_grad():
@@ -79,6 +85,29 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
         for name, (buffer, configured) in constants.items():
             buffer.copy_(tensors.get(name, configured))
     return model
+
+
+def _check_base(path: str | Path, metadata: Mapping[str, str], model: nn.Module) -> None:
+    """Fail unless the model's base is the file's, to the bit or after rounding to half precision."""
+    base = base_fingerprint(model)
+    if metadata.get("base") == base:
+        return
+    compared = []
+    for precision, ours in rounded_fingerprints(model).items():
+        theirs = Rounded.parse(metadata.get(f"base.{precision}"))
+        compared += [precision] if theirs else []
+        if theirs and theirs.digest == ours.digest and (theirs.is_exact or ours.is_exact):
+            logger.warning(
+                "%s: made for this base in another precision; all weights are equal after rounding to %s",
+                path,
+                precision,
+            )
+            return
+    rounded = f" (also after rounding to {' or '.join(compared)})" if compared else ""
+    raise CheckpointError(
+        f"{path}: made for the base {str(metadata.get('base'))[:12]}…, this model's is {base[:12]}…{rounded}; "
+        "load it onto the base weights that it was trained on"
+    )
 
 
 def moved_constants(model: nn.Module) -> dict[str, Tensor]:
@@ -93,8 +122,8 @@ def moved_constants(model: nn.Module) -> dict[str, Tensor]:
 
 def _constants(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """Every curvature and residual that is not learnt: its buffer, and its value by the model's configuration."""
-    config = model.hyperet_config
-    assert isinstance(config, HyperETConfig)
+    config = adapter_config(model)
+    assert config is not None
     found = {}
     for prefix, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):

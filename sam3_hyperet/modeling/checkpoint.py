@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.files import replacing
+from sam3_hyperet.modeling.config import adapter_config
+from sam3_hyperet.modeling.parameters import INTERACTIVE, UNREAD, base_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +23,6 @@ HUB_REPOSITORY = "facebook/sam3"
 HUB_FILE = "sam3.pt"
 _PREFIXES = ("detector.", "model.", "module.")
 _TRACKER = "tracker."
-_INTERACTIVE = "inst_interactive_predictor."
-_UNREAD = ("backbone.vision_backbone.sam2_convs.", _INTERACTIVE)  # the tracker's: the image detector never reads them
 
 
 def load_base(model: nn.Module, source: str | Path) -> int:
@@ -45,7 +44,7 @@ def load_base(model: nn.Module, source: str | Path) -> int:
     """
     path = _download() if str(source) == HUB_REPOSITORY else Path(source)
     wanted = base_state_dict(model)
-    unread = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(_UNREAD)}
+    unread = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(UNREAD)}
     found = _named_as_in(wanted | unread, read_state(path))
     missing = [key for key in wanted if key not in found]
     if missing:
@@ -85,15 +84,15 @@ def save_official(model: nn.Module, path: str | Path, carry_over: str | Path | N
         ConfigError: the model has adapters, which SAM 3 has no place for.
         CheckpointError: `carry_over` is not an official file of this architecture and resolution.
     """
-    if hasattr(model, "hyperet_config"):
+    if (config := adapter_config(model)) is not None:
         raise ConfigError(
-            f"the model has adapters ({model.hyperet_config}), which SAM 3's own builder cannot load; "
+            f"the model has adapters ({config}), which SAM 3's own builder cannot load; "
             "merge them into the base first, or save them with save_adapter"
         )
     tensors = {
         "detector." + name: tensor.detach()
         for name, tensor in model.state_dict().items()
-        if not name.startswith(_INTERACTIVE)  # the official file has it as "tracker."
+        if not name.startswith(INTERACTIVE)  # the official file has it as "tracker."
     }
     if carry_over is not None:
         others = read_state(carry_over)
@@ -115,49 +114,6 @@ def save_base(model: nn.Module, path: str | Path, dtype: torch.dtype | None = No
         key: tensor.detach().to(dtype or tensor.dtype).contiguous() for key, tensor in base_state_dict(model).items()
     }
     write_safetensors(tensors, path, {"format": "sam3_hyperet-base-1"})
-
-
-def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters of the image detector by name, adapters left out; SAM 3 keeps no other state than derived buffers.
-
-    The SAM 2 neck of video detectors and the interactive predictor are left out as well: the detector never reads them.
-    Names and values are the base's own also where LoRA has renamed a layer's, or bias tuning has changed them.
-    """
-    added = {name for name, _ in adapter_parameters(model)}
-    base: dict[str, Tensor] = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if name not in added and not name.startswith(_UNREAD)
-    }
-    control = getattr(model, "hyperet_control", None)
-    return base if control is None else control.base_tensors(base)
-
-
-def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Name and parameter of all that `inject` added or, with bias tuning, chose from the base, in the model's order."""
-    control = getattr(model, "hyperet_control", None)
-    if control is not None:
-        return control.adapter_parameters()  # type: ignore[no-any-return]
-    prefixes = [name + "." for name, module in model.named_modules() if getattr(module, "is_adapter", False)]
-    return [(name, p) for name, p in model.named_parameters() if name.startswith(tuple(prefixes))] if prefixes else []
-
-
-def base_fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, dtypes and values of `base_state_dict`: two models that share it are the same base.
-
-    An image model and the detector of a video model share it where they share weights; a half-precision copy is another
-    base.
-    """
-    return tensors_digest(sorted(base_state_dict(model).items()))
-
-
-def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over names, shapes, dtypes and values, in the given order."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -213,7 +169,7 @@ def _named_as_in(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) ->
         name = key
         while name not in wanted and name.startswith(_PREFIXES):
             name = name.split(".", 1)[1]
-        interactive = name.replace(_TRACKER, f"{_INTERACTIVE}model.", 1)
+        interactive = name.replace(_TRACKER, f"{INTERACTIVE}model.", 1)
         if name.startswith(_TRACKER) and interactive in wanted:
             name = interactive
         named[name] = tensor

@@ -161,3 +161,10 @@ class ModelOptions:
             raise ConfigError(f"model.resolution={self.resolution!r}; expected a number of pixels, or null")
         if type(self.seed) is not int:
             raise ConfigError(f"model.seed={self.seed!r}; expected an integer")
+
+
+def adapter_config(model: object) -> HyperETConfig | None:
+    """The configuration of a model's adapters; None where it has none."""
+    config = getattr(model, "hyperet_config", None)
+    assert config is None or isinstance(config, HyperETConfig)
+    return config

@@ -1,31 +1,61 @@
-"""Several adapters of one base in memory: models that share every frozen tensor."""
+"""Several models in memory with one set of frozen tensors."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
+from sam3_hyperet.modeling.adapter_file import load_adapter, read_adapter_config
 from sam3_hyperet.modeling.config import HyperETConfig
-from sam3_hyperet.modeling.inject import inject
+from sam3_hyperet.modeling.inject import check_model, inject
+from sam3_hyperet.modeling.parameters import adapter_parameters
 
 
-def adapted_copy(base: host.Sam3Image, config: HyperETConfig) -> host.Sam3Image:
-    """A second model on the very same weights and buffers, with adapters of its own, at the identity.
+def adapted_copy(
+    base: host.Sam3Image, adapter: HyperETConfig | Mapping[str, object] | str | Path | None
+) -> host.Sam3Image:
+    """A second model on the very same weights and buffers, with adapters of its own.
 
-    What changes a base weight in place changes it for every copy: these are for evaluation, or for stage 1.
+    What changes a base weight in place changes it for every copy: these are for evaluation, or for stage 1. The copy
+    stays on the base's device; move the base before it is copied.
+
+    Args:
+        adapter: a configuration, whose adapters start at the identity; or an adapter file; or None for no adapters.
 
     Raises:
         ConfigError: as `inject`, also where `base` has adapters itself.
+        CheckpointError: as `load_adapter`.
     """
-    kept = [base.backbone.language_backbone.tokenizer, *base.parameters(), *base.buffers()]
-    model: host.Sam3Image = inject(copy.deepcopy(base, {id(one): one for one in kept}), config)
+    check_model(base)
+    model = shared_copy(base)
+    if adapter is None:
+        return model
+    is_file = isinstance(adapter, str | Path)
+    inject(model, read_adapter_config(adapter) if is_file else adapter)
     shared = {id(parameter) for parameter in base.parameters()}
     for name, parameter in adapter_parameters(model):
         if id(parameter) in shared:  # bias tuning trains the base's own
             owner, _, attribute = name.rpartition(".")
             own = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
             setattr(model.get_submodule(owner), attribute, own)
-    return model
+    return load_adapter(model, adapter) if is_file else model
+
+
+def shared_copy(model: host.Sam3Image) -> host.Sam3Image:
+    """A second model of the very same tensors, adapters included."""
+    shared = [model.backbone.language_backbone.tokenizer, *model.parameters(), *model.buffers()]
+    shared += [tensor for module in model.modules() for tensor in _plain_tensors(vars(module))]
+    return copy.deepcopy(model, {id(one): one for one in shared})
+
+
+def _plain_tensors(value: object) -> Iterator[Tensor]:
+    """Tensors among the plain attributes of a module, such as SAM 3's caches of positions."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _plain_tensors(item)

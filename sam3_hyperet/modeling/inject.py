@@ -1,47 +1,44 @@
-"""Put adjustments into a SAM 3 model, report them, switch them off, and freeze what is not to train."""
+"""Put adapters into a SAM 3 model, switch them off for a while, and take them out again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import nn
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.adapters.conversion import is_converted, reverted
+from sam3_hyperet.adapters.module import AdapterModule
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_state_dict
-from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
 from sam3_hyperet.modeling.controls.bias_tuning import install_bias_tuning
 from sam3_hyperet.modeling.controls.lora import install_lora
-from sam3_hyperet.modeling.sites.behind_encoder import install_encoder_out, install_pixel_decoder
-from sam3_hyperet.modeling.sites.pyramid import install_fpn, install_prompt
-from sam3_hyperet.modeling.sites.tokens import install_attention, install_layers
-from sam3_hyperet.modeling.sites.trunk_qv import install_qv
-
-_INSTALL = {
-    "fpn": install_fpn,
-    "encoder_layer": install_layers,
-    "attention": install_attention,
-    "trunk_qv": install_qv,
-    "encoder_out": install_encoder_out,
-    "pixel_decoder": install_pixel_decoder,
-    "prompt": install_prompt,
-}
+from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
+from sam3_hyperet.modeling.sites.table import SITES
 
 
-def inject(model: host.Sam3Image, config: HyperETConfig) -> host.Sam3Image:
-    """Add the configured adjustments to a SAM 3 image model, in place; its outputs stay the same until they train.
+def inject(model: host.Sam3Image, config: HyperETConfig | Mapping[str, object]) -> host.Sam3Image:
+    """Add the configured adapters to a SAM 3 image model, in place; its outputs stay the same until they train.
 
     Works on `build_model`'s models and on those of `sam3.model_builder`: no base weight is copied or renamed, but that
     LoRA, the control, wraps its layers in peft's, and that bias tuning keeps a copy of the biases.
 
+    Args:
+        config: as a `HyperETConfig`, or its options by name.
+
     Raises:
-        ConfigError: the model already has adapters, or a level, layer or block that is chosen and not there; for the
-            controls, also what `install_lora` and `install_bias_tuning` raise.
+        ConfigError: not SAM 3's image model; it already has adapters; a level, layer or block that is chosen and not
+            there; for the controls, also what `install_lora` and `install_bias_tuning` raise.
     """
-    if hasattr(model, "hyperet_config"):
-        raise ConfigError(f"the model already has adapters ({model.hyperet_config}); build a fresh one")
+    check_model(model)
+    if not isinstance(config, HyperETConfig):
+        config = HyperETConfig.from_mapping(config)
+    if (present := adapter_config(model)) is not None:
+        raise ConfigError(
+            f"the model already has adapters ({present}): take them out by remove_adapter(model), or make a second "
+            "model on the same base weights by adapted_copy(base, config)"
+        )
     with unchanged_on_error(model):
         if config.adapter == "lora":
             install_lora(model, config, hyperet_size(model, config) if config.rank is None else None)
@@ -51,6 +48,36 @@ def inject(model: host.Sam3Image, config: HyperETConfig) -> host.Sam3Image:
             _install(model, config)
         model.hyperet_config = config
     return model
+
+
+def remove_adapter(model: host.Sam3Image) -> host.Sam3Image:
+    """Take the adapters out, in place: classes, state-dict keys and outputs are the base's again, bit for bit.
+
+    Base weights that were trained themselves keep their trained values; what requires a gradient still does.
+
+    Raises:
+        ConfigError: the model has no adapters.
+    """
+    if adapter_config(model) is None:
+        raise ConfigError("the model has no adapters to remove")
+    for adapter in adapter_sites(model).values():
+        adapter.remove(model)
+    model._modules.pop("hyperet_control", None)
+    for name, module in list(model.named_modules()):
+        if is_converted(module) and any(isinstance(child, AdapterModule) for child in module.children()):
+            model.set_submodule(name, reverted(module))
+    del model.hyperet_config
+    return model
+
+
+def check_model(model: object) -> None:
+    """Raise a ConfigError unless `model` is SAM 3's image model."""
+    if isinstance(model, host.Sam3Image):
+        return
+    inner = [name for name in ("module", "detector") if isinstance(getattr(model, name, None), host.Sam3Image)]
+    remedy = f"pass its .{inner[0]}" if inner else "see build_model and sam3.model_builder.build_sam3_image_model"
+    found = f"{type(model).__module__}.{type(model).__qualname__}"
+    raise ConfigError(f"found a {found}; expected SAM 3's image model, a sam3 Sam3Image: {remedy}")
 
 
 def hyperet_size(model: host.Sam3Image, config: HyperETConfig) -> int:
@@ -65,7 +92,7 @@ def hyperet_size(model: host.Sam3Image, config: HyperETConfig) -> int:
 
 def _install(model: host.Sam3Image, config: HyperETConfig) -> None:
     for site in config.resolved_sites:
-        _INSTALL[site](model, config)
+        SITES[site].install(model, config)
 
 
 @contextmanager
@@ -82,7 +109,7 @@ def unchanged_on_error(model: nn.Module) -> Iterator[None]:
 def _snapshot(model: nn.Module) -> Callable[[], None]:
     """A function that brings the present modules and config back."""
     before = [(module, dict(module._modules)) for module in model.modules()]
-    config = vars(model).get("hyperet_config")
+    config = adapter_config(model)
 
     def restore() -> None:
         for module, children in before:
@@ -93,40 +120,20 @@ def _snapshot(model: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def adapter_sites(model: nn.Module) -> dict[str, Any]:
-    """The modules that `inject` added, by their name in the model."""
-    return {name: module for name, module in model.named_modules() if getattr(module, "is_adapter", False)}
+def adapters_disabled(model: nn.Module) -> AbstractContextManager[nn.Module]:
+    """Within it the model is exactly the base model, bit for bit."""
+    return adapters_switched(model, False)
 
 
 @contextmanager
-def adapters_disabled(model: nn.Module) -> Iterator[nn.Module]:
-    """Within it the model is exactly the base model, bit for bit."""
+def adapters_switched(model: nn.Module, enabled: bool) -> Iterator[nn.Module]:
+    """Within it the adapters are switched on or off."""
     sites = list(adapter_sites(model).values())
     before = [site.enabled for site in sites]
     for site in sites:
-        site.enabled = False
+        site.enabled = enabled
     try:
         yield model
     finally:
-        for site, enabled in zip(sites, before, strict=True):
-            site.enabled = enabled
-
-
-def parameter_report(model: nn.Module) -> dict[str, float]:
-    """Count parameters.
-
-    Returns:
-        `trainable` (they require a gradient), `added` (how many numbers the adapter holds), `total` (of the model), and
-        `added_ratio`, which is added / base. Tuned biases count as added, for the adapter's file holds them, and once
-        in the total, for they are the base's: `total` is then the size of the base.
-    """
-    total = sum(p.numel() for p in model.parameters())
-    adapter = {name: p.numel() for name, p in adapter_parameters(model)}
-    added = sum(adapter.values())
-    base = total - sum(adapter[name] for name in adapter.keys() - base_state_dict(model).keys())
-    return {
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "added": added,
-        "total": total,
-        "added_ratio": added / base,
-    }
+        for site, own in zip(sites, before, strict=True):
+            site.enabled = own

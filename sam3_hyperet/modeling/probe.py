@@ -12,7 +12,7 @@ from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.adapters.attention import HyperbolicGates
 from sam3_hyperet.hyperbolic.radius import normalized_radius, radius_statistics, saturation_rate
 from sam3_hyperet.hyperbolic.radius import radius as hyperbolic_radius
-from sam3_hyperet.modeling.inject import adapter_sites
+from sam3_hyperet.modeling.parameters import adapter_sites
 from sam3_hyperet.modeling.sites.trunk_qv import RowAdjustment
 
 BINS = 40

@@ -15,6 +15,7 @@ from sam3_hyperet.evaluation.metrics.instances.instance_metrics import precision
 from sam3_hyperet.evaluation.metrics.uncertainty import Detections
 from sam3_hyperet.evaluation.runner import records_of
 from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.report.extremes import Extreme, gained_and_lost
 from sam3_hyperet.report.figures.radius_maps import RadiusMap, watch_radii
 from sam3_hyperet.report.report import PrecisionRecall, RiskCoverage, TreeConfusion
@@ -90,7 +91,7 @@ def radius_maps(comparison: Comparison, positions: Sequence[int]) -> list[Radius
     """The radii of the last model's feature maps on some pictures, which it encodes once more."""
     predictor = comparison.outcomes[-1].contender.predictor
     maps = []
-    if isinstance(predictor, Predictor) and hasattr(predictor.model, "hyperet_config"):
+    if isinstance(predictor, Predictor) and adapter_config(predictor.model) is not None:
         for i in positions:
             picture = comparison.split.images.picture(i)
             with watch_radii(predictor.model) as radii:

@@ -17,7 +17,8 @@ from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import replacing
 from sam3_hyperet.modeling.build import resolution
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
+from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.training.options import CacheOptions
 
 _BITS = {"float32": (torch.float32, torch.int32), "bfloat16": (torch.bfloat16, torch.int16)}

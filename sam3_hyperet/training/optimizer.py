@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
+from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.training.distributed import gathered
 from sam3_hyperet.training.options import OptimizerOptions
 

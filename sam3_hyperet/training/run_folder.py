@@ -12,7 +12,9 @@ from rich.console import Console
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.adapter_file import load_adapter, save_adapter
-from sam3_hyperet.modeling.checkpoint import base_state_dict, load_base, save_base
+from sam3_hyperet.modeling.checkpoint import load_base, save_base
+from sam3_hyperet.modeling.config import adapter_config
+from sam3_hyperet.modeling.parameters import base_state_dict
 from sam3_hyperet.training.state import FILE as STATE_FILE
 
 WEIGHTS = {"best": "weights.safetensors", "last": "weights_last.safetensors"}
@@ -25,7 +27,7 @@ ADAPTER = {"best": "adapter.safetensors", "last": "adapter_last.safetensors"}
 
 def save_trained(model: host.Sam3Image, run_dir: Path, which: str) -> None:
     """Write what has trained, as the "best" or the "last": the adapters, and the base's weights where they train."""
-    if hasattr(model, "hyperet_config"):
+    if adapter_config(model) is not None:
         save_adapter(model, run_dir / ADAPTER[which])
     if base_trains(model):
         save_base(model, run_dir / WEIGHTS[which])
@@ -51,7 +53,7 @@ def load_best(model: host.Sam3Image, run_dir: Path, base: Callable[[], host.Sam3
         with torch.no_grad():
             for name, parameter in base_state_dict(model).items():
                 parameter.copy_(before[name])
-    if hasattr(model, "hyperet_config"):
+    if adapter_config(model) is not None:
         load_adapter(model, run_dir / ADAPTER["best"])
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
+from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.training.options import KEY_LAYERS, STAGES
 
 

@@ -28,7 +28,7 @@ from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.build import ARCHITECTURES, assemble
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_state_dict
+from sam3_hyperet.modeling.parameters import adapter_parameters, base_state_dict
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs" / "sam3_trainer"

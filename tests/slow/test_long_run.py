@@ -15,7 +15,9 @@ from torch import nn
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.losses.grounding import MATCHED, TOTAL
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, read_safetensors
+from sam3_hyperet.modeling.checkpoint import read_safetensors
+from sam3_hyperet.modeling.parameters import adapter_parameters
+from sam3_hyperet.modeling.sites.site import SiteAdjustment
 from sam3_hyperet.training import batches
 from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.options import OptimizerOptions, TrainOptions
@@ -53,16 +55,14 @@ class Micro(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.base = nn.Linear(6, 4)
-        self.adapter = HyperET(4, curvature=0.1, learn_curvature=True)
-        self.adapter.is_adapter = True
+        self.adapter = SiteAdjustment("micro", HyperET(4, curvature=0.1, learn_curvature=True))
         self.transformer = nn.ModuleDict({"encoder": nn.Identity(), "decoder": nn.Identity()})
 
-    def forward(self, pixels):
-        return self.adapter(self.base(pixels))
+    def forward(self, batch):
+        return self.adapter(self.base(batch.pixels))
 
 
-def loss(model, batch, step=None):
-    predicted = model(batch.pixels)
+def loss(model, batch, predicted, step=None):
     if batch.bad_gradient:
         predicted.register_hook(lambda gradient: gradient * INF)
     total = (predicted - batch.boxes).square().mean()

@@ -12,7 +12,7 @@ from torch import nn
 
 import sam3_hyperet as hy
 from sam3_hyperet.inference.predictor import Predictor, PromptPrediction
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
+from sam3_hyperet.modeling.parameters import adapter_parameters
 
 pytestmark = pytest.mark.slow
 OUTPUTS = ("query_scores", "boxes", "mask_logits", "semantic_logits")

@@ -48,7 +48,7 @@ def copy_of() -> Callable[[object], object]:
 @pytest.fixture
 def randomized() -> Callable[[object], object]:
     """A function that moves every adapter parameter of a model away from where it starts."""
-    from sam3_hyperet.modeling.checkpoint import adapter_parameters
+    from sam3_hyperet.modeling.parameters import adapter_parameters
 
     def move(model, scale: float = 0.2, seed: int = 7):
         generator = torch.Generator().manual_seed(seed)

@@ -5,32 +5,32 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.adapters.module import AdapterModule
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.modeling.checkpoint import base_state_dict
 from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.parameters import base_state_dict
 
 
-class BiasTuning(nn.Module):
+class BiasTuning(AdapterModule):
     """The tuned biases of a model, and the base's own values of them, which take their place while it is switched off.
 
     Args:
         names: of the tuned parameters in `model`.
     """
 
-    is_adapter = True
-
     def __init__(self, model: nn.Module, names: list[str]) -> None:
-        super().__init__()
+        super().__init__("bitfit")
         self.names = names
-        self._owners = [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
         self._tuned: list[nn.Parameter] = []  # filled while switched off
+        self._owners = [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
         for place, parameter in enumerate(self._parameters_in_place()):
             self.register_buffer(f"base_{place}", parameter.detach().clone(), persistent=False)
 
-    @property
+    @property  # type: ignore[override]
     def enabled(self) -> bool:
         return not self._tuned
 
@@ -43,21 +43,21 @@ class BiasTuning(nn.Module):
         for (owner, attribute), parameter in zip(self._owners, new, strict=True):
             setattr(owner, attribute, parameter)
 
-    def site_name(self, child: str) -> str:
-        """Name in metrics, whatever the descendant `child`: there are no features to watch."""
-        return "bitfit"
-
-    def adapter_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Name and parameter of every tuned bias, whether it is switched on or not."""
+    def adapter_parameters(self, prefix: str) -> list[tuple[str, nn.Parameter]]:
+        """Every tuned bias by the base's name, whether it is switched on or not."""
         return list(zip(self.names, self._tuned or self._parameters_in_place(), strict=True))
 
     def base_tensors(self, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The base's parameters, those of the tuned biases with the values from before; `others` are not tuned."""
         return {**others, **dict(zip(self.names, self.buffers(), strict=True))}
 
-    def fold(self, model: nn.Module) -> None:
-        """Leave the tuned biases in the model for good."""
+    def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        return [(parameter, parameter.detach().clone()) for _, parameter in self.adapter_parameters("")]
+
+    @torch.no_grad()
+    def remove(self, model: nn.Module) -> None:
         self.enabled = True
+        for parameter, base in zip(self._parameters_in_place(), self.buffers(), strict=True):
+            parameter.copy_(base)
 
     def _parameters_in_place(self) -> list[nn.Parameter]:
         return [getattr(owner, attribute) for owner, attribute in self._owners]

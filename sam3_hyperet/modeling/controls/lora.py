@@ -13,29 +13,28 @@ from typing import Any
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.adapters.module import AdapterModule
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig
-from sam3_hyperet.modeling.sites.site import chosen
+from sam3_hyperet.modeling.sites.table import SITES
 
 _BASE = "base_layer"  # peft's name for the layer that it wraps
 
 
-class LowRankUpdates(nn.Module):
+class LowRankUpdates(AdapterModule):
     """The LoRA layers of a model, which are peft's and lie where the base's layers were.
 
     Args:
         names: of these layers in `model`.
     """
 
-    is_adapter = True
-
     def __init__(self, model: nn.Module, names: list[str]) -> None:
-        super().__init__()
+        super().__init__("lora")
         self.names = names
         self._layers: list[Any] = [model.get_submodule(name) for name in names]  # a list: they are the model's children
         self._enabled = True
 
-    @property
+    @property  # type: ignore[override]
     def enabled(self) -> bool:
         return self._enabled
 
@@ -47,12 +46,8 @@ class LowRankUpdates(nn.Module):
             _restore_requires_grad(trained)  # which peft changes along
         self._enabled = enabled
 
-    def site_name(self, child: str) -> str:
-        """Name in metrics, whatever the descendant `child`: there are no features to watch."""
-        return "lora"
-
-    def adapter_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Name in the model and parameter of every A and B."""
+    def adapter_parameters(self, prefix: str) -> list[tuple[str, nn.Parameter]]:
+        """Every A and B by its name in the model."""
         return [
             (f"{name}.{key}", parameter)
             for name, layer in zip(self.names, self._layers, strict=True)
@@ -61,19 +56,22 @@ class LowRankUpdates(nn.Module):
         ]
 
     def base_tensors(self, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The base's parameters under the base's names, of `others`, the model's parameters but for every A and B."""
         wrapped = tuple(f"{name}.{_BASE}." for name in self.names)
         return {
             name.replace(f".{_BASE}.", ".", 1) if name.startswith(wrapped) else name: tensor
             for name, tensor in others.items()
         }
 
-    def fold(self, model: nn.Module) -> None:
-        """Add B A to the base's weights, and put its layers back where they were."""
+    def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        """The base's weights, each with B A added."""
+        weights = [layer.get_base_layer().weight for layer in self._layers]
+        updates = [layer.get_delta_weight(name) for layer in self._layers for name in layer.lora_A]
+        return [(weight, weight + update) for weight, update in zip(weights, updates, strict=True)]
+
+    def remove(self, model: nn.Module) -> None:
+        """Put the base's layers back where they were."""
         for name, layer in zip(self.names, self._layers, strict=True):
-            layer.merge()
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+            model.set_submodule(name, layer.get_base_layer())
 
 
 def install_lora(model: host.Sam3Image, config: HyperETConfig, budget: int | None) -> None:
@@ -85,7 +83,7 @@ def install_lora(model: host.Sam3Image, config: HyperETConfig, budget: int | Non
     Raises:
         ConfigError: peft is not installed, a layer that is not SAM 3's, or a budget below rank 1 of any layer.
     """
-    feeding = {name for site in config.resolved_sites for name in _FEEDING[site](model, config)}
+    feeding = {name for site in config.resolved_sites for name in SITES[site].feeding(model, config)}
     names = [name for name, _ in model.named_modules() if name in feeding]
     sizes = {name: _size_per_rank(model, name) for name in names}
     if config.rank is not None:
@@ -153,61 +151,3 @@ def _size_per_rank(model: nn.Module, name: str) -> int:
         raise ConfigError(f"adapter=lora: {name} is a {type(layer).__name__}; expected an nn.Linear or nn.Conv2d")
     weight = layer.get_parameter("weight")
     return weight[0].numel() + weight.shape[0]
-
-
-def _pyramid_convolutions(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
-    return [f"backbone.vision_backbone.convs.{i}.conv_3x3" for i in _levels(model, config)]
-
-
-def _query_key_value_projections(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
-    blocks = chosen("blocks", config.blocks, len(model.backbone.vision_backbone.trunk.blocks), "ViT block")
-    return [f"backbone.vision_backbone.trunk.blocks.{i}.attn.qkv" for i in blocks]
-
-
-def _feed_forward_outputs(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
-    return [f"{layer}.linear2" for layer in _encoder_layers(model, config)]
-
-
-def _feed_forward_inputs(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
-    """The first layers behind the attentions: `nn.MultiheadAttention` reads the weights of its own projections without
-    calling them, so that LoRA in these would be dead."""
-    return [f"{layer}.linear1" for layer in _encoder_layers(model, config)]
-
-
-def _text_resizer(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
-    return ["backbone.language_backbone.resizer"]
-
-
-def _last_feed_forward_output(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
-    return [f"transformer.encoder.layers.{len(model.transformer.encoder.layers) - 1}.linear2"]
-
-
-def _pixel_decoder_convolutions(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
-    """Those that read the chosen levels: the first reads the two lowest, each other one the next higher."""
-    if model.segmentation_head is None:
-        raise ConfigError("site pixel_decoder: the model has no segmentation head")
-    decoder = model.segmentation_head.pixel_decoder
-    above = len(model.backbone.vision_backbone.convs) - model.backbone.scalp - 2
-    readers = {0 if decoder.shared_conv else max(0, above - level) for level in _levels(model, config)}
-    return [f"segmentation_head.pixel_decoder.conv_layers.{i}" for i in readers]
-
-
-def _levels(model: host.Sam3Image, config: HyperETConfig) -> tuple[int, ...]:
-    neck = model.backbone.vision_backbone
-    return chosen("levels", config.levels, len(neck.convs) - model.backbone.scalp, "FPN level")
-
-
-def _encoder_layers(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
-    indices = chosen("layers", config.layers, len(model.transformer.encoder.layers), "layer of the fusion encoder")
-    return [f"transformer.encoder.layers.{i}" for i in indices]
-
-
-_FEEDING = {
-    "fpn": _pyramid_convolutions,
-    "encoder_layer": _feed_forward_outputs,
-    "attention": _feed_forward_inputs,
-    "trunk_qv": _query_key_value_projections,
-    "encoder_out": _last_feed_forward_output,
-    "pixel_decoder": _pixel_decoder_convolutions,
-    "prompt": _text_resizer,
-}

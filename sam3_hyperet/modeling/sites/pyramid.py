@@ -1,12 +1,30 @@
-"""Scheme A and the site `prompt`: a vision-language backbone that adjusts its feature pyramid, its text, or both."""
+"""Sites of the feature pyramid: `fpn` (scheme A), read by everything behind, and `pixel_decoder`, by masks alone."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+
+from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig
-from sam3_hyperet.modeling.sites.site import PyramidAdjustment, SiteAdjustment, adjustments, chosen, extended
+from sam3_hyperet.modeling.sites.site import PyramidAdjustment, SiteAdjustment, adjustments, chosen, extended, folded
+
+
+class FpnAdjustment(PyramidAdjustment):
+    """Adjustments behind the last convolution of each level of the neck."""
+
+    def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        assert isinstance(model, host.Sam3Image)
+        convs = model.backbone.vision_backbone.convs
+        return [pair for i in self.indices for pair in folded(convs[i][-1], self.level(i), f"{self.name}.{i}")]
+
+
+class PixelDecoderAdjustment(PyramidAdjustment):
+    """Adjustments of what the pixel decoder reads."""
+
+    obstacle = "the detector reads the same features without it, and its last level is a residual sum"
 
 
 class HyperETBackbone(host.SAM3VLBackbone):  # type: ignore[misc]  # sam3 is untyped
@@ -34,24 +52,63 @@ class HyperETBackbone(host.SAM3VLBackbone):  # type: ignore[misc]  # sam3 is unt
         return output
 
 
+class HyperETPixelDecoder(host.PixelDecoder):  # type: ignore[misc]  # sam3 is untyped
+    """SAM 3's pixel decoder on an adjusted pyramid, whose last level is the encoder's memory.
+
+    The detector keeps the pyramid as it was.
+    """
+
+    adjustment: PyramidAdjustment
+
+    def forward(self, backbone_feats: Sequence[Tensor]) -> Tensor:
+        embedding: Tensor = super().forward(self.adjustment(backbone_feats))
+        return embedding
+
+
 def install_fpn(model: host.Sam3Image, config: HyperETConfig) -> None:
     """Adjust each chosen FPN level, (B, D, H, W), that the backbone returns."""
-    neck = model.backbone.vision_backbone
-    levels = chosen("levels", config.levels, len(neck.convs) - model.backbone.scalp, "FPN level")
-    count = 1 if config.share else len(levels)
-    adjustment = PyramidAdjustment("fpn", levels, adjustments(config, count, model.hidden_dim, 1, neck))
-    _extend(model).fpn_adjustment = adjustment.train(model.training)
+    indices = _levels(model, config)
+    own = adjustments(config, 1 if config.share else len(indices), model.hidden_dim, 1, model.backbone.vision_backbone)
+    extended_backbone(model).fpn_adjustment = FpnAdjustment("fpn", indices, own).train(model.training)
 
 
-def install_prompt(model: host.Sam3Image, config: HyperETConfig) -> None:
-    """Adjust the text features, (words, prompts, D), before anything attends to them."""
-    (adjustment,) = adjustments(config, 1, model.hidden_dim, -1, model.backbone.language_backbone)
-    _extend(model).prompt_adjustment = SiteAdjustment("prompt", adjustment).train(model.training)
+def install_pixel_decoder(model: host.Sam3Image, config: HyperETConfig) -> None:
+    """Adjust each chosen level, (B, D, H, W), that the segmentation head's pixel decoder reads."""
+    head, indices = _segmentation_head(model), _levels(model, config)
+    decoder = extended(head.pixel_decoder, HyperETPixelDecoder, host.PixelDecoder)
+    own = adjustments(config, 1 if config.share else len(indices), model.hidden_dim, 1, head)
+    decoder.adjustment = PixelDecoderAdjustment("pixel_decoder", indices, own).train(model.training)
+    head.pixel_decoder = decoder
 
 
-def _extend(model: host.Sam3Image) -> HyperETBackbone:
+def extended_backbone(model: host.Sam3Image) -> HyperETBackbone:
+    """The model's backbone as one with adjustments, none at first."""
     if not isinstance(model.backbone, HyperETBackbone):
         model.backbone = extended(model.backbone, HyperETBackbone, host.SAM3VLBackbone)
         model.backbone.fpn_adjustment = model.backbone.prompt_adjustment = None
     backbone: HyperETBackbone = model.backbone
     return backbone
+
+
+def pyramid_convolutions(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    """The last convolutions of the chosen levels."""
+    return [f"backbone.vision_backbone.convs.{i}.conv_3x3" for i in _levels(model, config)]
+
+
+def pixel_decoder_convolutions(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    """The convolutions that read the chosen levels: the first the two lowest, each other one the next higher."""
+    decoder, neck = _segmentation_head(model).pixel_decoder, model.backbone.vision_backbone
+    above = len(neck.convs) - model.backbone.scalp - 2
+    readers = {0 if decoder.shared_conv else max(0, above - level) for level in _levels(model, config)}
+    return [f"segmentation_head.pixel_decoder.conv_layers.{i}" for i in readers]
+
+
+def _levels(model: host.Sam3Image, config: HyperETConfig) -> tuple[int, ...]:
+    backbone = model.backbone
+    return chosen("levels", config.levels, len(backbone.vision_backbone.convs) - backbone.scalp, "FPN level")
+
+
+def _segmentation_head(model: host.Sam3Image) -> host.UniversalSegmentationHead:
+    if model.segmentation_head is None:
+        raise ConfigError("site pixel_decoder: the model has no segmentation head")
+    return model.segmentation_head

@@ -1,45 +1,35 @@
-"""What every site of adjustments is made of: modules that say where they are and can be switched off."""
+"""The parts that sites are made of: adapters of features, and the choice and replacement of SAM 3's modules."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.adapters.conversion import converted
+from sam3_hyperet.adapters.module import AdapterModule
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
-class SiteAdjustment(nn.Module):
-    """One adjustment of (…, D) features, or none while it is switched off.
-
-    Args:
-        name: of the site in metrics.
-    """
-
-    is_adapter = True
+class SiteAdjustment(AdapterModule):
+    """One adjustment of (…, D) features."""
 
     def __init__(self, name: str, adjustment: HyperET) -> None:
-        super().__init__()
-        self.name = name
+        super().__init__(name)
         self.hyperet = adjustment
-        self.enabled = True
-
-    def site_name(self, child: str) -> str:
-        """Name in metrics of the adjustment that is this module's descendant `child`."""
-        return self.name
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.hyperet(x) if self.enabled else x
         return y
 
 
-class PyramidAdjustment(nn.Module):
+class PyramidAdjustment(AdapterModule):
     """One adjustment per chosen level of a feature pyramid, or one shared by all of them.
 
     Args:
@@ -48,14 +38,10 @@ class PyramidAdjustment(nn.Module):
         adjustments: one for each of `levels`, or a single one for all.
     """
 
-    is_adapter = True
-
     def __init__(self, name: str, levels: Sequence[int], adjustments: Sequence[HyperET]) -> None:
-        super().__init__()
-        self.name = name
+        super().__init__(name)
         self.indices = tuple(levels)
         self.adjustments = nn.ModuleList(adjustments)
-        self.enabled = True
 
     def level(self, index: int) -> HyperET:
         """The adjustment of pyramid level `index`."""
@@ -64,7 +50,6 @@ class PyramidAdjustment(nn.Module):
         return adjustment
 
     def site_name(self, child: str) -> str:
-        """Name in metrics of the adjustment that is this module's descendant `child`: "fpn.<level>"."""
         if len(self.adjustments) == 1:
             return self.name
         return f"{self.name}.{self.indices[int(child.rpartition('.')[2])]}"
@@ -76,32 +61,34 @@ class PyramidAdjustment(nn.Module):
         return [self.level(i)(x) if i in self.indices else x for i, x in enumerate(features)]
 
 
+def folded(layer: nn.Linear | nn.Conv2d, adjustment: HyperET, site: str) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of `layer`, each with its value followed by a linear `adjustment` along the output channels."""
+    if adjustment.geometry not in ("euclidean", "moebius"):
+        raise ConfigError(
+            f"site {site} does not fold into the base weights: geometry {adjustment.geometry} is not a linear map "
+            "of features; euclidean is, and moebius below its norm cap"
+        )
+    matrix = adjustment.matrix.as_matrix().double()
+    if adjustment.alpha is not None:
+        identity = torch.eye(len(matrix)).to(matrix)
+        matrix = identity + adjustment.alpha.double() * (matrix - identity)
+    pairs = [(layer.weight, torch.tensordot(matrix, layer.weight.double(), 1))]
+    return pairs if layer.bias is None else [*pairs, (layer.bias, matrix @ layer.bias.double())]
+
+
 def adjustments(config: HyperETConfig, count: int, dim: int, channel_dim: int, like: nn.Module) -> list[HyperET]:
     """`count` new adjustments of `dim` channels, on the device of `like`.
 
     Raises:
         ConfigError: an option that `dim` channels cannot have.
     """
+    names = ("structure", "geometry", "curvature", "learn_curvature", "residual", "learn_residual")
+    options = {name: getattr(config, name) for name in (*names, "block_size", "bandwidth")}
     device = next(like.parameters()).device
     try:
-        return [_adjustment(config, dim, channel_dim).to(device) for _ in range(count)]
+        return [HyperET(dim, channel_dim=channel_dim, **options).to(device) for _ in range(count)]
     except ValueError as error:
         raise ConfigError(f"hyperet: {error}") from error
-
-
-def _adjustment(config: HyperETConfig, dim: int, channel_dim: int) -> HyperET:
-    return HyperET(
-        dim,
-        structure=config.structure,
-        geometry=config.geometry,
-        curvature=config.curvature,
-        learn_curvature=config.learn_curvature,
-        residual=config.residual,
-        learn_residual=config.learn_residual,
-        block_size=config.block_size,
-        bandwidth=config.bandwidth,
-        channel_dim=channel_dim,
-    )
 
 
 def chosen(option: str, indices: Sequence[int] | None, present: int, what: str) -> tuple[int, ...]:

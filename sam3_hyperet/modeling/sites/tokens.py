@@ -1,18 +1,37 @@
-"""Schemes B and C: adjustments between the layers of the fusion encoder, and hyperbolic attention inside them.
+"""Sites of token features: `encoder_layer` (scheme B), `encoder_out` on the detection path, and `prompt`.
 
-The geometry encoder's layers have the same class; only those in `transformer.encoder.layers` are touched.
+The geometry encoder's layers have the class of the fusion encoder's; only those in `transformer.encoder.layers` are
+touched.
 """
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.adapters.attention import HyperbolicGates, HyperbolicMultiheadAttention
 from sam3_hyperet.modeling.config import HyperETConfig
-from sam3_hyperet.modeling.sites.site import SiteAdjustment, adjustments, chosen, extended, stock
+from sam3_hyperet.modeling.sites.pyramid import extended_backbone
+from sam3_hyperet.modeling.sites.site import SiteAdjustment, adjustments, chosen, extended, folded
 
-ATTENTION_NAMES = {"self": "self_attn", "cross": "cross_attn_image"}
+
+class LayerAdjustment(SiteAdjustment):
+    """An adjustment behind a layer of the fusion encoder."""
+
+    obstacle = "it follows the residual sum of a layer, which no single linear layer makes"
+
+
+class MemoryAdjustment(SiteAdjustment):
+    """An adjustment between the fusion encoder and the decoder."""
+
+    obstacle = "the segmentation head reads the same memory without it, and the decoder adds positions after it"
+
+
+class PromptAdjustment(SiteAdjustment):
+    """An adjustment behind the text encoder's last linear layer."""
+
+    def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        assert isinstance(model, host.Sam3Image)
+        return folded(model.backbone.language_backbone.resizer, self.hyperet, self.name)
 
 
 class HyperETEncoderLayer(host.TransformerEncoderLayer):  # type: ignore[misc]  # sam3 is untyped
@@ -32,38 +51,55 @@ class HyperETEncoderLayer(host.TransformerEncoderLayer):  # type: ignore[misc]  
         return y
 
 
+class HyperETDecoder(host.TransformerDecoder):  # type: ignore[misc]  # sam3 is untyped
+    """SAM 3's decoder of object queries on adjusted memory; the segmentation head keeps the encoder's own."""
+
+    adjustment: SiteAdjustment
+
+    def forward(self, tgt: Tensor, memory: Tensor, *args: object, **kwargs: object) -> object:
+        return super().forward(tgt, self.adjustment(memory), *args, **kwargs)
+
+
 def install_layers(model: host.Sam3Image, config: HyperETConfig) -> None:
     """Adjust the (B, positions, D) output of each chosen layer."""
-    layers = model.transformer.encoder.layers
-    indices = chosen("layers", config.layers, len(layers), "layer of the fusion encoder")
+    layers, indices = model.transformer.encoder.layers, encoder_layers(model, config)
     names = ["encoder_layer"] if config.share else [f"encoder_layer.{i}" for i in indices]
     own = adjustments(config, len(names), model.hidden_dim, -1, layers)
-    sites = [SiteAdjustment(name, adjustment) for name, adjustment in zip(names, own, strict=True)]
+    sites = [LayerAdjustment(name, adjustment) for name, adjustment in zip(names, own, strict=True)]
     for place, i in enumerate(indices):
         layers[i] = extended(layers[i], HyperETEncoderLayer, host.TransformerEncoderLayer)
         layers[i].adjustment = sites[0 if config.share else place].train(model.training)
 
 
-def install_attention(model: host.Sam3Image, config: HyperETConfig) -> None:
-    """Replace the chosen attentions of each chosen layer by hyperbolic ones, each with gates of its own."""
-    layers = model.transformer.encoder.layers
-    kinds = [kind for kind in ATTENTION_NAMES if config.attention in (kind, "both")]
-    shared = {kind: _gates(model, config, f"attention.{kind}") for kind in kinds} if config.share else {}
-    for i in chosen("layers", config.layers, len(layers), "layer of the fusion encoder"):
-        for kind in kinds:
-            name = ATTENTION_NAMES[kind]
-            attention = stock(getattr(layers[i], name), host.MultiheadAttention)
-            gates = shared.get(kind) or _gates(model, config, f"attention.{i}.{kind}")
-            setattr(layers[i], name, HyperbolicMultiheadAttention.from_attention(attention, gates))
+def install_encoder_out(model: host.Sam3Image, config: HyperETConfig) -> None:
+    """Adjust the (positions, B, D) memory that the decoder attends to."""
+    decoder = extended(model.transformer.decoder, HyperETDecoder, host.TransformerDecoder)
+    (adjustment,) = adjustments(config, 1, model.hidden_dim, -1, decoder)
+    decoder.adjustment = MemoryAdjustment("encoder_out", adjustment).train(model.training)
+    model.transformer.decoder = decoder
 
 
-def _gates(model: host.Sam3Image, config: HyperETConfig, name: str) -> HyperbolicGates:
-    attention = model.transformer.encoder.layers[0].self_attn
-    gates = HyperbolicGates(
-        attention.num_heads,
-        curvature=config.curvature,
-        learn_curvature=config.learn_curvature,
-        geometry="euclidean" if config.geometry == "euclidean" else "lorentz",
-        name=name,
-    )
-    return gates.to(next(attention.parameters()).device).train(model.training)
+def install_prompt(model: host.Sam3Image, config: HyperETConfig) -> None:
+    """Adjust the text features, (words, prompts, D), before anything attends to them."""
+    (adjustment,) = adjustments(config, 1, model.hidden_dim, -1, model.backbone.language_backbone)
+    extended_backbone(model).prompt_adjustment = PromptAdjustment("prompt", adjustment).train(model.training)
+
+
+def encoder_layers(model: host.Sam3Image, config: HyperETConfig) -> tuple[int, ...]:
+    """Indices of the chosen layers of the fusion encoder."""
+    return chosen("layers", config.layers, len(model.transformer.encoder.layers), "layer of the fusion encoder")
+
+
+def feed_forward_outputs(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    """The last linear layers of the chosen encoder layers."""
+    return [f"transformer.encoder.layers.{i}.linear2" for i in encoder_layers(model, config)]
+
+
+def last_feed_forward_output(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    """The last linear layer of the fusion encoder."""
+    return [f"transformer.encoder.layers.{len(model.transformer.encoder.layers) - 1}.linear2"]
+
+
+def text_resizer(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    """The last linear layer of the text encoder."""
+    return ["backbone.language_backbone.resizer"]

@@ -8,26 +8,26 @@ from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.adjustment import HyperET
+from sam3_hyperet.adapters.module import AdapterModule
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.sites.site import adjustments, chosen, extended
 
 
-class RowAdjustment(nn.Module):
-    """Adjustments of the query and the value rows of one block's fused weight."""
-
-    is_adapter = True
+class RowAdjustment(AdapterModule):
+    """Adjustments of the query and the value rows of one block's fused weight, or of several blocks'."""
 
     def __init__(self, name: str, q: HyperET, v: HyperET) -> None:
-        super().__init__()
-        self.name = name
+        super().__init__(name)
         self.q = q
         self.v = v
-        self.enabled = True
 
     def site_name(self, child: str) -> str:
-        """Name in metrics of the adjustment that is this module's descendant `child`: "trunk_qv.<block>.q" or ".v"."""
         return f"{self.name}.{child}"
+
+    def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        projections = [module for module in model.modules() if isinstance(module, HyperETProjection)]
+        return [(qkv.weight, self(qkv.weight)) for qkv in projections if qkv.adjustment is self]
 
     def forward(self, weight: Tensor) -> Tensor:
         """W = log_0(M ⊗ exp_0(W_0)) [1] of the q and v rows of a (3D, D) weight."""
@@ -69,8 +69,7 @@ def install_qv(model: host.Sam3Image, config: HyperETConfig) -> None:
     A dense M each would be more than the adapters' 1 % of the parameters: unless `share` is false, the blocks share one
     for q and one for v.
     """
-    blocks = model.backbone.vision_backbone.trunk.blocks
-    indices = chosen("blocks", config.blocks, len(blocks), "ViT block")
+    blocks, indices = model.backbone.vision_backbone.trunk.blocks, _blocks(model, config)
     share = config.structure == "dense" if config.share is None else config.share
     names = ["trunk_qv"] if share else [f"trunk_qv.{i}" for i in indices]
     q, v = (adjustments(config, len(names), blocks[0].attn.qkv.in_features, -1, blocks) for _ in "qv")
@@ -82,3 +81,12 @@ def install_qv(model: host.Sam3Image, config: HyperETConfig) -> None:
             shape = tuple(attention.qkv.weight.shape)
             raise ConfigError(f"hyperet: the qkv weight of ViT block {i} has shape {shape}; expected (3D, D)")
         attention.qkv.adjustment = sites[0 if share else place].train(model.training)
+
+
+def query_key_value_projections(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+    """The fused projections of the chosen ViT blocks."""
+    return [f"backbone.vision_backbone.trunk.blocks.{i}.attn.qkv" for i in _blocks(model, config)]
+
+
+def _blocks(model: host.Sam3Image, config: HyperETConfig) -> tuple[int, ...]:
+    return chosen("blocks", config.blocks, len(model.backbone.vision_backbone.trunk.blocks), "ViT block")

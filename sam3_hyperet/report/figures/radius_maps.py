@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.hyperbolic.radius import normalized_radius
-from sam3_hyperet.modeling.inject import adapter_sites
+from sam3_hyperet.modeling.parameters import adapter_sites
 from sam3_hyperet.report.figures.pictures import SIDE, Panel, Picture, data_uri, enlarge
 from sam3_hyperet.report.table_rows import number, signed
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sam3_hyperet.adapters.attention import ATTENTION_GEOMETRIES, HyperbolicGates
 from sam3_hyperet.adapters.attention_functional import MAX_ANGLE, hyperbolic_attention, unit_interval
+from sam3_hyperet.adapters.module import AdapterModule
 
 HEADS = 2
 
@@ -170,7 +171,7 @@ def test_statistics():
         gates.distance_gate.copy_(torch.tensor([-0.5, 0.5]))
     expected = {"curvature": 0.1875, "curvature_gate": 0.75, "distance_gate": 0.25}
     assert gates.statistics() == pytest.approx(expected)
-    assert gates.is_adapter
+    assert isinstance(gates, AdapterModule)
     assert gates.site_name("curvature") == "encoder.0.self_attn"
     assert "encoder.0.self_attn, num_heads=2, geometry=lorentz" in repr(gates)
     assert opened(HyperbolicGates(2, geometry="euclidean")).statistics()["curvature"] == 0.0

@@ -20,8 +20,8 @@ from sam3_hyperet.evaluation.comparison import Variant
 from sam3_hyperet.evaluation.fingerprint import model_facts, versions
 from sam3_hyperet.evaluation.models import with_base
 from sam3_hyperet.evaluation.protocol import Protocol
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
 from sam3_hyperet.modeling.copies import adapted_copy
+from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_each_number_is_its_own_model_s(base, model, another, randomized, data, 
     assert scored(against, "") == scored(off, "")
     assert scored(against, "base/") == scored(own, "")
     assert not scored(alone, "base/")
-    assert all(site.enabled for _, site in adapted.named_modules() if getattr(site, "is_adapter", False))
+    assert all(site.enabled for site in adapter_sites(adapted).values())
     for key in ("segm/AP", "fused/mIoU", "presence/accuracy_absent"):
         difference = against[f"drawn/{key}"] - against[f"base/drawn/{key}"]
         assert against[f"difference/drawn/{key}"] == pytest.approx(difference, abs=1e-12)

@@ -10,8 +10,8 @@ import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.inference.shared_encoding import shared_encoding
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
 from sam3_hyperet.modeling.copies import adapted_copy
+from sam3_hyperet.modeling.parameters import adapter_parameters
 
 PROMPTS = ("car", "red wheel")
 CONFIGS = {

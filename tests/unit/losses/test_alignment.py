@@ -16,7 +16,7 @@ from sam3_hyperet.losses.alignment import AlignmentLoss, contrastive, matched_qu
 from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import AlignmentOptions, LossOptions, LossWeights
 from sam3_hyperet.losses.text_pruning import pruned
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
+from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.stages import set_training_mode
 

@@ -12,7 +12,7 @@ import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import LossOptions, LossWeights
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
+from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.training.stages import set_training_mode
 
 ONE = [("car", [(10, 10, 50, 40)])]

@@ -15,7 +15,9 @@ from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling import checkpoint
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint, save_base
+from sam3_hyperet.modeling.checkpoint import save_base
+from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.modeling.parameters import adapter_parameters
 
 CONFIG = hy.HyperETConfig(geometry="gyro", structure="banded", learn_curvature=True, levels=[1, 0], residual=0.5)
 

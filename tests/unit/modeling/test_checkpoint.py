@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.modeling import checkpoint
-from sam3_hyperet.modeling.checkpoint import base_fingerprint, base_state_dict, load_base, save_base
+from sam3_hyperet.modeling.checkpoint import load_base, save_base
+from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.modeling.parameters import base_state_dict
 
 
 @pytest.fixture(scope="module")

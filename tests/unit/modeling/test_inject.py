@@ -11,7 +11,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.predictor import Predictor
-from sam3_hyperet.modeling.inject import adapter_sites
+from sam3_hyperet.modeling.parameters import adapter_sites
 from sam3_hyperet.modeling.sites.pyramid import HyperETBackbone
 
 D = 64

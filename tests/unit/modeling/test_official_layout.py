@@ -12,7 +12,9 @@ from official import image_model, on_meta, video_model
 import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.build import Architecture, assemble
-from sam3_hyperet.modeling.checkpoint import base_fingerprint, base_state_dict, load_base, save_official
+from sam3_hyperet.modeling.checkpoint import load_base, save_official
+from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.modeling.parameters import base_state_dict
 
 WEIGHTS = 1102  # parameters of the official image detector
 SAM2_NECK = 22

@@ -10,7 +10,7 @@ import torch
 
 import sam3_hyperet as hy
 from sam3_hyperet.hyperbolic.radius import normalized_radius, radius
-from sam3_hyperet.modeling.inject import adapter_sites
+from sam3_hyperet.modeling.parameters import adapter_sites
 from sam3_hyperet.modeling.probe import BINS, RadiusProbe
 
 

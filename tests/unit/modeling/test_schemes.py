@@ -17,8 +17,8 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.build import ARCHITECTURES, assemble
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
 from sam3_hyperet.modeling.config import SITES
+from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.modeling.sites.tokens import HyperETEncoderLayer
 from sam3_hyperet.training.stages import set_training_mode
 

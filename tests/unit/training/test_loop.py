@@ -14,7 +14,8 @@ import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
+from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.training.loop import TrainingFailed, fit
 from sam3_hyperet.training.options import LoggerOptions, OptimizerOptions, TrainOptions
 

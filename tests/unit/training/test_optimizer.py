@@ -10,7 +10,7 @@ import torch
 
 import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
+from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.training.optimizer import build_optimizer, gradient_norms, set_learning_rates
 from sam3_hyperet.training.options import KEY_LAYERS, OptimizerOptions
 

@@ -14,7 +14,8 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint
+from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.modeling.parameters import adapter_parameters
 
 TINY = {"name": "tiny", "checkpoint": "random"}
 OPTIONS = {"scheme": "A", "structure": "diagonal", "geometry": "moebius", "levels": [1]}

@@ -13,7 +13,7 @@ import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
+from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.options import KEY_LAYERS, OptimizerOptions, StageOptions, TrainOptions
 from sam3_hyperet.training.staging import Staging

@@ -9,7 +9,7 @@ import torch
 import sam3_hyperet as hy
 from sam3_hyperet.evaluation.metrics.radius import RadiusEvaluator
 from sam3_hyperet.inference.predictor import Predictor
-from sam3_hyperet.modeling.inject import adapter_sites
+from sam3_hyperet.modeling.parameters import adapter_sites
 from sam3_hyperet.modeling.probe import BINS, RadiusProbe
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 import sam3_hyperet as hy
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_state_dict
+from sam3_hyperet.modeling.parameters import adapter_parameters, base_state_dict
 
 CONVS, LAYERS = "backbone.vision_backbone.convs", "transformer.encoder.layers"
 

@@ -9,8 +9,10 @@ from answers import answers, equal
 import sam3_hyperet as hy
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint, base_state_dict, load_base, save_base
+from sam3_hyperet.modeling.checkpoint import load_base, save_base
 from sam3_hyperet.modeling.config import SITES
+from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.modeling.parameters import adapter_parameters, base_state_dict
 from sam3_hyperet.training.optimizer import build_optimizer, set_learning_rates
 from sam3_hyperet.training.options import OptimizerOptions
 from sam3_hyperet.training.stages import set_training_mode

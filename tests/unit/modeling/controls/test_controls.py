@@ -14,10 +14,10 @@ import sam3_hyperet as hy
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
-from sam3_hyperet.modeling.checkpoint import adapter_parameters, base_fingerprint, base_state_dict, load_base, save_base
+from sam3_hyperet.modeling.checkpoint import load_base, save_base
 from sam3_hyperet.modeling.config import SITES
-from sam3_hyperet.modeling.controls.merging import merge_control
-from sam3_hyperet.modeling.inject import adapter_sites
+from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites, base_state_dict
 from sam3_hyperet.modeling.probe import RadiusProbe
 
 CONVS, BLOCKS = "backbone.vision_backbone.convs", "backbone.vision_backbone.trunk.blocks"
@@ -240,7 +240,7 @@ def test_folding_leaves_a_stock_model(adapted, base, config, picture, disabled):
     before = answers(adapted, picture)
     if disabled:
         adapter_sites(adapted)["hyperet_control"].enabled = False
-    assert merge_control(adapted) is adapted
+    assert hy.merge(adapted) is adapted
     assert [(name, type(module)) for name, module in adapted.named_modules()] == [
         (name, type(module)) for name, module in base.named_modules()
     ]
@@ -256,20 +256,13 @@ def test_folding_leaves_a_stock_model(adapted, base, config, picture, disabled):
 
 
 def test_what_cannot_be_folded(model, base, config):
-    with pytest.raises(ConfigError, match=r"no control to merge; found no adapters, expected adapter=lora"):
-        merge_control(model)
     hy.inject(model, config)
     name, parameter = adapter_parameters(model)[-1]
     with torch.no_grad():
         parameter.view(-1)[0] = float("nan")
     with pytest.raises(ConfigError, match=rf"^{name} has values that are not finite"):
-        merge_control(model)
+        hy.merge(model)
     assert base_fingerprint(model) == base_fingerprint(base)
-
-
-def test_hyperet_is_no_control(model):
-    with pytest.raises(ConfigError, match=r"no control to merge; found HyperETConfig"):
-        merge_control(hy.inject(model, hy.HyperETConfig()))
 
 
 def test_there_are_no_radii_to_watch(adapted, picture):

@@ -15,9 +15,9 @@ from torch import nn
 import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.build import ARCHITECTURES, assemble
-from sam3_hyperet.modeling.checkpoint import adapter_parameters
 from sam3_hyperet.modeling.controls.lora import matched_rank
 from sam3_hyperet.modeling.inject import hyperet_size
+from sam3_hyperet.modeling.parameters import adapter_parameters
 
 CONVS, BLOCKS = "backbone.vision_backbone.convs", "backbone.vision_backbone.trunk.blocks"
 LAYERS = "transformer.encoder.layers"

@@ -1,0 +1,50 @@
+"""The interface of everything that `inject` adds to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from sam3_hyperet.errors import ConfigError
+
+
+class AdapterModule(nn.Module):
+    """The adapter of one site: named in metrics, switched on and off as one, removed or folded into the base.
+
+    While `enabled` is false, the model's outputs are those of the base, bit for bit.
+
+    Args:
+        name: of the site in metrics.
+    """
+
+    obstacle = "its place is not that of a linear layer"
+    """Why the adapter does not fold into base weights."""
+    enabled: bool = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def site_name(self, child: str) -> str:
+        """Name in metrics of the adjustment that is this module's descendant `child`."""
+        return self.name
+
+    def adapter_parameters(self, prefix: str) -> list[tuple[str, nn.Parameter]]:
+        """All that trains here, by name in the model, where this module is called `prefix`."""
+        return list(self.named_parameters(prefix))
+
+    def base_tensors(self, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The base's parameters by the base's names, given the model's parameters that are not this adapter's."""
+        return dict(others)
+
+    def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        """Base tensors, each with the value that makes this adapter superfluous.
+
+        Raises:
+            ConfigError: the adapter is no linear map behind a linear layer; the message names the site and the reason.
+        """
+        raise ConfigError(f"site {self.name.partition('.')[0]} does not fold into the base weights: {self.obstacle}")
+
+    def remove(self, model: nn.Module) -> None:
+        """Restore what this adapter changed in `model` other than by the class of a module."""
