@@ -1,0 +1,38 @@
+"""Draw base and adapted model side by side: python examples/before_and_after.py ADAPTER [OUT.png]
+
+After `make demo`, `before_and_after.py runs/demo/adapter.safetensors docs/images/demo.png` makes the README's image.
+"""
+
+import sys
+
+import numpy as np
+from PIL import Image
+from sam3.model.sam3_image_processor import Sam3Processor
+
+import sam3_hyperet as hy
+from sam3_hyperet.data.scenes.dataset import scene
+from sam3_hyperet.report.figures.pictures import overlay
+
+PROMPTS = ("vehicle", "building", "plant")
+
+
+def draw(processor: Sam3Processor, image: Image.Image) -> np.ndarray:
+    """The best mask of each prompt, if its score is above the processor's threshold, on the image."""
+    masks, labels, colors, state = [], [], [], processor.set_image(image)
+    for color, prompt in enumerate(PROMPTS):
+        state = processor.set_text_prompt(prompt, state)
+        if len(scores := state["scores"]):
+            masks.append(state["masks"][scores.argmax(), 0].numpy())
+            labels.append(f"{prompt} {scores.max():.2f}")
+            colors.append(color)
+    return overlay(np.asarray(image), masks, labels, colors=colors)
+
+
+model = hy.load_adapter(hy.build_model("tiny"), sys.argv[1])
+processor = Sam3Processor(model, resolution=hy.resolution(model), device="cpu")
+image = Image.fromarray(scene(seed=2, split="val", index=2)[0]).resize((384, 384), Image.Resampling.LANCZOS)
+with hy.adapters_disabled(model):
+    base = draw(processor, image)
+gap = np.full((384, 8, 3), 255, dtype=np.uint8)
+panels = np.concatenate([np.asarray(image), gap, base, gap, draw(processor, image)], axis=1)
+Image.fromarray(panels).quantize(128).save(sys.argv[2] if sys.argv[2:] else "before_and_after.png", optimize=True)
