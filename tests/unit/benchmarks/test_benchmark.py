@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks import attention, evaluation, gpu, large, metrics, ops, schemes, training
+from benchmarks import attention, evaluation, gpu, large, metrics, ops, schemes, startup, training
 from sam3_hyperet.cli.command import CONFIGS, exit_cleanly
 
 TOOL = Path(__file__).resolve().parents[3] / "tools" / "benchmark.py"
@@ -18,6 +18,7 @@ SUBCOMMANDS = {
     "ops": ops,
     "attention": attention,
     "schemes": schemes,
+    "startup": startup,
     "large": large,
     "metrics": metrics,
     "training": training,
