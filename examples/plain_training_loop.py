@@ -1,7 +1,8 @@
 """Train an adapter in an ordinary PyTorch loop: python examples/plain_training_loop.py [FOLDER] [STEPS]
 
-The tiny model learns the groups (vehicle, building, plant …) of the drawn scenes. For your own data, replace
-`write_scenes` by the paths of a COCO file and its folder of images; for the official model, "tiny" by "large".
+The tiny model, which knows objects only, learns the groups (vehicle, building, plant …) of the drawn scenes. For your
+own data, replace `write_scenes` by the paths of a COCO file and its folder of images, and `groups` by its categories;
+for the official model, replace "tiny" by "large".
 """
 
 import sys
@@ -24,8 +25,9 @@ def main(folder: Path, steps: int = 100) -> list[float]:
     print(hy.set_stage(model, 1))  # freezes the base
 
     scenes = write_scenes(folder / "scenes", images=64, seed=0)
-    images = hy.read_coco(scenes.annotations("group"), scenes.image_folder)
-    sampler = hy.PromptSampler(images.categories, positives=2, negatives=2)
+    images = hy.read_coco(scenes.annotations(), scenes.image_folder, tree=scenes.concepts)
+    groups = [category for category in images.categories if category.granularity == "group"]
+    sampler = hy.PromptSampler(groups, positives=2, negatives=2)
     dataset = hy.ConceptPrompts(images, hy.resolution(model), sampler)
     batches = hy.training_batches(dataset, batch_size=4, device=device)
 
