@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from faster_coco_eval import COCO as FasterCOCO
+from faster_coco_eval import COCOeval_faster
 from pycocotools import mask as rle_ops
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -23,9 +25,9 @@ from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.bootstrap import draw_weights
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import MAX_DETECTIONS
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import instance_headline, instance_metrics, iou_types
-from sam3_hyperet.evaluation.metrics.instances.instance_records import records_of_results
-from sam3_hyperet.evaluation.scoring.coco import GroundTruth, check_detections, read_json
-from sam3_hyperet.evaluation.scoring.coco_ap import CocoAP
+from sam3_hyperet.evaluation.scoring.coco import GroundTruth, check_detections
+from sam3_hyperet.evaluation.scoring.coco_ap import records_of_results, score_coco_files
+from sam3_hyperet.files import read_json
 
 CATEGORIES = 80
 HEIGHT, WIDTH = 480, 640
@@ -39,8 +41,8 @@ Results = dict[str, float]
 def run(images: int = 5000, detections: int = 40, repeats: int = 1, draws: int = 3) -> Results:
     """Time box and mask AP of a results file, and of the records that an evaluation leaves; print a table.
 
-    `files`: from the two JSON files to the numbers, with pycocotools (its twelve numbers) and with two back ends of
-    `CocoAP`, which checks every record and gives AP per category and AP@100/img besides, ours also cgF1. They take
+    `files`: from the two JSON files to the numbers, with pycocotools and faster-coco-eval (their twelve numbers) and
+    with `score_coco_files`, which checks every record and gives AP per category, AP@100/img and cgF1 besides. They take
     turns, and a speed-up is the median of those within a turn. `records`: the same results from records of 100
     detections of each of 80 categories in every image, 40 million for 5,000; `draw`: its headline, once in a
     bootstrap. Each runs in a process of its own; seconds are the processor's, which other jobs hardly touch.
@@ -60,9 +62,9 @@ def run(images: int = 5000, detections: int = 40, repeats: int = 1, draws: int =
         truth, found = Path(name) / "truth.json", Path(name) / "results.json"
         timing.in_process(partial(_write_files, truth, found, images, detections), "fork")
         calls: dict[str, Callable[[], Results]] = {
-            OURS: lambda: CocoAP.evaluate_files(truth, found, backend=OURS),
-            "faster-coco-eval": lambda: CocoAP.evaluate_files(truth, found, backend="faster-coco-eval"),
-            REFERENCE: lambda: _by_pycocotools(truth, found),
+            OURS: lambda: score_coco_files(truth, found),
+            "faster-coco-eval": lambda: _by_reference(truth, found, FasterCOCO, COCOeval_faster),
+            REFERENCE: lambda: _by_reference(truth, found, COCO, COCOeval),
         }
         turns = [
             {what: timing.in_process(partial(_timed, call), "fork") for what, call in calls.items()}
@@ -131,17 +133,17 @@ def _filled(record: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[
     return filled
 
 
-def _by_pycocotools(truth: Path, results: Path) -> Results:
+def _by_reference(truth: Path, results: Path, index: Callable[..., Any], evaluator: Callable[..., Any]) -> Results:
     numbers: Results = {}
     with contextlib.redirect_stdout(io.StringIO()):
-        ground_truth = COCO(str(truth))
+        ground_truth = index(str(truth))
         found = ground_truth.loadRes(str(results))
         for iou_type in ("segm", "bbox"):
-            evaluation = COCOeval(ground_truth, found, iou_type)
+            evaluation = evaluator(ground_truth, found, iou_type)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-            numbers |= {f"{iou_type}/{key}": float(v) for key, v in zip(_TWELVE, evaluation.stats, strict=True)}
+            numbers |= {f"{iou_type}/{key}": float(v) for key, v in zip(_TWELVE, evaluation.stats[:12], strict=True)}
     return numbers
 
 

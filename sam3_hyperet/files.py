@@ -15,14 +15,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from sam3_hyperet.errors import ConfigError, StorageError
+from sam3_hyperet.errors import ConfigError, DataError, StorageError
 
 LOCK = ".sam3_hyperet.lock"
 MANIFEST = ".sam3_hyperet.json"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _QUIET_SECONDS = 600  # a folder in which nothing changed for so long is no longer in use by another machine
 _held: set[Path] = set()
+
+
+def read_json(path: str | Path) -> Any:
+    """Content of a JSON file of data. Raises DataError naming it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON ({' '.join(str(error).split())})") from None
 
 
 @contextmanager

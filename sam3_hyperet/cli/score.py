@@ -14,7 +14,7 @@ from sam3_hyperet.cli.command import exit_cleanly, parse_command, write_json
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics.instances.cg_f1 import SCORE_THRESHOLD
 from sam3_hyperet.evaluation.scoring.cg_f1 import cg_f1_of_files
-from sam3_hyperet.evaluation.scoring.coco_ap import BACKENDS, CocoAP
+from sam3_hyperet.evaluation.scoring.coco_ap import score_coco_files
 from sam3_hyperet.evaluation.scoring.label_maps import read_names, score_label_folders
 from sam3_hyperet.version import __version__
 
@@ -33,18 +33,14 @@ def main() -> None:
 def score_coco(config: DictConfig) -> dict[str, Any]:
     """The flat report of a COCO results file; options: configs/score/coco.yaml."""
     options = _options(config)
-    backend = options["backend"] or BACKENDS[0]
     types = options["iou_types"]
-    chosen = {"iou_types": types.split(",") if isinstance(types, str) else types} if types else {}
+    chosen = (types.split(",") if isinstance(types, str) else types) if types else None
     groups = options["groups"] or {}
     if not isinstance(groups, dict) or not all(isinstance(ids, list) for ids in groups.values()):
         raise ConfigError(f"score coco: groups is {groups!r}, expected {{name:[id,…],…}}")
-    metrics = CocoAP.evaluate_files(
-        str(options["gt"]), str(options["predictions"]), backend=backend, groups=groups, **chosen
-    )
+    metrics = score_coco_files(str(options["gt"]), str(options["predictions"]), chosen, groups)
     protocol = {
         "protocol": "COCO AP",
-        "protocol/backend": backend,
         "protocol/max_detections": "100 per image and category; AP@100/img: 100 per image",
         "protocol/absent": "-1",
     }

@@ -11,7 +11,7 @@ from sam3_hyperet.errors import DataError
 SPLITS = ("training", "validation")
 
 
-def read_ade20k(root: Path | str, split: str = "validation", *, instances: str = "whole") -> LabelMaps:
+def read_ade20k(root: Path | str, split: str = "validation") -> LabelMaps:
     """`root`/images/`split` with `root`/annotations/`split`, named by `root`/objectInfo150.txt.
 
     Label 0 is no class, labels 1 … 150 become the category ids 0 … 149. Raises DataError.
@@ -27,7 +27,6 @@ def read_ade20k(root: Path | str, split: str = "validation", *, instances: str =
         ignore=0,
         offset=1,
         name=f"ade20k/{split}",
-        instances=instances,
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from sam3_hyperet import masks
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.masks import Rle
 
@@ -35,13 +37,28 @@ class Category:
 
 @dataclass(frozen=True)
 class Instance:
-    """One annotated region: a compressed COCO RLE at the picture's full size. A crowd is many, not told
-    apart."""
+    """One annotated region: a compressed COCO RLE at the image's full size. A crowd is many, not told apart.
+
+    `stated_box`, COCO's [x, y, width, height], and `stated_area`, both in pixels, are those of the annotation file,
+    which average precision counts as COCO does; None where they follow from the mask.
+    """
 
     category_id: int
     rle: Rle
     crowd: bool = False
     id: int = -1
+    stated_box: tuple[float, ...] | None = None
+    stated_area: float | None = None
+
+    @property
+    def box(self) -> tuple[float, ...]:
+        """COCO's [x, y, width, height]."""
+        return masks.box(self.rle) if self.stated_box is None else self.stated_box
+
+    @property
+    def area(self) -> float:
+        """Pixels, by which COCO tells small, medium and large apart."""
+        return masks.area(self.rle) if self.stated_area is None else self.stated_area
 
 
 @dataclass(frozen=True)
@@ -55,21 +72,35 @@ class ImageRecord:
 
 
 class AnnotatedImages:
-    """Annotated pictures, by position 0 … len − 1. `dropped` counts, by reason, the records that were left
-    out; `adjusted` those that were kept after a harmless repair.
+    """Annotated images, by position 0 … len − 1.
 
-    EXIF orientation is never applied: COCO's, ADE20K's and CamVid's annotations are drawn on the stored
-    pixels.
+    Attributes:
+        dropped: by reason, how many annotations were left out. adjusted: those kept after a harmless repair.
+        crowds: how many annotations are crowds.
+        counts: annotations of each category id that has any, crowds included, in all images of the file; of a large
+            label-map set None. A category without any is never taken as absent.
+        is_upright: whether EXIF orientation is applied. COCO's, ADE20K's and CamVid's annotations are drawn on the
+            stored pixels.
     """
+
+    counts: Mapping[int, int] | None = None
 
     def __init__(self, name: str, categories: Iterable[Category]) -> None:
         self.name = name
         self.categories = tuple(categories)
         self.dropped: Counter[str] = Counter()
         self.adjusted: Counter[str] = Counter()
+        self.crowds = 0
+        self.is_upright = False
 
     def __len__(self) -> int:
         raise NotImplementedError
+
+    @property
+    def unannotated(self) -> frozenset[int]:
+        """Ids of the categories without a single annotation, which are never taken as absent."""
+        ids = frozenset(category.id for category in self.categories)
+        return frozenset() if self.counts is None else ids - self.counts.keys()
 
     def image(self, i: int) -> ImageRecord:
         """The record of picture i."""
@@ -93,30 +124,43 @@ class AnnotatedImages:
         without opening it."""
         return frozenset()
 
+    def unlabelled(self, i: int) -> frozenset[int]:
+        """Ids of the categories of which nothing is known in image i: its annotations of them were all dropped."""
+        return frozenset()
+
+    def not_exhaustive(self, i: int) -> frozenset[int]:
+        """Ids of the categories of which image i may show more instances than are annotated."""
+        return frozenset()
+
     def picture(self, i: int) -> Image.Image:
         """Picture i in RGB. Raises DataError if it cannot be read or its size is not the record's."""
         record = self.image(i)
-        picture = read_picture(record.path)
+        picture = read_picture(record.path, upright=self.is_upright)
         if picture.size != (record.width, record.height):
+            remedy = f"; expected data.exif={'ignore' if self.is_upright else 'apply'}, if EXIF turns it"
             raise DataError(
                 f"{record.path}: image {record.image_id} is {picture.width}x{picture.height} pixels, "
                 f"its annotations are for {record.width}x{record.height}"
+                + (remedy if picture.size == (record.height, record.width) else "")
             )
         return picture
 
     def summary(self) -> str:
         """One line: how many pictures and categories, and what was left out or repaired, and why."""
         line = f"{self.name}: {len(self)} images, {len(self.categories)} categories"
+        if self.crowds:
+            line += f"; {self.crowds} of {sum((self.counts or {}).values())} annotations are crowds"
         for verb, counts in (("dropped", self.dropped), ("repaired", self.adjusted)):
             if counts:
                 line += f"; {verb} " + ", ".join(f"{n} × {reason}" for reason, n in sorted(counts.items()))
         return line
 
 
-def read_picture(path: Path) -> Image.Image:
-    """The picture at `path` in RGB, in the orientation it is stored in. Raises DataError naming the file."""
+def read_picture(path: Path, *, upright: bool = False) -> Image.Image:
+    """The image at `path` in RGB, as it is stored or, `upright`, as EXIF says. Raises DataError naming the file."""
     try:
-        with Image.open(path) as file:
+        with Image.open(path) as stored:
+            file = ImageOps.exif_transpose(stored) if upright else stored
             if file.mode.startswith(("I", "F")):
                 raise DataError(f"{path}: found {file.mode} pixels, expected 8 bits a channel")
             if file.mode == "P" and "transparency" in file.info:
@@ -145,13 +189,41 @@ def category_id(value: object, where: str) -> int:
 
 
 def prompt_name(value: object, where: str) -> str:
-    """`value` stripped, if it can be a prompt; DataError beginning with `where` if not."""
+    """`value` as a prompt, underscores read as spaces; DataError beginning with `where` if it cannot be one."""
     if not isinstance(value, str):
         raise DataError(f"{where} is {shown(value)}, expected text")
-    name = value.strip()
+    name = spoken(value)
     if not name or len(name) > MAX_NAME or not name.isprintable():
         raise DataError(f"{where} is {shown(value)}, expected 1 to {MAX_NAME} printable characters")
     return name
+
+
+def spoken(name: str) -> str:
+    """A category's name as every reader and option takes it: underscores are spaces, none at its ends."""
+    return name.replace("_", " ").strip()
+
+
+def records(content: Any, key: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each object of the list content[key] of a JSON file, with the words an error about it begins with."""
+    if key not in content:
+        raise DataError(
+            f"{path}: the key {key!r} is missing; found {', '.join(map(shown, list(content)[:8])) or 'none'}"
+        )
+    listed = content[key]
+    if not isinstance(listed, list):
+        raise DataError(f"{path}: {key} is {shown(listed)}, expected a list")
+    for position, record in enumerate(listed):
+        where = f"{path}: {key}[{position}]"
+        if not isinstance(record, dict):
+            raise DataError(f"{where} is {shown(record)}, expected an object")
+        yield where, record
+
+
+def field(record: Mapping[str, Any], key: str, where: str) -> Any:
+    """record[key], or a DataError that says it is missing."""
+    if key not in record:
+        raise DataError(f"{where}: the key {key!r} is missing")
+    return record[key]
 
 
 def shown(value: object) -> str:

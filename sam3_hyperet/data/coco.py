@@ -1,16 +1,17 @@
 """COCO instance annotations, checked as they are read.
 
-What is wrong (an unknown id, a size that disagrees, a missing picture …) is an error naming file and record.
-What is merely degenerate (a polygon of fewer than 3 points, a box without area, a mask without a pixel) is
-left out and counted in `dropped`. Polygons become masks only when a picture is asked for, so the whole of
-train2017 can be read.
+What is wrong (an unknown id, a size that disagrees, a missing image …) is an error naming file and record. What is
+merely degenerate (a polygon of fewer than 3 points, a mask without a pixel) is left out and counted in `dropped`; a box
+or an area that cannot be follows from the mask and is counted in `adjusted`. Polygons become masks one image at a time,
+so the whole of train2017 can be read.
 """
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,27 +23,46 @@ from sam3_hyperet.data.annotations import (
     ImageRecord,
     Instance,
     category_id,
+    field,
     prompt_name,
+    records,
     shown,
     some,
     whole_number,
 )
 from sam3_hyperet.data.coco_annotations import AnnotationTable
-from sam3_hyperet.data.json_files import field, read_json, records
-from sam3_hyperet.data.prompts import read_tree, with_tree
+from sam3_hyperet.data.finding import Listing, leaves_folder
+from sam3_hyperet.data.hierarchy import read_tree, with_tree
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.files import read_json
 from sam3_hyperet.masks import MAX_SIDE
 
 
+@dataclass(frozen=True)
+class Federated:
+    """What LVIS says of an image: category ids that it certainly does not show, and those of which it may show more
+    instances than are annotated. Of any other category without annotation nothing is known there."""
+
+    absent: frozenset[int]
+    not_exhaustive: frozenset[int]
+
+
 class CocoInstances(AnnotatedImages):
-    """COCO instances, stored in flat arrays ordered by picture; made by `read_coco`."""
+    """COCO instances, stored in flat arrays ordered by image; made by `read_coco`."""
 
     def __init__(
-        self, name: str, categories: list[Category], images: list[ImageRecord], table: AnnotationTable
+        self,
+        name: str,
+        categories: list[Category],
+        images: list[ImageRecord],
+        table: AnnotationTable,
+        federated: Mapping[int, Federated],
     ) -> None:
         super().__init__(name, categories)
-        self._images, self._table = images, table
+        self._images, self._table, self._federated = images, table, federated
         self.dropped, self.adjusted = table.dropped, table.adjusted
+        self.crowds = int(table.crowd.sum())
+        self.counts = Counter(table.category.tolist())
         self._order = np.argsort(table.image, kind="stable")
         self._first = np.searchsorted(table.image[self._order], np.arange(len(images) + 1))
 
@@ -58,21 +78,24 @@ class CocoInstances(AnnotatedImages):
         return self._images[i]
 
     def instances(self, i: int) -> tuple[Instance, ...]:
-        table, record = self._table, self._images[i]
-        return tuple(
-            Instance(
-                int(table.category[row]),
-                table.rle(row, record.height, record.width),
-                bool(table.crowd[row]),
-                int(table.id[row]),
-            )
-            for row in self._rows(i).tolist()
-        )
+        return tuple(self._table.instance(row) for row in self._rows(i).tolist())
 
     def crowd_only(self, i: int) -> frozenset[int]:
         rows = self._rows(i)
         crowd, category = self._table.crowd[rows], self._table.category[rows]
         return frozenset(category[crowd].tolist()) - frozenset(category[~crowd].tolist())
+
+    def unlabelled(self, i: int) -> frozenset[int]:
+        i = range(len(self))[i]
+        lost = self._table.unlabelled.get(i, frozenset())
+        if i not in self._federated:
+            return lost
+        known = self._federated[i].absent.union(self._table.category[self._rows(i)].tolist())
+        return lost | (frozenset(category.id for category in self.categories) - known)
+
+    def not_exhaustive(self, i: int) -> frozenset[int]:
+        i = range(len(self))[i]
+        return self._federated[i].not_exhaustive if i in self._federated else frozenset()
 
     def _rows(self, i: int) -> np.ndarray:
         i = range(len(self))[i]
@@ -84,14 +107,14 @@ def read_coco(
     images: Path | str,
     *,
     name: str = "coco",
-    check_files: bool = True,
     tree: Path | str | None = None,
+    crowds: str = "ignore",
 ) -> CocoInstances:
-    """Read a COCO instances JSON whose pictures lie in the folder `images`.
+    """Read a COCO instances JSON whose images lie in the folder `images`, listed once; no image is opened here.
 
-    check_files: whether every picture must exist (folders are listed once; no picture is opened here).
     tree: a concepts.json, whose synonyms, granularities and parents the categories take by id; without one, a
         category's `synonyms` and `granularity` are its own and its siblings are those of its `supercategory`.
+    crowds: "instances" reads each `iscrowd: 1` as one instance; "ignore" as a region that is ignored.
     Raises DataError, naming file and record.
     """
     path, folder = Path(annotations), Path(images)
@@ -101,17 +124,22 @@ def read_coco(
     categories = _categories(content, path)
     if tree is not None:
         categories = with_tree(categories, read_tree(Path(tree)), path, Path(tree))
+    names = {category.id: category.name for category in categories}
     image_records, position = _images(content, path, folder)
-    if check_files:
-        _check_files(image_records, folder, path)
-    table = AnnotationTable(path, image_records, position, {category.id for category in categories})
+    federated = _federated(content, path, position, names)
+    table = AnnotationTable(path, image_records, position, names, crowds == "instances")
     for where, record in records(content, "annotations", path):
         table.add(record, where)
     table.finish()
-    return CocoInstances(name, categories, image_records, table)
+    return CocoInstances(name, categories, image_records, table, federated)
 
 
 def _categories(content: Mapping[str, Any], path: Path) -> list[Category]:
+    named_by = {
+        prompt_name(record["name"], f"{path}: a category's name"): record.get("id")
+        for _, record in records(content, "categories", path)
+        if isinstance(record.get("name"), str) and record["name"].strip()
+    }
     supers: dict[str, int] = {}
     found: dict[int, Category] = {}
     named: dict[str, int] = {}
@@ -130,10 +158,14 @@ def _categories(content: Mapping[str, Any], path: Path) -> list[Category]:
         if granularity not in GRANULARITIES:
             raise DataError(f"{where}: its granularity is {shown(granularity)}, expected {', '.join(GRANULARITIES)}")
         parents: tuple[int, ...] = ()
-        if isinstance(above := record.get("supercategory"), str) and above and above != "none":
+        above = record.get("supercategory")
+        above = above.replace("_", " ").strip() if isinstance(above, str) and above != "none" else ""
+        if above and above != text and type(named_by.get(above)) is int:
+            parents, above = (named_by[above],), ""
+        elif above:
             parents = (supers.setdefault(above, -1 - len(supers)),)  # an id no category can have
         words = tuple(prompt_name(word, f"{where}: a synonym") for word in synonyms)
-        found[number] = Category(number, text, words, granularity, parents, str(above) if parents else "")
+        found[number] = Category(number, text, words, granularity, parents, above)
         named[text] = number
     if not found:
         raise DataError(f"{path}: it has no categories")
@@ -143,44 +175,54 @@ def _categories(content: Mapping[str, Any], path: Path) -> list[Category]:
 def _images(content: Mapping[str, Any], path: Path, folder: Path) -> tuple[list[ImageRecord], dict[int, int]]:
     found: list[ImageRecord] = []
     position: dict[int, int] = {}
+    listing = Listing(folder)
+    missing = []
     for where, record in records(content, "images", path):
         number = whole_number(field(record, "id", where), f"{where}: its id")
         where = f"{path}: image {number}"
         if number in position:
             raise DataError(f"{where}: two images have this id")
-        file = _inside(field(record, "file_name", where), where)
+        if "text_input" in record:
+            raise DataError(
+                f"{where}: its text_input is {shown(record['text_input'])}; pairs of an image and a phrase, as SA-Co's "
+                "files have, are no data set to train on (score.py cgf1 scores results on them): expected phrases as "
+                "categories"
+            )
+        file_name = field(record, "file_name", where)
+        if not isinstance(file_name, str) or not file_name.strip() or "\0" in file_name:
+            raise DataError(f"{where}: its file_name is {shown(file_name)}, expected a path below the image folder")
+        if leaves_folder(file_name):
+            raise DataError(f"{where}: its file_name {shown(file_name)} leaves the image folder")
         height, width = (
             whole_number(field(record, side, where), f"{where}: its {side}", 1, MAX_SIDE)
             for side in ("height", "width")
         )
+        file = listing.find(file_name)
+        if file is None:
+            missing.append(f"{file_name} (image {number})")
         position[number] = len(found)
-        found.append(ImageRecord(number, folder / file, height, width))
+        found.append(ImageRecord(number, file or folder / file_name, height, width))
     if not found:
         raise DataError(f"{path}: it has no images")
+    if missing:
+        raise DataError(f"{path}: {len(missing)} of {len(found)} pictures are not in {folder}: {some(missing)}")
     return found, position
 
 
-def _inside(file_name: object, where: str) -> str:
-    """`file_name` if it is a path that stays below the image folder on every platform."""
-    if not isinstance(file_name, str) or not file_name.strip() or "\0" in file_name:
-        raise DataError(f"{where}: its file_name is {shown(file_name)}, expected a path below the image folder")
-    windows = PureWindowsPath(file_name)
-    if PurePosixPath(file_name).is_absolute() or windows.anchor or ".." in windows.parts:
-        raise DataError(f"{where}: its file_name {shown(file_name)} leaves the image folder")
-    return file_name
-
-
-def _check_files(images: list[ImageRecord], folder: Path, path: Path) -> None:
-    listed: dict[Path, set[str]] = {}
-    missing = []
-    for record in images:
-        parent = record.path.parent
-        if parent not in listed:
-            try:
-                listed[parent] = {entry.name for entry in os.scandir(parent)}
-            except OSError:
-                listed[parent] = set()
-        if record.path.name not in listed[parent]:
-            missing.append(f"{record.path.relative_to(folder)} (image {record.image_id})")
-    if missing:
-        raise DataError(f"{path}: {len(missing)} of {len(images)} pictures are not in {folder}: {some(missing)}")
+def _federated(
+    content: Mapping[str, Any], path: Path, position: Mapping[int, int], categories: Mapping[int, str]
+) -> dict[int, Federated]:
+    """LVIS's keys of the images that have them, by position."""
+    found = {}
+    for _, record in records(content, "images", path):
+        keys = ("neg_category_ids", "not_exhaustive_category_ids")
+        if not any(key in record for key in keys):
+            continue
+        listed = []
+        for key in keys:
+            ids = record.get(key, [])
+            if not isinstance(ids, list) or any(type(one) is not int or one not in categories for one in ids):
+                raise DataError(f"{path}: image {record['id']}: its {key} are {shown(ids)}, expected category ids")
+            listed.append(frozenset(ids))
+        found[position[record["id"]]] = Federated(*listed)
+    return found

@@ -1,8 +1,12 @@
-"""The annotations of a COCO file: checked one by one, then kept as flat arrays."""
+"""The annotations of a COCO file: checked one by one, then kept as flat arrays.
+
+Which of them count is one rule, in docs/evaluation.md under "Which annotations count".
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,52 +14,90 @@ from typing import Any
 import numpy as np
 
 from sam3_hyperet import masks
-from sam3_hyperet.data.annotations import ImageRecord, shown, whole_number
-from sam3_hyperet.data.json_files import field
+from sam3_hyperet.data.annotations import ImageRecord, Instance, field, shown, whole_number
 from sam3_hyperet.data.polygons import Polygons
 from sam3_hyperet.errors import DataError
 
-_KEYS = ("image_id", "category_id", "bbox", "segmentation")
+_NO_BOX = (math.nan,) * 4
+_SLACK, _RELATIVE_SLACK = 2.0, 0.05  # pixels, and fraction of a side, that a box may be off its mask
+_FROM_MASK = "taken from the mask"
 
 
 class AnnotationTable:
-    """`add` each record, then `finish`: then (A,) arrays `id`, `image` (a position), `category` and `crowd`,
-    and `rle` for the outline of a row."""
+    """`add` each record, then `finish`: then (A,) arrays `id`, `image` (a position), `category` and `crowd`, and
+    `instance` for a row. `unlabelled`: by position, the categories whose annotations there were all dropped."""
 
     def __init__(
-        self, path: Path, images: list[ImageRecord], position: Mapping[int, int], categories: set[int]
+        self,
+        path: Path,
+        images: list[ImageRecord],
+        position: Mapping[int, int],
+        categories: Mapping[int, str],
+        crowds_are_instances: bool = False,
     ) -> None:
+        """categories: names by id; crowds_are_instances: read `iscrowd: 1` as 0."""
         self.path, self._images, self._position, self._categories = path, images, position, categories
+        self._crowds_are_instances = crowds_are_instances
         self.dropped: Counter[str] = Counter()
         self.adjusted: Counter[str] = Counter()
         self._seen: set[int] = set()
         self._rows: list[tuple[int, ...]] = []  # id, image, category, crowd, first polygon, last + 1
+        self._stated: list[tuple[float, ...]] = []  # x, y, width, height, area; NaN where it follows from the mask
         self._outlines: list[list[float]] = []
-        self._rles: dict[int, dict[str, Any]] = {}  # by annotation id
+        self._rles: dict[int, masks.Rle] = {}  # by annotation id
+        self._lost: list[tuple[int, int]] = []  # image and category of each dropped annotation
 
     def add(self, record: Mapping[str, Any], where: str) -> None:
-        """Check one annotation. Raises DataError; counts and leaves out what is merely degenerate."""
+        """Check one annotation. Raises DataError; counts and leaves out what has no mask."""
         number = whole_number(field(record, "id", where), f"{where}: its id")
         where = f"{self.path}: annotation {number}"
         if number in self._seen:
             raise DataError(f"{where}: two annotations have this id")
         self._seen.add(number)
-        image_id, category, box, outline = (field(record, key, where) for key in _KEYS)
+        image_id, category = field(record, "image_id", where), field(record, "category_id", where)
         if type(image_id) is not int or image_id not in self._position:
             raise DataError(f"{where}: its image_id {shown(image_id)} is not among the {len(self._position)} images")
         if type(category) is not int or category not in self._categories:
             raise DataError(f"{where}: its category_id {shown(category)} is not among the categories")
+        self._check_phrase(record, category, where)
         crowd = record.get("iscrowd", 0)
         if crowd not in (0, 1):
             raise DataError(f"{where}: its iscrowd is {shown(crowd)}, expected 0 or 1")
-        image = self._images[self._position[image_id]]
+        if crowd and self._crowds_are_instances:
+            self.adjusted["crowd, read as an instance"] += 1
+            crowd = 0
+        position = self._position[image_id]
+        image = self._images[position]
+        box = _stated_box(record, image, where)
         first = len(self._outlines)
-        if not _has_area(box, image, where):
-            self.dropped["box without area"] += 1
-        elif self._take(outline, number, image, where):
-            self._rows.append((number, self._position[image_id], category, bool(crowd), first, len(self._outlines)))
+        if self._take(record.get("segmentation"), box, number, image, where):
+            self._rows.append((number, position, category, bool(crowd), first, len(self._outlines)))
+            self._stated.append((*(box or _NO_BOX), self._stated_area(record, image)))
+            if record.get("bbox", ...) is not ... and box is None:
+                self.adjusted[f"box without area, {_FROM_MASK}"] += 1
+        else:
+            self._lost.append((position, category))
 
-    def _take(self, outline: object, number: int, image: ImageRecord, where: str) -> bool:
+    def _check_phrase(self, record: Mapping[str, Any], category: int, where: str) -> None:
+        phrase = record.get("noun_phrase")
+        if phrase is not None and phrase != self._categories[category]:
+            raise DataError(
+                f"{where}: its noun_phrase is {shown(phrase)}, its category {self._categories[category]!r}; phrases of "
+                "single annotations, as SAM 3's training files have, are not read: expected one category a phrase, or "
+                "no noun_phrase"
+            )
+
+    def _stated_area(self, record: Mapping[str, Any], image: ImageRecord) -> float:
+        area = record.get("area", ...)
+        if type(area) in (int, float) and 0 < area <= image.height * image.width:
+            return float(area)
+        if area is not ...:
+            self.adjusted[f"area that is no number of pixels, {_FROM_MASK}"] += 1
+        return math.nan
+
+    def _take(
+        self, outline: object, box: tuple[float, ...] | None, number: int, image: ImageRecord, where: str
+    ) -> bool:
         """Keep the outline; False if there is nothing of it to keep."""
         if isinstance(outline, dict):
             rle = masks.from_run_lengths(outline, image.height, image.width, where)
@@ -64,6 +106,9 @@ class AnnotationTable:
                 return False
             self._rles[number] = rle
             return True
+        if not outline and (outline is None or outline == []) and (box is None or outline is None):
+            self.dropped["annotation without box and mask" if box is None else "box without a mask"] += 1
+            return False
         if not isinstance(outline, list) or not all(isinstance(polygon, list) for polygon in outline):
             raise DataError(f"{where}: its segmentation is {shown(outline)}, expected polygons or an RLE")
         polygons = [polygon for polygon in outline if len(polygon) >= 6 and len(polygon) % 2 == 0]
@@ -75,8 +120,13 @@ class AnnotationTable:
         return bool(polygons)
 
     def finish(self) -> None:
-        """Turn the rows into arrays, check all coordinates at once, leave out what covers no pixel."""
+        """Turn the rows into arrays, check all coordinates at once, leave out what covers no pixel.
+
+        Raises:
+            DataError: no annotation is left, or none that is not a crowd.
+        """
         rows = np.asarray(self._rows, np.int64).reshape(-1, 6)
+        self._boxes = np.asarray(self._stated, np.float64).reshape(-1, 5)
         owner = np.repeat(np.arange(len(rows)), rows[:, 5] - rows[:, 4])  # the row of each polygon
         self._polygons = Polygons(self._outlines, lambda k: f"{self.path}: annotation {rows[owner[k], 0]}")
         clipped = self._beyond(rows, owner)
@@ -86,28 +136,41 @@ class AnnotationTable:
         self.id, self.image, self.category, self.crowd = rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3] == 1
         self._from, self._to = rows[:, 4], rows[:, 5]
         for row in np.flatnonzero(~solid & (self._to > self._from)).tolist():
-            image = self._images[self.image[row]]
-            keep[row] = masks.area(self.rle(row, image.height, image.width)) > 0
+            keep[row] = masks.area(self._rle(row)) > 0
         if empty := int((~keep).sum()):
             self.dropped["mask without a pixel"] += empty
+            self._lost += zip(self.image[~keep].tolist(), self.category[~keep].tolist(), strict=True)
         if repaired := len(np.unique(owner[clipped & keep[owner]])):
             self.adjusted["outline beyond the image's border, clipped"] += repaired
-        for column in ("id", "image", "category", "crowd", "_from", "_to"):
+        self._check_boxes(owner, keep)
+        for column in ("id", "image", "category", "crowd", "_from", "_to", "_boxes"):
             setattr(self, column, getattr(self, column)[keep])
-        if self._seen and not len(self.id):
-            raise DataError(f"{self.path}: none of its {len(self._seen)} annotations has a mask ({dict(self.dropped)})")
-        del self._rows, self._outlines, self._seen, self._position
+        self._check_usable()
+        self.unlabelled = self._without_annotation_left()
+        del self._rows, self._stated, self._outlines, self._seen, self._position, self._lost
 
-    def rle(self, row: int, height: int, width: int) -> dict[str, Any]:
-        """The mask of one row, compressed, at the size of its picture."""
+    def instance(self, row: int) -> Instance:
+        """The annotation of one row."""
+        *box, area = self._boxes[row].tolist()
+        return Instance(
+            int(self.category[row]),
+            self._rle(row),
+            bool(self.crowd[row]),
+            int(self.id[row]),
+            None if math.isnan(box[0]) else tuple(box),
+            None if math.isnan(area) else area,
+        )
+
+    def _rle(self, row: int) -> masks.Rle:
         if self._to[row] == self._from[row]:
             return self._rles[int(self.id[row])]
+        image = self._images[self.image[row]]
         polygons = [self._polygons.polygon(k) for k in range(self._from[row], self._to[row])]
-        return masks.from_polygons(polygons, height, width)
+        return masks.from_polygons(polygons, image.height, image.width)
 
     def _beyond(self, rows: np.ndarray, owner: np.ndarray) -> np.ndarray:
         """(K,) which polygons reach over the border, to be clipped; by a whole picture, they are wrong."""
-        sizes = np.asarray([(image.width, image.height) for image in self._images], float)[rows[owner, 1]]
+        sizes = self._sizes(rows[owner, 1])
         beyond = masks.spread_beyond(self._polygons.extents, sizes)
         if (wrong := (beyond > sizes).any(axis=-1)).any():
             k = int(np.flatnonzero(wrong)[0])
@@ -118,13 +181,60 @@ class AnnotationTable:
             )
         return (beyond > 1).any(axis=-1)
 
+    def _check_boxes(self, owner: np.ndarray, keep: np.ndarray) -> None:
+        """Forget the boxes that contradict their masks, which are then taken from the masks."""
+        extents = np.full((len(self.id), 4), -np.inf)
+        extents[:, :2] = np.inf
+        np.minimum.at(extents, (owner, slice(0, 2)), self._polygons.extents[:, :2])
+        np.maximum.at(extents, (owner, slice(2, 4)), self._polygons.extents[:, 2:])
+        for row in np.flatnonzero(self._to == self._from).tolist():
+            x, y, width, height = masks.box(self._rle(row))
+            extents[row] = x, y, x + width, y + height
+        sizes = np.tile(self._sizes(self.image), 2)
+        extents = extents.clip(0, sizes)
+        corners = np.concatenate([self._boxes[:, :2], self._boxes[:, :2] + self._boxes[:, 2:4]], axis=1).clip(0, sizes)
+        sides = np.tile(extents[:, 2:] - extents[:, :2], 2)
+        wrong = keep & (np.abs(corners - extents) > _SLACK + _RELATIVE_SLACK * sides).any(axis=1)  # never of a NaN
+        self._boxes[wrong, :4] = math.nan
+        if wrong.any():
+            self.adjusted[f"box that contradicts its mask, {_FROM_MASK}"] += int(wrong.sum())
 
-def _has_area(box: object, image: ImageRecord, where: str) -> bool:
-    """Whether [x, y, width, height] has an area. Raises DataError if it is no box of this picture."""
+    def _sizes(self, positions: np.ndarray) -> np.ndarray:
+        """(N, 2) width and height of the images at some positions."""
+        sizes: np.ndarray = np.asarray([(image.width, image.height) for image in self._images], float)[positions]
+        return sizes
+
+    def _check_usable(self) -> None:
+        if not len(self.id):
+            raise DataError(f"{self.path}: none of its {len(self._seen)} annotations has a mask ({dict(self.dropped)})")
+        if self.crowd.all():
+            raise DataError(
+                f"{self.path}: all of its {len(self.id)} annotations with a mask are crowds (iscrowd: 1), of which "
+                "nothing is learnt or scored; if each is one instance, read it so by data.crowds=instances"
+            )
+
+    def _without_annotation_left(self) -> dict[int, frozenset[int]]:
+        left = set(zip(self.image.tolist(), self.category.tolist(), strict=True)) if self._lost else set()
+        found: dict[int, set[int]] = defaultdict(set)
+        for position, category in self._lost:
+            if (position, category) not in left:
+                found[position].add(category)
+        return {position: frozenset(categories) for position, categories in found.items()}
+
+
+def _stated_box(record: Mapping[str, Any], image: ImageRecord, where: str) -> tuple[float, ...] | None:
+    """[x, y, width, height] of the file; None where it has none, or one without area.
+
+    Raises:
+        DataError: it is no box of this image.
+    """
+    box = record.get("bbox")
+    if box is None or box == []:
+        return None
     if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
         raise DataError(f"{where}: its bbox is {shown(box)}, expected [x, y, width, height]")
     x, y, w, h = box
     width, height = image.width, image.height
     if not (abs(x) <= width and abs(y) <= height and 0 <= w <= 2 * width and 0 <= h <= 2 * height):
         raise DataError(f"{where}: its bbox is {shown(box)}, the image is {width}x{height}")
-    return w > 0 and h > 0
+    return (x, y, w, h) if w > 0 and h > 0 else None

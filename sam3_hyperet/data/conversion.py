@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sam3_hyperet.data.label_maps import find_by_stem, read_label_values
+from sam3_hyperet.data.finding import find_by_stem
+from sam3_hyperet.data.label_maps import read_label_values
 from sam3_hyperet.errors import ConfigError
 
 

@@ -1,13 +1,16 @@
-"""Concept trees as prompts: which names are kinds of another, and which are parts of another."""
+"""Concept trees: of category ids, for drawing prompts; of names, for measuring consistency; and their file."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from pathlib import Path
 
-from sam3_hyperet.data.annotations import Category
-from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.data.annotations import GRANULARITIES, Category, category_id, field, prompt_name, records, shown
+from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.files import read_json
 
 Families = Mapping[str, tuple[str, ...]]
 
@@ -33,7 +36,7 @@ class Hierarchy:
     """
 
     kinds: Families
-    parts: Families = field(default_factory=dict)
+    parts: Families = dataclass_field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for parent, children in (*self.kinds.items(), *self.parts.items()):
@@ -111,6 +114,94 @@ def hierarchy_of(categories: Sequence[Category]) -> Hierarchy | None:
 
 def _frozen(families: Mapping[str, list[str]]) -> Families:
     return {parent: tuple(children) for parent, children in families.items()}
+
+
+class ConceptTree:
+    """Parents, children and siblings by category id. A concept may have several parents, categories or not."""
+
+    def __init__(self, categories: Iterable[Category]) -> None:
+        self._parents = {category.id: category.parents for category in categories}
+        children: dict[int, list[int]] = defaultdict(list)
+        for child, parents in self._parents.items():
+            for parent in parents:
+                children[parent].append(child)
+        self._children = {parent: tuple(found) for parent, found in children.items()}
+        for concept in self._parents:
+            if concept in self._above(self._parents[concept]):
+                raise DataError(f"the concept tree runs in a circle: {concept} is above itself")
+
+    def parents(self, concept: int) -> tuple[int, ...]:
+        """Ids directly above."""
+        return self._parents.get(concept, ())
+
+    def children(self, concept: int) -> tuple[int, ...]:
+        """Ids directly below."""
+        return self._children.get(concept, ())
+
+    def siblings(self, concept: int) -> frozenset[int]:
+        """Ids that share a parent with `concept`, without itself."""
+        return frozenset(s for parent in self.parents(concept) for s in self.children(parent)) - {concept}
+
+    def implied(self, concept: int) -> frozenset[int]:
+        """Ids that must be present where `concept` is: the chain above it as long as there is one parent
+        only (a wheel that can be a car's or a bus's implies neither)."""
+        found: set[int] = set()
+        while len(above := self.parents(concept)) == 1:
+            concept = above[0]
+            found.add(concept)
+        return frozenset(found)
+
+    def _above(self, concepts: Iterable[int]) -> set[int]:
+        found: set[int] = set()
+        waiting = list(concepts)
+        while waiting:
+            concept = waiting.pop()
+            if concept not in found:
+                found.add(concept)
+                waiting += self.parents(concept)
+        return found
+
+
+def read_tree(path: Path) -> dict[int, Category]:
+    """The concepts of a concepts.json: a list of {id, name, granularity, parents, synonyms}. Raises
+    DataError."""
+    found: dict[int, Category] = {}
+    for where, record in records({"concepts": read_json(path)}, "concepts", path):
+        number = category_id(field(record, "id", where), f"{where}: its id")
+        where = f"{path}: concept {number}"
+        if number in found:
+            raise DataError(f"{where}: two concepts have this id")
+        parents, synonyms = record.get("parents", []), record.get("synonyms", [])
+        granularity = record.get("granularity", "object")
+        if granularity not in GRANULARITIES:
+            raise DataError(f"{where}: its granularity is {shown(granularity)}, expected {', '.join(GRANULARITIES)}")
+        if not isinstance(parents, list) or not isinstance(synonyms, list):
+            raise DataError(f"{where}: its parents or synonyms are no list")
+        found[number] = Category(
+            number,
+            prompt_name(field(record, "name", where), f"{where}: its name"),
+            tuple(prompt_name(word, f"{where}: a synonym") for word in synonyms),
+            granularity,
+            tuple(category_id(parent, f"{where}: a parent") for parent in parents),
+        )
+    for concept in found.values():
+        for parent in concept.parents:
+            if parent not in found:
+                raise DataError(f"{path}: concept {concept.id}: its parent {parent} is not in the file")
+    ConceptTree(found.values())
+    return found
+
+
+def with_tree(
+    categories: Sequence[Category], tree: Mapping[int, Category], path: Path, tree_path: Path
+) -> list[Category]:
+    """The categories of `path` with the synonyms, granularities and parents that `tree` has for their ids."""
+    for category in categories:
+        if category.id not in tree:
+            raise DataError(f"{path}: category {category.id} ({category.name!r}) is not in {tree_path}")
+        if (name := tree[category.id].name) != category.name:
+            raise DataError(f"{path}: category {category.id} is {category.name!r}, {tree_path} calls it {name!r}")
+    return [tree[category.id] for category in categories]
 
 
 # ADE20K's benchmark has no tree; this one is ours. Every class once, under a name that can be asked for.

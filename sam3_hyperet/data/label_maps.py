@@ -1,16 +1,15 @@
-"""Pictures with a label map each: ADE20K, CamVid, Cityscapes, any folder of single-channel images and a list
-of names."""
+"""Images with a label map each: ADE20K, CamVid, Cityscapes, any folder of single-channel images and a list of names."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from sam3_hyperet.data.annotations import (
     AnnotatedImages,
@@ -21,12 +20,12 @@ from sam3_hyperet.data.annotations import (
     prompt_name,
     some,
 )
-from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.masks import MAX_SIDE
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, composed, find_by_stem
+from sam3_hyperet.errors import DataError
+from sam3_hyperet.masks import MAX_SIDE, encode_masks
 
 IGNORED = -1
-_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_LABELS = (".png", ".tif", ".tiff", ".bmp")
+COUNTED = 1000  # label maps that are opened to see which classes occur; larger sets are not
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 
 
@@ -42,14 +41,9 @@ class LabelMaps(AnnotatedImages):
         *,
         ignore: int,
         offset: int,
-        instances: str = "whole",
-        min_area: int = 32,
     ) -> None:
-        if instances not in ("whole", "components"):
-            raise ConfigError(f"instances is {instances!r}, expected 'whole' or 'components'")
         super().__init__(name, categories)
         self._files, self._ignore, self._offset = list(files), ignore, offset
-        self._components, self._min_area = instances == "components", min_area
         self._known = np.asarray(sorted(category.id for category in self.categories))
 
     def __len__(self) -> int:
@@ -79,17 +73,27 @@ class LabelMaps(AnnotatedImages):
         return np.where(labels == self._ignore, IGNORED, labels - self._offset).astype(np.int32)
 
     def instances(self, i: int) -> tuple[Instance, ...]:
-        """One region per class that picture i shows, or, with instances="components", one per connected
-        region (8 neighbours) of at least `min_area` pixels, and one crowd of a class's smaller ones."""
+        """One region per class that image i shows."""
         labels = self.label_map(i)
-        found: list[Instance] = []
-        for category in np.unique(labels[labels != IGNORED]).tolist():
-            mask = labels == category
-            if self._components:
-                found += _components(mask, category, self._min_area)
-            else:
-                found.append(Instance(category, _encode(mask)))
-        return tuple(found)
+        shown_here = np.unique(labels[labels != IGNORED]).tolist()
+        masks = [labels == category for category in shown_here]
+        rles = encode_masks(np.stack(masks)) if masks else []
+        return tuple(Instance(category, rle) for category, rle in zip(shown_here, rles, strict=True))
+
+    @cached_property
+    def counts(self) -> Mapping[int, int] | None:  # type: ignore[override]
+        """Label maps that show each class, of those that can be read; None of more than `COUNTED`."""
+        if len(self) > COUNTED:
+            return None
+        with ThreadPoolExecutor(8) as pool:
+            return Counter(c for found in pool.map(self._classes, range(len(self))) for c in found)
+
+    def _classes(self, i: int) -> list[int]:
+        try:
+            labels = self.label_map(i)
+        except DataError:  # named when the image is opened
+            return []
+        return [int(c) for c in np.unique(labels) if c != IGNORED]
 
 
 def read_label_maps(
@@ -100,13 +104,11 @@ def read_label_maps(
     ignore: int,
     offset: int = 0,
     name: str = "label maps",
-    instances: str = "whole",
-    min_area: int = 32,
     image_ending: str | None = None,
     label_ending: str | None = None,
     listed: Path | str | None = None,
 ) -> LabelMaps:
-    """Pair the pictures below `images` with the label maps below `labels` by their path without the ending.
+    """Pair the images below `images` with the label maps below `labels` by their path without the ending.
 
     names: one per class, in the order of their labels, or a text file with one a line; after a comma,
         synonyms. An underscore is read as a space. A name at the ignored label is no category.
@@ -119,8 +121,8 @@ def read_label_maps(
     of a single channel, not of its size, or has a label that is neither a class nor `ignore`.
     """
     folder, label_folder = Path(images), Path(labels)
-    pictures = find_by_stem(folder, (image_ending,) if image_ending else _PICTURES)
-    maps = find_by_stem(label_folder, (label_ending,) if label_ending else _LABELS)
+    pictures = find_by_stem(folder, (image_ending,) if image_ending else IMAGE_ENDINGS)
+    maps = find_by_stem(label_folder, (label_ending,) if label_ending else LABEL_ENDINGS)
     if listed is not None:
         pictures, maps = _only_listed(Path(listed), pictures, folder), _only_listed(Path(listed), maps, label_folder)
     for these, others, what, where in (
@@ -131,7 +133,7 @@ def read_label_maps(
             raise DataError(f"{these[alone[0]].parent}: {len(alone)} {what} {where}: {some(alone)}")
     files = [(pictures[stem], maps[stem]) for stem in sorted(pictures)]
     categories = label_categories(names, ignore - offset)
-    return LabelMaps(name, categories, files, ignore=ignore, offset=offset, instances=instances, min_area=min_area)
+    return LabelMaps(name, categories, files, ignore=ignore, offset=offset)
 
 
 def label_categories(names: Sequence[str] | Path | str, ignored: int) -> list[Category]:
@@ -146,7 +148,7 @@ def label_categories(names: Sequence[str] | Path | str, ignored: int) -> list[Ca
         where = f"{source}: name {number + 1}"
         if not isinstance(line, str):
             raise DataError(f"{where} is {line!r}, expected text")
-        word, *synonyms = (prompt_name(part.replace("_", " "), where) for part in line.split(","))
+        word, *synonyms = (prompt_name(part, where) for part in line.split(","))
         if number == ignored:
             continue
         if word in found:
@@ -169,32 +171,12 @@ def _lines(path: Path, what: str) -> list[str]:
 
 
 def _only_listed(path: Path, files: dict[str, Path], folder: Path) -> dict[str, Path]:
-    stems = [line.strip() for line in _lines(path, "list of pictures")]
+    stems = [composed(line.strip()) for line in _lines(path, "list of pictures")]
     if not stems or len(set(stems)) != len(stems):
         raise DataError(f"{path}: {len(stems)} pictures are listed, {len(set(stems))} different ones")
     if missing := [stem for stem in stems if stem not in files]:
         raise DataError(f"{path}: {len(missing)} of {len(stems)} listed pictures are not in {folder}: {some(missing)}")
     return {stem: files[stem] for stem in stems}
-
-
-def find_by_stem(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
-    """The files below a folder that end in one of these, by their path there without the ending. Raises DataError."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    found: dict[str, Path] = {}
-    for parent, _, files in os.walk(folder, followlinks=True):
-        for file in files:
-            ending = next((e for e in endings if file.lower().endswith(e.lower())), None)
-            if ending is None:
-                continue
-            path = Path(parent, file)
-            stem = path.relative_to(folder).as_posix()[: -len(ending)]
-            if stem in found:
-                raise DataError(f"{path}: {found[stem].name} has the same name")
-            found[stem] = path
-    if not found:
-        raise DataError(f"{folder}: no file ends in {' or '.join(endings)}")
-    return found
 
 
 def _open_label(path: Path) -> Image.Image:
@@ -212,22 +194,9 @@ def _open_label(path: Path) -> Image.Image:
 
 
 def read_label_values(path: Path) -> np.ndarray:
-    """(H, W) int64 labels; a palette's indices, not its colours."""
+    """(H, W) int64 labels; a palette's indices, not its colours. Raises DataError naming the file."""
     with _open_label(path) as image:
         try:
             return np.asarray(image).astype(np.int64)
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"{path}: not a readable label map ({one_line(error)})") from None
-
-
-def _components(mask: np.ndarray, category: int, min_area: int) -> list[Instance]:
-    count, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    large = [k for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= min_area]
-    found = [Instance(category, _encode(regions == k)) for k in large]
-    if (rest := mask & ~np.isin(regions, large)).any():
-        found.append(Instance(category, _encode(rest), crowd=True))
-    return found
-
-
-def _encode(mask: np.ndarray) -> dict[str, object]:
-    return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))

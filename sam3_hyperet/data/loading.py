@@ -70,13 +70,15 @@ class ConceptPrompts(Dataset[Datapoint]):
         if strange := [category.id for category in categories if category.id not in known]:
             raise ConfigError(f"the prompts have categories that {images.name} has not: {strange[:5]}")
         self._categories = {category.id: category.name for category in categories}
-        asked = self._categories.keys()
-        self._index = [i for i in range(len(images)) if not asked <= images.crowd_only(i)]
+        asked = self._categories.keys() - (sampler.never_absent if sampler else frozenset())
+        self._index = list(range(len(images)))
+        if sampler is None or not sampler.absent_concepts:
+            self._index = [i for i in self._index if not asked <= images.crowd_only(i) | images.unlabelled(i)]
         self.dropped: Counter[str] = Counter()
         if without := len(images) - len(self._index):
-            self.dropped["picture with nothing but crowds of the prompted categories"] = without
+            self.dropped["image with nothing but crowds or dropped annotations of the prompted categories"] = without
         if not self._index:
-            raise DataError(f"{images.name}: no picture can be prompted with the {len(asked)} categories asked for")
+            raise DataError(f"{images.name}: no image can be prompted with the {len(categories)} categories asked for")
         # shared with worker processes; a worker writes to its own row alone
         self._lost = torch.zeros((_MAX_WORKERS + 1, len(_LOST)), dtype=torch.int64).share_memory_()
 
@@ -111,8 +113,9 @@ class ConceptPrompts(Dataset[Datapoint]):
                 )
         regions = _Regions(instances, masks_in_view([one.rle for one in instances], self.resolution, view))
         self._count(regions)
-        prompts = self._prompts(regions, others, record, rng)
-        return _datapoint(image_tensor(picture, self.resolution, view), prompts, regions, record)
+        prompts = self._prompts(regions, others, self.images.unlabelled(i), record, rng)
+        tensor = image_tensor(picture, self.resolution, view)
+        return _datapoint(tensor, prompts, regions, record, self.images.not_exhaustive(i))
 
     def __getitems__(self, indices: Sequence[int | Pick]) -> list[Datapoint] | DataError:
         """A batch's datapoints for the loaders, which raise the error in the main process, in its own words."""
@@ -122,17 +125,23 @@ class ConceptPrompts(Dataset[Datapoint]):
             return error
 
     def _prompts(
-        self, regions: _Regions, others: frozenset[int], record: ImageRecord, rng: np.random.Generator
+        self,
+        regions: _Regions,
+        others: frozenset[int],
+        unlabelled: frozenset[int],
+        record: ImageRecord,
+        rng: np.random.Generator,
     ) -> Sequence[Prompt]:
-        """others: categories the picture has and nobody asks for; they may imply some that are asked for."""
-        present, unknown = regions.present(), regions.unknown()
+        """others: categories the image has and that are not prompted; they may imply some that are."""
+        present = regions.present()
+        unknown, crowds = regions.unknown() | (unlabelled - present), regions.crowds() | (unlabelled - present)
         if self.sampler is not None:
             prompts = self.sampler.sample(present | others, unknown, rng)
-            prompts = prompts or self.sampler.sample(present | others, regions.crowds(), rng)
+            prompts = prompts or self.sampler.sample(present | others, crowds, rng)
         else:
             prompts = tuple(
                 Prompt(name, c, c in present) for c, name in self._categories.items() if c not in unknown
-            ) or tuple(Prompt(name, c, False) for c, name in self._categories.items() if c not in regions.crowds())
+            ) or tuple(Prompt(name, c, False) for c, name in self._categories.items() if c not in crowds)
         if not prompts:
             raise DataError(f"{record.path}: image {record.image_id} shows nothing but crowds of what is prompted")
         return prompts
@@ -166,7 +175,13 @@ class _Regions:
         return (self.crowds() | frozenset(self.category[self.too_small].tolist())) - self.present()
 
 
-def _datapoint(image: torch.Tensor, prompts: Sequence[Prompt], regions: _Regions, record: ImageRecord) -> Datapoint:
+def _datapoint(
+    image: torch.Tensor,
+    prompts: Sequence[Prompt],
+    regions: _Regions,
+    record: ImageRecord,
+    not_exhaustive: frozenset[int],
+) -> Datapoint:
     side, crowds = image.shape[-1], regions.crowds()
     objects: list[Object] = []
     queries: list[FindQueryLoaded] = []
@@ -184,8 +199,8 @@ def _datapoint(image: torch.Tensor, prompts: Sequence[Prompt], regions: _Regions
                 query_text=prompt.text,
                 image_id=0,
                 object_ids_output=list(range(first, len(objects))),
-                is_exhaustive=prompt.category_id not in crowds,
-                is_pixel_exhaustive=True,  # crowds are part of the semantic target
+                is_exhaustive=prompt.category_id not in crowds | not_exhaustive,
+                is_pixel_exhaustive=prompt.category_id not in not_exhaustive,  # crowds are part of the semantic target
                 semantic_target=regions.view.masks[np.flatnonzero(mine)].any(dim=0),
                 inference_metadata=InferenceMetadata(
                     coco_image_id=record.image_id,

@@ -42,6 +42,12 @@ class DataOptions:
         negative_mix: the same for absent concepts; None for `mix`.
         annotated: granularities whose training annotations are used; concepts of the others stay in the vocabulary and
             count as absent. Empty for all.
+        crowds: "ignore" leaves crowds (`iscrowd: 1`) out of training and ignores detections on them; "instances" reads
+            each as one instance, as brush tools mean it.
+        exif: "ignore" shows images as they are stored, on which most annotations are drawn; "apply" turns them by
+            their EXIF orientation.
+        absent_concepts: names, or the name of a list of them, of which none is to be seen in any training image: more
+            concepts to ask for as absent.
         positives: at most this many present concepts per picture and step.
         negatives: absent ones.
         hard: share of the absent ones drawn from the siblings of present ones.
@@ -70,6 +76,9 @@ class DataOptions:
     mix: Mapping[str, float] | None = None
     negative_mix: Mapping[str, float] | None = None
     annotated: tuple[str, ...] = ()
+    crowds: str = "ignore"
+    exif: str = "ignore"
+    absent_concepts: str | tuple[str, ...] = ()
     positives: int = 2
     negatives: int = 1
     hard: float = 0.5
@@ -80,6 +89,8 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         one_of("data.format", self.format, FORMATS)
+        one_of("data.crowds", self.crowds, ("ignore", "instances"))
+        one_of("data.exif", self.exif, ("ignore", "apply"))
         if not isinstance(self.splits, Mapping):
             raise ConfigError(f"data.splits={self.splits!r}; expected {', '.join(SPLITS)} by name")
         for split in self.splits:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from sam3_hyperet.data.annotations import GRANULARITIES, Category, category_id, prompt_name, shown
-from sam3_hyperet.data.json_files import field, read_json, records
-from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.data.annotations import Category
+from sam3_hyperet.data.hierarchy import ConceptTree
+from sam3_hyperet.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -21,52 +20,6 @@ class Prompt:
     text: str
     category_id: int
     present: bool
-
-
-class ConceptTree:
-    """Who is above, below and beside whom. A concept may have several parents, categories or not."""
-
-    def __init__(self, categories: Iterable[Category]) -> None:
-        self._parents = {category.id: category.parents for category in categories}
-        children: dict[int, list[int]] = defaultdict(list)
-        for child, parents in self._parents.items():
-            for parent in parents:
-                children[parent].append(child)
-        self._children = {parent: tuple(found) for parent, found in children.items()}
-        for concept in self._parents:
-            if concept in self._above(self._parents[concept]):
-                raise DataError(f"the concept tree runs in a circle: {concept} is above itself")
-
-    def parents(self, concept: int) -> tuple[int, ...]:
-        """Ids directly above."""
-        return self._parents.get(concept, ())
-
-    def children(self, concept: int) -> tuple[int, ...]:
-        """Ids directly below."""
-        return self._children.get(concept, ())
-
-    def siblings(self, concept: int) -> frozenset[int]:
-        """Ids that share a parent with `concept`, without itself."""
-        return frozenset(s for parent in self.parents(concept) for s in self.children(parent)) - {concept}
-
-    def implied(self, concept: int) -> frozenset[int]:
-        """Ids that must be present where `concept` is: the chain above it as long as there is one parent
-        only (a wheel that can be a car's or a bus's implies neither)."""
-        found: set[int] = set()
-        while len(above := self.parents(concept)) == 1:
-            concept = above[0]
-            found.add(concept)
-        return frozenset(found)
-
-    def _above(self, concepts: Iterable[int]) -> set[int]:
-        found: set[int] = set()
-        waiting = list(concepts)
-        while waiting:
-            concept = waiting.pop()
-            if concept not in found:
-                found.add(concept)
-                waiting += self.parents(concept)
-        return found
 
 
 def prompt_texts(categories: Sequence[Category]) -> dict[int, tuple[str, ...]]:
@@ -90,6 +43,8 @@ class PromptSampler:
     mix: weights of granularities, e.g. {"group": 0.5, "object": 0.5}; each draw first picks a granularity
         among those with candidates left. Granularities not named are never prompted. None: all alike.
     negative_mix: the same for absent categories, where it is to differ from `mix`.
+    never_absent: ids of categories that are never negatives, such as those without any annotation.
+    absent_concepts: names of further concepts that no image shows, drawn as negatives alone, under ids of their own.
     exhaustive: the annotations are complete at every granularity, so that the absence of a concept above a present one
         may be asked for; otherwise what a present concept implies is no negative.
     A draw depends on the arguments and the generator alone. Raises ConfigError for impossible options.
@@ -106,6 +61,8 @@ class PromptSampler:
         limit: int | None = None,
         mix: Mapping[str, float] | None = None,
         negative_mix: Mapping[str, float] | None = None,
+        never_absent: Collection[int] = (),
+        absent_concepts: Sequence[str] = (),
         exhaustive: bool = False,
     ) -> None:
         for option, share in (("hard", hard), ("synonyms", synonyms)):
@@ -127,10 +84,15 @@ class PromptSampler:
         self._group = {c.id: c.granularity if mix else "" for c in categories}
         asked = self._weights.keys() | self._negative_weights.keys()
         self.categories = tuple(c for c in categories if self._group[c.id] in asked)
+        first = 1 + max(c.id for c in categories)
+        group = "object" if mix else ""
+        self._beyond = {first + n: name for n, name in enumerate(absent_concepts) if group in self._negative_weights}
+        self._group |= dict.fromkeys(self._beyond, group)
+        self.never_absent, self.absent_concepts = frozenset(never_absent), tuple(self._beyond.values())
         self._exhaustive = exhaustive
         self.positives, self.negatives, self.limit = positives, negatives, limit
         self.hard, self.synonyms = hard, synonyms
-        self._texts = prompt_texts(categories)
+        self._texts = prompt_texts(categories) | {concept: (name,) for concept, name in self._beyond.items()}
         self._words = {c.id: {word.lower() for word in (c.name, *c.synonyms)} for c in categories}
         self._tree = ConceptTree(categories)
 
@@ -147,7 +109,9 @@ class PromptSampler:
             for c in self.categories
             if self._group[c.id] in self._negative_weights
             and not (c.id in present or c.id in unknown or c.id in implied or c.name.lower() in said)
+            and c.id not in self.never_absent
         ]
+        absent += self._beyond
         n_positive = len(shown_here) if self.positives is None else min(self.positives, len(shown_here))
         n_negative = min(self.negatives, len(absent))
         if n_positive + n_negative == 0:
@@ -161,6 +125,13 @@ class PromptSampler:
         drawn = self._draw(shown_here, [], n_positive, self._weights, rng)
         drawn += self._draw(absent, hard, n_negative, self._negative_weights, rng)
         return tuple(Prompt(self._text(concept, rng), concept, i < n_positive) for i, concept in enumerate(drawn))
+
+    @property
+    def has_negatives(self) -> bool:
+        """Whether any concept may be asked for as absent; with a category alone there is none."""
+        return bool(self._beyond) or any(
+            self._group[c.id] in self._negative_weights and c.id not in self.never_absent for c in self.categories[1:]
+        )
 
     def _draw(
         self, candidates: list[int], hard: list[int], number: int, mix: Mapping[str, float], rng: np.random.Generator
@@ -202,45 +173,3 @@ def _weights(mix: Mapping[str, float] | None, categories: Sequence[Category]) ->
     if not weights:
         raise ConfigError("mix gives every granularity the weight 0: nothing would be prompted")
     return weights
-
-
-def read_tree(path: Path) -> dict[int, Category]:
-    """The concepts of a concepts.json: a list of {id, name, granularity, parents, synonyms}. Raises
-    DataError."""
-    found: dict[int, Category] = {}
-    for where, record in records({"concepts": read_json(path)}, "concepts", path):
-        number = category_id(field(record, "id", where), f"{where}: its id")
-        where = f"{path}: concept {number}"
-        if number in found:
-            raise DataError(f"{where}: two concepts have this id")
-        parents, synonyms = record.get("parents", []), record.get("synonyms", [])
-        granularity = record.get("granularity", "object")
-        if granularity not in GRANULARITIES:
-            raise DataError(f"{where}: its granularity is {shown(granularity)}, expected {', '.join(GRANULARITIES)}")
-        if not isinstance(parents, list) or not isinstance(synonyms, list):
-            raise DataError(f"{where}: its parents or synonyms are no list")
-        found[number] = Category(
-            number,
-            prompt_name(field(record, "name", where), f"{where}: its name"),
-            tuple(prompt_name(word, f"{where}: a synonym") for word in synonyms),
-            granularity,
-            tuple(category_id(parent, f"{where}: a parent") for parent in parents),
-        )
-    for concept in found.values():
-        for parent in concept.parents:
-            if parent not in found:
-                raise DataError(f"{path}: concept {concept.id}: its parent {parent} is not in the file")
-    ConceptTree(found.values())
-    return found
-
-
-def with_tree(
-    categories: Sequence[Category], tree: Mapping[int, Category], path: Path, tree_path: Path
-) -> list[Category]:
-    """The categories of `path` with the synonyms, granularities and parents that `tree` has for their ids."""
-    for category in categories:
-        if category.id not in tree:
-            raise DataError(f"{path}: category {category.id} ({category.name!r}) is not in {tree_path}")
-        if (name := tree[category.id].name) != category.name:
-            raise DataError(f"{path}: category {category.id} is {category.name!r}, {tree_path} calls it {name!r}")
-    return [tree[category.id] for category in categories]

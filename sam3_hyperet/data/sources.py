@@ -17,7 +17,7 @@ from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.subsets import OfGranularities, OfVocabulary, Subset
 from sam3_hyperet.data.transforms import Augmentation
-from sam3_hyperet.data.vocabularies import vocabulary_ids
+from sam3_hyperet.data.vocabularies import absent_concepts, vocabulary_ids
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import one_of
 
@@ -105,6 +105,8 @@ def prompt_sampler(options: DataOptions, images: AnnotatedImages) -> PromptSampl
     """The sampler of training prompts that the options describe."""
     return PromptSampler(
         images.categories,
+        never_absent=images.unannotated,
+        absent_concepts=absent_concepts(options.absent_concepts, images.categories),
         positives=options.positives,
         negatives=options.negatives,
         hard=options.hard,
@@ -126,6 +128,7 @@ def read_split(options: DataOptions, split: str) -> Split:
         raise ConfigError(f"data set {options.name} has no split {split!r}; it has {', '.join(options.splits)}")
     read = {"scenes": _read_scenes, "coco": _read_coco, "ade20k": _read_ade20k, "label_maps": _read_label_maps}
     images, labels, coco_file = read[options.format](options, split, Path(options.root).expanduser())
+    images.is_upright = options.exif == "apply"
     groups = options.groups or {}
     if options.vocabulary:
         same = labels is images
@@ -162,7 +165,7 @@ def _read_scenes(options: DataOptions, split: str, root: Path) -> Files:
 def _read_coco(options: DataOptions, split: str, root: Path) -> Files:
     name = str(options.splits[split])
     annotations = root / "annotations" / f"instances_{name}.json"
-    return read_coco(annotations, root / name, name=options.name), None, annotations
+    return read_coco(annotations, root / name, name=options.name, crowds=options.crowds), None, annotations
 
 
 def _read_ade20k(options: DataOptions, split: str, root: Path) -> Files:

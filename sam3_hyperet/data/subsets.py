@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ class Subset(AnnotatedImages):
     def __init__(self, whole: AnnotatedImages, positions: Sequence[int]) -> None:
         super().__init__(whole.name, whole.categories)
         self._whole, self._positions = whole, list(positions)
-        self.dropped, self.adjusted = whole.dropped, whole.adjusted
+        self.dropped, self.adjusted, self.crowds = whole.dropped, whole.adjusted, whole.crowds
+        self.is_upright = whole.is_upright
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -37,6 +38,16 @@ class Subset(AnnotatedImages):
     def crowd_only(self, i: int) -> frozenset[int]:
         return self._whole.crowd_only(self._positions[i])
 
+    def unlabelled(self, i: int) -> frozenset[int]:
+        return self._whole.unlabelled(self._positions[i])
+
+    def not_exhaustive(self, i: int) -> frozenset[int]:
+        return self._whole.not_exhaustive(self._positions[i])
+
+    @property
+    def counts(self) -> Mapping[int, int] | None:  # type: ignore[override]
+        return self._whole.counts
+
 
 class OfGranularities(Subset):
     """A data set with the annotations of some granularities alone; its pictures and its vocabulary stay whole."""
@@ -50,6 +61,9 @@ class OfGranularities(Subset):
 
     def crowd_only(self, i: int) -> frozenset[int]:
         return super().crowd_only(i) & self._kept
+
+    def unlabelled(self, i: int) -> frozenset[int]:
+        return super().unlabelled(i) & self._kept
 
 
 class OfVocabulary(Subset):
@@ -72,3 +86,6 @@ class OfVocabulary(Subset):
 
     def crowd_only(self, i: int) -> frozenset[int]:
         return super().crowd_only(i) & self._kept
+
+    def unlabelled(self, i: int) -> frozenset[int]:
+        return super().unlabelled(i) & self._kept

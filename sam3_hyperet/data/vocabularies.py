@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sam3_hyperet.data.annotations import Category, some
-from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.data.annotations import Category, prompt_name, some, spoken
+from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.options import one_of
 
 COCO_BASE = (
@@ -44,6 +44,27 @@ def vocabulary_ids(names: str | Sequence[str], categories: Iterable[Category], o
     known = {category.name for category in categories}
     if not names or any(not isinstance(name, str) for name in names) or len(set(names)) != len(names):
         raise ConfigError(f"{option}={list(names)!r}; expected category names, each once, or {', '.join(VOCABULARIES)}")
+    names = tuple(map(spoken, names))
     if strange := [name for name in names if name not in known]:
         raise ConfigError(f"{option}: {some(strange)} not among the data set's {len(known)} category names")
     return tuple(category.id for category in categories if category.name in names)
+
+
+def absent_concepts(names: str | Sequence[str], categories: Iterable[Category]) -> tuple[str, ...]:
+    """Names to ask for as absent beside the categories: those that no category bears, also as a synonym.
+
+    Args:
+        names: phrases, or the name of one of `VOCABULARIES`.
+
+    Raises:
+        ConfigError: an unknown list, or a name that cannot be a prompt.
+    """
+    if isinstance(names, str):
+        one_of("data.absent_concepts", names, VOCABULARIES)
+        names = VOCABULARIES[names]
+    borne = {word.lower() for category in categories for word in (category.name, *category.synonyms)}
+    try:
+        found = dict.fromkeys(prompt_name(name, "data.absent_concepts") for name in names)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    return tuple(name for name in found if name.lower() not in borne)

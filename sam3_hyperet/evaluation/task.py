@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import Protocol as TypingProtocol
 
 import numpy as np
-from PIL import Image
 from torch import nn
 
+from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.hierarchy import Hierarchy
+from sam3_hyperet.data.sources import Split
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.metrics import hierarchy as granularity
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator
 from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
 from sam3_hyperet.evaluation.metrics.hierarchy import GranularityEvaluator
@@ -24,53 +22,7 @@ from sam3_hyperet.evaluation.metrics.radius import RadiusEvaluator
 from sam3_hyperet.evaluation.metrics.semantic.label_map_evaluator import LabelMapEvaluator
 from sam3_hyperet.evaluation.metrics.uncertainty import UncertaintyEvaluator
 from sam3_hyperet.evaluation.protocol import Protocol
-from sam3_hyperet.evaluation.scoring.coco import GroundTruth
 from sam3_hyperet.modeling.config import adapter_config
-
-
-class _Category(TypingProtocol):
-    id: int
-    name: str
-    granularity: str
-
-
-class _Instance(TypingProtocol):
-    category_id: int
-    crowd: bool
-
-
-class _Record(TypingProtocol):
-    image_id: int
-    path: Path
-    height: int
-    width: int
-
-
-class Pictures(TypingProtocol):
-    """What an evaluation needs of annotated pictures; `sam3_hyperet.data`'s readers give it."""
-
-    categories: tuple[_Category, ...]
-
-    def __len__(self) -> int: ...
-    def image(self, i: int) -> _Record: ...
-    def picture(self, i: int) -> Image.Image: ...
-    def instances(self, i: int) -> tuple[_Instance, ...]: ...
-    def label_map(self, i: int) -> np.ndarray | None: ...
-
-
-class AnnotatedSplit(TypingProtocol):
-    """A split: pictures with instances where there is a COCO file of them, and their label maps where there are."""
-
-    images: Pictures
-    labels: Pictures | None
-    coco_file: Path | None
-    groups: Mapping[str, Sequence[int]]
-
-
-class Hierarchy(granularity.Hierarchy, TypingProtocol):
-    """A concept tree; `sam3_hyperet.data.hierarchy` has it."""
-
-    def prompts(self, vocabulary: Collection[str]) -> tuple[str, ...]: ...
 
 
 class Suite:
@@ -89,7 +41,7 @@ class Suite:
 
     def __init__(
         self,
-        split: AnnotatedSplit,
+        split: Split,
         protocol: Protocol,
         positions: Sequence[int],
         *,
@@ -122,8 +74,7 @@ class Suite:
         split, protocol, chosen = self.split, self.protocol, dict[str, Evaluator]()
         if self.category_of:
             chosen["instances"] = InstanceEvaluator(
-                self._ground_truth,
-                [split.images.image(i).image_id for i in range(len(split.images))],
+                split.images,
                 self.category_of,
                 protocol.top,
                 protocol.mask_threshold,
@@ -156,17 +107,6 @@ class Suite:
         return chosen
 
     @cached_property
-    def _ground_truth(self) -> GroundTruth:
-        """The annotations of the categories that are asked for; the file may have more."""
-        truth = GroundTruth.read(str(self.split.coco_file))
-        ids = set(self.category_of.values())
-        return replace(
-            truth,
-            categories={i: name for i, name in truth.categories.items() if i in ids},
-            annotations=[one for one in truth.annotations if one["category_id"] in ids],
-        )
-
-    @cached_property
     def groups(self) -> dict[str, list[int]]:
         """Category ids that are scored together: those of each granularity where there are several, and the split's."""
         groups: dict[str, list[int]] = defaultdict(list)
@@ -176,11 +116,13 @@ class Suite:
         return several | {name: list(ids) for name, ids in self.split.groups.items()}
 
     def _present(self, i: int) -> tuple[set[int], set[int]]:
-        """Categories that a picture shows as instances, and as crowds."""
-        instances = self.split.images.instances(i)
+        """Categories that an image shows as instances, and those of which that is not known."""
+        images = self.split.images
+        instances = images.instances(i)
+        crowds = {one.category_id for one in instances if one.crowd}
         return (
             {one.category_id for one in instances if not one.crowd},
-            {one.category_id for one in instances if one.crowd},
+            crowds | images.unlabelled(i) | images.unannotated,
         )
 
     def _size(self, i: int) -> tuple[int, int]:
@@ -188,7 +130,7 @@ class Suite:
         return record.height, record.width
 
 
-def vocabulary_labels(pictures: Pictures, i: int) -> np.ndarray:
+def vocabulary_labels(pictures: AnnotatedImages, i: int) -> np.ndarray:
     """(H, W) position of each pixel's class among the categories, -1 where it has none."""
     labels = pictures.label_map(i)
     if labels is None:
@@ -199,7 +141,7 @@ def vocabulary_labels(pictures: Pictures, i: int) -> np.ndarray:
     return np.asarray(table[labels])
 
 
-def _check_same_pictures(images: Pictures, labels: Pictures, positions: Sequence[int]) -> None:
+def _check_same_pictures(images: AnnotatedImages, labels: AnnotatedImages, positions: Sequence[int]) -> None:
     """Each picture is shown to a model once, for its instances and its label map."""
     for i in positions:
         one = images.image(i).path

@@ -38,7 +38,7 @@ def precision_recall(comparison: Comparison) -> list[PrecisionRecall]:
         if not isinstance(evaluator, InstanceEvaluator):
             continue
         precision = precision_by_category(_records(outcome, INSTANCES), "segm")
-        columns = group_columns(evaluator.ground_truth.categories, evaluator.groups)
+        columns = group_columns(evaluator.categories, evaluator.groups)
         for group in [name for name in columns if name] or [""]:
             of_group = precision[..., columns[group]]
             there = of_group[0, 0] > -1
@@ -83,7 +83,7 @@ def instance_counts(comparison: Comparison) -> dict[str, int]:
     if not isinstance(evaluator, InstanceEvaluator):
         return {}
     totals = np.sum([record["instances"] for record in _records(outcome, INSTANCES)], axis=0)
-    categories = evaluator.ground_truth.categories
+    categories = evaluator.categories
     return {categories[c]: int(total) for c, total in zip(sorted(categories), totals, strict=True)}
 
 
@@ -110,7 +110,7 @@ def extremes(comparison: Comparison, count: int) -> tuple[list[Extreme], list[Ex
     if base is last or not isinstance(evaluator, InstanceEvaluator):
         return [], []
     gained, lost = gained_and_lost(_records(base, INSTANCES), _records(last, INSTANCES), count)
-    ids = sorted(evaluator.ground_truth.categories)
+    ids = sorted(evaluator.categories)
 
     def named(found: list[Extreme]) -> list[Extreme]:
         positions = last.contender.positions

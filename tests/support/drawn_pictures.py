@@ -12,17 +12,12 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import nn
 
+from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageRecord, Instance
+from sam3_hyperet.evaluation.scoring.coco import GroundTruth
 from sam3_hyperet.inference.prediction import PromptPrediction
 
 HEIGHT, WIDTH = 24, 32
 CLASSES = {3: ("wheel", "part"), 7: ("car", "object"), 8: ("dog", "object"), 20: ("vehicle", "group")}
-
-
-@dataclass(frozen=True)
-class Concept:
-    id: int
-    name: str
-    granularity: str
 
 
 @dataclass(frozen=True)
@@ -36,38 +31,64 @@ class Region:
         return coco_mask.encode(np.asfortranarray(self.mask, dtype=np.uint8))
 
 
-@dataclass(frozen=True)
-class Record:
-    image_id: int
-    path: Path
-    height: int = HEIGHT
-    width: int = WIDTH
+class Annotated(AnnotatedImages):
+    """Images whose instances are given by position."""
+
+    def __init__(self, name, categories, images, instances) -> None:
+        super().__init__(name, categories)
+        self._images, self._instances = images, instances
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, i: int) -> ImageRecord:
+        return self._images[i]
+
+    def instances(self, i: int) -> tuple[Instance, ...]:
+        return self._instances[i]
 
 
-@dataclass
-class Drawn:
-    """Pictures whose one pixel value is their position, so that a predictor knows which it is shown."""
+def annotated(truth: GroundTruth) -> Annotated:
+    """The annotations of a checked COCO file as a reader gives them, with the file's own boxes and areas."""
+    return Annotated(
+        truth.source,
+        [Category(i, name) for i, name in truth.categories.items()],
+        [ImageRecord(i, Path(f"{i}.png"), *size) for i, size in truth.sizes.items()],
+        [
+            tuple(
+                Instance(t.category_id, t.shapes["segm"], t.crowd, -1, tuple(t.shapes["bbox"]), t.area)
+                for t in truth.truths(i, ("bbox", "segm"))
+            )
+            for i in truth.sizes
+        ],
+    )
 
-    regions: list[list[Region]]
-    levels: bool = True
-    opened: list[int] = field(default_factory=list)
+
+class Drawn(AnnotatedImages):
+    """Images whose one pixel value is their position, so that a predictor knows which it is shown."""
+
+    def __init__(self, regions: list[list[Region]], levels: bool = True) -> None:
+        self.name = "drawn"
+        self.regions, self.levels, self.opened = regions, levels, list[int]()
 
     @property
-    def categories(self) -> tuple[Concept, ...]:
-        return tuple(Concept(i, name, level if self.levels else "object") for i, (name, level) in CLASSES.items())
+    def categories(self) -> tuple[Category, ...]:
+        return tuple(
+            Category(i, name, granularity=level if self.levels else "object") for i, (name, level) in CLASSES.items()
+        )
 
     def __len__(self) -> int:
         return len(self.regions)
 
-    def image(self, i: int) -> Record:
-        return Record(100 + 10 * i, Path(f"{i}.png"))
+    def image(self, i: int) -> ImageRecord:
+        return ImageRecord(100 + 10 * i, Path(f"{i}.png"), HEIGHT, WIDTH)
 
     def picture(self, i: int) -> Image.Image:
         self.opened.append(i)
         return Image.new("L", (WIDTH, HEIGHT), i)
 
-    def instances(self, i: int) -> tuple[Region, ...]:
-        return tuple(self.regions[i])
+    def instances(self, i: int) -> tuple[Instance, ...]:
+        return tuple(Instance(one.category_id, one.rle, one.crowd) for one in self.regions[i])
 
     def label_map(self, i: int) -> np.ndarray | None:
         labels = np.full((HEIGHT, WIDTH), -1)
@@ -126,7 +147,7 @@ class Knowing:
 
     def answer(self, i: int, name: str) -> PromptPrediction:
         ids = {category.name: category.id for category in self.pictures.categories}
-        mine = [one for one in self.pictures.instances(i) if one.category_id == ids[name] and not one.crowd]
+        mine = [one for one in self.pictures.regions[i] if one.category_id == ids[name] and not one.crowd]
         masks = [one.mask if self.right else ~one.mask for one in mine]
         boxes = [corners(mask) for mask in masks]
         logits = torch.tensor(np.array([np.where(mask, 20.0, -20.0) for mask in masks]), dtype=torch.float32)

@@ -23,10 +23,11 @@ import numpy as np
 
 from sam3_hyperet import masks
 from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.hierarchy import Hierarchy
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics import regions
 from sam3_hyperet.evaluation.metrics.evaluator import Headline, Record
-from sam3_hyperet.evaluation.metrics.hierarchy_counts import Hierarchy, HierarchyCounts
+from sam3_hyperet.evaluation.metrics.hierarchy_counts import HierarchyCounts
 from sam3_hyperet.inference.prediction import PromptPrediction
 
 CLAIM_IOU = 0.5

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
+from sam3_hyperet.data.hierarchy import Hierarchy
 from sam3_hyperet.evaluation.metrics.evaluator import Headline, Record
 
 _HEADLINE = ("hierarchy/consistency", *(f"hierarchy/{kin}_confusion" for kin in ("sibling", "cousin", "stranger")))
-
-
-class Hierarchy(Protocol):
-    """A concept tree; `sam3_hyperet.data.hierarchy` has it."""
-
-    @property
-    def kinds(self) -> Mapping[str, tuple[str, ...]]: ...
-    @property
-    def parts(self) -> Mapping[str, tuple[str, ...]]: ...
-    @property
-    def children(self) -> tuple[str, ...]: ...
-    def siblings(self, name: str) -> Collection[str]: ...
-    def cousins(self, name: str) -> Collection[str]: ...
-    def strangers(self, name: str) -> Collection[str]: ...
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import numpy as np
 from pycocotools import mask as rle_ops
 
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.masks import invalid_rles
+from sam3_hyperet.evaluation.metrics.instances.instance_matches import Truth
+from sam3_hyperet.files import read_json
+from sam3_hyperet.masks import MAX_SIDE, from_polygons, invalid_rles, spread_beyond
 
 Record = dict[str, Any]
 _CHUNK = 512  # RLEs checked at once: what fits the cache is three times as fast
@@ -67,6 +69,19 @@ class GroundTruth:
             annotations.append({**kept, "id": len(annotations) + 1, "area": area, "iscrowd": crowd, "where": where})
         return cls(source, sizes, categories, annotations)
 
+    def truths(self, image_id: int, iou_types: Sequence[str]) -> list[Truth]:
+        """The annotations of an image, in file order. Raises DataError for one without what is to be scored."""
+        shapes = {name: self.boxes if name == "bbox" else self.masks for name in iou_types}
+        return [
+            Truth(
+                self.annotations[n]["category_id"],
+                {name: every[n] for name, every in shapes.items()},
+                self.annotations[n]["area"],
+                self.annotations[n]["iscrowd"] == 1,
+            )
+            for n in self.by_image.get(image_id, ())
+        ]
+
     @cached_property
     def by_image(self) -> dict[int, list[int]]:
         """The positions in `annotations` of each image's, in file order."""
@@ -99,19 +114,12 @@ class GroundTruth:
                         or not _all_finite(polygon)
                     ):
                         raise DataError(f"{where}: a polygon needs three or more points [x1, y1, x2, y2, …]")
-                masks.append(rle_ops.merge(rle_ops.frPyObjects(shape, *height_width)))
+                _check_spread(shape, height_width, where)
+                masks.append(from_polygons(shape, *height_width))
             else:
                 masks.append(_rle(record, height_width, where))
         _check_runs(masks, [record["where"] for record in self.annotations])
         return masks
-
-
-def read_json(path: str | Path) -> Any:
-    """The content of a JSON file. Raises DataError where it is not JSON, OSError where it cannot be read."""
-    try:
-        return json.loads(Path(path).read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
 
 
 def check_detections(records: Any, ground_truth: GroundTruth, source: str) -> list[Record]:
@@ -154,6 +162,15 @@ def check_masks(detections: Sequence[Record], source: str) -> None:
     for number, record in enumerate(detections):
         if "segmentation" not in record:
             raise DataError(f"{source}: record {number}: no segmentation, but masks are to be scored")
+
+
+def _check_spread(polygons: Sequence[Sequence[float]], height_width: tuple[int, int], where: str) -> None:
+    """Raise a DataError for polygons that reach over the border by a whole image."""
+    points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons])
+    extent, size = np.concatenate([points.min(axis=0), points.max(axis=0)]), np.array(height_width[::-1])
+    if (spread_beyond(extent[None], size[None]) > size).any():
+        spans = [float(f"{value:.6g}") for value in extent]
+        raise DataError(f"{where}: a polygon spans {spans}, the image is {height_width[1]}x{height_width[0]}")
 
 
 def _unique(records: list[Any], where: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
@@ -228,6 +245,6 @@ def _all_finite(values: Sequence[Any]) -> bool:
 
 def _pixels(image: Mapping[str, Any], key: str, where: str) -> int:
     value = image.get(key)
-    if not _integer(value) or value <= 0:
-        raise DataError(f"{where}: {key} is {value!r}, expected pixels > 0")
+    if not _integer(value) or not 0 < value <= MAX_SIDE:
+        raise DataError(f"{where}: {key} is {value!r}, expected 1 to {MAX_SIDE} pixels")
     return value

@@ -10,9 +10,9 @@ import pytest
 from benchmarks import metrics as benchmark_metrics
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import instance_headline, instance_metrics
-from sam3_hyperet.evaluation.metrics.instances.instance_records import records_of_results
-from sam3_hyperet.evaluation.scoring.coco import GroundTruth, check_detections, read_json
-from sam3_hyperet.evaluation.scoring.coco_ap import CocoAP
+from sam3_hyperet.evaluation.scoring.coco import GroundTruth, check_detections
+from sam3_hyperet.evaluation.scoring.coco_ap import records_of_results
+from sam3_hyperet.files import read_json
 
 
 def test_all_back_ends_are_timed_and_agree(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,7 +26,7 @@ def test_all_back_ends_are_timed_and_agree(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_wrong_number_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CocoAP, "evaluate_files", lambda *_, **__: dict.fromkeys(TWELVE, 0.5))
+    monkeypatch.setattr(benchmark_metrics, "score_coco_files", lambda *_, **__: dict.fromkeys(TWELVE, 0.5))
     with pytest.raises(DataError, match="differs from pycocotools'"):
         benchmark_metrics.run(images=2, detections=5, draws=1)
 

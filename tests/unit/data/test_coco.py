@@ -8,63 +8,13 @@ import json
 
 import numpy as np
 import pytest
+from coco_files import annotation, content, rle
 from PIL import Image
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.masks import decode
-
-SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
-
-
-def annotation(number=1, **changes):
-    plain = {
-        "id": number,
-        "image_id": 7,
-        "category_id": 3,
-        "iscrowd": 0,
-        "bbox": [2, 2, 10, 10],
-        "segmentation": SQUARE,
-    }
-    return {**plain, **changes}
-
-
-def content():
-    return {
-        "images": [{"id": 7, "file_name": "a.png", "height": 20, "width": 30}],
-        "categories": [
-            {"id": 3, "name": "cat", "supercategory": "animal"},
-            {"id": 5, "name": "dog", "supercategory": "animal"},
-        ],
-        "annotations": [annotation()],
-    }
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Writes annotations beside one 30x20 picture; returns what `read_coco` takes."""
-    (tmp_path / "images").mkdir()
-    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.png")
-
-    def write(value):
-        text = value if isinstance(value, str) else json.dumps(value)
-        (tmp_path / "instances.json").write_text(text)
-        return tmp_path / "instances.json", tmp_path / "images"
-
-    return write
-
-
-def rle(size=(20, 30), area=True, compressed=True):
-    mask = np.zeros(size, np.uint8)
-    mask[4:9, 3:17] = area
-    encoded = coco_mask.encode(np.asfortranarray(mask))
-    if compressed:
-        return {"size": list(size), "counts": encoded["counts"].decode()}
-    flat = mask.T.reshape(-1)
-    runs = np.diff([0, *(np.flatnonzero(np.diff(flat)) + 1), len(flat)]).tolist()
-    return {"size": list(size), "counts": runs}
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own decoder
@@ -139,55 +89,6 @@ def test_instances_come_by_picture_whatever_their_order(write, tmp_path):
         images.instances(2)
 
 
-DEGENERATE = {
-    "two points": ({"segmentation": [[1, 1, 5, 5]]}, "outline without a polygon of 3 points"),
-    "odd length": ({"segmentation": [[1, 1, 5, 5, 9, 9, 3]]}, "outline without a polygon of 3 points"),
-    "no polygon": ({"segmentation": []}, "outline without a polygon of 3 points"),
-    "empty polygon": ({"segmentation": [[]]}, "outline without a polygon of 3 points"),
-    "one point thrice": ({"segmentation": [[5, 5, 5, 5, 5, 5]]}, "mask without a pixel"),
-    "a sliver": ({"segmentation": [[5, 5, 5.01, 5, 5.01, 9]]}, "mask without a pixel"),
-    "wholly outside": ({"segmentation": [[-9, 1, -5, 1, -5, 9, -9, 9]]}, "mask without a pixel"),
-    "empty run lengths": ({"segmentation": rle(area=False)}, "mask without a pixel"),
-    "flat box": ({"bbox": [2, 2, 0, 10]}, "box without area"),
-}
-
-
-@pytest.mark.parametrize("kind", DEGENERATE)
-def test_degenerate_records_are_dropped_and_counted(write, kind):
-    changes, reason = DEGENERATE[kind]
-    value = content()
-    value["annotations"].append(annotation(2, **changes))
-    images = read_coco(*write(value))
-    kept = images.instances(0)
-    assert [one.id for one in kept] == [1]
-    assert coco_mask.area(kept[0].rle) == 100
-    assert images.dropped == {reason: 1}
-    assert images.summary() == f"coco: 1 images, 2 categories; dropped 1 × {reason}"
-
-
-@pytest.mark.parametrize(
-    ("outline", "reason"),
-    [
-        ([*SQUARE, [1, 1, 2, 2]], "outline with a polygon of fewer than 3 points"),
-        ([[2, 2, 12, 2, 12, 40, 2, 40]], "outline beyond the image's border, clipped"),
-    ],
-)
-def test_repaired_outlines_are_kept_and_counted(write, outline, reason):
-    value = content()
-    value["annotations"] = [annotation(segmentation=outline)]
-    images = read_coco(*write(value))
-    assert len(images.instances(0)) == 1
-    assert images.adjusted == {reason: 1}
-    assert f"repaired 1 × {reason}" in images.summary()
-
-
-def test_a_file_whose_every_annotation_is_degenerate_is_an_error(write):
-    value = content()
-    value["annotations"] = [annotation(segmentation=[])]
-    with pytest.raises(DataError, match="none of its 1 annotations has a mask"):
-        read_coco(*write(value))
-
-
 def image(**changes):
     return lambda value: value["images"][0].update(changes)
 
@@ -252,8 +153,14 @@ HOSTILE = {
     "synonyms text": (lambda v: v["categories"][0].update(synonyms="x"), "its synonyms are 'x'"),
     "annotation no object": (put("annotations", [3]), r"annotations\[0\] is 3"),
     "annotation without id": (without("annotations", "id"), r"annotations\[0\]: the key 'id'"),
-    "annotation without bbox": (without("annotations", "bbox"), "annotation 1: the key 'bbox'"),
-    "annotation without outline": (without("annotations", "segmentation"), "annotation 1: the key 'segmentation'"),
+    "annotation without outline": (without("annotations", "segmentation"), "none of its 1 .*'box without a mask': 1"),
+    "phrase of an annotation": (
+        first(noun_phrase="red cat"),
+        "1: its noun_phrase is 'red cat', its category",
+    ),
+    "phrase of an image": (image(text_input="red cat"), "image 7: its text_input is 'red cat'"),
+    "absent categories unknown": (image(neg_category_ids=[4]), r"image 7: its neg_category_ids are \[4\]"),
+    "all crowds": (first(iscrowd=1), "all of its 1 annotations with a mask are crowds .*data.crowds=instances"),
     "annotation twice": (twice("annotations"), "annotation 1: two annotations have this id"),
     "image unknown": (first(image_id=8), "annotation 1: its image_id 8 is not among"),
     "image unhashable": (first(image_id=[7]), r"its image_id \[7\] is not among"),

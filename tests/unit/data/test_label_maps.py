@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sam3_hyperet.data.label_maps import IGNORED, read_label_maps
-from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.errors import DataError
 from sam3_hyperet.masks import decode
 
 NAMES = ["sky", "tree_top, crown", "road"]
@@ -42,19 +42,6 @@ def test_real_camvid(shared_data, split, count):
         assert {one.category_id for one in found} == set(np.unique(labels).tolist()) - {IGNORED}
         assert all(np.array_equal(decode(one.rle), labels == one.category_id) for one in found)
         assert images.picture(i).size == (240, 180)
-
-
-def test_components_are_instances_and_small_ones_a_crowd(folders):
-    images = read_label_maps(*folders, NAMES, ignore=255, instances="components", min_area=10)
-    found = images.instances(0)
-    assert [(one.category_id, one.crowd, int(decode(one.rle).sum())) for one in found] == [
-        (0, False, 150),
-        (2, False, 80),
-        (2, False, 80),
-        (2, True, 4),
-    ]
-    union = np.any([decode(one.rle) for one in found if one.category_id == 2], axis=0)
-    assert np.array_equal(union, LABELS == 2)
 
 
 def test_names_have_synonyms_and_no_underscores(folders, tmp_path):
@@ -200,8 +187,3 @@ def test_wrong_files_of_names_are_errors(folders, tmp_path):
     (tmp_path / "names.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(DataError, match="no readable list"):
         read_label_maps(*folders, tmp_path / "names.txt", ignore=255)
-
-
-def test_an_unknown_kind_of_instances_is_refused(folders):
-    with pytest.raises(ConfigError, match="'whole' or 'components'"):
-        read_label_maps(*folders, NAMES, ignore=255, instances="each")

@@ -165,7 +165,7 @@ def test_a_crowd_is_never_a_negative_and_a_picture_of_crowds_alone_is_left_out()
     assert sum(dataset.dropped.values()) == 1
     dataset = ConceptPrompts(InMemory([CROWD]), SIDE, PromptSampler(CATEGORIES, negatives=9))
     assert {q.query_text for q in dataset[0].find_queries} == {f"thing {n}" for n in (2, 3, 4, 5)}
-    with pytest.raises(DataError, match="no picture can be prompted"):
+    with pytest.raises(DataError, match="no image can be prompted"):
         ConceptPrompts(InMemory([CROWD], categories=CATEGORIES[:1]), SIDE)
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam3_hyperet.data.annotations import GRANULARITIES, Category
-from sam3_hyperet.data.prompts import ConceptTree, PromptSampler, prompt_texts, read_tree, with_tree
+from sam3_hyperet.data.hierarchy import ConceptTree, read_tree, with_tree
+from sam3_hyperet.data.prompts import PromptSampler, prompt_texts
 from sam3_hyperet.errors import ConfigError, DataError
 
 VEHICLE, BUILDING = 20, 21

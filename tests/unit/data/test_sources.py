@@ -129,8 +129,8 @@ def test_a_part_of_a_data_set_is_the_whole_s_at_its_positions(coco):
     whole = open_split(coco(tune_images=0), "train").images
     part = open_split(coco(), "train").images
     assert part.categories == whole.categories
-    assert part.dropped == {"box without area": 1}
-    assert "dropped 1 × box without area" in part.summary()
+    assert part.adjusted == {"box without area, taken from the mask": 1}
+    assert "repaired 1 × box without area" in part.summary()
     for i, image_id in enumerate(ids(part)):
         k = image_id - 1
         assert part.image(i) == whole.image(k)

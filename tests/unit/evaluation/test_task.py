@@ -7,8 +7,9 @@ from pathlib import Path
 import drawn_pictures
 import numpy as np
 import pytest
-from drawn_pictures import CLASSES, Drawn, Knowing, Part, Record
+from drawn_pictures import CLASSES, Drawn, Knowing, Part
 
+from sam3_hyperet.data.annotations import ImageRecord
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.protocol import Protocol, positions
 from sam3_hyperet.evaluation.runner import records_of
@@ -138,7 +139,7 @@ def test_instances_and_label_maps_share_the_picture_and_each_prompt(evaluate, pi
 
 def test_instances_and_label_maps_of_other_pictures_are_refused(evaluate, pictures, coco_file):
     others = Drawn(pictures.regions[1:])
-    others.image = lambda i: Record(7, Path("other.png"))
+    others.image = lambda i: ImageRecord(7, Path("other.png"), 24, 32)
     with pytest.raises(DataError, match=r"picture 0: its instances are those of 0.png, its label map .* other.png"):
         evaluate(Knowing(pictures), Part(pictures, coco_file, others), Protocol())
     with pytest.raises(ConfigError, match="without instances and without label maps"):

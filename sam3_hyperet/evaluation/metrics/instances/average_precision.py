@@ -1,4 +1,4 @@
-"""COCO AP and AR from the records of pictures (`PictureDetections.record`), each picture counted any number of times.
+"""COCO AP and AR from the records of pictures (`ImageDetections.record`), each picture counted any number of times.
 
 Precision is largest where a ground truth has just been found, so only the few detections that meet one are gone
 through; of those between, their number is enough.

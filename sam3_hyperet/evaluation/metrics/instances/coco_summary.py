@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.scoring.coco import GroundTruth
 
 
-def check_groups(groups: Mapping[str, Collection[int]], ground_truth: GroundTruth) -> None:
+def category_columns(categories: Iterable[int]) -> dict[int, int]:
+    """Category id -> column of the arrays of metrics: its position among the sorted ids."""
+    return {category_id: k for k, category_id in enumerate(sorted(categories))}
+
+
+def check_groups(groups: Mapping[str, Collection[int]], categories: Collection[int], source: str) -> None:
     """Raise a ConfigError unless each group is of one known category id or more."""
     for name, ids in groups.items():
-        if not ids or any(i not in list(ground_truth.categories) for i in ids):
-            raise ConfigError(f"group {name!r}: {list(ids)} are not category ids of {ground_truth.source}")
+        if not ids or any(i not in list(categories) for i in ids):
+            raise ConfigError(f"group {name!r}: {list(ids)} are not category ids of {source}")
 
 
 def coco_metrics(
@@ -27,7 +31,7 @@ def coco_metrics(
 
     arrays: (T, C) by metric, -1 where a category has nothing to find; the categories in the order of their ids.
     """
-    columns = {category_id: k for k, category_id in enumerate(sorted(categories))}
+    columns = category_columns(categories)
     arrays = {**arrays, "AP50": arrays["AP"][:1], "AP75": arrays["AP"][5:6]}
     metrics: dict[str, float] = {}
     for group, ids in {"": list(columns), **groups}.items():

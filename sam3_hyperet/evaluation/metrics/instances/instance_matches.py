@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-
-from sam3_hyperet.evaluation.scoring.coco import GroundTruth
 
 IOU_TYPES = ("bbox", "segm")
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -21,28 +20,36 @@ SETTINGS = (len(IOU_THRESHOLDS), len(AREA_RANGES))  # (T, A)
 _LEAST_IOU = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None, None]
 
 
+class Truth(NamedTuple):
+    """A ground truth: by IoU type, a COCO box or an RLE; its area in pixels."""
+
+    category_id: int
+    shapes: Mapping[str, object]
+    area: float
+    crowd: bool
+
+
 @dataclass(frozen=True)
 class Truths:
-    """The ground truths of one category in one picture: shapes by IoU type, areas (G,) in pixels, crowds (G,) bool."""
+    """The ground truths of one category in one image: shapes by IoU type, areas (G,) in pixels, crowds (G,) bool."""
 
     shapes: dict[str, list[object]]
     areas: np.ndarray
     crowds: np.ndarray
 
     @classmethod
-    def by_category(cls, ground_truth: GroundTruth, image_id: int, iou_types: Sequence[str]) -> dict[int, Truths]:
-        """What a picture shows, by category id."""
-        numbers = defaultdict(list)
-        for number in ground_truth.by_image.get(image_id, ()):
-            numbers[ground_truth.annotations[number]["category_id"]].append(number)
-        shapes = {name: ground_truth.boxes if name == "bbox" else ground_truth.masks for name in iou_types}
+    def by_category(cls, truths: Iterable[Truth]) -> dict[int, Truths]:
+        """Those of one image, by category id, in their order."""
+        found: dict[int, list[Truth]] = defaultdict(list)
+        for truth in truths:
+            found[truth.category_id].append(truth)
         return {
             category_id: cls(
-                {iou_type: [every[n] for n in chosen] for iou_type, every in shapes.items()},
-                np.array([ground_truth.annotations[n]["area"] for n in chosen], dtype=np.float64),
-                np.array([ground_truth.annotations[n]["iscrowd"] for n in chosen], dtype=bool),
+                {iou_type: [truth.shapes[iou_type] for truth in chosen] for iou_type in chosen[0].shapes},
+                np.array([truth.area for truth in chosen], dtype=np.float64),
+                np.array([truth.crowd for truth in chosen], dtype=bool),
             )
-            for category_id, chosen in numbers.items()
+            for category_id, chosen in found.items()
         }
 
     @property

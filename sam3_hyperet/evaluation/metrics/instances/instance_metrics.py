@@ -8,7 +8,7 @@ import numpy as np
 
 from sam3_hyperet.evaluation.metrics.instances.average_precision import Matches, Ranking
 from sam3_hyperet.evaluation.metrics.instances.cg_f1 import cg_f1, cg_f1_metrics, pair_sums
-from sam3_hyperet.evaluation.metrics.instances.coco_summary import coco_metrics, mean
+from sam3_hyperet.evaluation.metrics.instances.coco_summary import category_columns, coco_metrics, mean
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import AREA_RANGES, IOU_TYPES
 
 CGF1_KEYS = ("cgF1", "cgF1@0.5", "cgF1@0.75", "positive_micro_F1", "positive_micro_F1@0.5", "IL_MCC")
@@ -21,7 +21,7 @@ Groups = Mapping[str, Collection[int]]
 def instance_metrics(records: Records, categories: Categories, groups: Groups) -> dict[str, float]:
     """`segm/AP` and all other keys of `CocoAP`, and `CGF1_KEYS` below the same prefixes.
 
-    records: of `PictureDetections`, in any order; equal scores count in that of the image ids, as in pycocotools.
+    records: of `ImageDetections`, in any order; equal scores count in that of the image ids, as in pycocotools.
     """
     records = [records[n] for n in by_image_id(records)]
     once = np.ones(len(records), dtype=np.int64)
@@ -95,7 +95,7 @@ def iou_types(records: Records) -> list[str]:
 
 def group_columns(categories: Categories, groups: Groups) -> dict[str, list[int]]:
     """The columns of each group, those of all categories under ""."""
-    columns = {category_id: k for k, category_id in enumerate(sorted(categories))}
+    columns = category_columns(categories)
     return {"": list(columns.values())} | {name: [columns[i] for i in ids] for name, ids in groups.items()}
 
 

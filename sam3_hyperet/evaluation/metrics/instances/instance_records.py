@@ -1,4 +1,4 @@
-"""The detections of one picture as a few compact arrays, from which every AP and cgF1 follow.
+"""The detections of one image as a few compact arrays, from which every AP and cgF1 follow.
 
 Only a detection that overlaps a ground truth can be matched. The others, most of them, need a score and the sizes that
 they count for: ten bytes each. So COCO val with 100 detections of each of 80 categories fits in memory.
@@ -6,7 +6,7 @@ they count for: ten bytes each. So COCO val with 100 detections of each of 80 ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,25 +19,33 @@ from sam3_hyperet.evaluation.metrics.instances.instance_matches import (
     IOU_TYPES,
     MAX_DETECTIONS,
     SETTINGS,
+    Truth,
     Truths,
     match,
     of_size,
 )
-from sam3_hyperet.evaluation.scoring.coco import GroundTruth
-from sam3_hyperet.evaluation.scoring.coco import Record as CocoRecord
 
 
-class PictureDetections:
-    """Collects the detections of one picture and gives its record.
+class ImageDetections:
+    """Collects the detections of one image and gives its record.
 
-    A category is a column: its position among the C ids of the ground truth, sorted. truths: what is there, by column.
+    Args:
+        columns: category id -> column, 0 to C - 1.
+        truths: what the image shows of these categories.
+
+    Attributes:
+        truths: the same by column.
     """
 
-    def __init__(self, ground_truth: GroundTruth, image_id: int, iou_types: Sequence[str] = IOU_TYPES) -> None:
+    def __init__(
+        self,
+        image_id: int,
+        columns: Mapping[int, int],
+        truths: Iterable[Truth],
+        iou_types: Sequence[str] = IOU_TYPES,
+    ) -> None:
         self.image_id = image_id
-        columns = {category_id: k for k, category_id in enumerate(sorted(ground_truth.categories))}
-        shown = Truths.by_category(ground_truth, image_id, iou_types)
-        self.truths = {columns[category_id]: truths for category_id, truths in shown.items()}
+        self.truths = {columns[category_id]: found for category_id, found in Truths.by_category(truths).items()}
         self.column_count = len(columns)
         self._columns = [np.empty(0, dtype=np.int64)]
         self._scores = [np.empty(0)]
@@ -131,40 +139,3 @@ class PictureDetections:
             f"{iou_type}_ignored": np.packbits(np.concatenate(ignored).reshape(-1, SETTINGS[0] * SETTINGS[1]), axis=1),
             f"{iou_type}_hits": hits,
         }
-
-
-def records_of_results(
-    ground_truth: GroundTruth,
-    detections: Sequence[CocoRecord],
-    image_ids: Sequence[int],
-    iou_types: Sequence[str] = IOU_TYPES,
-) -> list[dict[str, np.ndarray]]:
-    """The record of each image from `check_detections`' records; those of an image in the order of the file.
-
-    A box is the record's own, or its mask's where it has none.
-    """
-    by_image: dict[int, list[CocoRecord]] = {image_id: [] for image_id in image_ids}
-    for detection in detections:
-        by_image[detection["image_id"]].append(detection)
-    columns = {category_id: k for k, category_id in enumerate(sorted(ground_truth.categories))}
-    records = []
-    for image_id, found in by_image.items():
-        picture = PictureDetections(ground_truth, image_id, iou_types)
-        sized = {iou_type: [sized_shape(d, iou_type) for d in found] for iou_type in iou_types}
-        picture.add(
-            np.array([columns[d["category_id"]] for d in found], dtype=np.int64),
-            np.array([d["score"] for d in found]),
-            areas={iou_type: np.array([area for area, _ in every]) for iou_type, every in sized.items()},
-            shapes={iou_type: [shape for _, shape in every] for iou_type, every in sized.items()},
-        )
-        records.append(picture.record())
-    return records
-
-
-def sized_shape(detection: CocoRecord, iou_type: str) -> tuple[float, Any]:
-    """Area in pixels, and COCO box or RLE. A mask's area is its own; a box's its own, or that of its only mask."""
-    if iou_type == "segm":
-        return float(masks.area(detection["segmentation"])), detection["segmentation"]
-    if "bbox" in detection:
-        return float(detection["bbox"][2] * detection["bbox"][3]), detection["bbox"]
-    return float(masks.area(detection["segmentation"])), list(masks.box(detection["segmentation"]))

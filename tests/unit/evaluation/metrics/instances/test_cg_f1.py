@@ -16,7 +16,7 @@ from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.metrics.instances.cg_f1 import cg_f1, cg_f1_metrics, pair_sums
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import CGF1_KEYS
 from sam3_hyperet.evaluation.scoring.cg_f1 import cg_f1_of_files
-from sam3_hyperet.evaluation.scoring.coco_ap import CocoAP
+from sam3_hyperet.evaluation.scoring.coco_ap import score_coco_files
 from sam3_hyperet.masks import encode_masks
 
 HEIGHT, WIDTH = 30, 40
@@ -131,7 +131,7 @@ def test_coco_files_are_pairs_of_each_image_and_category(
     results_path = shared_data / "reference_metrics/dev_tinycoco_val50_dets.json"
     files = pairs_of_coco(json.loads(truth_path.read_text()), json.loads(results_path.read_text()), tmp_path)
     expected = evaluate_by_sam3(*files, iou_type)
-    metrics = CocoAP.evaluate_files(truth_path, results_path)
+    metrics = score_coco_files(truth_path, results_path)
     for key in CGF1_KEYS:
         assert metrics[f"{iou_type}/{key}"] == pytest.approx(expected[key], abs=1e-9)
     assert cg_f1_of_files(*files, iou_type)["cgF1"] == pytest.approx(expected["cgF1"], abs=1e-9)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from coco_reference import accumulate, by_image, reference_metrics
+from drawn_pictures import annotated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle_ops
@@ -16,9 +18,9 @@ from pycocotools import mask as rle_ops
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import precision_recall
-from sam3_hyperet.evaluation.metrics.instances.instance_records import records_of_results
-from sam3_hyperet.evaluation.scoring.coco import GroundTruth, check_detections, read_json
-from sam3_hyperet.evaluation.scoring.coco_ap import CocoAP
+from sam3_hyperet.evaluation.scoring.coco import GroundTruth, check_detections
+from sam3_hyperet.evaluation.scoring.coco_ap import records_of_results
+from sam3_hyperet.files import read_json
 from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.masks import encode_masks
 
@@ -68,15 +70,12 @@ def random_problem(seed: int, images: int = 5, categories: int = 3, ties: bool =
 
 def evaluate(truth: GroundTruth, detections: list[dict[str, Any]], groups: Any = None) -> dict[str, float]:
     image_ids = sorted(truth.sizes)
-    evaluator = InstanceEvaluator(truth, image_ids, dict(enumerate(truth.categories)), groups=groups)
+    evaluator = InstanceEvaluator(annotated(truth), dict(enumerate(truth.categories)), groups=groups)
     return evaluator.evaluate(records_of_results(truth, check_detections(detections, truth, "random"), image_ids))
 
 
 def by_pycocotools(truth: GroundTruth, detections: list[dict[str, Any]], **options: Any) -> dict[str, float]:
-    evaluator = CocoAP(truth, backend="pycocotools", **options)
-    for image_id in evaluator.image_ids:
-        evaluator.process(image_id, [d for d in detections if d["image_id"] == image_id])
-    return evaluator.evaluate()
+    return reference_metrics(truth, detections, **options)
 
 
 @settings(max_examples=30, deadline=None)
@@ -108,7 +107,7 @@ def test_weighted_figures_are_those_of_repeated_pictures(seed: int, weights: lis
     content, detections = random_problem(seed, ties=False)
     truth = GroundTruth.from_dict(content)
     image_ids = list(truth.sizes)
-    evaluator = InstanceEvaluator(truth, image_ids, dict(enumerate(truth.categories)), groups={"first": [2]})
+    evaluator = InstanceEvaluator(annotated(truth), dict(enumerate(truth.categories)), groups={"first": [2]})
     headline = evaluator.headline(records_of_results(truth, check_detections(detections, truth, "random"), image_ids))
     repeated: dict[str, Any] = {**content, "images": [], "annotations": []}
     found: list[dict[str, Any]] = []
@@ -138,7 +137,7 @@ def test_weighted_figures_are_those_of_repeated_pictures(seed: int, weights: lis
 def test_the_headline_of_each_picture_once_is_the_evaluation_in_any_order() -> None:
     content, detections = random_problem(4, images=8)
     truth = GroundTruth.from_dict(content)
-    evaluator = InstanceEvaluator(truth, list(truth.sizes), {0: 2})
+    evaluator = InstanceEvaluator(annotated(truth), dict(enumerate(truth.categories)))
     checked = check_detections(detections, truth, "random")
     records = records_of_results(truth, checked, list(truth.sizes))
     metrics = evaluator.evaluate(records)
@@ -154,8 +153,7 @@ def test_the_curves_are_those_of_pycocotools() -> None:
     content, detections = random_problem(9, images=8)
     truth = GroundTruth.from_dict(content)
     records = records_of_results(truth, check_detections(detections, truth, "random"), list(truth.sizes))
-    reference = CocoAP(truth, backend="pycocotools")
-    expected = reference._accumulate("segm", check_detections(detections, truth, "random"))[0][:, :, :, 0, -1]
+    expected = accumulate(truth, by_image(truth, detections), "segm")[0][:, :, :, 0, -1]
     assert precision_recall(records, "segm") == pytest.approx(expected, abs=1e-9)
 
 
@@ -171,7 +169,7 @@ def test_what_a_model_answers_counts_as_the_results_file_of_it() -> None:
     content, _ = random_problem(3, images=4)
     truth = GroundTruth.from_dict(content)
     image_ids, categories, top = list(truth.sizes), [7, 2, 12, 2], 9
-    evaluator = InstanceEvaluator(truth, image_ids, dict(enumerate(categories)) | {9: 2}, top)
+    evaluator = InstanceEvaluator(annotated(truth), dict(enumerate(categories)) | {9: 2}, top)
     records, results = [], []
     for i, image_id in enumerate(image_ids):
         evaluator.start(i)
@@ -202,7 +200,7 @@ def test_records_are_small_and_no_objects(tmp_path: Path) -> None:
     with np.load(tmp_path / "record.npz", allow_pickle=False) as read:
         again = {name: read[name] for name in read.files}
     assert again.keys() == record.keys()
-    evaluator = InstanceEvaluator(truth, list(truth.sizes), {0: 2})
+    evaluator = InstanceEvaluator(annotated(truth), dict(enumerate(truth.categories)))
     assert evaluator.evaluate([again]) == evaluator.evaluate([record])
     per_detection = sum(len(v) * v.itemsize for k, v in record.items() if k in ("scores", "bbox_sizes", "segm_sizes"))
     assert per_detection == 10 * len(record["scores"]) == 10 * int(record["counts"].sum())
@@ -213,4 +211,4 @@ def test_records_are_small_and_no_objects(tmp_path: Path) -> None:
 def test_categories_that_are_not_there_are_named(options: dict[str, Any]) -> None:
     truth = GroundTruth.from_dict(random_problem(1)[0])
     with pytest.raises(ConfigError, match="are not category ids of"):
-        InstanceEvaluator(truth, list(truth.sizes), **options)
+        InstanceEvaluator(annotated(truth), **options)

@@ -1,0 +1,94 @@
+"""The one finder of files: hidden entries skipped, endings in any case, linked folders followed, names in any
+Unicode form and with either slash."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from sam3_hyperet.errors import DataError
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+LABEL_ENDINGS = (".png", ".tif", ".tiff", ".bmp")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is no data: `._a.png`, `.ipynb_checkpoints`, `__MACOSX`."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def find_files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+    """The files below a folder that end in one of these, by their path there, as text with "/".
+
+    Raises:
+        DataError: no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    lowered = tuple(ending.lower() for ending in endings)
+    found: dict[str, Path] = {}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        for file in files:
+            if file.lower().endswith(lowered) and not is_hidden(file):
+                path = Path(parent, file)
+                found[path.relative_to(folder).as_posix()] = path
+    return found
+
+
+def find_by_stem(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+    """The same by their path without the ending, in composed Unicode.
+
+    Raises:
+        DataError: no such folder, no such file, or two of one stem.
+    """
+    found: dict[str, Path] = {}
+    for name, path in find_files(folder, endings).items():
+        ending = max((e for e in endings if name.lower().endswith(e.lower())), key=len)
+        stem = composed(name[: -len(ending)])
+        if stem in found:
+            raise DataError(f"{path}: {found[stem].name} has the same name")
+        found[stem] = path
+    if not found:
+        raise DataError(f"{folder}: no file ends in {' or '.join(endings)}")
+    return found
+
+
+def composed(name: str) -> str:
+    """A name in composed Unicode (NFC): macOS writes é as two characters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def leaves_folder(file_name: str) -> bool:
+    """Whether a relative path, with either slash, leads out of its folder."""
+    windows = PureWindowsPath(file_name)
+    return PurePosixPath(file_name).is_absolute() or bool(windows.anchor) or ".." in windows.parts
+
+
+class Listing:
+    """The files of some folders, each listed once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._listed: dict[str, dict[str, str]] = {}
+
+    def find(self, file_name: str) -> Path | None:
+        """The file of a name below the folder: as it is, with "\\" as "/", or in the other Unicode form."""
+        for name in dict.fromkeys((file_name, file_name.replace("\\", "/"))):
+            parent, _, last = name.rpartition("/")
+            for form in dict.fromkeys((parent, composed(parent), unicodedata.normalize("NFD", parent))):
+                entries = self._entries(form)
+                if actual := entries.get(last) or entries.get(composed(last)):
+                    return self.folder / form / actual
+        return None
+
+    def _entries(self, parent: str) -> dict[str, str]:
+        if parent not in self._listed:
+            try:
+                names: Collection[str] = [entry.name for entry in os.scandir(self.folder / parent)]
+            except (OSError, ValueError):
+                names = []
+            self._listed[parent] = {composed(name): name for name in names} | {name: name for name in names}
+        return self._listed[parent]
