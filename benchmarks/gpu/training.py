@@ -92,7 +92,7 @@ def everything(bench: Bench) -> Figures:
 
 
 def parts(bench: Bench) -> Figures:
-    """Milliseconds of the parts of a step, bf16, 4 prompts; those of the modules, and the matching, are parts of `forward`."""
+    """Milliseconds of the parts of a step, bf16, 4 prompts; those of modules and matching are part of `forward`."""
     figures: Figures = {}
     for case in bench.items((A, Case("P"))):
         for name, ms in _parts(bench, case).items():
