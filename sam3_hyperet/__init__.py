@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sam3_hyperet.modeling.inject import adapters_disabled, inject, remove_adapter
     from sam3_hyperet.modeling.merge import merge
     from sam3_hyperet.modeling.parameters import parameter_report
+    from sam3_hyperet.sam3_host import to_device
     from sam3_hyperet.training.batches import training_batches, val_batches
     from sam3_hyperet.training.sam3_trainer import adapted_model
     from sam3_hyperet.training.stages import set_stage, set_training_mode
@@ -49,6 +50,7 @@ _HOME = {
     "save_official": "modeling.checkpoint",
     "set_stage": "training.stages",
     "set_training_mode": "training.stages",
+    "to_device": "sam3_host",
     "training_batches": "training.batches",
     "val_batches": "training.batches",
 }
@@ -75,6 +77,7 @@ __all__ = [
     "save_official",
     "set_stage",
     "set_training_mode",
+    "to_device",
     "training_batches",
     "val_batches",
 ]

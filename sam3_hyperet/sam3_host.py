@@ -9,6 +9,7 @@ five seconds, because any import of sam3 loads its video stack. What it works ar
 - `SequenceGeometryEncoder` pins memory, which raises without a CUDA driver (`GeometryEncoder`);
 - the focal losses call a Triton kernel whatever the device (a plain version takes the tensors that are not on CUDA);
 - the matcher raises on costs that are not numbers, so that a loss could not be (such costs count as the worst);
+- a model that has run keeps tensors on its device that `to` does not move (`to_device`, `MovableSam3Image`);
 - device "cuda" is hard-coded in places: `build.py` passes the arguments that avoid it.
 """
 
@@ -84,6 +85,7 @@ __all__ = [
     "GeometryEncoder",
     "Image",
     "InferenceMetadata",
+    "MovableSam3Image",
     "MultiheadAttention",
     "Object",
     "PixelDecoder",
@@ -103,8 +105,10 @@ __all__ = [
     "UniversalSegmentationHead",
     "VETextEncoder",
     "ViT",
+    "clear_caches",
     "collate",
     "loss_fns",
+    "to_device",
     "vocabulary_path",
 ]
 
@@ -183,6 +187,31 @@ class GeometryEncoder(SequenceGeometryEncoder):
             return super()._encode_boxes(boxes, boxes_mask, boxes_labels, img_feats)
         with _WithoutPinnedMemory():
             return super()._encode_boxes(boxes, boxes_mask, boxes_labels, img_feats)
+
+
+def clear_caches(model: torch.nn.Module) -> None:
+    """Drop the tensors and devices that SAM 3 keeps outside its state since its first run; the next makes them anew."""
+    for module in model.modules():
+        if isinstance(module, PositionEmbeddingSine):
+            module.cache = {}
+        elif isinstance(module, TransformerDecoder):
+            module.compilable_cord_cache, module.coord_cache = None, {}
+        if "_device" in vars(module):
+            module._device = None
+
+
+def to_device(model: Sam3Image, device: str | torch.device) -> Sam3Image:
+    """`model.to(device)` for a SAM 3 model of any builder, also after it has run, when `to` alone leaves its caches."""
+    clear_caches(model)
+    return model.to(device)
+
+
+class MovableSam3Image(Sam3Image):
+    """SAM 3's image model, for which `to` and `cuda` suffice after it has run."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        clear_caches(self)
+        return super()._apply(fn, recurse)
 
 
 def vocabulary_path() -> str:

@@ -136,7 +136,7 @@ def _check_resolution(a: Architecture) -> None:
 def assemble(a: Architecture) -> host.Sam3Image:
     """Put SAM 3's modules together at the sizes of `a`, every parameter initialised from torch's global generator."""
     _check_resolution(a)
-    model = host.Sam3Image(
+    model = host.MovableSam3Image(
         backbone=_backbone(a),
         transformer=_transformer(a),
         input_geometry_encoder=_geometry_encoder(a),

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import pickle
+import re
+import struct
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +27,10 @@ HUB_REPOSITORY = "facebook/sam3"
 HUB_FILE = "sam3.pt"
 _PREFIXES = ("detector.", "model.", "module.")
 _TRACKER = "tracker."
+_UNREADABLE = (  # what torch.load raises on foreign and truncated files
+    *(RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError),
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
+)
 
 
 def load_base(model: nn.Module, source: str | Path) -> int:
@@ -40,7 +48,7 @@ def load_base(model: nn.Module, source: str | Path) -> int:
         How many tensors of the detector were loaded: all that it has.
 
     Raises:
-        CheckpointError: no such file, unreadable, of another shape, or with base keys missing.
+        CheckpointError: no such file, unreadable, of another shape, not finite, or with base keys missing.
     """
     path = _download() if str(source) == HUB_REPOSITORY else Path(source)
     wanted = base_state_dict(model)
@@ -55,6 +63,11 @@ def load_base(model: nn.Module, source: str | Path) -> int:
     loaded = wanted | {key: tensor for key, tensor in unread.items() if key in found}
     for key, tensor in loaded.items():
         check_shape(path, key, found[key], tensor)
+    if odd := [key for key in loaded if not found[key].isfinite().all()]:
+        raise CheckpointError(
+            f"{path}: {len(odd)} of {len(loaded)} weights have values that are not finite numbers, first {odd[0]}; "
+            "the file is damaged, or the run that wrote it has diverged"
+        )
     with torch.no_grad():
         for key, tensor in loaded.items():
             tensor.copy_(found[key])
@@ -126,15 +139,18 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata:
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a safetensors file, on the CPU, and its metadata."""
+    """All tensors of a safetensors file, on the CPU, and its metadata.
+
+    Raises:
+        CheckpointError: no such file, or unreadable.
+    """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+    foreign = _foreign_content(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: not a readable safetensors file ({foreign or error})") from error
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -146,13 +162,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch.load raises nearly anything on a foreign or truncated file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a readable checkpoint of tensors ({reason})") from error
+    foreign = _foreign_content(path)
+    try:  # PyTorch's container before 1.6 is no zip file, and cannot be mapped into memory
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint of tensors ({foreign or _reason(error)})") from error
     for wrapper in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -160,6 +174,31 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors by name; found {type(content).__name__}")
     return tensors
+
+
+def _foreign_content(path: Path) -> str | None:
+    """What a file holds that is no checkpoint, as far as its first bytes tell; None of any other file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    with path.open("rb") as file:
+        start = file.read(256).lstrip().lower()
+    if not start:
+        return "it is empty; download or copy it again"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, such as a log-in or error page; download the file itself, logged in"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; fetch the file that it stands for by `git lfs pull`"
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """One line of what torch.load says."""
+    if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return (
+            f"it holds an object of class {found[1]}, which is never loaded for safety; where it comes from, save its "
+            "tensors alone: torch.save(model.state_dict(), path)"
+        )
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _named_as_in(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from sam3_hyperet.training.stages import set_stage, set_training_mode
 logger = logging.getLogger(__name__)
 
 
-class AdaptedSam3Image(host.Sam3Image):
+class AdaptedSam3Image(host.MovableSam3Image):
     """A SAM 3 image model whose frozen parts stay in evaluation mode: no dropout, no drop path where nothing trains."""
 
     def train(self, mode: bool = True) -> AdaptedSam3Image:

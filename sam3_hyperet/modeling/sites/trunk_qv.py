@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,6 +60,10 @@ class HyperETProjection(nn.Linear):
             with torch.inference_mode(False), torch.no_grad():
                 self._kept = state, self.adjustment(self.weight)
         return self._kept[1]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._kept = None  # or a move to another device would leave it behind
+        return super()._apply(fn, recurse)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.adjusted_weight(), self.bias)

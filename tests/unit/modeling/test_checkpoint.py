@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import zipfile
 
@@ -41,6 +42,12 @@ LAYOUTS = {
         "tracker.backbone.vision_backbone.trunk.pos_embed": torch.ones(1),
     },
 }
+
+
+def test_the_container_of_old_pytorch_is_read(model, source, tmp_path):
+    torch.save({"model": dict(source)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert load_base(model, tmp_path / "old.pt") == len(list(model.parameters()))
+    assert all(torch.equal(p, source[name]) for name, p in model.named_parameters())
 
 
 FLAT = [layout for layout in LAYOUTS if "wrapped" not in layout]  # safetensors files do not nest
@@ -116,6 +123,20 @@ REFUSED = {
     "a tensor": (lambda s, p: torch.save(torch.ones(2), p), r"holds no tensors by name; found Tensor"),
     "an empty dict": (lambda s, p: torch.save({}, p), r"holds no tensors by name; found dict"),
     "pickled object": (with_an_object, r"not a readable checkpoint"),
+    "web page": (lambda s, p: p.write_text("\n<!DOCTYPE html><title>Log in</title>"), r"it is a web page"),
+    "LFS pointer": (
+        lambda s, p: p.write_text("version https://git-lfs.github.com/spec/v1\n"),
+        r"Git LFS pointer; .*pull",
+    ),
+    "no bytes": (lambda s, p: p.write_bytes(b""), r"\(it is empty; download or copy it again\)"),
+    "namespace": (
+        lambda s, p: torch.save({"model": s, "args": argparse.Namespace(lr=1.0)}, p),
+        r"object of class argparse\.Namespace, which is never loaded .*torch\.save\(model\.state_dict\(\), path\)",
+    ),
+    "not finite": (
+        lambda s, p: torch.save({k: v * float("nan") if "hs_proj" in k else v for k, v in s.items()}, p),
+        r"2 of \d+ weights have values that are not finite numbers, first dot_prod_scoring\.hs_proj\.",
+    ),
     "missing": (lambda s, p: None, r"no such file"),
     "a folder": (lambda s, p: p.mkdir(), r"no such file"),
 }
@@ -135,7 +156,9 @@ def test_what_cannot_be_loaded_is_one_line_and_changes_nothing(model, source, tm
     assert base_fingerprint(model) == before
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"text", b"<html>", b"version https://git-lfs", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"]
+)
 def test_what_is_no_safetensors_file_is_refused(model, tmp_path, content):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(content)
