@@ -195,7 +195,8 @@ def clear_caches(model: torch.nn.Module) -> None:
         if isinstance(module, PositionEmbeddingSine):
             module.cache = {}
         elif isinstance(module, TransformerDecoder):
-            module.compilable_cord_cache, module.coord_cache = None, {}
+            module.compilable_cord_cache = module.compilable_stored_size = None
+            module.coord_cache = {}
         if "_device" in vars(module):
             module._device = None
 
