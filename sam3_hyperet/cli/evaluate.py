@@ -12,12 +12,12 @@ from rich.console import Console
 from yaml import YAMLError
 
 from sam3_hyperet.cli.command import CONFIGS, parse_command
-from sam3_hyperet.cli.compare import compare, print_headline
+from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.processes import make_fabric
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.models import find_sources, open_variants
+from sam3_hyperet.evaluation.models import find_trained, open_models
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.options import one_of, read_options
@@ -44,17 +44,18 @@ def main(argv: list[str] | None = None) -> Path:
     model_values = _section(config, runs, "model", "tiny")
     data_values = _section(config, runs, "data", "scenes")
     data = read_options(DataOptions, data_values, "data")
-    sources = find_sources(_listed(config.adapter), list(runs), data=data.name, use_weights=config.model.name == OF_RUN)
+    use_weights = config.model.name == OF_RUN
+    trained = find_trained(_listed(config.adapter), list(runs), data=data.name, use_weights=use_weights)
     set_threads(config.threads)
     device = choose_device(config.device)
     fabric = _fabric(config.devices, device)
     console = Console(highlight=False, quiet=not fabric.is_global_zero)
     with fabric.rank_zero_first():  # it may draw the pictures
         split = open_split(data, str(config.split))
-    variants = open_variants(model_values, sources, fabric.device if fabric.world_size > 1 else device)
+    models = open_models(model_values, trained, fabric.device if fabric.world_size > 1 else device)
     run_dir = Path(fabric.broadcast(config.run_dir))  # its default has the time, which is each process's own
-    metrics = compare(
-        variants,
+    compare_and_report(
+        models,
         data,
         split,
         protocol,
@@ -66,7 +67,6 @@ def main(argv: list[str] | None = None) -> Path:
         resume=config.resume,
         keep_records=config.keep_records,
     )
-    print_headline(console, metrics, [variant.name for variant in variants])
     console.print(f"wrote {run_dir / 'metrics.json'}, {run_dir / 'report.html'}", markup=False, soft_wrap=True)
     return run_dir
 

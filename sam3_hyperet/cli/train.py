@@ -15,15 +15,14 @@ from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.cli.compare import compare, print_headline
+from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.processes import make_fabric
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.fingerprint import versions
-from sam3_hyperet.evaluation.models import with_base
+from sam3_hyperet.evaluation.models import beside_base, versions
 from sam3_hyperet.files import remove_leftovers, replacing
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
@@ -125,9 +124,9 @@ def train(config: DictConfig) -> Path:
         base = None
         if base_trains(model) and values["model"].get("checkpoint") != "random":
             base = open_model(values["model"]).to(fabric.device)
-        variants = with_base(model, base, run_dir / ADAPTER["best"] if adapter_config(model) is not None else None)
-        metrics = compare(
-            variants,
+        models = beside_base(model, base, run_dir / ADAPTER["best"] if adapter_config(model) is not None else None)
+        compare_and_report(
+            models,
             options.data,
             splits.evaluation,
             options.protocol,
@@ -143,7 +142,6 @@ def train(config: DictConfig) -> Path:
             console=console,
             fabric=fabric,
         )
-        print_headline(console, metrics, [variant.name for variant in variants])
     say_what_is_next(console, run_dir)
     return run_dir
 

@@ -10,6 +10,10 @@ from sam3_hyperet.options import one_of
 
 FORMATS = ("scenes", "coco", "ade20k", "label_maps")
 SPLITS = ("train", "tune", "val")
+RESERVED_NAMES = frozenset(
+    ("base", "difference", "params", "radius", "normalized_radius", "speed", "train", "forgetting")
+)
+"""Metrics of other things begin with these names, so no data set and no model has one."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,11 @@ class DataOptions:
         one_of("data.format", self.format, FORMATS)
         one_of("data.crowds", self.crowds, ("ignore", "instances"))
         one_of("data.exif", self.exif, ("ignore", "apply"))
+        if self.name in RESERVED_NAMES or "/" in self.name or not self.name.strip():
+            raise ConfigError(
+                f"data.name={self.name!r}; expected a name without / that no other metrics begin with: not "
+                f"{', '.join(sorted(RESERVED_NAMES))}"
+            )
         if not isinstance(self.splits, Mapping):
             raise ConfigError(f"data.splits={self.splits!r}; expected {', '.join(SPLITS)} by name")
         for split in self.splits:

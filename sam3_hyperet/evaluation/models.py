@@ -1,38 +1,60 @@
-"""The models of a comparison: the base, and what adapter files and training runs make of it."""
+"""The models of an evaluation: the base, and what adapter files and training runs make of it; their fingerprints."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.data.options import RESERVED_NAMES
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.comparison import BASE, Variant
-from sam3_hyperet.modeling.adapter_file import load_adapter, read_adapter_config
+from sam3_hyperet.modeling.adapter_file import load_adapter
+from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
-from sam3_hyperet.modeling.copies import adapted_copy, shared_copy
+from sam3_hyperet.modeling.copies import adapted_copy
+from sam3_hyperet.modeling.fingerprint import base_fingerprint, tensors_digest
 from sam3_hyperet.modeling.opening import open_model
-from sam3_hyperet.modeling.parameters import adapter_sites
+from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites, base_state_dict
+from sam3_hyperet.modeling.probe import changes_features, watchable_base
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
+from sam3_hyperet.version import __version__
 
-_METRICS_BEGIN_WITH = ("difference", "params", "radius", "normalized_radius", "speed", "train", "forgetting")
+BASE = "base"
+EXACT = "last-model-exact"
+"""Folder of the records of the last model without `min_score`; no model has this name."""
+_PACKAGES = ("torch", "torchvision", "sam3", "numpy", "pycocotools", "faster-coco-eval")
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where an adapted model comes from: an adapter file, and the base's weights where a run trained them, too."""
+class EvalModel:
+    """A model to evaluate: `name` is unique, `adapter_file` the file that the report names with its hash."""
 
     name: str
+    model: host.Sam3Image
+    adapter_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class TrainedFiles:
+    """Files of an adapted model: its adapter, and the base's weights where a run trained them."""
+
     adapter: Path | None
     weights: Path | None = None
 
 
-def find_sources(adapters: Sequence[Path], runs: Sequence[Path], *, data: str, use_weights: bool) -> list[Source]:
-    """All adapted models, by names that tell them apart: those of the adapter files or, without any, of the runs.
+def find_trained(
+    adapters: Sequence[Path], runs: Sequence[Path], *, data: str, use_weights: bool
+) -> dict[str, TrainedFiles]:
+    """All adapted models, by unique names: those of the adapter files or, without any, of the runs.
 
     Args:
         data: the name of the data set, which no model may have.
@@ -45,66 +67,109 @@ def find_sources(adapters: Sequence[Path], runs: Sequence[Path], *, data: str, u
         raise ConfigError(f"adapter= and {len(runs)} runs; expected adapter files, with one run at most, or runs")
     weights = [folder / WEIGHTS["best"] for folder in runs]
     trained = [file if use_weights and file.is_file() else None for file in weights]
-    taken = {BASE, data, *_METRICS_BEGIN_WITH}
+    found: dict[str, TrainedFiles] = {}
     if adapters:
-        names = [file.parent.name if file.name in ADAPTER.values() else file.stem for file in adapters]
-        of_run = trained[0] if trained else None
-        return [Source(_unique(name, taken), file, of_run) for name, file in zip(names, adapters, strict=True)]
-    files = [folder / ADAPTER["best"] for folder in runs]
-    return [
-        Source(_unique(folder.resolve().name, taken), file if file.is_file() else None, own)
-        for folder, file, own in zip(runs, files, trained, strict=True)
-        if own or file.is_file()
-    ]
+        for file in adapters:
+            name = _absolute(file).parent.name if file.name in ADAPTER.values() else file.stem
+            found[_unique(name, {*found, data})] = TrainedFiles(file, trained[0] if trained else None)
+        return found
+    for folder, own in zip(runs, trained, strict=True):
+        adapter = folder / ADAPTER["best"]
+        if own or adapter.is_file():
+            name = _unique(folder.resolve().name, {*found, data})
+            found[name] = TrainedFiles(adapter if adapter.is_file() else None, own)
+    return found
 
 
-def open_variants(model_values: dict[str, Any], sources: Sequence[Source], device: torch.device) -> list[Variant]:
+def open_models(
+    model_values: dict[str, Any], trained: Mapping[str, TrainedFiles], device: torch.device
+) -> list[EvalModel]:
     """The base and the adapted models, which share the base's tensors as far as they did not train them.
 
     A run that trained all of a random model has no base to compare with.
     """
-    untrained = model_values.get("checkpoint") == "random" and any(source.weights for source in sources)
-    if untrained and len(sources) == 1:
-        (source,) = sources
-        return with_base(_trained(model_values, source, device), adapter=source.adapter, name=source.name)
-    base = open_model(model_values).to(device)
-    variants = [Variant(BASE, base)]
-    for source in sources:
-        model = _trained(model_values, source, device) if source.weights else _adapted(base, source.adapter)
-        variants.append(Variant(source.name, model, source.adapter))
-    return variants
+    adapted: list[EvalModel] = []
+    base: host.Sam3Image | None = None
+    untrained = model_values.get("checkpoint") == "random" and any(files.weights for files in trained.values())
+    if not (untrained and len(trained) == 1):
+        base = open_model(model_values).to(device)
+    for name, files in trained.items():
+        if files.weights or base is None:
+            model = open_model({**model_values, "checkpoint": str(files.weights)}).to(device)
+            if files.adapter:
+                load_adapter(model, files.adapter)
+        else:
+            model = adapted_copy(base, files.adapter)
+        adapted.append(EvalModel(name, model, files.adapter))
+    if len(adapted) == 1:
+        (only,) = adapted
+        return beside_base(only.model, base, only.adapter_file, only.name)
+    return [*([EvalModel(BASE, base)] if base is not None else []), *adapted]
 
 
-def with_base(
-    model: host.Sam3Image, base: host.Sam3Image | None = None, adapter: Path | None = None, name: str = "adapted"
-) -> list[Variant]:
-    """A model behind the base that it is compared with: `base`, or itself with its adapters off, if it has any."""
-    if base is None and adapter_config(model) is not None:
-        base = shared_copy(model)
-        for site in adapter_sites(base).values():
-            site.enabled = False
-    return [*([Variant(BASE, base)] if base is not None else []), Variant(name, model, adapter)]
+def beside_base(
+    model: host.Sam3Image,
+    base: host.Sam3Image | None = None,
+    adapter_file: Path | None = None,
+    name: str = "adapted",
+) -> list[EvalModel]:
+    """A model behind the base that it is compared with: `base`, or its own weights without its adapters, if it has any.
+
+    Where the model has adjustments of features, the base's radii can be measured at their sites.
+    """
+    config = adapter_config(model)
+    if config is not None and adapter_config(base) is None and (base is None or config.adapter == "hyperet"):
+        base = watchable_base(model, base)
+    return [*([EvalModel(BASE, base)] if base is not None else []), EvalModel(name, model, adapter_file)]
 
 
-def _adapted(base: host.Sam3Image, adapter: Path | None) -> host.Sam3Image:
-    if adapter is None:
-        return shared_copy(base)
-    model = adapted_copy(base, read_adapter_config(adapter))
-    load_adapter(model, adapter)
-    return model
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"sam3_hyperet": __version__, "python": platform.python_version(), **found}
 
 
-def _trained(model_values: dict[str, Any], source: Source, device: torch.device) -> host.Sam3Image:
-    model = open_model({**model_values, "checkpoint": str(source.weights)}).to(device)
-    if source.adapter:
-        load_adapter(model, source.adapter)
-    return model
+def model_facts(models: Sequence[nn.Module]) -> list[dict[str, object]]:
+    """Weights, adapters, resolution and device of each model. Bases that are the same tensors are read once."""
+    bases: dict[tuple[int, ...], str] = {}
+    facts: list[dict[str, object]] = []
+    for model in models:
+        tensors = tuple(tensor.data_ptr() for tensor in base_state_dict(model).values())
+        if tensors not in bases:
+            bases[tensors] = base_fingerprint(model)
+        facts.append(
+            {
+                "base": bases[tensors],
+                "adapter": _adapter(model),
+                "resolution": resolution(model),
+                "device": next(model.parameters()).device.type,
+            }
+        )
+    return facts
+
+
+def _adapter(model: nn.Module) -> str | None:
+    """The adapters' configuration and a digest of their weights; None where none is switched on."""
+    sites = adapter_sites(model).values()
+    if not any(changes_features(site) for site in sites):
+        return None
+    buffers = [(name, buffer) for site in sites for name, buffer in site.named_buffers()]
+    return f"{tensors_digest([*adapter_parameters(model), *buffers])} {adapter_config(model)}"
+
+
+def digest(*values: object) -> str:
+    """SHA-256 of values as text."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # links are not followed: a name in a cache would be that of its blob
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """`name`, numbered where it is taken; it becomes so."""
-    chosen, number = name or "adapter", 2
-    while chosen in taken:
-        chosen, number = f"{name or 'adapter'}-{number}", number + 1
-    taken.add(chosen)
+    """`name`, also as the name of a folder, numbered where it is taken."""
+    name = name.strip(".") or "adapter"
+    chosen, number = name, 2
+    while chosen in taken | RESERVED_NAMES | {EXACT}:
+        chosen, number = f"{name}-{number}", number + 1
     return chosen

@@ -1,8 +1,8 @@
-"""How predictions become numbers: the options that stand beside every number."""
+"""The evaluation protocol: the options that stand beside every number."""
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,39 +15,28 @@ _NO_INFLUENCE = ("workers", "bootstrap", "fusion", "compare_exact")
 
 
 @dataclass(frozen=True)
-class FusionThresholds:
-    """What is left out: a class below `presence`, an instance below `score`, a pixel below `mask` (all three
-    probabilities), an instance of fewer than `area` pixels at or above `mask`. All 0: a plain argmax."""
-
-    presence: float = 0.5
-    score: float = 0.5
-    mask: float = 0.5
-    area: int = 0
-
-
-@dataclass(frozen=True)
 class Protocol:
-    """How predictions become numbers.
+    """Options by which predictions become metrics.
 
     Attributes:
-        top: detections kept per picture and category.
+        max_dets: detections kept per image and category.
         mask_threshold: probability from which a pixel belongs to a mask.
         presence_threshold: probability from which a concept counts as present.
         score_threshold: an instance's own score from which it enters the fusions to label maps.
-        min_score: a prompt whose best detection scores less gets no mask and no detection; 0 asks for all (exact).
-        synonyms: ask for a label map's class by each of its names, and let the best of them count.
-        fusion: whose mIoU is the headline, `<data>/mIoU`; None for none. All three are reported in any case.
+        min_score: a prompt whose best detection scores less gets no mask and no detection; 0 keeps all (exact).
+        synonyms: prompt for a label map's class by each of its names, the best of which counts.
+        fusion: the one whose mIoU is also `<data>/mIoU`; None for none. All three are reported in any case.
         granularity: measure the concept tree, where the data set has one, and the radius as uncertainty.
         prompts_at_once: prompts per forward pass; 0 for as many as the device's size suggests.
         precision: "32-true" or "bf16-mixed".
-        limit: pictures of the split that are scored, evenly spread; 0 for all.
-        examples: pictures kept for the report.
-        bootstrap: draws of the pictures for the confidence intervals of differences between models; 0 for none.
-        compare_exact: with a `min_score`, on how many of the pictures the AP is compared with the exact one.
+        limit: images of the split that are scored, evenly spread; 0 for all.
+        examples: images kept for the report.
+        bootstrap: draws of the images for the confidence intervals of differences between models; 0 for none.
+        compare_exact: with a `min_score`, on how many of the images the AP is compared with the exact one.
         workers: threads that enlarge, encode and match masks while the model is at the next prompts; 0 for none.
     """
 
-    top: int = 100
+    max_dets: int = 100
     mask_threshold: float = 0.5
     presence_threshold: float = 0.5
     score_threshold: float = 0.5
@@ -68,8 +57,8 @@ class Protocol:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 <= value <= 1:
                 raise ConfigError(f"protocol.{name}={value!r}; expected a probability")
-        least = {"top": 1}
-        for name in ("top", "prompts_at_once", "limit", "examples", "bootstrap", "compare_exact", "workers"):
+        least = {"max_dets": 1}
+        for name in ("max_dets", "prompts_at_once", "limit", "examples", "bootstrap", "compare_exact", "workers"):
             value = getattr(self, name)
             if type(value) is not int or value < least.get(name, 0):
                 raise ConfigError(f"protocol.{name}={value!r}; expected an integer from {least.get(name, 0)}")
@@ -82,18 +71,13 @@ class Protocol:
                 "expected protocol=fast"
             )
 
-    @property
-    def fusion_thresholds(self) -> FusionThresholds:
-        return FusionThresholds(self.presence_threshold, self.score_threshold, self.mask_threshold)
-
     def deciding(self) -> dict[str, object]:
-        """The options that a picture's record depends on."""
+        """The options that an image's record depends on."""
         return {name: value for name, value in asdict(self).items() if name not in _NO_INFLUENCE}
 
 
-def positions(pictures: Sized, limit: int) -> list[int]:
-    """The pictures to score: all, or `limit` of them, evenly spread."""
-    count = len(pictures)
-    if not limit or limit >= count:
-        return list(range(count))
-    return np.linspace(0, count - 1, limit).round().astype(int).tolist()
+def evenly_spread(positions: Sequence[int], count: int) -> list[int]:
+    """All positions, or `count` of them, evenly spread; 0 for all."""
+    if not count or count >= len(positions):
+        return list(positions)
+    return [positions[k] for k in np.linspace(0, len(positions) - 1, count).round().astype(int)]

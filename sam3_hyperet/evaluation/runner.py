@@ -1,4 +1,4 @@
-"""Ask models about pictures, each picture once for all of them, and keep what their evaluators note of it."""
+"""Models run on images, each image for all models in turn; the evaluators' records of it are kept."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol as TypingProtocol
 
 import numpy as np
 import torch
@@ -15,114 +16,148 @@ from PIL import Image
 from torch import nn
 
 from sam3_hyperet.evaluation.background import Background, Line
-from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Record
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Prompt, Record
+from sam3_hyperet.evaluation.models import EvalModel
+from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.record_store import RecordStore
-from sam3_hyperet.inference.predictor import PromptPrediction
+from sam3_hyperet.evaluation.task import EvalTask
+from sam3_hyperet.inference.prediction import PromptDetections, PromptPrediction
+from sam3_hyperet.inference.predictor import Encoded, Predictor
+from sam3_hyperet.modeling.build import resolution
+from sam3_hyperet.modeling.config import adapter_config
+from sam3_hyperet.modeling.probe import RadiusProbe
 
 _COST = "cost"
-_PENDING = 16  # answers that wait for their evaluators, at most
+_PENDING = 16  # predictions that wait for their evaluators, at most
 
 
-class Asked(Protocol):
-    """What the runner needs of a `Predictor`."""
+class ImagePredictor(TypingProtocol):
+    """The part of a `Predictor` that a run needs."""
 
     model: nn.Module
-    vocabulary: tuple[str, ...]
     prompts_at_once: int
 
-    def predict(self, picture: Image.Image) -> Iterator[PromptPrediction]: ...
+    def encode(self, image: Image.Image) -> Encoded: ...
+    def predict(self, image: Encoded) -> Iterator[PromptPrediction]: ...
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A model in an evaluation.
+class ModelRun:
+    """One model on some images of a task.
 
     Attributes:
-        name: what its records are kept under, and, with several models, what its metrics begin with.
-        evaluators: by the name that their arrays have in a record; each is this model's alone.
-        positions: the pictures that it is asked about.
+        name: of the model.
+        evaluators: by the name that their arrays have in a record; each is this run's alone.
+        store: where its records are kept.
+        probe: of its features, or None.
     """
 
     name: str
-    predictor: Asked
+    predictor: ImagePredictor
+    task: EvalTask
     evaluators: Mapping[str, Evaluator]
     store: RecordStore
     positions: tuple[int, ...]
+    probe: RadiusProbe | None = None
 
 
-def record_pictures(
-    contenders: Sequence[Contender],
-    share: Mapping[str, Sequence[int]],
-    picture: Callable[[int], Image.Image],
+def open_run(model: EvalModel, task: EvalTask, store: RecordStore, protocol: Protocol | None = None) -> ModelRun:
+    """The run of a model on all images of a task; `protocol` in place of the task's is for the prediction alone."""
+    protocol = protocol or task.protocol
+    predictor = Predictor(
+        model.model,
+        task.vocabulary,
+        resolution(model.model),
+        protocol.prompts_at_once,
+        protocol.min_score,
+        protocol.precision,
+    )
+    probe = RadiusProbe(model.model, accumulate=True) if adapter_config(model.model) is not None else None
+    return ModelRun(model.name, predictor, task, task.evaluators(model.model, probe), store, task.positions, probe)
+
+
+def record_images(
+    runs: Sequence[ModelRun],
+    positions: Sequence[Sequence[int]],
+    image: Callable[[int], Image.Image],
     *,
     workers: int = 1,
-    on_picture: Callable[[], None] = lambda: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> None:
-    """Ask each contender about its share of the pictures and write the records.
+    """Run each model on its images and write the records.
 
-    All of them see a picture before any sees the next one, for `model_sharing.shared_encoding`.
+    All models process an image before any gets the next one, for `inference.shared_encoding`.
 
     Args:
-        share: a contender's name -> the positions that this process is to record.
-        picture: opens the picture at a position.
+        positions: of the images that this process is to record, for each run.
+        image: opens the image at a position.
         workers: threads that do the evaluators' work while the models go on; 0 for none.
-        on_picture: called after each picture, for a progress bar.
+        on_image: called after each image, for a progress bar.
     """
-    wanted = {name: set(positions) for name, positions in share.items()}
-    with torch.inference_mode(), Background(workers) as background:
-        lines = [background.line(one.predictor.prompts_at_once or _PENDING) for one in contenders]
-        turns = [(_Turn(one, line), wanted[one.name]) for one, line in zip(contenders, lines, strict=True)]
-        for position in sorted(set().union(*wanted.values())):
-            opened = picture(position)
-            for turn, positions in turns:
-                if position in positions:
-                    turn.ask(position, opened)
-            on_picture()
+    wanted = [set(own) for own in positions]
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        for run in runs:
+            if run.probe:
+                stack.enter_context(run.probe)
+        background = stack.enter_context(Background(workers))
+        turns = [_Turn(run, background.line(run.predictor.prompts_at_once or _PENDING)) for run in runs]
+        for position in sorted(set().union(*wanted)):
+            opened = image(position)
+            for turn, own in zip(turns, wanted, strict=True):
+                if position in own:
+                    turn.take(position, opened)
+            on_image()
 
 
 class _Turn:
-    """One contender at one picture after the other."""
+    """One run, image by image."""
 
-    def __init__(self, contender: Contender, line: Line) -> None:
-        self._contender, self._line = contender, line
+    def __init__(self, run: ModelRun, line: Line) -> None:
+        self._run, self._line = run, line
 
-    def ask(self, position: int, picture: Image.Image) -> None:
-        self._line.wait()  # an evaluator, which may watch the model through hooks, has one picture at a time
+    def take(self, position: int, image: Image.Image) -> None:
+        """Predict on one image; the evaluators may finish it later."""
+        self._line.wait()  # an evaluator has one image at a time
         self._model_seconds = self._evaluator_seconds = 0.0
         started = time.perf_counter()
-        for evaluator in self._contender.evaluators.values():
-            evaluator.start(position)
-        for k, answer in enumerate(self._contender.predictor.predict(picture)):
+        encoded = self._run.predictor.encode(image)
+        for evaluator in self._run.evaluators.values():
+            evaluator.start(position, encoded)
+        predictions = self._run.predictor.predict(encoded)
+        for prompt, prediction in zip(self._run.task.prompts, predictions, strict=True):
             self._model_seconds += time.perf_counter() - started
-            self._line.put(self._add, k, answer)
+            self._line.put(self._add, prompt, prediction, image.size)
             started = time.perf_counter()
         self._line.put(self._finish, position)
 
-    def _add(self, k: int, answer: PromptPrediction) -> None:
+    def _add(self, prompt: Prompt, prediction: PromptPrediction, size: tuple[int, int]) -> None:
         started = time.perf_counter()
-        for evaluator in self._contender.evaluators.values():
-            evaluator.add(k, answer)
+        protocol, (width, height) = self._run.task.protocol, size
+        detections = PromptDetections(prediction, height, width, protocol.max_dets, protocol.mask_threshold)
+        for evaluator in self._run.evaluators.values():
+            evaluator.add(prompt, detections)
         self._evaluator_seconds += time.perf_counter() - started
 
     def _finish(self, position: int) -> None:
         started = time.perf_counter()
         record: dict[str, np.ndarray] = {}
-        for name, evaluator in self._contender.evaluators.items():
+        for name, evaluator in self._run.evaluators.items():
             record |= {f"{name}/{key}": values for key, values in evaluator.finish().items()}
         seconds = self._model_seconds + self._evaluator_seconds + time.perf_counter() - started
         record[f"{_COST}/seconds"] = np.array(seconds)
         record[f"{_COST}/peak_bytes"] = np.array(peak_memory())
-        self._contender.store.write(position, record)
+        self._run.store.write(position, record)
 
 
 def records_of(records: Sequence[Record], name: str) -> list[dict[str, np.ndarray]]:
-    """The part of each record that the evaluator `name` noted."""
+    """The part of each record that is the evaluator `name`'s."""
     prefix = f"{name}/"
     return [{key.removeprefix(prefix): record[key] for key in record if key.startswith(prefix)} for record in records]
 
 
 def evaluate_records(evaluators: Mapping[str, Evaluator], records: Sequence[Record], prompts: int) -> dict[str, float]:
-    """All metrics of a model from the records of its pictures, and what they cost.
+    """All metrics of a model from the records of its images, and their cost.
 
     Returns:
         The evaluators' metrics; `speed/images_per_s` and `speed/prompts_per_s`, of the time that the model and its

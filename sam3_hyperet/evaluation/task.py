@@ -1,4 +1,4 @@
-"""What is asked of a split, and who listens: one vocabulary for instances and label maps, and a model's evaluators."""
+"""The prompts of a split, one vocabulary for instances and label maps, and the evaluators of a model on it."""
 
 from __future__ import annotations
 
@@ -7,36 +7,42 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
-from torch import nn
 
+from sam3_hyperet import sam3_host as host
 from sam3_hyperet.data.annotations import AnnotatedImages
-from sam3_hyperet.data.hierarchy import Hierarchy
+from sam3_hyperet.data.hierarchy import Hierarchy, hierarchy_of
+from sam3_hyperet.data.prompts import prompt_texts
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.metrics.evaluator import Evaluator
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Prompt
 from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
-from sam3_hyperet.evaluation.metrics.hierarchy import GranularityEvaluator
+from sam3_hyperet.evaluation.metrics.hierarchy import GranularityEvaluator, concepts
 from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
 from sam3_hyperet.evaluation.metrics.presence import PresenceEvaluator
 from sam3_hyperet.evaluation.metrics.radius import RadiusEvaluator
 from sam3_hyperet.evaluation.metrics.semantic.label_map_evaluator import LabelMapEvaluator
 from sam3_hyperet.evaluation.metrics.uncertainty import UncertaintyEvaluator
-from sam3_hyperet.evaluation.protocol import Protocol
-from sam3_hyperet.modeling.config import adapter_config
+from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
+from sam3_hyperet.modeling.probe import RadiusProbe
+
+INSTANCES = "instances"  # the evaluator of AP
+_SHOWN_PER_IMAGE = 2
+_LABEL_MAPS = 4
 
 
-class Suite:
-    """The prompts of a split, each once, and the evaluators of a model on it.
+class EvalTask:
+    """The prompts of a split, each text once, and the evaluators of a model on it.
 
     Args:
-        texts: category id of the label maps -> the texts that ask for it; None for its name.
-        hierarchy: the concept tree of the categories; its parents are asked for in addition.
+        positions: the images that are scored.
+        texts: category id of the label maps -> the texts that name it; None for its name.
+        hierarchy: the concept tree of the categories, whose parents are prompts in addition.
         shown: (position, category id) pairs whose detections are kept for the report.
         shown_maps: positions whose label map is kept.
 
     Raises:
         ConfigError: no COCO file and no label map.
-        DataError: instances and label maps that are not of the same pictures.
+        DataError: instances and label maps that are not of the same images.
     """
 
     def __init__(
@@ -51,59 +57,53 @@ class Suite:
         shown_maps: Collection[int] = (),
     ) -> None:
         self.split, self.protocol, self.positions = split, protocol, tuple(positions)
-        self.shown, self.shown_maps = tuple(shown), tuple(shown_maps)
-        names = [category.name for category in split.images.categories] if split.coco_file else []
+        self.hierarchy, self.shown, self.shown_maps = hierarchy, tuple(shown), tuple(shown_maps)
+        ids = {category.name: category.id for category in split.images.categories} if split.coco_file else {}
         classes = {
-            text: label
-            for label, category in enumerate(split.labels.categories if split.labels else ())
+            text: index
+            for index, category in enumerate(split.labels.categories if split.labels else ())
             for text in (texts or {}).get(category.id, (category.name,))
         }
-        if not names and not classes:
+        if not ids and not classes:
             raise ConfigError("a split without instances and without label maps cannot be evaluated")
         if split.coco_file and split.labels:
-            _check_same_pictures(split.images, split.labels, self.positions)
-        parents = hierarchy.prompts([*names, *classes]) if hierarchy else ()
-        self.hierarchy = hierarchy
-        self.vocabulary = tuple(dict.fromkeys([*names, *classes, *parents]))
-        ids = {category.name: category.id for category in split.images.categories}
-        self.category_of = {k: ids[text] for k, text in enumerate(self.vocabulary) if names and text in ids}
-        self.class_of = {k: classes[text] for k, text in enumerate(self.vocabulary) if text in classes}
+            _check_same_images(split.images, split.labels, self.positions)
+        parents = hierarchy.prompts([*ids, *classes]) if hierarchy else ()
+        in_tree = set(concepts(hierarchy)) if hierarchy else set()
+        self.prompts = tuple(
+            Prompt(text, ids.get(text), classes.get(text), text in in_tree)
+            for text in dict.fromkeys([*ids, *classes, *parents])
+        )
 
-    def evaluators(self, model: nn.Module) -> dict[str, Evaluator]:
-        """Evaluators for one model, by the name that their arrays have in a record."""
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The texts of the prompts."""
+        return tuple(prompt.text for prompt in self.prompts)
+
+    @cached_property
+    def category_ids(self) -> frozenset[int]:
+        """Of the categories that are scored as instances."""
+        return frozenset(prompt.category_id for prompt in self.prompts if prompt.category_id is not None)
+
+    def evaluators(self, model: host.Sam3Image, probe: RadiusProbe | None = None) -> dict[str, Evaluator]:
+        """Evaluators for one model, by the name that their arrays have in a record; of radii with a probe of it."""
         split, protocol, chosen = self.split, self.protocol, dict[str, Evaluator]()
-        if self.category_of:
-            chosen["instances"] = InstanceEvaluator(
-                split.images,
-                self.category_of,
-                protocol.top,
-                protocol.mask_threshold,
-                self.groups,
-            )
-            chosen["presence"] = PresenceEvaluator(
-                self.category_of, self._present, self.groups, protocol.presence_threshold
-            )
+        if self.category_ids:
+            chosen[INSTANCES] = InstanceEvaluator(split.images, self.category_ids, self.groups, protocol)
+            chosen["presence"] = PresenceEvaluator(self.category_ids, self._present, self.groups, protocol)
             if protocol.granularity:
-                chosen["uncertainty"] = UncertaintyEvaluator(
-                    model, split.images, self.category_of, mask=protocol.mask_threshold
-                )
-            chosen["examples"] = ExampleEvaluator(self.category_of, self._size, protocol.mask_threshold)
+                chosen["uncertainty"] = UncertaintyEvaluator(model, split.images, protocol)
+            chosen["examples"] = ExampleEvaluator(self._size)
         if split.labels:
             labels = split.labels
+            names = [category.name for category in labels.categories]
             chosen["label_maps"] = LabelMapEvaluator(
-                [category.name for category in labels.categories],
-                self.class_of,
-                lambda i: vocabulary_labels(labels, i),
-                protocol.fusion_thresholds,
-                protocol.fusion,
-                self.shown_maps,
+                names, lambda i: vocabulary_labels(labels, i), protocol, self.shown_maps
             )
         if self.hierarchy:
-            chosen["hierarchy"] = GranularityEvaluator(
-                split.images, self.vocabulary, self.hierarchy, mask=protocol.mask_threshold
-            )
-        if adapter_config(model) is not None:
-            chosen["radius"] = RadiusEvaluator(model)
+            chosen["hierarchy"] = GranularityEvaluator(split.images, self.prompts, self.hierarchy)
+        if probe:
+            chosen["radius"] = RadiusEvaluator(probe)
         return chosen
 
     @cached_property
@@ -126,25 +126,56 @@ class Suite:
         )
 
     def _size(self, i: int) -> tuple[int, int]:
-        record = self.split.images.image(i)
-        return record.height, record.width
+        image = self.split.images.image(i)
+        return image.height, image.width
 
 
-def vocabulary_labels(pictures: AnnotatedImages, i: int) -> np.ndarray:
+def open_task(split: Split, protocol: Protocol) -> EvalTask:
+    """The task of a split under a protocol; for the report, some of the images keep their predictions."""
+    chosen = evenly_spread(range(len(split.images)), protocol.limit)
+    pairs, maps = shown_examples(split, chosen, protocol.examples)
+    texts = prompt_texts(split.labels.categories) if protocol.synonyms and split.labels else None
+    hierarchy = hierarchy_of(split.images.categories) if protocol.granularity else None
+    return EvalTask(split, protocol, chosen, texts=texts, hierarchy=hierarchy, shown=pairs, shown_maps=maps)
+
+
+def shown_examples(split: Split, scored: Sequence[int], count: int) -> tuple[list[tuple[int, int]], list[int]]:
+    """Examples from `count` of the scored images, evenly spread.
+
+    Returns:
+        (position, category id) of a present concept for each granularity, and positions of label maps.
+    """
+    if not count:
+        return [], []
+    chosen = evenly_spread(scored, count)
+    pairs: list[tuple[int, int]] = []
+    if split.coco_file:
+        granularity = {category.id: category.granularity for category in split.images.categories}
+        for turn, i in enumerate(chosen):
+            there = sorted({one.category_id for one in split.images.instances(i) if not one.crowd})
+            levels = sorted({granularity[c] for c in there})
+            for level in levels if len(levels) > 1 else levels * _SHOWN_PER_IMAGE:
+                left = [c for c in there if granularity[c] == level and (i, c) not in pairs]
+                if left:
+                    pairs.append((i, left[turn % len(left)]))
+    return pairs, (chosen[:_LABEL_MAPS] if split.labels else [])
+
+
+def vocabulary_labels(images: AnnotatedImages, i: int) -> np.ndarray:
     """(H, W) position of each pixel's class among the categories, -1 where it has none."""
-    labels = pictures.label_map(i)
+    labels = images.label_map(i)
     if labels is None:
-        raise ConfigError(f"picture {pictures.image(i).image_id} has no label map")
-    table = np.full(max(category.id for category in pictures.categories) + 2, -1)
-    for label, category in enumerate(pictures.categories):
+        raise ConfigError(f"image {images.image(i).image_id} has no label map")
+    table = np.full(max(category.id for category in images.categories) + 2, -1)
+    for label, category in enumerate(images.categories):
         table[category.id] = label
     return np.asarray(table[labels])
 
 
-def _check_same_pictures(images: AnnotatedImages, labels: AnnotatedImages, positions: Sequence[int]) -> None:
-    """Each picture is shown to a model once, for its instances and its label map."""
+def _check_same_images(images: AnnotatedImages, labels: AnnotatedImages, positions: Sequence[int]) -> None:
+    """A model gets each image once, for its instances and its label map."""
     for i in positions:
         one = images.image(i).path
         other = labels.image(i).path if i < len(labels) else None
         if one != other:
-            raise DataError(f"picture {i}: its instances are those of {one}, its label map is that of {other}")
+            raise DataError(f"image {i}: its instances are those of {one}, its label map is that of {other}")

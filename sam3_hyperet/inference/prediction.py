@@ -1,10 +1,11 @@
-"""What a model answers to one prompt on one picture."""
+"""A model's prediction for one prompt on one image, and its detections at the size of the image."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,18 +13,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sam3_hyperet.masks import encode_masks
+
+CONFIDENT_SCORE = 0.5
+"""From this score, presence included, a detection counts where no curve over all scores is drawn."""
+
 
 class PromptPrediction:
-    """Answer to one prompt on one image, at the model's own resolution.
+    """Prediction for one prompt on one image, at the model's own resolution.
 
     Args:
         query_scores: (Q,) σ(logit) of each object query: how likely it is one, if the concept is there.
-        boxes: (Q, 4) x0, y0, x1, y1 as shares of the image's sides.
+        boxes: (Q, 4) x0, y0, x1, y1 as fractions of the image's sides; they may reach beyond the image.
         mask_logits: (Q, h, w), or a function that decodes those of the queries at given positions.
-        semantic_logits: (h, w) the head's one semantic map for the prompt, or a function that decodes it.
+        semantic_logits: (h, w) of the head's one semantic map for the prompt, or a function that decodes it.
         presence: probability that the concept is in the image.
 
-    What a function decodes is decoded when first asked for, by the model as it is then; so choose queries before.
+    A function is called when its logits are first needed, on the model as it is then; so choose queries before.
     """
 
     def __init__(
@@ -59,18 +65,19 @@ class PromptPrediction:
 
     def top(self, count: int) -> PromptPrediction:
         """Only the best `count` queries, best first."""
-        return self._keep(self.query_scores.argsort(descending=True, stable=True)[:count])
+        return self.keep(self.query_scores.argsort(descending=True, stable=True)[:count])
 
     def above(self, score: float) -> PromptPrediction:
-        """Only the queries whose own score, presence left out, is at least `score`."""
-        return self._keep((self.query_scores >= score).nonzero()[:, 0])
+        """Only the queries whose own score, without the presence, is at least `score`."""
+        return self.keep((self.query_scores >= score).nonzero()[:, 0])
 
-    def _keep(self, which: Tensor) -> PromptPrediction:
+    def keep(self, queries: Tensor) -> PromptPrediction:
+        """Only the queries at these positions, in this order."""
         masks = self._masks
         return PromptPrediction(
-            self.query_scores[which],
-            self.boxes[which],
-            masks[which] if isinstance(masks, Tensor) else lambda positions: masks(which[positions]),
+            self.query_scores[queries],
+            self.boxes[queries],
+            masks[queries] if isinstance(masks, Tensor) else lambda positions: masks(queries[positions]),
             self._semantic,
             self.presence,
         )
@@ -96,6 +103,55 @@ class PromptPrediction:
     def semantic_probabilities(self, height: int, width: int) -> Tensor:
         """(height, width) probabilities of the semantic map."""
         return _enlarge(self.semantic_logits[None], height, width)[0]
+
+
+class PromptDetections:
+    """The detections of one prompt at the size of its image, best first, computed once for every metric.
+
+    Args:
+        prediction: of the model, at its own resolution.
+        height, width: of the image in pixels.
+        max_dets: detections kept; more only where more are confident.
+        mask_threshold: probability from which a pixel belongs to a mask.
+
+    Attributes:
+        scores: (n,) float64, presence included.
+        boxes: (n, 4) float64 x0, y0, x1, y1 in pixels, SAM 3's own: they may reach beyond the image.
+        confident: how many have `CONFIDENT_SCORE` or more; they come first.
+    """
+
+    def __init__(
+        self, prediction: PromptPrediction, height: int, width: int, max_dets: int = 100, mask_threshold: float = 0.5
+    ) -> None:
+        self.prediction = prediction
+        self.height, self.width, self._mask_threshold = height, width, mask_threshold
+        order = prediction.query_scores.argsort(descending=True, stable=True)
+        ranked = torch.cat([prediction.query_scores[order, None], prediction.boxes[order]], dim=1).cpu()
+        query_scores = ranked[:, 0]
+        least = CONFIDENT_SCORE / prediction.presence if prediction.presence > 0 else math.inf
+        self.confident = int((query_scores >= least).sum())
+        count = max(max_dets, self.confident)
+        self.scores = (query_scores[:count] * prediction.presence).double().numpy()
+        self.boxes = (ranked[:count, 1:] * torch.tensor([width, height] * 2)).double().numpy()
+        self._kept = prediction.keep(order[:count])
+        self._rles: list[dict[str, Any]] = []
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """(n, height, width) bool."""
+        return self._kept.masks(self.height, self.width, self._mask_threshold)
+
+    def rles(self, count: int) -> list[dict[str, Any]]:
+        """The masks of the best `count` detections as COCO run lengths."""
+        if count > len(self._rles):
+            self._rles += encode_masks(self.masks[len(self._rles) : count])
+        return self._rles[:count]
+
+    def mask_probabilities(self, count: int, height: int, width: int) -> Tensor:
+        """(count, height, width) probabilities of the best `count` detections' masks."""
+        if not count:
+            return self._kept.boxes.new_zeros(0, height, width)
+        return _enlarge(self._kept.mask_logits[:count], height, width)
 
 
 def _enlarge(logits: Tensor, height: int, width: int) -> Tensor:

@@ -1,10 +1,11 @@
-"""Ask a model for every name of a vocabulary on an image: the image is encoded once, the vocabulary once per run."""
+"""Predictions for a vocabulary: each image is encoded once, the vocabulary once per run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,19 +18,21 @@ from sam3_hyperet.inference.grounding import Grounded, Grounding
 from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.options import PRECISIONS, one_of
 
+Encoded = dict[str, Any]
+"""Image features as the model's backbone returns them; `backbone_fpn` is the pyramid, highest resolution first."""
 _MOST_PROMPTS = 32
 _CACHE_BYTES = 32 * 2**20
 
 
 class Predictor:
-    """Ask a SAM 3 image model (with or without adapters) for a fixed vocabulary.
+    """Predictions of a SAM 3 image model, with or without adapters, for a fixed vocabulary.
 
     Args:
         model: in evaluation mode.
         vocabulary: the prompts.
         resolution: side of the model's square input.
         prompts_at_once: prompts per forward pass; memory grows with it; 0 for `affordable_prompts`.
-        min_score: of a prompt whose detections all score less, no query is kept and no mask decoded.
+        min_score: a prompt whose detections all score less keeps no query, and no mask of it is decoded.
         precision: "32-true", or "bf16-mixed" for autocast.
 
     Raises:
@@ -61,42 +64,42 @@ class Predictor:
 
     @cached_property
     def text(self) -> dict[str, object]:
-        """Text features of the vocabulary, as the model's backbone returns them; encoded when first asked for."""
+        """Text features of the vocabulary, as the model's backbone returns them; encoded when first needed."""
         with self._computing():
             features: dict[str, object] = self.model.backbone.forward_text(list(self.vocabulary), device=self.device)
         return features
 
-    def encode(self, picture: Image.Image) -> dict[str, object]:
-        """Image features of one picture, as the model's backbone returns them."""
+    def encode(self, image: Image.Image) -> Encoded:
+        """Image features, as the model's backbone returns them."""
         with self._computing():
-            pixels = model_input(picture, self.resolution, self.device)
-            features: dict[str, object] = self.model.backbone.forward_image(pixels[None])
+            pixels = model_input(image, self.resolution, self.device)
+            features: Encoded = self.model.backbone.forward_image(pixels[None])
         return features
 
-    def predict(self, picture: Image.Image) -> Iterator[PromptPrediction]:
-        """The answer to each prompt, in the vocabulary's order."""
-        backbone_out = {**self.encode(picture), **self.text}
+    def predict(self, image: Image.Image | Encoded) -> Iterator[PromptPrediction]:
+        """The prediction for each prompt, in the vocabulary's order, on an image or on what `encode` made of it."""
+        encoded = self.encode(image) if isinstance(image, Image.Image) else image
         with self._computing():
-            grounding = Grounding(self.model, backbone_out)
+            grounding = Grounding(self.model, {**encoded, **self.text})
         count = self.prompts_at_once or affordable_prompts(self.model, self.resolution, self.device)
         for start in range(0, len(self.vocabulary), count):
             with self._computing():
-                answers = grounding.ground(range(start, min(start + count, len(self.vocabulary))))
-            yield from self._predictions(answers)
+                grounded = grounding.ground(range(start, min(start + count, len(self.vocabulary))))
+            yield from self._predictions(grounded)
 
-    def _predictions(self, answers: Grounded) -> Iterator[PromptPrediction]:
-        presence = answers.presence.sigmoid().tolist()
-        for logits, boxes, probability, masks in zip(
-            answers.logits, answers.boxes, presence, answers.masks, strict=True
-        ):
-            found = PromptPrediction(
-                query_scores=logits.sigmoid(),
-                boxes=boxes,
+    def _predictions(self, grounded: Grounded) -> Iterator[PromptPrediction]:
+        presence, scores = grounded.presence.sigmoid(), grounded.logits.sigmoid()
+        # the device is waited for once for all prompts of a pass
+        probabilities, best = torch.stack([presence, (scores * presence[:, None]).amax(dim=1)]).tolist()
+        for i, masks in enumerate(grounded.masks):
+            prediction = PromptPrediction(
+                query_scores=scores[i],
+                boxes=grounded.boxes[i],
                 mask_logits=self._decoding(masks.instances),
                 semantic_logits=self._decoding(masks.semantic),
-                presence=probability,
+                presence=probabilities[i],
             )
-            yield found.top(0) if found.scores.max() < self.min_score else found
+            yield prediction.top(0) if best[i] < self.min_score else prediction
 
     def _decoding(self, decode: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def decoded(*queries: Tensor) -> Tensor:
@@ -112,9 +115,9 @@ class Predictor:
             yield
 
 
-def model_input(picture: Image.Image, resolution: int, device: torch.device) -> Tensor:
+def model_input(image: Image.Image, resolution: int, device: torch.device) -> Tensor:
     """(3, resolution, resolution) pixels in [-1, 1], resized on the device as SAM 3's processor does."""
-    pixels = tv.to_dtype(tv.to_image(picture).to(device), torch.uint8, scale=True)
+    pixels = tv.to_dtype(tv.to_image(image).to(device), torch.uint8, scale=True)
     pixels = tv.to_dtype(tv.resize(pixels, [resolution, resolution]), torch.float32, scale=True)
     return tv.normalize(pixels, [0.5] * 3, [0.5] * 3)
 
@@ -122,8 +125,8 @@ def model_input(picture: Image.Image, resolution: int, device: torch.device) -> 
 def affordable_prompts(model: nn.Module, resolution: int, device: torch.device) -> int:
     """Prompts per forward pass, from 1 to 32: those that take a quarter of the device's memory.
 
-    It does not depend on what is free, for the last bits of an answer depend on it. On a CPU a batch pays only as long
-    as it stays in the caches.
+    The free memory does not matter, for the last bits of a prediction depend on this number. On a CPU a batch pays only
+    as long as it stays in the caches.
     """
     cuda = device.type == "cuda"
     budget = torch.cuda.get_device_properties(device).total_memory // 4 if cuda else _CACHE_BYTES

@@ -1,4 +1,4 @@
-"""Models asked about the same pictures and prompts: where their encoders are the same, each input is encoded once."""
+"""Encoders that several models share run once for each input: trunk and neck, and the text encoder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from sam3_hyperet.adapters.conversion import converted
 
 
 class LastInput:
-    """Outputs of modules for the input that came last, by the tensors that the modules are made of."""
+    """Outputs of modules for the last input, by the tensors that the modules consist of."""
 
     def __init__(self) -> None:
         self._input: object = None
         self._outputs: dict[tuple[object, ...], Any] = {}
-        self.count = 0  # outputs that were computed
 
     def output(self, module: nn.Module, x: object, compute: Callable[[], Any]) -> Any:
-        """What `compute` gives for `x`, computed once by all modules of these very tensors and in this precision; but
-        anew each time where the tensors are being trained."""
+        """The result of `compute` for `x`, once for all modules of these very tensors and in this precision; but anew
+        each time where the tensors are being trained."""
         may_change = not torch.is_inference_mode_enabled() and any(p.requires_grad for p in module.parameters())
         if may_change:
             return compute()
@@ -35,27 +34,20 @@ class LastInput:
         state = (precision, *map(id, tensors))
         if state not in self._outputs:
             self._outputs[state] = compute()
-            self.count += 1
         return self._outputs[state]
 
 
 class RememberingVision(host.Sam3DualViTDetNeck):  # type: ignore[misc]  # sam3 is untyped
-    """SAM 3's trunk and neck, which remember what they made of the last picture."""
+    """SAM 3's trunk and neck with the output for the last image kept."""
 
     last: LastInput
 
     def forward(self, tensor_list: Tensor) -> Any:
-        known = self.last.count
-        output = self.last.output(self, tensor_list, lambda: super(RememberingVision, self).forward(tensor_list))
-        if known == self.last.count:  # remembered: who watches a level sees it all the same
-            for convolution, level in zip(self.convs, output[0], strict=True):
-                for hook in convolution._forward_hooks.values():
-                    hook(convolution, (), level)
-        return output
+        return self.last.output(self, tensor_list, lambda: super(RememberingVision, self).forward(tensor_list))
 
 
 class RememberingText(host.VETextEncoder):  # type: ignore[misc]  # sam3 is untyped
-    """SAM 3's text encoder, which remembers what it made of the last vocabulary."""
+    """SAM 3's text encoder with the output for the last vocabulary kept."""
 
     last: LastInput
 
@@ -66,10 +58,10 @@ class RememberingText(host.VETextEncoder):  # type: ignore[misc]  # sam3 is unty
 
 @contextmanager
 def shared_encoding(models: Iterable[nn.Module]) -> Iterator[None]:
-    """Within it, models of which the trunk and neck, or the text encoder, are the same tensors share their outputs.
+    """Context in which models whose encoders are the same tensors share the encoders' outputs.
 
-    It pays where the models are asked about one picture after the other, and each about the same picture in turn;
-    the outputs for the last picture stay in memory. Encoders with adapters in them, as scheme P's, are left alone.
+    It pays where all models process an image before any of them gets the next one; the outputs for the last image stay
+    in memory. Encoders with adapters in them, as scheme P's, are left alone.
     """
     vision, text = LastInput(), LastInput()
     with ExitStack() as stack:

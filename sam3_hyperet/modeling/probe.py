@@ -1,25 +1,43 @@
-"""Watch the hyperbolic radius of features on both sides of every adjustment, through forward hooks."""
+"""Hyperbolic radii of features in front of and behind every adjustment, by forward hooks."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.adapters.attention import HyperbolicGates
+from sam3_hyperet.adapters.module import AdapterModule
 from sam3_hyperet.hyperbolic.radius import normalized_radius, radius_statistics, saturation_rate
 from sam3_hyperet.hyperbolic.radius import radius as hyperbolic_radius
-from sam3_hyperet.modeling.parameters import adapter_sites
+from sam3_hyperet.modeling.copies import shared_copy
+from sam3_hyperet.modeling.parameters import adapter_sites, base_state_dict
 from sam3_hyperet.modeling.sites.trunk_qv import RowAdjustment
 
 BINS = 40
+_IN_FRONT = {  # the kinds of sites whose adjustments change what another site gets
+    "fpn": ("trunk_qv",),
+    "prompt": (),
+    "encoder_layer": ("trunk_qv", "fpn", "prompt", "attention"),
+    "encoder_out": ("trunk_qv", "fpn", "prompt", "attention", "encoder_layer"),
+    "pixel_decoder": ("trunk_qv", "fpn", "prompt", "attention", "encoder_layer"),
+}
+
+
+class Unadjusted(HyperET):
+    """An adjustment of the base, where features pass unchanged and can be watched."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
 
 
 class SiteRadii:
-    """Sums over the features that one adjustment has seen, before (row 0) and after it (row 1).
+    """Sums over the features of one adjustment, in front of it (row 0) and behind it (row 1).
 
     Attributes:
         histogram: (2, BINS) counts of positions by normalised radius, in equal bins of [0, 1].
@@ -57,10 +75,11 @@ class RadiusProbe:
 
     Args:
         model: with adapters.
-        accumulate: sum over all features seen, into `sites`; else only the latest are kept, for `latest`.
+        accumulate: sum over all features seen, for `take`; else only the latest are kept, for `latest` and `maps`.
     """
 
     def __init__(self, model: nn.Module, accumulate: bool = False) -> None:
+        self._model = model
         self._modules: dict[str, HyperET] = {}
         self._reporting: dict[str, HyperET | HyperbolicGates] = {}
         for site in adapter_sites(model).values():
@@ -74,9 +93,7 @@ class RadiusProbe:
         self.sites: dict[str, SiteRadii] = {name: SiteRadii() for name in self._modules}
 
     def __enter__(self) -> RadiusProbe:
-        self._handles = [
-            module.register_forward_hook(self._hook(name), always_call=False) for name, module in self._modules.items()
-        ]
+        self._handles = [module.register_forward_hook(self._hook(name)) for name, module in self._modules.items()]
         return self
 
     def __exit__(
@@ -85,32 +102,74 @@ class RadiusProbe:
         for handle in self._handles:
             handle.remove()
 
+    def take(self) -> dict[str, SiteRadii]:
+        """The sums by site, which start anew."""
+        taken, self.sites = self.sites, {name: SiteRadii() for name in self._modules}
+        return taken
+
+    def curvatures(self) -> dict[str, float]:
+        """The curvature at each site."""
+        return {name: float(module.curvature()) for name, module in self._modules.items()}
+
     def latest(self) -> dict[str, float]:
-        """Figures of the features seen last, as metrics: `radius/<site>/mean`…, `base/radius/<site>/mean`…, and of the
-        adjustments themselves: `adapter/<site>/identity_gap`, `adapter/<site>/curvature`…"""
-        figures: dict[str, float] = {}
+        """Metrics of the features seen last, and of the adjustments themselves.
+
+        Returns:
+            `radius/<site>/mean`… behind each adjustment, and in front of it `base/radius/<site>/mean`… where these
+            features are the base's, else `radius/<site>/mean_before`…: of a site behind another, or where base weights
+            train, they are not. `adapter/<site>/identity_gap`, `adapter/<site>/curvature`…
+        """
+        metrics: dict[str, float] = {}
+        of_base = self._sites_of_base()
         for name, (before, after) in self._latest.items():
             module = self._modules[name]
-            for prefix, features in (("base/", before), ("", after)):
+            in_front = ("base/", "") if name in of_base else ("", "_before")
+            for (prefix, suffix), features in ((in_front, before), (("", ""), after)):
                 statistics = radius_statistics(features, module.curvature(), module.channel_dim)
                 for key in ("radius/mean", "radius/std", "normalized_radius/mean", "saturation"):
-                    kind, _, figure = key.rpartition("/")
-                    figures[f"{prefix}{kind or 'radius'}/{name}/{figure}"] = statistics[key]
+                    kind, _, statistic = key.rpartition("/")
+                    metrics[f"{prefix}{kind or 'radius'}/{name}/{statistic}{suffix}"] = statistics[key]
         for name, reporting in self._reporting.items():
-            figures |= {f"adapter/{name}/{key}": value for key, value in reporting.statistics().items()}
-        return figures
+            metrics |= {f"adapter/{name}/{key}": value for key, value in reporting.statistics().items()}
+        return metrics
 
     @torch.no_grad()
     def histograms(self) -> dict[str, Tensor]:
         """(BINS,) counts of the positions seen last by normalised radius, in equal bins of [0, 1], on the CPU:
-        `normalized_radius/<site>` and `base/normalized_radius/<site>`."""
-        counts = {}
+        `normalized_radius/<site>`, and in front `base/normalized_radius/<site>` or `normalized_radius/<site>_before`,
+        as in `latest`."""
+        counts, of_base = {}, self._sites_of_base()
         for name, pair in self._latest.items():
-            module = self._modules[name]
-            for prefix, features in zip(("base/", ""), pair, strict=True):
-                normalised = normalized_radius(features.float(), module.curvature(), module.channel_dim)
-                counts[f"{prefix}normalized_radius/{name}"] = _counts(normalised)
+            module, key = self._modules[name], f"normalized_radius/{name}"
+            for label, features in zip((f"base/{key}" if name in of_base else f"{key}_before", key), pair, strict=True):
+                counts[label] = _counts(normalized_radius(features.float(), module.curvature(), module.channel_dim))
         return counts
+
+    @torch.no_grad()
+    def maps(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Normalised radii (h, w) in front of and behind every adjustment of a feature map (1, D, h, w) seen last."""
+        return {
+            name: tuple(
+                normalized_radius(features.float(), self._modules[name].curvature(), 1)[0].cpu().numpy()
+                for features in pair
+            )
+            for name, pair in self._latest.items()
+            if pair[1].ndim == 4
+        }  # type: ignore[return-value]  # two each
+
+    def _sites_of_base(self) -> set[str]:
+        """Sites whose features in front are the base's."""
+        if any(parameter.requires_grad for parameter in base_state_dict(self._model).values()):
+            return set()
+        kinds = {name.partition(".")[0] for name in self._reporting}
+        layers = [name for name in self._modules if name.startswith("encoder_layer.")]
+        found = set()
+        for name in self._modules:
+            kind = name.partition(".")[0]
+            is_first = kind != "encoder_layer" or name == min(layers, key=_index, default="")
+            if is_first and kinds.isdisjoint(_IN_FRONT[kind]):
+                found.add(name)
+        return found
 
     def _hook(self, name: str) -> Any:
         def hook(module: HyperET, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -120,6 +179,36 @@ class RadiusProbe:
                 self._latest[name] = (inputs[0].detach(), output.detach())
 
         return hook
+
+
+def changes_features(site: AdapterModule) -> bool:
+    """Whether a site of adapters is switched on and adjusts anything."""
+    adjustments = [module for module in site.modules() if isinstance(module, HyperET)]
+    return site.enabled and not (adjustments and all(isinstance(one, Unadjusted) for one in adjustments))
+
+
+def watchable_base(model: host.Sam3Image, base: host.Sam3Image | None = None) -> host.Sam3Image:
+    """The base of an adapted model, which passes its features through the model's sites unchanged.
+
+    A probe sees them there; radii are at the curvature of the model's adjustments. All tensors are shared.
+
+    Args:
+        base: where the model has trained weights of its own; without adapters.
+    """
+    twin = shared_copy(model)
+    for name, tensor in base_state_dict(base).items() if base is not None else ():
+        owner, _, attribute = name.rpartition(".")
+        setattr(twin.get_submodule(owner), attribute, tensor)
+    for site in adapter_sites(twin).values():
+        adjustments = [module for module in site.modules() if isinstance(module, HyperET)]
+        site.enabled = site.enabled and bool(adjustments) and not isinstance(site, RowAdjustment)
+        for module in adjustments:
+            module.__class__ = Unadjusted
+    return twin
+
+
+def _index(name: str) -> int:
+    return int(name.rpartition(".")[2])
 
 
 def _counts(normalised: Tensor) -> Tensor:

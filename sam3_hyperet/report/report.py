@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that opens with the answer, then shows the evidence.
+"""The report of a run: one HTML file that opens with a summary, then shows the evidence.
 
 Whatever is missing is left out; a value that is not finite, or COCO's -1 for "nothing to
 find", is shown as "–".
@@ -6,26 +6,35 @@ find", is shown as "–".
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.evaluation.compare import Comparison
+from sam3_hyperet.evaluation.models import versions
 from sam3_hyperet.files import replacing
-from sam3_hyperet.report.figures.category_plots import TreeConfusion, confusion_plots, difference_plots
-from sam3_hyperet.report.figures.pictures import (
-    Detection,
-    Example,
-    Panel,
-    SemanticExample,
-    instance_panels,
-    semantic_panels,
+from sam3_hyperet.modeling.build import resolution
+from sam3_hyperet.report.evidence import (
+    adapted_names,
+    instance_counts,
+    precision_recall,
+    radius_maps,
+    radius_shifts,
+    risk_coverage,
+    tree_confusion,
 )
+from sam3_hyperet.report.examples import examples, extremes, semantic_examples
+from sam3_hyperet.report.figures.category_plots import TreeConfusion, confusion_plots, difference_plots
+from sam3_hyperet.report.figures.pictures import Example, Panel, SemanticExample, instance_panels, semantic_panels
 from sam3_hyperet.report.figures.plots import Plot, model_colors
 from sam3_hyperet.report.figures.radius_maps import RadiusMap, site_maps
 from sam3_hyperet.report.figures.radius_plots import RadiusShift, radius_plots
@@ -36,7 +45,7 @@ from sam3_hyperet.report.figures.score_plots import (
     risk_coverage_plots,
 )
 from sam3_hyperet.report.figures.training_plots import training_plots
-from sam3_hyperet.report.summary import headline
+from sam3_hyperet.report.summary import summary
 from sam3_hyperet.report.table_rows import (
     METRICS,
     MISSING,
@@ -51,22 +60,11 @@ from sam3_hyperet.report.table_rows import (
     value,
 )
 from sam3_hyperet.report.tables import latex_table, markdown_table
+from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
+from sam3_hyperet.training.run_log import read_history
 
-__all__ = [
-    "Detection",
-    "Example",
-    "PrecisionRecall",
-    "RadiusMap",
-    "RadiusShift",
-    "Report",
-    "RiskCoverage",
-    "SemanticExample",
-    "TreeConfusion",
-    "headline",
-    "write_report",
-    "write_tables",
-]
-
+_RADIUS_MAPS = 3
+_EXTREMES = 3  # images that gained most, and as many that lost most
 _FACTS = (
     ("params/trainable", "trainable parameters"),
     ("params/total", "parameters in all"),
@@ -108,6 +106,54 @@ class Report:
     notes: Sequence[str] = ()
 
 
+def write_comparison(comparison: Comparison, run_dir: Path, config_text: str) -> None:
+    """Write report.html, comparison.md and comparison.tex; examples and radii are those of the last model."""
+    names, task = adapted_names(comparison), comparison.task
+    gained, lost = extremes(comparison, _EXTREMES) if task.shown else ([], [])
+    report = Report(
+        title=run_dir.name,
+        metrics=comparison.metrics,
+        history=read_history(run_dir / HISTORY_FILE),
+        protocol=protocol_facts(comparison),
+        config=config_text,
+        versions=versions(),
+        models=names,
+        examples=examples(comparison),
+        gained=examples(comparison, gained),
+        lost=examples(comparison, lost),
+        semantic_examples=semantic_examples(comparison),
+        radius=radius_shifts(comparison.results[-1]),
+        radius_maps=radius_maps(comparison, list(dict.fromkeys(i for i, _ in task.shown))[:_RADIUS_MAPS]),
+        precision_recall=precision_recall(comparison),
+        risk_coverage=risk_coverage(comparison),
+        confusion=tree_confusion(comparison),
+        instances=instance_counts(comparison),
+        dropped=dict(task.split.images.dropped),
+        notes=[f"Images and radii are those of {names[-1]}."] if names else (),
+    )
+    write_report(report, run_dir / "report.html")
+    write_tables(report, run_dir)
+
+
+def protocol_facts(comparison: Comparison) -> dict[str, str]:
+    """How the metrics were computed, for people."""
+    split, task = comparison.task.split, comparison.task
+    facts = {
+        "data": f"{comparison.data.name}, {split.name} split, {len(task.positions)} of {len(split.images)} images",
+        "vocabulary": f"{len(task.vocabulary)} prompts, absent ones included",
+        "boxes": "SAM 3's own, not clamped to the image",
+        "resolution": f"{resolution(comparison.results[-1].model.model)} pixels, square",
+        "sam3": host.SAM3_VERSION,
+        "threads": str(torch.get_num_threads()),
+    }
+    files = {one.model.name: one.model.adapter_file for one in comparison.results if one.model.adapter_file}
+    for name, file in files.items():
+        facts["adapter" if len(files) == 1 else f"adapter {name}"] = (
+            f"SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}…"
+        )
+    return facts | {key: str(value) for key, value in asdict(task.protocol).items()}
+
+
 def write_report(report: Report, path: Path, *, score_threshold: float = 0.5) -> Path:
     """Write one self-contained HTML file, whole or not at all; its folder is made.
 
@@ -143,14 +189,14 @@ def _view(report: Report, score_threshold: float) -> dict[str, Any]:
     categories = category_tables(metrics, models)
     adapted = prefixes(models)
     counts = [key for key in metrics if key.endswith("/images") and not key.startswith("base/")]
-    facts = (*((key, "pictures scored") for key in counts[:1]), *_FACTS)
+    facts = (*((key, "images scored") for key in counts[:1]), *_FACTS)
     rest = [
         (key, value(metrics, f"base/{key}"), [value(metrics, f"{prefix}{key}") for prefix in adapted.values()])
         for key in other_keys(metrics, models)
     ]
     return {
         "report": report,
-        "headline": headline(metrics, models),
+        "summary": summary(metrics, models),
         "models": list(zip(adapted, model_colors(len(adapted))[1:], strict=True)),
         "blocks": [(m, found) for m in METRICS if (found := [row for row in table if row.metric is m])],
         "has_base": any(row.base is not None for row in table),

@@ -1,4 +1,4 @@
-"""The answer of a comparison in one sentence, worded after the sign and size of each difference and its interval."""
+"""The summary of a comparison in one sentence, worded by the sign and size of each difference and its interval."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _ABSENT = "presence/absent_accuracy"
 _INTERVAL = "95 % interval "
 
 
-def headline(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
+def summary(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
     """What adaptation did to AP and mIoU; false alarms on absent prompts where they rose; what it cost.
 
     A difference whose 95 % interval holds 0 is said to be no clear change.
     """
     table = rows(metrics, models)
-    chosen = _headline_rows(table)
+    chosen = _summary_rows(table)
     several = len({row.scope[:1] for row in chosen}) > 1
     if models:
         clauses = [_best_of(row, models, several) for row in chosen[:_MOST]]
@@ -61,7 +61,7 @@ def headline(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
     return sentence if sentence.startswith("mIoU") else sentence[0].upper() + sentence[1:]
 
 
-def _headline_rows(table: Sequence[Row]) -> list[Row]:
+def _summary_rows(table: Sequence[Row]) -> list[Row]:
     """One AP for each granularity or split of a data set, one mIoU for each data set; large changes first."""
     with_masks = {row.scope for row in table if row.metric.suffix == "segm/AP"}
     chosen: dict[tuple[str, tuple[str, ...]], Row] = {}

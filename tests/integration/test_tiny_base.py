@@ -13,7 +13,7 @@ import sam3_hyperet as hy
 from sam3_hyperet.cli.compare import compare
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
-from sam3_hyperet.evaluation.comparison import Variant
+from sam3_hyperet.evaluation.models import EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.modeling.build import TINY_WEIGHTS
 
@@ -27,7 +27,7 @@ def metrics(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
     data = DataOptions(name="unseen", format="scenes", root=str(root), splits={"val": PICTURES}, seed=4321)
     found = compare(
-        [Variant("base", hy.build_model("tiny"))],
+        [EvalModel("base", hy.build_model("tiny"))],
         data,
         open_split(data, "val"),
         Protocol(granularity=False, examples=0),

@@ -139,8 +139,10 @@ class Knowing:
         self.model = nn.Identity()
         self.asked: list[int] = []
 
-    def predict(self, picture: Image.Image):
-        i = picture.getpixel((0, 0))
+    def encode(self, image: Image.Image) -> int:
+        return image.getpixel((0, 0))
+
+    def predict(self, i: int):
         self.asked.append(i)
         for prompt in self.vocabulary:
             yield self.answer(i, prompt.split("'")[0])

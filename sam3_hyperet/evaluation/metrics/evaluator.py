@@ -1,39 +1,57 @@
-"""What a metric is made of: a few arrays of each picture, and figures of the arrays of all pictures.
+"""The interface of a metric: a few arrays for each image, and metrics from the arrays of all images.
 
-The arrays of a picture, its record, are written to disk as soon as it is done. So an evaluation can be killed and go
-on, several processes share one by its pictures, and a bootstrap draws pictures without asking the model again.
+The arrays of an image, its record, are written to disk as soon as the image is done. So an evaluation can be killed and
+resumed, several processes can share one by its images, and a bootstrap draws images without running the model again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from sam3_hyperet.inference.predictor import PromptPrediction
+from sam3_hyperet.inference.prediction import PromptDetections
+from sam3_hyperet.inference.predictor import Encoded
 
 Record = Mapping[str, np.ndarray]
 Headline = Callable[[np.ndarray], dict[str, float]]
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A text of the vocabulary, and what it stands for, as far as it does.
+
+    Attributes:
+        category_id: of the instances that it names.
+        class_index: position among the classes of the label maps; several texts may name one class.
+        concept: whether the concept tree has a concept of this name.
+    """
+
+    text: str
+    category_id: int | None = None
+    class_index: int | None = None
+    concept: bool = False
+
+
 class Evaluator(Protocol):
-    """Metrics of one model on one split: start, add for each prompt, finish; then the next picture."""
+    """Metrics of one model on one split: `start`, `add` for each prompt, `finish`; then the next image."""
 
-    def start(self, i: int) -> None:
-        """Picture i of the split begins."""
+    def start(self, position: int, encoded: Encoded) -> None:
+        """Begin the image at a position of the split, whose features the model has computed."""
 
-    def add(self, k: int, answer: PromptPrediction) -> None:
-        """What the model answers on it to prompt k of the vocabulary; the prompts come in order, each once."""
+    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+        """Add the prediction for one prompt; the prompts come in the order of the vocabulary, each once."""
 
     def finish(self) -> dict[str, np.ndarray]:
-        """The record of the picture; its arrays are no objects and their names are the evaluator's own."""
+        """The record of the image: arrays without objects, under names of the evaluator's own."""
 
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
-        """All metrics, from the records of the pictures in the order of the split."""
+        """All metrics, from the records of the images in the order of the split."""
 
     def headline(self, records: Sequence[Record]) -> Headline:
-        """The few metrics that get confidence intervals, as a function of how often each picture counts, int (n,).
+        """The few metrics with confidence intervals, as a function of how often each image counts, int (n,).
 
-        With ones it gives what `evaluate` gives. It is called a thousand times: what can be computed before, is.
+        For ones it gives what `evaluate` gives. A bootstrap calls it a thousand times: compute beforehand what can be.
         """

@@ -1,8 +1,8 @@
-"""Does a model that is asked for a concept answer for what is below it in a tree, and for nothing beside it?
+"""Consistency within a concept tree: does a concept's mask cover what is below it, and nothing beside it?
 
-The mask of a prompt is the union of its detections' masks (those whose score, presence included, is at least a
-threshold), or its semantic map. With P the mask of a parent's prompt, C the union of its kinds' masks and G the ground
-truth of them all, on each picture that shows one of the kinds (one beside the parent, if that is a class itself):
+The mask of a prompt is the union of its confident detections' masks. With P the mask of a parent's prompt, C the union
+of its kinds' masks and G the ground truth of them all, on each image that shows one of the kinds (one beside the
+parent, if that is a class itself):
 
 - `consistency`: IoU(P, C). Where both are empty there is nothing to compare: the pair is left out, and `unanswered` is
   the share of such pairs. Where only one is empty it is 0.
@@ -25,72 +25,58 @@ from sam3_hyperet import masks
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.hierarchy import Hierarchy
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.metrics import regions
-from sam3_hyperet.evaluation.metrics.evaluator import Headline, Record
+from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.hierarchy_counts import HierarchyCounts
-from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.inference.prediction import PromptDetections
+from sam3_hyperet.inference.predictor import Encoded
+from sam3_hyperet.masks import Rle
 
 CLAIM_IOU = 0.5
+
+
+def concepts(hierarchy: Hierarchy) -> tuple[str, ...]:
+    """The names of a tree, each once."""
+    return tuple(dict.fromkeys((*hierarchy.kinds, *hierarchy.parts, *hierarchy.children)))
 
 
 class GranularityEvaluator:
     """Consistency and confusion within a concept tree.
 
     Args:
-        pictures: where the annotated regions are.
-        vocabulary: what is asked: the names of the categories and what `hierarchy.prompts` adds. Other prompts, such as
-            synonyms, are not looked at.
+        images: with the annotated regions.
+        prompts: of the vocabulary: the names of the categories and those that `hierarchy.prompts` adds. Other prompts,
+            such as synonyms, are not looked at.
         hierarchy: the tree.
-        score: from which a detection counts, presence included; with `semantic`, the presence from which a map does.
-        mask: probability from which a pixel belongs to a mask.
-        semantic: take each prompt's semantic map instead of its detections.
 
     Raises:
-        ConfigError: a name of the tree that the vocabulary lacks.
+        ConfigError: a concept of the tree that no prompt names.
     """
 
-    def __init__(
-        self,
-        pictures: AnnotatedImages,
-        vocabulary: Sequence[str],
-        hierarchy: Hierarchy,
-        *,
-        score: float = 0.5,
-        mask: float = 0.5,
-        semantic: bool = False,
-    ) -> None:
-        names = dict.fromkeys((*hierarchy.kinds, *hierarchy.parts, *hierarchy.children))
-        if missing := [name for name in names if name not in vocabulary]:
-            raise ConfigError(f"hierarchy: {missing[0]!r} is not asked for; expected it in the vocabulary")
+    def __init__(self, images: AnnotatedImages, prompts: Sequence[Prompt], hierarchy: Hierarchy) -> None:
+        named = {prompt.text for prompt in prompts if prompt.concept}
+        if missing := [name for name in concepts(hierarchy) if name not in named]:
+            raise ConfigError(f"hierarchy: no prompt names {missing[0]!r}; expected it in the vocabulary")
         self.counts = HierarchyCounts(hierarchy)
-        self._pictures, self._hierarchy = pictures, hierarchy
-        self._score, self._mask, self._semantic = score, mask, semantic
-        self._name = {vocabulary.index(name): name for name in names}
-        self._of_category = {category.id: category.name for category in pictures.categories}
+        self._images, self._hierarchy = images, hierarchy
+        self._of_category = {category.id: category.name for category in images.categories}
 
-    def start(self, i: int) -> None:
-        self._size = self._pictures.image(i)
-        self._claims: dict[str, list[masks.Rle]] = {}
-        self._annotated: dict[str, list[tuple[masks.Rle, bool]]] = defaultdict(list)
-        for region in self._pictures.instances(i):
+    def start(self, position: int, encoded: Encoded) -> None:
+        image = self._images.image(position)
+        self._size = image.height, image.width
+        self._claims: dict[str, list[Rle]] = {}
+        self._annotated: dict[str, list[tuple[Rle, bool]]] = defaultdict(list)
+        for region in self._images.instances(position):
             self._annotated[self._of_category[region.category_id]].append((region.rle, region.crowd))
 
-    def add(self, k: int, answer: PromptPrediction) -> None:
-        if k not in self._name:
-            return
-        if not self._semantic:
-            found = regions.detection_masks(regions.confident(answer, self._score), self._size, self._mask)
-        elif answer.presence >= self._score:
-            found = [regions.semantic_mask(answer, self._size, self._mask)]
-        else:
-            found = []
-        self._claims[self._name[k]] = found
+    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+        if prompt.concept:
+            self._claims[prompt.text] = detections.rles(detections.confident)
 
     def finish(self) -> dict[str, np.ndarray]:
         """`kinds` (m, 5): the number of a parent and, in pixels, |P ∩ C|, |P ∪ C|, |P ∩ G| and |G|. `parts` (n, 3): the
         number of a child and the pixels of its mask in its wholes' and in all. `regions` (r,): the number of each
         region's class among the children. `claims` (c, 2): a region and the number of a child that claims it."""
-        self._masks = {name: self._union(found) for name, found in self._claims.items()}
+        self._masks = {name: masks.union(found, *self._size) for name, found in self._claims.items()}
         shown, claims = self._confusion()
         return {
             "kinds": np.array(self._consistency(), np.int64).reshape(-1, 5),
@@ -110,11 +96,13 @@ class GranularityEvaluator:
         for number, (parent, children) in enumerate(self._hierarchy.kinds.items()):
             if not any(self._annotated.get(child) for child in children if child != parent):
                 continue
-            asked, below = self._masks[parent], self._together(children)
-            truth = self._union([rle for name in {parent, *children} for rle, _ in self._annotated.get(name, ())])
-            both = masks.intersection_area(asked, below)
-            either = masks.area(asked) + masks.area(below) - both
-            found = masks.intersection_area(asked, truth)
+            above, below = self._masks[parent], self._together(children)
+            truth = masks.union(
+                [rle for name in {parent, *children} for rle, _ in self._annotated.get(name, ())], *self._size
+            )
+            both = masks.intersection_area(above, below)
+            either = masks.area(above) + masks.area(below) - both
+            found = masks.intersection_area(above, truth)
             rows.append((number, both, either, found, masks.area(truth)))
         return rows
 
@@ -145,8 +133,5 @@ class GranularityEvaluator:
             claims += [(r, number) for r, (truth, _) in enumerate(shown) if claimed[r] and (absent[r] or truth == name)]
         return [children.index(name) for name, _ in shown], claims
 
-    def _together(self, names: Sequence[str]) -> masks.Rle:
-        return self._union([self._masks[name] for name in names])
-
-    def _union(self, regions: Sequence[masks.Rle]) -> masks.Rle:
-        return masks.union(regions, self._size.height, self._size.width)
+    def _together(self, names: Sequence[str]) -> Rle:
+        return masks.union([self._masks[name] for name in names], *self._size)

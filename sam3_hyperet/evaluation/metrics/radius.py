@@ -1,50 +1,47 @@
-"""Radius statistics of every site of adjustments, counted picture by picture so that they resume and add up."""
+"""Radius statistics of every site of adjustments, counted image by image so that they resume and add up."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import numpy as np
-from torch import nn
 
-from sam3_hyperet.evaluation.metrics.evaluator import Headline, Record
-from sam3_hyperet.inference.prediction import PromptPrediction
-from sam3_hyperet.modeling.probe import BINS, RadiusProbe, SiteRadii
+from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
+from sam3_hyperet.inference.prediction import PromptDetections
+from sam3_hyperet.inference.predictor import Encoded
+from sam3_hyperet.modeling.probe import BINS, RadiusProbe
 
-_FIGURES = ("radius/{}/mean", "normalized_radius/{}/mean", "radius/{}/saturation")
+METRICS = ("radius/{}/mean", "normalized_radius/{}/mean", "radius/{}/saturation")
+BEFORE = "_before"
 
 
 class RadiusEvaluator:
     """Means of the radii of the features behind each adjustment and, as `…_before`, in front of it.
 
-    It watches the model from `start` to `finish`, so the picture must be encoded in between. A model without
-    adjustments, or with its adapters off, has nothing to watch and gets no metric.
+    The features are those between two calls of `finish`. A model with its adapters off has none and gets no metric.
 
-    Attributes:
-        sites: in the order of the records' rows.
+    Args:
+        probe: entered by the caller while the model runs, and accumulating.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._watching = ExitStack()
-        self.sites = tuple(RadiusProbe(model).sites)
+    def __init__(self, probe: RadiusProbe) -> None:
+        self._probe = probe
+        self.sites = tuple(probe.sites)  # in the order of the records' rows
 
-    def start(self, i: int) -> None:
-        self._watching.close()
-        self._probe = self._watching.enter_context(RadiusProbe(self._model, accumulate=True))
+    def start(self, position: int, encoded: Encoded) -> None:
+        """Nothing: the probe has seen the features of the encoder already."""
 
-    def add(self, k: int, answer: PromptPrediction) -> None:
-        """Nothing: the features are seen as they pass."""
+    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+        """Nothing: the probe sees the features as they pass."""
 
     def finish(self) -> dict[str, np.ndarray]:
         """Of S sites, before and after: `histogram` (S, 2, BINS) of normalised radii in [0, 1]; `sums` (S, 2, 3) of
         radius, normalised radius and saturation over the `positions` (S,)."""
-        self._watching.close()
-        radii = [self._probe.sites[name] for name in self.sites]
+        radii = list(self._probe.take().values())
+        sums = [(site.mean() * site.positions).numpy() for site in radii]
         return {
             "histogram": np.array([site.histogram.numpy() for site in radii]).reshape(len(radii), 2, BINS),
-            "sums": np.array([_sums(site) for site in radii]).reshape(len(radii), 2, 3),
+            "sums": np.array(sums).reshape(len(radii), 2, 3),
             "positions": np.array([site.positions for site in radii], np.int64),
         }
 
@@ -53,31 +50,16 @@ class RadiusEvaluator:
         metrics: dict[str, float] = {}
         for name, sums, count in zip(self.sites, _added(records, "sums"), positions, strict=True):
             if count:
-                for suffix, means in (("_before", sums[0] / count), ("", sums[1] / count)):
-                    metrics |= {key.format(name) + suffix: float(m) for key, m in zip(_FIGURES, means, strict=True)}
+                for suffix, means in ((BEFORE, sums[0] / count), ("", sums[1] / count)):
+                    metrics |= {key.format(name) + suffix: float(m) for key, m in zip(METRICS, means, strict=True)}
         return metrics
 
     def headline(self, records: Sequence[Record]) -> Headline:
-        """The mean normalised radius behind each adjustment."""
-        sums = np.array([record["sums"][:, 1, 1] for record in records]).reshape(len(records), -1)
-        positions = np.array([record["positions"] for record in records]).reshape(len(records), -1)
-        seen = [(s, name) for s, name in enumerate(self.sites) if positions[:, s].any()]
-
-        def figures(weights: np.ndarray) -> dict[str, float]:
-            with np.errstate(invalid="ignore"):
-                means = (weights @ sums) / (weights @ positions)
-            return {_FIGURES[1].format(name): float(means[s]) for s, name in seen}
-
-        return figures
+        return lambda weights: {}
 
     def histograms(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
         """(2, BINS) positions by normalised radius, before and after the adjustment, of each site, for plots."""
         return dict(zip(self.sites, _added(records, "histogram"), strict=True))
-
-
-def _sums(site: SiteRadii) -> np.ndarray:
-    sums: np.ndarray = (site.mean() * site.positions).numpy()
-    return sums
 
 
 def _added(records: Sequence[Record], name: str) -> np.ndarray:

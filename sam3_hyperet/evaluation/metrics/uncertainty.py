@@ -1,9 +1,9 @@
-"""Radius as uncertainty: does the radius of the features inside a detection's mask tell how wrong the mask is? [4]
+"""Radius as uncertainty: does the radius of the features inside a detection's mask predict the mask's error? [4]
 
-A detection is any whose score, presence included, reaches a threshold. Its radius is the mean normalised radius,
-tanh(√c‖v‖), of the feature vectors v inside its mask, on one level of the feature pyramid; its error is 1 − IoU with
-the best annotated instance of its category, so 1 where there is none. A detection that lies in a crowd and on no
-instance is left out, as in COCO. The usual uncertainty, 1 − score, is measured beside it.
+Confident detections count. The radius of one is the mean normalised radius, tanh(√c‖v‖), of the feature vectors v
+inside its mask, on one level of the feature pyramid; its error is 1 − IoU with the best annotated instance of its
+category, so 1 where there is none. A detection that lies in a crowd and on no instance is left out, as in COCO. The
+usual uncertainty, 1 − score, is measured beside it.
 
 For both: `spearman`, ρ of uncertainty and error; `auroc` of "more uncertain" for "wrong" (IoU < 1/2); `aurc`, the area
 under the risk–coverage curve of the error. A larger radius may mean a larger or a smaller error: ρ is reported with its
@@ -14,8 +14,7 @@ mean error, and `aurc/oracle` what the error itself gives.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,115 +22,71 @@ from torch import Tensor, nn
 
 from sam3_hyperet import masks
 from sam3_hyperet.data.annotations import AnnotatedImages
-from sam3_hyperet.evaluation.metrics import regions
-from sam3_hyperet.evaluation.metrics.evaluator import Headline, Record
+from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.ranking import Ranking, aurc, auroc, risk_coverage, spearman
+from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.hyperbolic.radius import normalized_radius
-from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.inference.prediction import PromptDetections
+from sam3_hyperet.inference.predictor import Encoded
+from sam3_hyperet.masks import Rle
+from sam3_hyperet.modeling.probe import changes_features
 
 CORRECT_IOU = 0.5
 BASE_CURVATURE = 0.01  # the paper's [1], where no adjustment says another
 
 
-class PyramidRadii:
-    """The normalised radius of a pyramid level's features, behind the adjustment there, of the picture encoded last.
+def pyramid_radii(model: nn.Module, encoded: Encoded) -> Tensor:
+    """(h, w) normalised radii of a pyramid level's features, behind the adjustment there.
 
-    It watches from `open` to `close`. The level is the first that the adapters adjust or, where they adjust none, the
-    first, of the highest resolution; the curvature is that of its adjustment or, of a base, .01.
+    The level is the first that the adapters adjust or, where they adjust none, the first, of the highest resolution;
+    the curvature is that of its adjustment or, of a base, .01.
     """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._backbone: Any = model.backbone
-        self._adjustment: Any = getattr(self._backbone, "fpn_adjustment", None)
-        self.level = 0 if self._adjustment is None else self._adjustment.indices[0]
-        self._hooks = ExitStack()
-
-    def open(self) -> None:
-        """Forget the last picture and watch for the next one."""
-        self.close()
-        self._map: Tensor | None = None
-        convolution = self._backbone.vision_backbone.convs[self.level]
-        watched = convolution if self._adjustment is None else self._adjustment
-        self._hooks.callback(watched.register_forward_hook(self._see).remove)
-
-    def close(self) -> None:
-        self._hooks.close()
-
-    @property
-    def map(self) -> Tensor:
-        """(h, w). Raises RuntimeError where no picture was encoded since `open`."""
-        if self._map is None:
-            raise RuntimeError("no feature pyramid was computed for this picture; expected the model to encode it")
-        return self._map
-
-    def _see(self, module: nn.Module, inputs: object, output: Tensor | Sequence[Tensor]) -> None:
-        features = output if isinstance(output, Tensor) else output[self.level]
-        self._map = normalized_radius(features[0].detach().float(), self._curvature(), 0).double()
-
-    def _curvature(self) -> Tensor | float:
-        if self._adjustment is None or not self._adjustment.enabled:
-            return BASE_CURVATURE
-        curvature: Tensor = self._adjustment.level(self.level).curvature().detach()
-        return curvature
+    adjustment: Any = getattr(model.backbone, "fpn_adjustment", None)
+    level = 0 if adjustment is None else adjustment.indices[0]
+    curvature: Tensor | float = BASE_CURVATURE
+    if adjustment is not None and changes_features(adjustment):
+        curvature = adjustment.level(level).curvature().detach()
+    features: Tensor = encoded["backbone_fpn"][level][0]
+    return normalized_radius(features.detach().float(), curvature, 0).double()
 
 
 class UncertaintyEvaluator:
-    """Radius and score as uncertainties of the detections on pictures with annotated instances.
+    """Radius and score as uncertainties of the detections on images with annotated instances.
 
     Args:
-        model: it is watched from `start` to `finish`, so the picture must be encoded in between.
-        pictures: where the instances are.
-        category_of: prompt -> category id; other prompts are not looked at.
-        score: from which a detection counts, presence included.
-        mask: probability from which a pixel belongs to a mask.
+        model: whose features they are.
+        images: with the instances.
+        protocol: with the threshold of the masks.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        pictures: AnnotatedImages,
-        category_of: Mapping[int, int],
-        *,
-        score: float = 0.5,
-        mask: float = 0.5,
-    ) -> None:
-        self._radii = PyramidRadii(model)
-        self._pictures, self._category_of = pictures, dict(category_of)
-        self._score, self._mask = score, mask
+    def __init__(self, model: nn.Module, images: AnnotatedImages, protocol: Protocol) -> None:
+        self._model, self._images, self._mask_threshold = model, images, protocol.mask_threshold
 
-    def start(self, i: int) -> None:
-        self._size = self._pictures.image(i)
-        self._annotated: dict[int, list[tuple[masks.Rle, bool]]] = defaultdict(list)
-        for region in self._pictures.instances(i):
+    def start(self, position: int, encoded: Encoded) -> None:
+        self._annotated: dict[int, list[tuple[Rle, bool]]] = defaultdict(list)
+        for region in self._images.instances(position):
             self._annotated[region.category_id].append((region.rle, region.crowd))
         self._found: list[np.ndarray] = []
-        self._radii.open()
+        self._radii = pyramid_radii(self._model, encoded)
 
-    def add(self, k: int, answer: PromptPrediction) -> None:
-        if k not in self._category_of:
+    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+        count = detections.confident
+        if prompt.category_id is None or not count:
             return
-        kept = regions.confident(answer, self._score)
-        if not len(kept.boxes):
-            return
-        annotated = self._annotated.get(self._category_of[k], ())
-        overlap = masks.iou(
-            regions.detection_masks(kept, self._size, self._mask),
-            [rle for rle, _ in annotated],
-            [crowd for _, crowd in annotated],
-        )
+        annotated = self._annotated.get(prompt.category_id, ())
+        overlap = masks.iou(detections.rles(count), [rle for rle, _ in annotated], [crowd for _, crowd in annotated])
         crowd = np.array([crowd for _, crowd in annotated], bool)
         iou = overlap[:, ~crowd].max(axis=1, initial=0)
         counted = (iou >= CORRECT_IOU) | (overlap[:, crowd].max(axis=1, initial=0) < CORRECT_IOU)
-        table = np.stack([self._mean_radii(kept), kept.scores.double().cpu().numpy(), iou])
+        table = np.stack([self._mean_radii(detections), detections.scores[:count], iou])
         self._found.append(table[:, counted])
 
     def finish(self) -> dict[str, np.ndarray]:
         """`detections` (3, n): mean normalised radius, score, and IoU with the best instance."""
-        self._radii.close()
         return {"detections": np.concatenate([np.zeros((3, 0)), *self._found], axis=1)}
 
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
-        detections = Detections(records)
+        detections = PooledDetections(records)
         every = np.ones(len(detections.error))
         metrics = {
             "detections": float(len(detections.error)),
@@ -144,36 +99,35 @@ class UncertaintyEvaluator:
 
     def headline(self, records: Sequence[Record]) -> Headline:
         """ρ and AUROC of both, as far as they are defined."""
-        detections = Detections(records)
+        detections = PooledDetections(records)
         defined = detections.figures(np.ones(len(detections.error)))
         shown = [key for key, value in defined.items() if np.isfinite(value)]
 
         def figures(weights: np.ndarray) -> dict[str, float]:
-            found = detections.figures(weights[detections.picture])
+            found = detections.figures(weights[detections.image])
             return {f"uncertainty/{key}": found[key] for key in shown}
 
         return figures
 
-    def _mean_radii(self, kept: PromptPrediction) -> np.ndarray:
-        """(n,) means over the positions inside each mask; of a mask that has none, over its most probable ones."""
-        radii = self._radii.map
-        probabilities = kept.mask_probabilities(*radii.shape).flatten(1)
-        inside = (probabilities >= probabilities.amax(dim=1, keepdim=True).clamp(max=self._mask)).double()
-        means: np.ndarray = (inside @ radii.flatten() / inside.sum(dim=1)).cpu().numpy()
+    def _mean_radii(self, detections: PromptDetections) -> np.ndarray:
+        """(n,) means over the positions inside each mask; of a mask without any, over its most probable ones."""
+        probabilities = detections.mask_probabilities(detections.confident, *self._radii.shape).flatten(1)
+        inside = (probabilities >= probabilities.amax(dim=1, keepdim=True).clamp(max=self._mask_threshold)).double()
+        means: np.ndarray = (inside @ self._radii.flatten() / inside.sum(dim=1)).cpu().numpy()
         return means
 
 
-class Detections:
-    """The detections of all pictures, sorted once by each uncertainty.
+class PooledDetections:
+    """The detections of all images, sorted once by each uncertainty.
 
     Attributes:
-        error: (n,) 1 − IoU. wrong: (n,) IoU < 1/2. picture: (n,) place of the picture among the records.
+        error: (n,) 1 − IoU. wrong: (n,) IoU < 1/2. picture: (n,) place of the image among the records.
     """
 
     def __init__(self, records: Sequence[Record]) -> None:
         tables = [record["detections"] for record in records]
         radius, score, iou = np.concatenate(tables, axis=1)
-        self.picture = np.repeat(np.arange(len(tables)), [table.shape[1] for table in tables])
+        self.image = np.repeat(np.arange(len(tables)), [table.shape[1] for table in tables])
         self.error, self.wrong = 1 - iou, iou < CORRECT_IOU
         self._uncertainty = {"radius": Ranking(radius), "score": Ranking(1 - score)}
         self._errors = Ranking(self.error)

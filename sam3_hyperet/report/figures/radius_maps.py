@@ -1,19 +1,14 @@
-"""The normalised radius of a site's features laid over a picture, into and out of the adjustment."""
+"""The normalised radius of a site's features laid over an image, in front of and behind the adjustment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import matplotlib
 import numpy as np
-from torch import Tensor, nn
 
-from sam3_hyperet.adapters.adjustment import HyperET
-from sam3_hyperet.hyperbolic.radius import normalized_radius
-from sam3_hyperet.modeling.parameters import adapter_sites
 from sam3_hyperet.report.figures.pictures import SIDE, Panel, Picture, data_uri, enlarge
 from sam3_hyperet.report.table_rows import number, signed
 
@@ -62,30 +57,6 @@ def site_maps(maps: Sequence[RadiusMap]) -> list[SiteMaps]:
         if one.before.size and np.isfinite(one.before).all() and np.isfinite(one.after).all():
             shown.setdefault(one.site, []).append(one)
     return [_site(site, found) for site, found in shown.items()]
-
-
-@contextmanager
-def watch_radii(model: nn.Module) -> Iterator[dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Normalised radii (h, w) into and out of every adjustment of a feature map (1, D, h, w), by its site.
-
-    They are those of the picture that the model has encoded last. Nothing for adjustments of weights and of tokens.
-    """
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-
-    def hook(site: str) -> Callable[[HyperET, tuple[Tensor, ...], Tensor], None]:
-        def see(module: HyperET, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if output.ndim == 4:
-                radii = [normalized_radius(v.detach().float(), module.curvature(), 1)[0] for v in (inputs[0], output)]
-                found[site] = (radii[0].detach().cpu().numpy(), radii[1].detach().cpu().numpy())
-
-        return see
-
-    with ExitStack() as hooks:
-        for site in adapter_sites(model).values():
-            for name, module in site.named_modules():
-                if isinstance(module, HyperET):
-                    hooks.callback(module.register_forward_hook(hook(site.site_name(name))).remove)
-        yield found
 
 
 def _site(site: str, maps: Sequence[RadiusMap]) -> SiteMaps:

@@ -14,7 +14,7 @@ from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.evaluate import choose_device, main
 from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.models import find_sources
+from sam3_hyperet.evaluation.models import find_trained
 from sam3_hyperet.modeling.opening import set_threads
 
 RANDOM = ["model=tiny", "model.checkpoint=random"]
@@ -56,7 +56,7 @@ def fails(scenes, tmp_path, capsys):
         ([*RANDOM, "resume=yes"], "resume='yes' is unknown; expected one of auto, never"),
         ([*RANDOM, "keep_records=2"], "keep_records=2; expected true or false"),
         ([*RANDOM, "devices=0"], "devices=0; expected how many processes share the pictures, from 1"),
-        ([*RANDOM, "protocol.top=0"], "protocol.top=0; expected an integer from 1"),
+        ([*RANDOM, "protocol.max_dets=0"], "protocol.max_dets=0; expected an integer from 1"),
         ([*RANDOM, "split=test"], "has no split 'test'; it has train, tune, val"),
         ([*RANDOM, "device=gpu"], "device=gpu; expected auto, cpu or cuda"),
         ([*RANDOM, "threads=-1"], "threads=-1; expected an integer from 0"),
@@ -137,13 +137,14 @@ def test_models_are_named_after_their_files_and_runs(tmp_path):
     (runs[1] / "weights.safetensors").touch()
 
     def names(adapters, runs=(), data="scenes"):
-        found = find_sources([Path(one) for one in adapters], runs, data=data, use_weights=True)
-        return [(source.name, source.weights) for source in found]
+        found = find_trained([Path(one) for one in adapters], runs, data=data, use_weights=True)
+        return [(name, files.weights) for name, files in found.items()]
 
     files = ["x/adapter.safetensors", "y/adapter_last.safetensors", "y/z.safetensors", "w/z.safetensors"]
     assert [name for name, _ in names(files)] == ["x", "y", "z", "z-2"]
     assert [name for name, _ in names(["base/adapter.safetensors", "scenes.safetensors"])] == ["base-2", "scenes-2"]
     assert names([], runs) == [("run", None), ("run-2", runs[1] / "weights.safetensors")]
+    assert names(["..safetensors", "last-model-exact.safetensors"]) == [("adapter", None), ("last-model-exact-2", None)]
     assert names(["q.safetensors"], runs[1:]) == [("q", runs[1] / "weights.safetensors")]
     with pytest.raises(ConfigError, match="adapter= and 2 runs; expected adapter files, with one run at most, or runs"):
         names(["q.safetensors"], runs)
@@ -158,3 +159,39 @@ def test_runs_of_different_data_are_not_compared(tmp_path):
     error = _without_data(tmp_path, f"[{tmp_path / 'a'},{tmp_path / 'b'}]")
     assert "b: data.root is there, but here in" in error
     assert "expected runs of one data, or data=…" in error
+
+
+def test_a_file_in_a_parent_folder_is_named_after_that_folder(tmp_path, monkeypatch):
+    """Its folder of records lies below that of all records, so what else is in run_dir is safe."""
+    (tmp_path / "mine" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine" / "below")
+    for file in ("../adapter.safetensors", str(Path("..") / "below" / ".." / "adapter.safetensors")):
+        assert list(find_trained([Path(file)], [], data="scenes", use_weights=False)) == ["mine"]
+    assert list(find_trained([Path("adapter.safetensors")], [], data="scenes", use_weights=False)) == ["below"]
+
+
+def test_a_data_set_is_not_named_like_other_metrics(fails):
+    for name in ("base", "difference", "params", "a/b"):
+        assert f"data.name={name!r}; expected a name" in fails(*RANDOM, f"data.name={name}")
+
+
+def test_only_what_a_run_wrote_is_removed(scenes, tmp_path):
+    """Records of one's own stay, also where they lie where the records of an evaluation would."""
+    folder = tmp_path / "out"
+    mine = [folder / "records" / "notes.csv", folder / "records" / "mine" / "a.npz", folder / "b.txt"]
+    for file in mine:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    arguments = [*RANDOM, *scenes, "protocol.limit=1", "protocol.examples=0", f"run_dir={folder}"]
+    main(arguments)
+    assert [file.read_text() for file in mine] == ["mine"] * 3
+    assert sorted(path.name for path in (folder / "records").iterdir()) == ["mine", "notes.csv"]
+    (folder / "metrics.json").unlink()
+    main(arguments)
+    for name in ("records/base", "report.html"):
+        other = tmp_path / name.replace("/", "-")
+        (other / name).mkdir(parents=True)
+        (other / name / "000000.npz").write_text("mine")
+        with pytest.raises(ConfigError, match=f"{name} is there and was not written by an earlier run"):
+            main([*arguments[:-1], f"run_dir={other}"])
+        assert (other / name / "000000.npz").read_text() == "mine"

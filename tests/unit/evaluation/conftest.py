@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from drawn_pictures import Drawn, Knowing, Part, Region, block
 
-from sam3_hyperet.evaluation.protocol import Protocol, positions
+from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
 from sam3_hyperet.evaluation.record_store import RecordStore
-from sam3_hyperet.evaluation.runner import Contender, evaluate_records, record_pictures
-from sam3_hyperet.evaluation.task import Suite
+from sam3_hyperet.evaluation.runner import ModelRun, evaluate_records, record_images
+from sam3_hyperet.evaluation.task import EvalTask
 
 
 @pytest.fixture
@@ -31,25 +31,19 @@ def coco_file(pictures: Drawn, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def evaluate(tmp_path):
-    """A function that asks a predictor about a split and returns the contender, its records and its metrics."""
+    """A function that evaluates a predictor on a split and returns the run, its records and its metrics."""
 
-    def run(predictor: Knowing, split: Part, protocol: Protocol, world: int = 1, **options):
-        suite = Suite(split, protocol, positions(split.images, protocol.limit), **options)
-        predictor.vocabulary = suite.vocabulary
-        contender = Contender(
-            name="knowing",
-            predictor=predictor,
-            evaluators=suite.evaluators(predictor.model),
-            store=RecordStore(tmp_path / "records" / str(len(list(tmp_path.glob("records/*"))))),
-            positions=suite.positions,
-        )
+    def evaluated(predictor: Knowing, split: Part, protocol: Protocol, world: int = 1, **options):
+        task = EvalTask(split, protocol, evenly_spread(range(len(split.images)), protocol.limit), **options)
+        predictor.vocabulary = task.vocabulary
+        store = RecordStore(tmp_path / "records" / str(len(list(tmp_path.glob("records/*")))))
+        run = ModelRun("knowing", predictor, task, task.evaluators(predictor.model), store, task.positions)
         for rank in range(world):  # one after the other, as processes would beside each other
-            share = {"knowing": contender.positions[rank::world]}
-            record_pictures([contender], share, split.images.picture, workers=protocol.workers)
-        records = contender.store.read_all(contender.positions)
-        return contender, records, evaluate_records(contender.evaluators, records, len(suite.vocabulary))
+            record_images([run], [run.positions[rank::world]], split.images.picture, workers=protocol.workers)
+        records = store.read_all(run.positions)
+        return run, records, evaluate_records(run.evaluators, records, len(task.vocabulary))
 
-    return run
+    return evaluated
 
 
 @pytest.fixture

@@ -12,13 +12,11 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 import sam3_hyperet as hy
-from sam3_hyperet.cli.compare import compare, print_headline
+from sam3_hyperet.cli.compare import compare_and_report, print_metrics
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.sources import open_split
-from sam3_hyperet.evaluation.comparison import Variant
-from sam3_hyperet.evaluation.fingerprint import model_facts, versions
-from sam3_hyperet.evaluation.models import with_base
+from sam3_hyperet.evaluation.models import EvalModel, beside_base, model_facts, versions
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
@@ -31,12 +29,12 @@ def data(tmp_path_factory):
     return DataOptions(name="drawn", format="scenes", root=str(root), splits={"val": 3})
 
 
-def run(variants, data, folder, **options):
+def run(models, data, folder, **options):
     protocol = Protocol(**{"limit": 2, "examples": 0, "bootstrap": 5, **options})
     console = Console(file=io.StringIO(), width=200)
     fabric = Fabric(accelerator="cpu", devices=1)
-    return compare(
-        variants,
+    return compare_and_report(
+        models,
         data,
         open_split(data, "val"),
         protocol,
@@ -58,11 +56,11 @@ def scored(metrics, prefix):
 
 def test_each_number_is_its_own_model_s(base, model, another, randomized, data, tmp_path):
     adapted = randomized(hy.inject(model, hy.HyperETConfig()))
-    off = run(with_base(adapted), data, tmp_path / "off")
-    alone = run([Variant("base", base)], data, tmp_path / "alone")
+    off = run(beside_base(adapted), data, tmp_path / "off")
+    alone = run([EvalModel("base", base)], data, tmp_path / "alone")
     moved = randomized(hy.inject(another(), hy.HyperETConfig()), seed=8)
-    against = run(with_base(adapted, moved), data, tmp_path / "against")
-    own = run([Variant("own", moved)], data, tmp_path / "own")
+    against = run(beside_base(adapted, moved), data, tmp_path / "against")
+    own = run([EvalModel("own", moved)], data, tmp_path / "own")
 
     assert scored(off, "base/") == scored(alone, "")
     assert scored(off, "") != scored(off, "base/")
@@ -78,25 +76,25 @@ def test_each_number_is_its_own_model_s(base, model, another, randomized, data, 
 
 def test_several_models_are_named_and_scored_as_each_alone(base, randomized, data, tmp_path):
     """One shares the base's neck, the other its trunk as well; what the evaluators see through hooks is its own."""
-    variants = [Variant("base", base)]
+    models = [EvalModel("base", base)]
     for name, scheme in (("first", "A"), ("second", "B")):
-        variants.append(Variant(name, randomized(adapted_copy(base, hy.HyperETConfig(scheme=scheme)))))
-    together = run(variants, data, tmp_path / "together")
+        models.append(EvalModel(name, randomized(adapted_copy(base, hy.HyperETConfig(scheme=scheme)))))
+    together = run(models, data, tmp_path / "together")
     assert not scored(together, "")
-    for variant in variants[1:]:
-        alone = run([variants[0], variant], data, tmp_path / variant.name)
-        assert scored(together, f"{variant.name}/") == scored(alone, "")
+    for model in models[1:]:
+        alone = run([models[0], model], data, tmp_path / model.name)
+        assert scored(together, f"{model.name}/") == scored(alone, "")
         assert scored(together, "base/") == scored(alone, "base/")
-        assert together[f"{variant.name}/params/added"] == alone["params/added"] > 0
+        assert together[f"{model.name}/params/added"] == alone["params/added"] > 0
         key = "drawn/segm/AP/low"
-        assert together[f"difference/{variant.name}/{key}"] == alone[f"difference/{key}"]
+        assert together[f"difference/{model.name}/{key}"] == alone[f"difference/{key}"]
     assert together["first/normalized_radius/fpn.0/mean"] != together["first/normalized_radius/fpn.0/mean_before"]
 
 
 def test_a_fast_protocol_reports_its_difference_from_the_exact_one(model, randomized, data, tmp_path):
     adapted = randomized(hy.inject(model, hy.HyperETConfig()))
-    exact = run(with_base(adapted), data, tmp_path / "exact")
-    fast = run(with_base(adapted), data, tmp_path / "fast", min_score=0.9, compare_exact=2)
+    exact = run(beside_base(adapted), data, tmp_path / "exact")
+    fast = run(beside_base(adapted), data, tmp_path / "fast", min_score=0.9, compare_exact=2)
     assert fast["drawn/detections"] < exact["drawn/detections"]
     difference = fast["drawn/segm/AP"] - exact["drawn/segm/AP"]
     assert fast["drawn/speed/fast_minus_exact/AP"] == pytest.approx(difference, abs=1e-12)
@@ -105,7 +103,7 @@ def test_a_fast_protocol_reports_its_difference_from_the_exact_one(model, random
 
 def test_what_training_left_out_is_measured_as_forgotten(model, randomized, data, tmp_path):
     adapted = randomized(hy.inject(model, hy.HyperETConfig()))
-    metrics = run(with_base(adapted), replace(data, annotated=("group",)), tmp_path)
+    metrics = run(beside_base(adapted), replace(data, annotated=("group",)), tmp_path)
     lost = metrics["base/drawn/part/presence/accuracy_absent"] - metrics["drawn/part/presence/accuracy_absent"]
     assert metrics["drawn/forgetting/part/presence/accuracy_absent"] == lost
     assert not [key for key in metrics if "forgetting/group" in key]
@@ -114,7 +112,9 @@ def test_what_training_left_out_is_measured_as_forgotten(model, randomized, data
 def test_what_is_written(model, randomized, data, tmp_path):
     adapted = randomized(hy.inject(model, hy.HyperETConfig()))
     hy.save_adapter(adapted, tmp_path / "adapter.safetensors")
-    metrics = run(with_base(adapted, adapter=tmp_path / "adapter.safetensors"), data, tmp_path / "new", examples=1)
+    metrics = run(
+        beside_base(adapted, adapter_file=tmp_path / "adapter.safetensors"), data, tmp_path / "new", examples=1
+    )
     assert json.loads((tmp_path / "new" / "metrics.json").read_text(), parse_constant=pytest.fail) == metrics
     assert metrics["extra"] == 3
     report = hy.parameter_report(adapted)
@@ -124,7 +124,7 @@ def test_what_is_written(model, randomized, data, tmp_path):
     assert "params/trainable" not in metrics  # what trains is the training run's to say
     assert metrics["normalized_radius/fpn.0/mean"] != metrics["base/normalized_radius/fpn.0/mean"]
     html = (tmp_path / "new" / "report.html").read_text()
-    for part in ("drawn, val split, 2 of 3 pictures", "SHA-256", "x: 1", "128 pixels, square"):
+    for part in ("drawn, val split, 2 of 3 images", "SHA-256", "x: 1", "128 pixels, square"):
         assert part in html
     assert not (tmp_path / "new" / "records").exists()
 
@@ -132,7 +132,7 @@ def test_what_is_written(model, randomized, data, tmp_path):
 def test_equal_facts_for_equal_models_alone(base, another, randomized):
     """Shared tensors are read once; a switched-off adapter is the base; one moved number is another model."""
     adapted = randomized(hy.inject(another(), hy.HyperETConfig()))
-    off, on = (variant.model for variant in with_base(adapted))
+    off, on = (one.model for one in beside_base(adapted))
     facts = model_facts([base, off, on, adapted])
     assert facts[0] == facts[1]
     assert facts[2] == facts[3] != facts[0]
@@ -141,10 +141,10 @@ def test_equal_facts_for_equal_models_alone(base, another, randomized):
     assert model_facts([adapted])[0]["adapter"] != facts[2]["adapter"]
 
 
-def test_the_headline_table():
+def test_the_printed_table():
     file = io.StringIO()
     metrics = {"d/segm/AP": 0.5, "base/d/segm/AP": 0.25, "d/segm/AP/car": 0.9, "d/fused/mIoU": 0.1, "speed": 2.0}
-    print_headline(Console(file=file, width=100), metrics, ["base", "adapted"])
+    print_metrics(Console(file=file, width=100), metrics, ["base", "adapted"])
     lines = [line for line in file.getvalue().splitlines() if "d/" in line]
     assert len(lines) == 2
     assert lines[0].split("│")[1:5] == [" d/segm/AP    ", " 0.2500 ", " 0.5000  ", " +0.2500    "]

@@ -101,6 +101,3 @@ def test_what_a_killed_process_left_is_swept(store):
     store.write(1, RECORD)
     store.prepare(FACTS)
     assert files(store) == ["000001.npz", "fingerprint.json"]
-    store.remove()
-    store.remove()
-    assert not store.folder.exists()

@@ -9,8 +9,8 @@ from drawn_pictures import Knowing, Part
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.record_store import RecordStore
-from sam3_hyperet.evaluation.runner import Contender, record_pictures, records_of
-from sam3_hyperet.evaluation.task import Suite
+from sam3_hyperet.evaluation.runner import ModelRun, record_images, records_of
+from sam3_hyperet.evaluation.task import EvalTask
 
 
 def accuracy(metrics: dict[str, float]) -> dict[str, float]:
@@ -28,25 +28,25 @@ def test_shares_and_workers_leave_every_number(evaluate, pictures, coco_file, wo
 
 
 def test_all_models_see_a_picture_before_any_sees_the_next(pictures, coco_file, tmp_path):
-    suite = Suite(Part(pictures, coco_file), Protocol(granularity=False), (0, 1, 2))
+    task = EvalTask(Part(pictures, coco_file), Protocol(granularity=False), (0, 1, 2))
     seen = []
 
     class Watching(Knowing):
-        def predict(self, picture):
-            seen.append((picture.getpixel((0, 0)), self.name))
-            yield from super().predict(picture)
+        def predict(self, encoded):
+            seen.append((encoded, self.name))
+            yield from super().predict(encoded)
 
-    contenders = []
+    runs = []
     for name in "ab":
         watching = Watching(pictures)
-        watching.name, watching.vocabulary = name, suite.vocabulary
+        watching.name, watching.vocabulary = name, task.vocabulary
         store = RecordStore(tmp_path / name)
-        contenders.append(Contender(name, watching, suite.evaluators(watching.model), store, suite.positions))
-    record_pictures(contenders, {"a": [0, 1, 2], "b": [1, 2]}, pictures.picture)
+        runs.append(ModelRun(name, watching, task, task.evaluators(watching.model), store, task.positions))
+    record_images(runs, [[0, 1, 2], [1, 2]], pictures.picture)
     assert seen == [(0, "a"), (1, "a"), (1, "b"), (2, "a"), (2, "b")]
     assert pictures.opened == [0, 1, 2]
     with pytest.raises(DataError, match="1 of 3 records are missing, the first that of picture 0"):
-        contenders[1].store.read_all(suite.positions)
+        runs[1].store.read_all(task.positions)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -59,9 +59,9 @@ def test_an_error_of_an_evaluator_surfaces_and_leaves_no_record(evaluate, pictur
 
 def test_the_headline_of_ones_is_what_is_reported(evaluate, pictures, coco_file):
     split = Part(pictures, coco_file, pictures)
-    contender, records, metrics = evaluate(Knowing(pictures, 0.9), split, Protocol(granularity=False, top=1))
+    run, records, metrics = evaluate(Knowing(pictures, 0.9), split, Protocol(granularity=False, max_dets=1))
     found = {}
-    for name, evaluator in contender.evaluators.items():
+    for name, evaluator in run.evaluators.items():
         found |= evaluator.headline(records_of(records, name))(np.ones(3, dtype=int))
     assert {"segm/AP", "fused/mIoU", "presence/IL_MCC"} <= found.keys()
     assert found == pytest.approx({key: metrics[key] for key in found}, abs=1e-12)

@@ -11,7 +11,7 @@ from drawn_pictures import CLASSES, Drawn, Knowing, Part
 
 from sam3_hyperet.data.annotations import ImageRecord
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.protocol import Protocol, positions
+from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
 from sam3_hyperet.evaluation.runner import records_of
 
 
@@ -70,17 +70,17 @@ def test_limit_takes_pictures_evenly_spread(instances, pictures):
     assert pictures.opened == [0, 2]
     assert metrics["images"] == 2
     assert metrics["segm/AP"] == pytest.approx(1)  # picture 1's dog is not missed
-    assert positions(pictures, 0) == positions(pictures, 9) == [0, 1, 2]
-    assert positions(range(101), 3) == [0, 50, 100]
-    assert positions(range(5), 1) == [0]
+    assert evenly_spread(range(3), 0) == evenly_spread(range(3), 9) == [0, 1, 2]
+    assert evenly_spread(range(101), 3) == [0, 50, 100]
+    assert evenly_spread(range(5), 1) == [0]
     for limit in range(1, 40):
-        chosen = positions(range(40), limit)
+        chosen = evenly_spread(range(40), limit)
         assert len(set(chosen)) == limit
         assert chosen == sorted(chosen)
 
 
-def test_top_keeps_the_best_detections(instances, pictures):
-    metrics = instances(Knowing(pictures), top=1)
+def test_max_dets_keeps_the_best_detections(instances, pictures):
+    metrics = instances(Knowing(pictures), max_dets=1)
     assert metrics["detections"] == 6  # of seven: one of the two cars is left out
     assert metrics["object/segm/AP"] < 1
 
@@ -122,7 +122,7 @@ def test_the_score_threshold_is_for_instances_alone(label_maps, pictures):
 
 def test_label_maps_are_needed_where_they_are_scored(label_maps, pictures):
     pictures.label_map = lambda i: None
-    with pytest.raises(ConfigError, match="picture 100 has no label map"):
+    with pytest.raises(ConfigError, match="image 100 has no label map"):
         label_maps(Knowing(pictures))
 
 
@@ -140,7 +140,7 @@ def test_instances_and_label_maps_share_the_picture_and_each_prompt(evaluate, pi
 def test_instances_and_label_maps_of_other_pictures_are_refused(evaluate, pictures, coco_file):
     others = Drawn(pictures.regions[1:])
     others.image = lambda i: ImageRecord(7, Path("other.png"), 24, 32)
-    with pytest.raises(DataError, match=r"picture 0: its instances are those of 0.png, its label map .* other.png"):
+    with pytest.raises(DataError, match=r"image 0: its instances are those of 0.png, its label map .* other.png"):
         evaluate(Knowing(pictures), Part(pictures, coco_file, others), Protocol())
     with pytest.raises(ConfigError, match="without instances and without label maps"):
         evaluate(Knowing(pictures), Part(pictures), Protocol())
@@ -154,9 +154,9 @@ def test_synonyms_count_by_their_best(evaluate, pictures):
             found = super().answer(i, name)
             return found if self.vocabulary_left.pop() else found.top(0)
 
-        def predict(self, picture):
+        def predict(self, encoded):
             self.vocabulary_left = [k % 2 == 1 for k in range(len(self.vocabulary))][::-1]
-            yield from super().predict(picture)
+            yield from super().predict(encoded)
 
     texts = {i: (f"{name}'s other name", name) for i, (name, _) in CLASSES.items()}
     split = Part(pictures, labels=pictures)
@@ -168,7 +168,7 @@ def test_synonyms_count_by_their_best(evaluate, pictures):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top": 0}, "protocol.top=0; expected an integer from 1"),
+        ({"max_dets": 0}, "protocol.max_dets=0; expected an integer from 1"),
         ({"prompts_at_once": "many"}, "protocol.prompts_at_once='many'; expected an integer"),
         ({"min_score": -0.1}, "protocol.min_score=-0.1; expected a probability"),
         ({"workers": -1}, "protocol.workers=-1"),

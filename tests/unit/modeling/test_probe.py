@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import sam3_hyperet as hy
 from sam3_hyperet.hyperbolic.radius import normalized_radius, radius
+from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.parameters import adapter_sites
-from sam3_hyperet.modeling.probe import BINS, RadiusProbe
+from sam3_hyperet.modeling.probe import BINS, RadiusProbe, watchable_base
 
 
 @pytest.fixture
 def adapted(model, randomized):
-    return randomized(hy.inject(model, hy.HyperETConfig(curvature=0.1)), scale=0.05)
+    adapted = randomized(hy.inject(model, hy.HyperETConfig(curvature=0.1)), scale=0.05)
+    hy.set_stage(adapted, 1)
+    return adapted
 
 
 @pytest.fixture
@@ -129,3 +134,56 @@ def test_histograms_of_the_latest_features(adapted, pyramid):
         for counts, side in zip(radii.histogram, ("base/", ""), strict=True):
             assert torch.equal(counts, histograms[f"{side}normalized_radius/{name}"])
     assert not torch.equal(histograms["normalized_radius/fpn.0"], histograms["base/normalized_radius/fpn.0"])
+
+
+def test_maps_are_those_of_the_features_around_an_adjustment(model, randomized):
+    adapted = randomized(hy.inject(model, hy.HyperETConfig()))
+    with RadiusProbe(adapted) as probe, torch.inference_mode():
+        out = adapted.backbone.forward_image(torch.zeros(1, 3, 128, 128))
+    maps = probe.maps()
+    assert list(maps) == ["fpn.0", "fpn.1"]
+    for level, (before, after) in enumerate(maps.values()):
+        features = out["backbone_fpn"][level][0]
+        assert before.shape == after.shape == features.shape[1:]
+        np.testing.assert_allclose(after, np.tanh(0.1 * features.norm(dim=0).numpy()), rtol=1e-5)
+        assert np.abs(after - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("scheme", ["A+B", "B+C"])
+def test_only_the_base_s_features_are_called_the_base_s(model, randomized, scheme):
+    """Those of a site behind another are not, nor any once base weights train."""
+    randomized(hy.inject(model, hy.HyperETConfig(scheme=scheme)))
+    hy.set_stage(model, 1)
+    with RadiusProbe(model) as probe, torch.no_grad():
+        list(Predictor(model, ["car"], 128).predict(Image.new("RGB", (20, 20))))
+    of_base = {"fpn.0", "fpn.1"} if scheme == "A+B" else set()
+    for keys in (probe.latest(), {**probe.histograms()}):
+        found = {key.split("/")[2] for key in keys if key.startswith("base/")}
+        assert found == of_base
+        assert any("encoder_layer.1" in key and key.endswith("_before") for key in keys)
+    next(model.backbone.parameters()).requires_grad_(True)
+    assert not [key for key in probe.latest() if key.startswith("base/")]
+
+
+def test_the_base_is_measured_at_the_sites_of_the_adapters(model, another, randomized):
+    """Also at sites behind others, and where the adapted model has base weights of its own."""
+    adapted = randomized(hy.inject(model, hy.HyperETConfig(scheme="A+B+P")))
+    base = another()
+    image, picture = Image.new("RGB", (20, 20), (200, 30, 90)), {}
+    with torch.no_grad():
+        model.transformer.encoder.layers[0].linear1.weight.mul_(1.5)
+    hook = base.transformer.encoder.layers[1].register_forward_hook(lambda *args: picture.update(out=args[2]))
+    list(Predictor(base, ["car"], 128).predict(image))
+    hook.remove()
+    twin = watchable_base(adapted, base)
+    with RadiusProbe(twin, accumulate=True) as probe:
+        (answer,) = Predictor(twin, ["car"], 128).predict(image)
+    (expected,) = Predictor(base, ["car"], 128).predict(image)
+    assert torch.equal(answer.mask_logits, expected.mask_logits)
+    radii = probe.take()
+    assert list(radii) == ["fpn.0", "fpn.1", "encoder_layer.0", "encoder_layer.1"]
+    assert float(radii["encoder_layer.1"].mean()[0, 0]) == pytest.approx(
+        float(radius(picture["out"], -1).mean()), rel=1e-5
+    )
+    assert probe.take()["fpn.0"].positions == 0
+    assert all(site.enabled for site in adapter_sites(adapted).values())

@@ -7,18 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lightning_fabric import Fabric
 
 import sam3_hyperet as hy
-from sam3_hyperet.cli.compare import contender, open_suite
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.sources import open_split
-from sam3_hyperet.evaluation.comparison import Comparison, Outcome, Variant, all_metrics
-from sam3_hyperet.evaluation.models import with_base
+from sam3_hyperet.evaluation.compare import compare
+from sam3_hyperet.evaluation.models import EvalModel, beside_base
 from sam3_hyperet.evaluation.protocol import Protocol
-from sam3_hyperet.evaluation.runner import evaluate_records, record_pictures
+from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.report import evidence
-from sam3_hyperet.report.comparison_report import write_comparison
+from sam3_hyperet.report.examples import extremes
+from sam3_hyperet.report.report import write_comparison
 
 PICTURES = 3
 
@@ -28,24 +29,15 @@ def comparison(tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
     write_scenes(folder / "scenes", 2, PICTURES, 128, "val")
     data = DataOptions(name="drawn", format="scenes", root=str(folder / "scenes"), splits={"val": PICTURES})
-    split = open_split(data, "val")
-    suite = open_suite(split, Protocol(examples=2))
     model = hy.inject(hy.build_model("tiny"), hy.HyperETConfig())  # with the weights that come with the package
-    outcomes = []
-    for variant in with_base(model):
-        one = contender(variant, suite, folder / "records")
-        one.store.prepare({})
-        record_pictures([one], {one.name: one.positions}, split.images.picture)
-        records = one.store.read_all(one.positions)
-        figures = evaluate_records(one.evaluators, records, len(suite.vocabulary))
-        outcomes.append(Outcome(variant, one, records, figures))
-    return Comparison(data, split, suite, tuple(outcomes), all_metrics(data, suite, outcomes))
+    task = open_task(open_split(data, "val"), Protocol(examples=2, bootstrap=0))
+    return compare(beside_base(model), data, task, folder, Fabric(accelerator="cpu", devices=1))
 
 
 def test_curves_are_those_of_the_metrics(comparison):
     curves = evidence.precision_recall(comparison)
     assert {(c.model, c.iou, c.group) for c in curves} == {
-        (model, iou, group) for model in ("base", "adapted") for iou in (0.5, 0.75) for group in comparison.suite.groups
+        (model, iou, group) for model in ("base", "adapted") for iou in (0.5, 0.75) for group in comparison.task.groups
     }
     for curve in curves:
         key = f"{'base/' if curve.model == 'base' else ''}drawn/{curve.group}/segm/AP{curve.iou * 100:.0f}"
@@ -65,7 +57,7 @@ def test_risk_coverage_ends_at_the_mean_error(comparison):
 
 def test_confusion_has_every_child_and_its_parent(comparison):
     confusion = evidence.tree_confusion(comparison)
-    tree = comparison.suite.hierarchy
+    tree = comparison.task.hierarchy
     assert confusion.names == tree.children
     for name, parent in zip(confusion.names, confusion.parents, strict=True):
         assert name in (*tree.kinds.get(parent, ()), *tree.parts.get(parent, ()))
@@ -78,7 +70,7 @@ def test_confusion_has_every_child_and_its_parent(comparison):
 
 def test_counts_are_those_of_the_annotations(comparison):
     counts = evidence.instance_counts(comparison)
-    images = comparison.split.images
+    images = comparison.task.split.images
     names = {category.id: category.name for category in images.categories}
     found = dict.fromkeys(names.values(), 0)
     for i in range(PICTURES):
@@ -88,23 +80,23 @@ def test_counts_are_those_of_the_annotations(comparison):
 
 
 def test_identity_gains_and_loses_nothing(comparison):
-    assert evidence.extremes(comparison, 3) == ([], [])
+    assert extremes(comparison, 3) == ([], [])
 
 
 def test_extremes_name_picture_and_category(comparison):
-    base, adapted = comparison.outcomes
+    base, adapted = comparison.results
     worse = [dict(record) for record in adapted.records]
     hits = worse[1]["instances/segm_hits"].copy()
     column = int(hits[:, 0].argmax())
     hits[column] = 0
     worse[1]["instances/segm_hits"] = hits
-    changed = replace(comparison, outcomes=(base, replace(adapted, records=worse)))
-    gained, (lost,) = evidence.extremes(changed, 3)
+    changed = replace(comparison, results=(base, replace(adapted, records=worse)))
+    gained, (lost,) = extremes(changed, 3)
     assert gained == []
-    assert lost.picture == comparison.suite.positions[1]
-    assert lost.category == sorted(category.id for category in comparison.split.images.categories)[column]
+    assert lost.position == comparison.task.positions[1]
+    assert lost.category_id == sorted(category.id for category in comparison.task.split.images.categories)[column]
     assert lost.adapted < lost.base
-    assert evidence.extremes(replace(comparison, outcomes=(adapted,)), 3) == ([], [])
+    assert extremes(replace(comparison, results=(adapted,)), 3) == ([], [])
 
 
 def test_radius_maps_of_the_adapted_model(comparison):
@@ -115,9 +107,9 @@ def test_radius_maps_of_the_adapted_model(comparison):
 
 
 def test_several_models_go_by_their_names(comparison):
-    base, adapted = comparison.outcomes
-    other = replace(adapted, variant=Variant("other", adapted.variant.model))
-    several = replace(comparison, outcomes=(base, adapted, other))
+    base, adapted = comparison.results
+    other = replace(adapted, model=EvalModel("other", adapted.model.model))
+    several = replace(comparison, results=(base, adapted, other))
     assert evidence.adapted_names(comparison) == ()
     assert evidence.adapted_names(several) == ("adapted", "other")
     assert {curve.model for curve in evidence.precision_recall(several)} == {"base", "adapted", "other"}

@@ -7,19 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam3_hyperet.report.report import (
-    Detection,
-    Example,
-    PrecisionRecall,
-    RadiusMap,
-    RadiusShift,
-    Report,
-    RiskCoverage,
-    SemanticExample,
-    TreeConfusion,
-    write_report,
-    write_tables,
-)
+from sam3_hyperet.report.figures.category_plots import TreeConfusion
+from sam3_hyperet.report.figures.pictures import Detection, Example, SemanticExample
+from sam3_hyperet.report.figures.radius_maps import RadiusMap
+from sam3_hyperet.report.figures.radius_plots import RadiusShift
+from sam3_hyperet.report.figures.score_plots import PrecisionRecall, RiskCoverage
+from sam3_hyperet.report.report import Report, write_report, write_tables
 
 HOSTILE = "<script>alert('x')</script>\"&"
 

@@ -1,82 +1,78 @@
-"""Box and mask AP and cgF1 of one model, as an `Evaluator`: each picture is matched at once, no mask is kept."""
+"""Box and mask AP and cgF1 of one model, as an `Evaluator`: each image is matched at once, no mask is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sam3_hyperet.data.annotations import AnnotatedImages
-from sam3_hyperet.evaluation.metrics.evaluator import Headline, Record
+from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.instances.coco_summary import category_columns, check_groups
-from sam3_hyperet.evaluation.metrics.instances.instance_matches import MAX_DETECTIONS, Truth
+from sam3_hyperet.evaluation.metrics.instances.instance_matches import Truth
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import instance_headline, instance_metrics
 from sam3_hyperet.evaluation.metrics.instances.instance_records import ImageDetections
-from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.evaluation.protocol import Protocol
+from sam3_hyperet.inference.prediction import PromptDetections
+from sam3_hyperet.inference.predictor import Encoded
 from sam3_hyperet.masks import encode_masks
 
 
 class InstanceEvaluator:
-    """Prompts of categories, answered by instances, scored as COCO does and as SAM 3 does.
+    """Detections of categories, scored as COCO does and as SAM 3 does.
 
-    The keys are those of `instance_metrics` and `instance_headline`. Where all annotations of a category in an image
-    were dropped, its detections there do not count (docs/evaluation.md, "Which annotations count").
+    The keys are those of `instance_metrics` and `instance_headline`. Boxes are SAM 3's own, not clamped to the image.
+    Where all annotations of a category in an image were dropped, its detections there do not count
+    (docs/evaluation.md, "Which annotations count").
 
     Args:
         images: the annotated images; annotations of categories that no prompt names do not count.
-        category_of: category id by number of the prompt, several of which may ask for one; other prompts do not count.
-        top: detections kept of each prompt, best first.
-        mask_threshold: probability from which a pixel belongs to a mask.
+        category_ids: of the categories that prompts name.
         groups: category ids by name.
+        protocol: with the number of detections kept of each prompt, best first.
     """
 
     def __init__(
         self,
         images: AnnotatedImages,
-        category_of: Mapping[int, int],
-        top: int = MAX_DETECTIONS,
-        mask_threshold: float = 0.5,
-        groups: Mapping[str, Collection[int]] | None = None,
+        category_ids: Collection[int],
+        groups: Mapping[str, Collection[int]],
+        protocol: Protocol,
     ) -> None:
-        self.images, self.top, self.mask_threshold = images, top, mask_threshold
-        self.groups = {str(name): list(ids) for name, ids in (groups or {}).items()}
-        asked = set(category_of.values())
-        check_groups({"prompts": asked}, [category.id for category in images.categories], images.name)
-        self.categories = {category.id: category.name for category in images.categories if category.id in asked}
+        self.images, self._max_dets = images, protocol.max_dets
+        self.groups = {str(name): list(ids) for name, ids in groups.items()}
+        check_groups({"prompts": category_ids}, [category.id for category in images.categories], images.name)
+        self.categories = {category.id: category.name for category in images.categories if category.id in category_ids}
         check_groups(self.groups, self.categories, images.name)
         self._columns = category_columns(self.categories)
-        self._column_of = {k: self._columns[category_id] for k, category_id in category_of.items()}
 
-    def start(self, i: int) -> None:
-        image = self.images.image(i)
+    def start(self, position: int, encoded: Encoded) -> None:
+        image = self.images.image(position)
         truths = [
             Truth(one.category_id, {"bbox": list(one.box), "segm": one.rle}, one.area, one.crowd)
-            for one in self.images.instances(i)
+            for one in self.images.instances(position)
             if one.category_id in self._columns
         ]
-        for category_id in self.images.not_exhaustive(i) & self._columns.keys():  # what is not annotated is ignored
-            everywhere = encode_masks(np.ones((1, image.height, image.width), bool))[0]
+        for category_id in self.images.not_exhaustive(position) & self._columns.keys():
+            everywhere = encode_masks(np.ones((1, image.height, image.width), bool))[0]  # what is not annotated
             shapes = {"bbox": [0.0, 0.0, float(image.width), float(image.height)], "segm": everywhere}
             truths.append(Truth(category_id, shapes, image.height * image.width, True))
         self._image = ImageDetections(image.image_id, self._columns, truths)
-        self._height, self._width = image.height, image.width
-        self._unlabelled = {self._columns[k] for k in self.images.unlabelled(i) if k in self._columns}
+        self._unlabelled = self.images.unlabelled(position)
 
-    def add(self, k: int, answer: PromptPrediction) -> None:
-        if k not in self._column_of or self._column_of[k] in self._unlabelled:
+    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+        if prompt.category_id is None or prompt.category_id in self._unlabelled:
             return
-        column, best = self._column_of[k], answer.top(self.top)
-        masks = best.masks(self._height, self._width, self.mask_threshold)
-        corners: Tensor = best.boxes.clamp(0, 1) * best.boxes.new_tensor([self._width, self._height] * 2)
-        boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).double().cpu().numpy()
+        column, scores = self._columns[prompt.category_id], detections.scores[: self._max_dets]
+        count, masks = len(scores), detections.masks[: self._max_dets]
+        corners = detections.boxes[:count]
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         is_shown = column in self._image.truths
         self._image.add(
-            np.full(len(boxes), column),
-            best.scores.double().cpu().numpy(),
+            np.full(count, column),
+            scores,
             areas={"bbox": boxes[:, 2] * boxes[:, 3], "segm": np.count_nonzero(masks, axis=(1, 2)).astype(np.float64)},
-            shapes={"bbox": boxes.tolist(), "segm": encode_masks(masks) if is_shown else [None] * len(boxes)},
+            shapes={"bbox": boxes.tolist(), "segm": detections.rles(count) if is_shown else [None] * count},
         )
 
     def finish(self) -> dict[str, np.ndarray]:

@@ -1,80 +1,74 @@
-"""mIoU of label maps by the three fusions, from each picture's counts of (prediction, label) pairs."""
+"""mIoU of label maps by the three fusions, from each image's counts of (prediction, label) pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from sam3_hyperet.evaluation.metrics.evaluator import Headline, Record
-from sam3_hyperet.evaluation.metrics.semantic.fusion import ClassEvidence, Fusion, class_values
+from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
+from sam3_hyperet.evaluation.metrics.semantic.fusion import ClassEvidence, FusedLabels, class_values
 from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import SemanticMIoU, iou_metrics
-from sam3_hyperet.evaluation.protocol import FUSIONS, FusionThresholds
-from sam3_hyperet.inference.predictor import PromptPrediction
+from sam3_hyperet.evaluation.protocol import FUSIONS, Protocol
+from sam3_hyperet.inference.prediction import PromptDetections
+from sam3_hyperet.inference.predictor import Encoded
 
 SHOWN = "fused"  # the fusion whose label maps are kept for the report
 
 
 class LabelMapEvaluator:
-    """Fuses the answers to the classes' names to label maps at the labels' own size, and counts their pixels.
+    """mIoU of the classes' predictions, fused to label maps at the labels' own size.
 
     Args:
-        names: of the C classes, class c being the value c of a map.
-        class_of: the class of each prompt that names one; a class may have several, and the best of them counts.
+        names: of the C classes, class c being the value c of a map; of several prompts for a class the best counts.
         truth: position -> (H, W) integers, -1 where a pixel is not to be counted.
-        thresholds: of the fusions.
-        fusion: whose mIoU is also called `mIoU`; None for none.
+        protocol: with the thresholds, and the fusion whose mIoU is also called `mIoU`.
         shown: positions whose label map is kept, as `shown`: (H, W) classes, -1 where a pixel has none.
     """
 
     def __init__(
         self,
         names: Sequence[str],
-        class_of: Mapping[int, int],
         truth: Callable[[int], np.ndarray],
-        thresholds: FusionThresholds | None = None,
-        fusion: str | None = None,
+        protocol: Protocol,
         shown: Collection[int] = (),
     ) -> None:
         self.names = tuple(names)
-        self.class_of = dict(class_of)
-        self.truth = truth
-        self.thresholds = thresholds or FusionThresholds()
-        self.fusion = fusion
-        self.shown = frozenset(shown)
+        self._truth, self._protocol, self._shown = truth, protocol, frozenset(shown)
 
-    def start(self, i: int) -> None:
-        self._position, self._labels = i, self.truth(i)
-        self._fusions = {name: Fusion(name, self._labels.shape) for name in FUSIONS}
+    def start(self, position: int, encoded: Encoded) -> None:
+        self._position, self._labels = position, self._truth(position)
+        self._maps = {name: FusedLabels(self._labels.shape) for name in FUSIONS}
 
-    def add(self, k: int, answer: PromptPrediction) -> None:
-        if k not in self.class_of or answer.presence < self.thresholds.presence:
+    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+        prediction, protocol = detections.prediction, self._protocol
+        if prompt.class_index is None or prediction.presence < protocol.presence_threshold:
             return
-        kept = answer.above(self.thresholds.score)
+        kept = prediction.above(protocol.score_threshold)
         evidence = ClassEvidence(
-            label=self.class_of[k],
-            presence=answer.presence,
+            label=prompt.class_index,
+            presence=prediction.presence,
             scores=kept.query_scores,
             masks=kept.mask_probabilities(*self._labels.shape),
             semantic=kept.semantic_probabilities(*self._labels.shape),
         )
-        for name, value in class_values(evidence, self.thresholds).items():
-            self._fusions[name].add_value(evidence.label, value)
+        for name, value in class_values(evidence, protocol.mask_threshold).items():
+            self._maps[name].add(evidence.label, value)
 
     def finish(self) -> dict[str, np.ndarray]:
         record = {}
-        for name, fusion in self._fusions.items():
+        for name, fused in self._maps.items():
             counter = SemanticMIoU(self.names, ignore=-1)
-            counter.process(self._labels, fusion.labels, source=f"picture {self._position}")
+            counter.process(self._labels, fused.labels, source=f"image {self._position}")
             confusion = counter.confusion.ravel()
             pairs = np.flatnonzero(confusion)
             record |= {f"{name}/pairs": pairs.astype(np.int32), f"{name}/pixels": confusion[pairs]}
-        if self._position in self.shown:
-            record["shown"] = self._fusions[SHOWN].labels.cpu().numpy().astype(np.int32)
+        if self._position in self._shown:
+            record["shown"] = self._maps[SHOWN].labels.cpu().numpy().astype(np.int32)
         return record
 
     def confusion(self, records: Sequence[Record], fusion: str) -> np.ndarray:
-        """(C + 1, C) int64 pixels over all pictures, prediction x label, the last row the unassigned."""
+        """(C + 1, C) int64 pixels over all images, prediction x label, the last row the unassigned."""
         classes = len(self.names)
         total = np.zeros((classes + 1) * classes, dtype=np.int64)
         for record in records:
@@ -87,7 +81,8 @@ class LabelMapEvaluator:
         for name in FUSIONS:
             figures = iou_metrics(self.confusion(records, name), self.names, len(records))
             metrics |= {f"{name}/{key}": value for key, value in figures.items()}
-        return metrics | ({"mIoU": metrics[f"{self.fusion}/mIoU"]} if self.fusion else {})
+        chosen = self._protocol.fusion
+        return metrics | ({"mIoU": metrics[f"{chosen}/mIoU"]} if chosen else {})
 
     def headline(self, records: Sequence[Record]) -> Headline:
         """`<fusion>/mIoU` of each fusion; NaN for a draw without a labelled pixel."""
@@ -95,8 +90,8 @@ class LabelMapEvaluator:
 
         def mean_iou(weights: np.ndarray) -> dict[str, float]:
             figures = {}
-            for name, of_pictures in counts.items():
-                hit, union = np.tensordot(weights, of_pictures, axes=1)
+            for name, of_images in counts.items():
+                hit, union = np.tensordot(weights, of_images, axes=1)
                 figures[f"{name}/mIoU"] = float((hit[union > 0] / union[union > 0]).mean()) if union.any() else np.nan
             return figures
 

@@ -37,9 +37,6 @@ class SemanticMIoU:
             raise ConfigError(f"ignore={ignore} is the value of class {names[ignore]!r}")
         self.names = tuple(names)
         self.ignore = ignore
-        self.reset()
-
-    def reset(self) -> None:
         self.confusion = np.zeros((len(self.names) + 1, len(self.names)), dtype=np.int64)
         self.images = 0
 
@@ -60,13 +57,6 @@ class SemanticMIoU:
         pairs = np.bincount(prediction * classes + label, minlength=self.confusion.size)
         self.confusion += pairs.reshape(self.confusion.shape)
         self.images += 1
-
-    def merge(self, other: SemanticMIoU) -> None:
-        """Add what another process has counted; the classes must be the same."""
-        if other.names != self.names:
-            raise ConfigError("confusion matrices of different classes cannot be merged")
-        self.confusion += other.confusion
-        self.images += other.images
 
     def evaluate(self) -> dict[str, float]:
         """The metrics; raises DataError where no labelled pixel was seen."""

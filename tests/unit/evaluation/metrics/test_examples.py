@@ -1,8 +1,9 @@
 import numpy as np
 import torch
 
+from sam3_hyperet.evaluation.metrics.evaluator import Prompt
 from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
-from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.inference.prediction import PromptDetections, PromptPrediction
 from sam3_hyperet.masks import decode
 
 
@@ -12,19 +13,19 @@ def answer(scores, presence=1.0):
     for q in range(len(scores)):
         logits[q, q] = 9.0
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(len(scores), 1)
-    return PromptPrediction(torch.tensor(scores), boxes, logits, logits.amax(0), presence)
+    return PromptDetections(PromptPrediction(torch.tensor(scores), boxes, logits, logits.amax(0), presence), 16, 16)
 
 
 def evaluator():
-    return ExampleEvaluator({0: 7, 2: 9}, lambda i: (16, 16))
+    return ExampleEvaluator(lambda i: (16, 16))
 
 
 def test_confident_detections_come_back_best_first():
     one = evaluator()
-    one.start(3)
-    one.add(0, answer([0.6, 0.2, 0.9]))
-    one.add(1, answer([0.99]))  # no category's prompt
-    one.add(2, answer([0.8], presence=0.5))  # .4 in all
+    one.start(3, {})
+    one.add(Prompt("a", 7), answer([0.6, 0.2, 0.9]))
+    one.add(Prompt("b"), answer([0.99]))  # no category's prompt
+    one.add(Prompt("c", 9), answer([0.8], presence=0.5))  # .4 in all
     record = one.finish()
     assert all(values.dtype != object for values in record.values())
     found = one.detections(3, 7, record)
@@ -38,8 +39,8 @@ def test_confident_detections_come_back_best_first():
 
 def test_a_picture_without_detections():
     one = evaluator()
-    one.start(0)
-    one.add(0, answer([0.1], presence=0.0))
+    one.start(0, {})
+    one.add(Prompt("a", 7), answer([0.1], presence=0.0))
     record = one.finish()
     assert {name: len(values) for name, values in record.items()} == dict.fromkeys(record, 0)
     assert one.detections(0, 7, record) == []

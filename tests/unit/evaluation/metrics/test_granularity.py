@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from sam3_hyperet.data.hierarchy import Hierarchy
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.metrics.hierarchy import GranularityEvaluator
-from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.evaluation.metrics.evaluator import Prompt
+from sam3_hyperet.evaluation.metrics.hierarchy import GranularityEvaluator, concepts
+from sam3_hyperet.inference.prediction import PromptDetections, PromptPrediction
 
 HEIGHT, WIDTH = 6, 8
 TREE = Hierarchy(
@@ -59,33 +60,36 @@ def block(x0, x1, y0=0, y1=HEIGHT):
     return mask
 
 
-def answer(detections=(), presence=1.0, semantic=None):
+def answer(detections=(), presence=1.0):
     """Detections are (mask, score with presence)."""
     masks = np.array([mask for mask, _ in detections]).reshape(-1, HEIGHT, WIDTH)
-    union = masks.any(axis=0) if semantic is None else semantic
     return PromptPrediction(
         query_scores=torch.tensor([score / presence for _, score in detections]),
         boxes=torch.zeros(len(detections), 4),
         mask_logits=torch.tensor(np.where(masks, 20.0, -20.0), dtype=torch.float32),
-        semantic_logits=torch.tensor(np.where(union, 20.0, -20.0), dtype=torch.float32),
+        semantic_logits=torch.zeros(HEIGHT, WIDTH),
         presence=presence,
     )
 
 
-def measure(regions, answers, tree=TREE, **options):
+def prompts(vocabulary, tree):
+    return [Prompt(text, concept=text in concepts(tree)) for text in vocabulary]
+
+
+def measure(regions, answers, tree=TREE):
     """The evaluator, and its records of pictures with these regions and answers (by prompt; others are empty)."""
-    evaluator = GranularityEvaluator(Drawn(*regions), VOCABULARY, tree, **options)
+    evaluator = GranularityEvaluator(Drawn(*regions), prompts(VOCABULARY, tree), tree)
     records = []
     for i, of_picture in enumerate(answers):
-        evaluator.start(i)
-        for k, prompt in enumerate(VOCABULARY):
-            evaluator.add(k, of_picture.get(prompt, answer()))
+        evaluator.start(i, {})
+        for prompt in prompts(VOCABULARY, tree):
+            evaluator.add(prompt, PromptDetections(of_picture.get(prompt.text, answer()), HEIGHT, WIDTH))
         records.append(evaluator.finish())
     return evaluator, records
 
 
-def figures(regions, answers, **options):
-    evaluator, records = measure([regions], [answers], **options)
+def figures(regions, answers):
+    evaluator, records = measure([regions], [answers])
     return {key.removeprefix("hierarchy/"): value for key, value in evaluator.evaluate(records).items()}
 
 
@@ -201,17 +205,9 @@ def test_parts_outside_their_wholes():
     assert found["containment"] == 0.5
 
 
-def test_the_semantic_map_in_place_of_detections():
-    regions = [("car", block(0, 4))]
-    answers = {"car": answer(presence=0.6, semantic=block(0, 4)), "vehicle": answer(presence=0.6, semantic=block(0, 2))}
-    assert figures(regions, answers)["unanswered"] == 1
-    assert figures(regions, answers, semantic=True)["consistency"] == 0.5
-    assert figures(regions, answers, semantic=True, score=0.7)["unanswered"] == 1
-
-
 def test_a_tree_that_is_not_asked_for():
-    with pytest.raises(ConfigError, match="'vehicle' is not asked for"):
-        GranularityEvaluator(Drawn(), CATEGORIES, TREE)
+    with pytest.raises(ConfigError, match="no prompt names 'vehicle'"):
+        GranularityEvaluator(Drawn(), prompts(CATEGORIES, TREE), TREE)
 
 
 def test_the_confusion_matrix():

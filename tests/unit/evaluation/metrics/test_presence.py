@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.evaluation.metrics.presence import PresenceAccuracy, PresenceEvaluator
+from sam3_hyperet.evaluation.metrics.evaluator import Prompt
+from sam3_hyperet.evaluation.metrics.presence import PresenceEvaluator, presence_metrics
+from sam3_hyperet.evaluation.protocol import Protocol
+
+
+def counted(probability, present, threshold=0.5):
+    """(2, 2) counts of pairs, present or absent in rows."""
+    counts = np.zeros((2, 2), dtype=np.int64)
+    np.add.at(counts, (np.asarray(present, int), (np.asarray(probability) >= threshold).astype(int)), 1)
+    return counts
 
 
 def test_counts_and_accuracies() -> None:
-    presence = PresenceAccuracy()
-    presence.process([0.9, 0.5, 0.4, 0.6, 0.1, 0.2], [True, True, True, False, False, False])
-    metrics = presence.evaluate()
+    counts = counted([0.9, 0.5, 0.4, 0.6, 0.1, 0.2], [True, True, True, False, False, False])
+    metrics = presence_metrics(counts)
     assert metrics["presence/accuracy_present"] == pytest.approx(2 / 3)
     assert metrics["presence/accuracy_absent"] == pytest.approx(2 / 3)
     assert metrics["presence/IL_MCC"] == pytest.approx(1 / 3)
     assert metrics["presence/false_positives"] == 1
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50), st.integers(0, 50))
-def test_parts_merge_to_the_whole_and_mcc_is_the_correlation(pairs: list[tuple[float, bool]], cut: int) -> None:
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50))
+def test_mcc_is_the_correlation(pairs: list[tuple[float, bool]]) -> None:
     probability, present = map(np.array, zip(*pairs, strict=True))
-    whole, first, second = PresenceAccuracy(), PresenceAccuracy(), PresenceAccuracy()
-    whole.process(probability, present)
-    first.process(probability[:cut], present[:cut])
-    second.process(probability[cut:], present[cut:])
-    first.merge(second)
-    metrics = whole.evaluate()
-    assert first.evaluate() == metrics
+    metrics = presence_metrics(counted(probability, present))
     said = probability >= 0.5
     if said.std() > 0 and present.std() > 0:
         assert metrics["presence/IL_MCC"] == pytest.approx(np.corrcoef(said, present)[0, 1], abs=1e-5)
@@ -39,23 +43,8 @@ def test_parts_merge_to_the_whole_and_mcc_is_the_correlation(pairs: list[tuple[f
     assert ("presence/accuracy_absent" in metrics) == (not present.all())
 
 
-def test_scalars_and_reset() -> None:
-    presence = PresenceAccuracy(threshold=0.3)
-    presence.process(0.3, True)
-    assert presence.evaluate()["presence/accuracy_present"] == 1
-    presence.reset()
-    assert "presence/accuracy_present" not in presence.evaluate()
-
-
-@pytest.mark.parametrize(("probability", "present"), [([0.1], [True, False]), (float("nan"), True), (1.5, True)])
-def test_bad_values_are_refused(probability: object, present: object) -> None:
-    with pytest.raises(DataError, match="presence"):
-        PresenceAccuracy().process(probability, present)
-
-
-class Answer:
-    def __init__(self, presence: float) -> None:
-        self.presence = presence
+def answer(presence: float) -> SimpleNamespace:
+    return SimpleNamespace(prediction=SimpleNamespace(presence=presence))
 
 
 def test_evaluator_counts_pairs_as_the_counter_does() -> None:
@@ -65,13 +54,13 @@ def test_evaluator_counts_pairs_as_the_counter_does() -> None:
     shown = {
         i: (set(rng.choice([7, 12, 30], rng.integers(3)).tolist()), {12} if i % 3 == 0 else set()) for i in range(9)
     }
-    evaluator = PresenceEvaluator(category_of, shown.__getitem__, groups, threshold=0.4)
+    evaluator = PresenceEvaluator(category_of.values(), shown.__getitem__, groups, Protocol(presence_threshold=0.4))
     records, pairs = [], []
     for i, (instances, crowd) in shown.items():
-        evaluator.start(i)
+        evaluator.start(i, {})
         for k in range(5):
             probability = float(rng.random())
-            evaluator.add(k, Answer(probability))
+            evaluator.add(Prompt(str(k), category_of.get(k)), answer(probability))
             category = category_of.get(k)
             if category is not None and (category in instances or category not in crowd):
                 pairs.append((i, category, probability, category in instances))
@@ -79,11 +68,8 @@ def test_evaluator_counts_pairs_as_the_counter_does() -> None:
     weights = rng.integers(0, 3, 9)
 
     def expected(ids: set[int], often: np.ndarray) -> dict[str, float]:
-        counter = PresenceAccuracy(threshold=0.4)
-        for i, category, probability, present in pairs:
-            for _ in range(often[i] if category in ids else 0):
-                counter.process(probability, present)
-        return counter.evaluate()
+        drawn = [(p, present) for i, category, p, present in pairs if category in ids for _ in range(often[i])]
+        return presence_metrics(counted(*(list(values) for values in zip(*drawn, strict=True)), threshold=0.4))
 
     once = np.ones(9, dtype=int)
     few = {f"few/{key}": value for key, value in expected({7, 12}, once).items()}
@@ -95,7 +81,7 @@ def test_evaluator_counts_pairs_as_the_counter_does() -> None:
 
 
 def test_evaluator_refuses_what_is_no_probability() -> None:
-    evaluator = PresenceEvaluator({0: 1}, lambda i: ((), ()))
-    evaluator.start(0)
+    evaluator = PresenceEvaluator([1], lambda i: ((), ()), {}, Protocol())
+    evaluator.start(0, {})
     with pytest.raises(DataError, match="presence: the probability nan is not a number"):
-        evaluator.add(0, Answer(float("nan")))
+        evaluator.add(Prompt("a", 1), answer(float("nan")))

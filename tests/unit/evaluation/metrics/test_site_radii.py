@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import sam3_hyperet as hy
+from sam3_hyperet.evaluation.metrics.evaluator import Prompt
 from sam3_hyperet.evaluation.metrics.radius import RadiusEvaluator
+from sam3_hyperet.inference.prediction import PromptDetections
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.parameters import adapter_sites
 from sam3_hyperet.modeling.probe import BINS, RadiusProbe
@@ -18,18 +20,24 @@ def adapted(model, randomized):
     return randomized(hy.inject(model, hy.HyperETConfig(scheme="A+B", curvature=0.05)), scale=0.05)
 
 
+@pytest.fixture
+def evaluator(adapted):
+    return RadiusEvaluator(RadiusProbe(adapted, accumulate=True))
+
+
 def notes(evaluator, predictor, pictures):
-    for i, picture in enumerate(pictures):
-        evaluator.start(i)
-        for k, answer in enumerate(predictor.predict(picture)):
-            evaluator.add(k, answer)
-        yield evaluator.finish()
+    with evaluator._probe:
+        for i, picture in enumerate(pictures):
+            encoded = predictor.encode(picture)
+            evaluator.start(i, encoded)
+            for answer in predictor.predict(encoded):
+                evaluator.add(Prompt("car"), PromptDetections(answer, 8, 8))
+            yield evaluator.finish()
 
 
-def test_pictures_add_up(adapted, picture):
+def test_pictures_add_up(adapted, evaluator, picture):
     pictures = [picture, picture.rotate(90), picture.crop((0, 0, 60, 60))]
     predictor = Predictor(adapted, ["car", "sky"], 128)
-    evaluator = RadiusEvaluator(adapted)
     with torch.inference_mode():
         records = list(notes(evaluator, predictor, pictures))
         with RadiusProbe(adapted, accumulate=True) as probe:
@@ -47,20 +55,7 @@ def test_pictures_add_up(adapted, picture):
     assert histograms["fpn.0"].shape == (2, BINS)
 
 
-def test_the_headline_weights_pictures(adapted, picture):
-    evaluator = RadiusEvaluator(adapted)
-    with torch.inference_mode():
-        a, b = notes(evaluator, Predictor(adapted, ["car"], 128), [picture, picture.rotate(90)])
-    headline = evaluator.headline([a, b])
-    assert headline(np.ones(2)) == {key: pytest.approx(evaluator.evaluate([a, b])[key]) for key in headline(np.ones(2))}
-    assert headline(np.array([2, 1])) == {
-        key: pytest.approx(value) for key, value in evaluator.evaluate([a, a, b]).items() if key in headline(np.ones(2))
-    }
-    assert len(headline(np.ones(2))) == len(evaluator.sites)
-
-
-def test_nothing_is_left_on_the_model_and_records_can_be_stored(adapted, picture, tmp_path):
-    evaluator = RadiusEvaluator(adapted)
+def test_nothing_is_left_on_the_model_and_records_can_be_stored(adapted, evaluator, picture, tmp_path):
     with torch.inference_mode():
         (record,) = notes(evaluator, Predictor(adapted, ["car"], 128), [picture])
     np.savez(tmp_path / "record.npz", **record)
@@ -73,7 +68,7 @@ def test_nothing_is_left_on_the_model_and_records_can_be_stored(adapted, picture
 def test_without_adapters_there_is_nothing_to_say(model, picture, scheme):
     if scheme != "none":
         hy.inject(model, hy.HyperETConfig(scheme=scheme))
-    evaluator = RadiusEvaluator(model)
+    evaluator = RadiusEvaluator(RadiusProbe(model, accumulate=True))
     with torch.inference_mode(), hy.adapters_disabled(model):
         records = list(notes(evaluator, Predictor(model, ["car"], 128), [picture]))
     assert evaluator.evaluate(records) == evaluator.headline(records)(np.ones(1)) == {}

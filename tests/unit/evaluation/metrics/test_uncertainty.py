@@ -12,13 +12,21 @@ from scipy.stats import spearmanr
 from torch import nn
 
 import sam3_hyperet as hy
-from sam3_hyperet.evaluation.metrics.uncertainty import BASE_CURVATURE, Detections, PyramidRadii, UncertaintyEvaluator
+from sam3_hyperet.evaluation.metrics.evaluator import Prompt
+from sam3_hyperet.evaluation.metrics.uncertainty import (
+    BASE_CURVATURE,
+    PooledDetections,
+    UncertaintyEvaluator,
+    pyramid_radii,
+)
+from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.hyperbolic.radius import normalized_radius
-from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.inference.prediction import PromptDetections, PromptPrediction
 from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.modeling.probe import watchable_base
 
 SIDE = 8
-CATEGORY_OF = {0: 5, 1: 7}  # prompt 2 is no category
+PROMPTS = (Prompt("a", 5), Prompt("b", 7), Prompt("c"))  # the last is no category
 
 
 @dataclass(frozen=True)
@@ -40,22 +48,8 @@ class Drawn:
         return self.pictures[i]
 
 
-class Backbone(nn.Module):
-    """A pyramid of one level whose features are the picture itself."""
-
-    def __init__(self):
-        super().__init__()
-        self.vision_backbone = nn.Module()
-        self.vision_backbone.convs = nn.ModuleList([nn.Identity()])
-
-
 class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.backbone = Backbone()
-
-    def encode(self, features):
-        self.backbone.vision_backbone.convs[0](features)
+    backbone = nn.Identity()
 
 
 def block(x0, x1):
@@ -79,13 +73,16 @@ def answer(*detections, presence=1.0):
 FEATURES = torch.arange(SIDE, dtype=torch.float32).expand(1, 1, SIDE, SIDE) + 1  # column x has the norm x + 1
 
 
-def note(regions, *answers, features=FEATURES):
-    model = Model()
-    evaluator = UncertaintyEvaluator(model, Drawn(regions), CATEGORY_OF)
-    evaluator.start(0)
-    model.encode(features)
-    for k, one in enumerate(answers):
-        evaluator.add(k, one)
+def start(regions, features=FEATURES):
+    evaluator = UncertaintyEvaluator(Model(), Drawn(regions), Protocol())
+    evaluator.start(0, {"backbone_fpn": [features]})
+    return evaluator
+
+
+def note(regions, *answers):
+    evaluator = start(regions)
+    for prompt, one in zip(PROMPTS, answers, strict=False):
+        evaluator.add(prompt, PromptDetections(one, SIDE, SIDE))
     return evaluator, evaluator.finish()
 
 
@@ -138,19 +135,6 @@ def test_a_picture_without_a_detection(tmp_path):
     np.savez(tmp_path / "record.npz", **record)
 
 
-def test_the_picture_must_be_encoded_between_start_and_finish():
-    model = Model()
-    evaluator = UncertaintyEvaluator(model, Drawn([], []), CATEGORY_OF)
-    evaluator.start(0)
-    model.encode(FEATURES)
-    evaluator.add(0, answer((block(0, 4), 0.9)))
-    evaluator.finish()
-    assert not model.backbone.vision_backbone.convs[0]._forward_hooks
-    evaluator.start(1)
-    with pytest.raises(RuntimeError, match="expected the model to encode it"):
-        evaluator.add(0, answer((block(0, 4), 0.9)))
-
-
 def records(seed=0, pictures=30, sign=1):
     """Detections whose error grows with the radius, noisily, and whose score says nothing."""
     rng = np.random.default_rng(seed)
@@ -163,7 +147,7 @@ def records(seed=0, pictures=30, sign=1):
 
 def test_figures_from_the_records():
     made = records()
-    found = UncertaintyEvaluator(Model(), Drawn(), CATEGORY_OF).evaluate(made)
+    found = UncertaintyEvaluator(Model(), Drawn(), Protocol()).evaluate(made)
     radius, score, iou = np.concatenate([record["detections"] for record in made], axis=1)
     assert found["uncertainty/detections"] == len(iou)
     assert found["uncertainty/wrong"] == (iou < 0.5).sum()
@@ -176,7 +160,9 @@ def test_figures_from_the_records():
 
 
 def test_a_smaller_radius_may_mean_the_error():
-    larger, smaller = (UncertaintyEvaluator(Model(), Drawn(), {}).evaluate(records(sign=sign)) for sign in (1, -1))
+    larger, smaller = (
+        UncertaintyEvaluator(Model(), Drawn(), Protocol()).evaluate(records(sign=sign)) for sign in (1, -1)
+    )
     key = "uncertainty/radius"
     assert smaller[f"{key}/spearman"] == pytest.approx(-larger[f"{key}/spearman"])
     assert smaller[f"{key}/auroc"] == pytest.approx(1 - larger[f"{key}/auroc"])
@@ -184,7 +170,7 @@ def test_a_smaller_radius_may_mean_the_error():
 
 def test_the_headline_is_a_function_of_how_often_a_picture_counts():
     made = records()
-    evaluator = UncertaintyEvaluator(Model(), Drawn(), CATEGORY_OF)
+    evaluator = UncertaintyEvaluator(Model(), Drawn(), Protocol())
     headline, metrics = evaluator.headline(made), evaluator.evaluate(made)
     ones = headline(np.ones(len(made), int))
     assert {"uncertainty/radius/spearman", "uncertainty/score/auroc"} <= ones.keys()
@@ -195,13 +181,15 @@ def test_the_headline_is_a_function_of_how_often_a_picture_counts():
 
 
 def test_the_curve_of_the_plot():
-    coverage, risk = Detections(records()).curve("radius")
+    coverage, risk = PooledDetections(records()).curve("radius")
     assert coverage[-1] == 1
     assert (np.diff(coverage) > 0).all()
     assert (
         risk[0]
         < risk[-1]
-        == pytest.approx(UncertaintyEvaluator(Model(), Drawn(), {}).evaluate(records())["uncertainty/aurc/random"])
+        == pytest.approx(
+            UncertaintyEvaluator(Model(), Drawn(), Protocol()).evaluate(records())["uncertainty/aurc/random"]
+        )
     )
 
 
@@ -210,26 +198,24 @@ def test_the_level_and_curvature_of_the_adapters(model, randomized, picture, lev
     predictor = Predictor(model, ["car"], 128)
     base = normalized_radius(predictor.encode(picture)["backbone_fpn"][level][0], BASE_CURVATURE, 0)
     randomized(hy.inject(model, hy.HyperETConfig(levels=levels, curvature=0.1)), scale=0.05)
-    radii = PyramidRadii(model)
-    assert radii.level == level
-    radii.open()
-    features = predictor.encode(picture)["backbone_fpn"][level][0]
-    adapted = radii.map
+    encoded = predictor.encode(picture)
+    adapted = pyramid_radii(model, encoded)
+    features = encoded["backbone_fpn"][level][0]
     assert torch.allclose(
         adapted.float(), normalized_radius(features, model.backbone.fpn_adjustment.level(level).curvature(), 0)
     )
     with hy.adapters_disabled(model):
-        predictor.encode(picture)
-    assert torch.allclose(radii.map.float(), base)
-    assert not torch.allclose(radii.map, adapted)
+        off = pyramid_radii(model, predictor.encode(picture))
+    assert torch.allclose(off.float(), base)
+    assert not torch.allclose(off, adapted)
+    twin = watchable_base(model)
+    assert torch.equal(pyramid_radii(twin, Predictor(twin, ["car"], 128).encode(picture)), off)
 
 
 @pytest.mark.parametrize("scheme", ["none", "B", "P"])
 def test_a_model_whose_pyramid_is_not_adjusted(model, randomized, picture, scheme):
     if scheme != "none":
         randomized(hy.inject(model, hy.HyperETConfig(scheme=scheme)), scale=0.05)
-    radii = PyramidRadii(model)
-    radii.open()
-    features = Predictor(model, ["car"], 128).encode(picture)["backbone_fpn"][0][0]
-    radii.close()
-    assert torch.allclose(radii.map.float(), normalized_radius(features, BASE_CURVATURE, 0))
+    encoded = Predictor(model, ["car"], 128).encode(picture)
+    features = encoded["backbone_fpn"][0][0]
+    assert torch.allclose(pyramid_radii(model, encoded).float(), normalized_radius(features, BASE_CURVATURE, 0))

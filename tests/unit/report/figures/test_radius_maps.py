@@ -4,11 +4,9 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-import sam3_hyperet as hy
-from sam3_hyperet.report.figures.radius_maps import RadiusMap, site_maps, watch_radii
+from sam3_hyperet.report.figures.radius_maps import RadiusMap, site_maps
 
 GREY = np.full((60, 80, 3), 120, np.uint8)
 
@@ -50,19 +48,3 @@ def test_sites_stay_apart_and_what_is_not_finite_is_left_out():
     assert [(site.site, len(site.rows)) for site in sites] == [("a", 1), ("b", 1)]
     assert sites[1].bars[0].high == pytest.approx(0.5)
     assert site_maps([]) == []
-
-
-def test_watched_radii_are_those_of_the_features_around_an_adjustment(model, randomized):
-    adapted = randomized(hy.inject(model, hy.HyperETConfig()))
-    with watch_radii(adapted) as radii, torch.inference_mode():
-        out = adapted.backbone.forward_image(torch.zeros(1, 3, 128, 128))
-    assert list(radii) == ["fpn.0", "fpn.1"]
-    for level, (before, after) in enumerate(radii.values()):
-        features = out["backbone_fpn"][level][0]
-        assert before.shape == after.shape == features.shape[1:]
-        np.testing.assert_allclose(after, np.tanh(0.1 * features.norm(dim=0).numpy()), rtol=1e-5)
-        assert np.abs(after - before).max() > 1e-3
-    radii.clear()
-    with torch.inference_mode():
-        adapted.backbone.forward_image(torch.zeros(1, 3, 128, 128))
-    assert not radii  # nothing watches any more

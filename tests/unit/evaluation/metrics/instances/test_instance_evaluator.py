@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from pycocotools import mask as rle_ops
 
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.metrics.evaluator import Prompt
 from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import precision_recall
+from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.scoring.coco import GroundTruth, check_detections
 from sam3_hyperet.evaluation.scoring.coco_ap import records_of_results
 from sam3_hyperet.files import read_json
-from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.inference.prediction import PromptDetections, PromptPrediction
 from sam3_hyperet.masks import encode_masks
 
 HEIGHT, WIDTH = 40, 56
@@ -70,7 +72,7 @@ def random_problem(seed: int, images: int = 5, categories: int = 3, ties: bool =
 
 def evaluate(truth: GroundTruth, detections: list[dict[str, Any]], groups: Any = None) -> dict[str, float]:
     image_ids = sorted(truth.sizes)
-    evaluator = InstanceEvaluator(annotated(truth), dict(enumerate(truth.categories)), groups=groups)
+    evaluator = InstanceEvaluator(annotated(truth), truth.categories, groups or {}, Protocol())
     return evaluator.evaluate(records_of_results(truth, check_detections(detections, truth, "random"), image_ids))
 
 
@@ -107,7 +109,7 @@ def test_weighted_figures_are_those_of_repeated_pictures(seed: int, weights: lis
     content, detections = random_problem(seed, ties=False)
     truth = GroundTruth.from_dict(content)
     image_ids = list(truth.sizes)
-    evaluator = InstanceEvaluator(annotated(truth), dict(enumerate(truth.categories)), groups={"first": [2]})
+    evaluator = InstanceEvaluator(annotated(truth), truth.categories, {"first": [2]}, Protocol())
     headline = evaluator.headline(records_of_results(truth, check_detections(detections, truth, "random"), image_ids))
     repeated: dict[str, Any] = {**content, "images": [], "annotations": []}
     found: list[dict[str, Any]] = []
@@ -137,7 +139,7 @@ def test_weighted_figures_are_those_of_repeated_pictures(seed: int, weights: lis
 def test_the_headline_of_each_picture_once_is_the_evaluation_in_any_order() -> None:
     content, detections = random_problem(4, images=8)
     truth = GroundTruth.from_dict(content)
-    evaluator = InstanceEvaluator(annotated(truth), dict(enumerate(truth.categories)))
+    evaluator = InstanceEvaluator(annotated(truth), truth.categories, {}, Protocol())
     checked = check_detections(detections, truth, "random")
     records = records_of_results(truth, checked, list(truth.sizes))
     metrics = evaluator.evaluate(records)
@@ -169,21 +171,21 @@ def test_what_a_model_answers_counts_as_the_results_file_of_it() -> None:
     content, _ = random_problem(3, images=4)
     truth = GroundTruth.from_dict(content)
     image_ids, categories, top = list(truth.sizes), [7, 2, 12, 2], 9
-    evaluator = InstanceEvaluator(annotated(truth), dict(enumerate(categories)) | {9: 2}, top)
+    evaluator = InstanceEvaluator(annotated(truth), set(categories), {}, Protocol(max_dets=top))
     records, results = [], []
     for i, image_id in enumerate(image_ids):
-        evaluator.start(i)
+        evaluator.start(i, {})
         for k, category_id in enumerate(categories):
             answer = prediction(rng)
-            evaluator.add(k, answer)
+            evaluator.add(Prompt(f"prompt {k}", category_id), PromptDetections(answer, HEIGHT, WIDTH, top))
             best = answer.top(top)
-            boxes = best.boxes.clamp(0, 1) * torch.tensor([WIDTH, HEIGHT] * 2)
+            boxes = best.boxes * torch.tensor([WIDTH, HEIGHT] * 2)  # SAM 3's own: some reach beyond the image
             boxes[:, 2:] -= boxes[:, :2]
             masks = encode_masks(best.masks(HEIGHT, WIDTH))
             for score, box, mask in zip(best.scores.tolist(), boxes.tolist(), masks, strict=True):
                 detection = {"image_id": image_id, "category_id": category_id, "score": score}
                 results.append({**detection, "bbox": box, "segmentation": mask})
-        evaluator.add(4, prediction(rng))  # a prompt that asks for no category
+        evaluator.add(Prompt("other"), PromptDetections(prediction(rng), HEIGHT, WIDTH))  # of no category
         records.append(evaluator.finish())
     found, expected = evaluator.evaluate(records), by_pycocotools(truth, results)
     assert found["detections"] == len(results) == 4 * 4 * top
@@ -200,15 +202,35 @@ def test_records_are_small_and_no_objects(tmp_path: Path) -> None:
     with np.load(tmp_path / "record.npz", allow_pickle=False) as read:
         again = {name: read[name] for name in read.files}
     assert again.keys() == record.keys()
-    evaluator = InstanceEvaluator(annotated(truth), dict(enumerate(truth.categories)))
+    evaluator = InstanceEvaluator(annotated(truth), truth.categories, {}, Protocol())
     assert evaluator.evaluate([again]) == evaluator.evaluate([record])
     per_detection = sum(len(v) * v.itemsize for k, v in record.items() if k in ("scores", "bbox_sizes", "segm_sizes"))
     assert per_detection == 10 * len(record["scores"]) == 10 * int(record["counts"].sum())
     assert record["detections"] == 9 * len(detections)
 
 
-@pytest.mark.parametrize("options", [{"category_of": {0: 3}}, {"category_of": {0: 2}, "groups": {"none": []}}])
-def test_categories_that_are_not_there_are_named(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("groups", [{"other": [3]}, {"none": []}])
+def test_categories_that_are_not_there_are_named(groups: dict[str, Any]) -> None:
     truth = GroundTruth.from_dict(random_problem(1)[0])
     with pytest.raises(ConfigError, match="are not category ids of"):
-        InstanceEvaluator(annotated(truth), **options)
+        InstanceEvaluator(annotated(truth), truth.categories, groups, Protocol())
+    with pytest.raises(ConfigError, match="are not category ids of"):
+        InstanceEvaluator(annotated(truth), [3], {}, Protocol())
+
+
+def test_boxes_beyond_the_image_are_not_clamped() -> None:
+    """SAM 3 evaluates its boxes as they are; a clamped one would meet the annotation."""
+    mask = rectangle(0, 0, 20, HEIGHT)
+    content = {
+        "images": [{"id": 1, "height": HEIGHT, "width": WIDTH}],
+        "categories": [{"id": 2, "name": "car"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 20, HEIGHT], "area": 20 * HEIGHT}],
+    }
+    content["annotations"][0] |= {"iscrowd": 0, "segmentation": mask}
+    evaluator = InstanceEvaluator(annotated(GroundTruth.from_dict(content)), [2], {}, Protocol())
+    box = torch.tensor([[-20 / WIDTH, 0.0, 20 / WIDTH, 1.0]])
+    evaluator.start(0, {})
+    found = PromptPrediction(torch.tensor([0.9]), box, torch.ones(1, 8, 8), torch.ones(8, 8), 1.0)
+    evaluator.add(Prompt("car", 2), PromptDetections(found, HEIGHT, WIDTH))
+    assert evaluator.evaluate([evaluator.finish()])["bbox/AP50"] == pytest.approx(1)
+    assert evaluator.evaluate([evaluator._image.record()])["bbox/AP75"] == 0  # IoU is 1/2

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sam3_hyperet.report.extremes import gained_and_lost
+from sam3_hyperet.report.examples import gained_and_lost
 
 
 def record(instances, claimed, right):
@@ -19,9 +19,9 @@ def test_extremes_are_the_largest_changes_and_their_category():
     base = [record((2, 1), (2, 0), (2, 0)), record((1, 0), (1, 0), (1, 0)), record((1, 1), (1, 1), (1, 1))]
     adapted = [record((2, 1), (2, 1), (2, 1)), record((1, 0), (1, 3), (1, 0)), record((1, 1), (1, 1), (1, 1))]
     (gained,), (lost,) = gained_and_lost(base, adapted, 3)
-    assert (gained.picture, gained.category, gained.adapted) == (0, 1, 1.0)
+    assert (gained.position, gained.category_id, gained.adapted) == (0, 1, 1.0)
     assert gained.base == pytest.approx(0.8)
-    assert (lost.picture, lost.category) == (1, 1)  # false alarms for what is not there
+    assert (lost.position, lost.category_id) == (1, 1)  # false alarms for what is not there
     assert (lost.base, lost.adapted) == (1.0, pytest.approx(0.4))
     assert gained_and_lost(base, adapted, 0) == ([], [])
 
@@ -30,12 +30,12 @@ def test_order_and_number():
     base = [record((4, 0), (4, 0), (2, 0))] * 5
     adapted = [record((4, 0), (4, 0), (right, 0)) for right in (3, 4, 2, 0, 1)]
     gained, lost = gained_and_lost(base, adapted, 1)
-    assert [one.picture for one in gained] == [1]
-    assert [one.picture for one in lost] == [3]
-    assert [one.picture for one in gained_and_lost(base, adapted, 9)[1]] == [3, 4]
+    assert [one.position for one in gained] == [1]
+    assert [one.position for one in lost] == [3]
+    assert [one.position for one in gained_and_lost(base, adapted, 9)[1]] == [3, 4]
 
 
 def test_nothing_there_and_nothing_claimed_is_right():
     nothing, alarm = record((0, 0), (0, 0), (0, 0)), record((0, 0), (0, 2), (0, 0))
     gained, lost = gained_and_lost([nothing, alarm, nothing], [nothing, nothing, alarm], 5)
-    assert [(one.picture, one.base, one.adapted) for one in (*gained, *lost)] == [(1, 0.0, 1.0), (2, 1.0, 0.0)]
+    assert [(one.position, one.base, one.adapted) for one in (*gained, *lost)] == [(1, 0.0, 1.0), (2, 1.0, 0.0)]

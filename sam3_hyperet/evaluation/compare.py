@@ -1,0 +1,248 @@
+"""Any number of models on one split: their records, and their metrics in one flat table."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.evaluation.bootstrap import paired_differences
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
+from sam3_hyperet.evaluation.metrics.forgetting import forgetting
+from sam3_hyperet.evaluation.metrics.radius import BEFORE
+from sam3_hyperet.evaluation.models import BASE, EXACT, EvalModel, digest, model_facts, versions
+from sam3_hyperet.evaluation.protocol import evenly_spread
+from sam3_hyperet.evaluation.record_store import RecordStore
+from sam3_hyperet.evaluation.runner import ModelRun, evaluate_records, open_run, record_images, records_of
+from sam3_hyperet.evaluation.task import INSTANCES, EvalTask
+from sam3_hyperet.files import Manifest
+from sam3_hyperet.inference.shared_encoding import shared_encoding
+from sam3_hyperet.modeling.copies import shared_copy
+from sam3_hyperet.modeling.parameters import parameter_report
+
+RECORDS = "records"
+NOVEL = "ov_novel"
+_RADII = ("radius/", "normalized_radius/")
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """A model's records, one for each of the task's positions, and its metrics, without a prefix."""
+
+    model: EvalModel
+    evaluators: Mapping[str, Evaluator]
+    records: Sequence[Record]
+    metrics: Mapping[str, float]
+
+    def records_of(self, evaluator: str) -> list[dict[str, np.ndarray]]:
+        """The part of each record that is one evaluator's."""
+        return records_of(self.records, evaluator)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The content of a report; `results` has the base first, where there is one."""
+
+    data: DataOptions
+    task: EvalTask
+    results: tuple[EvalResult, ...]
+    metrics: Mapping[str, float]
+
+
+@contextmanager
+def _no_progress(total: int) -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
+
+def compare(
+    models: Sequence[EvalModel],
+    data: DataOptions,
+    task: EvalTask,
+    run_dir: Path,
+    fabric: Fabric,
+    *,
+    resume: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int], AbstractContextManager[Callable[[], None]]] = _no_progress,
+) -> Comparison | None:
+    """Run all models on each image in turn and score them.
+
+    Records in `run_dir` of the same models on the same images are not computed again.
+
+    Args:
+        models: the base first, if it is named "base".
+        fabric: launched; its processes share the images.
+        resume: go on from the records in `run_dir`; else start over.
+        say: gets lines for people.
+        progress: a context for a number of images, whose value is called after each of them.
+
+    Returns:
+        The comparison, whose metrics are flat: `base/<data>/<metric>` of the base, `<data>/<metric>` of the adapted
+        model, of several `<name>/<data>/<metric>`; None in a process that is not the first.
+
+    Raises:
+        ConfigError: a folder of records that no evaluation wrote.
+    """
+    runs = [open_run(model, task, RecordStore(run_dir / RECORDS / model.name)) for model in models]
+    exact = _exact_run(models[-1], task, run_dir / RECORDS)
+    every = [*runs, exact] if exact else runs
+    names = [f"{RECORDS}/{run.store.folder.name}" for run in every]
+    Manifest(run_dir).check(*names)  # in every process, so that none waits for another that has failed
+    if fabric.is_global_zero:
+        Manifest(run_dir).claim(*names)
+        facts = split_facts(data, task)
+        for run, of_model in zip(every, model_facts([run.predictor.model for run in every]), strict=True):
+            radii = {"curvatures": run.probe.curvatures()} if run.probe else {}
+            if why := run.store.prepare({**of_model, **facts, **radii, "evaluators": list(run.evaluators)}, resume):
+                say(why)
+    fabric.barrier()
+    own = [_own_positions(run, fabric, say) for run in every]
+    with (
+        progress(len(set().union(*own))) as on_image,
+        shared_encoding([run.predictor.model for run in every]),
+    ):
+        record_images(every, own, task.split.images.picture, workers=task.protocol.workers, on_image=on_image)
+    fabric.barrier()
+    if not fabric.is_global_zero:
+        return None
+    results = tuple(_result(model, run) for model, run in zip(models, runs, strict=True))
+    metrics = all_metrics(data, task, results)
+    metrics |= differences(data.name, results, task.protocol.bootstrap)
+    if exact:
+        metrics |= fast_minus_exact(data.name, results, task, exact)
+    return Comparison(data, task, results, metrics)
+
+
+def remove_records(comparison: Comparison, run_dir: Path) -> None:
+    """Remove the records of a comparison, and nothing else."""
+    names = [*(result.model.name for result in comparison.results), EXACT]
+    Manifest(run_dir).remove(*(f"{RECORDS}/{name}" for name in names))
+    with contextlib.suppress(OSError):  # it holds something else
+        (run_dir / RECORDS).rmdir()
+
+
+def prefixes(names: Sequence[str]) -> dict[str, str]:
+    """Beginnings of the metrics of each model: its name for several adapted ones, nothing for one, or a model alone."""
+    several = len([name for name in names if name != BASE]) > 1
+    return {name: f"{BASE}/" if name == BASE and len(names) > 1 else f"{name}/" if several else "" for name in names}
+
+
+def split_facts(data: DataOptions, task: EvalTask) -> dict[str, object]:
+    """All that decides a model's records on a split, as plain facts: equal facts, equal records.
+
+    A file is known by its name, size and time.
+    """
+    split = task.split
+    files = [file for i in task.positions for file in split.images.files(i)]
+    if split.labels is not None and split.labels is not split.images:
+        files += [file for i in task.positions for file in split.labels.files(i)]
+    facts: dict[str, object] = {f"protocol.{name}": value for name, value in task.protocol.deciding().items()}
+    facts |= {
+        "data": f"{data.name}, {split.name} split, {len(task.positions)} of {len(split.images)} images",
+        "vocabulary": digest(task.vocabulary),
+        "categories": digest(split.images.categories, split.labels.categories if split.labels else (), task.groups),
+        "files": digest([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]),
+        "annotations": hashlib.sha256(split.coco_file.read_bytes()).hexdigest() if split.coco_file else None,
+    }
+    return facts | {f"version.{name}": version for name, version in versions().items()}
+
+
+def all_metrics(data: DataOptions, task: EvalTask, results: Sequence[EvalResult]) -> dict[str, float]:
+    """The metrics of all models, flat; what each adapted one has lost on what it was not adapted to."""
+    metrics: dict[str, float] = {}
+    before = prefixes([result.model.name for result in results])
+    base = results[0] if len(results) > 1 and results[0].model.name == BASE else None
+    for result in results:
+        prefix = before[result.model.name]
+        if result is not base:
+            report = parameter_report(result.model.model)  # `trainable` is for the caller to add
+            metrics |= {f"{prefix}params/{key}": report[key] for key in ("added", "total", "added_ratio")}
+        for key, value in result.metrics.items():
+            if not key.startswith(_RADII):
+                metrics[f"{prefix}{data.name}/{key}"] = value
+            elif not (base and key.endswith(BEFORE) and key.removesuffix(BEFORE) in base.metrics):
+                metrics[f"{prefix}{key}"] = value  # radii are the model's rather than the data's
+        if base and result is not base:
+            lost = forgetting(base.metrics, result.metrics, _not_adapted_to(data, task))
+            metrics |= {f"{prefix}{data.name}/{key}": value for key, value in lost.items()}
+    return metrics
+
+
+def differences(data: str, results: Sequence[EvalResult], draws: int) -> dict[str, float]:
+    """The differences of each adapted model from the base in the evaluators' headlines, with 95 % intervals by the
+    paired bootstrap over images: `difference/<data>/<key>`, `…/low` and `…/high`; of several models
+    `difference/<name>/<data>/<key>`."""
+    base, *adapted = results
+    images = len(base.records)
+    if base.model.name != BASE or draws == 0 or images < 2:
+        return {}
+    before = prefixes([result.model.name for result in results])
+    metrics = {}
+    for result in adapted:
+        found = paired_differences(_headline(result), _headline(base), images, draws)
+        for key, difference in found.items():
+            name = f"difference/{before[result.model.name]}{data}/{key}"
+            values = {name: difference.value, f"{name}/low": difference.low, f"{name}/high": difference.high}
+            metrics |= {name: value for name, value in values.items() if np.isfinite(value)}
+    return metrics
+
+
+def fast_minus_exact(data: str, results: Sequence[EvalResult], task: EvalTask, exact: ModelRun) -> dict[str, float]:
+    """The change of the last model's mask AP by its `min_score`, on the images of the exact run."""
+    fast = results[-1]
+    records = fast.records_of(INSTANCES)
+    ours = [records[task.positions.index(position)] for position in exact.positions]
+    theirs = records_of(exact.store.read_all(exact.positions), INSTANCES)
+    once = np.ones(len(ours), dtype=np.int64)
+    aps = [exact.evaluators[INSTANCES].headline(some)(once)["segm/AP"] for some in (ours, theirs)]
+    if np.isnan(aps).any():
+        return {}
+    prefix = prefixes([result.model.name for result in results])[fast.model.name]
+    return {f"{prefix}{data}/speed/fast_minus_exact/AP": aps[0] - aps[1]}
+
+
+def _exact_run(model: EvalModel, task: EvalTask, folder: Path) -> ModelRun | None:
+    """The model once more, for the AP of `protocol.compare_exact` images without `min_score`; None for no images."""
+    count = task.protocol.compare_exact
+    if not count or not task.category_ids:
+        return None
+    twin = EvalModel(EXACT, shared_copy(model.model))  # so that the model's probe does not see it run twice
+    run = open_run(twin, task, RecordStore(folder / EXACT), replace(task.protocol, min_score=0.0, compare_exact=0))
+    chosen = tuple(evenly_spread(task.positions, count))
+    return replace(run, evaluators={INSTANCES: run.evaluators[INSTANCES]}, positions=chosen, probe=None)
+
+
+def _own_positions(run: ModelRun, fabric: Fabric, say: Callable[[str], None]) -> list[int]:
+    """The images of a run that this process records: every world-size-th one, if it has no record yet."""
+    own = run.positions[fabric.global_rank :: fabric.world_size]
+    missing, damaged = run.store.missing(own)
+    if damaged or len(missing) < len(own):
+        because = f", {damaged} of them for a damaged record" if damaged else ""
+        say(f"{run.name}: goes on with {len(missing)} of {len(own)} images{because}")
+    return missing
+
+
+def _result(model: EvalModel, run: ModelRun) -> EvalResult:
+    records = run.store.read_all(run.positions)
+    return EvalResult(model, run.evaluators, records, evaluate_records(run.evaluators, records, len(run.task.prompts)))
+
+
+def _headline(result: EvalResult) -> Headline:
+    """The headlines of all evaluators of a model in one."""
+    parts = [evaluator.headline(result.records_of(name)) for name, evaluator in result.evaluators.items()]
+    return lambda weights: {key: value for part in parts for key, value in part(weights).items()}
+
+
+def _not_adapted_to(data: DataOptions, task: EvalTask) -> list[str]:
+    """Groups whose annotations or prompts training leaves out."""
+    granularities = {category.granularity for category in task.split.images.categories}
+    trained = set(data.annotated or data.mix or granularities)
+    left_out = [name for name in task.groups if name in granularities - trained]
+    return left_out + [name for name in task.groups if name == NOVEL and data.prompts]
