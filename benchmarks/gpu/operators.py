@@ -26,9 +26,10 @@ def ceilings(bench: Bench) -> Figures:
     source = torch.randn(side * side * 4, device=bench.device)
     target = torch.empty_like(source)
     figures["copy_TB_per_s"] = 2 * source.nbytes / bench.milliseconds(lambda: target.copy_(source)) / 1e9
-    for name, dtype in DTYPES.items():
+    for name, dtype in {**DTYPES, "tf32": torch.float32}.items():
         a, b = torch.randn(2, side, side, device=bench.device).to(dtype).unbind()
-        took = bench.milliseconds(lambda a=a, b=b: a @ b, repeats=max(1, bench.repeats // 2))
+        with bench.precision("tf32" if name == "tf32" else "fp32"):
+            took = bench.milliseconds(lambda a=a, b=b: a @ b, repeats=max(1, bench.repeats // 2))
         figures[f"matmul_TFLOP_per_s/{name}"] = 2 * side**3 / took / 1e9
     if bench.is_cuda:
         memory = torch.cuda.get_device_properties(bench.device).total_memory
@@ -129,7 +130,7 @@ def regions(bench: Bench) -> Figures:
                 figures[f"{name}/compiled_ratio"] = bench.milliseconds(call) / before
                 one, other = _first(plain()), _first(call())
                 figures[f"{name}/difference"] = float((one - other).abs().max() / one.abs().max())
-            except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:  # the compiler's own errors
+            except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
                 figures[f"{name}/error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
     return figures
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu import training
+from benchmarks.gpu import inference, operators, training
 from benchmarks.gpu.bench import Bench, difference, tf32
 from sam3_hyperet.errors import ConfigError
 
@@ -20,7 +20,10 @@ def bench():
 
 
 def test_a_dry_run_fills_every_section(monkeypatch, tmp_path):
-    monkeypatch.setattr(training, "STAGE_1", (training.A, training.STAGE_1[3], training.Case("P", 1)))
+    monkeypatch.setattr(training, "STAGE_1", (training.A, training.STAGE_1[3]))
+    monkeypatch.setattr(training, "EVERYTHING", training.EVERYTHING[:1])
+    monkeypatch.setattr(inference, "SCHEMES", {name: inference.SCHEMES[name] for name in ("A", "P")})
+    monkeypatch.setattr(operators, "STRUCTURES", ("dense",))
     results = gpu.run(tiny=True, compiled=False, repeats=1, folder=str(tmp_path))
     sections = results["sections"]
     assert list(sections) == list(gpu.SECTIONS)
