@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-GEOMETRIES = ("euclidean", "moebius", "lorentz", "gyro")
+GEOMETRIES = ("euclidean", "mobius", "lorentz", "gyro")
+FORMER_GEOMETRIES = {"moebius": "mobius"}
+"""Former names, which files and commands may still have."""
 STRUCTURES = ("diagonal", "block_diagonal", "banded", "dense")
 CURVATURE_BOUNDS = (1e-8, 1e2)
 MIN_RADIUS = 0.1

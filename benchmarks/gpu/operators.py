@@ -15,7 +15,7 @@ from sam3_hyperet.adapters.attention import ATTENTION_GEOMETRIES, HyperbolicGate
 from sam3_hyperet.choices import GEOMETRIES, STRUCTURES
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-COMPILED = (("diagonal", "lorentz"), ("dense", "lorentz"), ("dense", "moebius"))
+COMPILED = (("diagonal", "lorentz"), ("dense", "lorentz"), ("dense", "mobius"))
 Call = Callable[..., Tensor]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sam3_hyperet.adapters.structure import along_channels, make_structure
-from sam3_hyperet.choices import GEOMETRIES
+from sam3_hyperet.choices import FORMER_GEOMETRIES, GEOMETRIES
 from sam3_hyperet.hyperbolic import closed_form
 from sam3_hyperet.hyperbolic.curvature import Curvature
 from sam3_hyperet.hyperbolic.radius import radius_statistics
@@ -18,14 +18,14 @@ class HyperET(nn.Module):
     M is the structured matrix, c the curvature; x and y are tangent vectors at the origin:
 
     - `euclidean`  f(x) = Mx, the control;
-    - `moebius`    f(x) = log_0(M ⊗ exp_0(x)) [1], which is Mx with its norm capped;
+    - `mobius`    f(x) = log_0(M ⊗ exp_0(x)) [1], which is Mx with its norm capped;
     - `lorentz`    f(x) = log_o(M applied to the space part of exp_o(x)) [5], which shifts the radius of far
       points;
     - `gyro`       f(x) = log_0(exp_0(b) ⊕ (M ⊗ exp_0(x))) [2], b learnt from 0, which moves the root.
 
     The input has `dim` channels along `channel_dim` and any other axes; the output has its shape and dtype.
     Inside autocast, and for half precision, the arithmetic is fp32. At initialisation y is x to the last
-    bit, except where `moebius` caps the norm.
+    bit, except where `mobius` caps the norm.
 
     Args:
         dim: number of channels D.
@@ -54,6 +54,7 @@ class HyperET(nn.Module):
         bandwidth: int = 1,
     ) -> None:
         super().__init__()
+        geometry = FORMER_GEOMETRIES.get(geometry, geometry)
         if geometry not in GEOMETRIES:
             raise ValueError(f"geometry must be one of {', '.join(GEOMETRIES)}; found {geometry!r}")
         if geometry == "euclidean" and learn_curvature:
@@ -90,8 +91,8 @@ class HyperET(nn.Module):
         if self.geometry == "euclidean":
             return z
         c = self.curvature().to(v.dtype)
-        if self.geometry == "moebius":
-            return closed_form.moebius(z, c, self.channel_dim)
+        if self.geometry == "mobius":
+            return closed_form.mobius(z, c, self.channel_dim)
         if self.translation is None:
             return closed_form.lorentz(v, z, c, self.channel_dim)
         b = along_channels(self.translation.to(v.dtype), v, self.channel_dim)

@@ -3,7 +3,7 @@
 Inputs are tangent vectors at the origin with the geometry along `dim`; z = Mx is computed by the caller.
 Written with logarithms of ratios instead of sinh and cosh, so nothing overflows: values and gradients are
 finite in fp32 for norms from 0 to 1e30, and y = x to the last bit where M = I and b = 0, except that
-`moebius` caps norms beyond the ball's projection radius.
+`mobius` caps norms beyond the ball's projection radius.
 
 Why one factor is enough. The lift of x has a space part of norm sinh(2a)/√c, with a = √c‖x‖. A map that
 scales this norm by κ, followed by the logarithm, gives the normalised norm ρ = ½ asinh(κ sinh 2a). With
@@ -28,7 +28,7 @@ _TINY = 1e-12
 """Floor of a divisor; what is divided there is multiplied by a vector just as small."""
 
 
-def moebius(z: Tensor, c: Scalar, dim: int = -1) -> Tensor:
+def mobius(z: Tensor, c: Scalar, dim: int = -1) -> Tensor:
     """y = log_0(M ⊗ exp_0(x)) [1], which cancels to z = Mx with its norm capped at artanh(1 − ε)/√c.
 
     The cap is the ball's projection, and all that floating point leaves of the geometry.
@@ -56,7 +56,7 @@ def gyro(z: Tensor, b: Tensor, c: Scalar, dim: int = -1) -> Tensor:
     the ball's projection again.
     """
     root = sqrt_curvature(c)
-    b = moebius(b, c, dim)
+    b = mobius(b, c, dim)
     along, out = boost_coefficients(b, c, dim)
     # Shorter than √(machine precision), the length has no effect, but its reciprocal would amplify rounding.
     length = (root * norm(z, dim)).clamp_min(torch.finfo(z.dtype).eps ** 0.5)

@@ -71,7 +71,7 @@ class AlignmentLoss(nn.Module):
     def _point(self, features: Tensor) -> Tensor:
         """(n, D) embeddings as points of the hyperboloid, (n, D + 1)."""
         tangent = features.float() / math.sqrt(features.shape[-1])
-        return lorentz.expmap0(closed_form.moebius(tangent, self.options.curvature), self.options.curvature)
+        return lorentz.expmap0(closed_form.mobius(tangent, self.options.curvature), self.options.curvature)
 
     def _outside(self, general: Tensor, specific: Tensor) -> Tensor:
         return outside_cone(general, specific, self.options.curvature, self.options.min_radius)

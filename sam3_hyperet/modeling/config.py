@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from sam3_hyperet.choices import GEOMETRIES, STRUCTURES
+from sam3_hyperet.choices import FORMER_GEOMETRIES, GEOMETRIES, STRUCTURES
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import one_of, read_options
 
@@ -32,7 +32,7 @@ class HyperETConfig:
         sites: places by name, instead of a scheme: "fpn" (A), "encoder_layer" (B), "attention" (C), "trunk_qv" (P),
             "encoder_out", "pixel_decoder", "prompt".
         structure: of the matrix M: "diagonal", "block_diagonal", "banded" or "dense".
-        geometry: "euclidean", "moebius", "lorentz" or "gyro".
+        geometry: "euclidean", "mobius", "lorentz" or "gyro".
         curvature: c > 0 of the space of curvature -c.
         learn_curvature: train c, one value per adjustment.
         residual: None, or the initial α of y = x + α(f(x) - x).
@@ -73,6 +73,8 @@ class HyperETConfig:
 
     def __post_init__(self) -> None:
         self._check_types()
+        if str(self.geometry) in FORMER_GEOMETRIES:
+            object.__setattr__(self, "geometry", FORMER_GEOMETRIES[self.geometry])
         one_of("adapter", self.adapter, ADAPTERS)
         one_of("structure", self.structure, STRUCTURES)
         one_of("geometry", self.geometry, GEOMETRIES)

@@ -1,7 +1,7 @@
 """Fold adapters into the base weights, exactly, where they fold: then the model is SAM 3's own again.
 
 `trunk_qv` adjusts weights, so it folds in every geometry. `fpn` and `prompt` adjust the output of a linear layer: they
-fold where the adjustment is linear, which is `euclidean`, and `moebius` as long as no feature reaches its norm cap.
+fold where the adjustment is linear, which is `euclidean`, and `mobius` as long as no feature reaches its norm cap.
 LoRA folds up to rounding, tuned biases exactly.
 """
 
@@ -29,7 +29,7 @@ def merge(model: host.Sam3Image, images: Tensor | None = None, prompts: Sequence
     """Fold the model's adapters into its base weights, in place: it is then SAM 3's own model, in evaluation mode.
 
     Args:
-        images: (B, 3, S, S) normalised images on which the norm cap of a `moebius` adjustment of the pyramid is
+        images: (B, 3, S, S) normalised images on which the norm cap of a `mobius` adjustment of the pyramid is
             checked; None takes a flat, a striped and a noisy one.
         prompts: on which that of the text is checked.
 
@@ -54,7 +54,7 @@ def merge(model: host.Sam3Image, images: Tensor | None = None, prompts: Sequence
 
 
 def _check_caps(model: host.Sam3Image, images: Tensor | None, prompts: Sequence[str]) -> None:
-    """Fail where a feature reaches the norm cap of a `moebius` adjustment, which is not linear there."""
+    """Fail where a feature reaches the norm cap of a `mobius` adjustment, which is not linear there."""
     passes: dict[str, Callable[[], object]] = {
         "fpn": lambda: model.backbone.forward_image((_patterns(model) if images is None else images).to(model.device)),
         "prompt": lambda: model.backbone.forward_text(list(prompts), device=model.device),
@@ -63,14 +63,14 @@ def _check_caps(model: host.Sam3Image, images: Tensor | None, prompts: Sequence[
         capped = {
             adapter.site_name(child): module
             for child, module in adapter.named_modules()
-            if isinstance(module, HyperET) and module.geometry == "moebius"
+            if isinstance(module, HyperET) and module.geometry == "mobius"
         }
         if capped and adapter.name in passes:
             for site, ratio in _longest(capped, passes[adapter.name]).items():
                 if ratio >= 1.0:
                     raise ConfigError(
                         f"site {site} does not fold into the base weights: a feature is {ratio:.2f} times as long as "
-                        "the norm cap of geometry moebius, which is not linear there"
+                        "the norm cap of geometry mobius, which is not linear there"
                     )
 
 

@@ -63,10 +63,10 @@ class PyramidAdjustment(AdapterModule):
 
 def folded(layer: nn.Linear | nn.Conv2d, adjustment: HyperET, site: str) -> list[tuple[Tensor, Tensor]]:
     """Weight and bias of `layer`, each with its value followed by a linear `adjustment` along the output channels."""
-    if adjustment.geometry not in ("euclidean", "moebius"):
+    if adjustment.geometry not in ("euclidean", "mobius"):
         raise ConfigError(
             f"site {site} does not fold into the base weights: geometry {adjustment.geometry} is not a linear map "
-            "of features; euclidean is, and moebius below its norm cap"
+            "of features; euclidean is, and mobius below its norm cap"
         )
     matrix = adjustment.matrix.as_matrix().double()
     if adjustment.alpha is not None:

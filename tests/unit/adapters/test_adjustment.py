@@ -34,7 +34,7 @@ def moved(adjustment: HyperET, scale: float = 0.2, seed: int = 0) -> HyperET:
 @pytest.mark.parametrize("residual", [None, 0.1, 1.0, -3.0])
 def test_identity_at_first(structure, geometry, residual):
     adjustment = HyperET(8, structure, geometry, residual=residual, channel_dim=1)
-    scales = (0.0, 1e-20, 1e-6, 1e-3, 1.0, 10.0) if geometry == "moebius" else (0.0, 1e-20, 1e-6, 1.0, 1e3, 1e30)
+    scales = (0.0, 1e-20, 1e-6, 1e-3, 1.0, 10.0) if geometry == "mobius" else (0.0, 1e-20, 1e-6, 1.0, 1e3, 1e30)
     for scale in scales:
         x = scale * torch.nn.functional.normalize(torch.randn(2, 8, 3, 3), dim=1)
         assert torch.equal(adjustment(x), x)
@@ -63,7 +63,7 @@ def test_equals_the_composed_primitives(structure):
         image = poincare.mobius_matvec(M, poincare.expmap0(x, c), c)
         if geometry == "euclidean":
             expected = x @ M.T
-        elif geometry == "moebius":
+        elif geometry == "mobius":
             expected = poincare.logmap0(image, c)
         elif geometry == "lorentz":
             expected = lorentz.logmap0(lorentz.matvec(M, lorentz.expmap0(x, c), c), c)
@@ -183,7 +183,7 @@ def test_says_what_it_is():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"geometry": "spherical"}, "euclidean, moebius, lorentz, gyro"),
+        ({"geometry": "spherical"}, "euclidean, mobius, lorentz, gyro"),
         ({"structure": "sparse"}, "diagonal, block_diagonal, banded, dense"),
         ({"curvature": -1.0}, "between"),
         ({"geometry": "euclidean", "learn_curvature": True}, "no curvature"),

@@ -26,7 +26,7 @@ def test_fused_equals_composed(seed, c, scale):
     x, M = tangents(seed, c, largest=scale), matrix(seed)
     b = tangents(seed + 1, c, n=1, largest=0.5)[0]
     z, p, o = x @ M.T, poincare.expmap0(x, c), lorentz.expmap0(x, c)
-    close(closed_form.moebius(z, c), poincare.logmap0(poincare.mobius_matvec(M, p, c), c), c)
+    close(closed_form.mobius(z, c), poincare.logmap0(poincare.mobius_matvec(M, p, c), c), c)
     close(closed_form.lorentz(x, z, c), lorentz.logmap0(lorentz.matvec(M, o, c), c), c)
     gyro = closed_form.gyro(z, b, c)
     close(gyro, lorentz.logmap0(lorentz.boost(b, lorentz.expmap0(z, c), c), c), c)
@@ -39,7 +39,7 @@ def test_fused_equals_geoopt(c):
     k = torch.tensor(-c, dtype=torch.float64)
     x, M, b = tangents(0, c), matrix(0), tangents(1, c, n=1, largest=0.5)
     image = gm.mobius_matvec(M, gm.expmap0(x, k=k), k=k)
-    close(closed_form.moebius(x @ M.T, c), gm.logmap0(image, k=k), c)
+    close(closed_form.mobius(x @ M.T, c), gm.logmap0(image, k=k), c)
     moved = gm.mobius_add(gm.expmap0(b, k=k).expand_as(image), image, k=k)
     close(closed_form.gyro(x @ M.T, b, c), gm.logmap0(moved, k=k), c)
 
@@ -63,9 +63,9 @@ def test_gyro_is_undone_by_the_opposite_translation(seed, c):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_moebius_caps_the_norm(dtype):
+def test_mobius_caps_the_norm(dtype):
     z = torch.randn(10, 4, dtype=dtype) * torch.logspace(0, 20, 10, dtype=dtype)[:, None]
-    length = closed_form.moebius(z, 0.01).norm(dim=-1)
+    length = closed_form.mobius(z, 0.01).norm(dim=-1)
     cap = max_norm(dtype) / 0.1
     assert (length <= cap * (1.0 + 1e-6)).all()
     torch.testing.assert_close(length[-1].item(), cap, rtol=1e-5, atol=0.0)
@@ -104,7 +104,7 @@ def test_gradients():
     b = tangents(1, 0.4, n=1)[0].requires_grad_()
     assert torch.autograd.gradcheck(lambda x, M, c: closed_form.lorentz(x, x @ M.T, c), (x, M, c))
     assert torch.autograd.gradcheck(lambda x, M, b, c: closed_form.gyro(x @ M.T, b, c), (x, M, b, c))
-    assert torch.autograd.gradcheck(lambda x, c: closed_form.moebius(9.0 * x, c), (x, c))
+    assert torch.autograd.gradcheck(lambda x, c: closed_form.mobius(9.0 * x, c), (x, c))
     assert torch.autograd.gradgradcheck(lambda x, b: closed_form.gyro(x, b, 0.4), (x, b))
 
 

@@ -35,7 +35,7 @@ def test_statistics():
 
 def test_capped_features_are_saturated():
     v = 1e3 * torch.randn(50, 8)
-    assert saturation_rate(closed_form.moebius(v, 0.01), 0.01) == 1.0
+    assert saturation_rate(closed_form.mobius(v, 0.01), 0.01) == 1.0
     assert saturation_rate(0.001 * v, 0.01) == 0.0
 
 

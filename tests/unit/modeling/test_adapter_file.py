@@ -43,7 +43,7 @@ def masks(model, picture):
         CONFIG,
         hy.HyperETConfig(),
         hy.HyperETConfig(share=True, residual=0.2, learn_residual=True),
-        hy.HyperETConfig(sites=["fpn"], levels=[1], structure="block_diagonal", block_size=8, geometry="moebius"),
+        hy.HyperETConfig(sites=["fpn"], levels=[1], structure="block_diagonal", block_size=8, geometry="mobius"),
     ],
 )
 @pytest.mark.parametrize("injected_before", [False, True])
@@ -174,3 +174,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(saved, adapted, mon
         hy.save_adapter(adapted, saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_file_with_the_former_name_of_a_geometry_is_read(model, another, tmp_path, randomized):
+    path = tmp_path / "adapter.safetensors"
+    hy.save_adapter(randomized(hy.inject(model, {"geometry": "moebius"})), path)
+    assert model.hyperet_config == hy.HyperETConfig(geometry="mobius")
+    rewritten(path, lambda t, m: m.update(config=m["config"].replace("mobius", "moebius")))
+    other = hy.load_adapter(another(), path)
+    assert other.hyperet_config == model.hyperet_config
+    assert hy.HyperET(4, geometry="moebius").geometry == "mobius"

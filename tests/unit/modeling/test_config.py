@@ -15,7 +15,7 @@ REFUSED = [
         {"structure": "sparse"},
         r"structure='sparse' is unknown; expected one of diagonal, block_diagonal, banded, dense",
     ),
-    ({"geometry": "sphere"}, r"geometry='sphere' is unknown; expected one of euclidean, moebius, lorentz, gyro"),
+    ({"geometry": "sphere"}, r"geometry='sphere' is unknown; expected one of euclidean, mobius, lorentz, gyro"),
     ({"geometry": ["lorentz"]}, r"geometry=[\[(]'lorentz',?[\])](; expected text| is unknown; expected one of)"),
     ({"scheme": "Z"}, r"scheme='Z' is unknown; expected one of none, A"),
     ({"scheme": "A+"}, r"scheme='' is unknown; expected one of none, A"),

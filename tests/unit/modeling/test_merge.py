@@ -15,12 +15,12 @@ from sam3_hyperet.errors import ConfigError
 
 FOLDING = [
     *({"scheme": "P", "structure": s, "geometry": g} for s, g in itertools.product(STRUCTURES, GEOMETRIES)),
-    *({"scheme": "A", "structure": s, "geometry": g} for s in STRUCTURES for g in ("euclidean", "moebius")),
+    *({"scheme": "A", "structure": s, "geometry": g} for s in STRUCTURES for g in ("euclidean", "mobius")),
     {"scheme": "A", "geometry": "euclidean", "residual": 0.4, "learn_residual": True},
-    {"scheme": "A", "geometry": "moebius", "levels": [1], "residual": 0.4},
-    {"scheme": "A+P", "geometry": "moebius", "share": True},
+    {"scheme": "A", "geometry": "mobius", "levels": [1], "residual": 0.4},
+    {"scheme": "A+P", "geometry": "mobius", "share": True},
     {"sites": ["prompt"], "geometry": "euclidean"},
-    {"sites": ["prompt", "fpn", "trunk_qv"], "geometry": "moebius", "structure": "banded"},
+    {"sites": ["prompt", "fpn", "trunk_qv"], "geometry": "mobius", "structure": "banded"},
     {"scheme": "none"},
 ]
 
@@ -65,11 +65,11 @@ def test_merged_projections_are_bit_equal(model, picture, randomized):
         ({"sites": ["prompt"]}, r"site prompt does not fold .*: geometry lorentz"),
         ({"sites": ["trunk_qv", "prompt"]}, r"site prompt does not fold"),
         (
-            {"scheme": "A", "geometry": "moebius", "curvature": 5.0},
+            {"scheme": "A", "geometry": "mobius", "curvature": 5.0},
             r"site fpn\.0 does not fold .*: a feature is \d+\.\d\d times as long as the norm cap",
         ),
         (
-            {"sites": ["prompt"], "geometry": "moebius", "curvature": 50.0},
+            {"sites": ["prompt"], "geometry": "mobius", "curvature": 50.0},
             r"site prompt does not fold .*: a feature is \d+\.\d\d times as long",
         ),
     ],
@@ -84,7 +84,7 @@ def test_what_does_not_fold_says_why_and_changes_nothing(model, picture, randomi
 
 
 def test_the_cap_is_checked_on_the_given_pictures(model, randomized):
-    randomized(hy.inject(model, hy.HyperETConfig(geometry="moebius")), scale=0.01)
+    randomized(hy.inject(model, hy.HyperETConfig(geometry="mobius")), scale=0.01)
     image = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(3))
     model.backbone.vision_backbone.trunk.ln_pre = torch.nn.Identity()  # features then grow with the picture
     with torch.no_grad(), pytest.raises(ConfigError, match=r"norm cap"):

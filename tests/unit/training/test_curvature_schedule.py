@@ -69,7 +69,7 @@ def test_schedules_in_numbers(target):
     assert cosine[-1] == pytest.approx(target)
 
 
-@pytest.mark.parametrize("geometry", ["moebius", "lorentz", "gyro"])
+@pytest.mark.parametrize("geometry", ["mobius", "lorentz", "gyro"])
 def test_every_adjustment_follows(geometry):
     model = small_model(geometry)
     control = RadiusControl(model, RadiusOptions(schedule="linear", target=0.03), 2)

@@ -18,7 +18,7 @@ from sam3_hyperet.modeling.fingerprint import base_fingerprint
 from sam3_hyperet.modeling.parameters import adapter_parameters
 
 TINY = {"name": "tiny", "checkpoint": "random"}
-OPTIONS = {"scheme": "A", "structure": "diagonal", "geometry": "moebius", "levels": [1]}
+OPTIONS = {"scheme": "A", "structure": "diagonal", "geometry": "mobius", "levels": [1]}
 
 
 @pytest.fixture(scope="module")
