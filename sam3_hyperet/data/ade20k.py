@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sam3_hyperet.data.annotations import one_line, prompt_name, shown
-from sam3_hyperet.data.label_maps import LabelMaps, read_label_maps
+from sam3_hyperet.data.annotations import prompt_name, shown
+from sam3_hyperet.data.label_maps import LabelMaps, read_label_maps, text_lines
 from sam3_hyperet.errors import DataError
 
 SPLITS = ("training", "validation")
@@ -30,15 +30,17 @@ def read_ade20k(root: Path | str, split: str = "validation") -> LabelMaps:
     )
 
 
+def is_object_info(line: str) -> bool:
+    """Whether a line is the first of CSAIL's tab-separated table of classes."""
+    return {"Idx", "Name"} <= {cell.strip() for cell in line.split("\t")}
+
+
 def read_object_info(path: Path | str) -> list[tuple[str, tuple[str, ...]]]:
     """(name, synonyms) of every class, in the order of their labels, from CSAIL's tab-separated table."""
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({one_line(error)})") from None
+    lines = text_lines(path, "list of names")
     header, *rows = [[cell.strip() for cell in line.split("\t")] for line in lines if line.strip()] or [[]]
-    if not {"Idx", "Name"} <= set(header):
+    if not is_object_info("\t".join(header)):
         raise DataError(f"{path}: its first line is {shown(header)}, expected columns Idx … Name")
     index, name = header.index("Idx"), header.index("Name")
     found = []

@@ -28,6 +28,7 @@ from sam3_hyperet.data.annotations import (
     records,
     shown,
     some,
+    spoken,
     whole_number,
 )
 from sam3_hyperet.data.coco_annotations import AnnotationTable
@@ -136,9 +137,9 @@ def read_coco(
 
 def _categories(content: Mapping[str, Any], path: Path) -> list[Category]:
     named_by = {
-        prompt_name(record["name"], f"{path}: a category's name"): record.get("id")
+        spoken(record["name"]): record.get("id")
         for _, record in records(content, "categories", path)
-        if isinstance(record.get("name"), str) and record["name"].strip()
+        if isinstance(record.get("name"), str)
     }
     supers: dict[str, int] = {}
     found: dict[int, Category] = {}
@@ -159,7 +160,7 @@ def _categories(content: Mapping[str, Any], path: Path) -> list[Category]:
             raise DataError(f"{where}: its granularity is {shown(granularity)}, expected {', '.join(GRANULARITIES)}")
         parents: tuple[int, ...] = ()
         above = record.get("supercategory")
-        above = above.replace("_", " ").strip() if isinstance(above, str) and above != "none" else ""
+        above = spoken(above) if isinstance(above, str) and above != "none" else ""
         if above and above != text and type(named_by.get(above)) is int:
             parents, above = (named_by[above],), ""
         elif above:

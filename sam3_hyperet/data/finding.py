@@ -31,7 +31,7 @@ def find_files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not is_hidden(name)]
-        for file in files:
+        for file in (*files, *folders):  # a folder by a file's name is an error when it is opened
             if file.lower().endswith(lowered) and not is_hidden(file):
                 path = Path(parent, file)
                 found[path.relative_to(folder).as_posix()] = path

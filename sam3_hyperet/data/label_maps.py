@@ -140,7 +140,7 @@ def label_categories(names: Sequence[str] | Path | str, ignored: int) -> list[Ca
     """Categories 0, 1, … from names, or from a file of them, without the one at `ignored`."""
     if isinstance(names, str | Path):
         source = str(names)
-        names = _lines(Path(names), "list of names")
+        names = text_lines(Path(names), "list of names")
     else:
         source = "names"
     found: dict[str, Category] = {}
@@ -159,7 +159,7 @@ def label_categories(names: Sequence[str] | Path | str, ignored: int) -> list[Ca
     return list(found.values())
 
 
-def _lines(path: Path, what: str) -> list[str]:
+def text_lines(path: Path, what: str) -> list[str]:
     """The lines of a text file, without the empty ones at its end."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -171,7 +171,7 @@ def _lines(path: Path, what: str) -> list[str]:
 
 
 def _only_listed(path: Path, files: dict[str, Path], folder: Path) -> dict[str, Path]:
-    stems = [composed(line.strip()) for line in _lines(path, "list of pictures")]
+    stems = [composed(line.strip()) for line in text_lines(path, "list of pictures")]
     if not stems or len(set(stems)) != len(stems):
         raise DataError(f"{path}: {len(stems)} pictures are listed, {len(set(stems))} different ones")
     if missing := [stem for stem in stems if stem not in files]:

@@ -132,7 +132,7 @@ BAD_LINES = [
     (["cgf1", "gt={}/gt.json", "predictions={}/detections.json"], "is_instance_exhaustive is None"),
     (["cgf1", "gt={}/gt.json", "predictions=x", "iou_type=x"], "the types are bbox, segm"),
     (["semantic", "labels=1", "predictions=2", "names={}/names.txt"], "1: no such folder"),
-    (["semantic", "labels={}/labels", "predictions={}/predictions", "names={}"], "Is a directory"),
+    (["semantic", "labels={}/labels", "predictions={}/predictions", "names={}"], "no readable list of names"),
     (
         ["semantic", "labels={}/labels", "predictions={}/predictions", "names={}/names.txt", "ignore=none"],
         "ignore is 'none'",

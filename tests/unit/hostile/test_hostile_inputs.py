@@ -122,7 +122,7 @@ VOCABULARY = [
      "no readable list of names"),
     ("scored names twice", "score semantic", text("maps/names.txt", "sky\nsky\n"), "the name 'sky' occurs twice"),
     ("scored names, none", "score semantic", text("maps/names.txt", ""), "names.txt: no class names"),
-    ("scored names, a folder", "score semantic", folder("maps/names.txt"), "names.txt: Is a directory"),
+    ("scored names, a folder", "score semantic", folder("maps/names.txt"), "names.txt: no readable list of names"),
 ]
 # fmt: on
 DETECTIONS = "detections.json"
@@ -153,13 +153,19 @@ PREDICTION = [
     ("a polygon", "score coco", detection("segmentation", [SQUARE]), "segmentation is [[2, 2"),
     ("truth: an area of NaN", "score coco", annotation("area", float("nan")), "area is nan"),
     ("truth: a polygon of 2 points", "score coco", annotation("segmentation", [[1, 1, 2, 2]]), "three or more points"),
+    ("truth: a polygon far away", "score coco", annotation("segmentation", [[1e8, *SQUARE[1:]]]),
+     "a polygon spans [2.0, 2.0, 100000000.0, 10.0], the image is 24x16"),
+    ("truth: a polygon less far away", "score coco", annotation("segmentation", [[1e7, *SQUARE[1:]]]),
+     "a polygon spans"),
+    ("truth: an image of 2^20 x 2^20", "score coco", both(image("height", 2**20), image("width", 2**20)),
+     "height is 1048576, expected 1 to 65500 pixels"),
     ("truth: an image of size zero", "score coco", image("height", 0), "height is 0"),
     ("truth: two images of one id", "score coco", image("id", 1, 1), "id 1 occurs twice"),
 ]
 LABEL_MAP = [
-    ("an RGB label map", "score semantic", mode(LABELS, "RGB"), "a RGB picture, expected a label map of a single"),
+    ("an RGB label map", "score semantic", mode(LABELS, "RGB"), "found RGB pixels, expected a label map of a single"),
     ("the same in evaluation", "evaluate maps", mode(LABELS, "RGB"), "found RGB pixels, expected a label map"),
-    ("an RGBA prediction", "score semantic", mode("maps/predictions/1.png", "RGBA"), "1.png: a RGBA picture"),
+    ("an RGBA prediction", "score semantic", mode("maps/predictions/1.png", "RGBA"), "1.png: found RGBA pixels"),
     ("a label beyond the classes", "score semantic", picture(LABELS, lambda v: v + (v == 1)),
      "has the value 2, expected 0 to 1"),
     ("the same in evaluation", "evaluate maps", picture(LABELS, lambda v: v + (v == 1)),
@@ -175,12 +181,12 @@ LABEL_MAP = [
     ("a file in place of the folder", "score semantic", both(gone("maps/labels"), text("maps/labels", "x")),
      "labels: no such folder"),
     ("an empty folder", "evaluate maps", both(gone(LABELS), gone("maps/labels/2.png")), "labels: no file ends in .png"),
-    ("a label map of no bytes", "score semantic", text(LABELS, ""), "1.png: cannot be read as a picture"),
+    ("a label map of no bytes", "score semantic", text(LABELS, ""), "1.png: not a readable label map"),
     ("a label map that breaks off", "evaluate maps", cut(LABELS, 0.6), "1.png: not a readable label map"),
-    ("a prediction that is HTML", "score semantic", text("maps/predictions/1.png", "<html>"), "1.png: cannot be read"),
+    ("a prediction that is HTML", "score semantic", text("maps/predictions/1.png", "<html>"), "1.png: not a readable"),
     ("a folder named like a label map", "score semantic", folder(LABELS), "1.png: "),
     ("a label map that declares 60,000 x 60,000", "score semantic", huge_png(LABELS, 60_000, 60_000),
-     "1.png: cannot be read"),
+     "1.png: not a readable label map"),
     ("no labelled pixel", "score semantic",
      both(*(picture(f"maps/labels/{n}.png", lambda v: v * 0 + 255) for n in (1, 2))), "no labelled pixel in 2 images"),
 ]

@@ -19,7 +19,7 @@ def test_the_plain_tree_is_read_by_every_tool(tree, tool):
 
 # fmt: off
 DROPPED = [
-    ("a box without area", annotation("bbox", [2, 2, 0, 8]), "dropped 1 × box without area"),
+    ("a box without area", annotation("bbox", [2, 2, 0, 8]), "repaired 1 × box without area, taken from the mask"),
     ("a polygon of 2 points", annotation("segmentation", [[1, 1, 5, 5]]),
      "dropped 1 × outline without a polygon of 3 points"),
     ("an odd number of coordinates", annotation("segmentation", [SQUARE[:-1]]),

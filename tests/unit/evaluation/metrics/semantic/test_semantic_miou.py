@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sam3_hyperet.data.label_maps import read_label_values
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import UNASSIGNED, SemanticMIoU
-from sam3_hyperet.evaluation.scoring.label_maps import LabelEncoding, read_label_map, read_names, score_label_folders
+from sam3_hyperet.evaluation.scoring.label_maps import LabelEncoding, read_names, score_label_folders
 
 NAMES = ("sky", "road", "tree", "car")
 
@@ -158,13 +159,13 @@ def test_names_files(tmp_path: Path, text: str, expected: tuple[tuple[str, ...],
     ("content", "message"),
     [
         (b"", "no class names"),
-        (b"Idx\tName\n", "does not count up"),
-        (b"Idx\tName\n1\ta\n3\tb\n", "does not count up"),
-        (b"Idx\tName\n1\ta\nx\tb\n", "without Idx and Name"),
-        (b"Idx\tName\n1\n", "without Idx and Name"),
+        (b"Idx\tName\n", "lists no class"),
+        (b"Idx\tName\n1\ta\n3\tb\n", "line 3 is .*expected class 2"),
+        (b"Idx\tName\n1\ta\nx\tb\n", "line 3 is .*expected class 2"),
+        (b"Idx\tName\n1\n", "line 2 is .*expected class 1"),
         (b"a\nb\na\n", "'a' occurs twice"),
         (b"none (ignore)\na\n", "line 1"),
-        (b"\xff\xfe\x00", "not a text file"),
+        (b"\xff\xfe\x00", "no readable list of names"),
     ],
 )
 def test_bad_names_files(tmp_path: Path, content: bytes, message: str) -> None:
@@ -186,19 +187,19 @@ def test_label_files_that_are_no_label_maps(tmp_path: Path) -> None:
     broken.write_bytes(rgb.read_bytes()[:40])
     text = tmp_path / "text.png"
     text.write_text("no picture")
-    for path, message in ((rgb, "a RGB picture"), (broken, "cannot"), (text, "cannot")):
+    for path, message in ((rgb, "found RGB pixels"), (broken, "not a readable"), (text, "not a readable")):
         with pytest.raises(DataError, match=message) as error:
-            read_label_map(path)
+            read_label_values(path)
         assert str(path) in str(error.value)
-    with pytest.raises(FileNotFoundError):
-        read_label_map(tmp_path / "none.png")
+    with pytest.raises(DataError, match=r"none\.png: not a readable label map"):
+        read_label_values(tmp_path / "none.png")
 
 
 def test_palette_and_16_bit_label_maps(tmp_path: Path) -> None:
     palette = Image.fromarray(np.array([[0, 1]], np.uint8), mode=None).convert("L")
     palette.putpalette([9, 9, 9, 200, 0, 0])
     palette.save(tmp_path / "palette.png")
-    assert read_label_map(tmp_path / "palette.png").tolist() == [[0, 1]]
+    assert read_label_values(tmp_path / "palette.png").tolist() == [[0, 1]]
     many = LabelEncoding(tuple(f"class {n}" for n in range(847)), 0, 65535)
     save(tmp_path / "l/a.png", np.array([[0, 846, 65535]], np.uint16))
     save(tmp_path / "p/a.png", np.array([[0, 846, 3]], np.uint16))
@@ -212,7 +213,7 @@ def test_hostile_folders(tmp_path: Path) -> None:
         score_label_folders(labels, predictions, encoding)
     save(labels / "a.png", np.zeros((2, 3), np.uint8))
     predictions.mkdir()
-    with pytest.raises(DataError, match=r"predictions: no \.png files"):
+    with pytest.raises(DataError, match=r"predictions: no file ends in \.png"):
         score_label_folders(labels, predictions, encoding)
     save(predictions / "other.png", np.zeros((2, 3), np.uint8))
     with pytest.raises(DataError, match=r"1 of 1 predictions are missing, e\.g\. a\.png"):
@@ -229,3 +230,32 @@ def test_hostile_folders(tmp_path: Path) -> None:
     save(labels / "a.png", np.full((2, 3), 9, np.uint8))
     with pytest.raises(DataError, match=r"labels/a\.png: has the value 9"):
         score_label_folders(labels, predictions, encoding)
+
+
+@pytest.mark.parametrize("ending", ["PNG", "tif", "Tiff"])
+def test_label_maps_of_any_ending_in_any_case_are_scored(tmp_path: Path, ending: str) -> None:
+    right, wrong = np.zeros((2, 3), np.uint8), np.ones((2, 3), np.uint8)
+    for folder, second in (("labels", right), ("predictions", wrong)):
+        save(tmp_path / folder / "a.png", right)
+        save(tmp_path / folder / f"b.{ending}", second)
+    metrics = score_label_folders(tmp_path / "labels", tmp_path / "predictions", LabelEncoding(NAMES, 0, 255))
+    assert (metrics["images"], metrics["pixel_accuracy"]) == (2, 0.5)
+
+
+def test_linked_folders_are_scored_hidden_files_are_not(tmp_path: Path) -> None:
+    for folder in ("labels", "predictions"):
+        save(tmp_path / folder / "a.png", np.zeros((2, 3), np.uint8))
+        (tmp_path / f"more {folder}").mkdir()
+        save(tmp_path / f"more {folder}" / "b.png", np.zeros((2, 3), np.uint8))
+        (tmp_path / folder / "linked").symlink_to(tmp_path / f"more {folder}")
+        (tmp_path / folder / "._a.png").write_bytes(b"resource fork")
+    metrics = score_label_folders(tmp_path / "labels", tmp_path / "predictions", LabelEncoding(NAMES, 0, 255))
+    assert metrics["images"] == 2
+
+
+def test_what_would_not_be_scored_is_an_error(tmp_path: Path) -> None:
+    for folder in ("labels", "predictions"):
+        save(tmp_path / folder / "a.png", np.zeros((2, 3), np.uint8))
+    save(tmp_path / "labels" / "b.jpg", np.zeros((2, 3), np.uint8))
+    with pytest.raises(DataError, match=r"1 files are no label maps, such as b\.jpg"):
+        score_label_folders(tmp_path / "labels", tmp_path / "predictions", LabelEncoding(NAMES, 0, 255))
