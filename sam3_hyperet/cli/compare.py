@@ -16,12 +16,14 @@ from rich.table import Table
 from sam3_hyperet.cli.command import write_json
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split
-from sam3_hyperet.evaluation.compare import compare, prefixes, remove_records
+from sam3_hyperet.evaluation.compare import compare, model_parts, remove_records
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.files import Manifest
 from sam3_hyperet.report.report import write_comparison
+from sam3_hyperet.report.tables import MISSING, value
 
 PRODUCTS = ("metrics.json", "report.html", "comparison.md", "comparison.tex")
 _PRINTED = ("segm/AP", "bbox/AP", "mIoU", "unassigned", "presence/accuracy_absent")
@@ -85,20 +87,23 @@ def _progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
 
 
 def print_metrics(console: Console, metrics: Mapping[str, float], names: Sequence[str]) -> None:
-    """Print the metrics that models are judged by, a column for each of `names`; of two, their difference."""
-    before = prefixes(names)
-    keys: dict[str, None] = {}
-    for key in metrics:
-        prefix = max((one for one in before.values() if key.startswith(one)), key=len, default=None)
-        if prefix is not None and key.endswith(_PRINTED) and not key.startswith("difference/"):
-            keys[key.removeprefix(prefix)] = None
+    """Print the metrics that models are judged by, a column for each of `names`; of two, their difference.
+
+    A metric that does not exist, such as the AP of what no image shows, is printed as "–".
+    """
+    parts = model_parts(names).values()
+    keys = dict.fromkeys(
+        MetricKey.of(key, key.data)
+        for key in metrics
+        if isinstance(key, MetricKey) and key.metric in _PRINTED and not key.category and key.model in parts
+    )
     is_pair = len(names) == 2
     table = Table("metric", *names, *(["difference"] if is_pair else []))
     for key in keys:
-        values = [metrics.get(f"{prefix}{key}") for prefix in before.values()]
-        row = ["–" if value is None else f"{value:.4f}" for value in values]
+        values = [value(metrics, MetricKey.of(key, key.data, part)) for part in parts]
+        row = [MISSING if found is None else f"{found:.4f}" for found in values]
         if is_pair:
             first, second = values
-            row.append("–" if first is None or second is None else f"{second - first:+.4f}")
+            row.append(MISSING if first is None or second is None else f"{second - first:+.4f}")
         table.add_row(key, *row)
     console.print(table)

@@ -16,6 +16,7 @@ from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.evaluation.bootstrap import paired_differences
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
 from sam3_hyperet.evaluation.metrics.forgetting import forgetting
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.metrics.radius import BEFORE
 from sam3_hyperet.evaluation.models import BASE, EXACT, EvalModel, digest, model_facts, versions
 from sam3_hyperet.evaluation.protocol import evenly_spread
@@ -128,10 +129,10 @@ def remove_records(comparison: Comparison, run_dir: Path) -> None:
         (run_dir / RECORDS).rmdir()
 
 
-def prefixes(names: Sequence[str]) -> dict[str, str]:
-    """Beginnings of the metrics of each model: its name for several adapted ones, nothing for one, or a model alone."""
+def model_parts(names: Sequence[str]) -> dict[str, str]:
+    """The `model` of each model's metric keys: its name for several adapted ones, nothing for one, or a model alone."""
     several = len([name for name in names if name != BASE]) > 1
-    return {name: f"{BASE}/" if name == BASE and len(names) > 1 else f"{name}/" if several else "" for name in names}
+    return {name: name if several or (name == BASE and len(names) > 1) else "" for name in names}
 
 
 def split_facts(data: DataOptions, task: EvalTask) -> dict[str, object]:
@@ -157,21 +158,22 @@ def split_facts(data: DataOptions, task: EvalTask) -> dict[str, object]:
 def all_metrics(data: DataOptions, task: EvalTask, results: Sequence[EvalResult]) -> dict[str, float]:
     """The metrics of all models, flat; what each adapted one has lost on what it was not adapted to."""
     metrics: dict[str, float] = {}
-    before = prefixes([result.model.name for result in results])
+    parts = model_parts([result.model.name for result in results])
     base = results[0] if len(results) > 1 and results[0].model.name == BASE else None
     for result in results:
-        prefix = before[result.model.name]
+        model = parts[result.model.name]
         if result is not base:
             report = parameter_report(result.model.model)  # `trainable` is for the caller to add
-            metrics |= {f"{prefix}params/{key}": report[key] for key in ("added", "total", "added_ratio")}
+            found = {f"params/{key}": report[key] for key in ("added", "total", "added_ratio")}
+            metrics |= {MetricKey(key, model=model): value for key, value in found.items()}
         for key, value in result.metrics.items():
             if not key.startswith(_RADII):
-                metrics[f"{prefix}{data.name}/{key}"] = value
+                metrics[MetricKey.of(key, data.name, model)] = value
             elif not (base and key.endswith(BEFORE) and key.removesuffix(BEFORE) in base.metrics):
-                metrics[f"{prefix}{key}"] = value  # radii are the model's rather than the data's
+                metrics[MetricKey(key, model=model)] = value  # radii are the model's rather than the data's
         if base and result is not base:
             lost = forgetting(base.metrics, result.metrics, _not_adapted_to(data, task))
-            metrics |= {f"{prefix}{data.name}/{key}": value for key, value in lost.items()}
+            metrics |= {MetricKey(key, data=data.name, model=model): value for key, value in lost.items()}
     return metrics
 
 
@@ -183,12 +185,12 @@ def differences(data: str, results: Sequence[EvalResult], draws: int) -> dict[st
     images = len(base.records)
     if base.model.name != BASE or draws == 0 or images < 2:
         return {}
-    before = prefixes([result.model.name for result in results])
+    parts = model_parts([result.model.name for result in results])
     metrics = {}
     for result in adapted:
         found = paired_differences(_headline(result), _headline(base), images, draws)
         for key, difference in found.items():
-            name = f"difference/{before[result.model.name]}{data}/{key}"
+            name = f"difference/{MetricKey.of(key, data, parts[result.model.name])}"
             values = {name: difference.value, f"{name}/low": difference.low, f"{name}/high": difference.high}
             metrics |= {name: value for name, value in values.items() if np.isfinite(value)}
     return metrics
@@ -204,8 +206,8 @@ def fast_minus_exact(data: str, results: Sequence[EvalResult], task: EvalTask, e
     aps = [exact.evaluators[INSTANCES].headline(some)(once)["segm/AP"] for some in (ours, theirs)]
     if np.isnan(aps).any():
         return {}
-    prefix = prefixes([result.model.name for result in results])[fast.model.name]
-    return {f"{prefix}{data}/speed/fast_minus_exact/AP": aps[0] - aps[1]}
+    model = model_parts([result.model.name for result in results])[fast.model.name]
+    return {MetricKey("speed/fast_minus_exact/AP", data=data, model=model): aps[0] - aps[1]}
 
 
 def _exact_run(model: EvalModel, task: EvalTask, folder: Path) -> ModelRun | None:

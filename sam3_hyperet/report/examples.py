@@ -18,7 +18,7 @@ from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import Instanc
 from sam3_hyperet.evaluation.task import INSTANCES, vocabulary_labels
 from sam3_hyperet.masks import decode
 from sam3_hyperet.report.figures.pictures import IGNORED, Detection, Example, SemanticExample
-from sam3_hyperet.report.table_rows import number
+from sam3_hyperet.report.tables import number
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from markupsafe import Markup
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.evaluation.compare import Comparison
-from sam3_hyperet.evaluation.models import versions
+from sam3_hyperet.evaluation.metrics.key import MetricKey
+from sam3_hyperet.evaluation.models import BASE, versions
 from sam3_hyperet.files import replacing
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.report.evidence import (
@@ -46,12 +47,14 @@ from sam3_hyperet.report.figures.score_plots import (
 )
 from sam3_hyperet.report.figures.training_plots import training_plots
 from sam3_hyperet.report.summary import summary
-from sam3_hyperet.report.table_rows import (
+from sam3_hyperet.report.tables import (
     METRICS,
     MISSING,
     Row,
     between,
     category_tables,
+    latex_table,
+    markdown_table,
     number,
     other_keys,
     prefixes,
@@ -59,7 +62,6 @@ from sam3_hyperet.report.table_rows import (
     signed,
     value,
 )
-from sam3_hyperet.report.tables import latex_table, markdown_table
 from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
 from sam3_hyperet.training.run_log import read_history
 
@@ -188,11 +190,11 @@ def _view(report: Report, score_threshold: float) -> dict[str, Any]:
     table = rows(metrics, models)
     categories = category_tables(metrics, models)
     adapted = prefixes(models)
-    counts = [key for key in metrics if key.endswith("/images") and not key.startswith("base/")]
+    counts = [key for key in metrics if isinstance(key, MetricKey) and key.metric == "images" and key.model != BASE]
     facts = (*((key, "images scored") for key in counts[:1]), *_FACTS)
     rest = [
         (key, value(metrics, f"base/{key}"), [value(metrics, f"{prefix}{key}") for prefix in adapted.values()])
-        for key in other_keys(metrics, models)
+        for key in other_keys(metrics)
     ]
     return {
         "report": report,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sam3_hyperet.report.table_rows import (
+from sam3_hyperet.report.tables import (
     UNMOVED,
     Cell,
     Row,
@@ -20,7 +20,7 @@ from sam3_hyperet.report.table_rows import (
 SMALL = 0.02
 """A difference up to here is called small."""
 _MOST = 5  # clauses about AP and mIoU; a sentence of more is read by nobody
-_ABSENT = "presence/absent_accuracy"
+_ABSENT = "presence/accuracy_absent"
 _INTERVAL = "95 % interval "
 
 
@@ -63,20 +63,20 @@ def summary(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
 
 def _summary_rows(table: Sequence[Row]) -> list[Row]:
     """One AP for each granularity or split of a data set, one mIoU for each data set; large changes first."""
-    with_masks = {row.scope for row in table if row.metric.suffix == "segm/AP"}
+    with_masks = {row.scope for row in table if row.metric.key == "segm/AP"}
     chosen: dict[tuple[str, tuple[str, ...]], Row] = {}
     for row in table:
-        kind = row.metric.suffix
+        kind = row.metric.key
         empty = row.base is None and all(cell.value is None for cell in row.cells)
         if empty or (kind == "bbox/AP" and row.scope in with_masks):
             continue
         if kind == "mIoU":
             chosen.setdefault((kind, row.scope[:1]), row)
         elif kind in ("segm/AP", "bbox/AP"):
-            split = any(r.metric.suffix == kind and r.scope[:1] == row.scope[:1] and r.scope[1:] for r in table)
+            split = any(r.metric.key == kind and r.scope[:1] == row.scope[:1] and r.scope[1:] for r in table)
             if row.scope[1:] or not split:
                 chosen[("AP", row.scope)] = row
-    return sorted(chosen.values(), key=lambda row: (row.metric.suffix == "mIoU", -_largest_change(row)))
+    return sorted(chosen.values(), key=lambda row: (row.metric.key == "mIoU", -_largest_change(row)))
 
 
 def _largest_change(row: Row) -> float:
@@ -84,7 +84,7 @@ def _largest_change(row: Row) -> float:
 
 
 def _label(row: Row, several: bool) -> str:
-    kind = {"segm/AP": "AP", "bbox/AP": "box AP"}.get(row.metric.suffix, row.metric.name)
+    kind = {"segm/AP": "AP", "bbox/AP": "box AP"}.get(row.metric.key, row.metric.name)
     inner = " ".join(row.scope[1:])
     if kind == "mIoU":
         label = f"mIoU ({inner})" if inner else "mIoU"
@@ -136,7 +136,7 @@ def _best_of(row: Row, models: Sequence[str], several: bool) -> str:
 
 def _false_alarms(table: Sequence[Row], models: Sequence[str]) -> str:
     """Where the share of absent prompts that are answered rose; "" where it did with no model."""
-    rose = [row for row in table if row.metric.suffix == _ABSENT and any(cell.verdict == "worse" for cell in row.cells)]
+    rose = [row for row in table if row.metric.key == _ABSENT and any(cell.verdict == "worse" for cell in row.cells)]
     if not rose:
         return ""
     row = min(rose, key=lambda row: (len(row.scope), _lowest(row)))

@@ -1,16 +1,26 @@
-"""The main table of a comparison as Markdown and as LaTeX (booktabs): metrics by model, with differences.
+"""Metrics of a base and of any number of adapted models, side by side: rows, Markdown and LaTeX (booktabs).
 
-A figure is bold where it is the best and its 95 % interval supports that.
+Metrics come flat, by `MetricKey`; `difference/…/low` and `/high` are the 95 % interval of the difference between an
+adapted model's metric and the base's. A metric is bold where it is the best and its interval supports that.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
-from sam3_hyperet.report.table_rows import Cell, Row, between, number, prefixes, rows, signed
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 
+UNMOVED = 0.005
+"""A smaller difference of an AP, an mIoU or a share is called none."""
+MISSING = "–"
+
+_DATA_SETS = {"coco": "COCO", "ade20k": "ADE20K", "camvid": "CamVid", "": "the data"}
+_GRANULARITIES = ("part", "object", "group", "class")
+_FUSIONS = ("fused", "instance", "semantic")
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -30,6 +40,239 @@ _NOTE = (
     "bold is the best figure of a row where its interval does not hold 0. "
     "Adapted models are not tested against each other."
 )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the main table, `key` being the `MetricKey.metric`."""
+
+    key: str
+    name: str
+    meaning: str
+    lower_is_better: bool = False
+
+
+METRICS = (
+    Metric(
+        "segm/AP",
+        "Mask AP",
+        "Average precision of the masks: mean over IoU thresholds .50 to .95 and over categories.",
+    ),
+    Metric("mIoU", "mIoU", "Intersection over union of a class’s pixels, averaged over the classes that occur."),
+    Metric("bbox/AP", "Box AP", "Average precision of the boxes, otherwise as for masks."),
+    Metric(
+        "segm/cgF1",
+        "cgF1",
+        "SAM 3’s own measure: F1 of the masks of present concepts × IL_MCC, how well presence is recognised.",
+    ),
+    Metric(
+        "presence/accuracy_absent",
+        "Right about what is absent",
+        "Share of prompts for something that is not in the picture where the model says so; the rest are false alarms.",
+    ),
+    Metric(
+        "presence/accuracy_present",
+        "Right about what is present",
+        "Share of prompts for something that is in the picture where the model says so.",
+    ),
+    Metric(
+        "hierarchy/consistency",
+        "Consistency in the concept tree",
+        "IoU of the mask of a parent (vehicle) and the union of those of its children (car, bus).",
+    ),
+    Metric(
+        "hierarchy/sibling_confusion",
+        "Siblings confused",
+        "Share of ground-truth regions that the prompt of a sibling (bus for a car) claims. Lower is better.",
+        lower_is_better=True,
+    ),
+    Metric(
+        "hierarchy/cousin_confusion",
+        "Cousins confused",
+        "The same for the prompts of cousins (house for a car). Lower is better.",
+        lower_is_better=True,
+    ),
+    Metric(
+        "hierarchy/stranger_confusion",
+        "Strangers confused",
+        "The same for all other prompts, neither above nor below in the tree (roof for a road). Lower is better.",
+        lower_is_better=True,
+    ),
+    Metric(
+        "unassigned",
+        "Unassigned",
+        "Share of the labelled pixels that no class was given to; they count as missed. Lower is better.",
+        lower_is_better=True,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An adapted model's figure, and its difference from the base with the 95 % interval; None where there is none.
+
+    verdict: better, worse or same, "" without a difference. Same is also what the interval leaves open.
+    """
+
+    value: float | None
+    difference: float | None
+    interval: tuple[float, float] | None
+    verdict: str
+
+    @property
+    def supported(self) -> bool:
+        """Whether the interval says that the difference is none of chance."""
+        return self.interval is not None and self.verdict in ("better", "worse")
+
+    @property
+    def open(self) -> bool:
+        """Whether the figures differ, but the interval does not say which model is better."""
+        return self.verdict == "same" and abs(self.difference or 0.0) >= UNMOVED
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of every model, `cells` in the order of the models; `scope` is the data set and the group."""
+
+    metric: Metric
+    scope: tuple[str, ...]
+    base: float | None
+    cells: tuple[Cell, ...]
+
+    @property
+    def label(self) -> str:
+        return " · ".join((data_set(self.scope), *self.scope[1:])) if self.scope else "all"
+
+    @property
+    def best(self) -> int | None:
+        """The model to print in bold, -1 for the base: the best of all, where its interval supports that it is.
+
+        Intervals are of differences from the base: between two adapted models nothing was tested.
+        """
+        values = [cell.value for cell in self.cells]
+        if self.base is None or not values or None in values:
+            return None
+        sign = -1.0 if self.metric.lower_is_better else 1.0
+        top = max(range(len(values)), key=lambda k: sign * (values[k] or 0.0))
+        if self.cells[top].supported and self.cells[top].verdict == "better":
+            return top
+        return -1 if all(cell.supported and cell.verdict == "worse" for cell in self.cells) else None
+
+
+def prefixes(models: Sequence[str] = ()) -> dict[str, str]:
+    """What stands before the keys of each adapted model: nothing where there is only one, without a name."""
+    return {name: f"{name}/" for name in models} or {"adapted": ""}
+
+
+def rows(metrics: Mapping[str, float], models: Sequence[str] = ()) -> list[Row]:
+    """The rows of the main table, by metric, then data set, then granularity; `models` names several adapted ones."""
+    found = [
+        _row(metrics, models, metric, _scope(key), key)
+        for metric in METRICS
+        for key in _keys(metrics)
+        if key.metric == metric.key and not key.category
+    ]
+    return sorted(found, key=lambda row: (METRICS.index(row.metric), row.scope[:1], [_rank(p) for p in row.scope[1:]]))
+
+
+def category_tables(metrics: Mapping[str, float], models: Sequence[str] = ()) -> dict[str, list[Row]]:
+    """Rows by category, a table for each data set or granularity: by falling difference of the first model.
+
+    Masks where there are masks and boxes.
+    """
+    found = [key for key in _keys(metrics) if key.category]
+    with_masks = {_scope(key) for key in found if key.metric == "segm/AP"}
+    tables: dict[str, list[Row]] = {}
+    for key in found:
+        if key.metric == "bbox/AP" and _scope(key) in with_masks:
+            continue
+        kind = Metric("", {"segm/AP": "mask AP", "bbox/AP": "box AP"}.get(key.metric, key.metric), "")
+        title = Row(kind, _scope(key), None, ()).label
+        tables.setdefault(f"{title}: {kind.name}", []).append(_row(metrics, models, kind, (key.category,), key))
+    for table in tables.values():
+        table.sort(key=lambda row: (row.cells[0].difference is None, -(row.cells[0].difference or 0.0), row.scope))
+    return tables
+
+
+def other_keys(metrics: Mapping[str, float]) -> list[MetricKey]:
+    """The keys, without a model, that neither the main table nor those by category show."""
+    shown = {metric.key for metric in METRICS}
+    return sorted(key for key in _keys(metrics) if key.metric not in shown and not key.category)
+
+
+def _keys(metrics: Mapping[str, float]) -> list[MetricKey]:
+    """Every key without its model, once; differences left out."""
+    found = (key if isinstance(key, MetricKey) else MetricKey(key) for key in metrics)
+    return list(dict.fromkeys(MetricKey.of(key, key.data) for key in found if not key.startswith("difference/")))
+
+
+def _scope(key: MetricKey) -> tuple[str, ...]:
+    return tuple(part for part in (key.data, key.group) if part)
+
+
+def value(metrics: Mapping[str, float], key: str) -> float | None:
+    """A finite metric; None for a missing one, NaN, and -1 (a correlation may be -1)."""
+    found = metrics.get(key)
+    if found is None or not math.isfinite(found) or (found == -1 and not key.endswith(("MCC", "spearman"))):
+        return None
+    return float(found)
+
+
+def data_set(scope: Sequence[str]) -> str:
+    """The name of the data set of a row's scope, as people write it."""
+    name = scope[0] if scope else ""
+    return _DATA_SETS.get(name, name)
+
+
+def is_granularity(name: str) -> bool:
+    return name in _GRANULARITIES
+
+
+def number(x: float | None, digits: int = 2) -> str:
+    """A share as .34, 1.00 or –; with a minus sign where negative."""
+    if x is None or not math.isfinite(x):
+        return MISSING
+    text = f"{abs(x):.{digits}f}"
+    text = text[1:] if text.startswith("0") else text
+    return f"−{text}" if x < 0 and text.strip(".0") else text
+
+
+def signed(x: float | None, digits: int = 3) -> str:
+    """A difference as +.33 or −.07; ±.000 where it rounds to nothing."""
+    text = number(x, digits)
+    if x is None or text.startswith(("−", MISSING)):
+        return text
+    return f"+{text}" if text.strip(".0") else f"±{text}"
+
+
+def between(interval: tuple[float, float], digits: int = 3) -> str:
+    """An interval as "+.02 to +.09"."""
+    return f"{signed(interval[0], digits)} to {signed(interval[1], digits)}"
+
+
+def _row(metrics: Mapping[str, float], models: Sequence[str], metric: Metric, scope: tuple[str, ...], key: str) -> Row:
+    base = value(metrics, f"base/{key}")
+    cells = []
+    for prefix in prefixes(models).values():
+        figure = value(metrics, f"{prefix}{key}")
+        difference = None if base is None or figure is None else figure - base
+        bounds = [metrics.get(f"difference/{prefix}{key}/{end}", math.nan) for end in ("low", "high")]
+        interval = (bounds[0], bounds[1]) if difference is not None and all(map(math.isfinite, bounds)) else None
+        cells.append(Cell(figure, difference, interval, _verdict(difference, interval, metric.lower_is_better)))
+    return Row(metric, scope, base, tuple(cells))
+
+
+def _verdict(difference: float | None, interval: tuple[float, float] | None, lower_is_better: bool) -> str:
+    if difference is None:
+        return ""
+    if abs(difference) < UNMOVED or (interval is not None and interval[0] <= 0 <= interval[1]):
+        return "same"
+    return "better" if (difference > 0) != lower_is_better else "worse"
+
+
+def _rank(part: str) -> tuple[int, str]:
+    order = (*_GRANULARITIES, *_FUSIONS)
+    return (order.index(part) if part in order else len(order), part)
 
 
 def markdown_table(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:

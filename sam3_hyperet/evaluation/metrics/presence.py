@@ -9,6 +9,7 @@ import numpy as np
 
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.inference.prediction import PromptDetections
 from sam3_hyperet.inference.predictor import Encoded
@@ -91,8 +92,8 @@ class PresenceEvaluator:
         """The keys of `presence_metrics`, and the same below each group's name."""
         metrics = {}
         for name, counts in self._counts(records).items():
-            figures = presence_metrics(counts.sum(axis=0))
-            metrics |= {f"{name}/{key}".lstrip("/"): value for key, value in figures.items()}
+            found = presence_metrics(counts.sum(axis=0))
+            metrics |= {MetricKey(key, group=name): value for key, value in found.items()}
         return metrics
 
     def headline(self, records: Sequence[Record]) -> Headline:
@@ -105,7 +106,7 @@ class PresenceEvaluator:
             found = {}
             for name, of_images in counts.items():
                 figures = presence_metrics(np.tensordot(weights, of_images, axes=1))
-                found |= {f"{name}/{key}".lstrip("/"): figures.get(key, math.nan) for key in keys}
+                found |= {MetricKey(key, group=name): figures.get(key, math.nan) for key in keys}
             return found
 
         return accuracy

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from sam3_hyperet.report.figures.plots import TEXT, Plot, axis_labels, new_axes, page_color, to_svg
-from sam3_hyperet.report.table_rows import UNMOVED, Row, signed
+from sam3_hyperet.report.tables import UNMOVED, Row, signed
 
 MOST_BARS = 15
 """Bars of a plot: of more categories, those that gained and those that lost most."""

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 
 from sam3_hyperet.report.figures.pictures import SIDE, Panel, Picture, data_uri, enlarge
-from sam3_hyperet.report.table_rows import number, signed
+from sam3_hyperet.report.tables import number, signed
 
 _MAP = "cividis"  # as good for the colour-blind as for others
 _CHANGE = "PuOr_r"

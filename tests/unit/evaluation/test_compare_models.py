@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from lightning_fabric import Fabric
+from metric_keys import keyed
 from rich.console import Console
 
 import sam3_hyperet as hy
@@ -16,6 +17,7 @@ from sam3_hyperet.cli.compare import compare_and_report, print_metrics
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import EvalModel, beside_base, model_facts, versions
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.modeling.copies import adapted_copy
@@ -144,14 +146,24 @@ def test_equal_facts_for_equal_models_alone(base, another, randomized):
 def test_the_printed_table():
     file = io.StringIO()
     metrics = {"d/segm/AP": 0.5, "base/d/segm/AP": 0.25, "d/segm/AP/car": 0.9, "d/fused/mIoU": 0.1, "speed": 2.0}
-    print_metrics(Console(file=file, width=100), metrics, ["base", "adapted"])
+    metrics |= {"d/bbox/AP": -1.0, "base/d/bbox/AP": -1.0}  # nothing to find
+    print_metrics(Console(file=file, width=100), keyed(metrics), ["base", "adapted"])
     lines = [line for line in file.getvalue().splitlines() if "d/" in line]
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert lines[0].split("│")[1:5] == [" d/segm/AP    ", " 0.2500 ", " 0.5000  ", " +0.2500    "]
     assert "–" in lines[1]
+    assert lines[2].split("│")[2:5] == [" –      ", " –       ", " –          "]
 
 
 def test_versions_name_what_the_numbers_depend_on():
     found = versions()
     assert found["sam3_hyperet"] == hy.__version__
     assert {"python", "torch", "sam3", "pycocotools"} <= found.keys()
+
+
+def test_a_key_is_its_text_and_its_parts():
+    key = MetricKey.of(MetricKey("segm/AP", group="part", category="a/b"), "coco", "base")
+    assert json.loads(json.dumps({key: 1})) == {"base/coco/part/segm/AP/a/b": 1}
+    assert (key.model, key.data, key.group, key.metric, key.category) == ("base", "coco", "part", "segm/AP", "a/b")
+    assert {key: 1}["base/coco/part/segm/AP/a/b"] == 1
+    assert MetricKey.of("images", "coco") == "coco/images"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from metric_keys import keyed
 
 from sam3_hyperet.report.figures.category_plots import TreeConfusion
 from sam3_hyperet.report.figures.pictures import Detection, Example, SemanticExample
@@ -43,15 +44,17 @@ def full():
     example = Example(picture, HOSTILE, "part", (mask,), (), (Detection(mask, 0.8),), caption=HOSTILE)
     return Report(
         title=HOSTILE,
-        metrics={
-            **metrics(),
-            **metrics(key=f"segm/AP/{HOSTILE}"),
-            "difference/scenes/group/segm/AP/low": 0.28,
-            "difference/scenes/group/segm/AP/high": 0.37,
-            HOSTILE: 1.5,
-            "params/added": 8192,
-            "x/segm/AP": -1,
-        },
+        metrics=keyed(
+            {
+                **metrics(),
+                **metrics(key=f"segm/AP/{HOSTILE}"),
+                "difference/scenes/group/segm/AP/low": 0.28,
+                "difference/scenes/group/segm/AP/high": 0.37,
+                HOSTILE: 1.5,
+                "params/added": 8192,
+                "x/segm/AP": -1,
+            }
+        ),
         history=[*history(), {"step": 41, f"train/loss_{HOSTILE}": 1.0, f"radius/{HOSTILE}/mean": 1.0}],
         protocol={HOSTILE: HOSTILE},
         config=f"name: {HOSTILE}",
@@ -123,7 +126,7 @@ def test_report_shows_its_parts(tmp_path):
 
 @pytest.mark.parametrize("figures", [{}, {"ade20k/mIoU": 0.4}, metrics(adapted=math.nan), {"mIoU": 0.4}])
 def test_missing_parts_are_left_out(tmp_path, figures):
-    report = Report("bare", figures, [], {}, "", {})
+    report = Report("bare", keyed(figures), [], {}, "", {})
     text = write_report(report, tmp_path / "report.html").read_text(encoding="utf-8")
     assert Page(text).open == []
     for absent in ("Training", "Radius", "<h2>Pictures", "Protocol", "Configuration", "nan", "<h2>By", "95 %", "tree"):
@@ -154,7 +157,9 @@ def test_several_models(tmp_path):
     names = ("a", HOSTILE, "c")
     figures = {"base/scenes/group/segm/AP": 0.1} | {f"{name}/scenes/group/segm/AP": 0.2 for name in names}
     figures |= {f"{name}/scenes/images": 9 for name in names}
-    text = write_report(Report("t", figures, [], {}, "", {}, models=names), tmp_path / "r.html").read_text("utf-8")
+    text = write_report(
+        Report("t", keyed(figures, names), [], {}, "", {}, models=names), tmp_path / "r.html"
+    ).read_text("utf-8")
     page = Page(text)
     assert page.open == []
     assert "script" not in page.tags

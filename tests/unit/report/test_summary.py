@@ -1,6 +1,12 @@
 import math
 
-from sam3_hyperet.report.summary import summary
+from metric_keys import keyed
+
+from sam3_hyperet.report.summary import summary as summary_of
+
+
+def summary(found, models=()):
+    return summary_of(keyed(found, models), models)
 
 
 def metrics(scope="scenes/group", base=0.01, adapted=0.34, key="segm/AP", interval=None):

@@ -4,9 +4,19 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from metric_keys import keyed
 
-from sam3_hyperet.report.table_rows import category_tables, names, number, other_keys, rows, signed
-from sam3_hyperet.report.tables import latex_table, latex_text, markdown_table, markdown_text
+from sam3_hyperet.report.tables import (
+    category_tables,
+    latex_table,
+    latex_text,
+    markdown_table,
+    markdown_text,
+    number,
+    other_keys,
+    rows,
+    signed,
+)
 
 HOSTILE = r"a_b & 50% <c> \d {e} #1 $x$ ^~ |é 猫"
 
@@ -20,15 +30,17 @@ def metrics(scope="scenes/group", base=0.01, adapted=0.34, key="segm/AP", interv
 
 def test_rows():
     table = rows(
-        {
-            **metrics("scenes/object"),
-            **metrics("scenes/part"),
-            **metrics("scenes/fused", 0.1, 0.2, "unassigned"),
-            **metrics("scenes/object/presence", 0.9, 0.8, "accuracy_absent"),
-            "scenes/segm/AP/wheel": 0.1,
-            "scenes/forgetting/part/segm/AP": 0.1,
-            "scenes/segm/AP@100/img": 0.1,
-        }
+        keyed(
+            {
+                **metrics("scenes/object"),
+                **metrics("scenes/part"),
+                **metrics("scenes/fused", 0.1, 0.2, "unassigned"),
+                **metrics("scenes/object/presence", 0.9, 0.8, "accuracy_absent"),
+                "scenes/segm/AP/wheel": 0.1,
+                "scenes/forgetting/part/segm/AP": 0.1,
+                "scenes/segm/AP@100/img": 0.1,
+            }
+        )
     )
     assert [(row.metric.name, row.label, row.cells[0].verdict) for row in table] == [
         ("Mask AP", "scenes · part", "better"),
@@ -49,14 +61,14 @@ def test_numbers():
 def test_keys_of_several_models_are_one_row():
     found = {"base/s/segm/AP": 0.1, "a/s/segm/AP": 0.2, "b/s/segm/AP": 0.05, "b/s/segm/AP/car": 0.3, "b/s/images": 4}
     found |= {"difference/a/s/segm/AP": 0.1, "difference/a/s/segm/AP/low": 0.05, "difference/a/s/segm/AP/high": 0.2}
+    found = keyed(found, ("a", "b"))
     (row,) = rows(found, ("a", "b"))
     assert [(cell.value, cell.verdict, cell.supported) for cell in row.cells] == [
         (0.2, "better", True),
         (0.05, "worse", False),
     ]
     assert list(category_tables(found, ("a", "b"))) == ["s: mask AP"]
-    assert other_keys(found, ("a", "b")) == ["s/images"]
-    assert not any(name.startswith("difference") for name in names(found, ("a", "b")))
+    assert other_keys(found) == ["s/images"]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +92,7 @@ def test_best_is_only_what_the_interval_supports(figures, intervals, lower, best
     for m, interval in zip(models, intervals, strict=True):
         if interval:
             found |= {f"difference/{m}/s/{key}/low": interval[0], f"difference/{m}/s/{key}/high": interval[1]}
+    found = keyed(found, models)
     (row,) = rows(found, models)
     assert row.best == best
     bold = re.findall(r"\*\*(.*?)\*\*", markdown_table(found, models))
@@ -92,7 +105,7 @@ def cells(line, separator):
 
 def test_markdown_reads_back():
     found = metrics(base=0.1, adapted=0.3, interval=(0.1, 0.25)) | metrics("scenes/part", 0.2, 0.2)
-    table = [cells(line, "|")[1:-1] for line in markdown_table(found).splitlines() if line.startswith("|")]
+    table = [cells(line, "|")[1:-1] for line in markdown_table(keyed(found)).splitlines() if line.startswith("|")]
     assert table[0] == ["metric", "data", "base", "adapted", "difference"]
     assert table[1] == ["---", "---", "---:", "---:", "---:"]
     assert table[2:] == [
@@ -103,7 +116,7 @@ def test_markdown_reads_back():
 
 def test_latex_reads_back():
     found = metrics(base=0.3, adapted=0.1, interval=(-0.25, -0.1)) | metrics("scenes/part", 0.2, 0.2, "mIoU")
-    lines = latex_table(found).splitlines()
+    lines = latex_table(keyed(found)).splitlines()
     assert lines[0].startswith("% ")
     assert lines[1:3] == [r"\begin{tabular}{llrrr}", r"\toprule"]
     assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
@@ -119,7 +132,7 @@ def test_latex_reads_back():
 @pytest.mark.parametrize("table", [latex_table, markdown_table])
 def test_hostile_names_keep_the_columns(table):
     found = {f"base/{HOSTILE}/segm/AP": 0.1, f"{HOSTILE}/{HOSTILE}/segm/AP": 0.2, f"b/{HOSTILE}/segm/AP": 0.2}
-    text = table(found, (HOSTILE, "b"))
+    text = table(keyed(found, (HOSTILE, "b")), (HOSTILE, "b"))
     separator, end = ("&", r"\\") if table is latex_table else ("|", "|")
     counts = {len(cells(line, separator)) for line in text.splitlines() if line.endswith(end)}
     assert counts == ({7} if table is latex_table else {9})

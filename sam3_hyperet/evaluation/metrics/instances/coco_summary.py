@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 
 
 def category_columns(categories: Iterable[int]) -> dict[int, int]:
@@ -36,9 +37,10 @@ def coco_metrics(
     metrics: dict[str, float] = {}
     for group, ids in {"": list(columns), **groups}.items():
         chosen = [columns[category_id] for category_id in ids]
-        prefix = f"{group}/{iou_type}" if group else iou_type
-        metrics |= {f"{prefix}/{key}": mean(values[:, chosen]) for key, values in arrays.items()}
-    return metrics | {f"{iou_type}/AP/{categories[i]}": mean(arrays["AP"][:, k]) for i, k in columns.items()}
+        metrics |= {MetricKey(f"{iou_type}/{key}", group=group): mean(v[:, chosen]) for key, v in arrays.items()}
+    return metrics | {
+        MetricKey(f"{iou_type}/AP", category=categories[i]): mean(arrays["AP"][:, k]) for i, k in columns.items()
+    }
 
 
 def mean(values: np.ndarray) -> float:

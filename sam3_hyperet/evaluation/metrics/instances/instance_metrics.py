@@ -10,6 +10,7 @@ from sam3_hyperet.evaluation.metrics.instances.average_precision import Matches,
 from sam3_hyperet.evaluation.metrics.instances.cg_f1 import cg_f1, cg_f1_metrics, pair_sums
 from sam3_hyperet.evaluation.metrics.instances.coco_summary import category_columns, coco_metrics, mean
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import AREA_RANGES, IOU_TYPES
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 
 CGF1_KEYS = ("cgF1", "cgF1@0.5", "cgF1@0.75", "positive_micro_F1", "positive_micro_F1@0.5", "IL_MCC")
 
@@ -40,7 +41,7 @@ def instance_metrics(records: Records, categories: Categories, groups: Groups) -
         metrics |= coco_metrics(arrays, iou_type, categories, groups)
         for group, columns in group_columns(categories, groups).items():
             values = cg_f1_metrics(_pair_sums(records, iou_type, columns).sum(axis=0))
-            metrics |= {f"{group}/{iou_type}/{key}".lstrip("/"): values[key] for key in CGF1_KEYS}
+            metrics |= {MetricKey(f"{iou_type}/{key}", group=group): values[key] for key in CGF1_KEYS}
     return metrics
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 
 from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.metrics.semantic.fusion import ClassEvidence, FusedLabels, class_values
 from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import SemanticMIoU, iou_metrics
 from sam3_hyperet.evaluation.protocol import FUSIONS, Protocol
@@ -79,8 +80,9 @@ class LabelMapEvaluator:
         """`<fusion>/mIoU`, `<fusion>/unassigned` and so on: the keys of `SemanticMIoU` for each fusion."""
         metrics: dict[str, float] = {}
         for name in FUSIONS:
-            figures = iou_metrics(self.confusion(records, name), self.names, len(records))
-            metrics |= {f"{name}/{key}": value for key, value in figures.items()}
+            for key, value in iou_metrics(self.confusion(records, name), self.names, len(records)).items():
+                category = key.category if isinstance(key, MetricKey) else ""
+                metrics[MetricKey("IoU" if category else key, group=name, category=category)] = value
         chosen = self._protocol.fusion
         return metrics | ({"mIoU": metrics[f"{chosen}/mIoU"]} if chosen else {})
 

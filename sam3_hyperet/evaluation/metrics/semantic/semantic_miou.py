@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 
 UNASSIGNED = -1
 
@@ -87,7 +88,7 @@ def iou_metrics(confusion: np.ndarray, names: Sequence[str], images: int) -> dic
         "classes/union": int((union > 0).sum()),
         "classes/gt": int((in_label > 0).sum()),
     }
-    return metrics | {f"IoU/{names[c]}": float(iou[c]) for c in np.flatnonzero(union > 0)}
+    return metrics | {MetricKey("IoU", category=names[c]): float(iou[c]) for c in np.flatnonzero(union > 0)}
 
 
 def _label_map(values: Any, source: str) -> np.ndarray:

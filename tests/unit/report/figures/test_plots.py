@@ -5,6 +5,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.report.figures.category_plots import (
     MOST_CONCEPTS,
     TreeConfusion,
@@ -20,7 +21,7 @@ from sam3_hyperet.report.figures.score_plots import (
     risk_coverage_plots,
 )
 from sam3_hyperet.report.figures.training_plots import training_plots
-from sam3_hyperet.report.table_rows import category_tables
+from sam3_hyperet.report.tables import category_tables
 
 HOSTILE = "<script>&$x$ 猫"
 
@@ -117,8 +118,8 @@ def test_risk_coverage_has_one_scale():
 
 
 def category_rows(differences):
-    found = {f"base/s/segm/AP/{name}": 0.5 for name in differences}
-    found |= {f"s/segm/AP/{name}": 0.5 + difference for name, difference in differences.items()}
+    found = {MetricKey("segm/AP", data="s", category=name, model="base"): 0.5 for name in differences}
+    found |= {MetricKey("segm/AP", data="s", category=name): 0.5 + change for name, change in differences.items()}
     return category_tables(found)["s: mask AP"] if found else []
 
 

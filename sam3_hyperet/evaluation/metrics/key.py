@@ -1,0 +1,33 @@
+"""The name of a metric as a value with parts."""
+
+from __future__ import annotations
+
+
+class MetricKey(str):
+    """Name of a metric: text for metrics.json, its parts for tables, so that no text has to be taken apart.
+
+    Attributes:
+        metric: as in `segm/AP`.
+        group: granularity, split of the categories, or fusion.
+        category: of a metric by category.
+        data: the data set.
+        model: "base", or one of several adapted models.
+    """
+
+    metric: str
+    group: str
+    category: str
+    data: str
+    model: str
+
+    def __new__(cls, metric: str, *, group: str = "", category: str = "", data: str = "", model: str = "") -> MetricKey:
+        parts = {"model": model, "data": data, "group": group, "metric": metric, "category": category}
+        key = super().__new__(cls, "/".join(part for part in parts.values() if part))
+        vars(key).update(parts)
+        return key
+
+    @classmethod
+    def of(cls, key: str, data: str = "", model: str = "") -> MetricKey:
+        """The key of the same metric on a data set, by a model."""
+        own = key if isinstance(key, MetricKey) else cls(key)
+        return cls(own.metric, group=own.group, category=own.category, data=data, model=model)
