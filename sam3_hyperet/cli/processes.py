@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 
-from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.errors import ConfigError, UserError
+
+T = TypeVar("T")
 
 
 def make_fabric(blamed: str, **options: Any) -> Fabric:
     """Fabric with these options of its own.
 
     Raises:
-        ConfigError: they cannot be, in Fabric's words; `blamed` names the user's options.
+        ConfigError: Fabric refuses them; `blamed` names the user's options.
     """
     try:
         with warnings.catch_warnings():
@@ -23,3 +26,22 @@ def make_fabric(blamed: str, **options: Any) -> Fabric:
             return Fabric(**options)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"{blamed}: {error}") from error
+
+
+def from_first(fabric: Fabric, action: Callable[[], T]) -> T:
+    """Result of an action of the first process, in all processes.
+
+    Its user error ends the other processes, too, and without a word: the first one prints it.
+    """
+    outcome: T | UserError | OSError | None = None
+    if fabric.is_global_zero:
+        try:
+            outcome = action()
+        except (UserError, OSError) as error:
+            outcome = error
+    outcome = fabric.broadcast(outcome)
+    if not isinstance(outcome, UserError | OSError):
+        return outcome  # type: ignore[return-value]
+    if fabric.is_global_zero:
+        raise outcome
+    raise SystemExit(1)

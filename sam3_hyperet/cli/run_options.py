@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.losses.options import LossOptions
-from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.options import read_options
-from sam3_hyperet.training.distributed import FSDP
 from sam3_hyperet.training.options import (
+    FSDP,
     STAGES,
     CacheOptions,
+    FitOptions,
     LoggerOptions,
     OptimizerOptions,
     RadiusOptions,
@@ -22,36 +27,71 @@ from sam3_hyperet.training.options import (
     TrainOptions,
 )
 
+_SAME_RESULT = {
+    "protocol",
+    "logger",
+    "evaluate",
+    "cache.folder",
+    *(f"train.{name}" for name in ("workers", "log_every", "save_every", "max_bad_steps", "threads", "accelerator")),
+    "train.checkpoint_activations",
+}
+"""Options that a resumed run may change: they decide nothing of its weights, up to rounding."""
 
-@dataclass(frozen=True)
-class RunOptions:
-    """The sections of a configuration of `tools/train.py`, each by its name there.
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(FitOptions):
+    """The sections of a configuration of `train`, each by its name there.
 
     Raises:
         ConfigError: sections that do not go together.
     """
 
-    train: TrainOptions
-    data: DataOptions
-    optim: OptimizerOptions
-    loss: LossOptions
-    radius: RadiusOptions
-    protocol: Protocol
-    logger: LoggerOptions
-    stage: StageOptions
-    cache: CacheOptions
+    model: ModelOptions
     hyperet: HyperETConfig
+    data: DataOptions
+    loss: LossOptions
+    cache: CacheOptions
+    protocol: Protocol
     seed: int
     evaluate: bool
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if type(self.seed) is not int or self.seed < 0:
             raise ConfigError(f"seed={self.seed!r}; expected an integer from 0")
         if type(self.evaluate) is not bool:
             raise ConfigError(f"evaluate={self.evaluate!r}; expected true or false")
-        self.stage.steps(self.train.max_steps)
         if self.train.strategy == FSDP:
             self._check_sharding()
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """By its key, every option that decides what is trained."""
+        values: dict[str, Any] = {}
+        for section in fields(self):
+            value = getattr(self, section.name)
+            if section.name not in _SAME_RESULT:
+                of_section = asdict(value) if is_dataclass(value) else {"": value}
+                values |= {f"{section.name}.{key}".rstrip("."): one for key, one in of_section.items()}
+        if not self.cache.folder:
+            values["cache.dtype"] = CacheOptions().dtype  # at which a cache changes nothing
+        return {key: value for key, value in values.items() if key not in _SAME_RESULT}
+
+    def check_same(self, run_dir: Path, where: str) -> None:
+        """Raise a ConfigError if these options would train something else than the run in `run_dir` did.
+
+        Args:
+            where: what there would be gone on from or replaced, for the message.
+        """
+        file = run_dir / "config.yaml"
+        if not file.is_file():
+            return
+        before = read_run(OmegaConf.to_container(OmegaConf.load(file), resolve=True)).deciding
+        for key, now in self.deciding.items():
+            if now != before[key]:
+                raise ConfigError(
+                    f"{key} is {now}, but {before[key]} in the run of {where}; use another run_dir or resume=never"
+                )
 
     def _check_sharding(self) -> None:
         if self.stage.number != STAGES[-1]:
@@ -66,27 +106,27 @@ class RunOptions:
                 raise ConfigError(f"train.strategy={FSDP} cannot split single numbers; expected hyperet.{name}=false")
 
 
-def read_run(values: Mapping[str, object]) -> RunOptions:
+def read_run(values: Mapping[str, Any]) -> RunOptions:
     """Read a configuration's plain values.
 
     Raises:
         ConfigError: unknown keys, values that cannot be, or sections that do not go together.
     """
-
-    def section(cls: type, name: str) -> object:
-        return read_options(cls, values[name], name)
-
+    sections = {
+        "train": TrainOptions,
+        "data": DataOptions,
+        "optim": OptimizerOptions,
+        "loss": LossOptions,
+        "radius": RadiusOptions,
+        "protocol": Protocol,
+        "logger": LoggerOptions,
+        "stage": StageOptions,
+        "cache": CacheOptions,
+        "model": ModelOptions,
+    }
     return RunOptions(
-        section(TrainOptions, "train"),
-        section(DataOptions, "data"),
-        section(OptimizerOptions, "optim"),
-        section(LossOptions, "loss"),
-        section(RadiusOptions, "radius"),
-        section(Protocol, "protocol"),
-        section(LoggerOptions, "logger"),
-        section(StageOptions, "stage"),
-        section(CacheOptions, "cache"),
-        HyperETConfig.from_mapping(values["hyperet"]),
-        values["seed"],
-        values["evaluate"],
+        **{name: read_options(cls, values[name], name) for name, cls in sections.items()},
+        hyperet=HyperETConfig.from_mapping(values["hyperet"]),
+        seed=values["seed"],
+        evaluate=values["evaluate"],
     )

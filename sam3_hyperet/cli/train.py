@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -14,16 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.cli.command import exit_cleanly
+from sam3_hyperet.cli.command import exit_cleanly, write_json
 from sam3_hyperet.cli.compare import compare_and_report
-from sam3_hyperet.cli.processes import make_fabric
+from sam3_hyperet.cli.processes import from_first, make_fabric
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
-from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.models import beside_base, versions
-from sam3_hyperet.files import remove_leftovers, replacing
+from sam3_hyperet.files import replacing, sole_use
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
@@ -32,26 +31,17 @@ from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.modeling.parameters import parameter_report
-from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.training.batches import training_batches, val_batches
-from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_control
-from sam3_hyperet.training.distributed import FSDP, sharding_strategy
-from sam3_hyperet.training.feature_cache import cached_trunk, check_frozen_trunk
-from sam3_hyperet.training.loop import FitResult, fit
+from sam3_hyperet.training.curvature_schedule import radius_control
+from sam3_hyperet.training.distributed import sharding_strategy
+from sam3_hyperet.training.feature_cache import cached_trunk, check_cache
+from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.optimizer import build_optimizer
-from sam3_hyperet.training.options import STAGES, OptimizerOptions, TrainOptions
-from sam3_hyperet.training.run_folder import (
-    ADAPTER,
-    base_trains,
-    load_best,
-    save_trained,
-    say_what_is_next,
-    start_of_run,
-)
+from sam3_hyperet.training.options import FSDP, TrainOptions
+from sam3_hyperet.training.progress import Progress
+from sam3_hyperet.training.run_folder import ADAPTER, CONFIG, VERSIONS, WEIGHTS, RunFolder, base_trains, find_run
 from sam3_hyperet.training.signals import Preemption
 from sam3_hyperet.training.stages import set_stage
-from sam3_hyperet.training.state import FILE as STATE_FILE
-from sam3_hyperet.training.state import previous_state
 
 
 def main(argv: list[str] | None = None, tool: str = "train") -> Path:
@@ -60,13 +50,30 @@ def main(argv: list[str] | None = None, tool: str = "train") -> Path:
     if configs[0].launcher.name == "local":
         return train(configs[0])
     for config in configs:
-        start_of_run(OmegaConf.to_container(config))
+        values = OmegaConf.to_container(config, resolve=True)
+        open_folder(read_run(values), values)
     return submit_runs(f"{__name__}:{train_job.__name__}", configs, folder)
 
 
 def train_job(config: DictConfig) -> None:
     """`train` as a job on a cluster runs it: an error of the user is one line of its log."""
     exit_cleanly(train)(config)
+
+
+def open_folder(options: RunOptions, values: dict[str, Any]) -> RunFolder:
+    """The folder of the run that a configuration describes, with the state there to go on from, if there is one.
+
+    Raises:
+        ConfigError: the folder has another run's state or weights, or files of somebody else.
+        CheckpointError: no such state.
+    """
+    run = find_run(Path(values["run_dir"]), values["resume"])
+    if run.resume:
+        options.check_same(run.resume.parent, str(run.resume))
+    if values["resume"] != "never" and run.has_weights:
+        options.check_same(run.path, f"{run.path}, which would be replaced")
+    run.check(evaluate=options.evaluate)
+    return run
 
 
 def train(config: DictConfig) -> Path:
@@ -79,13 +86,26 @@ def train(config: DictConfig) -> Path:
     console = Console(highlight=False)
     values = OmegaConf.to_container(config, resolve=True)
     options = read_run(values)
-    run_dir, resume = start_of_run(values)
     set_threads(options.train.threads)
     fabric = _fabric(options.train, options.stage.last)
     fabric.launch()
     console.quiet = not fabric.is_global_zero
+    with contextlib.ExitStack() as stack:
 
-    with fabric.rank_zero_first():  # it may draw the pictures
+        def begin() -> RunFolder:
+            if notice := stack.enter_context(sole_use(Path(values["run_dir"]))):
+                console.print(notice, markup=False, soft_wrap=True)
+            return open_folder(options, values)
+
+        run = from_first(fabric, begin)  # whose clock names it
+        return _train(config, values, options, run, fabric, console)
+
+
+def _train(
+    config: DictConfig, values: dict[str, Any], options: RunOptions, run: RunFolder, fabric: Fabric, console: Console
+) -> Path:
+    """Train in a folder that is this run's alone."""
+    with fabric.rank_zero_first():  # it may draw the images
         splits = open_run(options.data, tune=bool(options.train.tune_every), evaluate=options.evaluate)
     torch.manual_seed(options.seed)  # the same model in every process …
     model = _adapted_model(values["model"], options.hyperet, fabric.device)
@@ -93,48 +113,45 @@ def train(config: DictConfig) -> Path:
         torch.manual_seed(options.seed + fabric.global_rank)  # … and other draws while it trains
     stage = set_stage(model, options.stage.number, options.stage.layers)
     report = parameter_report(model)
-    radius = radius_control(model, options.radius, options.train.max_steps)
-    pictures = _pictures(splits, options, resolution(model), console)
-    check_prompts(model, [category.name for category in pictures.training.images.categories])
-    _check_optimizer(model, options.optim, options.train)
-    _check_cache(model, options, pictures)
+    images = _images(splits, options, resolution(model), console)
+    # what `fit` would find out only after files are written
+    radius_control(model, options.radius, options.train.max_steps)
+    build_optimizer(model, options.optim, options.train.max_steps)
+    check_prompts(model, [category.name for category in images.training.images.categories])
+    check_cache(model, options.cache, options.stage.last, images.views)
     if fabric.is_global_zero:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(run_dir)
-        if not resume:
-            for state in (run_dir / STATE_FILE, previous_state(run_dir / STATE_FILE)):
-                state.unlink(missing_ok=True)  # of an earlier run, which this one replaces
-        with replacing(run_dir / "config.yaml") as file:  # a killed run goes on only if its configuration is whole
-            file.write_text(OmegaConf.to_yaml(config, resolve=True))
-        (run_dir / "versions.json").write_text(json.dumps(versions(), indent=1))
+        run.prepare()
+        with replacing(run.path / CONFIG) as file:  # a killed run goes on only if its configuration is whole
+            file.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+        write_json(run.path / VERSIONS, versions())
         console.print(str(stage))
         console.print(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
-    with Preemption(fabric, console.print, f"to go on, run the same command with run_dir={run_dir}") as preemption:
-        result = _fit(fabric, model, pictures, options, radius, run_dir, resume, preemption.requested)
+    with Preemption(fabric, console.print, f"to go on, run the same command with run_dir={run.path}") as preemption:
+        result = _fit(fabric, model, images, options, run, preemption.requested)
     console.print(
-        f"{result.steps} steps in {result.seconds:.0f} s, {result.skipped_steps} skipped; best step {result.best_step}"
+        f"{result.step} steps in {result.seconds:.0f} s, {result.skipped_steps} skipped; best step {result.best_step}"
     )
     trainable = parameter_report(model)["trainable"]
     if splits.evaluation is not None:
-        run_dir = Path(fabric.broadcast(str(run_dir)))  # every process loads what the first one has written
         if options.train.strategy == FSDP:  # the model that trained is split over the processes
             model = _adapted_model(values["model"], options.hyperet, fabric.device)
             set_stage(model, options.stage.number)
-        load_best(model, run_dir, lambda: open_model(values["model"]))
+        fabric.barrier()  # every process loads what the first one has written
+        run.load_best(model, lambda: open_model(values["model"]))
         base = None
         if base_trains(model) and values["model"].get("checkpoint") != "random":
             base = open_model(values["model"]).to(fabric.device)
-        models = beside_base(model, base, run_dir / ADAPTER["best"] if adapter_config(model) is not None else None)
+        models = beside_base(model, base, run.path / ADAPTER["best"] if adapter_config(model) is not None else None)
         compare_and_report(
             models,
             options.data,
             splits.evaluation,
             options.protocol,
-            run_dir,
+            run.path,
             config_text=OmegaConf.to_yaml(config, resolve=True),
             extra={
                 "params/trainable": trainable,
-                "train/steps": result.steps,
+                "train/steps": result.step,
                 "train/seconds": result.seconds,
                 "train/skipped_steps": result.skipped_steps,
                 "train/best_step": result.best_step,
@@ -142,12 +159,12 @@ def train(config: DictConfig) -> Path:
             console=console,
             fabric=fabric,
         )
-    say_what_is_next(console, run_dir)
-    return run_dir
+    _print_next(console, run.path)
+    return run.path
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class _Images:
     """What a run trains on, and what it measures its loss on, if it does."""
 
     training: ConceptPrompts
@@ -155,19 +172,19 @@ class _Pictures:
 
     @property
     def views(self) -> int:
-        """How many different pictures the trunk will see; 0 for ever new ones."""
+        """How many different views of images the trunk will see; 0 for ever new ones."""
         augment = self.training.augment
         views = augment.views if augment is not None and augment.is_random else 1
         return len(self.training) * views + (len(self.tuning) if self.tuning and views else 0)
 
 
-def _pictures(splits: RunSplits, options: RunOptions, side: int, console: Console) -> _Pictures:
+def _images(splits: RunSplits, options: RunOptions, side: int, console: Console) -> _Images:
     data, images, held_out = options.data, splits.training, splits.tuning
     console.print(images.summary())
     training = ConceptPrompts(images, side, prompt_sampler(data, images), augmentation(data), options.seed)
     if held_out is None:
-        return _Pictures(training, None)
-    return _Pictures(training, ConceptPrompts(held_out, side, prompt_sampler(data, held_out), None, options.seed))
+        return _Images(training, None)
+    return _Images(training, ConceptPrompts(held_out, side, prompt_sampler(data, held_out), None, options.seed))
 
 
 def _adapted_model(values: dict[str, object], hyperet: HyperETConfig, device: torch.device) -> host.Sam3Image:
@@ -178,19 +195,16 @@ def _adapted_model(values: dict[str, object], hyperet: HyperETConfig, device: to
 def _fit(
     fabric: Fabric,
     model: host.Sam3Image,
-    pictures: _Pictures,
+    images: _Images,
     options: RunOptions,
-    radius: RadiusControl | None,
-    run_dir: Path,
-    resume: Path | None,
+    run: RunFolder,
     interrupted: Callable[[], bool],
-) -> FitResult:
-    train, tune = options.train, pictures.tuning
-    loss = GroundingLoss(model, options.loss)
+) -> Progress:
+    train = options.train
 
     def batches(step: int) -> Iterator[host.BatchedDatapoint]:
         return training_batches(
-            pictures.training,
+            images.training,
             train.batch_size,
             step=step,
             seed=options.seed,
@@ -201,56 +215,25 @@ def _fit(
             world=fabric.world_size,
         )
 
+    def validation() -> Iterator[host.BatchedDatapoint]:
+        return val_batches(images.tuning, train.batch_size, fabric.device) if images.tuning else iter(())
+
     with contextlib.ExitStack() as stack:
         if train.prompts_at_once:
-            stack.enter_context(shared_encoding([model]))  # between the passes of a picture
+            stack.enter_context(shared_encoding([model]))  # between the passes of an image
         if options.cache.folder:
-            stack.enter_context(cached_trunk(model, options.cache, pictures.views, train.precision))
-        probe = stack.enter_context(RadiusProbe(model)) if adapter_config(model) is not None else None
-        return fit(
-            fabric,
-            model,
-            loss,
-            batches,
-            lambda: val_batches(tune, train.batch_size, fabric.device) if tune else iter(()),
-            train,
-            options.optim,
-            run_dir,
-            lambda which: save_trained(model, run_dir, which),
-            resume=resume,
-            logger=options.logger,
-            observe=lambda: {
-                **(probe.latest() | probe.histograms() if probe else {}),
-                **(radius.figures if radius else {}),
-            },
-            interrupted=interrupted,
-            radius=radius,
-            stages=options.stage,
-        )
+            stack.enter_context(cached_trunk(model, options.cache, images.views, train.precision))
+        loss = GroundingLoss(model, options.loss)
+        return fit(fabric, model, loss, batches, validation, options, run, interrupted)
 
 
-def _check_cache(model: host.Sam3Image, options: RunOptions, pictures: _Pictures) -> None:
-    """Learn that it cannot be before anything is written."""
-    if not options.cache.folder:
-        return
-    check_frozen_trunk(model)
-    if options.stage.last == STAGES[-1]:
-        raise ConfigError("cache.folder: stage 3 trains the image trunk, whose features then change; use no cache")
-    if not pictures.views:
-        raise ConfigError(
-            "cache.folder: every epoch shows new random views; set data.views to how many of a picture are kept, or "
-            "data.flip=0 data.zoom=1"
-        )
-
-
-def _check_optimizer(model: host.Sam3Image, optim: OptimizerOptions, options: TrainOptions) -> None:
-    """Learn that it cannot be before anything is written."""
-    try:
-        build_optimizer(model, optim, options.max_steps)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"optim: {error}") from error
+def _print_next(console: Console, run_dir: Path) -> None:
+    """Print where the results are, and a command to paste that uses them."""
+    files = [name for name in (ADAPTER["best"], WEIGHTS["best"], "report.html") if (run_dir / name).is_file()]
+    console.print("wrote " + ", ".join(str(run_dir / name) for name in files), markup=False, soft_wrap=True)
+    if (run_dir / ADAPTER["best"]).is_file():
+        command = f"python tools/predict.py adapter={run_dir / ADAPTER['best']} images=… prompts=[…]"
+        console.print(f"next: {command}", markup=False, soft_wrap=True)  # one line, to be copied
 
 
 def _fabric(options: TrainOptions, stage: int) -> Fabric:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Any
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import one_of
 from sam3_hyperet.training.options import TrainOptions
+
+_SIGNAL_MARGIN_S = 60  # Slurm may send a signal so much earlier than told
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,12 @@ class SlurmOptions:
         for name in ("gpus_per_node", "max_timeouts"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"launcher.{name}={getattr(self, name)}; expected an integer from 0")
+        if self.timeout_min * 60 < self.signal_delay_s + _SIGNAL_MARGIN_S:
+            raise ConfigError(
+                f"launcher.timeout_min={self.timeout_min}, but Slurm's signal comes launcher.signal_delay_s="
+                f"{self.signal_delay_s} before it, or up to a minute earlier; expected a limit of "
+                f"{math.ceil((self.signal_delay_s + _SIGNAL_MARGIN_S) / 60)} minutes at least, or a shorter delay"
+            )
         if self.mem_gb is not None and self.mem_gb <= 0:
             raise ConfigError(f"launcher.mem_gb={self.mem_gb}; expected a positive number, or null")
         if not isinstance(self.additional, Mapping):

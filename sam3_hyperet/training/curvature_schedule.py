@@ -83,27 +83,29 @@ class RadiusControl:
             )
         self._course = _Course(self._start)
 
-    @property
-    def state(self) -> dict[str, float]:
-        """All that `restore` needs."""
-        return {_PREFIX + name: value for name, value in asdict(self._course).items()}
+    def state_dict(self) -> dict[str, float]:
+        """The curvature, and what "dynamic" remembers."""
+        return asdict(self._course)
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from a `state_dict`.
+
+        Raises:
+            CheckpointError: it is of a run without this control.
+        """
+        names = [field.name for field in fields(_Course)]
+        if missing := [name for name in names if name not in state]:
+            raise CheckpointError(
+                f"the saved state has no {_PREFIX}{missing[0]}; expected one of a run with this radius="
+            )
+        self._course = _Course(**{name: state[name] for name in names})
+        self._set()
 
     @property
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What is logged: the curvature, and for "dynamic" the number of moves and the smoothed loss."""
         names = ["curvature", "moves", "loss"] if self.options.schedule == "dynamic" else ["curvature"]
         return {_PREFIX + name: getattr(self._course, name) for name in names}
-
-    def restore(self, state: Mapping[str, float]) -> None:
-        """Go on from a `state`, which may be among other values.
-
-        Raises:
-            CheckpointError: it is not there.
-        """
-        if missing := [name for name in self.state if name not in state]:
-            raise CheckpointError(f"the saved state has no {missing[0]}; expected one of a run with this radius=")
-        self._course = _Course(**{field.name: state[_PREFIX + field.name] for field in fields(_Course)})
-        self._set()
 
     def update(self, step: int, loss: float) -> None:
         """Set the curvature for the step that follows `step`, whose loss was `loss`."""

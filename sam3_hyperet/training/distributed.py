@@ -1,4 +1,4 @@
-"""Fully sharded training: each process keeps a share of every parameter, of its gradient and its optimizer state."""
+"""Fully sharded training (FSDP2): each process keeps a part of every parameter, gradient and optimizer state."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-FSDP = "fsdp"
+from sam3_hyperet.modeling.parameters import adapter_parameters
 
 
 def sharding_strategy(processes: int) -> ModelParallelStrategy:
@@ -23,27 +24,37 @@ def sharding_strategy(processes: int) -> ModelParallelStrategy:
 
 
 @contextmanager
-def whole_parameters(module: nn.Module) -> Iterator[None]:
-    """Within it the parameters are plain tensors in every process, to be read and not to be changed.
+def whole_parameters(module: nn.Module, *, adapters_only: bool = False, on_cpu: bool = False) -> Iterator[None]:
+    """Context in which the parameters of the first process are whole and plain, to be read and not to be changed.
 
-    All processes must enter it at once. Where nothing is sharded it does nothing.
+    All processes must enter it at once. Parameters are gathered one at a time, and no process but the first keeps them;
+    nothing is done where nothing is sharded.
+
+    Args:
+        adapters_only: leave the base's parameters as they are.
+        on_cpu: keep the whole parameters in the CPU's memory.
     """
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
+    adapters = {id(parameter) for _, parameter in adapter_parameters(module)}
     sharded = [
         (part, name, parameter)
         for part in module.modules()
         for name, parameter in part.named_parameters(recurse=False)
-        if isinstance(parameter, DTensor)
+        if isinstance(parameter, DTensor) and (id(parameter) in adapters or not adapters_only)
     ]
-    # copies: the memory that FSDP itself gathers into must be resizable, which writing a file of it ends
-    whole = {
-        parameter: nn.Parameter(gathered(parameter.detach()), requires_grad=parameter.requires_grad)
-        for _, _, parameter in sharded
-    }
-    for part, name, parameter in sharded:
-        part.register_parameter(name, whole[parameter])
+    is_first = not sharded or torch.distributed.get_rank() == 0
+    whole: dict[nn.Parameter, nn.Parameter] = {}
+    for parameter in dict.fromkeys(parameter for _, _, parameter in sharded):
+        # a copy: the memory that FSDP itself gathers into must be resizable, which writing a file of it ends
+        tensor = gathered(parameter.detach())
+        if is_first:
+            tensor = tensor.cpu() if on_cpu else tensor
+            whole[parameter] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+    if is_first:
+        for part, name, parameter in sharded:
+            part.register_parameter(name, whole[parameter])
     try:
         yield
     finally:
@@ -52,29 +63,44 @@ def whole_parameters(module: nn.Module) -> Iterator[None]:
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """The whole of a sharded tensor, in every process; any other tensor as it is. All processes must ask at once."""
+    """The whole of a sharded tensor, in all processes, which must call it at once; any other tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def split_as(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """This process's share of a whole tensor that goes with a parameter: its value, or a moment of its gradient."""
+    """This process's part of a whole tensor of a parameter: its value, or a moment of its gradient."""
     if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor
     whole = tensor.to(parameter.device)
     return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
-def gathered_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's `state_dict`, with whole tensors. All processes must ask at once."""
-    state = optimizer.state_dict()
-    return state | {"state": {i: {k: gathered(v) for k, v in one.items()} for i, one in state["state"].items()}}
+def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's `state_dict`; if sharded, whole in the first process, on the CPU, and empty in the others.
+
+    All processes must call it at once.
+    """
+    if not is_sharded(module):
+        return optimizer.state_dict()
+    return get_optimizer_state_dict(module, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
-def split_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What `gathered_state` returned, as this optimizer can load it."""
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load the whole state that `optimizer_state` returned in the first process; each process keeps its part."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    moments = {i: {k: split_as(v, parameters[i]) for k, v in one.items()} for i, one in state["state"].items()}
-    return {**state, "state": moments}
+    names = [name for group in state["param_groups"] for name in group["params"]]  # numbers where nothing is sharded
+    number = {name: i for i, name in enumerate(names)}
+    moments = {
+        number[name]: {key: split_as(value, parameters[number[name]]) for key, value in one.items()}
+        for name, one in state["state"].items()
+    }
+    groups = [{**group, "params": [number[name] for name in group["params"]]} for group in state["param_groups"]]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether any parameter is split over processes."""
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
 def _shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:

@@ -1,8 +1,10 @@
-"""Features of a frozen trunk, kept on disk: each picture's view goes through the trunk once, whatever the epochs."""
+"""Cache of a frozen trunk's features on disk: each view of an image goes through the trunk once."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,9 @@ from sam3_hyperet.files import replacing
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
 from sam3_hyperet.modeling.parameters import adapter_parameters
-from sam3_hyperet.training.options import CacheOptions
+from sam3_hyperet.training.options import STAGES, CacheOptions
+
+logger = logging.getLogger(__name__)
 
 _BITS = {"float32": (torch.float32, torch.int32), "bfloat16": (torch.bfloat16, torch.int16)}
 """What is stored, and the integers of the same size as which numpy writes and maps it."""
@@ -28,34 +32,43 @@ _BITS = {"float32": (torch.float32, torch.int32), "bfloat16": (torch.bfloat16, t
 class FeatureCache:
     """Tensors of one shape by content, a memory-mapped file each, below a folder named for the base.
 
-    Processes may share it: files are written under a temporary name and renamed.
+    Processes may share it. A damaged file counts as missing, and in `damaged`.
     """
 
-    def __init__(self, folder: Path, dtype: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, dtype: str, shape: tuple[int, ...]) -> None:
+        self.folder, self.shape = folder, shape
         self.dtype, self._bits = _BITS[dtype]
-        self.hits = self.misses = 0
+        self.hits = self.misses = self.damaged = 0
 
     def key(self, image: Tensor) -> str:
-        """Of a preprocessed picture, (3, S, S): its pixels after resizing, augmentation and normalisation."""
+        """Digest of a preprocessed image, (3, S, S): its pixels after resizing, augmentation and normalisation."""
         pixels = image.detach().cpu().contiguous()
         content = hashlib.blake2b(pixels.view(torch.uint8).numpy().data, digest_size=20)
         content.update(f"{tuple(pixels.shape)}{pixels.dtype}".encode())
         return content.hexdigest()
 
-    def __contains__(self, key: str) -> bool:
-        return self._file(key).is_file()
+    def get(self, key: str) -> Tensor | None:
+        """The features, read from the mapped file; None where there is none, or a damaged one."""
+        try:
+            bits = torch.from_numpy(np.load(self._file(key), mmap_mode="c"))
+            if (bits.dtype, tuple(bits.shape)) != (self._bits, self.shape):
+                raise ValueError("of another shape")
+        except FileNotFoundError:
+            self.misses += 1
+            return None
+        except (OSError, ValueError, TypeError, EOFError):
+            self.misses += 1
+            self.damaged += 1
+            return None
+        self.hits += 1
+        return bits.view(self.dtype)
 
-    def get(self, key: str) -> Tensor:
-        """The features, read from the mapped file."""
-        bits = np.load(self._file(key), mmap_mode="c")
-        return torch.from_numpy(bits).view(self.dtype)
-
-    def put(self, key: str, features: Tensor) -> None:
-        """Store the features, whole or not at all."""
-        bits = features.detach().cpu().contiguous().to(self.dtype).view(self._bits)
+    def put(self, key: str, features: Tensor) -> Tensor:
+        """Store the features; returns them as `get` will."""
+        stored = features.detach().cpu().contiguous().to(self.dtype)
         with replacing(self._file(key)) as temporary, temporary.open("wb") as stream:
-            np.save(stream, bits.numpy())
+            np.save(stream, stored.view(self._bits).numpy())
+        return stored
 
     def _file(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.npy"
@@ -67,25 +80,25 @@ class CachedTrunk(host.ViT):  # type: ignore[misc]  # sam3 is untyped
     cache: FeatureCache
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[(B, C, H, W)] features of (B, 3, S, S) pictures, read back from the cache even where just computed."""
-        keys = [self.cache.key(image) for image in x]
-        missing = [i for i, key in enumerate(keys) if key not in self.cache]
-        self.cache.hits += len(keys) - len(missing)
-        self.cache.misses += len(missing)
-        for i in missing:  # one at a time: what is stored does not depend on what was in the batch
-            with torch.no_grad():
-                (features,) = super().forward(x[i : i + 1])
-            self.cache.put(keys[i], features[0].permute(1, 2, 0))
-        channels_last = torch.stack([self.cache.get(key) for key in keys]).to(x.device, x.dtype)
+        """[(B, C, H, W)] features of (B, 3, S, S) images, as the cache stores them even where just computed."""
+        features = []
+        for i, key in enumerate(map(self.cache.key, x)):
+            found = self.cache.get(key)
+            if found is None:  # one at a time: what is stored does not depend on what was in the batch
+                with torch.no_grad():
+                    (computed,) = super().forward(x[i : i + 1])
+                found = self.cache.put(key, computed[0].permute(1, 2, 0))
+            features.append(found)
+        channels_last = torch.stack(features).to(x.device, x.dtype)
         return [channels_last.permute(0, 3, 1, 2)]  # the trunk's own layout, on which the kernels behind it depend
 
 
 @contextmanager
 def cached_trunk(model: host.Sam3Image, options: CacheOptions, views: int, precision: str) -> Iterator[FeatureCache]:
-    """Within it the model's trunk reads features from the cache, and adds those that are not there.
+    """Context in which the model's trunk reads features from the cache, and adds those that are missing.
 
     Args:
-        views: how many different pictures training will show, for the check of the disk.
+        views: how many different views of images training will show, for the check of the disk.
         precision: in which the trunk computes; its results are kept apart.
 
     Raises:
@@ -96,7 +109,7 @@ def cached_trunk(model: host.Sam3Image, options: CacheOptions, views: int, preci
     trunk = neck.trunk
     folder = Path(str(options.folder)).expanduser() / f"{base_fingerprint(trunk)[:16]}-{precision}-{options.dtype}"
     folder.mkdir(parents=True, exist_ok=True)
-    cache = FeatureCache(folder, options.dtype)
+    cache = FeatureCache(folder, options.dtype, _shape(model))
     _check_disk(folder, views, bytes_per_view(model, options.dtype))
     neck.trunk = converted(trunk, CachedTrunk)
     neck.trunk.cache = cache
@@ -104,6 +117,27 @@ def cached_trunk(model: host.Sam3Image, options: CacheOptions, views: int, preci
         yield cache
     finally:
         neck.trunk = trunk
+        if cache.damaged:
+            logger.warning("%s: %d files were damaged; their features were computed anew", folder, cache.damaged)
+
+
+def check_cache(model: host.Sam3Image, options: CacheOptions, last_stage: int, views: int) -> None:
+    """Raise a ConfigError if the cache cannot be used.
+
+    Args:
+        last_stage: the highest stage that the run may come to.
+        views: how many different views of images training will show; 0 for ever new ones.
+    """
+    if not options.folder:
+        return
+    check_frozen_trunk(model)
+    if last_stage == STAGES[-1]:
+        raise ConfigError("cache.folder: stage 3 trains the image trunk, whose features then change; use no cache")
+    if not views:
+        raise ConfigError(
+            "cache.folder: every epoch shows new random views; set data.views to how many of an image are kept, or "
+            "data.flip=0 data.zoom=1"
+        )
 
 
 def check_frozen_trunk(model: host.Sam3Image) -> None:
@@ -115,9 +149,14 @@ def check_frozen_trunk(model: host.Sam3Image) -> None:
 
 def bytes_per_view(model: host.Sam3Image, dtype: str) -> int:
     """Size on disk of one view's features."""
+    return math.prod(_shape(model)) * _BITS[dtype][0].itemsize
+
+
+def _shape(model: host.Sam3Image) -> tuple[int, int, int]:
+    """(H, W, C) of one view's features."""
     trunk = model.backbone.vision_backbone.trunk
     grid = resolution(model) // int(trunk.patch_embed.proj.kernel_size[0])
-    return int(trunk.channel_list[-1]) * grid**2 * _BITS[dtype][0].itemsize
+    return grid, grid, int(trunk.channel_list[-1])
 
 
 def _check_disk(folder: Path, views: int, size: int) -> None:

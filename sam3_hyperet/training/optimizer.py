@@ -1,4 +1,4 @@
-"""AdamW in groups, each with a learning rate of its own that warms up from when it began to train, then decays."""
+"""AdamW with a learning rate for each group of parameters: linear warm-up, then a cosine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def build_optimizer(
         previous: its state is kept for parameters that go on.
 
     Raises:
-        ConfigError: a warm-up that is longer than the run.
+        ConfigError: a warm-up that is longer than the run, or what AdamW refuses.
     """
     if not 0 <= options.warmup_steps <= max_steps:
         raise ConfigError(f"optim.warmup_steps={options.warmup_steps}; expected from 0 to train.max_steps={max_steps}")
@@ -47,7 +47,10 @@ def build_optimizer(
             name, {"params": [], "name": name, "start": start, "lr": 0.0, "peak_lr": ratio * options.lr}
         )
         group["params"].append(parameter)  # type: ignore[attr-defined]
-    optimizer = torch.optim.AdamW(list(groups.values()), betas=options.betas, weight_decay=options.weight_decay)
+    try:
+        optimizer = torch.optim.AdamW(list(groups.values()), betas=options.betas, weight_decay=options.weight_decay)
+    except ValueError as error:
+        raise ConfigError(f"optim: {error}") from error
     if previous is not None:
         trained = {p for group in optimizer.param_groups for p in group["params"]}
         optimizer.state.update({p: state for p, state in previous.state.items() if p in trained})
@@ -83,7 +86,7 @@ def gradient_norms(optimizer: torch.optim.Optimizer) -> dict[str, float]:
 def _by_group(
     model: nn.Module, options: OptimizerOptions, key_layers: Sequence[str]
 ) -> list[tuple[str, nn.Parameter, float]]:
-    """Group, parameter and share of `lr` of everything that trains."""
+    """Group, parameter and fraction of `lr` of everything that trains."""
     added = {name for name, _ in adapter_parameters(model)}
     blocks = 1 + max((_block(name) for name, _ in model.named_parameters()), default=-1)
     found = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from sam3_hyperet.choices import CURVATURE_BOUNDS
@@ -14,6 +14,7 @@ STAGES = (1, 2, 3)
 KEY_LAYERS = (r"transformer\.decoder\.", r"dot_prod_scoring\.", r"segmentation_head\.")
 SCHEDULES = ("constant", "linear", "cosine", "dynamic")
 CACHE_DTYPES = ("float32", "bfloat16")
+FSDP = "fsdp"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class StageOptions:
             raise ConfigError(f"stage.plateau={self.plateau!r}; expected an integer from 0")
         if self.plateau and self.boundaries:
             raise ConfigError("stage.boundaries and stage.plateau both say when the next stage begins; set one of them")
+        if self.plateau and self.number == STAGES[-1]:
+            raise ConfigError("stage.plateau: stage 3 is the last; expected stage.number=1 or 2")
         if len(self.boundaries) > STAGES[-1] - self.number:
             raise ConfigError(
                 f"stage.boundaries={list(self.boundaries)}: from stage {self.number} there are only "
@@ -233,3 +236,26 @@ class LoggerOptions:
                 raise ConfigError(
                     f"logger.wandb={self.wandb}: {error}; expected the package: pip install sam3_hyperet[wandb]"
                 ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """All options of the loop.
+
+    Attributes:
+        logger: which trackers get the values of a step; None for none.
+    """
+
+    train: TrainOptions
+    optim: OptimizerOptions = field(default_factory=OptimizerOptions)
+    stage: StageOptions = field(default_factory=StageOptions)
+    radius: RadiusOptions = field(default_factory=RadiusOptions)
+    logger: LoggerOptions | None = None
+
+    def __post_init__(self) -> None:
+        self.stage.steps(self.train.max_steps)
+        if self.stage.plateau and not self.train.tune_every:
+            raise ConfigError(
+                f"stage.plateau={self.stage.plateau} waits for losses on the tuning images, which train.tune_every=0 "
+                "never measures; expected train.tune_every from 1, or stage.boundaries"
+            )

@@ -1,38 +1,83 @@
-"""A training run's folder: what is kept of the model there, and the state that a run goes on from."""
+"""Folder of a training run: the weights and the state that are kept there, and which of its files are the run's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.errors import CheckpointError
+from sam3_hyperet.files import Manifest, remove_leftovers
 from sam3_hyperet.modeling.adapter_file import load_adapter, save_adapter
 from sam3_hyperet.modeling.checkpoint import load_base, save_base
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.parameters import base_state_dict
+from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
 from sam3_hyperet.training.state import FILE as STATE_FILE
+from sam3_hyperet.training.state import previous_state
 
-WEIGHTS = {"best": "weights.safetensors", "last": "weights_last.safetensors"}
-_DECIDING_TRAIN = tuple(
-    f"train.{name}" for name in ("max_steps", "batch_size", "accumulate", "prompts_at_once", "devices", "nodes")
-)
-_DECIDING = ("model", "hyperet", "stage", "data", "loss", "optim", "radius", "seed", *_DECIDING_TRAIN)
 ADAPTER = {"best": "adapter.safetensors", "last": "adapter_last.safetensors"}
+WEIGHTS = {"best": "weights.safetensors", "last": "weights_last.safetensors"}
+CONFIG, VERSIONS = "config.yaml", "versions.json"
+_WEIGHTS = (*ADAPTER.values(), *WEIGHTS.values())
+_RESULTS = (*_WEIGHTS, STATE_FILE, previous_state(Path(STATE_FILE)).name, HISTORY_FILE, "tensorboard")
+_NAMES = (*_RESULTS, CONFIG, VERSIONS, "wandb", "wandb_id")
+_EVALUATION = ("metrics.json", "report.html", "comparison.md", "comparison.tex")  # which evaluation claims itself
+_RECORDS = "records/"
 
 
-def save_trained(model: host.Sam3Image, run_dir: Path, which: str) -> None:
-    """Write what has trained, as the "best" or the "last": the adapters, and the base's weights where they train."""
-    if adapter_config(model) is not None:
-        save_adapter(model, run_dir / ADAPTER[which])
-    if base_trains(model):
-        save_base(model, run_dir / WEIGHTS[which])
-    else:
-        (run_dir / WEIGHTS[which]).unlink(missing_ok=True)  # of an earlier run in this folder
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run writes, and the saved state that it goes on from, if any."""
+
+    path: Path
+    resume: Path | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether an earlier run has left weights."""
+        return any((self.path / name).is_file() for name in _WEIGHTS)
+
+    def check(self, *, evaluate: bool) -> None:
+        """Raise a ConfigError if a name that the run needs is taken by a file that no run has written."""
+        Manifest(self.path).check(*_NAMES, *(_EVALUATION if evaluate else ()))
+
+    def prepare(self) -> None:
+        """Make the folder ready: leftovers of killed processes are removed and, unless resumed, all earlier results."""
+        manifest = Manifest(self.path)
+        remove_leftovers(self.path)
+        manifest.claim(*_NAMES)
+        if not self.resume:
+            records = [name for name in manifest.names if name.startswith(_RECORDS)]
+            manifest.remove(*_RESULTS, *_EVALUATION, *records)
+
+    def save(self, model: host.Sam3Image, which: str) -> None:
+        """Write what has trained, as the "best" or the "last": adapters, and the base's weights where they train."""
+        if adapter_config(model) is not None:
+            save_adapter(model, self.path / ADAPTER[which])
+        if base_trains(model):
+            save_base(model, self.path / WEIGHTS[which])
+        else:
+            (self.path / WEIGHTS[which]).unlink(missing_ok=True)  # of a later stage, before the run was killed
+
+    def load_best(self, model: host.Sam3Image, base: Callable[[], host.Sam3Image]) -> None:
+        """Bring back the best step.
+
+        Args:
+            base: builds the model that the run began with; its weights are the best step's where none were written.
+        """
+        if (self.path / WEIGHTS["best"]).is_file():
+            load_base(model, self.path / WEIGHTS["best"])
+        elif base_trains(model):
+            before = base_state_dict(base())
+            with torch.no_grad():
+                for name, parameter in base_state_dict(model).items():
+                    parameter.copy_(before[name])
+        if adapter_config(model) is not None:
+            load_adapter(model, self.path / ADAPTER["best"])
 
 
 def base_trains(model: host.Sam3Image) -> bool:
@@ -40,67 +85,15 @@ def base_trains(model: host.Sam3Image) -> bool:
     return any(p.requires_grad for p in base_state_dict(model).values())
 
 
-def load_best(model: host.Sam3Image, run_dir: Path, base: Callable[[], host.Sam3Image]) -> None:
-    """Bring back the best step.
+def find_run(path: Path, resume: str) -> RunFolder:
+    """The folder of a run with the state that `resume` ("auto", "never" or a file) chooses.
 
-    Args:
-        base: builds the model that the run began with; its weights are the best step's where none were written.
+    Raises:
+        CheckpointError: no such state.
     """
-    if (run_dir / WEIGHTS["best"]).is_file():
-        load_base(model, run_dir / WEIGHTS["best"])
-    elif base_trains(model):
-        before = base_state_dict(base())
-        with torch.no_grad():
-            for name, parameter in base_state_dict(model).items():
-                parameter.copy_(before[name])
-    if adapter_config(model) is not None:
-        load_adapter(model, run_dir / ADAPTER["best"])
-
-
-def start_of_run(values: dict[str, object]) -> tuple[Path, Path | None]:
-    """The folder of the run that a configuration describes, and the state there to go on from, if there is one."""
-    run_dir = Path(values["run_dir"])
-    resume = _state_to_resume(values["resume"], run_dir)
-    if resume:
-        _check_same_run(values, resume)
-    return run_dir, resume
-
-
-def _state_to_resume(resume: str, run_dir: Path) -> Path | None:
-    state = run_dir / STATE_FILE
-    if resume == "never":
-        return None
-    if resume == "auto":
-        return state if state.is_file() else None
-    if not Path(resume).is_file():
-        raise CheckpointError(f"resume={resume}: no such file; expected auto, never or a saved state")
-    return Path(resume)
-
-
-def _check_same_run(values: dict[str, object], state: Path) -> None:
-    """A state belongs to the configuration beside it; going on with another one would be neither run."""
-    file = state.parent / "config.yaml"
-    if not file.is_file():
-        return
-    before = OmegaConf.load(file)
-    for key in _DECIDING:
-        now, then = OmegaConf.select(OmegaConf.create(values), key), OmegaConf.select(before, key)
-        if now == then:
-            continue
-        if isinstance(now, DictConfig) and isinstance(then, DictConfig):
-            odd = (name for name in {**now, **then} if (now.get(name) or None) != (then.get(name) or None))
-            if (name := next(odd, None)) is None:  # an option that was not there yet, left empty
-                continue
-            key, now, then = f"{key}.{name}", now.get(name), then.get(name)
-        raise ConfigError(
-            f"resume: {key} is {now}, but {then} in the run of {state}; use another run_dir or resume=never"
-        )
-
-
-def say_what_is_next(console: Console, run_dir: Path) -> None:
-    """Where the results are, and what to run with them."""
-    files = [name for name in (ADAPTER["best"], WEIGHTS["best"], "report.html") if (run_dir / name).is_file()]
-    console.print("wrote " + ", ".join(str(run_dir / name) for name in files), markup=False, soft_wrap=True)
-    if (run_dir / ADAPTER["best"]).is_file():
-        command = f"python tools/predict.py adapter={run_dir / ADAPTER['best']} images=… prompts=[…]"
-        console.print(f"next: {command}", markup=False, soft_wrap=True)  # one line, to be copied
+    if resume not in ("auto", "never"):
+        if not Path(resume).is_file():
+            raise CheckpointError(f"resume={resume}: no such file; expected auto, never or a saved state")
+        return RunFolder(path, Path(resume))
+    state = path / STATE_FILE
+    return RunFolder(path, state if resume == "auto" and state.is_file() else None)

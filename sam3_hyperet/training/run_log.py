@@ -1,18 +1,22 @@
-"""What a run says while it trains: metrics.jsonl, the trackers, and how far it is."""
+"""Log of a run: metrics.jsonl, trackers (TensorBoard, Weights & Biases), and a progress bar or lines."""
 
 from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
+from omegaconf import OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
-from sam3_hyperet.files import replacing
-from sam3_hyperet.training.logging import open_trackers
+from sam3_hyperet.files import replacing, storage_errors
 from sam3_hyperet.training.options import LoggerOptions
 
 FILE = "metrics.jsonl"
@@ -22,7 +26,7 @@ _PACE_SECONDS = 600  # over which the pace is measured; rich's 30 hold less than
 def read_history(path: Path) -> list[dict[str, float]]:
     """The lines of a metrics.jsonl; none where there is no file.
 
-    A last line without its end is left out: a killed process left it half written, or a living one is at it.
+    A last line without its end is left out: a process was killed, or is still at work, in the middle of it.
     """
     if not path.is_file():
         return []
@@ -30,7 +34,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 class RunLog:
-    """Logger of one run; on any process but the first it does nothing.
+    """Logger of one run, inactive in any process but the first.
 
     At a terminal a bar shows how far the run is; in a file, such as a job's log, a line at each logged step.
 
@@ -69,11 +73,7 @@ class RunLog:
             self._bar.start()
 
     def step(self, step: int, losses: str | None = None) -> None:
-        """Say that a step is done.
-
-        Args:
-            losses: to show, at a logged step.
-        """
+        """Show that a step is done, and its losses at a logged step."""
         self._bar.update(self._task, completed=step)
         if losses is None:
             return
@@ -84,19 +84,20 @@ class RunLog:
             self.message(f"step {step} of {self._total}  {losses}{left}")
 
     def write(self, step: int, values: Mapping[str, float | Tensor]) -> None:
-        """Append one line of a step's finite figures (JSON has no others), and send all of them to the trackers.
+        """Append one line of a step's finite values (JSON has no others), and send all of them to the trackers.
 
         Args:
             values: a tensor is a histogram, the counts in equal bins of [0, 1]; it goes to the trackers alone.
         """
         if not self.active:
             return
-        figures = {key: float(value) for key, value in values.items() if not isinstance(value, Tensor)}
-        finite = {key: value for key, value in figures.items() if math.isfinite(value)}
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **finite}) + "\n")
-        for tracker in self._trackers:
-            tracker.write(step, values)
+        numbers = {key: float(value) for key, value in values.items() if not isinstance(value, Tensor)}
+        finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+        with storage_errors(self._path):
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **finite}) + "\n")
+            for tracker in self._trackers:
+                tracker.write(step, values)
 
     def message(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
@@ -115,3 +116,87 @@ class RunLog:
         kept = [line for line in read_history(self._path) if line["step"] <= start]
         with replacing(self._path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+class Tracker(Protocol):
+    """Receiver of the values of a step; a tensor is a histogram, the counts in equal bins of [0, 1]."""
+
+    def write(self, step: int, values: Mapping[str, float | Tensor]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_trackers(options: LoggerOptions, run_dir: Path, start: int) -> list[Tracker]:
+    """The trackers that the options name, for a run that goes on from the step `start`."""
+    trackers: list[Tracker] = []
+    if options.tensorboard:
+        trackers.append(TensorBoard(run_dir, start))
+    if options.wandb:
+        trackers.append(WeightsAndBiases(options.wandb, run_dir, start))
+    return trackers
+
+
+class TensorBoard:
+    """Event files in `run_dir/tensorboard`; what an earlier attempt wrote after the step `start` is not shown."""
+
+    def __init__(self, run_dir: Path, start: int) -> None:
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1)
+
+    def write(self, step: int, values: Mapping[str, float | Tensor]) -> None:
+        for key, value in values.items():
+            if not isinstance(value, Tensor):
+                self._writer.add_scalar(key, value, step)
+                continue
+            counts = value.numpy()
+            edges = np.linspace(0.0, 1.0, len(counts) + 1)
+            middles = (edges[1:] + edges[:-1]) / 2
+            self._writer.add_histogram_raw(
+                key,
+                min=0.0,
+                max=1.0,
+                num=counts.sum(),
+                sum=counts @ middles,
+                sum_squares=counts @ middles**2,
+                bucket_limits=edges[1:].tolist(),
+                bucket_counts=counts.tolist(),
+                global_step=step,
+            )
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run at Weights & Biases with its configuration, in which a resumed run goes on.
+
+    W&B's own step can only grow, and a run that was killed repeats some: the axis is the value "step" instead.
+    """
+
+    def __init__(self, project: str, run_dir: Path, start: int) -> None:
+        import wandb
+
+        name, config = run_dir / "wandb_id", run_dir / "config.yaml"
+        if not start or not name.is_file():
+            name.write_text(uuid.uuid4().hex[:8])
+        self._histogram = wandb.Histogram
+        self._run = wandb.init(
+            project=project,
+            name=run_dir.name,
+            dir=str(run_dir),
+            id=name.read_text(),
+            resume="allow",
+            config=OmegaConf.to_container(OmegaConf.load(config)) if config.is_file() else None,
+        )
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, step: int, values: Mapping[str, float | Tensor]) -> None:
+        shown = {
+            key: self._histogram(np_histogram=(value.numpy(), np.linspace(0.0, 1.0, len(value) + 1)))
+            if isinstance(value, Tensor)
+            else value
+            for key, value in values.items()
+        }
+        self._run.log({"step": step, **shown})
+
+    def close(self) -> None:
+        self._run.finish()

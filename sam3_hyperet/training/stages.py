@@ -1,16 +1,27 @@
-"""Which parameters train: adapters only, named layers as well, or everything."""
+"""Stages of training: which parameters train (adapters, named layers as well, everything), and from when on."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+from lightning_fabric import Fabric
 from torch import nn
 
+from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.modeling.parameters import adapter_parameters
-from sam3_hyperet.training.options import KEY_LAYERS, STAGES
+from sam3_hyperet.training import optimizer as groups_of
+from sam3_hyperet.training.optimizer import build_optimizer, set_learning_rates
+from sam3_hyperet.training.options import KEY_LAYERS, STAGES, OptimizerOptions, StageOptions
+from sam3_hyperet.training.step import ModelAndLoss
+
+_GROUPS_OF_STAGE = {2: (groups_of.KEY_LAYERS,), 3: (groups_of.REST, groups_of.TRUNK)}
 
 
 @dataclass(frozen=True)
@@ -79,3 +90,96 @@ def _set_mode(module: nn.Module) -> None:
     if any(trains) and not all(trains):
         for child in module.children():
             _set_mode(child)
+
+
+class Stages:
+    """The stages of a run: what trains now, its optimizer, and when the next stage begins.
+
+    Call `begin` before the first step, and after `load_state_dict`.
+
+    Attributes:
+        module: Fabric's wrapper of a `ModelAndLoss`.
+        optimizer: Fabric's wrapper of `raw_optimizer`.
+        number: the present stage.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: host.Sam3Image,
+        loss: GroundingLoss,
+        options: StageOptions,
+        optim: OptimizerOptions,
+        max_steps: int,
+    ) -> None:
+        self._fabric, self._model, self._loss = fabric, model, loss
+        self._options, self._optim, self._max_steps = options, optim, max_steps
+        self._boundaries = options.steps(max_steps)
+        self.number = options.number
+        self._began: dict[int, int] = {}  # the step after which each later stage began
+        self._best_loss, self._waited = math.inf, 0  # of the present stage, for `plateau`
+
+    def begin(self, previous: torch.optim.Optimizer | None = None) -> StageReport:
+        """Let the present stage's parameters train; those that went on before keep their optimizer state."""
+        report = set_stage(self._model, self.number, self._options.layers)
+        starts = {group: self._began.get(stage, 0) for stage, groups in _GROUPS_OF_STAGE.items() for group in groups}
+        key_layers = self._options.layers if self._options.number < 3 else ()
+        self.module = self._fabric.setup_module(ModelAndLoss(self._model, self._loss))
+        optimizer = build_optimizer(  # of the parameters as they are now: sharding replaces them
+            self._model, self._optim, self._max_steps, key_layers=key_layers, starts=starts, previous=previous
+        )
+        self.optimizer = self._fabric.setup_optimizers(optimizer)
+        return report
+
+    def set_learning_rates(self, step: int) -> dict[str, float]:
+        """Set the rates for the step after `step` steps; returns them by group."""
+        return set_learning_rates(self.raw_optimizer, self._optim, step, self._max_steps)
+
+    @property
+    def raw_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer itself, of which Fabric's is a wrapper."""
+        raw: torch.optim.Optimizer = self.optimizer.optimizer  # type: ignore[attr-defined]
+        return raw
+
+    def advance(self, step: int, val_loss: float | None) -> StageReport | None:
+        """Begin the next stage if its time has come after `step` steps; returns what trains in it.
+
+        Args:
+            val_loss: if it was measured at this step.
+        """
+        if not self._is_due(step, val_loss):
+            return None
+        self.number += 1
+        self._began[self.number] = step
+        self._best_loss, self._waited = math.inf, 0
+        del self.module  # it holds on to the parameters of the stage before
+        return self.begin(previous=self.raw_optimizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The present stage and what decides when it ends."""
+        return {
+            "number": self.number,
+            "began": dict(self._began),
+            "best_loss": self._best_loss,
+            "waited": self._waited,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned; `begin` is still to be called."""
+        self.number, self._began = state["number"], dict(state["began"])
+        self._best_loss, self._waited = state["best_loss"], state["waited"]
+
+    def _is_due(self, step: int, val_loss: float | None) -> bool:
+        if not self._options.plateau:
+            passed = self.number - self._options.number
+            return passed < len(self._boundaries) and step >= self._boundaries[passed]
+        if val_loss is None or self.number == self._options.last:
+            return False
+        if val_loss < self._best_loss:
+            self._best_loss, self._waited = val_loss, 0
+        else:
+            self._waited += 1
+        return self._waited >= self._options.plateau

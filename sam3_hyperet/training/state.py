@@ -1,4 +1,4 @@
-"""The state that a run needs to go on: what has trained, optimizer, random generators, counters; and its checksum."""
+"""Saved state of a run: trained parameters, optimizer, random generators, progress, with a checksum."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.files import replacing
-from sam3_hyperet.training.distributed import split_as, split_state
+from sam3_hyperet.training.distributed import load_optimizer_state, split_as
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def save_state(
     path: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer | Mapping[str, Any],
-    progress: dict[str, float],
+    progress: Mapping[str, Any],
     generators: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write the state to a temporary name, with its checksum behind it, flush it to the disk, then rename.
@@ -38,12 +38,13 @@ def save_state(
 
     Args:
         optimizer: or its state.
+        progress: counters, and what else has a `state_dict`, by name.
         generators: of `random_generators`; None for those of this one process, on the CPU.
     """
     state = {
         "trained": {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad},
         "optimizer": optimizer.state_dict() if isinstance(optimizer, torch.optim.Optimizer) else optimizer,
-        "progress": progress,
+        "progress": dict(progress),
         "generators": generators or random_generators(torch.device("cpu")),
     }
     with replacing(path) as temporary:
@@ -84,7 +85,11 @@ def read_state(path: Path, world: int = 1) -> dict[str, Any]:
 
 
 def restore_state(
-    path: Path, state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, rank: int = 0
+    path: Path,
+    state: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rank: int = 0,
 ) -> None:
     """Put a state that `read_state` found at `path` into process `rank` of a run of the same configuration.
 
@@ -98,7 +103,7 @@ def restore_state(
     with torch.no_grad():
         for name, tensor in state["trained"].items():
             parameters[name].copy_(split_as(tensor, parameters[name]))
-    optimizer.load_state_dict(split_state(state["optimizer"], optimizer))
+    load_optimizer_state(optimizer, state["optimizer"])
     _restore(state["generators"][rank])
 
 
@@ -131,7 +136,7 @@ def _digest(file: BinaryIO, size: int) -> bytes:
 def random_generators(device: torch.device, world: int = 1) -> list[Mapping[str, Tensor]]:
     """The states of torch's, a CUDA device's, numpy's and Python's random generators in each of `world` processes.
 
-    All processes must ask at once; the list is in the order of their ranks.
+    All processes must call it at once; the list is in the order of their ranks.
     """
     _, numbers, position, *_ = np.random.get_state()  # noqa: NPY002
     states = {

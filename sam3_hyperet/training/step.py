@@ -1,24 +1,41 @@
-"""One optimizer step over the batches of all processes."""
+"""One optimizer step over the batches of all processes: model, loss, backward pass, clipped gradient."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.losses.grounding import TOTAL, Counts, count_targets
+from sam3_hyperet.losses.grounding import TOTAL, Counts, GroundingLoss, count_targets
 from sam3_hyperet.training.distributed import gathered
 from sam3_hyperet.training.optimizer import gradient_norms
-from sam3_hyperet.training.staging import Staging
+
+if TYPE_CHECKING:
+    from sam3_hyperet.training.stages import Stages
+
+
+class ModelAndLoss(nn.Module):
+    """Model and loss as one module, so that Fabric's wrapper sees plain tensors come out."""
+
+    def __init__(self, model: host.Sam3Image, loss: GroundingLoss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, batch: host.BatchedDatapoint, step: Counts | None = None) -> dict[str, Tensor]:
+        output = self.model(batch)
+        terms: dict[str, Tensor] = self.loss(self.model, batch, output, step)
+        return terms
 
 
 def optimize(
-    fabric: Fabric, staging: Staging, batches: Sequence[host.BatchedDatapoint], clip_norm: float, *, by_group: bool
+    fabric: Fabric, stages: Stages, batches: Sequence[host.BatchedDatapoint], clip_norm: float, *, by_group: bool
 ) -> tuple[dict[str, Tensor], dict[str, float] | None]:
-    """One optimizer step of the loss that one batch of all pictures would have.
+    """Take one optimizer step of the loss that one batch of all images would have.
 
     Args:
         batches: this process's, one after the other; only the last one's backward pass synchronises gradients.
@@ -28,7 +45,7 @@ def optimize(
         The loss terms of the whole step, in all processes, and the gradient's norm by metric, before it was clipped; or
         None for it where loss or gradient was not finite and nothing was changed.
     """
-    module, optimizer = staging.module, staging.optimizer
+    module, optimizer = stages.module, stages.optimizer
     counts = Counts(*_summed(fabric, torch.tensor(count_targets(batches))).tolist())
     optimizer.zero_grad(set_to_none=True)
     parts = []
@@ -38,7 +55,7 @@ def optimize(
             fabric.backward(terms[TOTAL] * fabric.world_size)  # the processes' gradients are averaged
         parts.append(torch.stack([term.detach().float() for term in terms.values()]))
     terms = dict(zip(terms, _summed(fabric, torch.stack(parts).sum(dim=0)), strict=True))
-    groups = gradient_norms(staging.raw_optimizer) if by_group else {}
+    groups = gradient_norms(stages.raw_optimizer) if by_group else {}
     norm = gathered(fabric.clip_gradients(module, optimizer, max_norm=clip_norm, error_if_nonfinite=False))
     if not (torch.isfinite(terms[TOTAL]) and torch.isfinite(norm)):
         optimizer.zero_grad(set_to_none=True)

@@ -36,6 +36,7 @@ def steps(folder: Path) -> list[dict[str, float]]:
 def test_what_a_run_leaves_behind(trained, read_metrics):
     files = {path.name for path in trained.iterdir()}
     assert files == {
+        ".sam3_hyperet.json",
         "adapter.safetensors",
         "adapter_last.safetensors",
         "comparison.md",

@@ -20,7 +20,8 @@ from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.modeling.sites.site import SiteAdjustment
 from sam3_hyperet.training import batches
 from sam3_hyperet.training.loop import fit
-from sam3_hyperet.training.options import OptimizerOptions, TrainOptions
+from sam3_hyperet.training.options import FitOptions, OptimizerOptions, TrainOptions
+from sam3_hyperet.training.run_folder import RunFolder
 from sam3_hyperet.training.run_log import read_history
 from sam3_hyperet.training.signals import Interrupted
 from sam3_hyperet.training.state import read_state
@@ -69,6 +70,17 @@ def loss(model, batch, predicted, step=None):
     return {TOTAL: total, MATCHED: total.detach()}
 
 
+class Saved(RunFolder):
+    """A folder whose run notes what would be saved."""
+
+    def __init__(self, path, resume, run):
+        super().__init__(path, resume)
+        object.__setattr__(self, "run", run)
+
+    def save(self, model, which):
+        self.run.saved[which] = [p.detach().clone() for _, p in adapter_parameters(model)]
+
+
 class MicroRun:
     """A run of `fit` on 4,000 points that a rotation moves, some of them broken."""
 
@@ -96,9 +108,6 @@ class MicroRun:
         for self.step in itertools.count(done + 1):
             yield self.batch(self.step)
 
-    def save(self, which):
-        self.saved[which] = [p.detach().clone() for _, p in adapter_parameters(self.model)]
-
     def fit(self, steps, resume=None, stop_after=None):
         return fit(
             Fabric(accelerator="cpu", devices=1),
@@ -106,11 +115,11 @@ class MicroRun:
             loss,
             self.batches,
             lambda: iter([Batch(self.pixels[0], self.boxes[0])]),
-            TrainOptions(max_steps=steps, batch_size=1, log_every=50, tune_every=500, save_every=1000),
-            OptimizerOptions(lr=0.01, warmup_steps=10),
-            self.folder,
-            self.save,
-            resume=resume,
+            FitOptions(
+                train=TrainOptions(max_steps=steps, batch_size=1, log_every=50, tune_every=500, save_every=1000),
+                optim=OptimizerOptions(lr=0.01, warmup_steps=10),
+            ),
+            Saved(self.folder, resume, self),
             interrupted=lambda: self.step == stop_after,
         )
 
@@ -123,10 +132,10 @@ def test_ten_thousand_steps(tmp_path):
     with pytest.raises(Interrupted):
         first.fit(steps, stop_after=stop)
     state = read_state(tmp_path / "state.pt")
-    assert state["progress"]["skipped"] == sum(step <= stop for step in bad)
+    assert state["progress"]["skipped_steps"] == sum(step <= stop for step in bad)
     run = MicroRun(tmp_path, bad)
     result = run.fit(steps, resume=tmp_path / "state.pt")
-    assert (result.steps, result.skipped_steps) == (steps, len(bad))
+    assert (result.step, result.skipped_steps) == (steps, len(bad))
     logged = [line for line in read_history(tmp_path / "metrics.jsonl") if "train/skipped_steps" in line]
     assert [line["step"] for line in logged] == [1, *range(50, steps + 1, 50)]
     for line in logged:

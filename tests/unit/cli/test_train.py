@@ -186,7 +186,11 @@ def test_a_picture_that_breaks_off_ends_the_run_in_words(coco, tmp_path, capsys)
     with pytest.raises(SystemExit):
         exit_cleanly(main)([*options, "model.checkpoint=random", f"run_dir={tmp_path / 'run'}"])
     assert "not a readable picture" in capsys.readouterr().err
-    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"config.yaml", "versions.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {
+        ".sam3_hyperet.json",
+        "config.yaml",
+        "versions.json",
+    }
 
 
 @pytest.mark.parametrize(

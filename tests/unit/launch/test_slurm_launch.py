@@ -272,3 +272,11 @@ def test_the_configuration_of_a_job_is_plain(tmp_path):
     )
     assert type(job.config) is dict
     assert job.config["launcher"]["tasks_per_node"] == 1
+
+
+@pytest.mark.parametrize(("minutes", "delay"), [(2, 120), (1, 1)])
+def test_a_signal_before_the_job_has_begun_is_refused(minutes, delay):
+    message = rf"launcher.timeout_min={minutes}, but Slurm's signal comes launcher.signal_delay_s={delay} before it"
+    with pytest.raises(ConfigError, match=message):
+        SlurmOptions(timeout_min=minutes, signal_delay_s=delay)
+    SlurmOptions(timeout_min=minutes + 1, signal_delay_s=delay)

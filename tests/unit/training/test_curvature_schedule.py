@@ -24,7 +24,8 @@ from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_control
 from sam3_hyperet.training.loop import fit
-from sam3_hyperet.training.options import OptimizerOptions, RadiusOptions, TrainOptions
+from sam3_hyperet.training.options import FitOptions, OptimizerOptions, RadiusOptions, TrainOptions
+from sam3_hyperet.training.run_folder import RunFolder
 
 PROPERTY = settings(max_examples=50, deadline=None)
 
@@ -48,7 +49,7 @@ def course(options, losses, curvature=0.01):
     found = []
     for step, loss in enumerate(losses, start=1):
         control.update(step, loss)
-        found.append(control.figures["radius_control/curvature"])
+        found.append(control.metrics["radius_control/curvature"])
     return found
 
 
@@ -76,7 +77,7 @@ def test_every_adjustment_follows(geometry):
     assert curvatures(model) == pytest.approx([0.01] * 3, rel=1e-4)
     control.update(1, 1.0)
     assert curvatures(model) == pytest.approx([0.02] * 3, rel=1e-4)
-    assert control.figures == {"radius_control/curvature": pytest.approx(0.02)}
+    assert control.metrics == {"radius_control/curvature": pytest.approx(0.02)}
 
 
 PLAIN = {"schedule": "dynamic", "factor": 2.0, "patience": 3, "tolerance": 0.1, "smoothing": 0.0}
@@ -117,7 +118,7 @@ def test_the_loss_is_smoothed():
     seen = []
     for step, loss in enumerate([4.0, 8.0, math.nan, math.inf, 0.0], start=1):
         control.update(step, loss)
-        seen.append(control.figures["radius_control/loss"])
+        seen.append(control.metrics["radius_control/loss"])
     assert seen == [4.0, 5.0, 5.0, 5.0, 3.75]  # what is not finite is left out
 
 
@@ -143,17 +144,17 @@ def test_a_restored_control_goes_on_as_if_nothing_had_been(schedule, losses, cut
         whole.update(step, loss)
         (first if step <= cut else second).update(step, loss)
         if step == cut:
-            second.restore({"step": step, **first.state})
-            assert curvatures(model) == pytest.approx([first.figures["radius_control/curvature"]] * 3, rel=1e-4)
+            second.load_state_dict(first.state_dict())
+            assert curvatures(model) == pytest.approx([first.metrics["radius_control/curvature"]] * 3, rel=1e-4)
     if len(losses) > cut:
-        assert second.state == whole.state
+        assert second.state_dict() == whole.state_dict()
         assert all(torch.equal(a.curvature.raw, model[0].curvature.raw) for a in model)
 
 
 def test_a_state_without_a_control_is_refused():
     control = RadiusControl(small_model(), RadiusOptions(schedule="dynamic"), 2)
     with pytest.raises(CheckpointError, match=r"the saved state has no radius_control/curvature"):
-        control.restore({"step": 2})
+        control.load_state_dict({"step": 2})
 
 
 @pytest.mark.parametrize(
@@ -226,12 +227,12 @@ def run(model, stream, folder, *, until=None, resume=None, radius=RADIUS, tune_e
         GroundingLoss(model, LOSS),
         batches,
         lambda: iter(stream[:1]),
-        TrainOptions(max_steps=6, batch_size=1, log_every=1, save_every=2, tune_every=tune_every),
-        OptimizerOptions(lr=3e-3, warmup_steps=0),
-        folder,
-        lambda which: hy.save_adapter(model, folder / f"{which}.safetensors"),
-        resume=resume,
-        radius=radius_control(model, RadiusOptions(**radius), 6),
+        FitOptions(
+            train=TrainOptions(max_steps=6, batch_size=1, log_every=1, save_every=2, tune_every=tune_every),
+            optim=OptimizerOptions(lr=3e-3, warmup_steps=0),
+            radius=RadiusOptions(**radius),
+        ),
+        RunFolder(folder, resume),
     )
     return folder
 
@@ -246,7 +247,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(another, stream, tmp_path):
         run(another(), stream, tmp_path / "cut", until=4)
     torch.rand(3)  # the state brings its own random numbers
     cut = run(another(), stream, tmp_path / "cut", resume=tmp_path / "cut" / "state.pt")
-    for name in ("last", "best"):
+    for name in ("adapter_last", "adapter"):
         a, b = (load_file(folder / f"{name}.safetensors") for folder in (whole, cut))
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) for key in a)
@@ -260,7 +261,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(another, stream, tmp_path):
 def test_the_file_brings_the_curvature_of_its_step_back(another, stream, tmp_path):
     model = another()
     folder = run(model, stream, tmp_path / "run", radius={"schedule": "linear", "target": 0.07})
-    loaded = hy.load_adapter(another(), folder / "last.safetensors")
+    loaded = hy.load_adapter(another(), folder / "adapter_last.safetensors")
     raw = [module.curvature for module in loaded.modules() if isinstance(module, hy.HyperET)]
     assert [float(c()) for c in raw] == pytest.approx([0.07] * 2, rel=1e-5)
     pairs = zip(adapter_parameters(model), adapter_parameters(loaded), strict=True)
@@ -319,6 +320,6 @@ def test_tuning_draws_nothing_from_training_and_the_same_each_time(another, stre
     """Random queries and texts in both: the trained weights do not depend on how often it is tuned."""
     radius = {"schedule": "constant"}
     often, never = (run(another(), stream, tmp_path / str(n), radius=radius, tune_every=n) for n in (1, 0))
-    a, b = (load_file(folder / "last.safetensors") for folder in (often, never))
+    a, b = (load_file(folder / "adapter_last.safetensors") for folder in (often, never))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)

@@ -124,3 +124,19 @@ def test_a_trunk_that_trains_is_refused(adapted, tmp_path):
 def test_unknown_dtype():
     with pytest.raises(ConfigError, match=r"cache\.dtype"):
         CacheOptions("x", "int8")
+
+
+@pytest.mark.parametrize("damage", [b"", b"not numpy", None])
+def test_a_damaged_file_is_computed_anew_and_counted(adapted, tmp_path, caplog, damage):
+    trunk = "backbone.vision_backbone"
+    pictures = images(2)
+    with torch.no_grad(), cached_trunk(adapted, options(tmp_path), 2, "32-true"):
+        expected = adapted.get_submodule(trunk).trunk(pictures)[0]
+    file, _ = sorted(tmp_path.rglob("*.npy"))
+    file.write_bytes(file.read_bytes()[:5000] if damage is None else damage)
+    with torch.no_grad(), cached_trunk(adapted, options(tmp_path), 2, "32-true") as cache:
+        assert torch.equal(adapted.get_submodule(trunk).trunk(pictures)[0], expected)
+        assert (cache.hits, cache.misses, cache.damaged) == (1, 1, 1)
+        assert torch.equal(adapted.get_submodule(trunk).trunk(pictures)[0], expected)
+        assert (cache.hits, cache.misses, cache.damaged) == (3, 1, 1)
+    assert "1 files were damaged; their features were computed anew" in caplog.text

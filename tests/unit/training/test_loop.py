@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 from dataclasses import replace
@@ -16,8 +17,10 @@ from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
 from sam3_hyperet.modeling.parameters import adapter_parameters
+from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.training.loop import TrainingFailed, fit
-from sam3_hyperet.training.options import LoggerOptions, OptimizerOptions, TrainOptions
+from sam3_hyperet.training.options import FitOptions, LoggerOptions, OptimizerOptions, TrainOptions
+from sam3_hyperet.training.run_folder import RunFolder
 
 CONFIG = hy.HyperETConfig(geometry="gyro", learn_curvature=True)
 
@@ -34,6 +37,23 @@ def stream(make_batch):
     ]
 
 
+class Second(Fabric):
+    """Fabric as a process sees it that is not the first."""
+
+    is_global_zero = False
+
+
+class Saved(RunFolder):
+    """A folder whose run notes what would be saved."""
+
+    def __init__(self, path, resume, run):
+        super().__init__(path, resume)
+        object.__setattr__(self, "run", run)
+
+    def save(self, model, which):
+        self.run.saved.append((which, self.run.adapters()))
+
+
 class Run:
     """One run: a model in stage 1, its stream of batches, and what `fit` made of them."""
 
@@ -42,6 +62,7 @@ class Run:
         hy.set_stage(self.model, 1)
         self.stream, self.folder, self.saved = stream, folder, []
         self.seen: list[int] = []
+        self.is_first = True
         folder.mkdir(exist_ok=True)
 
     def batches(self, step):
@@ -52,23 +73,21 @@ class Run:
     def adapters(self):
         return {name: p.detach().clone() for name, p in adapter_parameters(self.model)}
 
-    def save(self, which):
-        self.saved.append((which, self.adapters()))
-
     def fit(self, *, lr=3e-3, precision="32-true", resume=None, tune=(), warmup=0, tensorboard=False, **options):
         loss = GroundingLoss(self.model, LossOptions())
+        fabric = (Fabric if self.is_first else Second)(accelerator="cpu", devices=1, precision=precision)
         self.result = fit(
-            Fabric(accelerator="cpu", devices=1, precision=precision),
+            fabric,
             self.model,
             loss,
             self.batches,
             lambda: iter(tune),
-            TrainOptions(batch_size=1, precision=precision, log_every=1, **options),
-            OptimizerOptions(lr=lr, warmup_steps=warmup),
-            self.folder,
-            self.save,
-            resume=resume,
-            logger=LoggerOptions(tensorboard=tensorboard),
+            FitOptions(
+                train=TrainOptions(**{"batch_size": 1, "precision": precision, "log_every": 1, **options}),
+                optim=OptimizerOptions(lr=lr, warmup_steps=warmup),
+                logger=LoggerOptions(tensorboard=tensorboard),
+            ),
+            Saved(self.folder, resume, self),
         )
         return self.result
 
@@ -102,7 +121,7 @@ def test_the_loss_falls_and_the_base_stays(start, stream, precision):
     assert base_fingerprint(run.model) == before
     assert not [name for name, p in run.adapters().items() if torch.equal(p, adapters[name])]
     assert {p.dtype for p in run.adapters().values()} == {torch.float32}
-    assert (result.steps, result.skipped_steps) == (16, 0)
+    assert (result.step, result.skipped_steps) == (16, 0)
     assert not any(module.training for module in run.model.modules())
 
 
@@ -127,7 +146,7 @@ def test_best_and_last_are_saved(start, stream):
     tune = {line["step"]: line["tune/loss_matched"] for line in run.lines() if "tune/loss_matched" in line}
     assert tune.keys() == {2, 4, 6}
     assert result.best_step == min(tune, key=tune.get)
-    assert result.best_tune_loss == pytest.approx(min(tune.values()))
+    assert result.best_loss == pytest.approx(min(tune.values()))
     assert [which for which, _ in run.saved][-1] == "last"
     assert equal(run.saved[-1][1], run.adapters())
     falling = sum(value < min([v for s, v in tune.items() if s < step], default=1e9) for step, value in tune.items())
@@ -158,7 +177,7 @@ def test_bad_steps_are_skipped_and_counted_and_change_nothing(start, stream, val
     run.batches = watched
     result = run.fit(max_steps=5, max_bad_steps=3)
     seen.append(run.adapters())
-    assert (result.steps, result.skipped_steps) == (5, 3)
+    assert (result.step, result.skipped_steps) == (5, 3)
     changed = [not equal(a, b) for a, b in itertools.pairwise(seen)][:5]
     assert changed == [False, True, False, False, True]
     assert [line["train/skipped_steps"] for line in run.lines()] == [1, 1, 2, 3, 3]
@@ -220,8 +239,8 @@ def test_a_resumed_run_is_the_uninterrupted_run(start, stream, precision):
     torch.rand(3)  # the state brings its own random numbers
     result = second.fit(precision=precision, resume=first.folder / "state.pt", **options)
     assert second.seen[0] == 4
-    assert result.steps == 6
-    assert (result.best_step, result.best_tune_loss) == (whole.result.best_step, whole.result.best_tune_loss)
+    assert result.step == 6
+    assert (result.best_step, result.best_loss) == (whole.result.best_step, whole.result.best_loss)
     assert equal(second.adapters(), whole.adapters())
     timing = {"train/seconds"}
     plain = [[{k: v for k, v in line.items() if k not in timing} for line in r.lines()] for r in (whole, second)]
@@ -247,7 +266,7 @@ def test_a_finished_run_resumed_does_nothing_more(start, stream):
     again = start()
     again.folder = run.folder
     result = again.fit(max_steps=2, resume=run.folder / "state.pt")
-    assert result.steps == 2
+    assert result.step == 2
     assert equal(again.adapters(), run.adapters())
 
 
@@ -255,3 +274,21 @@ def test_a_finished_run_resumed_does_nothing_more(start, stream):
 def test_impossible_options_are_refused(name):
     with pytest.raises(ConfigError, match=rf"train.{name}=0; expected an integer from 1"):
         TrainOptions(**{"max_steps": 1, "batch_size": 1, name: 0})
+
+
+def test_fit_takes_few_arguments():
+    assert len(inspect.signature(fit).parameters) <= 8
+
+
+def test_what_is_watched_is_computed_where_it_is_logged_alone(start, monkeypatch):
+    """In the first process, at logged steps."""
+    computed = []
+    monkeypatch.setattr(RadiusProbe, "latest", lambda _: computed.append(1) or {})
+    run = start()
+    run.fit(max_steps=4, log_every=3)
+    assert len(computed) == 3  # steps 1, 3 and the last
+    other = start()
+    other.is_first = False
+    other.fit(max_steps=4, log_every=3)
+    assert len(computed) == 3
+    assert not list(other.folder.iterdir())

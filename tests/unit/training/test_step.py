@@ -13,8 +13,7 @@ from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.options import OptimizerOptions, StageOptions
-from sam3_hyperet.training.stages import set_training_mode
-from sam3_hyperet.training.staging import Staging
+from sam3_hyperet.training.stages import Stages, set_training_mode
 from sam3_hyperet.training.step import optimize
 
 FEW = [("car", [(10, 10, 60, 60)])]
@@ -49,19 +48,19 @@ class Step:
         loss = GroundingLoss(model, losses)
         self.fabric = Fabric(accelerator="cpu", devices=1)
         optim = OptimizerOptions(warmup_steps=0)
-        self.staging = Staging(self.fabric, self.model, loss, StageOptions(), optim, 9, {}, lambda _: None)
-        self.staging.begin()
-        self.staging.set_learning_rates(0)
+        self.stages = Stages(self.fabric, self.model, loss, StageOptions(), optim, 9)
+        self.stages.begin()
+        self.stages.set_learning_rates(0)
         set_training_mode(self.model)
 
     def adapters(self):
-        return [p.detach().clone() for group in self.staging.raw_optimizer.param_groups for p in group["params"]]
+        return [p.detach().clone() for group in self.stages.raw_optimizer.param_groups for p in group["params"]]
 
     def take(self, parts):
-        for group in self.staging.raw_optimizer.param_groups:
+        for group in self.stages.raw_optimizer.param_groups:
             group["lr"] = 0.0
-        terms, norms = optimize(self.fabric, self.staging, parts, 1e9, by_group=False)
-        gradient = [p.grad.clone() for group in self.staging.raw_optimizer.param_groups for p in group["params"]]
+        terms, norms = optimize(self.fabric, self.stages, parts, 1e9, by_group=False)
+        gradient = [p.grad.clone() for group in self.stages.raw_optimizer.param_groups for p in group["params"]]
         return terms, norms, gradient
 
 
@@ -130,12 +129,12 @@ def test_one_bad_part_spoils_the_step_and_changes_nothing(step, batches, bad):
     parts = batches((0,), (1,))
     parts[bad] = replace(parts[bad], img_batch=torch.full_like(parts[bad].img_batch, float("nan")))
     before = one.adapters()
-    terms, norms = optimize(one.fabric, one.staging, parts, 1.0, by_group=True)
+    terms, norms = optimize(one.fabric, one.stages, parts, 1.0, by_group=True)
     assert norms is None
     assert not torch.isfinite(terms["loss"])
     assert all(torch.equal(a, b) for a, b in zip(before, one.adapters(), strict=True))
-    assert not one.staging.raw_optimizer.state
-    assert optimize(one.fabric, one.staging, batches((0,), (1,)), 1.0, by_group=True)[1] is not None
+    assert not one.stages.raw_optimizer.state
+    assert optimize(one.fabric, one.stages, batches((0,), (1,)), 1.0, by_group=True)[1] is not None
     assert not all(torch.equal(a, b) for a, b in zip(before, one.adapters(), strict=True))
 
 

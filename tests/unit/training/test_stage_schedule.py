@@ -15,8 +15,9 @@ from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.training.loop import fit
-from sam3_hyperet.training.options import KEY_LAYERS, OptimizerOptions, StageOptions, TrainOptions
-from sam3_hyperet.training.staging import Staging
+from sam3_hyperet.training.options import KEY_LAYERS, FitOptions, OptimizerOptions, StageOptions, TrainOptions
+from sam3_hyperet.training.run_folder import RunFolder
+from sam3_hyperet.training.stages import Stages
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +54,12 @@ class Watched:
             loss,
             self.batches,
             lambda: iter(tune),
-            TrainOptions(batch_size=1, log_every=1, **options),
-            OptimizerOptions(warmup_steps=1),
-            self.folder,
-            lambda _: None,
-            resume=resume,
-            stages=stages,
+            FitOptions(
+                train=TrainOptions(batch_size=1, log_every=1, **options),
+                optim=OptimizerOptions(warmup_steps=1),
+                stage=stages,
+            ),
+            RunFolder(self.folder, resume),
         )
         self.before.append(snapshot(self.model))
         return result
@@ -99,17 +100,17 @@ def test_the_tuning_loss_does_not_jump_at_a_boundary(another, stream):
     model = hy.inject(another(), hy.HyperETConfig())
     loss = GroundingLoss(model, LossOptions())
     fabric = Fabric(accelerator="cpu", devices=1)
-    staging = Staging(fabric, model, loss, SCHEDULE, OptimizerOptions(warmup_steps=0), 9, {}, lambda _: None)
-    staging.begin()
+    stages = Stages(fabric, model, loss, SCHEDULE, OptimizerOptions(warmup_steps=0), 9)
+    stages.begin()
     expected = None
     for step in range(1, 8):
-        staging.advance(step, None)
+        stages.advance(step, None)
         with torch.no_grad():
             model.training = True
-            value = staging.module(stream[0])[TOTAL]
+            value = stages.module(stream[0])[TOTAL]
         assert float(value) == pytest.approx(expected or float(value), rel=1e-6)
         expected = float(value)
-    assert staging.number == 3
+    assert stages.number == 3
 
 
 def test_state_of_the_optimizer_goes_on_over_a_boundary(run):
@@ -151,7 +152,7 @@ def test_the_next_stage_begins_on_a_plateau(run, stream):
         else:
             best = min(best, loss)
     assert boundaries == expected
-    assert result.steps == 12
+    assert result.step == 12
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,13 @@ def test_boundaries_as_shares_of_the_run():
     assert StageOptions(boundaries=(0.5, 9)).steps(10) == [5, 9]
 
 
-def test_a_plateau_has_nowhere_to_go_from_stage_3(another, stream):
-    model = hy.inject(another(), hy.HyperETConfig())
+def test_a_plateau_has_nowhere_to_go_from_stage_3():
     with pytest.raises(ConfigError, match="stage 3 is the last"):
-        Staging(Fabric(accelerator="cpu"), model, None, StageOptions(3, plateau=1), OptimizerOptions(), 9, {}, print)
+        StageOptions(3, plateau=1)
+
+
+def test_a_plateau_needs_a_loss_that_is_measured():
+    train = {"max_steps": 9, "batch_size": 1}
+    FitOptions(train=TrainOptions(**train, tune_every=3), stage=StageOptions(plateau=1))
+    with pytest.raises(ConfigError, match=r"stage.plateau=1 waits for losses .*, which train.tune_every=0"):
+        FitOptions(train=TrainOptions(**train), stage=StageOptions(plateau=1))
