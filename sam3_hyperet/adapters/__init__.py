@@ -1,4 +1,12 @@
-"""Adapters for any model: the HyperET adjustment, its matrices, hyperbolic attention. Needs torch alone, not sam3."""
+"""Adapters for any model; they need torch alone, not sam3.
+
+module                 the interface of an adapter: name, switch, parameters, fold
+adjustment             HyperET, the adjustment of a feature
+structure              its matrices
+attention              hyperbolic attention as modules
+attention_functional   hyperbolic attention as functions
+conversion             a module turned into one of a subclass, and back
+"""
 
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.adapters.attention import HyperbolicGates, HyperbolicMultiheadAttention

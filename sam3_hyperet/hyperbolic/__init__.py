@@ -1,4 +1,14 @@
-"""Hyperbolic geometry in plain PyTorch: the Poincaré ball, the hyperboloid, curvature, radius."""
+"""Hyperbolic geometry in plain PyTorch; every function takes the curvature c of a space of curvature −c.
+
+numerics      tolerances, and quotients that are smooth at 0
+fused         norms, scalings and inner products with gradients written out
+poincare      the Poincaré ball: the reference
+lorentz       the hyperboloid
+closed_form   the adjustments that training computes
+cones         entailment cones
+curvature     c as a parameter
+radius        radii of features and their statistics
+"""
 
 from sam3_hyperet.hyperbolic import closed_form, lorentz, poincare
 from sam3_hyperet.hyperbolic.curvature import Curvature

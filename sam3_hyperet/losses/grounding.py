@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -137,5 +137,6 @@ class GroundingLoss(nn.Module):
         return terms
 
 
-def _targets(model: nn.Module, target: object) -> dict[str, Tensor]:
-    return getattr(model, "module", model).back_convert(target)
+def _targets(model: Any, target: object) -> dict[str, Tensor]:
+    targets: dict[str, Tensor] = getattr(model, "module", model).back_convert(target)
+    return targets

@@ -1,0 +1,16 @@
+"""SAM 3 models with adapters: built, loaded, adapted, copied, merged and saved.
+
+config          options of adapters and of the base model, without torch
+build           SAM 3's architecture from its own classes, official or tiny
+opening         the base model that a tool's configuration describes
+checkpoint      base weights: read in any layout, written in SAM 3's own
+fingerprint     digests by which an adapter finds its base again
+parameters      which parameters are the base's, and which the adapters'
+sites           the places of adapters in a model
+controls        LoRA and bias tuning, for comparison
+inject          adapters put in, switched off, and taken out
+adapter_file    adapters saved and loaded, with their configuration
+copies          several models with one set of frozen tensors
+merge           adapters folded into the base weights
+probe           hyperbolic radii before and behind every adapter
+"""

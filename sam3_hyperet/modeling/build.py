@@ -134,30 +134,27 @@ def _check_resolution(a: Architecture) -> None:
 
 
 def assemble(a: Architecture) -> host.Sam3Image:
-    """Put SAM 3's modules together at the sizes of `a`, every parameter initialised from torch's global generator."""
+    """SAM 3's modules put together at the sizes of `a`; what is not given here has SAM 3's own default.
+
+    Every parameter is initialised from torch's global generator.
+    """
     _check_resolution(a)
     model = host.MovableSam3Image(
         backbone=_backbone(a),
         transformer=_transformer(a),
         input_geometry_encoder=_geometry_encoder(a),
         segmentation_head=_segmentation_head(a),
-        num_feature_levels=1,
-        o2m_mask_predict=True,
         dot_prod_scoring=host.DotProductScoring(
             d_model=a.width,
             d_proj=a.width,
             prompt_mlp=host.MLP(
-                a.width,
-                a.feedforward,
-                a.width,
-                2,
+                *(a.width, a.feedforward, a.width, 2),
                 dropout=a.dropout,
                 residual=True,
                 out_norm=nn.LayerNorm(a.width),
             ),
         ),
         use_instance_query=False,
-        multimask_output=True,
         matcher=matcher(),
     )
     text = model.backbone.language_backbone.encoder
@@ -168,13 +165,11 @@ def assemble(a: Architecture) -> host.Sam3Image:
 
 def matcher() -> host.BinaryHungarianMatcherV2:
     """SAM 3's one-to-one matcher with its published costs."""
-    return host.BinaryHungarianMatcherV2(
-        focal=True, cost_class=2.0, cost_bbox=5.0, cost_giou=2.0, alpha=0.25, gamma=2, stable=False
-    )
+    return host.BinaryHungarianMatcherV2(focal=True, cost_class=2.0, cost_bbox=5.0, cost_giou=2.0, gamma=2)
 
 
 def _position_encoding(a: Architecture) -> host.PositionEmbeddingSine:
-    return host.PositionEmbeddingSine(num_pos_feats=a.width, normalize=True, scale=None, temperature=10000)
+    return host.PositionEmbeddingSine(num_pos_feats=a.width)
 
 
 def _backbone(a: Architecture) -> host.SAM3VLBackbone:
@@ -186,21 +181,14 @@ def _backbone(a: Architecture) -> host.SAM3VLBackbone:
         depth=a.vit_depth,
         num_heads=a.vit_heads,
         mlp_ratio=a.vit_mlp_ratio,
-        norm_layer="LayerNorm",
         drop_path_rate=a.drop_path,
-        qkv_bias=True,
-        use_abs_pos=True,
-        tile_abs_pos=True,
         global_att_blocks=a.global_blocks,
         rel_pos_blocks=(),
         use_rope=True,
         use_interp_rope=True,
         window_size=a.window_size,
-        pretrain_use_cls_token=True,
         retain_cls_token=False,
         ln_pre=True,
-        ln_post=False,
-        return_interm_layers=False,
         bias_patch_embed=False,
     )
     neck = host.Sam3DualViTDetNeck(
@@ -249,7 +237,6 @@ def _transformer(a: Architecture) -> host.TransformerWrapper:
         num_layers=a.encoder_layers,
         d_model=a.width,
         num_feature_levels=1,
-        frozen=False,
         use_act_checkpoint=True,
         add_pooled_text_to_img_feat=False,
         pool_text_with_mask=True,
@@ -268,13 +255,11 @@ def _transformer(a: Architecture) -> host.TransformerWrapper:
         num_queries=a.queries,
         return_intermediate=True,
         box_refine=True,
-        num_o2m_queries=0,
         dac=True,
         boxRPB="log",
         d_model=a.width,
         frozen=False,
         interaction_layer=None,
-        dac_use_selfatt_ln=True,
         resolution=None,  # given one, the decoder fills a cache on "cuda"; without, it fills it when first used
         stride=None,
         use_act_checkpoint=True,
@@ -297,8 +282,6 @@ def _geometry_encoder(a: Architecture) -> host.GeometryEncoder:
         num_layers=a.geometry_layers,
         layer=_fusion_layer(a, batch_first=False, position_at_attention=False),
         use_act_ckpt=True,
-        add_cls=True,
-        add_post_encode_proj=True,
     )
 
 
@@ -306,12 +289,7 @@ def _segmentation_head(a: Architecture) -> host.UniversalSegmentationHead:
     return host.UniversalSegmentationHead(
         hidden_dim=a.width,
         upsampling_stages=a.upsampling_stages,
-        aux_masks=False,
-        presence_head=False,
-        dot_product_scorer=None,
         act_ckpt=True,
         cross_attend_prompt=_attention(a, batch_first=False, dropout=0.0),
-        pixel_decoder=host.PixelDecoder(
-            num_upsampling_stages=a.upsampling_stages, interpolation_mode="nearest", hidden_dim=a.width
-        ),
+        pixel_decoder=host.PixelDecoder(num_upsampling_stages=a.upsampling_stages, hidden_dim=a.width),
     )

@@ -34,15 +34,15 @@ def adapted_copy(
     model = shared_copy(base)
     if adapter is None:
         return model
-    is_file = isinstance(adapter, str | Path)
-    inject(model, read_adapter_config(adapter) if is_file else adapter)
+    file = adapter if isinstance(adapter, str | Path) else None
+    inject(model, adapter if not isinstance(adapter, str | Path) else read_adapter_config(adapter))
     shared = {id(parameter) for parameter in base.parameters()}
     for name, parameter in adapter_parameters(model):
         if id(parameter) in shared:  # bias tuning trains the base's own
             owner, _, attribute = name.rpartition(".")
             own = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
             setattr(model.get_submodule(owner), attribute, own)
-    return load_adapter(model, adapter) if is_file else model
+    return model if file is None else load_adapter(model, file)
 
 
 def shared_copy(model: host.Sam3Image) -> host.Sam3Image:

@@ -48,8 +48,8 @@ def merge(model: host.Sam3Image, images: Tensor | None = None, prompts: Sequence
         with adapters_switched(model, True):
             _check_caps(model, images, prompts)
         remove_adapter(model)
-        for parameter, value in folded:
-            parameter.copy_(value)
+        for tensor, value in folded:
+            tensor.copy_(value)
     return model
 
 

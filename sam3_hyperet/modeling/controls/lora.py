@@ -34,7 +34,7 @@ class LowRankUpdates(AdapterModule):
         self._layers: list[Any] = [model.get_submodule(name) for name in names]  # a list: they are the model's children
         self._enabled = True
 
-    @property  # type: ignore[override]
+    @property
     def enabled(self) -> bool:
         return self._enabled
 
