@@ -90,7 +90,7 @@ class Grounding:
         out, queries = self._model._run_decoder(
             encoded["pos_embed"], memory, encoded["padding_mask"], {}, prompt, prompt_mask, encoded
         )
-        masks = []
+        masks: list[_StockMasks | _SharedMasks] = []
         for i in range(count):
             one = slice(i, i + 1)
             parts = memory[:, one], queries[:, one], prompt[:, one], prompt_mask[one]
@@ -231,7 +231,7 @@ def _sharing(model: host.Sam3Image) -> host.Sam3Image:
     return sharing
 
 
-def _sharing_encoder(encoder: nn.Module) -> nn.Module:
+def _sharing_encoder(encoder: Any) -> Any:
     layer = encoder.layers[0]
     if (
         type(encoder) is not host.TransformerEncoderFusion

@@ -47,7 +47,7 @@ class MaskHead:
             query = self._head.cross_attn_norm(memory)
             attended = self._head.cross_attend_prompt(query, prompt, prompt, key_padding_mask=prompt_mask)[0]
             memory = memory + attended
-        pixels = memory.permute(1, 2, 0).unflatten(-1, self._size)
+        pixels = memory.permute(1, 2, 0).unflatten(-1, self._size)  # type: ignore[no-untyped-call]
         pixels = self._adjusted(self._last, pixels)
         for step in self._steps:
             pixels = step(pixels)
@@ -58,8 +58,8 @@ class MaskHead:
         convolution = self._head.instance_seg_head
         embedded = self._head.mask_predictor.mask_embed(queries)
         folded = embedded @ convolution.weight.flatten(1)
-        logits = folded @ pixels.flatten(1) + (embedded @ convolution.bias)[:, None]
-        return logits.unflatten(-1, pixels.shape[-2:])
+        logits: Tensor = folded @ pixels.flatten(1) + (embedded @ convolution.bias)[:, None]
+        return logits.reshape(-1, *pixels.shape[-2:])
 
     def semantic(self, pixels: Tensor) -> Tensor:
         """(H, W) logits on (D, H, W) pixel embeddings."""
@@ -110,9 +110,9 @@ def enlarged_convolution(x: Tensor, weight: Tensor, plus: Tensor) -> Tensor:
         plus: (1, out, 2H, 2W).
     """
     height, width = x.shape[-2:]
-    windows = F.conv2d(x, weight, padding=1).unflatten(1, (2, 2, -1))
+    windows = F.conv2d(x, weight, padding=1).unflatten(1, (2, 2, -1))  # type: ignore[no-untyped-call]
     result = x.new_empty(len(x), plus.shape[1], height, 2, width, 2)
-    plus = plus.unflatten(3, (width, 2)).unflatten(2, (height, 2))
+    plus = plus.unflatten(3, (width, 2)).unflatten(2, (height, 2))  # type: ignore[no-untyped-call]
     for a, b in itertools.product((0, 1), repeat=2):
         own = windows[:, a, b, :, a : a + height, b : b + width]
         torch.add(own, plus[..., a, :, b], out=result[..., a, :, b])

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from sam3_hyperet import sam3_host as host
@@ -41,7 +41,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: host.Sam3Image,
         vocabulary: Sequence[str],
         resolution: int,
         prompts_at_once: int = 0,
@@ -119,10 +119,11 @@ def model_input(image: Image.Image, resolution: int, device: torch.device) -> Te
     """(3, resolution, resolution) pixels in [-1, 1], resized on the device as SAM 3's processor does."""
     pixels = tv.to_dtype(tv.to_image(image).to(device), torch.uint8, scale=True)
     pixels = tv.to_dtype(tv.resize(pixels, [resolution, resolution]), torch.float32, scale=True)
-    return tv.normalize(pixels, [0.5] * 3, [0.5] * 3)
+    normalised: Tensor = tv.normalize(pixels, [0.5] * 3, [0.5] * 3)
+    return normalised
 
 
-def affordable_prompts(model: nn.Module, resolution: int, device: torch.device) -> int:
+def affordable_prompts(model: host.Sam3Image, resolution: int, device: torch.device) -> int:
     """Prompts per forward pass, from 1 to 32: those that take a quarter of the device's memory.
 
     The free memory does not matter, for the last bits of a prediction depend on this number. On a CPU a batch pays only
@@ -133,7 +134,7 @@ def affordable_prompts(model: nn.Module, resolution: int, device: torch.device) 
     return max(1, min(_MOST_PROMPTS, budget // bytes_per_prompt(model, resolution)))
 
 
-def bytes_per_prompt(model: nn.Module, resolution: int) -> int:
+def bytes_per_prompt(model: host.Sam3Image, resolution: int) -> int:
     """Estimated peak of what one prompt of a batch adds: a layer of the fusion encoder holds eight maps and two of its
     feed-forward network, the decoder three biases of every query towards every position."""
     patch = model.backbone.vision_backbone.trunk.patch_embed.proj.kernel_size[0]
@@ -143,7 +144,7 @@ def bytes_per_prompt(model: nn.Module, resolution: int) -> int:
     return int(4 * (resolution // patch) ** 2 * per_position)
 
 
-def check_prompts(model: nn.Module, prompts: Sequence[str]) -> None:
+def check_prompts(model: host.Sam3Image, prompts: Sequence[str]) -> None:
     """Raise a ConfigError unless there are prompts and SAM 3 reads all of each: it silently cuts the longer ones."""
     if not prompts:
         raise ConfigError("there is no prompt; expected one noun phrase or more")

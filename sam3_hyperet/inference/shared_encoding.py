@@ -52,12 +52,14 @@ class RememberingText(host.VETextEncoder):  # type: ignore[misc]  # sam3 is unty
     last: LastInput
 
     def forward(self, text: Sequence[str], input_boxes: object = None, device: object = None) -> Any:
-        compute = lambda: super(RememberingText, self).forward(text, input_boxes, device)  # noqa: E731
+        def compute() -> Any:
+            return super(RememberingText, self).forward(text, input_boxes, device)
+
         return compute() if input_boxes else self.last.output(self, list(text), compute)
 
 
 @contextmanager
-def shared_encoding(models: Iterable[nn.Module]) -> Iterator[None]:
+def shared_encoding(models: Iterable[host.Sam3Image]) -> Iterator[None]:
     """Context in which models whose encoders are the same tensors share the encoders' outputs.
 
     It pays where all models process an image before any of them gets the next one; the outputs for the last image stay
@@ -72,13 +74,13 @@ def shared_encoding(models: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _remember(
-    stack: ExitStack, backbone: nn.Module, name: str, parent: type, remembering: type[nn.Module], last: LastInput
+    stack: ExitStack, backbone: nn.Module, name: str, parent: type, remembering: type[Any], last: LastInput
 ) -> None:
-    module = getattr(backbone, name)
+    module: nn.Module = getattr(backbone, name)
     if type(module) is not parent or not all(_is_stock(part) for part in module.modules()):
         return
     replaced = converted(module, remembering)
-    replaced.last = last  # type: ignore[assignment]
+    replaced.last = last
     setattr(backbone, name, replaced)
     stack.callback(setattr, backbone, name, module)
 

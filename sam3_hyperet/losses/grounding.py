@@ -41,7 +41,7 @@ def count_targets(batches: Sequence[host.BatchedDatapoint]) -> Counts:
     return Counts(float(boxes.sum()), float(len(boxes)), float((boxes > 0).sum()))
 
 
-class _Sam3Loss(host.Sam3LossWrapper):
+class _Sam3Loss(host.Sam3LossWrapper):  # type: ignore[misc]  # sam3 is untyped
     """SAM 3's sum of the losses, with the box terms divided by a number that comes with the targets."""
 
     def _get_num_boxes(self, targets: dict[str, Tensor]) -> Tensor:
@@ -125,7 +125,7 @@ class GroundingLoss(nn.Module):
         boxes = torch.tensor(max(1.0, step.boxes) * fraction, device=model.device)
         targets = [_targets(model, target) | {"boxes_to_average_over": boxes} for target in batch.find_targets]
         # TorchScript rewrites SAM 3's box losses after two calls, and their gradients then round in another way
-        with torch.jit.optimized_execution(False):
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             terms = {name: term * fraction for name, term in self.wrapper(output, targets).items()}
         terms[TOTAL] = terms.pop(host.loss_fns.CORE_LOSS_KEY) / math.sqrt(fraction)
         matched = [getattr(self.weights, weight) * terms[term].detach() for term, weight in _WEIGHT_OF.items()]

@@ -148,14 +148,12 @@ class RadiusProbe:
     @torch.no_grad()
     def maps(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Normalised radii (h, w) in front of and behind every adjustment of a feature map (1, D, h, w) seen last."""
-        return {
-            name: tuple(
-                normalized_radius(features.float(), self._modules[name].curvature(), 1)[0].cpu().numpy()
-                for features in pair
-            )
-            for name, pair in self._latest.items()
-            if pair[1].ndim == 4
-        }  # type: ignore[return-value]  # two each
+
+        def radii(name: str, features: Tensor) -> np.ndarray[Any, Any]:
+            return normalized_radius(features.float(), self._modules[name].curvature(), 1)[0].cpu().numpy()
+
+        latest = self._latest.items()
+        return {name: (radii(name, front), radii(name, behind)) for name, (front, behind) in latest if behind.ndim == 4}
 
     def _sites_of_base(self) -> set[str]:
         """Sites whose features in front are the base's."""

@@ -30,7 +30,7 @@ class BiasTuning(AdapterModule):
         for place, parameter in enumerate(self._parameters_in_place()):
             self.register_buffer(f"base_{place}", parameter.detach().clone(), persistent=False)
 
-    @property  # type: ignore[override]
+    @property
     def enabled(self) -> bool:
         return not self._tuned
 

@@ -63,7 +63,7 @@ class HyperETProjection(nn.Linear):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._kept = None  # or a move to another device would leave it behind
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.adjusted_weight(), self.bias)
