@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from sam3_hyperet.cli.command import write_json
+from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.evaluation.compare import compare, model_parts, remove_records
@@ -57,7 +58,8 @@ def compare_and_report(
     """
     run_dir = Path(fabric.broadcast(str(run_dir)))
     Manifest(run_dir).check(*PRODUCTS)
-    console.print(split.images.summary())
+    for line in data_notes(split.images):
+        console.print(line, soft_wrap=True, markup=False)
     comparison = compare(
         models,
         data,

@@ -98,8 +98,8 @@ def _print_table(inspected: dict[str, Inspected], console: Console) -> None:
             table.add_row(name, check.what, check.found, check.expected, "ok" if check.passed else "FAILED")
     console.print(table)
     for name, one in inspected.items():
-        for line in (one.summary, *(detail for check in one.failed for detail in check.details)):
-            console.print(f"{name}: {line}" if line else "", soft_wrap=True, end="\n" if line else "")
+        for line in (*one.notes, *(detail for check in one.failed for detail in check.details)):
+            console.print(f"{name}: {line}", soft_wrap=True, markup=False)
 
 
 def _write_manifest(out: str | None, root: Path, name: str, inspected: dict[str, Inspected]) -> Path | None:

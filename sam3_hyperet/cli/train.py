@@ -20,6 +20,7 @@ from sam3_hyperet.cli.processes import from_first, make_fabric
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
 from sam3_hyperet.data.loading import ConceptPrompts
+from sam3_hyperet.data.notes import data_notes, prompt_notes
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
 from sam3_hyperet.evaluation.models import beside_base, versions
 from sam3_hyperet.files import replacing, sole_use
@@ -180,8 +181,10 @@ class _Images:
 
 def _images(splits: RunSplits, options: RunOptions, side: int, console: Console) -> _Images:
     data, images, held_out = options.data, splits.training, splits.tuning
-    console.print(images.summary())
-    training = ConceptPrompts(images, side, prompt_sampler(data, images), augmentation(data), options.seed)
+    sampler = prompt_sampler(data, images)
+    for line in (*data_notes(images), *prompt_notes(images, sampler)):
+        console.print(line, soft_wrap=True, markup=False)
+    training = ConceptPrompts(images, side, sampler, augmentation(data), options.seed)
     if held_out is None:
         return _Images(training, None)
     return _Images(training, ConceptPrompts(held_out, side, prompt_sampler(data, held_out), None, options.seed))

@@ -12,6 +12,7 @@ from pathlib import Path
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.coco import CocoInstances
 from sam3_hyperet.data.label_maps import IGNORED
+from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.errors import DataError
 
 _SHOWN = 10  # sentences of a failed check
@@ -30,10 +31,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A split's checks, and what its manifest says: counts, bytes, and the SHA-256 of the sorted list of its files, by
-    path from the root and size in bytes."""
+    """A split's checks, lines for people, and what its manifest says.
 
-    summary: str
+    The manifest has counts, bytes, and the SHA-256 of the sorted list of its files, by path from the root and bytes.
+    """
+
+    notes: tuple[str, ...]
     checks: tuple[Check, ...]
     manifest: Mapping[str, int | float | str]
 
@@ -61,7 +64,7 @@ def inspect(
     try:
         images = read()
     except DataError as error:
-        return Inspected("", (Check("readable", "no", "yes", False, (str(error),)),), {})
+        return Inspected((), (Check("readable", "no", "yes", False, (str(error),)),), {})
     counts = {"pictures": len(images), "categories": len(images.categories)}
     if isinstance(images, CocoInstances):
         counts["annotations"] = images.annotation_count
@@ -84,7 +87,7 @@ def inspect(
     text = "".join(f"{name}\t{size}\n" for name, size in sorted(listing.items()))
     shares = {"labelled": labelled / pixels} if pixels else {}
     totals = {"bytes": sum(listing.values()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    return Inspected(images.summary(), tuple(checks), {**counts, **shares, **totals})
+    return Inspected(tuple(data_notes(images)), tuple(checks), {**counts, **shares, **totals})
 
 
 def _open(images: AnnotatedImages, i: int) -> tuple[str, int, int]:

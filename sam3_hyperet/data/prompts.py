@@ -128,10 +128,9 @@ class PromptSampler:
 
     @property
     def has_negatives(self) -> bool:
-        """Whether any concept may be asked for as absent; with a category alone there is none."""
-        return bool(self._beyond) or any(
-            self._group[c.id] in self._negative_weights and c.id not in self.never_absent for c in self.categories[1:]
-        )
+        """Whether any image that shows one concept lacks another that may be asked for as absent."""
+        known = [c for c in self.categories if self._group[c.id] in self._negative_weights]
+        return bool(self._beyond) or len([c for c in known if c.id not in self.never_absent]) > 1
 
     def _draw(
         self, candidates: list[int], hard: list[int], number: int, mix: Mapping[str, float], rng: np.random.Generator

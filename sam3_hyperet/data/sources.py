@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from sam3_hyperet.data.ade20k import read_ade20k
-from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.coco import read_coco
+from sam3_hyperet.data.finding import find_files
 from sam3_hyperet.data.label_maps import read_label_maps
 from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.prompts import PromptSampler
@@ -18,7 +19,7 @@ from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.subsets import OfGranularities, OfVocabulary, Subset
 from sam3_hyperet.data.transforms import Augmentation
 from sam3_hyperet.data.vocabularies import absent_concepts, vocabulary_ids
-from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.options import one_of
 
 Files = tuple[AnnotatedImages, AnnotatedImages | None, Path | None]  # pictures, label maps, COCO file
@@ -165,6 +166,12 @@ def _read_scenes(options: DataOptions, split: str, root: Path) -> Files:
 def _read_coco(options: DataOptions, split: str, root: Path) -> Files:
     name = str(options.splits[split])
     annotations = root / "annotations" / f"instances_{name}.json"
+    if not annotations.is_file() and root.is_dir():
+        found = sorted(path.relative_to(root).as_posix() for path in find_files(root, (".json",)).values())
+        raise DataError(
+            f"{annotations}: no such file; found {some(found) or 'no .json file'} below {root}, expected "
+            f"annotations/instances_{name}.json, and its images in {name}/"
+        )
     return read_coco(annotations, root / name, name=options.name, crowds=options.crowds), None, annotations
 
 

@@ -1,0 +1,60 @@
+"""What a person should know of a data set before its numbers: lines that preparing, training and evaluating print."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from sam3_hyperet.data.annotations import AnnotatedImages, some
+from sam3_hyperet.data.label_maps import COUNTED
+from sam3_hyperet.data.prompts import PromptSampler
+
+_LISTED = 40  # categories by name in a line
+_LOOKED_AT = 256  # images whose EXIF orientation is read
+_ORIENTATION = 0x0112
+
+
+def data_notes(images: AnnotatedImages) -> list[str]:
+    """The summary, the categories with their counts, those without annotation, and turned images."""
+    lines = [images.summary()]
+    names = {category.id: category.name for category in images.categories}
+    if images.counts is None:
+        lines.append(f"{images.name}: more than {COUNTED:,} label maps, so classes without a pixel were not looked for")
+    else:
+        counts = sorted(((n, names[i]) for i, n in images.counts.items() if i in names), key=lambda one: -one[0])
+        listed = [f"{name} {n:,}" for n, name in counts]
+        lines.append(f"{images.name}: annotations by category: {some(listed, _LISTED)}")
+    if images.unannotated:
+        absent = [names[category] for category in names if category in images.unannotated]
+        lines.append(f"{images.name}: without any annotation, so never taken as absent: {some(absent, _LISTED)}")
+    turned, looked_at = _turned(images)
+    if turned:
+        what = "turned by it (data.exif=apply)" if images.is_upright else "shown as they are stored (data.exif=ignore)"
+        lines.append(
+            f"{images.name}: warning: {turned} of {looked_at} images looked at have an EXIF orientation, {what}; "
+            "are the annotations drawn so?"
+        )
+    return lines
+
+
+def prompt_notes(images: AnnotatedImages, sampler: PromptSampler) -> list[str]:
+    """A warning where no concept can be asked for as absent."""
+    if sampler.negatives == 0 or sampler.has_negatives:
+        return []
+    return [
+        f"{images.name}: warning: no concept is ever absent, so the model learns that all prompts are there; "
+        "name more by data.absent_concepts=[dog,tree], of which no image shows one, or data.absent_concepts=ov_all"
+    ]
+
+
+def _turned(images: AnnotatedImages) -> tuple[int, int]:
+    """How many of some images, evenly spread, have an EXIF orientation, and how many were looked at."""
+    turned = 0
+    positions = np.unique(np.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT)).round().astype(int))
+    for i in positions.tolist():
+        try:
+            with Image.open(images.files(i)[0]) as image:
+                turned += image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            continue  # named when the image is read
+    return turned, len(positions)
