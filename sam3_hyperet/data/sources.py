@@ -166,7 +166,7 @@ def _read_scenes(options: DataOptions, split: str, root: Path) -> Files:
 def _read_coco(options: DataOptions, split: str, root: Path) -> Files:
     name = str(options.splits[split])
     annotations = root / "annotations" / f"instances_{name}.json"
-    if not annotations.is_file() and root.is_dir():
+    if not annotations.exists() and root.is_dir():
         found = sorted(path.relative_to(root).as_posix() for path in find_files(root, (".json",)).values())
         raise DataError(
             f"{annotations}: no such file; found {some(found) or 'no .json file'} below {root}, expected "

@@ -66,7 +66,7 @@ def test_a_complete_set_gets_a_manifest(coco, capsys):
     assert train["bytes"] == sum(path.stat().st_size for path in (coco / "train2017").iterdir())
     assert train["sha256"] != val["sha256"]
     said = " ".join(capsys.readouterr().out.split())
-    assert "train: coco: 2 images, 1 categories; dropped 1 × box without area" in said
+    assert "train: coco: 2 images, 1 categories; repaired 1 × box without area, taken from the mask" in said
     assert f"next: python tools/train.py data=coco data.root={coco}" in said
     assert "FAILED" not in said
     again = main("prepare_coco", [f"root={coco}", "counts=null", "out=elsewhere/again.json"])
