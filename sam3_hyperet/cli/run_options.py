@@ -16,6 +16,7 @@ from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.options import (
+    CONFIG_FILE,
     FSDP,
     STAGES,
     CacheOptions,
@@ -83,7 +84,7 @@ class RunOptions(FitOptions):
         Args:
             where: what there would be gone on from or replaced, for the message.
         """
-        file = run_dir / "config.yaml"
+        file = run_dir / CONFIG_FILE
         if not file.is_file():
             return
         before = read_run(OmegaConf.to_container(OmegaConf.load(file), resolve=True)).deciding

@@ -15,11 +15,12 @@ from rich.console import Console
 
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.files import Manifest, replacing, sole_use
 from sam3_hyperet.launch.memory import estimate
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.launch.slurm import TrainingJob, open_executor, script, submit
 from sam3_hyperet.options import read_options
-from sam3_hyperet.training.options import TrainOptions
+from sam3_hyperet.training.options import CONFIG_FILE, TrainOptions
 
 
 def parse_runs(tool: str, argv: Sequence[str] | None = None) -> tuple[list[DictConfig], Path]:
@@ -78,8 +79,10 @@ def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path
     executor = open_executor(options, logs, name)
     for config in configs:
         run_dir = Path(config.run_dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+        with sole_use(run_dir):
+            Manifest(run_dir).claim(CONFIG_FILE)
+            with replacing(run_dir / CONFIG_FILE) as file:
+                file.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
     jobs = submit(executor, [TrainingJob(train, values) for values in plain])
     for job, values in zip(jobs, plain, strict=True):
         console.print(

@@ -38,9 +38,9 @@ from sam3_hyperet.training.distributed import sharding_strategy
 from sam3_hyperet.training.feature_cache import cached_trunk, check_cache
 from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.optimizer import build_optimizer
-from sam3_hyperet.training.options import FSDP, TrainOptions
+from sam3_hyperet.training.options import CONFIG_FILE, FSDP, TrainOptions
 from sam3_hyperet.training.progress import Progress
-from sam3_hyperet.training.run_folder import ADAPTER, CONFIG, VERSIONS, WEIGHTS, RunFolder, base_trains, find_run
+from sam3_hyperet.training.run_folder import ADAPTER, VERSIONS, WEIGHTS, RunFolder, base_trains, find_run
 from sam3_hyperet.training.signals import Preemption
 from sam3_hyperet.training.stages import set_stage
 
@@ -122,7 +122,7 @@ def _train(
     check_cache(model, options.cache, options.stage.last, images.views)
     if fabric.is_global_zero:
         run.prepare()
-        with replacing(run.path / CONFIG) as file:  # a killed run goes on only if its configuration is whole
+        with replacing(run.path / CONFIG_FILE) as file:  # a killed run goes on only if its configuration is whole
             file.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
         write_json(run.path / VERSIONS, versions())
         console.print(str(stage))

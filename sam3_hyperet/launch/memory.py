@@ -1,4 +1,4 @@
-"""What a run will take, as far as that is known before it runs: memory from its parameters, time from its own past."""
+"""Estimate of a run's memory from its parameters, and of its time from its own past."""
 
 from __future__ import annotations
 

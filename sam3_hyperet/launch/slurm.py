@@ -1,4 +1,4 @@
-"""Training as a Slurm job, through submitit: the options, the job, its submission, and the script for a dry run.
+"""Training as a Slurm job, through submitit: the job, its submission, and the script for a dry run.
 
 Nothing here loads torch: a job that is preempted while it unpickles would die, as submitit listens only afterwards.
 """

@@ -1,0 +1,18 @@
+"""Training of adapters and, in stages, of the base.
+
+loop: `fit`, the steps with their checks, validation and saves.
+step: one optimizer step over all batches and processes.
+stages: which parameters train, and from when on more of them do.
+optimizer: AdamW in groups, with the learning rates' course.
+curvature_schedule: the curvature of all adjustments while they train.
+batches: the endless stream of training batches, validation batches, parts of a batch.
+feature_cache: a frozen trunk's features on disk.
+distributed: fully sharded training (FSDP2).
+progress: counters of a run.
+state: the saved state of a run, with a checksum.
+run_folder: a run's files, which of them are its own, its best and last weights.
+run_log: metrics.jsonl, TensorBoard, Weights & Biases, the progress bar.
+signals: Ctrl-C, SIGTERM and Slurm's warning between two steps.
+sam3_trainer: a model with adapters for SAM 3's own trainer.
+options: all options, without torch.
+"""

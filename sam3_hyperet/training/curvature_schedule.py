@@ -1,6 +1,6 @@
-"""Move the curvature c of every adjustment while it trains: on a schedule, or by what the loss says.
+"""Schedules of the curvature c of all adjustments: by the step, or by plateaus of the loss.
 
-c sets the scale of hyperbolic radius: the geometries see a feature v through √c‖v‖.
+c sets the scale of hyperbolic radius: the geometries depend on a feature v through √c‖v‖.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LOW, _HIGH = Curvature.BOUNDS
 
 @dataclass
 class _Course:
-    """Where the curvature is, and what "dynamic" remembers; flags are 0 or 1, so that all of it is numbers."""
+    """The present curvature and the memory of "dynamic"; flags are 0 or 1, so that all of it is numbers."""
 
     curvature: float
     loss: float = math.inf
@@ -35,7 +35,7 @@ class _Course:
 
 
 def radius_control(model: nn.Module, options: RadiusOptions, max_steps: int) -> RadiusControl | None:
-    """The control of a model with adapters, or None for "constant", which leaves every curvature alone.
+    """Control of the curvatures of a model with adapters; None for "constant".
 
     Raises:
         ConfigError: a curvature that is also learnt, none to move, or a start outside the bounds of "dynamic".
@@ -116,9 +116,9 @@ class RadiusControl:
         self._set()
 
     def _scheduled(self, progress: float) -> float:
-        share = progress if self.options.schedule == "linear" else (1.0 - math.cos(math.pi * progress)) / 2.0
+        fraction = progress if self.options.schedule == "linear" else (1.0 - math.cos(math.pi * progress)) / 2.0
         assert self.options.target is not None
-        return self._start + (self.options.target - self._start) * share
+        return self._start + (self.options.target - self._start) * fraction
 
     def _react(self, loss: float) -> None:
         o, course = self.options, self._course

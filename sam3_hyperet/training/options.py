@@ -15,6 +15,8 @@ KEY_LAYERS = (r"transformer\.decoder\.", r"dot_prod_scoring\.", r"segmentation_h
 SCHEDULES = ("constant", "linear", "cosine", "dynamic")
 CACHE_DTYPES = ("float32", "bfloat16")
 FSDP = "fsdp"
+CONFIG_FILE = "config.yaml"
+"""In a run's folder, its resolved configuration."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class TrainOptions:
             rounding, however they are spread over passes and processes, where nothing is drawn at random: dropout
             and drop path (0 in the tiny model, 0.1 in the large one), `loss.query=random` and
             `loss.prune_probability` draw anew in every process. See `GroundingLoss` for the contrastive loss.
-        prompts_at_once: of one picture in a pass, so that memory does not grow with pictures and prompts; the step
-            stays the same, as above. 0 for all of a batch.
+        prompts_at_once: of one image in a pass, so that memory does not grow with images and prompts; the step stays
+            the same, as above. 0 for all of a batch.
         workers: loader processes.
         clip_norm: gradients are scaled down to this norm.
         log_every: steps between two logged lines.
@@ -79,9 +81,9 @@ class StageOptions:
     Attributes:
         number: the stage, or the first one of a schedule.
         layers: the key layers of stage 2.
-        boundaries: where each next stage begins: steps, or shares of the run below 1. Empty for one stage throughout.
-        plateau: or the next stage begins after this many measurements on the tuning pictures without a lower loss; 0
-            for `boundaries`.
+        boundaries: where each next stage begins: steps, or fractions of the run below 1. Empty for one stage.
+        plateau: or the next stage begins after this many measurements on the tuning images without a lower loss; 0 for
+            `boundaries`.
     """
 
     number: int = 1
@@ -121,7 +123,7 @@ class StageOptions:
         ):
             raise ConfigError(
                 f"stage.boundaries={list(self.boundaries)}; expected rising steps below train.max_steps={max_steps}, "
-                "or shares of it below 1"
+                "or fractions of it below 1"
             )
         return steps
 
@@ -192,7 +194,7 @@ class RadiusOptions:
             raise ConfigError(f"radius.patience={self.patience}; expected an integer from 1")
         for name in ("tolerance", "smoothing"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"radius.{name}={getattr(self, name)}; expected a share from 0 to below 1")
+                raise ConfigError(f"radius.{name}={getattr(self, name)}; expected a fraction from 0 to below 1")
         if not self.minimum < self.maximum:
             raise ConfigError(f"radius.minimum={self.minimum}; expected less than radius.maximum={self.maximum}")
 

@@ -15,16 +15,17 @@ from sam3_hyperet.modeling.adapter_file import load_adapter, save_adapter
 from sam3_hyperet.modeling.checkpoint import load_base, save_base
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.parameters import base_state_dict
+from sam3_hyperet.training.options import CONFIG_FILE
 from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
 from sam3_hyperet.training.state import FILE as STATE_FILE
 from sam3_hyperet.training.state import previous_state
 
 ADAPTER = {"best": "adapter.safetensors", "last": "adapter_last.safetensors"}
 WEIGHTS = {"best": "weights.safetensors", "last": "weights_last.safetensors"}
-CONFIG, VERSIONS = "config.yaml", "versions.json"
+VERSIONS = "versions.json"
 _WEIGHTS = (*ADAPTER.values(), *WEIGHTS.values())
 _RESULTS = (*_WEIGHTS, STATE_FILE, previous_state(Path(STATE_FILE)).name, HISTORY_FILE, "tensorboard")
-_NAMES = (*_RESULTS, CONFIG, VERSIONS, "wandb", "wandb_id")
+_NAMES = (*_RESULTS, CONFIG_FILE, VERSIONS, "wandb", "wandb_id")
 _EVALUATION = ("metrics.json", "report.html", "comparison.md", "comparison.tex")  # which evaluation claims itself
 _RECORDS = "records/"
 

@@ -1,4 +1,4 @@
-"""A model with adapters, frozen as a stage says, for trainers that build their model by one call: SAM 3's own."""
+"""Model with adapters for SAM 3's own trainer, which builds its model by one call."""
 
 from __future__ import annotations
 

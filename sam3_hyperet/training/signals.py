@@ -1,4 +1,4 @@
-"""Signals that end a run: the step at hand is finished and the state saved, then the process ends or is requeued."""
+"""Signals that end a run: finish the step, save the state, then exit or be requeued."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BY_PRIORITY = (signal.SIGINT, signal.SIGTERM, REQUEUE)  # where several came, t
 
 
 class Interrupted(Exception):
-    """Training stopped because a signal asked for it; the state of the last step is saved."""
+    """Training was stopped by a signal; the state of the last step is saved."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"interrupted at step {step}")
@@ -24,12 +24,12 @@ class Interrupted(Exception):
 
 
 class Preemption:
-    """Turns Ctrl-C, SIGTERM and submitit's requeue signal into a question that training asks between two steps.
+    """Handlers of Ctrl-C, SIGTERM and submitit's requeue signal that let training finish its step.
 
-    `with Preemption(...) as preemption` around training that asks `requested` after every step, and raises Interrupted
-    once the state is saved. The process then leaves the block by SystemExit: after Ctrl-C and SIGTERM with the exit
-    status 128 + signal; after the requeue signal through the handler that was there before, which requeues the job.
-    A second Ctrl-C interrupts at once. Outside submitit's jobs the requeue signal keeps its meaning.
+    Use `with Preemption(...) as preemption` around training that calls `requested` after every step, and raises
+    Interrupted once the state is saved. The process then leaves the block by SystemExit: after Ctrl-C and SIGTERM with
+    the exit status 128 + signal; after the requeue signal through the handler that was there before, which requeues the
+    job. A second Ctrl-C interrupts at once. Outside submitit's jobs the requeue signal keeps its meaning.
 
     Args:
         fabric: launched; all its processes leave together, as soon as one of them has got a signal.
@@ -49,7 +49,7 @@ class Preemption:
         return self
 
     def requested(self) -> bool:
-        """Whether any process was asked to stop; with several processes all must ask at the same step."""
+        """Whether any process has got a signal; all processes must call it at the same step."""
         self._agreed = self._noted
         if self._fabric.world_size > 1:
             noted = torch.tensor(float(self._noted), device=self._fabric.device)
@@ -77,7 +77,7 @@ class Preemption:
         if self._fabric.is_global_zero:
             self._say(f"stopped by {number.name} after step {step}; the state is saved; {then}")
         if number != signal.SIGINT:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is on its way out, and Slurm asks twice
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is already ending, and Slurm signals twice
         if number != REQUEUE:
             raise SystemExit(128 + number)
         try:
