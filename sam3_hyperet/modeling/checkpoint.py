@@ -63,7 +63,7 @@ def load_base(model: nn.Module, source: str | Path) -> int:
     loaded = wanted | {key: tensor for key, tensor in unread.items() if key in found}
     for key, tensor in loaded.items():
         check_shape(path, key, found[key], tensor)
-    if odd := [key for key in loaded if not found[key].isfinite().all()]:
+    if odd := [key for key in loaded if not all(end.isfinite() for end in found[key].aminmax())]:
         raise CheckpointError(
             f"{path}: {len(odd)} of {len(loaded)} weights have values that are not finite numbers, first {odd[0]}; "
             "the file is damaged, or the run that wrote it has diverged"

@@ -8,13 +8,14 @@ import logging
 import pytest
 import torch
 from official import image_model, on_meta, video_model
+from reachable import tensors_of
 
 import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.build import Architecture, assemble
 from sam3_hyperet.modeling.checkpoint import load_base, save_official
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
-from sam3_hyperet.modeling.parameters import base_state_dict
+from sam3_hyperet.modeling.parameters import adapter_sites, base_state_dict
 
 WEIGHTS = 1102  # parameters of the official image detector
 SAM2_NECK = 22
@@ -129,6 +130,19 @@ def test_the_interactive_image_model_is_the_same_base(large, official_file, tmp_
     own = SAM2_NECK + TRACKER  # with the random matrix of its position encoding, which is a buffer
     assert f"{own} of {own} that only the tracker reads" in caplog.text
     assert "left out" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")
+def test_adapters_on_a_model_of_the_builder_share_all_its_tensors():
+    with on_meta():
+        model = image_model()
+        copies = [hy.adapted_copy(model, {"scheme": scheme}) for scheme in ("A", "P")]
+    own = {id(tensor) for tensor in tensors_of(model)}
+    assert len(own) > WEIGHTS  # among them SAM 3's precomputed positions
+    for adapted in copies:
+        added = {id(t) for site in adapter_sites(adapted).values() for t in tensors_of(site)}
+        assert {id(tensor) for tensor in tensors_of(adapted)} - added == own
+        assert [type(m) for m in hy.remove_adapter(adapted).modules()] == [type(m) for m in model.modules()]
 
 
 @pytest.fixture

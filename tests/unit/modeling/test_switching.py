@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 from answers import answers, equal, largest_relative_difference
+from reachable import tensors_of
 from torch import nn
 
 import sam3_hyperet as hy
@@ -33,24 +34,6 @@ def classes(model):
 
 def attributes(model):
     return {name: vars(module).keys() for name, module in model.named_modules()}
-
-
-def tensors_of(value, seen=None):
-    """Every tensor that can be reached from a module, whatever holds it."""
-    seen = set() if seen is None else seen
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, nn.Module):
-        yield from tensors_of(vars(value), seen)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_of(item, seen)
-    elif isinstance(value, list | tuple | set):
-        for item in value:
-            yield from tensors_of(item, seen)
 
 
 @pytest.mark.parametrize("kind", KINDS)
