@@ -32,9 +32,9 @@ SECTIONS: dict[str, tuple[Callable[[Bench], Figures], float]] = {  # and the mos
     "merging": (inference.merging, 30),
     "attention": (operators.attention, 40),
     "operators": (operators.operators, 40),
+    "everything": (training.everything, 40),
     "compiled operators": (operators.compiled_operators, 60),
     "regions": (operators.regions, 60),
-    "everything": (training.everything, 40),
 }
 
 

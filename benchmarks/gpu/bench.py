@@ -63,7 +63,7 @@ class Bench:
 
     @cached_property
     def base(self) -> host.Sam3Image:
-        """The base model, on the device; every section but the last leaves its weights as they are."""
+        """The base model, on the device; only `training.everything` changes its weights."""
         return build_model(self.architecture).to(self.device)
 
     @cached_property

@@ -83,7 +83,7 @@ def steps(bench: Bench) -> Figures:
 
 
 def everything(bench: Bench) -> Figures:
-    """Seconds and peak memory of a step that trains every parameter; the base's weights change, so it comes last."""
+    """Seconds and peak memory of a step that trains every parameter: it changes the base's weights."""
     figures: Figures = {}
     for case in bench.items(EVERYTHING):
         with _step(bench, case) as step:
