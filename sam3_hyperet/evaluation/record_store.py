@@ -1,4 +1,4 @@
-"""The records of one model's pictures on disk: an evaluation that is killed goes on from what is there."""
+"""The records of one model on disk, from which a killed evaluation goes on."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.err
 
 
 class RecordStore:
-    """One file a picture, `<folder>/<position>.npz`, and beside them a description of what they depend on.
+    """One file an image, `<folder>/<position>.npz`, and beside them a description of what they depend on.
 
-    A file takes its name when it is whole, so a kill leaves none that is half written. Nothing is forced to the disk:
-    what a power cut damages does not pass its checksums, and counts as not there.
+    Files are replaced as a whole, so a kill leaves none that is half written. Nothing is forced to the disk: what a
+    power cut damages fails its checksum, and counts as missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,12 +54,12 @@ class RecordStore:
         return why
 
     def write(self, position: int, record: Record) -> None:
-        """Keep the record of the picture at `position`, whole or not at all."""
+        """Keep the record of the image at `position`, whole or not at all."""
         with replacing(self._file(position)) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **record)
 
     def read(self, position: int) -> dict[str, np.ndarray] | None:
-        """The record of a picture; None where there is none, or where it is damaged."""
+        """The record of an image; None where there is none, or where it is damaged."""
         try:
             with self._file(position).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
@@ -76,14 +76,10 @@ class RecordStore:
         found = {position: self.read(position) for position in positions}
         if lacking := [position for position, record in found.items() if record is None]:
             raise DataError(
-                f"{self.folder}: {len(lacking)} of {len(found)} records are missing, the first that of picture "
+                f"{self.folder}: {len(lacking)} of {len(found)} records are missing, the first that of image "
                 f"{lacking[0]}; expected all of them, and one folder that every process shares"
             )
         return [record for record in found.values() if record is not None]
-
-    def remove(self) -> None:
-        """Delete all records."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, position: int) -> Path:
         return self.folder / f"{position:06d}.npz"

@@ -1,16 +1,17 @@
-"""Ground prompts on one encoded picture; whatever does not depend on the prompt is computed once for all of them.
+"""Grounding of prompts on one encoded image: whatever does not depend on the prompt is computed once for all of them.
 
 Shared are the tokens of the geometry encoder, for there are no boxes and points; the self-attention of the fusion
-encoder's first layer, which sees the picture alone; and what `mask_head` shares. Masks are decoded when asked for.
+encoder's first layer, whose input is the image alone; and the parts that `mask_head` shares. Masks are decoded on
+demand.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,19 +25,21 @@ logger = logging.getLogger(__name__)
 _STOCK_METHODS = ("forward_grounding", "_encode_prompt", "_run_encoder", "_run_decoder", "_run_segmentation_heads")
 
 
-class PromptMasks(Protocol):
-    """The masks of one prompt."""
+class PromptMasks(NamedTuple):
+    """The masks of one prompt, decoded on demand.
 
-    def instances(self, queries: Tensor) -> Tensor:
-        """(n, h, w) logits of the object queries at these positions."""
+    Attributes:
+        instances: (n, h, w) logits of the object queries at n positions.
+        semantic: (h, w) logits of the semantic map.
+    """
 
-    def semantic(self) -> Tensor:
-        """(h, w) logits of the semantic map."""
+    instances: Callable[[Tensor], Tensor]
+    semantic: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
 class Grounded:
-    """What the model answers to B prompts: (B, Q) logits, (B, Q, 4) boxes x0 y0 x1 y1, (B,) presence logits, masks."""
+    """The model's output for B prompts: (B, Q) logits, (B, Q, 4) boxes x0 y0 x1 y1, (B,) presence logits, masks."""
 
     logits: Tensor
     boxes: Tensor
@@ -55,11 +58,11 @@ class Grounded:
 
 
 class Grounding:
-    """A SAM 3 image model, asked for prompts on one picture.
+    """A SAM 3 image model on one image.
 
     Args:
-        model: with or without adapters; the parts whose structure is not SAM 3's own are run as they are.
-        backbone_out: image features of one picture, and text features of a vocabulary.
+        model: with or without adapters; parts whose structure is not SAM 3's own are run as they are.
+        backbone_out: image features of one image, and text features of a vocabulary.
     """
 
     def __init__(self, model: host.Sam3Image, backbone_out: dict[str, Any]) -> None:
@@ -78,7 +81,7 @@ class Grounding:
             _log_once(f"{type(model).__name__} grounds prompts in its own way: nothing is shared between them")
 
     def ground(self, prompts: range) -> Grounded:
-        """The answers to these prompts of the vocabulary."""
+        """The output for these prompts of the vocabulary."""
         find_input = find_stage(prompts, self._device)
         if not self._stock:
             return self._ground_alone(find_input)
@@ -93,11 +96,7 @@ class Grounding:
         masks: list[_StockMasks | _SharedMasks] = []
         for i in range(count):
             one = slice(i, i + 1)
-            parts = memory[:, one], queries[:, one], prompt[:, one], prompt_mask[one]
-            if self._mask_head is None:
-                masks.append(_StockMasks(self._model, self._backbone_out, *parts))
-            else:
-                masks.append(_SharedMasks(self._mask_head, *parts))
+            masks.append(self._masks(memory[:, one], queries[:, one], prompt[:, one], prompt_mask[one]))
         return Grounded.of_output(out, masks)
 
     def _ground_alone(self, find_input: host.FindStage) -> Grounded:
@@ -107,8 +106,33 @@ class Grounding:
             find_target=None,
             geometric_prompt=self._model._get_dummy_prompt(len(find_input.text_ids)),
         )
-        masks = [DecodedMasks(*pair) for pair in zip(out["pred_masks"], out["semantic_seg"][:, 0], strict=True)]
-        return Grounded.of_output(out, masks)
+        return Grounded.of_output(out, [_decoded(*pair) for pair in zip(out["pred_masks"], out["semantic_seg"][:, 0])])
+
+    def _masks(self, memory: Tensor, queries: Tensor, prompt: Tensor, prompt_mask: Tensor) -> PromptMasks:
+        """The masks of one prompt, for batch size 1."""
+        head = self._mask_head
+        if head is not None:
+            pixels = cache(lambda: head.pixels(memory, prompt, prompt_mask)[0])
+            return PromptMasks(
+                lambda positions: head.instances(queries[-1, 0, positions], pixels()), lambda: head.semantic(pixels())
+            )
+
+        @cache
+        def decode() -> PromptMasks:
+            out: dict[str, Tensor] = {}
+            self._model._run_segmentation_heads(
+                out=out,
+                backbone_out=dict(self._backbone_out),
+                img_ids=torch.zeros(1, dtype=torch.long, device=memory.device),
+                vis_feat_sizes=None,
+                encoder_hidden_states=memory,
+                prompt=prompt,
+                prompt_mask=prompt_mask,
+                hs=queries,
+            )
+            return _decoded(out["pred_masks"][0], out["semantic_seg"][0, 0])
+
+        return PromptMasks(lambda positions: decode().instances(positions), lambda: decode().semantic())
 
     @cached_property
     def _mask_head(self) -> MaskHead | None:
@@ -119,72 +143,13 @@ class Grounding:
         return None
 
 
-@dataclass(frozen=True)
-class DecodedMasks:
-    """Masks that are there: (Q, h, w) and (h, w) logits."""
-
-    of_queries: Tensor
-    of_prompt: Tensor
-
-    def instances(self, queries: Tensor) -> Tensor:
-        return self.of_queries[queries]
-
-    def semantic(self) -> Tensor:
-        return self.of_prompt
-
-
-@dataclass(frozen=True)
-class _SharedMasks:
-    head: MaskHead
-    memory: Tensor
-    queries: Tensor
-    prompt: Tensor
-    prompt_mask: Tensor
-
-    def instances(self, queries: Tensor) -> Tensor:
-        return self.head.instances(self.queries[-1, 0, queries], self._pixels)
-
-    def semantic(self) -> Tensor:
-        return self.head.semantic(self._pixels)
-
-    @cached_property
-    def _pixels(self) -> Tensor:
-        return self.head.pixels(self.memory, self.prompt, self.prompt_mask)[0]
-
-
-@dataclass(frozen=True)
-class _StockMasks:
-    model: host.Sam3Image
-    backbone_out: dict[str, Any]
-    memory: Tensor
-    queries: Tensor
-    prompt: Tensor
-    prompt_mask: Tensor
-
-    def instances(self, queries: Tensor) -> Tensor:
-        return self._decoded["pred_masks"][0, queries]
-
-    def semantic(self) -> Tensor:
-        return self._decoded["semantic_seg"][0, 0]
-
-    @cached_property
-    def _decoded(self) -> dict[str, Tensor]:
-        out: dict[str, Tensor] = {}
-        self.model._run_segmentation_heads(
-            out=out,
-            backbone_out=dict(self.backbone_out),
-            img_ids=torch.zeros(1, dtype=torch.long, device=self.memory.device),
-            vis_feat_sizes=None,
-            encoder_hidden_states=self.memory,
-            prompt=self.prompt,
-            prompt_mask=self.prompt_mask,
-            hs=self.queries,
-        )
-        return out
+def _decoded(of_queries: Tensor, semantic: Tensor) -> PromptMasks:
+    """Masks from (Q, h, w) and (h, w) logits."""
+    return PromptMasks(lambda positions: of_queries[positions], lambda: semantic)
 
 
 class SharedSelfAttention(nn.Module):
-    """Self-attention over a batch of equal sequences, attended once and remembered.
+    """Self-attention over a batch of equal sequences, computed once and kept.
 
     Args:
         attention: batch first, without masks.
@@ -202,10 +167,10 @@ class SharedSelfAttention(nn.Module):
 
 
 class HeadsFirst(nn.Module):
-    """What a module gives, (B, Q, positions, heads), the same numbers laid out in memory as (B, heads, Q, positions).
+    """Output (B, Q, positions, heads) of a module, laid out in memory as (B, heads, Q, positions).
 
-    The sum of two of these, for rows and columns, is the decoder's bias of every query towards every position; it needs
-    the sum in that order, and so does not copy it once more.
+    The decoder's bias of every query towards every position is the sum of two of these, for rows and columns, and needs
+    that order: so the sum is not copied once more.
     """
 
     def __init__(self, embedding: nn.Module) -> None:
@@ -218,8 +183,7 @@ class HeadsFirst(nn.Module):
 
 
 def _sharing(model: host.Sam3Image) -> host.Sam3Image:
-    """A model of the very same parts but for the self-attention of the fusion encoder's first layer and for the layout
-    of the decoder's biases."""
+    """A model of the very same parts but for the fusion encoder's first self-attention and the layout of biases."""
     transformer = converted(model.transformer, type(model.transformer))
     transformer.encoder = _sharing_encoder(transformer.encoder)
     transformer.decoder = decoder = converted(transformer.decoder, type(transformer.decoder))
@@ -254,7 +218,7 @@ def _log_once(message: str) -> None:
 
 
 def find_stage(prompts: range, device: torch.device) -> host.FindStage:
-    """SAM 3's description of a query: these prompts of the vocabulary, on the one picture, without boxes or points."""
+    """SAM 3's description of prompts of the vocabulary on the one image, without boxes or points."""
     return host.FindStage(
         img_ids=torch.zeros(len(prompts), dtype=torch.long, device=device),
         text_ids=torch.tensor(list(prompts), dtype=torch.long, device=device),

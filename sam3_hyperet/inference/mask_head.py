@@ -1,8 +1,8 @@
-"""SAM 3's segmentation head asked about one picture again and again: what its prompts share is computed once.
+"""SAM 3's segmentation head for many prompts on one image: what the prompts share is computed once.
 
 The pixel decoder's step from one level of the pyramid to the next, p the pixels so far and f the level's features, is
 relu(norm(conv(up(p) + f))). A convolution is linear, so this is relu(norm(conv(up(p)) + conv(f))), whose second term
-belongs to the picture; and the 3 × 3 convolution of a map enlarged twice by repetition is four 2 × 2 convolutions of
+belongs to the image; and the 3 × 3 convolution of a map enlarged twice by repetition is four 2 × 2 convolutions of
 the map itself, one for each place in a pair of rows and of columns: 4/9 of the multiplications. The 1 × 1 convolution
 before the products of queries and pixels is folded into the queries: ⟨e, Wp + b⟩ = ⟨Wᵀe, p⟩ + ⟨e, b⟩.
 """
@@ -23,10 +23,10 @@ from sam3_hyperet.modeling.sites.site import PyramidAdjustment
 
 
 class MaskHead:
-    """The segmentation head on one picture.
+    """The segmentation head on one image.
 
     Args:
-        head: one of which `shares_work` says that its structure is known.
+        head: one for which `shares_work` is true.
         pyramid: (1, D, H, W) features, highest resolution first; a prompt's memory takes the place of the last.
     """
 
@@ -40,7 +40,7 @@ class MaskHead:
         """(B, D, H, W) pixel embeddings, at the resolution of the pyramid's first level.
 
         Args:
-            memory: (positions, B, D) image features that the encoder made for each prompt.
+            memory: (positions, B, D) image features from the encoder for each prompt.
             prompt: (tokens, B, D) prompts, of which `prompt_mask`, (B, tokens), is true at the padding.
         """
         if self._head.cross_attend_prompt is not None:
@@ -78,11 +78,11 @@ class MaskHead:
         decoder = self._head.pixel_decoder
         place = 0 if decoder.shared_conv else i
         convolution, norm = decoder.conv_layers[place], decoder.norms[place]
-        of_picture = convolution(self._adjusted(self._last - 1 - i, level))
+        of_image = convolution(self._adjusted(self._last - 1 - i, level))
         weight = enlarging_weight(convolution.weight)
 
         def step(pixels: Tensor) -> Tensor:
-            return F.relu_(norm(enlarged_convolution(pixels, weight, of_picture)))
+            return F.relu_(norm(enlarged_convolution(pixels, weight, of_image)))
 
         return step
 

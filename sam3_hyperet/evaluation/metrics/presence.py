@@ -112,15 +112,9 @@ class PresenceEvaluator:
         return accuracy
 
     def _counts(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
-        """(n, 2, 2) counts of each group and image."""
+        """(n, 2, 2) counts of each group and image, as for `presence_metrics`."""
         truth = np.stack([record["truth"] for record in records])
-        said = np.stack([record["probability"] for record in records]) >= self._threshold
-        return {
-            name: np.stack(
-                [
-                    np.stack([((truth == there) & (said == saying) & members).sum(axis=1) for saying in (False, True)])
-                    for there in (_ABSENT, _PRESENT)
-                ]
-            ).transpose(2, 0, 1)
-            for name, members in self._members.items()
-        }
+        predicted = np.stack([record["probability"] for record in records]) >= self._threshold
+        actual = np.stack([truth == _ABSENT, truth == _PRESENT], axis=1)[:, :, None]
+        pairs = actual & np.stack([~predicted, predicted], axis=1)[:, None]
+        return {name: (pairs & members).sum(axis=-1) for name, members in self._members.items()}

@@ -92,7 +92,7 @@ def test_a_damaged_record_is_not_there(tmp_path_factory, seed, cut):
     if cut:
         assert found is None
         assert store.missing([4, 5]) == ([4, 5], 1)
-        with pytest.raises(DataError, match="2 of 2 records are missing, the first that of picture 4"):
+        with pytest.raises(DataError, match="2 of 2 records are missing, the first that of image 4"):
             store.read_all([4, 5])
 
 

@@ -45,7 +45,7 @@ def test_all_models_see_a_picture_before_any_sees_the_next(pictures, coco_file, 
     record_images(runs, [[0, 1, 2], [1, 2]], pictures.picture)
     assert seen == [(0, "a"), (1, "a"), (1, "b"), (2, "a"), (2, "b")]
     assert pictures.opened == [0, 1, 2]
-    with pytest.raises(DataError, match="1 of 3 records are missing, the first that of picture 0"):
+    with pytest.raises(DataError, match="1 of 3 records are missing, the first that of image 0"):
         runs[1].store.read_all(task.positions)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.inference import grounding as prompt_sharing
+from sam3_hyperet.inference import grounding
 from sam3_hyperet.inference.mask_head import enlarged_convolution, enlarging_weight
 from sam3_hyperet.inference.predictor import Predictor
 
@@ -122,7 +122,7 @@ class OwnEncoder(host.TransformerEncoderFusion):
     ],
 )
 def test_what_is_unknown_is_run_as_it_is(model, picture, caplog, part, own, message):
-    prompt_sharing._log_once.cache_clear()
+    grounding._log_once.cache_clear()
     model.get_submodule(part).__class__ = own
     with caplog.at_level(logging.INFO, logger="sam3_hyperet"):
         assert_equal_detections(model, picture)
