@@ -11,7 +11,7 @@ from sam3.model.sam3_image_processor import Sam3Processor
 
 import sam3_hyperet as hy
 from sam3_hyperet.data.scenes.dataset import scene
-from sam3_hyperet.report.figures.pictures import overlay
+from sam3_hyperet.report.figures.images import overlay
 
 PROMPTS = ("vehicle", "building", "plant")
 

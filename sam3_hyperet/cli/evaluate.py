@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> Path:
     device = choose_device(config.device)
     fabric = _fabric(config.devices, device)
     console = Console(highlight=False, quiet=not fabric.is_global_zero)
-    with fabric.rank_zero_first():  # it may draw the pictures
+    with fabric.rank_zero_first():  # it may draw the images
         split = open_split(data, str(config.split))
     models = open_models(model_values, trained, fabric.device if fabric.world_size > 1 else device)
     run_dir = Path(fabric.broadcast(config.run_dir))  # its default has the time, which is each process's own
@@ -85,9 +85,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def _fabric(devices: int, device: torch.device) -> Fabric:
-    """The processes that share the pictures, started."""
+    """The processes that share the images, started."""
     if type(devices) is not int or devices < 1:
-        raise ConfigError(f"devices={devices!r}; expected how many processes share the pictures, from 1")
+        raise ConfigError(f"devices={devices!r}; expected how many processes share the images, from 1")
     strategy = "ddp" if devices > 1 else "auto"
     fabric = make_fabric(f"devices={devices}", accelerator=device.type, devices=devices, strategy=strategy)
     fabric.launch()

@@ -19,7 +19,7 @@ from sam3_hyperet.masks import encode_masks
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.opening import open_model, set_threads
-from sam3_hyperet.report.figures.pictures import overlay
+from sam3_hyperet.report.figures.images import overlay
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 

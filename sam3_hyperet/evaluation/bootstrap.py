@@ -1,4 +1,4 @@
-"""How sure is a difference between two models? The paired percentile bootstrap over pictures (Efron, 1979)."""
+"""How sure is a difference between two models? The paired percentile bootstrap over images (Efron, 1979)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _INTERVAL = (2.5, 97.5)  # percentiles
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of one model less that of another, on the same pictures.
+    """A figure of one model less that of another, on the same images.
 
     Attributes:
-        value: on the pictures as they are; NaN where either has no value.
+        value: on the images as they are; NaN where either has no value.
         low, high: the 95 % interval; NaN where no draw has a value.
         share_above: of the draws, how many are above 0; a draw of exactly 0 counts half.
-        dropped: draws that gave no value, for instance because nothing was to find in the drawn pictures.
+        dropped: draws that gave no value, for instance because nothing was to find in the drawn images.
     """
 
     value: float
@@ -31,32 +31,32 @@ class Difference:
     dropped: int
 
 
-def draw_weights(pictures: int, draws: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """How often each picture counts, int (pictures,), in each of `draws` samples with replacement of that size."""
+def draw_weights(images: int, draws: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each image counts, int (images,), in each of `draws` samples with replacement of that size."""
     generator = np.random.default_rng(seed)
     for _ in range(draws):
-        yield np.bincount(generator.integers(pictures, size=pictures), minlength=pictures)
+        yield np.bincount(generator.integers(images, size=images), minlength=images)
 
 
 def paired_differences(
-    model: Figures, base: Figures, pictures: int, draws: int = 1000, seed: int = 0
+    model: Figures, base: Figures, images: int, draws: int = 1000, seed: int = 0
 ) -> dict[str, Difference]:
-    """The differences model - base of all figures that both have, under the same draws of the pictures.
+    """The differences model - base of all figures that both have, under the same draws of the images.
 
     Args:
         model, base: `Evaluator.headline` of the same split; NaN where there is no value.
 
     Raises:
-        ConfigError: no draws. DataError: no pictures.
+        ConfigError: no draws. DataError: no images.
     """
     if draws < 1:
         raise ConfigError(f"bootstrap draws={draws}; expected an integer from 1")
-    if pictures < 1:
-        raise DataError("a bootstrap needs pictures; there are none")
-    once = np.ones(pictures, dtype=np.int64)
+    if images < 1:
+        raise DataError("a bootstrap needs images; there are none")
+    once = np.ones(images, dtype=np.int64)
     values = _differences(model, base, once)
     drawn: dict[str, list[float]] = {key: [] for key in values}
-    for weights in draw_weights(pictures, draws, seed):
+    for weights in draw_weights(images, draws, seed):
         for key, difference in _differences(model, base, weights).items():
             drawn[key].append(difference)
     return {key: _summary(value, np.array(drawn[key])) for key, value in values.items()}

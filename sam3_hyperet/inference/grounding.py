@@ -106,7 +106,8 @@ class Grounding:
             find_target=None,
             geometric_prompt=self._model._get_dummy_prompt(len(find_input.text_ids)),
         )
-        return Grounded.of_output(out, [_decoded(*pair) for pair in zip(out["pred_masks"], out["semantic_seg"][:, 0])])
+        pairs = zip(out["pred_masks"], out["semantic_seg"][:, 0], strict=True)
+        return Grounded.of_output(out, [_decoded(*pair) for pair in pairs])
 
     def _masks(self, memory: Tensor, queries: Tensor, prompt: Tensor, prompt_mask: Tensor) -> PromptMasks:
         """The masks of one prompt, for batch size 1."""

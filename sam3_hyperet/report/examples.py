@@ -17,7 +17,7 @@ from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
 from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
 from sam3_hyperet.evaluation.task import INSTANCES, vocabulary_labels
 from sam3_hyperet.masks import decode
-from sam3_hyperet.report.figures.pictures import IGNORED, Detection, Example, SemanticExample
+from sam3_hyperet.report.figures.images import IGNORED, Detection, Example, SemanticExample
 from sam3_hyperet.report.tables import number
 
 
@@ -48,7 +48,7 @@ def examples(comparison: Comparison, extremes: Sequence[Extreme] | None = None) 
     base, last = _base_and_last(comparison)
     return [
         Example(
-            picture=np.asarray(images.picture(i)),
+            image=np.asarray(images.picture(i)),
             prompt=categories[category_id].name,
             granularity=categories[category_id].granularity,
             truth=tuple(decode(one.rle).astype(bool) for one in images.instances(i) if one.category_id == category_id),

@@ -35,7 +35,7 @@ from sam3_hyperet.report.evidence import (
 )
 from sam3_hyperet.report.examples import examples, extremes, semantic_examples
 from sam3_hyperet.report.figures.category_plots import TreeConfusion, confusion_plots, difference_plots
-from sam3_hyperet.report.figures.pictures import Example, Panel, SemanticExample, instance_panels, semantic_panels
+from sam3_hyperet.report.figures.images import Example, Panel, SemanticExample, instance_panels, semantic_panels
 from sam3_hyperet.report.figures.plots import Plot, model_colors
 from sam3_hyperet.report.figures.radius_maps import RadiusMap, site_maps
 from sam3_hyperet.report.figures.radius_plots import RadiusShift, radius_plots
@@ -159,8 +159,8 @@ def protocol_facts(comparison: Comparison) -> dict[str, str]:
 def write_report(report: Report, path: Path, *, score_threshold: float = 0.5) -> Path:
     """Write one self-contained HTML file, whole or not at all; its folder is made.
 
-    score_threshold: the pictures show the detections whose score is at least that.
-    Raises DataError, naming the prompt, for masks that do not fit their picture.
+    score_threshold: the images show the detections whose score is at least that.
+    Raises DataError, naming the prompt, for masks that do not fit their image.
     """
     return _write_whole(Path(path), _template().render(_view(report, score_threshold)))
 

@@ -36,7 +36,7 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "’": "'",
 }
 _NOTE = (
-    "Differences are from the base, with the 95 % interval of a paired bootstrap over the pictures where there is one; "
+    "Differences are from the base, with the 95 % interval of a paired bootstrap over the images where there is one; "
     "bold is the best figure of a row where its interval does not hold 0. "
     "Adapted models are not tested against each other."
 )
@@ -68,12 +68,12 @@ METRICS = (
     Metric(
         "presence/accuracy_absent",
         "Right about what is absent",
-        "Share of prompts for something that is not in the picture where the model says so; the rest are false alarms.",
+        "Share of prompts for something that is not in the image where the model says so; the rest are false alarms.",
     ),
     Metric(
         "presence/accuracy_present",
         "Right about what is present",
-        "Share of prompts for something that is in the picture where the model says so.",
+        "Share of prompts for something that is in the image where the model says so.",
     ),
     Metric(
         "hierarchy/consistency",

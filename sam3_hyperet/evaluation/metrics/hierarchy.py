@@ -7,7 +7,7 @@ parent, if that is a class itself):
 - `consistency`: IoU(P, C). Where both are empty there is nothing to compare: the pair is left out, and `unanswered` is
   the share of such pairs. Where only one is empty it is 0.
 - `parent_recall`: |P ∩ G| / |G|.
-- `containment`, of parts: the share of a part's mask that lies in the masks of its wholes, where the picture shows the
+- `containment`, of parts: the share of a part's mask that lies in the masks of its wholes, where the image shows the
   part and its mask is not empty.
 - `sibling_confusion`: the share of annotated regions that a sibling's prompt claims: one of its masks, or their union,
   has IoU ≥ 1/2 with the region, and no annotation of the sibling has. Of regions whose class has siblings.

@@ -1,4 +1,4 @@
-"""Figures of a concept tree, from the areas and claims that `GranularityEvaluator` counts on each picture."""
+"""Figures of a concept tree, from the areas and claims that `GranularityEvaluator` counts on each image."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _HEADLINE = ("hierarchy/consistency", *(f"hierarchy/{kin}_confusion" for kin in 
 
 @dataclass(frozen=True)
 class _Values:
-    """A figure is the mean of values, each of which belongs to a picture."""
+    """A figure is the mean of values, each of which belongs to a image."""
 
     values: np.ndarray
-    pictures: np.ndarray
+    images: np.ndarray
 
     def of(self, rows: np.ndarray) -> _Values:
-        return _Values(self.values[rows], self.pictures[rows])
+        return _Values(self.values[rows], self.images[rows])
 
     def mean(self, weights: np.ndarray) -> float:
-        counts = weights[self.pictures]
+        counts = weights[self.images]
         return float(counts @ self.values / total) if (total := counts.sum()) else float("nan")
 
 
 class HierarchyCounts:
-    """Adds up the records of pictures.
+    """Adds up the records of images.
 
     Attributes:
         children: everything that has a parent, in the order of the numbers in the records.
@@ -55,7 +55,7 @@ class HierarchyCounts:
         }
 
     def metrics(self, records: Sequence[Record]) -> dict[str, float]:
-        """Every figure that something was seen for, and what they are means of: `hierarchy/pairs` of a picture and a
+        """Every figure that something was seen for, and what they are means of: `hierarchy/pairs` of a image and a
         parent, and `hierarchy/regions`."""
         once = np.ones(len(records), np.int64)
         found = {name: values.mean(once) for name, values in self._figures(records).items() if len(values.values)}
@@ -78,34 +78,34 @@ class HierarchyCounts:
         return matrix, np.bincount(regions, minlength=len(self.children))
 
     def _figures(self, records: Sequence[Record]) -> dict[str, _Values]:
-        pairs, pictures = _stack(records, "kinds")
+        pairs, images = _stack(records, "kinds")
         parent, both, either, found, truth = pairs.T
         answered = either > 0
-        consistency = _Values(both[answered] / either[answered], pictures[answered])
-        recall = _Values(found / np.maximum(truth, 1), pictures)
+        consistency = _Values(both[answered] / either[answered], images[answered])
+        recall = _Values(found / np.maximum(truth, 1), images)
         figures = {
             "consistency": consistency,
             "parent_recall": recall,
-            "unanswered": _Values((~answered).astype(float), pictures),
+            "unanswered": _Values((~answered).astype(float), images),
         }
         for number, name in enumerate(self._parents):
             figures[f"{name}/consistency"] = consistency.of(parent[answered] == number)
             figures[f"{name}/parent_recall"] = recall.of(parent == number)
-        parts, pictures = _stack(records, "parts")
-        figures["containment"] = _Values(parts[:, 1] / parts[:, 2], pictures)
+        parts, images = _stack(records, "parts")
+        figures["containment"] = _Values(parts[:, 1] / parts[:, 2], images)
         for relation in self._relatives:
             figures |= self._confused(records, relation)
         return {f"hierarchy/{name}": values for name, values in figures.items()}
 
     def _confused(self, records: Sequence[Record], relation: str) -> dict[str, _Values]:
         related = self._relatives[relation]
-        regions, pictures = _stack(records, "regions")
+        regions, images = _stack(records, "regions")
         truth, prompt, region = self._claims(records)
         claimed = np.zeros(len(regions))
         claimed[region[related[truth, prompt]]] = 1
         has_any = np.asarray(related.any(axis=1))
         rows = has_any[regions]
-        values, regions = _Values(claimed[rows], pictures[rows]), regions[rows]
+        values, regions = _Values(claimed[rows], images[rows]), regions[rows]
         key = f"{relation}_confusion"
         figures = {key: values}
         for group, children in self._groups.items():
@@ -113,11 +113,11 @@ class HierarchyCounts:
         return figures
 
     def _claims(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each claim: the region's class, the prompt, and the region's place among those of all pictures."""
+        """Of each claim: the region's class, the prompt, and the region's place among those of all images."""
         regions, _ = _stack(records, "regions")
-        claims, picture = _stack(records, "claims")
+        claims, image = _stack(records, "claims")
         first = np.cumsum([0, *(len(record["regions"]) for record in records)])
-        region = claims[:, 0] + first[picture]
+        region = claims[:, 0] + first[image]
         return regions[region], claims[:, 1], region
 
     def _matrix(self, relatives: Sequence[Sequence[int]]) -> np.ndarray:
@@ -128,6 +128,6 @@ class HierarchyCounts:
 
 
 def _stack(records: Sequence[Record], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of all pictures, and the place of each one's picture among the records."""
+    """The rows of all images, and the place of each one's image among the records."""
     arrays = [record[name] for record in records]
     return np.concatenate(arrays), np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])

@@ -1,6 +1,6 @@
 """How well one number ranks errors: Spearman's ρ, AUROC and the area under the risk–coverage curve, with weights.
 
-Each of n items has an uncertainty and counts `weight` times, a whole number from 0: so a bootstrap draws pictures by
+Each of n items has an uncertainty and counts `weight` times, a whole number from 0: so a bootstrap draws images by
 weighting their items, and what takes long, the sorting, is done once. Equal values get their mean rank; the order
 among items of equal uncertainty is averaged over.
 """

@@ -121,7 +121,7 @@ class PooledDetections:
     """The detections of all images, sorted once by each uncertainty.
 
     Attributes:
-        error: (n,) 1 − IoU. wrong: (n,) IoU < 1/2. picture: (n,) place of the image among the records.
+        error: (n,) 1 − IoU. wrong: (n,) IoU < 1/2. image: (n,) place of the image among the records.
     """
 
     def __init__(self, records: Sequence[Record]) -> None:

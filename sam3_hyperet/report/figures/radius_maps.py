@@ -9,20 +9,20 @@ import cv2
 import matplotlib
 import numpy as np
 
-from sam3_hyperet.report.figures.pictures import SIDE, Panel, Picture, data_uri, enlarge
+from sam3_hyperet.report.figures.images import SIDE, Panel, Pixels, data_uri, enlarge
 from sam3_hyperet.report.tables import number, signed
 
 _MAP = "cividis"  # as good for the colour-blind as for others
 _CHANGE = "PuOr_r"
-_OPACITY = 0.78  # of the map over the greyed picture
+_OPACITY = 0.78  # of the map over the greyed image
 _STOPS = 9  # of a colour bar's gradient
 
 
 @dataclass(frozen=True)
 class RadiusMap:
-    """Normalised radii (h, w) at a site for one picture (H, W, 3) uint8, before and after the adjustment there."""
+    """Normalised radii (h, w) at a site for one image (H, W, 3) uint8, before and after the adjustment there."""
 
-    picture: Picture
+    image: Pixels
     site: str
     before: np.ndarray
     after: np.ndarray
@@ -48,7 +48,7 @@ class SiteMaps:
 
 
 def site_maps(maps: Sequence[RadiusMap]) -> list[SiteMaps]:
-    """Picture, radius before, after, and the difference; one scale of colours for all pictures of a site.
+    """Image, radius before, after, and the difference; one scale of colours for all images of a site.
 
     Maps without a finite value are left out.
     """
@@ -66,12 +66,12 @@ def _site(site: str, maps: Sequence[RadiusMap]) -> SiteMaps:
     reach = max(float(np.quantile(np.abs(changes), 0.99)), 1e-6)  # a few positions must not pale all others
     rows = []
     for one in maps:
-        panels = [Panel("Picture", data_uri(enlarge(one.picture, SIDE)))]
+        panels = [Panel("Image", data_uri(enlarge(one.image, SIDE)))]
         for title, values in (("Before", one.before), ("After", one.after)):
-            image = _laid_over(one.picture, (values - low) / max(high - low, 1e-6), _MAP)
+            image = _laid_over(one.image, (values - low) / max(high - low, 1e-6), _MAP)
             panels.append(Panel(title, data_uri(image), f"mean {number(float(values.mean()), 3)}"))
         change = one.after - one.before
-        image = _laid_over(one.picture, 0.5 + 0.5 * change / reach, _CHANGE)
+        image = _laid_over(one.image, 0.5 + 0.5 * change / reach, _CHANGE)
         panels.append(Panel("After − before", data_uri(image), f"mean {signed(float(change.mean()))}"))
         rows.append(tuple(panels))
     bars = (
@@ -81,9 +81,9 @@ def _site(site: str, maps: Sequence[RadiusMap]) -> SiteMaps:
     return SiteMaps(site, tuple(rows), bars)
 
 
-def _laid_over(picture: Picture, shares: np.ndarray, colors: str) -> Picture:
-    """Shares (h, w), clipped to [0, 1], smoothly enlarged and coloured over the picture in grey."""
-    grey = enlarge(picture, SIDE).astype(np.float32).mean(axis=2, keepdims=True)
+def _laid_over(image: Pixels, shares: np.ndarray, colors: str) -> Pixels:
+    """Shares (h, w), clipped to [0, 1], smoothly enlarged and coloured over the image in grey."""
+    grey = enlarge(image, SIDE).astype(np.float32).mean(axis=2, keepdims=True)
     height, width = grey.shape[:2]
     large = cv2.resize(shares.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     tint = matplotlib.colormaps[colors](np.clip(large, 0, 1))[..., :3] * 255

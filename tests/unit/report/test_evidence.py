@@ -120,8 +120,8 @@ def test_the_report_holds_it_all(comparison, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "comparison.md", "comparison.tex"}
     html = (tmp_path / "report.html").read_text("utf-8")
     for heading in (
-        *("Base and adapted", "Precision and recall", "Confusion within", "where it is wrong", "Radius over pictures"),
-        *("Radius before and after", "<h2>Pictures", "<h2>Label maps"),
+        *("Base and adapted", "Precision and recall", "Confusion within", "where it is wrong", "Radius over images"),
+        *("Radius before and after", "<h2>Images", "<h2>Label maps"),
     ):
         assert heading in html
     assert "Gained most" not in html  # nothing changed

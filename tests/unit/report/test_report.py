@@ -9,7 +9,7 @@ import pytest
 from metric_keys import keyed
 
 from sam3_hyperet.report.figures.category_plots import TreeConfusion
-from sam3_hyperet.report.figures.pictures import Detection, Example, SemanticExample
+from sam3_hyperet.report.figures.images import Detection, Example, SemanticExample
 from sam3_hyperet.report.figures.radius_maps import RadiusMap
 from sam3_hyperet.report.figures.radius_plots import RadiusShift
 from sam3_hyperet.report.figures.score_plots import PrecisionRecall, RiskCoverage
@@ -116,7 +116,7 @@ def test_report_shows_its_parts(tmp_path):
     for part in (
         *("Group-level AP rose", "Training", "Best tuning loss 2.5 at step 20", "Radius before and after"),
         *("nothing above 0.5", "100 % unassigned", "mask AP by category", "Data left out", "Versions"),
-        *("By category", "Precision and recall", "Confusion within", "where it is wrong", "Radius over pictures"),
+        *("By category", "Precision and recall", "Confusion within", "where it is wrong", "Radius over images"),
         *("Gained most", "Others, evenly spread", "+.280 to +.370", "(7)"),
     ):
         assert part in text
@@ -129,7 +129,7 @@ def test_missing_parts_are_left_out(tmp_path, figures):
     report = Report("bare", keyed(figures), [], {}, "", {})
     text = write_report(report, tmp_path / "report.html").read_text(encoding="utf-8")
     assert Page(text).open == []
-    for absent in ("Training", "Radius", "<h2>Pictures", "Protocol", "Configuration", "nan", "<h2>By", "95 %", "tree"):
+    for absent in ("Training", "Radius", "<h2>Images", "Protocol", "Configuration", "nan", "<h2>By", "95 %", "tree"):
         assert absent not in text
 
 

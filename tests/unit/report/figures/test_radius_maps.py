@@ -22,7 +22,7 @@ def ramp(low, high):
 def test_panels_and_scales():
     before, after = ramp(0.2, 0.5), ramp(0.2, 0.8)
     (site,) = site_maps([RadiusMap(GREY, "fpn.0", before, after)])
-    assert [panel.title for panel in site.rows[0]] == ["Picture", "Before", "After", "After − before"]
+    assert [panel.title for panel in site.rows[0]] == ["Image", "Before", "After", "After − before"]
     assert [panel.note for panel in site.rows[0]] == ["", "mean .350", "mean .500", "mean +.150"]
     scale, change = site.bars
     assert (scale.low, scale.high) == pytest.approx((0.2, 0.8))

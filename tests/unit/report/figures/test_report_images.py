@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.report.figures.pictures import (
+from sam3_hyperet.report.figures.images import (
     UNMATCHED,
     Detection,
     Example,
@@ -132,11 +132,11 @@ def test_instance_panels():
     mask = square(10, 10, 30)
     detections = (Detection(mask, 0.3), Detection(mask, 0.29), Detection(mask, float("nan")))
     panels = instance_panels(Example(GREY, "car", "object", (mask,), (), detections), 0.3)
-    assert [p.title for p in panels] == ["Picture", "Ground truth", "Base", "Adapted"]
+    assert [p.title for p in panels] == ["Image", "Ground truth", "Base", "Adapted"]
     assert [p.note for p in panels] == ["", "", "nothing above 0.3", ""]
     assert max(pixels(panels[3].address).shape) == 288
     absent = instance_panels(Example(GREY, "car", "object", (), (), ()), 0.3)
-    assert absent[1].note == "not in this picture"
+    assert absent[1].note == "not in this image"
     with pytest.raises(DataError, match="'car': a mask is"):
         instance_panels(Example(GREY, "car", "object", (mask[1:],), (), ()), 0.3)
 

@@ -1,7 +1,7 @@
-"""Masks and label maps drawn on pictures, for people.
+"""Masks and label maps drawn on images, for people.
 
 Colours are safe for the colour-blind as far as a dozen hues can be, and stable: number i is the same in every
-picture.
+image.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sam3_hyperet.errors import ConfigError, DataError
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
 UNMATCHED = -1
 """A colour number: the grey of a mask that belongs to nothing."""
 IGNORED = 255
 SIDE = 288
-"""Pixels of the longer side of a report's pictures."""
+"""Pixels of the longer side of a report's images."""
 
 _HUES = [  # the first seven are Okabe and Ito's
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442"),
@@ -49,9 +49,9 @@ class Detection:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt on a picture (H, W, 3) uint8; masks bool (H, W). No `truth`: the concept is not there."""
+    """One prompt on a image (H, W, 3) uint8; masks bool (H, W). No `truth`: the concept is not there."""
 
-    picture: Picture
+    image: Pixels
     prompt: str
     granularity: str
     truth: tuple[np.ndarray, ...]
@@ -62,9 +62,9 @@ class Example:
 
 @dataclass(frozen=True)
 class SemanticExample:
-    """Integer label maps (H, W) of one picture; 255 is ignored in `truth`, unassigned in the others."""
+    """Integer label maps (H, W) of one image; 255 is ignored in `truth`, unassigned in the others."""
 
-    picture: Picture
+    image: Pixels
     truth: np.ndarray
     base: np.ndarray
     adapted: np.ndarray
@@ -73,7 +73,7 @@ class SemanticExample:
 
 @dataclass(frozen=True)
 class Panel:
-    """One cell of a row of pictures: its address is a `data:` URI; `note` stands below it."""
+    """One cell of a row of images: its address is a `data:` URI; `note` stands below it."""
 
     title: str
     address: str
@@ -81,7 +81,7 @@ class Panel:
 
 
 @lru_cache(maxsize=8)
-def palette(count: int) -> Picture:
+def palette(count: int) -> Pixels:
     """RGB (count, 3): fourteen chosen colours, then generated ones of alternating lightness."""
     colors = [tuple(bytes.fromhex(hue[1:])) for hue in _HUES[:count]]
     extra = count - len(colors)
@@ -98,17 +98,17 @@ def palette(count: int) -> Picture:
 
 
 def overlay(
-    picture: Picture,
+    image: Pixels,
     masks: Sequence[np.ndarray],
     labels: Sequence[str] = (),
     alpha: float = 0.5,
     *,
     colors: Sequence[int] = (),
-) -> Picture:
-    """The picture with tinted, outlined masks, and a label in each where there are any.
+) -> Pixels:
+    """The image with tinted, outlined masks, and a label in each where there are any.
 
     Args:
-        picture: (H, W, 3) uint8; left as it is, a copy is returned.
+        image: (H, W, 3) uint8; left as it is, a copy is returned.
         masks: bool (H, W) each; an empty one draws nothing. The smaller of two lies on top.
         labels: one a mask, or none; "" leaves that one out.
         alpha: opacity of the tint, 0 to 1.
@@ -116,24 +116,24 @@ def overlay(
 
     Raises DataError for arrays that do not fit, ConfigError for an alpha that cannot be.
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise DataError(f"picture is {picture.dtype} {picture.shape}, expected uint8 (height, width, 3)")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise DataError(f"image is {image.dtype} {image.shape}, expected uint8 (height, width, 3)")
     for name, values in (("labels", labels), ("colors", colors)):
         if values and len(values) != len(masks):
             raise DataError(f"{len(values)} {name} for {len(masks)} masks")
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha={alpha}; expected 0 to 1")
     for number, mask in enumerate(masks):
-        if mask.shape != picture.shape[:2]:
-            raise DataError(f"mask {number} is {mask.shape}, its picture {picture.shape[:2]} (height, width)")
+        if mask.shape != image.shape[:2]:
+            raise DataError(f"mask {number} is {mask.shape}, its image {image.shape[:2]} (height, width)")
     hues = [_color(number) for number in (colors or range(len(masks)))]
     binary = [np.asarray(mask, dtype=bool) for mask in masks]
     order = sorted(range(len(masks)), key=lambda i: -int(binary[i].sum()))
-    tinted = picture.astype(np.float32)
+    tinted = image.astype(np.float32)
     for i in order:
         tinted[binary[i]] = (1 - alpha) * tinted[binary[i]] + alpha * np.array(hues[i], np.float32)
     result = np.ascontiguousarray(np.rint(tinted).astype(np.uint8))
-    width = max(1, round(min(picture.shape[:2]) / 180))
+    width = max(1, round(min(image.shape[:2]) / 180))
     for i in order:
         outline, _ = cv2.findContours(binary[i].astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         dark = tuple(int(0.3 * channel) for channel in hues[i])
@@ -146,7 +146,7 @@ def overlay(
     return result
 
 
-def colour_label_map(labels: np.ndarray, names: Sequence[str]) -> Picture:
+def colour_label_map(labels: np.ndarray, names: Sequence[str]) -> Pixels:
     """A label map (H, W) of integers in colour, (H, W, 3); 255 and negative values are hatched grey.
 
     Raises DataError for a map that is not one, and for a value that is neither a class of `names` nor 255.
@@ -163,7 +163,7 @@ def colour_label_map(labels: np.ndarray, names: Sequence[str]) -> Picture:
 
 
 def enlarge(array: np.ndarray, side: int, *, crisp: bool = False) -> np.ndarray:
-    """A picture, mask or label map resized so that its longer side is `side`, masks along smooth outlines.
+    """A image, mask or label map resized so that its longer side is `side`, masks along smooth outlines.
 
     crisp: copy the nearest pixel rather than interpolate; label maps must.
     """
@@ -179,13 +179,13 @@ def enlarge(array: np.ndarray, side: int, *, crisp: bool = False) -> np.ndarray:
     return cv2.resize(array, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LANCZOS4)
 
 
-def data_uri(picture: Picture, *, lossless: bool = False) -> str:
-    """A picture (H, W, 3) as a `data:` address: PNG where `lossless`, else WebP."""
-    buffer, image = io.BytesIO(), Image.fromarray(picture)
+def data_uri(image: Pixels, *, lossless: bool = False) -> str:
+    """A image (H, W, 3) as a `data:` address: PNG where `lossless`, else WebP."""
+    buffer, drawn = io.BytesIO(), Image.fromarray(image)
     if lossless:
-        image.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        drawn.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     else:
-        image.save(buffer, "WEBP", quality=86, method=5)
+        drawn.save(buffer, "WEBP", quality=86, method=5)
     kind = "png" if lossless else "webp"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
@@ -205,48 +205,48 @@ def match(truth: Sequence[np.ndarray], masks: Sequence[np.ndarray], iou: float =
 
 
 def instance_panels(example: Example, score_threshold: float) -> list[Panel]:
-    """Picture, ground truth, base and adapted; a detection has the colour of the truth that it matches."""
+    """Image, ground truth, base and adapted; a detection has the colour of the truth that it matches."""
     everything = (*example.truth, *(d.mask for d in (*example.base, *example.adapted)))
     for mask in everything:
-        if mask.shape != example.picture.shape[:2]:
-            size = example.picture.shape[:2]
-            raise DataError(f"prompt {example.prompt!r}: a mask is {mask.shape}, its picture {size} (height, width)")
-    picture = enlarge(example.picture, SIDE)
+        if mask.shape != example.image.shape[:2]:
+            size = example.image.shape[:2]
+            raise DataError(f"prompt {example.prompt!r}: a mask is {mask.shape}, its image {size} (height, width)")
+    image = enlarge(example.image, SIDE)
     truth = [enlarge(np.asarray(mask, dtype=bool), SIDE) for mask in example.truth]
-    note = "" if truth else "not in this picture"
+    note = "" if truth else "not in this image"
     panels = [
-        Panel("Picture", data_uri(picture)),
-        Panel("Ground truth", data_uri(overlay(picture, truth)), note),
+        Panel("Image", data_uri(image)),
+        Panel("Ground truth", data_uri(overlay(image, truth)), note),
     ]
     for title, detections in (("Base", example.base), ("Adapted", example.adapted)):
         shown = sorted((d for d in detections if d.score >= score_threshold), key=lambda d: -d.score)
         masks = [enlarge(np.asarray(d.mask, dtype=bool), SIDE) for d in shown]
         colors = match(truth, masks)
-        # What matches goes on top; of what does not, only the best is labelled, or labels would hide the picture.
+        # What matches goes on top; of what does not, only the best is labelled, or labels would hide the image.
         order = sorted(range(len(shown)), key=lambda k: (colors[k] != UNMATCHED, -k))
         labelled = [k for k in range(len(shown)) if colors[k] == UNMATCHED][:1]
-        image = overlay(
-            picture,
+        drawn = overlay(
+            image,
             [masks[k] for k in order],
             [f"{shown[k].score:.2f}" if colors[k] != UNMATCHED or k in labelled else "" for k in order],
             colors=[colors[k] for k in order],
         )
-        panels.append(Panel(title, data_uri(image), "" if shown else f"nothing above {score_threshold:g}"))
+        panels.append(Panel(title, data_uri(drawn), "" if shown else f"nothing above {score_threshold:g}"))
     return panels
 
 
 def semantic_panels(example: SemanticExample) -> tuple[list[Panel], list[tuple[str, str]]]:
-    """Picture and three label maps; and (name, CSS colour) of every class in them, "" that of no class."""
+    """Image and three label maps; and (name, CSS colour) of every class in them, "" that of no class."""
     maps = (("Ground truth", example.truth), ("Base", example.base), ("Adapted", example.adapted))
-    panels = [Panel("Picture", data_uri(enlarge(example.picture, SIDE)))]
+    panels = [Panel("Image", data_uri(enlarge(example.image, SIDE)))]
     seen: set[int] = set()
     for title, labels in maps:
-        if labels.shape != example.picture.shape[:2]:
-            raise DataError(f"{title}: label map is {labels.shape}, its picture {example.picture.shape[:2]}")
+        if labels.shape != example.image.shape[:2]:
+            raise DataError(f"{title}: label map is {labels.shape}, its image {example.image.shape[:2]}")
         nothing = (labels == IGNORED) | (labels < 0)
         share = f"{100 * nothing.mean():.0f} % {'unlabelled' if title == 'Ground truth' else 'unassigned'}"
-        image = colour_label_map(enlarge(labels, SIDE, crisp=True), example.names)
-        panels.append(Panel(title, data_uri(image, lossless=True), share if nothing.any() else ""))
+        drawn = colour_label_map(enlarge(labels, SIDE, crisp=True), example.names)
+        panels.append(Panel(title, data_uri(drawn, lossless=True), share if nothing.any() else ""))
         seen |= set(np.unique(np.where(nothing, IGNORED, labels)).tolist())
     colors = palette(len(example.names) or 1)
     legend = [(example.names[c], "#" + colors[c].tobytes().hex()) for c in sorted(seen - {IGNORED})]
@@ -267,11 +267,11 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), size)
 
 
-def _write_labels(picture: Picture, entries: Sequence[tuple[np.ndarray, str, tuple[int, int, int]]]) -> Picture:
+def _write_labels(image: Pixels, entries: Sequence[tuple[np.ndarray, str, tuple[int, int, int]]]) -> Pixels:
     """Each label on a chip of its mask's colour, in or beside the mask and off the other labels."""
-    image = Image.fromarray(picture)
-    draw = ImageDraw.Draw(image)
-    font = _font(max(10, round(min(picture.shape[:2]) / 20)))
+    drawn = Image.fromarray(image)
+    draw = ImageDraw.Draw(drawn)
+    font = _font(max(10, round(min(image.shape[:2]) / 20)))
     taken: list[Box] = []
     covered = np.any([mask for mask, _, _ in entries], axis=0)
     for mask, label, color in entries:
@@ -288,7 +288,7 @@ def _write_labels(picture: Picture, entries: Sequence[tuple[np.ndarray, str, tup
             fill=(0, 0, 0) if light else (255, 255, 255),
             font=font,
         )
-    return np.array(image, dtype=np.uint8)
+    return np.array(drawn, dtype=np.uint8)
 
 
 def _place(mask: np.ndarray, width: int, height: int, covered: np.ndarray, taken: Sequence[Box]) -> Box:
