@@ -93,7 +93,7 @@ class Grounding:
         out, queries = self._model._run_decoder(
             encoded["pos_embed"], memory, encoded["padding_mask"], {}, prompt, prompt_mask, encoded
         )
-        masks: list[_StockMasks | _SharedMasks] = []
+        masks = []
         for i in range(count):
             one = slice(i, i + 1)
             masks.append(self._masks(memory[:, one], queries[:, one], prompt[:, one], prompt_mask[one]))
