@@ -62,7 +62,7 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class ImageRecord:
+class ImageInfo:
     """A picture as its annotations describe it; `image_id` is the data set's own id."""
 
     image_id: int
@@ -102,7 +102,7 @@ class AnnotatedImages:
         ids = frozenset(category.id for category in self.categories)
         return frozenset() if self.counts is None else ids - self.counts.keys()
 
-    def image(self, i: int) -> ImageRecord:
+    def image(self, i: int) -> ImageInfo:
         """The record of picture i."""
         raise NotImplementedError
 

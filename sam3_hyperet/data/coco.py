@@ -20,7 +20,7 @@ from sam3_hyperet.data.annotations import (
     GRANULARITIES,
     AnnotatedImages,
     Category,
-    ImageRecord,
+    ImageInfo,
     Instance,
     category_id,
     field,
@@ -55,7 +55,7 @@ class CocoInstances(AnnotatedImages):
         self,
         name: str,
         categories: list[Category],
-        images: list[ImageRecord],
+        images: list[ImageInfo],
         table: AnnotationTable,
         federated: Mapping[int, Federated],
     ) -> None:
@@ -75,7 +75,7 @@ class CocoInstances(AnnotatedImages):
         """How many annotations the file has, dropped ones included."""
         return len(self._table.id) + self.dropped.total()
 
-    def image(self, i: int) -> ImageRecord:
+    def image(self, i: int) -> ImageInfo:
         return self._images[i]
 
     def instances(self, i: int) -> tuple[Instance, ...]:
@@ -173,8 +173,8 @@ def _categories(content: Mapping[str, Any], path: Path) -> list[Category]:
     return list(found.values())
 
 
-def _images(content: Mapping[str, Any], path: Path, folder: Path) -> tuple[list[ImageRecord], dict[int, int]]:
-    found: list[ImageRecord] = []
+def _images(content: Mapping[str, Any], path: Path, folder: Path) -> tuple[list[ImageInfo], dict[int, int]]:
+    found: list[ImageInfo] = []
     position: dict[int, int] = {}
     listing = Listing(folder)
     missing = []
@@ -202,7 +202,7 @@ def _images(content: Mapping[str, Any], path: Path, folder: Path) -> tuple[list[
         if file is None:
             missing.append(f"{file_name} (image {number})")
         position[number] = len(found)
-        found.append(ImageRecord(number, file or folder / file_name, height, width))
+        found.append(ImageInfo(number, file or folder / file_name, height, width))
     if not found:
         raise DataError(f"{path}: it has no images")
     if missing:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sam3_hyperet import masks
-from sam3_hyperet.data.annotations import ImageRecord, Instance, field, shown, whole_number
+from sam3_hyperet.data.annotations import ImageInfo, Instance, field, shown, whole_number
 from sam3_hyperet.data.polygons import Polygons
 from sam3_hyperet.errors import DataError
 
@@ -30,7 +30,7 @@ class AnnotationTable:
     def __init__(
         self,
         path: Path,
-        images: list[ImageRecord],
+        images: list[ImageInfo],
         position: Mapping[int, int],
         categories: Mapping[int, str],
         crowds_are_instances: bool = False,
@@ -87,7 +87,7 @@ class AnnotationTable:
                 "no noun_phrase"
             )
 
-    def _stated_area(self, record: Mapping[str, Any], image: ImageRecord) -> float:
+    def _stated_area(self, record: Mapping[str, Any], image: ImageInfo) -> float:
         area = record.get("area", ...)
         if type(area) in (int, float) and 0 < area <= image.height * image.width:
             return float(area)
@@ -96,7 +96,7 @@ class AnnotationTable:
         return math.nan
 
     def _take(
-        self, outline: object, box: tuple[float, ...] | None, number: int, image: ImageRecord, where: str
+        self, outline: object, box: tuple[float, ...] | None, number: int, image: ImageInfo, where: str
     ) -> bool:
         """Keep the outline; False if there is nothing of it to keep."""
         if isinstance(outline, dict):
@@ -222,7 +222,7 @@ class AnnotationTable:
         return {position: frozenset(categories) for position, categories in found.items()}
 
 
-def _stated_box(record: Mapping[str, Any], image: ImageRecord, where: str) -> tuple[float, ...] | None:
+def _stated_box(record: Mapping[str, Any], image: ImageInfo, where: str) -> tuple[float, ...] | None:
     """[x, y, width, height] of the file; None where it has none, or one without area.
 
     Raises:

@@ -14,7 +14,7 @@ from PIL import Image
 from sam3_hyperet.data.annotations import (
     AnnotatedImages,
     Category,
-    ImageRecord,
+    ImageInfo,
     Instance,
     one_line,
     prompt_name,
@@ -49,13 +49,13 @@ class LabelMaps(AnnotatedImages):
     def __len__(self) -> int:
         return len(self._files)
 
-    def image(self, i: int) -> ImageRecord:
+    def image(self, i: int) -> ImageInfo:
         """The record of picture i: its id is its position, its size that of the label map."""
         i = range(len(self))[i]
         picture, label = self._files[i]
         with _open_label(label) as opened:
             width, height = opened.size
-        return ImageRecord(i, picture, height, width)
+        return ImageInfo(i, picture, height, width)
 
     def files(self, i: int) -> tuple[Path, ...]:
         return self._files[i]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from sam3_hyperet.data.annotations import AnnotatedImages, ImageRecord, Instance
+from sam3_hyperet.data.annotations import AnnotatedImages, ImageInfo, Instance
 from sam3_hyperet.data.prompts import Prompt, PromptSampler
 from sam3_hyperet.data.transforms import Augmentation, Masks, image_tensor, masks_in_view, whole
 from sam3_hyperet.errors import ConfigError, DataError
@@ -129,7 +129,7 @@ class ConceptPrompts(Dataset[Datapoint]):
         regions: _Regions,
         others: frozenset[int],
         unlabelled: frozenset[int],
-        record: ImageRecord,
+        record: ImageInfo,
         rng: np.random.Generator,
     ) -> Sequence[Prompt]:
         """others: categories the image has and that are not prompted; they may imply some that are."""
@@ -179,7 +179,7 @@ def _datapoint(
     image: torch.Tensor,
     prompts: Sequence[Prompt],
     regions: _Regions,
-    record: ImageRecord,
+    record: ImageInfo,
     not_exhaustive: frozenset[int],
 ) -> Datapoint:
     side, crowds = image.shape[-1], regions.crowds()

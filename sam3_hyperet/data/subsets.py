@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sam3_hyperet.data.annotations import AnnotatedImages, ImageRecord, Instance
+from sam3_hyperet.data.annotations import AnnotatedImages, ImageInfo, Instance
 from sam3_hyperet.data.label_maps import IGNORED
 
 
@@ -23,7 +23,7 @@ class Subset(AnnotatedImages):
     def __len__(self) -> int:
         return len(self._positions)
 
-    def image(self, i: int) -> ImageRecord:
+    def image(self, i: int) -> ImageInfo:
         return self._whole.image(self._positions[i])
 
     def instances(self, i: int) -> tuple[Instance, ...]:

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageRecord, Instance
+from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, Instance
 from sam3_hyperet.evaluation.scoring.coco import GroundTruth
 from sam3_hyperet.inference.prediction import PromptPrediction
 
@@ -41,7 +41,7 @@ class Annotated(AnnotatedImages):
     def __len__(self) -> int:
         return len(self._images)
 
-    def image(self, i: int) -> ImageRecord:
+    def image(self, i: int) -> ImageInfo:
         return self._images[i]
 
     def instances(self, i: int) -> tuple[Instance, ...]:
@@ -53,7 +53,7 @@ def annotated(truth: GroundTruth) -> Annotated:
     return Annotated(
         truth.source,
         [Category(i, name) for i, name in truth.categories.items()],
-        [ImageRecord(i, Path(f"{i}.png"), *size) for i, size in truth.sizes.items()],
+        [ImageInfo(i, Path(f"{i}.png"), *size) for i, size in truth.sizes.items()],
         [
             tuple(
                 Instance(t.category_id, t.shapes["segm"], t.crowd, -1, tuple(t.shapes["bbox"]), t.area)
@@ -80,8 +80,8 @@ class Drawn(AnnotatedImages):
     def __len__(self) -> int:
         return len(self.regions)
 
-    def image(self, i: int) -> ImageRecord:
-        return ImageRecord(100 + 10 * i, Path(f"{i}.png"), HEIGHT, WIDTH)
+    def image(self, i: int) -> ImageInfo:
+        return ImageInfo(100 + 10 * i, Path(f"{i}.png"), HEIGHT, WIDTH)
 
     def picture(self, i: int) -> Image.Image:
         self.opened.append(i)

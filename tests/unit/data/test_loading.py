@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from torchvision.transforms import v2
 
 from sam3_hyperet.data.ade20k import read_ade20k
-from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageRecord, Instance
+from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, Instance
 from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.data.loading import ConceptPrompts, EndlessOrder, build_loader
 from sam3_hyperet.data.prompts import PromptSampler
@@ -45,7 +45,7 @@ class InMemory(AnnotatedImages):
         return len(self.found)
 
     def image(self, i):
-        return ImageRecord(100 + i, f"{i}.png", H, W)
+        return ImageInfo(100 + i, f"{i}.png", H, W)
 
     def picture(self, i):
         if self.found[i] is None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from drawn_pictures import CLASSES, Drawn, Knowing, Part
 
-from sam3_hyperet.data.annotations import ImageRecord
+from sam3_hyperet.data.annotations import ImageInfo
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
 from sam3_hyperet.evaluation.runner import records_of
@@ -139,7 +139,7 @@ def test_instances_and_label_maps_share_the_picture_and_each_prompt(evaluate, pi
 
 def test_instances_and_label_maps_of_other_pictures_are_refused(evaluate, pictures, coco_file):
     others = Drawn(pictures.regions[1:])
-    others.image = lambda i: ImageRecord(7, Path("other.png"), 24, 32)
+    others.image = lambda i: ImageInfo(7, Path("other.png"), 24, 32)
     with pytest.raises(DataError, match=r"image 0: its instances are those of 0.png, its label map .* other.png"):
         evaluate(Knowing(pictures), Part(pictures, coco_file, others), Protocol())
     with pytest.raises(ConfigError, match="without instances and without label maps"):
