@@ -25,7 +25,7 @@ def main(folder: Path, steps: int = 100) -> list[float]:
     print(hy.set_stage(model, 1))  # freezes the base
 
     scenes = write_scenes(folder / "scenes", images=64, seed=0)
-    images = hy.read_coco(scenes.annotations(), scenes.image_folder, tree=scenes.concepts)
+    images = hy.read_coco(scenes.annotations, scenes.image_folder, tree=scenes.concepts)
     groups = [category for category in images.categories if category.granularity == "group"]
     sampler = hy.PromptSampler(groups, positives=2, negatives=2)
     dataset = hy.ConceptPrompts(images, hy.resolution(model), sampler)

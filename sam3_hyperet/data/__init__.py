@@ -1,8 +1,14 @@
-"""Readers of annotated pictures, the prompts made of them, and their way into SAM 3's batches.
+"""Annotated images, the prompts made of them, and their way into SAM 3's batches. Only `loading` imports sam3.
 
-`records` what every reader returns · `coco` · `label_maps` · `ade20k` the readers · `segments` their
-outlines · `sources` a data set by its options · `subsets` parts of one · `open_vocabulary` lists of names ·
-`concepts` which prompts to ask of a picture · `transforms` pixels and masks to the model's size · `loading` the data
-set and its loader · `scenes` the embedded data · `inspection`, `conversion` what the prepare tools do. Only `loading`
-imports sam3.
+- `annotations`: what every reader returns, and checks of single values
+- `coco`, `coco_annotations`, `polygons`: COCO instances; which annotations count
+- `label_maps`, `ade20k`: label maps and lists of names
+- `finding`: the finder of files
+- `options`, `sources`: a data set by its options; what a run opens
+- `subsets`, `vocabularies`: parts of a data set, lists of category names
+- `hierarchy`: concept trees
+- `prompts`: which concepts an image is prompted with
+- `transforms`, `loading`: images and masks at the model's size, datapoints and batches
+- `notes`, `checks`, `conversion`: what a person should know of a data set, and what the prepare tools do
+- `scenes`: the embedded data
 """

@@ -95,9 +95,7 @@ class AnnotationTable:
             self.adjusted[f"area that is no number of pixels, {_FROM_MASK}"] += 1
         return math.nan
 
-    def _take(
-        self, outline: object, box: tuple[float, ...] | None, number: int, image: ImageInfo, where: str
-    ) -> bool:
+    def _take(self, outline: object, box: tuple[float, ...] | None, number: int, image: ImageInfo, where: str) -> bool:
         """Keep the outline; False if there is nothing of it to keep."""
         if isinstance(outline, dict):
             rle = masks.from_run_lengths(outline, image.height, image.width, where)

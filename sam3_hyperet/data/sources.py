@@ -156,11 +156,11 @@ def _read_scenes(options: DataOptions, split: str, root: Path) -> Files:
     if type(count) is not int:
         raise ConfigError(f"data.splits.{split}={count!r}; expected the number of pictures to draw")
     scenes = write_scenes(root, count, options.seed + SPLITS.index(split), options.size, split)
-    images = read_coco(scenes.annotations(), scenes.image_folder, name=options.name, tree=scenes.concepts)
+    images = read_coco(scenes.annotations, scenes.image_folder, name=options.name, tree=scenes.concepts)
     labels = read_label_maps(
         scenes.image_folder, scenes.label_folder, scenes.names, ignore=0, offset=1, name=options.name
     )
-    return images, labels, scenes.annotations()
+    return images, labels, scenes.annotations
 
 
 def _read_coco(options: DataOptions, split: str, root: Path) -> Files:

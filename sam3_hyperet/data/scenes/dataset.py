@@ -5,14 +5,12 @@ Written as COCO instances and ADE-style label maps, so the readers and evaluator
     root/names.txt                                       the object-level classes, in label order
     root/concepts.json                                   the tree: id, name, granularity, parents, synonyms
     root/annotations/instances_<split>.json              all granularities
-    root/annotations/instances_<split>_{part,object,group}.json
     root/<split>/images/000001.png
     root/<split>/labels/000001.png                       0 = unlabelled, 1… = the line of names.txt
     root/<split>/manifest.json                           what the split was made from; its last file
 
 Beyond COCO's own keys, a category has `granularity`; an annotation has `object_id`, the id of the object
 that it is, is a part of, or is the group view of; a thing and its group view have `attributes: {"color": …}`.
-Annotations and categories keep their ids from file to file.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from sam3_hyperet.data.scenes.concepts import CONCEPTS, GRANULARITIES, OBJECTS, group_of
+from sam3_hyperet.data.scenes.concepts import CONCEPTS, OBJECTS, group_of
 from sam3_hyperet.data.scenes.drawing import Image, SceneInstance, draw_scene
 from sam3_hyperet.errors import ConfigError, DataError
 
@@ -65,12 +63,9 @@ class SceneSplit:
     def concepts(self) -> Path:
         return self.root / "concepts.json"
 
-    def annotations(self, granularity: str | None = None) -> Path:
-        """The COCO file of one granularity, or of all together."""
-        if granularity is not None and granularity not in GRANULARITIES:
-            raise ConfigError(f"granularity: {granularity!r}; expected one of {', '.join(GRANULARITIES)}")
-        suffix = "" if granularity is None else f"_{granularity}"
-        return self.root / "annotations" / f"instances_{self.split}{suffix}.json"
+    @property
+    def annotations(self) -> Path:
+        return self.root / "annotations" / f"instances_{self.split}.json"
 
     def manifest(self) -> dict[str, Any]:
         return {
@@ -141,7 +136,7 @@ def _is_complete(split: SceneSplit) -> bool:
         found = json.loads((split.root / split.split / "manifest.json").read_text())
     except (OSError, ValueError):
         return False
-    files = [split.annotations(), *map(split.annotations, GRANULARITIES), split.names, split.concepts]
+    files = [split.annotations, split.names, split.concepts]
     folders = (split.image_folder, split.label_folder)
     return (
         found == split.manifest()
@@ -154,13 +149,13 @@ def _check_replaceable(split: SceneSplit) -> None:
     folder = split.root / split.split
     if folder.exists() and not (folder / "manifest.json").is_file():
         raise DataError(f"{folder}: exists, but is no split of scenes (no manifest.json); choose another root or split")
-    for file in (split.annotations(), *map(split.annotations, GRANULARITIES)):
-        if file.exists() and '"description":"scenes"' not in file.read_text()[:100]:
-            raise DataError(f"{file}: exists, but was not written by scenes; choose another root or split")
+    file = split.annotations
+    if file.exists() and '"description":"scenes"' not in file.read_text()[:100]:
+        raise DataError(f"{file}: exists, but was not written by scenes; choose another root or split")
 
 
 def _write(split: SceneSplit) -> None:
-    for folder in (split.image_folder, split.label_folder, split.annotations().parent):
+    for folder in (split.image_folder, split.label_folder, split.annotations.parent):
         folder.mkdir(parents=True)
     records: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -171,8 +166,7 @@ def _write(split: SceneSplit) -> None:
         _write_png(split.label_folder / name, label_map(instances))
         records.append({"id": index, "file_name": name, "width": split.size, "height": split.size})
         annotations.extend(_annotations(instances, index, len(annotations) + 1))
-    for granularity in (None, *GRANULARITIES):
-        _write_json(split.annotations(granularity), _coco(records, annotations, granularity))
+    _write_json(split.annotations, _coco(records, annotations))
     split.names.write_text("".join(f"{name}\n" for name in OBJECTS))
     _write_json(split.concepts, [asdict(concept) for concept in sorted(CONCEPTS.values(), key=lambda c: c.id)])
     _write_json(split.root / split.split / "manifest.json", split.manifest())
@@ -198,9 +192,7 @@ def _annotations(instances: list[SceneInstance], image_id: int, first_id: int) -
     return annotations
 
 
-def _coco(records: list[dict[str, Any]], annotations: list[dict[str, Any]], granularity: str | None) -> dict[str, Any]:
-    chosen = [c for c in CONCEPTS.values() if granularity in (None, c.granularity)]
-    ids = {concept.id for concept in chosen}
+def _coco(records: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
     categories = [
         {
             "id": concept.id,
@@ -208,13 +200,13 @@ def _coco(records: list[dict[str, Any]], annotations: list[dict[str, Any]], gran
             "granularity": concept.granularity,
             "supercategory": (group_of(concept.name) if concept.granularity == "object" else None) or "",
         }
-        for concept in sorted(chosen, key=lambda concept: concept.id)
+        for concept in sorted(CONCEPTS.values(), key=lambda concept: concept.id)
     ]
     return {
         "info": {"description": "scenes", "version": str(VERSION)},
         "licenses": [],
         "images": records,
-        "annotations": [annotation for annotation in annotations if annotation["category_id"] in ids],
+        "annotations": annotations,
         "categories": categories,
     }
 
@@ -222,11 +214,10 @@ def _coco(records: list[dict[str, Any]], annotations: list[dict[str, Any]], gran
 def _publish(draft: SceneSplit, final: SceneSplit) -> None:
     """Moves a complete draft to its place; the split's folder, which holds the manifest, goes last."""
     folder = final.root / final.split
-    final.annotations().parent.mkdir(exist_ok=True)
+    final.annotations.parent.mkdir(exist_ok=True)
     if folder.exists():
         folder.rename(draft.root / "replaced")
-    for granularity in (None, *GRANULARITIES):
-        os.replace(draft.annotations(granularity), final.annotations(granularity))
+    os.replace(draft.annotations, final.annotations)
     os.replace(draft.names, final.names)
     os.replace(draft.concepts, final.concepts)
     try:

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 
 from sam3_hyperet.data.scenes import dataset as scenes
 from sam3_hyperet.data.scenes import drawing as scene_drawing
-from sam3_hyperet.data.scenes.concepts import CONCEPTS, GRANULARITIES, GROUPS, OBJECTS, PARTS, STUFF, THINGS
+from sam3_hyperet.data.scenes.concepts import CONCEPTS, GROUPS, OBJECTS, PARTS, STUFF, THINGS
 from sam3_hyperet.data.scenes.dataset import label_map, scene, write_scenes
 from sam3_hyperet.errors import ConfigError, DataError
 
@@ -178,20 +178,18 @@ def test_concepts_file_is_the_tree(written):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on NumPy 2
-@pytest.mark.parametrize("granularity", [None, *GRANULARITIES])
-def test_annotations_load_in_pycocotools(written, granularity, capsys):
-    coco = COCO(str(written.annotations(granularity)))
+def test_annotations_load_in_pycocotools(written, capsys):
+    coco = COCO(str(written.annotations))
     capsys.readouterr()
     assert len(coco.imgs) == written.images
-    expected = {c.name: c.id for c in CONCEPTS.values() if granularity in (None, c.granularity)}
+    expected = {c.name: c.id for c in CONCEPTS.values()}
     assert {category["name"]: category["id"] for category in coco.cats.values()} == expected
-    complete = {a["id"]: a for a in json.loads(written.annotations().read_text())["annotations"]}
+    complete = {a["id"]: a for a in json.loads(written.annotations.read_text())["annotations"]}
     for image_id in coco.imgs:
         _, instances = scene(written.seed, written.split, image_id)
-        wanted = [i for i in instances if granularity in (None, i.granularity)]
         found = coco.loadAnns(coco.getAnnIds(imgIds=[image_id]))
-        assert len(found) == len(wanted)
-        for annotation, instance in zip(found, wanted, strict=True):
+        assert len(found) == len(instances)
+        for annotation, instance in zip(found, instances, strict=True):
             mask = coco.annToMask(annotation).astype(bool)
             np.testing.assert_array_equal(mask, instance.mask)
             assert annotation["category_id"] == CONCEPTS[instance.concept].id
@@ -209,7 +207,7 @@ def test_an_image_does_not_depend_on_how_many_are_written(written, tmp_path):
     for folder in ("images", "labels"):
         for file in sorted((few.root / "train" / folder).iterdir()):
             assert file.read_bytes() == (written.root / "train" / folder / file.name).read_bytes()
-    some, all_ = (json.loads(split.annotations().read_text())["annotations"] for split in (few, written))
+    some, all_ = (json.loads(split.annotations.read_text())["annotations"] for split in (few, written))
     assert some == all_[: len(some)]
 
 
@@ -273,8 +271,6 @@ def test_impossible_arguments_are_refused(tmp_path, change):
     assert not list(tmp_path.iterdir())
 
 
-def test_unknown_granularities_and_indices_are_refused(written):
-    with pytest.raises(ConfigError, match="object"):
-        written.annotations("pixel")
+def test_unknown_indices_are_refused():
     with pytest.raises(ConfigError, match="index"):
         scene(0, "train", 0)
