@@ -117,7 +117,7 @@ CONTEXT_LENGTH = 32  # tokens of a prompt, start and end included
 
 
 def _assert_contract() -> None:
-    """Fail with one clear error where sam3 has changed what this package relies on."""
+    """Raise a HostError where sam3 has changed what this package needs."""
     for module, name in (
         (sam3_matcher, "linear_sum_assignment"),
         (loss_fns, "triton_sigmoid_focal_loss"),
@@ -180,7 +180,7 @@ class _WithoutPinnedMemory(TorchFunctionMode):
 
 
 class GeometryEncoder(SequenceGeometryEncoder):
-    """SAM 3's encoder of box and point prompts, usable without a CUDA driver."""
+    """SAM 3's encoder of box and point prompts, without the need of a CUDA driver."""
 
     def _encode_boxes(self, boxes: Any, boxes_mask: Any, boxes_labels: Any, img_feats: Any) -> Any:
         if img_feats.is_cuda:
@@ -190,7 +190,7 @@ class GeometryEncoder(SequenceGeometryEncoder):
 
 
 def clear_caches(model: torch.nn.Module) -> None:
-    """Drop the tensors and devices that SAM 3 keeps outside its state since its first run; the next makes them anew."""
+    """Drop the tensors and devices that SAM 3 caches outside its state dict."""
     for module in model.modules():
         if isinstance(module, PositionEmbeddingSine):
             module.cache = {}
@@ -202,13 +202,13 @@ def clear_caches(model: torch.nn.Module) -> None:
 
 
 def to_device(model: Sam3Image, device: str | torch.device) -> Sam3Image:
-    """`model.to(device)` for a SAM 3 model of any builder, also after it has run, when `to` alone leaves its caches."""
+    """Move a SAM 3 model of any builder, without what it cached when it ran."""
     clear_caches(model)
     return model.to(device)
 
 
 class MovableSam3Image(Sam3Image):
-    """SAM 3's image model, for which `to` and `cuda` suffice after it has run."""
+    """SAM 3's image model, which `to` and `cuda` move even after it has run."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         clear_caches(self)
@@ -216,7 +216,7 @@ class MovableSam3Image(Sam3Image):
 
 
 def vocabulary_path() -> str:
-    """Path of CLIP's byte-pair vocabulary, which sam3's wheel lacks and open_clip ships unchanged."""
+    """Path of CLIP's byte-pair vocabulary in open_clip, which sam3's wheel lacks."""
     spec = importlib.util.find_spec("open_clip")
     path = Path(spec.origin or "").parent / "bpe_simple_vocab_16e6.txt.gz" if spec else Path()
     if not path.is_file():
@@ -230,7 +230,7 @@ def collate(datapoints: Sequence[Datapoint]) -> BatchedDatapoint:
 
 
 def _assign(cost: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Cheapest assignment of rows to columns; a model that has diverged gets one too, and then a loss that says so."""
+    """Cheapest assignment of rows to columns; costs that are not finite count as the worst."""
     rows, columns = linear_sum_assignment(np.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=-1e9))
     return rows, columns
 

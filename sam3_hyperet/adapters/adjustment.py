@@ -1,4 +1,4 @@
-"""HyperET: one adjustment of a feature's hyperbolic radius and direction, an identity until it is trained."""
+"""HyperET, an adjustment of a feature's hyperbolic radius and direction."""
 
 from __future__ import annotations
 
@@ -100,21 +100,22 @@ class HyperET(nn.Module):
 
     @torch.no_grad()
     def statistics(self, x: Tensor | None = None) -> dict[str, float]:
-        """`identity_gap` ‖M − I‖_F, `curvature`, `residual` and `translation` ‖b‖ where they exist; with
-        features x, also
-        the radius statistics of the adjusted features (see `radius_statistics`)."""
+        """State of the adjustment: `identity_gap` ‖M − I‖_F, `curvature`; `residual` and `translation` ‖b‖ if any.
+
+        With features x, also the radius statistics of the adjusted features (see `radius_statistics`).
+        """
         identity = torch.eye(self.dim).to(self.matrix.offset)
-        figures = {
+        statistics = {
             "identity_gap": (self.matrix.as_matrix() - identity).norm().item(),
             "curvature": self.curvature().item(),
         }
         if self.alpha is not None:
-            figures["residual"] = self.alpha.item()
+            statistics["residual"] = self.alpha.item()
         if self.translation is not None:
-            figures["translation"] = self.translation.norm().item()
+            statistics["translation"] = self.translation.norm().item()
         if x is not None:
-            figures |= radius_statistics(self(x), self.curvature(), self.channel_dim)
-        return figures
+            statistics |= radius_statistics(self(x), self.curvature(), self.channel_dim)
+        return statistics
 
     def extra_repr(self) -> str:
         text = f"{self.dim}, structure={self.structure}, geometry={self.geometry}, channel_dim={self.channel_dim}"

@@ -1,4 +1,4 @@
-"""Scheme C: multi-head attention through hyperbolic gates, which replaces PyTorch's under the same names."""
+"""Hyperbolic multi-head attention (scheme C), with the parameter names of PyTorch's."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class HyperbolicMultiheadAttention(nn.MultiheadAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """As `nn.MultiheadAttention.forward`, but the weights are never formed: `(output, None)`.
 
-        `is_causal` is a hint about `attn_mask`, and changes nothing. Raises ValueError if the weights are asked for, or
+        `is_causal` is a hint about `attn_mask`, and changes nothing. Raises ValueError for need_weights=True, and
         for the hint without the mask.
         """
         if need_weights:

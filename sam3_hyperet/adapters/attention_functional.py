@@ -1,4 +1,4 @@
-"""Hyperbolic attention at the price of ordinary attention, and equal to it until its gates open.
+"""Hyperbolic attention at the cost of ordinary attention, equal to it while its gates are 0.
 
 Queries, keys and values are tangent vectors at the origin of the hyperboloid of curvature −c, one c a head, lifted to
 [cosh(a)/√c, sinh(a)/(√c‖v‖) v] with a = √c‖v‖. Attention weights are the softmax of Lorentzian inner products, and the

@@ -1,4 +1,4 @@
-"""Turn a module into one of a subclass, or back, without copying or renaming a parameter."""
+"""Conversion of a module to a subclass and back, with the same parameters."""
 
 from __future__ import annotations
 

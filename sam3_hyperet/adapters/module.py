@@ -31,11 +31,11 @@ class AdapterModule(nn.Module):
         return self.name
 
     def adapter_parameters(self, prefix: str) -> list[tuple[str, nn.Parameter]]:
-        """All that trains here, by name in the model, where this module is called `prefix`."""
+        """Added parameters by their names in the model, in which this module is `prefix`."""
         return list(self.named_parameters(prefix))
 
     def base_tensors(self, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The base's parameters by the base's names, given the model's parameters that are not this adapter's."""
+        """Base parameters under their base names; `others` are the model's without this adapter's."""
         return dict(others)
 
     def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -47,4 +47,4 @@ class AdapterModule(nn.Module):
         raise ConfigError(f"site {self.name.partition('.')[0]} does not fold into the base weights: {self.obstacle}")
 
     def remove(self, model: nn.Module) -> None:
-        """Restore what this adapter changed in `model` other than by the class of a module."""
+        """Undo what `reverted` does not: changes of `model` other than of the class of a module."""

@@ -54,5 +54,5 @@ class Curvature(nn.Module):
         low, high = cls.BOUNDS
         if not low < value < high:
             raise ValueError(f"curvature must lie strictly between {low:g} and {high:g}, found {value}")
-        share = math.log(value / low) / math.log(high / low)
-        return math.log(share / (1.0 - share))
+        fraction = math.log(value / low) / math.log(high / low)
+        return math.log(fraction / (1.0 - fraction))

@@ -1,4 +1,7 @@
-"""Norms, scalings and inner products along one axis, with gradients written out for autograd and for the compiler."""
+"""Norms, scalings and inner products along one axis, for autograd and for the compiler.
+
+Gradients are written out: taken through the squares they would overflow, and compiled they would be slow.
+"""
 
 from __future__ import annotations
 

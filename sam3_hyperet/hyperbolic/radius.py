@@ -2,7 +2,7 @@
 
 Features are tangent vectors v at the origin. A small radius is the fine, low level (pixels, parts), a large
 one the coarse, semantic level, in HyperET's convention [1]; MERU [3] puts generic text near the root, so a
-plot says which it means.
+plot should name its convention.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def normalized_radius(v: Tensor, c: Scalar, dim: int = -1) -> Tensor:
 
 
 def saturation_rate(v: Tensor, c: Scalar, dim: int = -1) -> Tensor:
-    """Share of positions at or beyond the ball's projection radius, √c‖v‖ ≥ artanh(1 − ε); a scalar."""
+    """Fraction of positions at or beyond the ball's projection radius, √c‖v‖ ≥ artanh(1 − ε); a scalar."""
     length = sqrt_curvature(c) * norm(v, dim)
     # A capped vector lies at the cap up to rounding, so the comparison allows for that.
     at_cap = length >= max_norm(v.dtype) * (1.0 - 16.0 * torch.finfo(v.dtype).eps)
@@ -36,7 +36,7 @@ def saturation_rate(v: Tensor, c: Scalar, dim: int = -1) -> Tensor:
 
 @torch.no_grad()
 def radius_statistics(v: Tensor, c: Scalar, dim: int = -1) -> dict[str, float]:
-    """Mean, standard deviation and quantiles of both radii over all positions, and the saturation rate.
+    """Mean, standard deviation and quantiles of both radii, and the saturation rate.
 
     Keys: `radius/mean`, `radius/std`, `radius/q05` … `radius/q95`, the same under `normalized_radius/`,
     `saturation`. Raises ValueError if v holds no position.
@@ -44,12 +44,12 @@ def radius_statistics(v: Tensor, c: Scalar, dim: int = -1) -> dict[str, float]:
     if v.numel() == 0:
         raise ValueError(f"radius statistics need at least one position, found shape {tuple(v.shape)}")
     v = v.to(torch.promote_types(v.dtype, torch.float32))
-    figures: dict[str, float] = {}
+    statistics: dict[str, float] = {}
     for name, values in (("radius", radius(v, dim)), ("normalized_radius", normalized_radius(v, c, dim))):
         ordered = values.flatten().sort().values
-        figures[f"{name}/mean"] = ordered.mean().item()
-        figures[f"{name}/std"] = ordered.std(correction=0).item()
+        statistics[f"{name}/mean"] = ordered.mean().item()
+        statistics[f"{name}/std"] = ordered.std(correction=0).item()
         for q in QUANTILES:
-            figures[f"{name}/q{round(100 * q):02d}"] = ordered[round(q * (len(ordered) - 1))].item()
-    figures["saturation"] = saturation_rate(v, c, dim).item()
-    return figures
+            statistics[f"{name}/q{round(100 * q):02d}"] = ordered[round(q * (len(ordered) - 1))].item()
+    statistics["saturation"] = saturation_rate(v, c, dim).item()
+    return statistics

@@ -1,4 +1,4 @@
-"""Losses that tie matched object queries to their prompt's text on a hyperboloid: contrastive alignment and cones.
+"""Contrastive and entailment losses of matched queries and their texts on a hyperboloid.
 
 Both are off by default. Embeddings, (D,) each, are divided by √D, which brings normalised queries to length 1 [3], and
 taken as tangent vectors at the origin of the hyperboloid of curvature −c; c is the loss's own. Vectors beyond the edge
@@ -23,7 +23,7 @@ from sam3_hyperet.losses.text_pruning import pruned
 
 
 class AlignmentLoss(nn.Module):
-    """One pair of a query and a text for every prompt that has a matched query; the terms are means over the pairs.
+    """Means over pairs of a query and a text, one for every prompt with a matched query.
 
     - `alignment_loss`: InfoNCE of −d(query, text)/τ, the mean of both directions [3]; the text is the pruned one where
       texts are pruned. Pairs of the same text are not negatives of each other.
@@ -78,7 +78,7 @@ class AlignmentLoss(nn.Module):
 
 
 def matched_queries(output: dict[str, Any], which: str) -> tuple[Tensor, Tensor]:
-    """Prompts that have a matched query in the last layer, ascending, and the one of each that `which` says; (n,) each.
+    """Prompts with a matched query in the last layer, ascending, and one such query of each; (n,) each.
 
     Args:
         output: of SAM 3, with `indices` and scores `pred_logits` (prompts, queries, 1).
@@ -94,13 +94,13 @@ def matched_queries(output: dict[str, Any], which: str) -> tuple[Tensor, Tensor]
 
 
 def mean_text(features: Tensor, padding: Tensor) -> Tensor:
-    """The mean over the tokens of a text, as SAM 3's scoring takes it: (T, n, D), (n, T) → (n, D), fp32."""
+    """Mean over the tokens of a text, as in SAM 3's scoring: (T, n, D), (n, T) → (n, D), fp32."""
     valid = (~padding).float().T[..., None]
     return (features.float() * valid).sum(dim=0) / valid.sum(dim=0).clamp_min(1.0)
 
 
 def contrastive(similarity: Tensor, texts: Sequence[str]) -> Tensor:
-    """Symmetric InfoNCE of an (n, n) matrix, queries by texts, whose pairs are on the diagonal; a scalar.
+    """Symmetric InfoNCE of an (n, n) matrix with the pairs on its diagonal; a scalar.
 
     Args:
         texts: of the n pairs; others of the same text are left out of a pair's negatives.
@@ -112,7 +112,7 @@ def contrastive(similarity: Tensor, texts: Sequence[str]) -> Tensor:
 
 
 def _encoded(model: host.Sam3Image, texts: Sequence[str]) -> Tensor:
-    """(n, D) embeddings of texts by the model's own text encoder, each distinct one encoded once."""
+    """(n, D) embeddings of texts, each distinct one encoded once."""
     distinct = list(dict.fromkeys(texts))
     encoded = model.backbone.forward_text(distinct, device=model.device)
     return mean_text(encoded["language_features"], encoded["language_mask"])[[distinct.index(text) for text in texts]]

@@ -1,4 +1,4 @@
-"""SAM 3's own grounding losses with its published weights, as one object that takes a model's output and its batch."""
+"""SAM 3's grounding losses with their published weights, of a model's output and its batch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def count_targets(batches: Sequence[host.BatchedDatapoint]) -> Counts:
 
 
 class _Sam3Loss(host.Sam3LossWrapper):  # type: ignore[misc]  # sam3 is untyped
-    """SAM 3's sum of the losses, with the box terms divided by a number that comes with the targets."""
+    """SAM 3's sum of the losses, with the divisor of the box terms from the targets."""
 
     def _get_num_boxes(self, targets: dict[str, Tensor]) -> Tensor:
         return targets["boxes_to_average_over"]
@@ -113,8 +113,8 @@ class GroundingLoss(nn.Module):
         Returns:
             Every term by SAM 3's name for it, unweighted (but those of the one-to-many branch have its weight), and
             under "loss" their weighted sum times √(number of prompts), which is SAM 3's, plus the weighted terms of
-            `alignment`. "loss_matched" is the weighted sum of the last layer's one-to-one terms of SAM 3: it tells the
-            better model. The whole sum does not: better boxes give the one-to-many branch more matches, and so more
+            `alignment`. "loss_matched" is the weighted sum of the last layer's one-to-one terms of SAM 3: it ranks
+            models. The whole sum does not: better boxes give the one-to-many branch more matches, and so more
             loss; and aligned embeddings are no aim in themselves.
         """
         own = count_targets([batch])

@@ -1,4 +1,4 @@
-"""Random text pruning (RTP) [Hyperbolic Learning with MLLMs, arXiv 2408.05097]: more general texts for the same object.
+"""Random text pruning (RTP) [4]: more general texts for the same object.
 
 Only losses between embeddings read them: the more general phrase is true of the object, but its annotations are not
 exhaustive, as grounding would need.

@@ -29,7 +29,7 @@ FORMAT = "sam3_hyperet-adapter-1"
 
 
 def save_adapter(model: nn.Module, path: str | Path) -> None:
-    """Write the adapters of a model as safetensors, atomically, with their config and the base's fingerprint.
+    """Write a model's adapters, their configuration and the base's fingerprints, atomically.
 
     Raises:
         ConfigError: the model has no adapters.
@@ -55,7 +55,7 @@ def read_adapter_config(path: str | Path) -> HyperETConfig:
 
 
 def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
-    """Load an adapter file into a model, injecting its adapters first where the model has none.
+    """Load an adapter file; a model without adapters gets them first.
 
     A base in another precision is accepted where all weights are equal after rounding to the coarser one; this is
     logged as a warning.
@@ -88,7 +88,7 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
 
 
 def _check_base(path: str | Path, metadata: Mapping[str, str], model: nn.Module) -> None:
-    """Fail unless the model's base is the file's, to the bit or after rounding to half precision."""
+    """Compare the model's base with the file's, to the bit or after rounding."""
     base = base_fingerprint(model)
     if metadata.get("base") == base:
         return
@@ -111,8 +111,7 @@ def _check_base(path: str | Path, metadata: Mapping[str, str], model: nn.Module)
 
 
 def moved_constants(model: nn.Module) -> dict[str, Tensor]:
-    """By name, the curvatures and residuals that are not learnt and yet differ from what the configuration says, as
-    after `Curvature.set`."""
+    """Fixed curvatures and residuals, by name, that differ from the configuration, as after `Curvature.set`."""
     return {
         name: buffer.clone()
         for name, (buffer, configured) in _constants(model).items()
@@ -137,7 +136,7 @@ def _constants(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 def _check_fit(
     path: str | Path, tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], constants: dict[str, Tensor]
 ) -> None:
-    """The file holds every parameter, and of the constants those that were moved."""
+    """Check that the file holds every parameter, and constants at most."""
     if odd := sorted(parameters.keys() ^ (tensors.keys() - constants.keys())):
         raise CheckpointError(f"{path}: adapter keys differ from the model's, first {', '.join(odd[:3])}")
     for name, tensor in tensors.items():

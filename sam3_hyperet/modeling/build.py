@@ -117,7 +117,7 @@ def build_model(
 
 
 def resolution(model: host.Sam3Image) -> int:
-    """Side in pixels of the square input that the model was built for (its rotary embeddings are fixed to it)."""
+    """Side in pixels of the model's square input, to which its rotary embeddings are fixed."""
     trunk = model.backbone.vision_backbone.trunk
     grid = math.isqrt(trunk.blocks[trunk.full_attn_ids[0]].attn.freqs_cis.shape[0])
     return int(grid * trunk.patch_embed.proj.kernel_size[0])

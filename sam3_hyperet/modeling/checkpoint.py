@@ -34,7 +34,7 @@ _UNREADABLE = (  # what torch.load raises on foreign and truncated files
 
 
 def load_base(model: nn.Module, source: str | Path) -> int:
-    """Load base weights into a model that has no adapters yet, or has them: only base keys are touched.
+    """Load base weights; adapters, if there are any, stay as they are.
 
     Accepts a bare state dict, one below "detector.", "model." or "module." (nested as they come), and one wrapped in
     {"model": …} or {"state_dict": …}. What only the tracker reads is left out, but for a model that has a SAM 2 neck or
@@ -122,7 +122,7 @@ def save_official(model: nn.Module, path: str | Path, carry_over: str | Path | N
 
 
 def save_base(model: nn.Module, path: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write the base weights (no adapters) as safetensors, floating-point tensors cast to `dtype` where given."""
+    """Write the base weights, without adapters, as safetensors, cast to `dtype` where given."""
     tensors = {
         key: tensor.detach().to(dtype or tensor.dtype).contiguous() for key, tensor in base_state_dict(model).items()
     }
@@ -154,7 +154,9 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name of a `.safetensors` or `torch.save` file, on the CPU; {"model": …} and the like are unwrapped.
+    """Tensors by name of a `.safetensors` or `torch.save` file, on the CPU.
+
+    {"model": …} and {"state_dict": …} are unwrapped.
 
     Raises:
         CheckpointError: no such file, unreadable, or without tensors.
@@ -177,7 +179,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def _foreign_content(path: Path) -> str | None:
-    """What a file holds that is no checkpoint, as far as its first bytes tell; None of any other file."""
+    """Description of a file that is no checkpoint by its first bytes; None of others."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     with path.open("rb") as file:
@@ -192,7 +194,7 @@ def _foreign_content(path: Path) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    """One line of what torch.load says."""
+    """One line of an error of torch.load."""
     if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return (
             f"it holds an object of class {found[1]}, which is never loaded for safety; where it comes from, save its "
@@ -202,7 +204,7 @@ def _reason(error: Exception) -> str:
 
 
 def _named_as_in(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file by the names that the model has for them."""
+    """A file's tensors by the model's names."""
     named = {}
     for key, tensor in tensors.items():
         name = key

@@ -129,7 +129,7 @@ class HyperETConfig:
 
     @property
     def resolved_sites(self) -> tuple[str, ...]:
-        """The places of `sites`, or those that the scheme stands for, each once."""
+        """The sites, or those of the scheme, each once."""
         if self.sites is not None:
             return tuple(dict.fromkeys(self.sites))
         return tuple(dict.fromkeys(site for part in self.scheme.split("+") for site in SCHEMES[part]))

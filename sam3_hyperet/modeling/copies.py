@@ -18,7 +18,7 @@ from sam3_hyperet.modeling.parameters import adapter_parameters
 def adapted_copy(
     base: host.Sam3Image, adapter: HyperETConfig | Mapping[str, object] | str | Path | None
 ) -> host.Sam3Image:
-    """A second model on the very same weights and buffers, with adapters of its own.
+    """A second model on the same tensors, with adapters of its own.
 
     What changes a base weight in place changes it for every copy: these are for evaluation, or for stage 1. The copy
     stays on the base's device; move the base before it is copied.
@@ -53,7 +53,7 @@ def shared_copy(model: host.Sam3Image) -> host.Sam3Image:
 
 
 def _plain_tensors(value: object) -> Iterator[Tensor]:
-    """Tensors among the plain attributes of a module, such as SAM 3's caches of positions."""
+    """Tensors in plain attributes, such as SAM 3's caches of positions."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict | list | tuple):

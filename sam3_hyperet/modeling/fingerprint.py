@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -31,7 +31,7 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 class Rounded(NamedTuple):
-    """The fingerprint of base weights rounded to half precision, and whether they all were such numbers before."""
+    """A fingerprint of rounded base weights, and whether rounding changed none of them."""
 
     digest: str
     is_exact: bool
@@ -49,15 +49,22 @@ class Rounded(NamedTuple):
 
 
 def rounded_fingerprints(model: nn.Module) -> dict[str, Rounded]:
-    """Fingerprints of the base weights after rounding, whatever the dtype that holds them, by precision.
+    """Fingerprints of the base weights after rounding, by precision, whatever their dtype.
 
     Two bases of which one is a copy of the other in a lower precision share that precision's digest, and that one's is
     exact.
     """
-    base = sorted(base_state_dict(model).items())
     found = {}
     for dtype in (torch.bfloat16, torch.float16):
-        is_exact = all(bool((tensor.to(dtype) == tensor).all()) for _, tensor in base)
-        digest = tensors_digest((name, tensor.to(dtype)) for name, tensor in base)
+        is_exact = True
+
+        def rounded(dtype: torch.dtype = dtype) -> Iterator[tuple[str, Tensor]]:
+            nonlocal is_exact
+            for name, tensor in sorted(base_state_dict(model).items()):
+                half = tensor.to(dtype)
+                is_exact = is_exact and torch.equal(half.to(tensor.dtype), tensor)
+                yield name, half
+
+        digest = tensors_digest(rounded())
         found[str(dtype).removeprefix("torch.")] = Rounded(digest, is_exact)
     return found

@@ -1,4 +1,4 @@
-"""Put adapters into a SAM 3 model, switch them off for a while, and take them out again."""
+"""Adapters put into a SAM 3 model, switched off for a while, and taken out again."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def check_model(model: object) -> None:
 
 
 def hyperet_size(model: host.Sam3Image, config: HyperETConfig) -> int:
-    """How many parameters HyperET adds to a model without adapters, at the sites of `config` and with its options."""
+    """Number of parameters that HyperET of `config` would add to a model without adapters."""
     restore = _snapshot(model)
     try:
         _install(model, config)
@@ -97,7 +97,7 @@ def _install(model: host.Sam3Image, config: HyperETConfig) -> None:
 
 @contextmanager
 def unchanged_on_error(model: nn.Module) -> Iterator[None]:
-    """If an error leaves it, the modules and the config are again those from before."""
+    """Context that brings the modules and the configuration back after an error."""
     restore = _snapshot(model)
     try:
         yield
@@ -121,13 +121,13 @@ def _snapshot(model: nn.Module) -> Callable[[], None]:
 
 
 def adapters_disabled(model: nn.Module) -> AbstractContextManager[nn.Module]:
-    """Within it the model is exactly the base model, bit for bit."""
+    """Context in which the model is exactly the base model, bit for bit."""
     return adapters_switched(model, False)
 
 
 @contextmanager
 def adapters_switched(model: nn.Module, enabled: bool) -> Iterator[nn.Module]:
-    """Within it the adapters are switched on or off."""
+    """Context with the adapters switched on or off."""
     sites = list(adapter_sites(model).values())
     before = [site.enabled for site in sites]
     for site in sites:

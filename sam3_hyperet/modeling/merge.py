@@ -54,7 +54,7 @@ def merge(model: host.Sam3Image, images: Tensor | None = None, prompts: Sequence
 
 
 def _check_caps(model: host.Sam3Image, images: Tensor | None, prompts: Sequence[str]) -> None:
-    """Fail where a feature reaches the norm cap of a `mobius` adjustment, which is not linear there."""
+    """Fail where a feature reaches the norm cap of a `mobius` adjustment."""
     passes: dict[str, Callable[[], object]] = {
         "fpn": lambda: model.backbone.forward_image((_patterns(model) if images is None else images).to(model.device)),
         "prompt": lambda: model.backbone.forward_text(list(prompts), device=model.device),
@@ -75,7 +75,7 @@ def _check_caps(model: host.Sam3Image, images: Tensor | None, prompts: Sequence[
 
 
 def _longest(adjustments: dict[str, HyperET], run: Callable[[], object]) -> dict[str, float]:
-    """The longest adjusted feature during `run`, in units of the norm cap, by site."""
+    """Longest adjusted feature during `run` by site, in units of the norm cap."""
     longest = dict.fromkeys(adjustments, 0.0)
 
     def watch(site: str) -> Callable[[HyperET, tuple[Tensor, ...]], None]:

@@ -16,7 +16,7 @@ def adapter_sites(model: nn.Module) -> dict[str, AdapterModule]:
 
 
 def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Name and parameter of all that `inject` added or, with bias tuning, chose from the base, in the model's order."""
+    """Added parameters by name, in the model's order; with bias tuning, the chosen ones of the base."""
     return [pair for name, adapter in adapter_sites(model).items() for pair in adapter.adapter_parameters(name)]
 
 

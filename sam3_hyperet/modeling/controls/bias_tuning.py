@@ -16,7 +16,7 @@ from sam3_hyperet.modeling.parameters import base_state_dict
 
 
 class BiasTuning(AdapterModule):
-    """The tuned biases of a model, and the base's own values of them, which take their place while it is switched off.
+    """Tuned biases of a model, and the base's values, which replace them while it is switched off.
 
     Args:
         names: of the tuned parameters in `model`.
@@ -44,7 +44,7 @@ class BiasTuning(AdapterModule):
             setattr(owner, attribute, parameter)
 
     def adapter_parameters(self, prefix: str) -> list[tuple[str, nn.Parameter]]:
-        """Every tuned bias by the base's name, whether it is switched on or not."""
+        """Tuned biases by their base names, switched on or not."""
         return list(zip(self.names, self._tuned or self._parameters_in_place(), strict=True))
 
     def base_tensors(self, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ class BiasTuning(AdapterModule):
 
 
 def install_bias_tuning(model: host.Sam3Image, config: HyperETConfig) -> None:
-    """Tune every bias of the base in whose name one of the patterns `config.biases` is found.
+    """Tune the biases of the base whose names match a pattern of `config.biases`.
 
     Raises:
         ConfigError: no pattern, or one that is not a regular expression or found in no bias's name.
@@ -85,7 +85,7 @@ def install_bias_tuning(model: host.Sam3Image, config: HyperETConfig) -> None:
 
 
 def _unread(model: host.Sam3Image) -> tuple[str, ...]:
-    """Where the names of layers begin that SAM 3 has and whose output it drops: their biases would never train."""
+    """Prefixes of layers whose output SAM 3 drops: their biases would never train."""
     neck, head = model.backbone.vision_backbone, model.segmentation_head
     levels = len(neck.convs) - model.backbone.scalp
     unread = [f"backbone.vision_backbone.convs.{i}." for i in range(levels, len(neck.convs))]

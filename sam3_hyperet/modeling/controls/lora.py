@@ -22,7 +22,7 @@ _BASE = "base_layer"  # peft's name for the layer that it wraps
 
 
 class LowRankUpdates(AdapterModule):
-    """The LoRA layers of a model, which are peft's and lie where the base's layers were.
+    """LoRA layers of peft in the places of the base's layers.
 
     Args:
         names: of these layers in `model`.
@@ -96,7 +96,7 @@ def install_lora(model: host.Sam3Image, config: HyperETConfig, budget: int | Non
 
 
 def matched_rank(sizes: Mapping[str, int], budget: int) -> tuple[int, list[str]]:
-    """The rank, and the layers that get it, that come closest to `budget` parameters without exceeding it.
+    """The rank, and its layers, that come closest to `budget` parameters from below.
 
     Args:
         sizes: parameters that rank 1 takes, by layer. Where not all of them fit, rank 1 goes to as many as do, from the

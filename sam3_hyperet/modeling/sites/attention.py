@@ -12,7 +12,7 @@ _ATTRIBUTES = {"self": "self_attn", "cross": "cross_attn_image"}
 
 
 def install_attention(model: host.Sam3Image, config: HyperETConfig) -> None:
-    """Replace the chosen attentions of each chosen layer by hyperbolic ones, each with gates of its own."""
+    """Replace the chosen attentions of the chosen layers by hyperbolic ones."""
     layers = model.transformer.encoder.layers
     kinds = [kind for kind in _ATTRIBUTES if config.attention in (kind, "both")]
     shared = {kind: _gates(model, config, f"attention.{kind}") for kind in kinds} if config.share else {}

@@ -53,10 +53,7 @@ class HyperETBackbone(host.SAM3VLBackbone):  # type: ignore[misc]  # sam3 is unt
 
 
 class HyperETPixelDecoder(host.PixelDecoder):  # type: ignore[misc]  # sam3 is untyped
-    """SAM 3's pixel decoder on an adjusted pyramid, whose last level is the encoder's memory.
-
-    The detector keeps the pyramid as it was.
-    """
+    """SAM 3's pixel decoder on an adjusted pyramid; the detector keeps the pyramid as it was."""
 
     adjustment: PyramidAdjustment
 
@@ -66,14 +63,14 @@ class HyperETPixelDecoder(host.PixelDecoder):  # type: ignore[misc]  # sam3 is u
 
 
 def install_fpn(model: host.Sam3Image, config: HyperETConfig) -> None:
-    """Adjust each chosen FPN level, (B, D, H, W), that the backbone returns."""
+    """Adjust each chosen FPN level, (B, D, H, W), of the backbone."""
     indices = _levels(model, config)
     own = adjustments(config, 1 if config.share else len(indices), model.hidden_dim, 1, model.backbone.vision_backbone)
     extended_backbone(model).fpn_adjustment = FpnAdjustment("fpn", indices, own).train(model.training)
 
 
 def install_pixel_decoder(model: host.Sam3Image, config: HyperETConfig) -> None:
-    """Adjust each chosen level, (B, D, H, W), that the segmentation head's pixel decoder reads."""
+    """Adjust each chosen level, (B, D, H, W), that the pixel decoder reads."""
     head, indices = _segmentation_head(model), _levels(model, config)
     decoder = extended(head.pixel_decoder, HyperETPixelDecoder, host.PixelDecoder)
     own = adjustments(config, 1 if config.share else len(indices), model.hidden_dim, 1, head)

@@ -30,7 +30,7 @@ class SiteAdjustment(AdapterModule):
 
 
 class PyramidAdjustment(AdapterModule):
-    """One adjustment per chosen level of a feature pyramid, or one shared by all of them.
+    """One adjustment per chosen level of a feature pyramid, or a shared one.
 
     Args:
         name: of the site in metrics; each level has its own, "<name>.<level>".
@@ -62,7 +62,11 @@ class PyramidAdjustment(AdapterModule):
 
 
 def folded(layer: nn.Linear | nn.Conv2d, adjustment: HyperET, site: str) -> list[tuple[Tensor, Tensor]]:
-    """Weight and bias of `layer`, each with its value followed by a linear `adjustment` along the output channels."""
+    """Weight and bias of `layer`, each with its value behind which `adjustment` is superfluous.
+
+    Raises:
+        ConfigError: the adjustment is not linear.
+    """
     if adjustment.geometry not in ("euclidean", "mobius"):
         raise ConfigError(
             f"site {site} does not fold into the base weights: geometry {adjustment.geometry} is not a linear map "

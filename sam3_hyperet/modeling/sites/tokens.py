@@ -35,7 +35,7 @@ class PromptAdjustment(SiteAdjustment):
 
 
 class HyperETEncoderLayer(host.TransformerEncoderLayer):  # type: ignore[misc]  # sam3 is untyped
-    """A layer of the fusion encoder with an adjustment of its output, after the feed-forward network.
+    """A layer of the fusion encoder with an adjustment of its output.
 
     `forward` is inherited: the activation-checkpointing wrapper reads its signature.
     """

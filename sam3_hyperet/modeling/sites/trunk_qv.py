@@ -1,4 +1,4 @@
-"""Scheme P, the HyperET paper's own place: the rows of the ViT's query and value weights."""
+"""The site `trunk_qv` (scheme P, the paper's): rows of the ViT's query and value weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sam3_hyperet.modeling.sites.site import adjustments, chosen, extended
 
 
 class RowAdjustment(AdapterModule):
-    """Adjustments of the query and the value rows of one block's fused weight, or of several blocks'."""
+    """Adjustments of the query and value rows of a fused weight, of one block or several."""
 
     def __init__(self, name: str, q: HyperET, v: HyperET) -> None:
         super().__init__(name)
@@ -70,7 +70,7 @@ class HyperETProjection(nn.Linear):
 
 
 def install_qv(model: host.Sam3Image, config: HyperETConfig) -> None:
-    """Adjust the q and v rows, of length D, of each chosen ViT block's fused weight.
+    """Adjust the q and v rows, of length D, of the chosen ViT blocks' fused weights.
 
     A dense M each would be more than the adapters' 1 % of the parameters: unless `share` is false, the blocks share one
     for q and one for v.
