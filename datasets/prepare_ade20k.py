@@ -1,6 +1,8 @@
 """Check ADE20K's 150-class benchmark before it is used."""
 
-from sam3_hyperet.cli.prepare import main
+import sys
+
+from sam3_hyperet.cli.console import run_tool
 
 if __name__ == "__main__":
-    main("prepare_ade20k")
+    run_tool("prepare", ["data=ade20k", *sys.argv[1:]])

@@ -1,6 +1,8 @@
-"""Check COCO 2017 before it is used."""
+"""Check COCO 2017, or a set of one's own in its format, before it is used."""
 
-from sam3_hyperet.cli.prepare import main
+import sys
+
+from sam3_hyperet.cli.console import run_tool
 
 if __name__ == "__main__":
-    main("prepare_coco")
+    run_tool("prepare", ["data=coco", *sys.argv[1:]])

@@ -1,6 +1,8 @@
-"""Check a set of label maps (Cityscapes, PASCAL-Context, ADE-847, CamVid, your own) before it is used."""
+"""Check a set of label maps (CamVid, Cityscapes, PASCAL-Context, ADE-847, your own) before it is used."""
 
-from sam3_hyperet.cli.prepare import main
+import sys
+
+from sam3_hyperet.cli.console import run_tool
 
 if __name__ == "__main__":
-    main("prepare_label_maps")
+    run_tool("prepare", ["data=camvid", *sys.argv[1:]])

@@ -1,11 +1,19 @@
-"""Sections of a configuration as dataclasses: a key that is not a field is an error that lists the valid ones."""
+"""Sections of a configuration as dataclasses: each option is declared once, with its default, type and meaning.
+
+A key that was renamed is listed in the class's `ALIASES`, old name to new; it still works, with one line of warning.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import functools
+import inspect
+import logging
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from types import NoneType, UnionType
-from typing import TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sam3_hyperet.errors import ConfigError
 
@@ -18,34 +26,112 @@ def read_options(cls: type[T], values: Mapping[str, object], section: str) -> T:
     """Make the dataclass `cls` of plain values.
 
     Args:
-        cls: a dataclass; lists become tuples where a field's default is a tuple.
-        values: its fields by name.
+        cls: a dataclass; lists become tuples, and a text becomes one entry where a list of texts is expected.
+        values: its fields by name, or by an old name.
         section: the name of this part of the configuration, for messages.
 
     Raises:
-        ConfigError: no mapping, a key that is not a field, a value of another type than a plain field's, or a field
-            without default that is missing.
+        ConfigError: no mapping, a key that is not a field, a value of another type than its field's, or a field without
+            default that is missing.
     """
+    values = current_names(cls, values, section)
+    for field in fields(cls):  # type: ignore[arg-type]
+        if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise ConfigError(f"{section}.{field.name} is missing")
+    hints = get_type_hints(cls)
+    return cls(**{key: _converted(value, hints[key], f"{section}.{key}") for key, value in values.items()})
+
+
+def current_names(cls: type, values: Mapping[str, object], section: str) -> dict[str, object]:
+    """The values by the present names of their options. Raises ConfigError for a key that is no option."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{section}={values!r}; expected options by name")
-    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{section}.{key} is not an option; expected one of {', '.join(known)}")
-    for name, field in known.items():
-        if name not in values and field.default is MISSING and field.default_factory is MISSING:
-            raise ConfigError(f"{section}.{name} is missing")
-    hints = get_type_hints(cls)
-    for key, value in values.items():
-        types = get_args(hints[key]) if isinstance(hints[key], UnionType) else (hints[key],)
-        fits = type(value) in types or (float in types and type(value) is int)
-        if not fits and all(one in _PLAIN for one in types):
-            expected = " or ".join(_PLAIN[one] for one in types)
-            raise ConfigError(f"{section}.{key}={value!r}; expected {expected}")
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    return {current_name(cls, key, section): value for key, value in values.items()}
+
+
+def current_name(cls: type, key: str, section: str) -> str:
+    """The present name of an option. Raises ConfigError for what is no option."""
+    names = [field.name for field in fields(cls)]
+    aliases: Mapping[str, str] = getattr(cls, "ALIASES", {})
+    if key in aliases:
+        _warn_once(f"{section}.{key} is now called {section}.{aliases[key]}; the old name will go")
+        return aliases[key]
+    if key not in names:
+        raise ConfigError(f"{section}.{key} is not an option; expected one of {', '.join(names)}{close(key, names)}")
+    return key
+
+
+def defaults(cls: type) -> dict[str, object]:
+    """Every option's default as plain values; "???" where one has to be given."""
+    found: dict[str, object] = {}
+    for field in fields(cls):
+        value = field.default if field.default_factory is MISSING else field.default_factory()
+        value = "???" if value is MISSING else value
+        found[field.name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """What the docstring of a dataclass and of its bases says of each option, under "Attributes:"."""
+    found: dict[str, str] = {}
+    for one in reversed(cls.__mro__):
+        listed = inspect.cleandoc(vars(one).get("__doc__") or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+        for names, text in re.findall(r"^    (\w[\w, ]*): ((?:.|\n(?!    \w))*)", listed, re.MULTILINE):
+            found |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return found
 
 
 def one_of(name: str, value: object, valid: Mapping[str, object] | tuple[str, ...]) -> None:
     """Raise a ConfigError that lists the valid values unless `value` is one of them."""
     if not isinstance(value, str) or value not in valid:
-        raise ConfigError(f"{name}={value!r} is unknown; expected one of {', '.join(valid)}")
+        raise ConfigError(f"{name}={value!r} is unknown; expected one of {', '.join(valid)}{close(value, valid)}")
+
+
+def close(found: object, valid: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the valid name that is nearest to it, if one is near."""
+    near = difflib.get_close_matches(str(found), list(valid), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def admits(cls: type, name: str, kind: type) -> bool:
+    """Whether an option's type is `kind`, a generic of it, or a union with it."""
+    hint = get_type_hints(cls)[name]
+    alternatives = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
+    return any(kind in (one, get_origin(one)) for one in alternatives)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logging.getLogger(__name__).warning(message)
+
+
+def _converted(value: object, hint: Any, name: str) -> object:
+    if isinstance(value, str) and not _fits(value, hint) and _fits((value,), hint):
+        return (value,)
+    if not _fits(value, hint):
+        raise ConfigError(f"{name}={value!r}; expected {_meaning(hint)}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (UnionType, Union):
+        return any(_fits(value, one) for one in inner)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    return hint not in _PLAIN or type(value) is hint or (hint is float and type(value) is int)
+
+
+def _meaning(hint: Any) -> str:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (UnionType, Union):
+        return " or ".join(map(_meaning, inner))
+    if origin is tuple:
+        count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
+        return f"a list of {count}{_meaning(inner[0]).removeprefix('an ').removeprefix('a ')}s".replace("texts", "text")
+    return _PLAIN.get(hint, "a mapping, {name: value}")

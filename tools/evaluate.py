@@ -1,7 +1,6 @@
-"""Score the base and the adapted model side by side on any data set."""
+"""Score the base and adapted models side by side on any data set."""
 
-from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.cli.evaluate import main
+from sam3_hyperet.cli.console import run_tool
 
 if __name__ == "__main__":
-    exit_cleanly(main)()
+    run_tool("evaluate")

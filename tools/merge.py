@@ -1,7 +1,6 @@
 """Fold an adapter into the base weights, where it folds, and write them."""
 
-from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.cli.merge import main
+from sam3_hyperet.cli.console import run_tool
 
 if __name__ == "__main__":
-    exit_cleanly(main)()
+    run_tool("merge")

@@ -1,7 +1,6 @@
-"""What a model finds on pictures, as overlays and as one JSON file."""
+"""Find what phrases name on images: overlays and one JSON file."""
 
-from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.cli.predict import main
+from sam3_hyperet.cli.console import run_tool
 
 if __name__ == "__main__":
-    exit_cleanly(main)()
+    run_tool("predict")

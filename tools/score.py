@@ -1,6 +1,6 @@
-"""Score prediction files: python tools/score.py coco|semantic key=value … (--help lists the keys)."""
+"""Score prediction files: python tools/score.py coco|cgf1|semantic key=value …"""
 
-from sam3_hyperet.cli.score import main
+from sam3_hyperet.cli.console import run_tool
 
 if __name__ == "__main__":
-    main()
+    run_tool("score")

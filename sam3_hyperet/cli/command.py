@@ -1,131 +1,149 @@
-"""What every tool's command line shares: options from a config file, one clear line for a user's error."""
+"""The command line that all tools share: composition and checks of options, and one clear line for a user's error.
+
+Nothing here imports torch, so that help and mistakes cost no time.
+"""
 
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    GrammarParseError,
-    InterpolationResolutionError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from yaml import YAMLError
+
+from sam3_hyperet.cli.help_text import help_of_section, help_of_tool
+from sam3_hyperet.cli.of_run import OF_RUN, read_yaml, sections_of_runs
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.errors import ConfigError, UserError
+from sam3_hyperet.evaluation.protocol import Protocol
+from sam3_hyperet.files import replacing
+from sam3_hyperet.launch.options import SlurmOptions
+from sam3_hyperet.losses.options import LossOptions
+from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
+from sam3_hyperet.options import admits, close, current_name, current_names, defaults, read_options
+from sam3_hyperet.training.options import (
+    CacheOptions,
+    LoggerOptions,
+    OptimizerOptions,
+    RadiusOptions,
+    StageOptions,
+    TrainOptions,
 )
 
-from sam3_hyperet.errors import ConfigError, UserError
-from sam3_hyperet.files import replacing
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
+"""The folder in an installed package, or else that of the repository."""
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
-_is_reporting: ContextVar[bool] = ContextVar("_is_reporting", default=False)
+SECTIONS: dict[str, type] = {
+    "model": ModelOptions,
+    "hyperet": HyperETConfig,
+    "stage": StageOptions,
+    "data": DataOptions,
+    "loss": LossOptions,
+    "optim": OptimizerOptions,
+    "radius": RadiusOptions,
+    "train": TrainOptions,
+    "cache": CacheOptions,
+    "logger": LoggerOptions,
+    "protocol": Protocol,
+    "launcher": SlurmOptions,
+}
+_HELP, _SHOW = ("-h", "--help"), "--cfg"
+_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def parse_command(tool: str, argv: Sequence[str] | None = None, configs: Path = CONFIGS) -> tuple[str, DictConfig]:
-    """Subcommand and options of `tools/<tool>.py [subcommand] key=value …` (argv: the process's if None).
+    """Subcommand and checked options of a tool's command line.
 
-    The options are those of `configs/<tool>/<subcommand>.yaml`, or of `configs/<tool>.yaml` for a tool
-    without subcommands (then the subcommand is ""); its defaults list may name the groups in `configs`.
-    A subcommand or key that is not there, or a `???` left without a value, is a ConfigError that lists what
-    there is. `--help` prints the file, which documents itself, and exits.
+    The options are those of `configs/<tool>/<subcommand>.yaml`, or of `configs/<tool>.yaml` for a tool without
+    subcommands (then the subcommand is ""). The defaults list there names groups, whose choices are files, too; the
+    sections of `SECTIONS` have the defaults of their dataclasses below what the files say. A value that the user gives
+    replaces the one that was there. `--help` and `--cfg` print and exit.
+
+    Args:
+        argv: arguments; the process's own if None.
+
+    Raises:
+        ConfigError: an unknown subcommand, key or choice, a value that cannot be, or a `???` left without a value.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    wants_help = bool({"-h", "--help"} & set(arguments))
-    arguments = [argument for argument in arguments if argument not in ("-h", "--help")]
+    flags = {argument for argument in arguments if argument in (*_HELP, _SHOW)}
+    arguments = [argument for argument in arguments if argument not in (*_HELP, _SHOW)]
     command, file = tool, configs / f"{tool}.yaml"
     if not file.exists():
-        subcommands = {path.stem: path for path in sorted((configs / tool).glob("*.yaml"))}
-        if wants_help and not arguments:
-            _exit_with(_overview(tool, subcommands))
+        files = {path.stem: path for path in sorted((configs / tool).glob("*.yaml"))}
+        if flags.intersection(_HELP) and not arguments:
+            _exit_with(_overview(tool, files))
         subcommand = arguments.pop(0) if arguments else ""
-        if subcommand not in subcommands:
-            raise ConfigError(_unknown(f"{tool}: subcommand", subcommand, subcommands))
-        command, file = f"{tool} {subcommand}", subcommands[subcommand]
-    if wants_help:
-        folder = "datasets" if tool.startswith("prepare_") else "tools"
-        usage = command.replace(tool, f"{folder}/{tool}.py", 1)
-        _exit_with(f"usage: python {usage} key=value …\n\n{file.read_text(encoding='utf-8').strip()}")
-    search_path = f"hydra.searchpath=['{configs.as_uri()}']"
-    with hydra.initialize_config_dir(config_dir=str(file.parent), version_base="1.3"):
-        groups = _groups(file)
-        keys = list(dict.fromkeys([*groups, *map(str, hydra.compose(file.stem, [search_path]))]))
-        overrides = [_override(argument, keys, groups, command) for argument in arguments]
-        config = hydra.compose(file.stem, [search_path, *overrides])
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise ConfigError(f"{command}: needs {' '.join(f'{key}=…' for key in missing)} (see --help)")
-    OmegaConf.resolve(config)
+        if subcommand not in files:
+            raise ConfigError(_unknown(f"{tool}: subcommand", subcommand, files))
+        command, file = f"{tool} {subcommand}", files[subcommand]
+    if flags.intersection(_HELP):
+        _exit_with(_help(command, file, configs, arguments))
+    config = _composed(command, file, arguments, configs)
+    if _SHOW in flags:
+        _exit_with(OmegaConf.to_yaml(config).rstrip())
     return command.removeprefix(tool).strip(), config
 
 
-def exit_cleanly(main: Callable[P, R]) -> Callable[P, R]:
-    """Turn a user's error (UserError, a missing file, a wrong override) into one line and exit status 1.
+def command_line(command: str, *arguments: str) -> str:
+    """A command to paste into a shell, called the way that this process was: by the script's path or by its name."""
+    tool, *rest = command.split()
+    script = Path(sys.argv[0])
+    if script.suffix == ".py" and script.parent.name in ("tools", "datasets"):
+        called = f"python {shlex.quote(str(script.parents[1] / 'tools' / f'{tool}.py'))}"
+    else:
+        called = f"python -m {_PACKAGE.name} {tool}" if script.parent.name == _PACKAGE.name else f"sam3-hyperet {tool}"
+    return " ".join([called, *rest, *map(shlex.quote, arguments)])
 
-    Other exceptions keep their traceback, and so does every exception where the user sets HYDRA_FULL_ERROR=1.
-    For `@hydra.main`, use `hydra_main`.
+
+def exit_cleanly(main: Callable[P, R]) -> Callable[P, R]:
+    """Turn a user's error (UserError, a missing file, a wrong override, Ctrl-C) into one line and an exit status.
+
+    Other exceptions keep their traceback, and so does every exception where HYDRA_FULL_ERROR=1 is set.
     """
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        before = os.environ.get("HYDRA_FULL_ERROR")
-        if before == "1" and not _is_reporting.get():
-            return main(*args, **kwargs)
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra.main then lets exceptions through to us
-        token = _is_reporting.set(True)
         try:
             return main(*args, **kwargs)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             message = user_message(error)
-            if message is None:
+            if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             print(f"error: {message}", file=sys.stderr)
-            raise SystemExit(1) from None
-        finally:
-            _is_reporting.reset(token)
-            os.environ.pop("HYDRA_FULL_ERROR", None)
-            if before is not None:
-                os.environ["HYDRA_FULL_ERROR"] = before
+            raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
 
     return run
 
 
-def hydra_main(config_name: str, configs: Path = CONFIGS) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
-    """`@hydra.main` on `configs/<config_name>.yaml` that exits cleanly.
-
-    `exit_cleanly` goes outside, for Hydra's own errors, and inside, so that Hydra does not report the task's.
-    """
-
-    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
-        main = hydra.main(config_path=str(configs), config_name=config_name, version_base="1.3")
-        return exit_cleanly(main(exit_cleanly(task)))
-
-    return decorate
-
-
 def user_message(error: BaseException) -> str | None:
     """The one line that tells a user what to mend, or None where the error is a bug."""
-    if isinstance(error, InstantiationException):
-        return user_message(error.__cause__) if error.__cause__ else None
-    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
-        return f"{str(error).splitlines()[0]} {str(error.__cause__).splitlines()[0]}"
-    if isinstance(error, MissingMandatoryValue | InterpolationResolutionError | GrammarParseError):
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, InterpolationResolutionError):
         return str(error).splitlines()[0]
-    if isinstance(error, UserError | HydraException):
+    if isinstance(error, UserError | HydraException | OmegaConfBaseException):
         return " ".join(str(error).partition("Config search path")[0].split())
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror or error}"
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK):
+        return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part is not None)
     return None
 
 
@@ -136,49 +154,164 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _groups(file: Path) -> list[str]:
-    """The config groups that a file's defaults list names: these can be chosen, whatever keys they fill."""
+def _composed(command: str, file: Path, arguments: Sequence[str], configs: Path) -> DictConfig:
+    groups = _groups(file)
+    choices, values = {}, []
+    for argument in arguments:
+        key, is_assignment, text = argument.partition("=")
+        if key in groups and is_assignment:
+            choices[key] = _choice(key, text, configs)
+        else:
+            values.append((argument, key, text if is_assignment else None))
+    from_runs = [key for key, default in groups.items() if default == OF_RUN and choices.get(key, OF_RUN) == OF_RUN]
+    runs = [_value(key, text or "", expects_text=False) for _, key, text in values if key == "run"][-1:]
+    for key, section in sections_of_runs(runs[0] if runs else None, from_runs, configs).items():
+        ConfigStore.instance().store(group=key, name=OF_RUN, node=section)
+    overrides = [f"hydra.searchpath=['{configs.as_uri()}']", *(f"{key}='{name}'" for key, name in choices.items())]
+    with hydra.initialize_config_dir(config_dir=str(file.parent), version_base="1.3"):
+        config = hydra.compose(file.stem, overrides)
+    OmegaConf.set_struct(config, False)
+    present = {name: cls for name, cls in SECTIONS.items() if name in config}
+    for name, cls in present.items():
+        given = current_names(cls, OmegaConf.to_container(config[name]), name)
+        config[name] = OmegaConf.merge(defaults(cls), given)
+    for argument, key, text in values:
+        _set(config, command, argument, key, text)
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(f"{command}: needs {' '.join(f'{key}=…' for key in missing)} (see --help)")
+    plain = _at_home(OmegaConf.to_container(config, resolve=True))
+    if "run_dir" in plain and not (isinstance(plain["run_dir"], str) and plain["run_dir"].strip()):
+        raise ConfigError(f"run_dir={plain['run_dir'] or ''} is no folder; expected where to write")
+    for name, cls in present.items():
+        plain[name] = asdict(read_options(cls, plain[name], name))
+    if "launcher" in plain and plain["launcher"]["name"] == "local":
+        for argument in arguments:
+            if argument.startswith("launcher."):
+                raise ConfigError(f"{argument} is for jobs; expected launcher=slurm with it")
+    if "run" in plain:
+        plain[OF_RUN] = from_runs if plain["run"] else []
+    return OmegaConf.create(plain)
+
+
+def _groups(file: Path) -> dict[str, str]:
+    """The groups that a file's defaults list names, with their choices there."""
     options = OmegaConf.load(file)
     entries = options.get("defaults", []) if isinstance(options, DictConfig) else []
-    names = [str(name).split()[-1].lstrip("/") for entry in entries if hasattr(entry, "keys") for name in entry]
-    return [name for name in names if not name.startswith("hydra/")]
+    found: dict[str, str] = {}
+    for entry in entries:
+        if isinstance(entry, DictConfig):
+            found |= {str(name).split()[-1].lstrip("/"): str(choice) for name, choice in entry.items()}
+        elif (parent := file.with_name(f"{entry}.yaml")).exists():
+            found |= _groups(parent)
+    return found
 
 
-def _override(argument: str, keys: Sequence[str], groups: Sequence[str], command: str) -> str:
-    """A checked override, its value quoted where Hydra would not take it as it is.
+def _overview(tool: str, files: Mapping[str, Path]) -> str:
+    lines = [f"usage: {command_line(tool)} {'|'.join(files)} key=value …", ""]
+    for name, file in files.items():
+        lines.append(f"  {name:<12} {file.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}")
+    return "\n".join([*lines, "", f"{command_line(tool)} <subcommand> --help lists its keys."])
 
-    Those are texts that its grammar reads as several values or none (file names), and numbers as group choices.
-    """
-    key, is_assignment, value = argument.partition("=")
-    if not is_assignment:
+
+def _help(command: str, file: Path, configs: Path, topics: Sequence[str]) -> str:
+    groups = _groups(file)
+    keys = {*groups, *map(str, OmegaConf.load(file)), *(SECTIONS if command.startswith("pretrain") else ())}
+    sections = {name: cls for name, cls in SECTIONS.items() if name in keys}
+    if asked := [topic for topic in topics if topic in sections]:
+        return "\n\n".join(help_of_section(topic, sections[topic], _choices(topic, configs)) for topic in asked)
+    choices = {
+        group: ("as run= has it" if default == OF_RUN else default, _choices(group, configs))
+        for group, default in groups.items()
+        if group != "paths"
+    }
+    return help_of_tool(command_line(command), file, choices, sections)
+
+
+def _choices(group: str, configs: Path) -> list[str]:
+    return sorted(path.stem for path in (configs / group).glob("*.yaml"))
+
+
+def _choice(group: str, text: str, configs: Path) -> str:
+    """The name of a group's choice; a file of the user's own gets one."""
+    name = text.strip("'\"")
+    if name.endswith((".yaml", ".yml")):
+        content = read_yaml(Path(name).expanduser(), f"{group}={text}")
+        package = "_global_" if group == "experiment" else None
+        if group == "data":
+            content = OmegaConf.merge({"name": Path(name).stem}, content)
+        name = "own_file"
+        ConfigStore.instance().store(group=group, name=name, node=content, package=package)
+    elif name not in (valid := _choices(group, configs)) and name != OF_RUN:
+        raise ConfigError(
+            f"{group}={name!r} is unknown; expected one of {', '.join(valid)}, or a file: {group}=own.yaml"
+            f"{close(name, valid)}"
+        )
+    return name
+
+
+def _set(config: DictConfig, command: str, argument: str, key: str, text: str | None) -> None:
+    """Replace one value of a configuration."""
+    section, *path = key.split(".")
+    keys = list(map(str, config))
+    if text is None:
         raise ConfigError(f"{command}: {argument!r} is not key=value; the keys are {', '.join(keys)}")
-    if key.split(".")[0] not in keys:  # so are +key and ~key
+    if section not in keys:  # so are +key and ~key
         raise ConfigError(_unknown(f"{command}: key", key, keys))
-    if key == "scheme" and "+" in value:  # a combination has no file in the group; HyperETConfig reads it
-        return f"hyperet.scheme='{value}'"
+    expects_text = False
+    if cls := SECTIONS.get(section):
+        if not path:
+            given = _value(key, text, expects_text=False)
+            config[section] = OmegaConf.merge(defaults(cls), current_names(cls, given, section))  # type: ignore[arg-type]
+            return
+        path[0] = current_name(cls, path[0], section)
+        if len(path) > 1 and not admits(cls, path[0], Mapping):  # type: ignore[type-abstract]
+            raise ConfigError(f"{key}: {section}.{path[0]} is one value; expected {section}.{path[0]}=…")
+        expects_text = admits(cls, path[0], str) and not admits(cls, path[0], tuple)
+    elif path and not isinstance(parent := OmegaConf.select(config, ".".join([section, *path[:-1]])), DictConfig):
+        raise ConfigError(f"{command}: {key} is not an option")
+    elif path and path[-1] not in parent:
+        raise ConfigError(_unknown(f"{command}: key", key, [f"{key.rpartition('.')[0]}.{one}" for one in parent]))
+    else:
+        default = OmegaConf.to_container(config).get(section) if not path else None  # type: ignore[union-attr]
+        expects_text = isinstance(default, str) and default != "???"
+    OmegaConf.update(config, ".".join([section, *path]), _value(key, text, expects_text=expects_text), merge=False)
+
+
+def _value(key: str, text: str, *, expects_text: bool) -> Any:
+    """What a text on the command line means: a list or mapping, a number, true, false, null, or a text as it is.
+
+    Hydra's grammar reads it where it can. A list or mapping that it cannot read, such as one with an accent or an
+    apostrophe, is read as YAML; a text that it would take for several values stays one.
+    """
     try:
-        is_one_value = not OverridesParser.create().parse_override(argument).is_sweep_override()
+        override = OverridesParser.create().parse_override(f"key={text}")
+        value = text if override.is_sweep_override() else override.value()
     except HydraException:
-        is_one_value = value.startswith(("{", "["))  # not a text: Hydra says what is wrong with it
-    if is_one_value and not (key in groups and value.isdigit()):
-        return argument
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
+        if not text.startswith(("[", "{")):
+            return text
+        try:
+            value = OmegaConf.to_container(OmegaConf.create(f"key: {text}"))["key"]
+        except (YAMLError, OmegaConfBaseException) as error:
+            reason = str(getattr(error, "problem", error)).splitlines()[0]
+            raise ConfigError(f"{key}={text} is not a list [a, b] nor a mapping {{a: 1}}: {reason}") from error
+    return text if expects_text and type(value) in (int, float, bool) else value
+
+
+def _at_home(value: Any) -> Any:
+    """The same plain values with `~` at the beginning of texts replaced by the home folder."""
+    if isinstance(value, dict):
+        return {key: _at_home(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_at_home(inner) for inner in value]
+    return os.path.expanduser(value) if isinstance(value, str) and (value == "~" or value.startswith("~/")) else value
 
 
 def _unknown(what: str, found: str, valid: Mapping[str, Any] | Sequence[str]) -> str:
     listed = ", ".join(valid)
     if not found:
         return f"{what} is missing; there are {listed}"
-    close = difflib.get_close_matches(found, valid, n=1)
-    return f"{what} {found!r} is unknown{f' (did you mean {close[0]}?)' if close else ''}; there are {listed}"
-
-
-def _overview(tool: str, subcommands: Mapping[str, Path]) -> str:
-    lines = [f"usage: python tools/{tool}.py {'|'.join(subcommands)} key=value …", ""]
-    for name, file in subcommands.items():
-        lines.append(f"  {name:<12} {file.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}")
-    return "\n".join([*lines, "", f"python tools/{tool}.py <subcommand> --help lists its keys."])
+    near = difflib.get_close_matches(found, valid, n=1)
+    return f"{what} {found!r} is unknown{f' (did you mean {near[0]}?)' if near else ''}; there are {listed}"
 
 
 def _exit_with(text: str) -> None:

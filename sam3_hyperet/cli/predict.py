@@ -1,27 +1,33 @@
-"""`tools/predict.py`: what a model finds on pictures, as overlays and as one JSON file."""
+"""`sam3-hyperet predict`: what a model finds on images, as overlays and as one JSON file."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.console import Console
 
+from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import parse_command, write_json
 from sam3_hyperet.cli.evaluate import choose_device
+from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.data.annotations import read_picture
-from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.errors import CheckpointError, ConfigError, DataError
+from sam3_hyperet.files import Manifest
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.masks import encode_masks
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.report.figures.images import overlay
+from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_PREDICTIONS = "predictions.json"
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -31,44 +37,84 @@ def main(argv: list[str] | None = None) -> Path:
     for name in ("score_threshold", "mask_threshold"):
         if type(config[name]) not in (int, float) or not 0 <= config[name] <= 1:
             raise ConfigError(f"{name}={config[name]}; expected a probability")
-    pictures = find_pictures(config.images)
-    for path in pictures:
-        read_picture(path)  # a broken one is said now, before anything is written
-    prompts = config.prompts if isinstance(config.prompts, ListConfig) else [config.prompts]
-    if None in prompts:
-        raise ConfigError("prompts has a null; expected noun phrases")
-    prompts = [str(prompt) for prompt in prompts]
-    set_threads(config.threads)
-    model = open_model(OmegaConf.to_container(config.model)).to(choose_device(config.device))
-    if config.adapter:
-        load_adapter(model, config.adapter)
-    predictor = Predictor(model, prompts, resolution(model), config.prompts_at_once)
+    images = find_images(config.images)
     run_dir = Path(config.run_dir)
+    if overwritten := {(run_dir / name).resolve() for name in images.values()} & {path.resolve() for path in images}:
+        raise ConfigError(f"run_dir={run_dir}: the overlay would replace the image {overwritten.pop()}; use another")
+    Manifest(run_dir).check(*images.values(), _PREDICTIONS)
+    for path in images:
+        read_upright(path)  # a broken one is reported now, before anything is written
+    prompts = listed_prompts(config.prompts)
+    set_threads(config.threads)
+    model, adapter = open_adapted(config)
+    predictor = Predictor(model, prompts, resolution(model), config.prompts_at_once)
     run_dir.mkdir(parents=True, exist_ok=True)
+    Manifest(run_dir).claim(*images.values(), _PREDICTIONS)
     records = []
-    for path, name in pictures.items():
+    for path, name in images.items():
         record, drawn = _predict(predictor, path, config)
         Image.fromarray(drawn).save(run_dir / name)
         records.append({**record, "overlay": name})
         found = ", ".join(f"{p['prompt']} {len(p['detections'])}" for p in record["prompts"])
-        console.print(f"{path.name}: {found}")
-    content = {"adapter": config.adapter, "score_threshold": config.score_threshold, "pictures": records}
-    write_json(run_dir / "predictions.json", content)
-    console.print(f"wrote {len(records)} overlays and predictions.json to {run_dir}")
+        console.print(f"{path.name}: {found}", markup=False)
+    content = {"adapter": adapter, "score_threshold": config.score_threshold, "pictures": records}
+    write_json(run_dir / _PREDICTIONS, content)
+    console.print(f"wrote {len(records)} overlays and {_PREDICTIONS} to {run_dir}", markup=False, soft_wrap=True)
     return run_dir
 
 
-def find_pictures(images: str | ListConfig) -> dict[Path, str]:
-    """The pictures that `images=` names, each with a file name of its own for the overlay.
+def open_adapted(config: DictConfig) -> tuple[host.Sam3Image, str | None]:
+    """The model that `model=`, `adapter=` and `run=` describe, on its device, and the adapter file.
+
+    A run's model has the base weights that the run trained, if it did, unless `model=` describes another base.
 
     Raises:
-        DataError: a path that does not exist, or a folder without pictures.
+        ConfigError: several runs.
+        CheckpointError: a run without results, or files that do not fit.
+    """
+    values, adapter = OmegaConf.to_container(config.model), config.adapter
+    if len(runs := listed(config.run)) > 1:
+        raise ConfigError(f"run={config.run}; expected one run")
+    for run in runs:
+        weights, best = run / WEIGHTS["best"], run / ADAPTER["best"]
+        if not weights.is_file() and not best.is_file():
+            raise CheckpointError(
+                f"run={run}: neither {best.name} nor {weights.name} is there; expected a finished run"
+            )
+        if weights.is_file() and "model" in config.of_run:
+            values["checkpoint"] = str(weights)
+        if adapter is None and best.is_file():
+            adapter = str(best)
+    model = open_model(values).to(choose_device(config.device))
+    if adapter:
+        load_adapter(model, adapter)
+    return model, adapter
+
+
+def listed_prompts(prompts: str | ListConfig) -> list[str]:
+    """The noun phrases of `prompts=car,house` or `prompts=[car,house]`. Raises ConfigError for a null."""
+    if not isinstance(prompts, ListConfig):
+        return [prompt.strip() for prompt in str(prompts).split(",")]
+    if None in prompts:
+        raise ConfigError("prompts has a null; expected noun phrases")
+    return list(map(str, prompts))
+
+
+def read_upright(path: Path) -> Image.Image:
+    """The image at `path` in RGB, turned as its EXIF orientation says. Raises DataError naming the file."""
+    return ImageOps.exif_transpose(read_picture(path))
+
+
+def find_images(images: str | Sequence[str]) -> dict[Path, str]:
+    """The images that `images=` names, each with a file name of its own for the overlay; hidden files are skipped.
+
+    Raises:
+        DataError: a path that does not exist, or a folder without images.
     """
     found: list[Path] = []
-    for entry in images if isinstance(images, ListConfig) else [images]:
-        path = Path(str(entry))
+    for path in listed(images):
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
             if not inside:
                 raise DataError(f"{path}: no pictures in this folder; expected files ending in {', '.join(ENDINGS)}")
             found += inside
@@ -87,19 +133,19 @@ def find_pictures(images: str | ListConfig) -> dict[Path, str]:
 
 
 def _predict(predictor: Predictor, path: Path, config: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
-    picture = read_picture(path)
-    answers, masks_shown, labels = [], [], []
-    for prompt, answer in zip(predictor.vocabulary, predictor.predict(picture), strict=True):
-        best = answer.top(len(answer.query_scores))
+    image = read_upright(path)
+    predictions, masks_shown, labels = [], [], []
+    for prompt, prediction in zip(predictor.vocabulary, predictor.predict(image), strict=True):
+        best = prediction.top(len(prediction.query_scores))
         best = best.above(config.score_threshold / max(best.presence, 1e-12))
-        masks = best.masks(picture.height, picture.width, config.mask_threshold)
-        boxes = best.boxes.clamp(0, 1) * best.boxes.new_tensor([picture.width, picture.height] * 2)
+        masks = best.masks(image.height, image.width, config.mask_threshold)
+        boxes = best.boxes.clamp(0, 1) * best.boxes.new_tensor([image.width, image.height] * 2)
         detections = [
             {"score": score, "box_xyxy": box, "segmentation": rle}
             for score, box, rle in zip(best.scores.tolist(), boxes.tolist(), encode_masks(masks), strict=True)
         ]
-        answers.append({"prompt": prompt, "presence": answer.presence, "detections": detections})
+        predictions.append({"prompt": prompt, "presence": prediction.presence, "detections": detections})
         masks_shown += list(masks)
         labels += [f"{prompt} {score:.2f}" for score in best.scores.tolist()]
-    record = {"file": str(path), "width": picture.width, "height": picture.height, "prompts": answers}
-    return record, overlay(np.asarray(picture), masks_shown, labels)
+    record = {"file": str(path), "width": image.width, "height": image.height, "prompts": predictions}
+    return record, overlay(np.asarray(image), masks_shown, labels)

@@ -1,4 +1,4 @@
-"""`datasets/prepare_*.py`: what a data set lacks and where to get it; a manifest where it lacks nothing."""
+"""`sam3-hyperet prepare`: what a data set lacks and where to get it; a manifest where it lacks nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from sam3_hyperet.cli.command import exit_cleanly, parse_command, write_json
+from sam3_hyperet.cli.command import command_line, parse_command, write_json
 from sam3_hyperet.data.checks import Inspected, inspect
 from sam3_hyperet.data.conversion import Conversion
 from sam3_hyperet.data.options import DataOptions
@@ -23,15 +23,14 @@ from sam3_hyperet.options import read_options
 from sam3_hyperet.version import __version__
 
 
-@exit_cleanly
-def main(tool: str, argv: Sequence[str] | None = None) -> Path | None:
+def main(argv: Sequence[str] | None = None) -> Path | None:
     """Check a data set and convert its label maps where it has to be; returns the manifest that was written.
 
     Raises:
         DataError: something is missing or wrong; the table printed says what. No manifest is written.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    values = _values(tool, arguments)
+    values = _values(arguments)
     console = Console(highlight=False)
     root, workers = Path(values["root"]).expanduser(), values["workers"]
     if type(workers) is not int or workers < 1:
@@ -42,10 +41,8 @@ def main(tool: str, argv: Sequence[str] | None = None) -> Path | None:
         conversion = read_options(Conversion, convert, "conversion")
         if folder := _converted(conversion, root, workers, console):
             arguments.append(f"{conversion.option}={folder}")
-            values = _values(tool, arguments)
+            values = _values(arguments)
     data = replace(read_options(DataOptions, values["data"], "data"), root=str(root))
-    if data.format not in values["formats"]:
-        raise ConfigError(f"data.format={data.format!r}; {tool} is for {', '.join(values['formats'])}")
     counts = (values["counts"] or {}).get(data.name, {})
     inspected = {name: _inspect(data, name, root, counts.get(name, {}), workers, console) for name in data.splits}
     _print_table(inspected, console)
@@ -54,13 +51,13 @@ def main(tool: str, argv: Sequence[str] | None = None) -> Path | None:
         raise DataError(f"{root}: {len(failed)} checks failed ({', '.join(failed)}); {_source(values)}")
     manifest = _write_manifest(values["out"], root, data.name, inspected)
     console.print(f"wrote {manifest}" if manifest else "no manifest is wanted", soft_wrap=True)
-    command = f"python tools/train.py {' '.join(_run_options(values, root, arguments))}"
-    console.print(f"next: {command}", soft_wrap=True)
+    next_command = command_line("train", *_run_options(values, root, arguments))
+    console.print(f"next: {next_command}", soft_wrap=True, markup=False)
     return manifest
 
 
-def _values(tool: str, arguments: Sequence[str]) -> dict[str, Any]:
-    return OmegaConf.to_container(parse_command(tool, arguments)[1])  # type: ignore[return-value]
+def _values(arguments: Sequence[str]) -> dict[str, Any]:
+    return OmegaConf.to_container(parse_command("prepare", arguments)[1])  # type: ignore[return-value]
 
 
 def _converted(conversion: Conversion, root: Path, workers: int, console: Console) -> str | None:
@@ -118,6 +115,7 @@ def _source(values: dict[str, Any]) -> str:
 
 
 def _run_options(values: dict[str, Any], root: Path, arguments: Sequence[str]) -> list[str]:
-    group = next((a.partition("=")[2] for a in arguments if a.startswith("data=")), values["data"]["name"])
-    labels = [argument for argument in arguments if argument.startswith("paths.")]
-    return [f"data={group}", f"data.root={root}", *labels]
+    """What `train` needs to use the data set as it was checked."""
+    chosen = [argument for argument in arguments if argument.startswith("data=")][-1:] or ["data=coco"]
+    own = [one for one in arguments if one.startswith(("paths.", "data.")) and not one.startswith("data.root=")]
+    return [*chosen, f"data.root={root}", *own]

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from sam3_hyperet.cli.command import exit_cleanly, parse_command, write_json
+from sam3_hyperet.cli.command import parse_command, write_json
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics.instances.cg_f1 import SCORE_THRESHOLD
 from sam3_hyperet.evaluation.scoring.cg_f1 import cg_f1_of_files
@@ -21,9 +21,9 @@ from sam3_hyperet.version import __version__
 _PACKAGES = ("pycocotools", "faster-coco-eval", "numpy", "pillow")
 
 
-@exit_cleanly
-def main() -> None:
-    subcommand, config = parse_command("score")
+def main(argv: list[str] | None = None) -> None:
+    """Print the metrics, and write them if `out=` says where."""
+    subcommand, config = parse_command("score", argv)
     report = {"coco": score_coco, "cgf1": score_cgf1, "semantic": score_semantic}[subcommand](config)
     _print_table(report)
     if config.out is not None:

@@ -16,7 +16,6 @@ from rich.console import Console
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import Manifest, replacing, sole_use
-from sam3_hyperet.launch.memory import estimate
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.launch.slurm import TrainingJob, open_executor, script, submit
 from sam3_hyperet.options import read_options
@@ -50,6 +49,8 @@ def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path
     Args:
         train: what each task of a job calls, as "package.module:function".
     """
+    from sam3_hyperet.launch.memory import estimate  # imports torch, and a command line is read without
+
     console = Console(highlight=False, soft_wrap=True)
     plain = [OmegaConf.to_container(config, resolve=True) for config in configs]
     options = read_options(SlurmOptions, plain[0]["launcher"], "launcher")

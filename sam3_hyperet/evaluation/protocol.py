@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -51,6 +52,8 @@ class Protocol:
     bootstrap: int = 1000
     compare_exact: int = 0
     workers: int = 1
+
+    ALIASES: ClassVar[Mapping[str, str]] = {"top": "max_dets"}
 
     def __post_init__(self) -> None:
         for name in ("mask_threshold", "presence_threshold", "score_threshold", "min_score"):

@@ -20,6 +20,7 @@ class SlurmOptions:
     """Options of a Slurm job; None leaves a choice to the cluster.
 
     Attributes:
+        name: "local" to run here and now, or "slurm".
         nodes, tasks_per_node: processes; one drives one device, so they are `train.nodes` and `train.devices`.
         gpus_per_node: 0 to train on the CPU.
         cpus_per_task: cores of a process, its loader processes included.
@@ -27,6 +28,7 @@ class SlurmOptions:
         timeout_min: the limit; the job is requeued when it comes near.
         signal_delay_s: seconds before the limit at which the job is told.
         max_timeouts: so many times a job that came near its limit is requeued.
+        partition, account, qos, constraint: as sbatch has them.
         exclude: nodes, as a list or joined by commas.
         array_parallelism: at most so many jobs of a sweep run at once.
         setup: shell commands of the script, before srun.

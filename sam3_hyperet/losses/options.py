@@ -14,7 +14,16 @@ QUERIES = ("best", "random")
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of SAM 3's segmentation fine-tuning recipe."""
+    """Weights of SAM 3's segmentation fine-tuning recipe.
+
+    Attributes:
+        box, giou: of the matched boxes' L1 distance and generalised IoU.
+        classification: of the queries' scores.
+        presence: of the concept's presence in the image.
+        mask, dice: of the matched masks, focal and Dice.
+        semantic, semantic_dice: of the semantic map, cross-entropy and Dice.
+        one_to_many: of the decoder's second branch, in which several queries match an object.
+    """
 
     box: float = 5.0
     giou: float = 2.0

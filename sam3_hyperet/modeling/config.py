@@ -151,7 +151,15 @@ class HyperETConfig:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Options of `build_model`."""
+    """Options of `build_model`.
+
+    Attributes:
+        name: "tiny", which comes with the package, or "large", the official architecture.
+        checkpoint: base weights: a file, a repository of the Hugging Face hub, or "random"; None for those in the
+            package, which only "tiny" has.
+        resolution: side of the model's square input in pixels; None for 128 of "tiny" and 1008 of "large".
+        seed: of random weights.
+    """
 
     name: str = "tiny"
     checkpoint: str | None = None

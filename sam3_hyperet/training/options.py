@@ -39,7 +39,9 @@ class TrainOptions:
         save_every: steps between two saved states; 0 for none.
         max_bad_steps: consecutive steps with a non-finite loss or gradient after which the run ends.
         precision: Fabric's: "32-true" or "bf16-mixed".
+        accelerator: Fabric's: "auto", "cpu" or "cuda".
         devices: of a node, each driven by a process.
+        nodes: machines, with so many devices each.
         strategy: Fabric's, or "fsdp", which shards parameters, gradients and optimizer state in stage 3. "auto" is with
             several processes "ddp" in stage 1, else "ddp_find_unused_parameters_true", for what gets no gradient at a
             step.
@@ -100,6 +102,8 @@ class StageOptions:
             raise ConfigError("stage.boundaries and stage.plateau both say when the next stage begins; set one of them")
         if self.plateau and self.number == STAGES[-1]:
             raise ConfigError("stage.plateau: stage 3 is the last; expected stage.number=1 or 2")
+        if self.layers != KEY_LAYERS and not self.number <= 2 <= self.last:
+            raise ConfigError(f"stage.layers={list(self.layers)} is for stage 2; expected stage=2 or stage=schedule")
         if len(self.boundaries) > STAGES[-1] - self.number:
             raise ConfigError(
                 f"stage.boundaries={list(self.boundaries)}: from stage {self.number} there are only "
@@ -136,6 +140,8 @@ class OptimizerOptions:
         lr: of the adapters, at its highest.
         base_lr_ratio: of the base's parameters, relative to `lr`.
         trunk_decay: of the image trunk, from each of its blocks to the one below: layer-wise decay.
+        betas: decay rates of AdamW's two moving averages.
+        weight_decay: of AdamW, decoupled from the gradient.
         warmup_steps: over which a group's rate rises, from the step at which it begins to train.
         final_lr_ratio: what is left of a rate at the last step.
     """

@@ -13,6 +13,7 @@ from sam3_hyperet.cli.evaluate import main as evaluate
 from sam3_hyperet.cli.predict import main as predict
 from sam3_hyperet.cli.train import main as train
 from sam3_hyperet.errors import CheckpointError
+from sam3_hyperet.files import MANIFEST
 from sam3_hyperet.masks import decode
 
 pytestmark = pytest.mark.integration
@@ -96,7 +97,7 @@ def test_predictions_are_overlays_and_one_file(trained, tiny_model, tmp_path):
     (pictures / "notes.txt").write_text("no picture")
     command = ["prompts=[car,red wheel]", *tiny_model, f"adapter={trained / 'adapter.safetensors'}"]
     folder = predict([f"images={pictures}", *command, "score_threshold=0", f"run_dir={tmp_path / 'out'}"])
-    assert {path.name for path in folder.iterdir()} == {"a.png", "a-2.png", "b.png", "predictions.json"}
+    assert {path.name for path in folder.iterdir()} == {"a.png", "a-2.png", "b.png", "predictions.json", MANIFEST}
     content = json.loads((folder / "predictions.json").read_text(), parse_constant=pytest.fail)
     assert [Path(one["file"]).name for one in content["pictures"]] == ["a.jpg", "a.png", "b.PNG"]
     for record in content["pictures"]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from unittest.mock import patch
 
 from hostile_trees import ADAPTER, ANNOTATIONS
 
@@ -61,10 +59,4 @@ def run_tool(tool: str, root: Path, *options: str) -> None:
     """Run a tool in this process on the tree at `root`, as its script does."""
     main, arguments = TOOLS[tool]
     values = [argument.format(root) for argument in (*arguments, *options)]
-    if main is score:
-        with patch.object(sys, "argv", ["score.py", *values]):
-            main()
-    elif main is prepare:
-        main("prepare_coco", values)
-    else:
-        exit_cleanly(main)(values)
+    exit_cleanly(main)(values)

@@ -26,7 +26,10 @@ def test_values_are_taken_and_lists_become_tuples():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"name": "a", "size": 3}, r"^part.size is not an option; expected one of name, sizes, extra$"),
+        (
+            {"name": "a", "size": 3},
+            r"^part.size is not an option; expected one of name, sizes, extra; did you mean sizes\?$",
+        ),
         ({"sizes": [3]}, r"^part.name is missing$"),
         ("a", r"^part='a'; expected options by name$"),
         (None, r"^part=None; expected options by name$"),

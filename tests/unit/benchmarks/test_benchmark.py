@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from benchmarks import attention, evaluation, gpu, large, metrics, ops, schemes, startup, training
+from sam3_hyperet.cli.benchmark import main
 from sam3_hyperet.cli.command import CONFIGS, exit_cleanly
 
-TOOL = Path(__file__).resolve().parents[3] / "tools" / "benchmark.py"
 SUBCOMMANDS = {
     "ops": ops,
     "attention": attention,
@@ -27,14 +25,6 @@ SUBCOMMANDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("benchmark_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_the_options_are_those_of_the_function(name):
     options = OmegaConf.to_container(OmegaConf.load(CONFIGS / "benchmark" / f"{name}.yaml"))
@@ -44,7 +34,7 @@ def test_the_options_are_those_of_the_function(name):
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_figures_are_returned_and_written(main, monkeypatch, tmp_path, name):
+def test_figures_are_returned_and_written(monkeypatch, tmp_path, name):
     asked = []
     monkeypatch.setattr(SUBCOMMANDS[name], "run", lambda **options: asked.append(options) or {"figure": 1.5})
     first = {"large": "steps", "training": "steps", "evaluation": "turns"}.get(name, "repeats")
@@ -64,11 +54,11 @@ def test_figures_are_returned_and_written(main, monkeypatch, tmp_path, name):
         (["ops", "size=0"], "benchmark ops: size=0; expected an integer from 1"),
         (["large", "steps=two"], "benchmark large: steps=two; expected an integer from 1"),
         (["large", "resolution=true"], "resolution=True; expected an integer from 1"),
-        (["gpu", "folder=1"], "benchmark gpu: folder=1; expected a text"),
+        (["gpu", "folder=null"], "benchmark gpu: folder=None; expected text"),
         (["training", "attention_dropout=1"], "attention_dropout=1; expected true or false"),
     ],
 )
-def test_mistakes(main, capsys, arguments, message):
+def test_mistakes(capsys, arguments, message):
     with pytest.raises(SystemExit) as exit_:
         exit_cleanly(main)(arguments)
     assert exit_.value.code == 1

@@ -50,8 +50,8 @@ def fails(scenes, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["rum=x"], "key 'rum' is unknown (did you mean run?)"),
-        (["protocol.tops=3"], "Key 'tops' is not in struct"),
-        (["protocol=quick"], "Could not find 'protocol/quick' Available options in 'protocol': exact fast"),
+        (["protocol.tops=3"], "protocol.tops is not an option; expected one of max_dets, "),
+        (["protocol=quick"], "protocol='quick' is unknown; expected one of exact, fast"),
         ([*RANDOM, "protocol.compare_exact=4"], "protocol.min_score=0 is exact already; expected protocol=fast"),
         ([*RANDOM, "resume=yes"], "resume='yes' is unknown; expected one of auto, never"),
         ([*RANDOM, "keep_records=2"], "keep_records=2; expected true or false"),

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.cli.predict import find_pictures, main
+from sam3_hyperet.cli.predict import find_images, main
 from sam3_hyperet.errors import DataError
 
 
@@ -66,8 +66,8 @@ def test_prompts(fails, prompts, message):
         ("mask_threshold=half", "mask_threshold=half; expected a probability"),
         ("prompts_at_once=-1", "prompts_at_once=-1; expected an integer from 0"),
         ("adapter=/nowhere/adapter.safetensors", "/nowhere/adapter.safetensors: no such file"),
-        ("model=medium", "Could not find 'model/medium'"),
-        ("model.width=3", "Key 'width' is not in struct"),
+        ("model=medium", "model='medium' is unknown; expected one of large, tiny"),
+        ("model.width=3", "model.width is not an option; expected one of name, checkpoint"),
         ("device=gpu", "device=gpu; expected auto, cpu or cuda"),
     ],
 )
@@ -89,7 +89,7 @@ def test_every_picture_is_found_once_with_a_name_of_its_own(pictures, tmp_path):
     other.mkdir()
     (pictures / "0.png").rename(other / "1.JPG")
     images = OmegaConf.create([str(pictures), str(other), str(other / "1.JPG")])
-    assert find_pictures(images) == {pictures / "1.png": "1.png", other / "1.JPG": "1-2.png"}
-    assert find_pictures(str(other / "1.JPG")) == {other / "1.JPG": "1.png"}
+    assert find_images(images) == {pictures / "1.png": "1.png", other / "1.JPG": "1-2.png"}
+    assert find_images(str(other / "1.JPG")) == {other / "1.JPG": "1.png"}
     with pytest.raises(DataError, match="no such picture or folder"):
-        find_pictures(OmegaConf.create([str(pictures), "nowhere"]))
+        find_images(OmegaConf.create([str(pictures), "nowhere"]))

@@ -1,12 +1,8 @@
-"""`tools/score.py` and what every command line shares: options, help, one clear line for an error."""
+"""`sam3-hyperet score`: references, and one clear line for an error."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,20 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam3_hyperet.cli.command import exit_cleanly, parse_command, write_json
+from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.score import main
-from sam3_hyperet.errors import ConfigError, DataError
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 Score = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def score(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Score:
+def score(tmp_path: Path) -> Score:
     def run(*arguments: str) -> dict[str, Any]:
         out = tmp_path / "new folder/metrics.json"
-        monkeypatch.setattr(sys, "argv", ["score.py", *arguments, f"out={out}"])
-        main()
+        main([*arguments, f"out={out}"])
         assert [path.name for path in out.parent.iterdir()] == ["metrics.json"]
         report: dict[str, Any] = json.loads(out.read_text())
         return report
@@ -153,123 +146,13 @@ def test_an_error_is_one_clear_line(
     arguments: list[str],
     message: str,
     tiny: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["score.py", *(a.format(tiny) for a in arguments)])
     with pytest.raises(SystemExit) as exit_:
-        main()
+        exit_cleanly(main)([a.format(tiny) for a in arguments])
     assert exit_.value.code == 1
     out, error = capsys.readouterr()
     assert out == ""
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message in error
-
-
-def test_help_prints_the_options(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, expected in ((["-h"], "coco|semantic"), (["coco", "--help"], "predictions: ???")):
-        with pytest.raises(SystemExit) as exit_:
-            parse_command("score", arguments)
-        assert exit_.value.code == 0
-        assert expected in capsys.readouterr().out
-
-
-def test_a_tool_without_subcommands_and_with_groups(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/tiny.yaml").write_text("width: 8\n")
-    (tmp_path / "model/large.yaml").write_text("width: 80\n")
-    (tmp_path / "model/2.yaml").write_text("width: 2\n")
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment/none.yaml").write_text("# @package _global_\n{}\n")
-    (tmp_path / "experiment/long.yaml").write_text("# @package _global_\nseed: 9\n")
-    (tmp_path / "check.yaml").write_text("defaults: [_self_, model: tiny, experiment: none]\nseed: 0\n")
-    (tmp_path / "bench").mkdir()
-    (tmp_path / "bench/ops.yaml").write_text("defaults: [_self_, model: tiny]\nseed: 0\n")
-    assert parse_command("check", ["model=2"], tmp_path)[1].model.width == 2
-    assert parse_command("check", ["experiment=long"], tmp_path)[1].seed == 9
-    assert parse_command("check", ["seed=3"], tmp_path) == ("", {"seed": 3, "model": {"width": 8}})
-    assert parse_command("bench", ["ops", "model=large"], tmp_path) == (
-        "ops",
-        {"seed": 0, "model": {"width": 80}},
-    )
-    assert parse_command("bench", ["ops", "model.width=1"], tmp_path)[1].model.width == 1
-    with pytest.raises(ConfigError, match="key 'sed' is unknown"):
-        parse_command("bench", ["ops", "sed=1"], tmp_path)
-
-
-def test_bugs_keep_their_traceback_and_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-
-    @exit_cleanly
-    def fail(error: Exception) -> None:
-        raise error
-
-    with pytest.raises(KeyError):
-        fail(KeyError("bug"))
-    with pytest.raises(SystemExit):
-        fail(DataError("a\nb"))
-    assert "HYDRA_FULL_ERROR" not in os.environ
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    with pytest.raises(DataError):
-        fail(DataError("shown in full"))
-
-
-@pytest.mark.parametrize(
-    ("override", "message", "has_traceback"),
-    [
-        ("x=1", "error: broken: mend it\n", False),
-        ("y=1", "error: Could not override 'y'. Key 'y' is not in struct\n", False),
-        ("model=huge", "Could not find 'model/huge' Available options in 'model': tiny\n", False),
-        ("x=(", "error: ", False),
-        ("x=3", "KeyError: 'bug'", True),
-        ("x=4", "error: Missing mandatory value: z\n", False),
-    ],
-)
-def test_hydra_main_exits_cleanly(tmp_path: Path, override: str, message: str, has_traceback: bool) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/tiny.yaml").write_text("width: 8\n")
-    (tmp_path / "run.yaml").write_text(
-        "defaults: [_self_, model: tiny]\nx: 0\nz: ???\nhydra: {output_subdir: null, run: {dir: .}}\n"
-    )
-    (tmp_path / "tool.py").write_text(
-        textwrap.dedent(
-            """
-            from pathlib import Path
-
-            from sam3_hyperet.cli.command import hydra_main
-            from sam3_hyperet.errors import DataError
-
-            @hydra_main("run", configs=Path(__file__).parent)
-            def main(config):
-                if config.x == 1:
-                    raise DataError("broken:\\n mend it")
-                if config.x == 3:
-                    raise KeyError("bug")
-                config.z
-
-            main()
-            """
-        )
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-    done = subprocess.run(
-        [sys.executable, "tool.py", override],
-        cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert ("Traceback" in done.stderr) == has_traceback
-    assert has_traceback or done.stderr.count("\n") == 1
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"AP": 0.5})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "a.json", {"AP": float("nan")})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"AP": 0.5}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

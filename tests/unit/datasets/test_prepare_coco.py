@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.prepare import main
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -44,9 +45,9 @@ def coco(tmp_path):
 def fails(capsys):
     """A function that runs a tool to its error; returns that and the table."""
 
-    def run(root, *arguments, tool="prepare_coco"):
+    def run(root, *arguments):
         with pytest.raises(SystemExit) as exit_:
-            main(tool, [f"root={root}", *arguments])
+            exit_cleanly(main)([f"root={root}", *arguments])
         assert exit_.value.code == 1
         said = capsys.readouterr()
         assert said.err.startswith("error: ")
@@ -58,7 +59,7 @@ def fails(capsys):
 
 
 def test_a_complete_set_gets_a_manifest(coco, capsys):
-    assert main("prepare_coco", [f"root={coco}", COUNTS]) == coco / "prepared.json"
+    assert main([f"root={coco}", COUNTS]) == coco / "prepared.json"
     manifest = json.loads((coco / "prepared.json").read_text())
     assert (manifest["data"], manifest["splits"].keys()) == ("coco", {"train", "val"})
     train, val = (manifest["splits"][name] for name in ("train", "val"))
@@ -67,16 +68,16 @@ def test_a_complete_set_gets_a_manifest(coco, capsys):
     assert train["sha256"] != val["sha256"]
     said = " ".join(capsys.readouterr().out.split())
     assert "train: coco: 2 images, 1 categories; repaired 1 × box without area, taken from the mask" in said
-    assert f"next: python tools/train.py data=coco data.root={coco}" in said
+    assert f"next: sam3-hyperet train data=coco data.root={coco}" in said
     assert "FAILED" not in said
-    again = main("prepare_coco", [f"root={coco}", "counts=null", "out=elsewhere/again.json"])
+    again = main([f"root={coco}", "counts=null", "out=elsewhere/again.json"])
     assert json.loads(again.read_text()) == manifest
-    assert main("prepare_coco", [f"root={coco}", "counts=null", "out=null"]) is None
+    assert main([f"root={coco}", "counts=null", "out=null"]) is None
 
 
 def test_a_file_of_another_size_changes_the_hash(coco):
     def hash_of():
-        return json.loads(main("prepare_coco", [f"root={coco}", "counts=null"]).read_text())["splits"]["val"]["sha256"]
+        return json.loads(main([f"root={coco}", "counts=null"]).read_text())["splits"]["val"]["sha256"]
 
     before = hash_of()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)).save(coco / "val2017/1.png")
@@ -125,13 +126,13 @@ def test_what_is_missing_is_said(coco, fails, spoil, message):
     [
         (["root=/nowhere"], "/nowhere: no such folder; get it from https://cocodataset.org"),
         (["workers=0"], "workers=0; expected an integer from 1"),
-        (["data.format=ade20k"], "data.format='ade20k'; prepare_coco is for coco"),
+        (["data.format=voc"], "data.format='voc' is unknown; expected one of scenes, coco"),
         (["roots=x"], "key 'roots' is unknown (did you mean root?)"),
     ],
 )
 def test_options(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as exit_:
-        main("prepare_coco", [f"root={tmp_path}", *arguments])
+        exit_cleanly(main)([f"root={tmp_path}", *arguments])
     assert exit_.value.code == 1
     assert message in capsys.readouterr().err
 
@@ -139,11 +140,11 @@ def test_options(tmp_path, capsys, arguments, message):
 def test_real_ade20k_is_a_part_of_the_official_one(shared_data, capsys, tmp_path):
     root = f"root={shared_data / 'ADEChallengeData2016'}"
     with pytest.raises(SystemExit):
-        main("prepare_ade20k", [root, f"out={tmp_path / 'a.json'}"])
+        exit_cleanly(main)(["data=ade20k", root, f"out={tmp_path / 'a.json'}"])
     said = capsys.readouterr()
     assert "2 checks failed (train: pictures, val: pictures)" in said.err
     assert not (tmp_path / "a.json").exists()
-    manifest = json.loads(main("prepare_ade20k", [root, f"out={tmp_path / 'a.json'}", "counts=null"]).read_text())
+    manifest = json.loads(main(["data=ade20k", root, f"out={tmp_path / 'a.json'}", "counts=null"]).read_text())
     assert {name: split["pictures"] for name, split in manifest["splits"].items()} == {"train": 6, "val": 3}
     assert 0.5 < manifest["splits"]["val"]["labelled"] < 1
 
@@ -159,3 +160,4 @@ def test_the_scripts_run(coco):
     )
     assert done.returncode == 0, done.stderr
     assert (coco / "prepared.json").is_file()
+    assert f"next: python {REPOSITORY / 'tools/train.py'} data=coco data.root={coco}" in done.stdout

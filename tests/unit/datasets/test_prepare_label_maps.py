@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.command import exit_cleanly, parse_command
 from sam3_hyperet.cli.prepare import main
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
@@ -48,7 +48,7 @@ def cityscapes(tmp_path):
 
 def test_cityscapes_label_ids_become_train_ids(cityscapes, capsys):
     before = {path: path.read_bytes() for path in cityscapes.rglob("*.png")}
-    main("prepare_label_maps", ["data=cityscapes", f"root={cityscapes}", "counts=null"])
+    main(["data=cityscapes", f"root={cityscapes}", "counts=null"])
     said = " ".join(capsys.readouterr().out.split())
     assert "converted 2 label maps to" in said
     assert f"data=cityscapes data.root={cityscapes} paths.cityscapes_labels=gtFine_trainIds" in said
@@ -61,14 +61,14 @@ def test_cityscapes_label_ids_become_train_ids(cityscapes, capsys):
     assert np.array_equal(split.labels.label_map(0), np.where(TRAIN_IDS == 255, -1, TRAIN_IDS.astype(int)))
     manifest = json.loads((cityscapes / "prepared.json").read_text())
     assert manifest["splits"]["val"]["labelled"] == 0.5
-    main("prepare_label_maps", ["data=cityscapes", f"root={cityscapes}", "counts=null"])
+    main(["data=cityscapes", f"root={cityscapes}", "counts=null"])
     assert "converted" not in capsys.readouterr().out
 
 
 def test_train_ids_that_are_there_are_used(cityscapes, capsys):
     for path in list(cityscapes.rglob("*_labelIds.png")):
         save(path.with_name(path.name.replace("labelIds", "labelTrainIds")), TRAIN_IDS)
-    main("prepare_label_maps", ["data=cityscapes", f"root={cityscapes}", "counts=null"])
+    main(["data=cityscapes", f"root={cityscapes}", "counts=null"])
     assert "converted" not in capsys.readouterr().out
     assert not (cityscapes / "gtFine_trainIds").exists()
     assert len(opened("cityscapes", cityscapes).labels) == 1
@@ -78,14 +78,14 @@ def test_a_conversion_is_there_whole_or_not_at_all(cityscapes, capsys):
     broken = next((cityscapes / "gtFine/val").rglob("*_labelIds.png"))
     broken.write_bytes(b"no picture")
     with pytest.raises(SystemExit):
-        main("prepare_label_maps", ["data=cityscapes", f"root={cityscapes}", "counts=null"])
+        exit_cleanly(main)(["data=cityscapes", f"root={cityscapes}", "counts=null"])
     assert "labelIds.png: not a readable label map" in capsys.readouterr().err
     assert {path.name for path in cityscapes.iterdir()} == {"leftImg8bit", "gtFine"}
 
 
 def test_official_counts_are_expected(cityscapes, capsys):
     with pytest.raises(SystemExit):
-        main("prepare_label_maps", ["data=cityscapes", f"root={cityscapes}"])
+        exit_cleanly(main)(["data=cityscapes", f"root={cityscapes}"])
     said = capsys.readouterr()
     assert "2 checks failed (train: pictures, val: pictures)" in said.err
     assert "cityscapes-dataset.com" in said.err
@@ -103,7 +103,7 @@ def test_pascal_context_takes_the_listed_pictures(tmp_path):
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("2008_000002\n")
     (lists / "val.txt").write_bytes(b"2008_000003\r\n")
-    main("prepare_label_maps", ["data=pascal_context59", f"root={tmp_path}"])
+    main(["data=pascal_context59", f"root={tmp_path}"])
     split = opened("pascal_context59", tmp_path)
     assert [split.images.image(i).path.name for i in range(len(split.images))] == ["2008_000003.jpg"]
     assert len(split.images.categories) == 59
@@ -111,7 +111,7 @@ def test_pascal_context_takes_the_listed_pictures(tmp_path):
     assert split.images.label_map(0).tolist() == [[-1, 0], [58, 39]]
     (lists / "val.txt").write_text("2008_000004\n2008_000009\n")
     with pytest.raises(SystemExit):
-        main("prepare_label_maps", ["data=pascal_context59", f"root={tmp_path}"])
+        exit_cleanly(main)(["data=pascal_context59", f"root={tmp_path}"])
 
 
 def test_ade847_is_16_bit_with_names_of_ones_own(tmp_path):
@@ -121,7 +121,6 @@ def test_ade847_is_16_bit_with_names_of_ones_own(tmp_path):
         save(tmp_path / "annotations_detectron2" / split / "a.tif", labels)
     (tmp_path / "names.txt").write_text("".join(f"thing {n}, synonym {n}\n" for n in range(847)))
     main(
-        "prepare_label_maps",
         ["data=ade847", f"root={tmp_path}", "counts={ade847:{train:{pictures:1},val:{pictures:1}}}"],
     )
     split = opened("ade847", tmp_path)
@@ -130,7 +129,7 @@ def test_ade847_is_16_bit_with_names_of_ones_own(tmp_path):
 
 
 def test_real_camvid_is_complete(shared_data, tmp_path):
-    main("prepare_label_maps", [f"root={shared_data / 'camvid'}", f"out={tmp_path / 'camvid.json'}", "workers=2"])
+    main(["data=camvid", f"root={shared_data / 'camvid'}", f"out={tmp_path / 'camvid.json'}", "workers=2"])
     manifest = json.loads((tmp_path / "camvid.json").read_text())
     assert [split["pictures"] for split in manifest["splits"].values()] == [367, 101, 233]
 
@@ -141,5 +140,5 @@ def test_a_map_without_a_labelled_pixel_fails(tmp_path, capsys):
         save(tmp_path / f"{split}annot" / "a.png", np.full((4, 4), 11, np.uint8))
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     with pytest.raises(SystemExit):
-        main("prepare_label_maps", [f"root={tmp_path}", "counts=null"])
+        exit_cleanly(main)(["data=camvid", f"root={tmp_path}", "counts=null"])
     assert "3 checks failed (train: labelled pixels" in capsys.readouterr().err

@@ -207,12 +207,12 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path, capsys, no_slu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["launcher.partitions=x"], "Key 'partitions' is not in struct"),
+        (["launcher.partitions=x"], "; did you mean partition?"),
         (["launcher.timeout_min=soon"], "launcher.timeout_min='soon'; expected an integer"),
         (["launcher.tasks_per_node=2"], "launcher.tasks_per_node=2, but train.devices=1; expected the same number"),
         (["train.devices=1,2"], "the runs of a sweep are one array"),
         (["model.name=large", "launcher.mem_gb=3"], "launcher.mem_gb=3, but the 1 processes of a node need 3.37 GB"),
-        (["scheme=A,Z"], "Could not find 'scheme/Z'"),
+        (["scheme=A,Z"], "scheme='Z' is unknown; expected one of none, A, B, C, P"),
         (["data.root=a/b,a:b"], "two runs of the sweep would be written to"),
         (["resume=/nowhere/state.pt"], "resume=/nowhere/state.pt: no such file"),
         ([], "there is no srun here"),

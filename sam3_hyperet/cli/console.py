@@ -1,0 +1,65 @@
+"""`sam3-hyperet` and `python -m sam3_hyperet`: one command for all tools; `tools/*.py` are doors to the same."""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+from collections.abc import Callable, Sequence
+
+from sam3_hyperet.cli.command import command_line, exit_cleanly, parse_command
+from sam3_hyperet.cli.submit import parse_runs
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.options import close
+from sam3_hyperet.version import __version__
+
+TOOLS = {  # function, and what it does
+    "train": ("train:main", "train adapters, then score base and adapted model and write the report"),
+    "evaluate": ("evaluate:main", "score the base and adapted models side by side: run=DIR or adapter=FILE"),
+    "predict": ("predict:main", "find what phrases name on images: images=PATH prompts=car,wheel run=DIR"),
+    "merge": ("merge:main", "fold an adapter into the base weights: run=DIR out=FILE"),
+    "score": ("score:main", "metrics of prediction files that anyone made: score coco|cgf1|semantic"),
+    "prepare": ("prepare:main", "check a data set before it is used: data=coco root=DIR"),
+    "benchmark": ("benchmark:main", "measure speed and memory (in the repository only)"),
+    "pretrain": ("pretrain:main", "train the tiny base from scratch, as the weights in the package were"),
+}
+_CHECKS: dict[str, Callable[[str, Sequence[str]], object]] = {"train": parse_runs, "pretrain": parse_runs}
+
+
+@exit_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the tool that the first argument names."""
+    tool, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if tool in ("-h", "--help", "help"):
+        print(_overview())
+    elif tool == "--version":
+        print(__version__)
+    elif tool in TOOLS:
+        run_tool(tool, arguments)
+    else:
+        raise ConfigError(f"{tool!r} is no tool; expected one of {', '.join(TOOLS)}{close(tool, TOOLS)}")
+
+
+@exit_cleanly
+def run_tool(tool: str, argv: Sequence[str] | None = None) -> None:
+    """Run a tool. Its command line is checked, and its help printed, before anything heavy is imported."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _CHECKS.get(tool, parse_command)(tool, arguments)
+    pkgutil.resolve_name(f"sam3_hyperet.cli.{TOOLS[tool][0]}")(arguments)
+
+
+def _overview() -> str:
+    return "\n".join(
+        [
+            "HyperET for SAM 3: train, evaluate and use tiny hyperbolic adapters of a frozen segmenter.",
+            "",
+            f"usage: {command_line('TOOL')} key=value …",
+            "",
+            *(f"  {tool:<11}{summary}" for tool, (_, summary) in TOOLS.items()),
+            "",
+            f"{command_line('TOOL')} --help            what it does, its choices and its keys with their defaults",
+            f"{command_line('TOOL')} --help SECTION    each option of a section: data, optim, hyperet, …",
+            f"{command_line('TOOL')} … --cfg           print the composed configuration and do nothing",
+            "",
+            f"To begin with: {command_line('train', 'experiment=smoke')}   (all steps on drawn scenes, in a minute)",
+        ]
+    )

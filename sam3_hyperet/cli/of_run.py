@@ -1,0 +1,77 @@
+"""Sections of a tool's configuration that come from the training runs that `run=` names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from sam3_hyperet.errors import ConfigError
+
+OF_RUN = "of_run"
+"""The choice of a group that stands for the runs' own section, and the key that lists the groups where it was made."""
+
+_WITHOUT_RUN = {"model": "tiny", "data": "scenes"}
+_DECIDING = {  # what runs must have alike to be compared
+    "model": ("name", "checkpoint", "resolution", "seed"),
+    "data": (
+        *("name", "format", "root", "splits", "limit", "seed", "size", "names", "vocabulary", "groups"),
+        *("ignore", "offset", "image_ending", "label_ending"),
+    ),
+}
+
+
+def listed(option: object) -> list[Path]:
+    """The paths of an option that takes null, one or a list."""
+    if option is None:
+        return []
+    return [Path(str(one)).expanduser() for one in ([option] if isinstance(option, str | int | Path) else option)]  # type: ignore[attr-defined]
+
+
+def sections_of_runs(run: object, names: Sequence[str], configs: Path) -> dict[str, DictConfig]:
+    """Sections by name as the configurations of the runs have them, or as of the tiny model and scenes without a run.
+
+    Raises:
+        ConfigError: a folder without the configuration of a run, or runs that differ in these sections.
+    """
+    runs = {folder: _config_of_run(folder) for folder in listed(run)}
+    if not runs:
+        return {name: read_yaml(configs / name / f"{_WITHOUT_RUN[name]}.yaml", name) for name in names}
+    (first, config), *others = runs.items()
+    for name in names:
+        for folder, other in others:
+            for key in _DECIDING[name]:
+                found, expected = other[name].get(key), config[name].get(key)
+                if found != expected:
+                    raise ConfigError(
+                        f"run={folder}: {name}.{key} is {found}, but {expected} in {first}; "
+                        f"expected runs of one {name}, or {name}=…"
+                    )
+    return {name: config[name] for name in names}
+
+
+def read_yaml(file: Path, given: str, expected: str = "keys with values") -> DictConfig:
+    """The mapping in a YAML file; `given` is how the user named it, and `expected` what it should be."""
+    if not file.is_file():
+        raise ConfigError(f"{given}: {file} does not exist")
+    try:
+        content = OmegaConf.load(file)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, DictConfig):
+        raise ConfigError(f"{file}: not {expected}")
+    return content
+
+
+def _config_of_run(folder: Path) -> DictConfig:
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"run={folder}: {file} does not exist; expected the folder of a training run")
+    expected = "the configuration of a training run; expected the sections model and data"
+    found = OmegaConf.create(OmegaConf.to_container(read_yaml(file, f"run={folder}", expected), resolve=True))
+    if not {"model", "data"} <= found.keys():
+        raise ConfigError(f"{file}: not {expected}")
+    return found

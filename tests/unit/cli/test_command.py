@@ -1,0 +1,288 @@
+"""What every command line shares: composition, checks of options, help, and one clear line for an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from sam3_hyperet.cli import command
+from sam3_hyperet.cli.command import CONFIGS, SECTIONS, command_line, exit_cleanly, parse_command, write_json
+from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.options import defaults, meanings
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+DATA_SETS = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
+
+
+def composed(*arguments: str, tool: str = "train"):
+    """The plain configuration of a command line."""
+    return OmegaConf.to_container(parse_command(tool, arguments)[1])
+
+
+def test_help_prints_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, expected in ((["-h"], "coco|semantic"), (["coco", "--help"], "predictions: ???")):
+        with pytest.raises(SystemExit) as exit_:
+            parse_command("score", arguments)
+        assert exit_.value.code == 0
+        assert expected in capsys.readouterr().out
+
+
+def test_a_tool_without_subcommands_and_with_groups(tmp_path: Path) -> None:
+    (tmp_path / "shape").mkdir()
+    (tmp_path / "shape/tiny.yaml").write_text("width: 8\n")
+    (tmp_path / "shape/large.yaml").write_text("width: 80\n")
+    (tmp_path / "shape/2.yaml").write_text("width: 2\n")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/none.yaml").write_text("# @package _global_\n{}\n")
+    (tmp_path / "experiment/long.yaml").write_text("# @package _global_\nseed: 9\n")
+    (tmp_path / "check.yaml").write_text("defaults: [_self_, shape: tiny, experiment: none]\nseed: 0\n")
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench/ops.yaml").write_text("defaults: [_self_, shape: tiny]\nseed: 0\n")
+    assert parse_command("check", ["shape=2"], tmp_path)[1].shape.width == 2
+    assert parse_command("check", ["experiment=long"], tmp_path)[1].seed == 9
+    assert parse_command("check", ["seed=3"], tmp_path) == ("", {"seed": 3, "shape": {"width": 8}})
+    assert parse_command("bench", ["ops", "shape=large"], tmp_path) == (
+        "ops",
+        {"seed": 0, "shape": {"width": 80}},
+    )
+    assert parse_command("bench", ["ops", "shape.width=1"], tmp_path)[1].shape.width == 1
+    with pytest.raises(ConfigError, match="key 'sed' is unknown"):
+        parse_command("bench", ["ops", "sed=1"], tmp_path)
+
+
+def test_bugs_keep_their_traceback_and_the_environment_is_left_alone(monkeypatch, capsys):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    seen = []
+
+    @exit_cleanly
+    def fail(error):
+        seen.append(dict(os.environ))
+        raise error
+
+    before = dict(os.environ)
+    with pytest.raises(KeyError):
+        fail(KeyError("bug"))
+    with pytest.raises(SystemExit):
+        fail(DataError("a\nb"))
+    with pytest.raises(SystemExit) as exit_:
+        fail(KeyboardInterrupt())
+    assert exit_.value.code == 130
+    with pytest.raises(SystemExit):
+        fail(OSError(28, "No space left on device"))
+    assert capsys.readouterr().err == "error: a b\nerror: interrupted\nerror: No space left on device\n"
+    assert dict(os.environ) == before
+    assert seen == [before] * 4  # a child process would inherit what is set, and show a traceback
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(DataError):
+        fail(DataError("shown in full"))
+
+
+def test_a_user_s_error_is_one_line_in_child_processes_too(tmp_path):
+    program = (
+        "import subprocess, sys\n"
+        "from sam3_hyperet.cli.command import exit_cleanly\n"
+        "from sam3_hyperet.errors import DataError\n"
+        "@exit_cleanly\n"
+        "def main():\n"
+        "    if len(sys.argv) == 1:\n"
+        "        subprocess.run([sys.executable, sys.argv[0], 'child'])\n"
+        "    raise DataError('broken')\n"
+        "main()\n"
+    )
+    (tmp_path / "tool.py").write_text(program)
+    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    done = subprocess.run(
+        [sys.executable, "tool.py"],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "error: broken\n" * 2)
+
+
+@pytest.mark.parametrize("data", DATA_SETS)
+def test_every_option_can_be_set_for_every_data_set(data):
+    chosen = composed(f"data={data}", "data.mix={object: 1.0}", "data.vocabulary=[car]", "data.size=64")["data"]
+    assert chosen["size"] == 64
+    assert chosen["vocabulary"] == ["car"]
+    assert {"object": 1.0} in chosen.values()
+    assert chosen.keys() == defaults(SECTIONS["data"]).keys()
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "block_diagonal", "banded", "dense"])
+def test_options_of_the_adapter_can_be_set_with_any_structure(structure):
+    hyperet = composed(f"structure={structure}", "scheme=A+P", "hyperet.block_size=8", "hyperet.sites=null")["hyperet"]
+    assert (hyperet["structure"], hyperet["scheme"], hyperet["block_size"]) == (structure, "A+P", 8)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_option_is_explained_and_can_be_set(section):
+    assert not defaults(SECTIONS[section]).keys() - meanings(SECTIONS[section]).keys()
+    values = composed("launcher=slurm", "wandb=null") if section == "x" else composed("launcher=slurm")
+    assert values[section].keys() == defaults(SECTIONS[section]).keys()
+
+
+@pytest.mark.parametrize(
+    ("argument", "key", "value"),
+    [
+        ("data.splits={train: train}", "data.splits", {"train": "train"}),
+        ("data.splits={train:a,val:b}", "data.splits", {"train": "a", "val": "b"}),
+        ("data.splits.val=3", "data.splits", {"train": 1000, "tune": 64, "val": 3}),
+        ("data.vocabulary=[été]", "data.vocabulary", ["été"]),
+        ("data.vocabulary=[汽车, 房子]", "data.vocabulary", ["汽车", "房子"]),
+        ("data.vocabulary=[person's hand, dog's]", "data.vocabulary", ["person's hand", "dog's"]),
+        ("data.root=a b, c(d)=e's", "data.root", "a b, c(d)=e's"),
+        ("data.root=2024", "data.root", "2024"),
+        ("data.root='x'", "data.root", "x"),
+        ("data.root=${paths.coco}/x", "data.root", "data/coco/x"),
+        ("stage.layers=transformer", "stage.layers", ["transformer"]),
+        ("stage.layers=[transformer\\.decoder]", "stage.layers", ["transformer\\.decoder"]),
+        ("launcher.setup=module load cuda", "launcher.setup", ["module load cuda"]),
+        ('launcher.additional={gres: "gpu:1"}', "launcher.additional", {"gres": "gpu:1"}),
+        ('launcher.additional={gres: gpu:1, wckey: ""}', "launcher.additional", {"gres": "gpu:1", "wckey": ""}),
+        ("launcher.additional.wckey=", "launcher.additional", {"wckey": ""}),
+        ("hyperet={curvature: 0.1}", "hyperet.curvature", 0.1),
+        ("optim.betas=[0.5,0.9]", "optim.betas", [0.5, 0.9]),
+        ("run_dir=~/x", "run_dir", os.path.expanduser("~/x")),
+        ("model.checkpoint=~/sam3.pt", "model.checkpoint", os.path.expanduser("~/sam3.pt")),
+        ("paths.scenes=~/scenes", "data.root", os.path.expanduser("~/scenes")),
+        ("name=007", "name", "007"),
+    ],
+)
+def test_values_mean_what_they_look_like(argument, key, value):
+    found = composed("launcher=slurm", "stage=2", argument)
+    for part in key.split("."):
+        found = found[part]
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optim.lrr=1"], r"optim.lrr is not an option; expected one of lr, .*; did you mean lr\?"),
+        (["optm.lr=1"], r"train: key 'optm.lr' is unknown .did you mean optim."),
+        (["paths.coc=1"], r"key 'paths.coc' is unknown \(did you mean paths.coco\?\)"),
+        (["data=coc"], r"data='coc' is unknown; .* or a file: data=own.yaml; did you mean coco\?"),
+        (["data=nowhere/own.yaml"], r"data=nowhere/own.yaml: nowhere/own.yaml does not exist"),
+        (["data.groups=[car]"], r"^data.groups=\['car'\]; expected a mapping, \{name: value\} or null$"),
+        (["data.flip=often"], r"^data.flip='often'; expected a number$"),
+        (["data.flip.x=1"], r"data.flip.x: data.flip is one value; expected data.flip=…"),
+        (["optim.betas=0.9"], r"^optim.betas=0.9; expected a list of 2 numbers$"),
+        (["optim.betas=[0.9"], r"optim.betas=\[0.9 is not a list \[a, b\] nor a mapping"),
+        (["optim=3"], r"optim='3' is unknown; expected one of adamw"),
+        (["train=3"], r"train=3; expected options by name"),
+        (["run_dir="], r"run_dir= is no folder; expected where to write"),
+        (["run_dir=null"], r"run_dir= is no folder; expected where to write"),
+        (["launcher.setup=x"], r"launcher.setup=x is for jobs; expected launcher=slurm with it"),
+        (["radius=linear"], r"radius.target is missing; schedule linear needs the curvature to end at"),
+        (["seed.x=1"], r"train: seed.x is not an option"),
+    ],
+)
+def test_a_mistake_is_named_with_what_was_expected(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_command("train", arguments)
+
+
+def test_a_data_set_of_one_s_own_is_named_by_its_path(tmp_path, monkeypatch):
+    (tmp_path / "parts.yaml").write_text(
+        "format: coco\nroot: ${paths.coco}/parts\nsplits: {train: a, val: b}\npositives: 5\n"
+    )
+    (tmp_path / "like.yaml").write_text("defaults: [coco, _self_]\nname: like\nvocabulary: [car]\n")
+    (tmp_path / "mine.yaml").write_text(
+        "defaults:\n  - override /stage: '2'\n  - _self_\nseed: 7\ndata: {positives: 1}\n"
+    )
+    data = composed(f"data={tmp_path}/parts.yaml", "data.flip=0", "paths.coco=here")["data"]
+    assert (data["name"], data["root"], data["positives"], data["flip"]) == ("parts", "here/parts", 5, 0)
+    assert data["splits"] == {"train": "a", "val": "b"}
+    monkeypatch.chdir(tmp_path)
+    data = composed("data=like.yaml")["data"]
+    assert (data["name"], data["format"], data["positives"], data["vocabulary"]) == ("like", "coco", 3, ["car"])
+    values = composed("data=coco", "experiment=mine.yaml")
+    assert (values["seed"], values["stage"]["number"], values["data"]["positives"]) == (7, 2, 1)
+    (tmp_path / "bad.yaml").write_text("name: [")
+    with pytest.raises(ConfigError, match=r"bad.yaml: not readable as YAML"):
+        composed("data=bad.yaml")
+
+
+def test_a_renamed_key_still_works_with_one_line_of_warning(monkeypatch, caplog):
+    class Renamed(SECTIONS["optim"]):
+        ALIASES = {"learning_rate": "lr"}  # noqa: RUF012
+
+    monkeypatch.setitem(SECTIONS, "optim", Renamed)
+    assert composed("optim.learning_rate=0.5")["optim"]["lr"] == 0.5
+    assert composed("optim.learning_rate=0.25")["optim"]["lr"] == 0.25
+    warnings = [record.getMessage() for record in caplog.records]
+    assert warnings == ["optim.learning_rate is now called optim.lr; the old name will go"]
+
+
+def test_the_sections_of_a_run_are_the_base_of_what_is_set(tmp_path):
+    (tmp_path / "run").mkdir()
+    values = composed("data=coco", "model.resolution=64", "data.positives=9")
+    OmegaConf.save(OmegaConf.create(values), tmp_path / "run" / "config.yaml")
+    run = f"run={tmp_path / 'run'}"
+    found = composed(run, "data.limit=5", tool="evaluate")
+    assert found["of_run"] == ["model", "data"]
+    assert found["model"] == values["model"]
+    assert found["data"] == {**values["data"], "limit": 5}
+    found = composed(run, "model=tiny", "data=scenes", tool="evaluate")
+    assert (found["of_run"], found["model"]["resolution"], found["data"]["positives"]) == ([], None, 2)
+    assert composed(tool="evaluate")["data"]["name"] == "scenes"
+    assert composed(run, "images=x", "prompts=y", tool="predict")["model"] == values["model"]
+
+
+def test_the_composed_configuration_is_printed(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse_command("train", ["optim.lr=0.5", "--cfg"])
+    assert exit_.value.code == 0
+    assert OmegaConf.create(capsys.readouterr().out).optim.lr == 0.5
+
+
+def test_help_lists_choices_and_keys_and_explains_sections(capsys):
+    def said(tool, *arguments):
+        with pytest.raises(SystemExit) as exit_:
+            parse_command(tool, [*arguments, "--help"])
+        assert exit_.value.code == 0
+        return capsys.readouterr().out
+
+    text = said("train")
+    assert re.search(r"data +scenes \| ade20k .* coco ", text)
+    assert re.search(r"stage +1 \| 2 \| 3 \| schedule", text)
+    assert "scheme: A # where adapters go" in text
+    assert re.search(r"optim +lr base_lr_ratio", text)
+    text = said("train", "optim")
+    assert "optim.lr=0.003   of the adapters, at its highest." in text
+    assert "max_steps" not in text
+    assert re.search(r"model +as run= has it \| large \| tiny", said("evaluate"))
+    assert "scheme: none" in said("pretrain")
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("/repository/tools/train.py", "python /repository/tools/predict.py 'run=a b'"),
+        ("datasets/prepare_coco.py", "python tools/predict.py 'run=a b'"),
+        ("/venv/bin/sam3-hyperet", "sam3-hyperet predict 'run=a b'"),
+        ("/site-packages/sam3_hyperet/__main__.py", "python -m sam3_hyperet predict 'run=a b'"),
+        ("", "sam3-hyperet predict 'run=a b'"),
+    ],
+)
+def test_printed_commands_can_be_pasted(monkeypatch, script, expected):
+    monkeypatch.setattr(command.sys, "argv", [script])
+    assert command_line("predict", "run=a b") == expected
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"AP": 0.5})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"AP": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"AP": 0.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

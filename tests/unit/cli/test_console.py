@@ -1,0 +1,80 @@
+"""`sam3-hyperet`: one command for all tools; help and mistakes come without torch."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sam3_hyperet.cli import console
+from sam3_hyperet.cli.console import TOOLS, main
+from sam3_hyperet.version import __version__
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+HEAVY = ("torch", "sam3", "lightning_fabric", "matplotlib", "cv2", "scipy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 0, "usage: "),
+        (["--help"], 0, "  merge "),
+        (["train", "--help"], 0, "choices, the default first"),
+        (["train", "--cfg"], 0, "max_steps: 300"),
+        (["evaluate", "--help", "protocol"], 0, "protocol.min_score=0.0"),
+        (["trian"], 1, "'trian' is no tool; expected one of train, evaluate"),
+        (["train", "optim.lrr=1"], 1, "optim.lrr is not an option; expected one of lr"),
+        (["train", "launcher=slurm", "scheme=A,Z"], 1, "scheme='Z' is unknown"),
+        (["predict", "prompts=[car]"], 1, "needs images=…"),
+        (["score", "coco"], 1, "needs gt=… predictions=…"),
+        (["prepare", "dat=coco"], 1, "did you mean data?"),
+        (["merge", "output=x"], 1, "did you mean out?"),
+        (["benchmark"], 1, "subcommand is missing; there are attention, "),
+        (["pretrain", "data=voc"], 1, "data='voc' is unknown"),
+    ],
+)
+def test_help_and_mistakes_do_not_import_torch(arguments, code, message):
+    program = (
+        "import sys\n"
+        "from sam3_hyperet.cli.console import main\n"
+        "try:\n"
+        f"    main({arguments!r})\n"
+        "finally:\n"
+        f"    print('heavy:', sorted({set(HEAVY)!r} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert message in (done.stderr if code else done.stdout)
+    assert done.stdout.rstrip().endswith("heavy: []")
+    assert done.stderr.count("\n") == code
+
+
+def test_every_tool_is_a_function_with_a_door():
+    for tool, (function, _) in TOOLS.items():
+        module, _, name = function.partition(":")
+        assert callable(getattr(importlib.import_module(f"sam3_hyperet.cli.{module}"), name))
+        assert f'run_tool("{tool}")' in (REPOSITORY / "tools" / f"{tool}.py").read_text()
+    assert {path.stem for path in (REPOSITORY / "tools").glob("*.py")} == TOOLS.keys()
+
+
+def test_a_tool_gets_the_other_arguments(monkeypatch, capsys):
+    got = []
+    monkeypatch.setattr("sam3_hyperet.cli.merge.main", got.append)
+    main(["merge", "adapter=x", "out=y"])
+    assert got == [["adapter=x", "out=y"]]
+    main(["--version"])
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_benchmarks_are_in_the_repository(monkeypatch, tmp_path, capsys):
+    import sam3_hyperet.cli.benchmark
+
+    configs = tmp_path / "configs"
+    configs.symlink_to(sam3_hyperet.cli.benchmark.CONFIGS)
+    monkeypatch.setattr(sam3_hyperet.cli.benchmark, "CONFIGS", configs)
+    with pytest.raises(SystemExit):
+        console.main(["benchmark", "ops"])
+    assert "benchmarks/ is not in the installed package; expected a clone of the repository" in capsys.readouterr().err
