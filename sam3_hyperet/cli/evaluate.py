@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -12,12 +13,13 @@ from rich.console import Console
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.of_run import listed
-from sam3_hyperet.cli.processes import make_fabric
+from sam3_hyperet.cli.processes import from_first, make_fabric
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.models import find_trained, open_models
 from sam3_hyperet.evaluation.protocol import Protocol
+from sam3_hyperet.files import sole_use
 from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.options import one_of, read_options
 
@@ -39,23 +41,29 @@ def main(argv: list[str] | None = None) -> Path:
     device = choose_device(config.device)
     fabric = _fabric(config.devices, device)
     console = Console(highlight=False, quiet=not fabric.is_global_zero)
-    with fabric.rank_zero_first():  # it may draw the images
-        split = open_split(data, str(config.split))
-    models = open_models(model_values, trained, fabric.device if fabric.world_size > 1 else device)
-    run_dir = Path(fabric.broadcast(config.run_dir))  # its default has the time, which is each process's own
-    compare_and_report(
-        models,
-        data,
-        split,
-        protocol,
-        run_dir,
-        config_text=OmegaConf.to_yaml(config),
-        extra={},
-        console=console,
-        fabric=fabric,
-        resume=config.resume,
-        keep_records=config.keep_records,
-    )
+    with ExitStack() as stack:
+
+        def begin() -> Path:
+            if notice := stack.enter_context(sole_use(Path(config.run_dir))):
+                console.print(notice, markup=False, soft_wrap=True)
+            return Path(config.run_dir)
+
+        run_dir = from_first(fabric, begin)  # whose clock names it
+        with fabric.rank_zero_first():  # it may draw the images
+            split = open_split(data, str(config.split))
+        compare_and_report(
+            open_models(model_values, trained, fabric.device if fabric.world_size > 1 else device),
+            data,
+            split,
+            protocol,
+            run_dir,
+            config_text=OmegaConf.to_yaml(config),
+            extra={},
+            console=console,
+            fabric=fabric,
+            resume=config.resume,
+            keep_records=config.keep_records,
+        )
     console.print(f"wrote {run_dir / 'metrics.json'}, {run_dir / 'report.html'}", markup=False, soft_wrap=True)
     return run_dir
 

@@ -139,7 +139,7 @@ def _predict(predictor: Predictor, path: Path, config: DictConfig) -> tuple[dict
         best = prediction.top(len(prediction.query_scores))
         best = best.above(config.score_threshold / max(best.presence, 1e-12))
         masks = best.masks(image.height, image.width, config.mask_threshold)
-        boxes = best.boxes.clamp(0, 1) * best.boxes.new_tensor([image.width, image.height] * 2)
+        boxes = best.boxes * best.boxes.new_tensor([image.width, image.height] * 2)
         detections = [
             {"score": score, "box_xyxy": box, "segmentation": rle}
             for score, box, rle in zip(best.scores.tolist(), boxes.tolist(), encode_masks(masks), strict=True)

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 import sam3_hyperet as hy
-from sam3_hyperet.cli.compare import compare
+from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.evaluation.models import EvalModel
@@ -26,7 +26,7 @@ def metrics(tmp_path_factory):
     """On scenes of a seed and split that neither training nor the demo has seen."""
     root = tmp_path_factory.mktemp("scenes")
     data = DataOptions(name="unseen", format="scenes", root=str(root), splits={"val": PICTURES}, seed=4321)
-    found = compare(
+    found = compare_and_report(
         [EvalModel("base", hy.build_model("tiny"))],
         data,
         open_split(data, "val"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,7 @@ def fails(scenes, tmp_path, capsys):
         ([*RANDOM, "protocol.compare_exact=4"], "protocol.min_score=0 is exact already; expected protocol=fast"),
         ([*RANDOM, "resume=yes"], "resume='yes' is unknown; expected one of auto, never"),
         ([*RANDOM, "keep_records=2"], "keep_records=2; expected true or false"),
-        ([*RANDOM, "devices=0"], "devices=0; expected how many processes share the pictures, from 1"),
+        ([*RANDOM, "devices=0"], "devices=0; expected how many processes share the images, from 1"),
         ([*RANDOM, "protocol.max_dets=0"], "protocol.max_dets=0; expected an integer from 1"),
         ([*RANDOM, "split=test"], "has no split 'test'; it has train, tune, val"),
         ([*RANDOM, "device=gpu"], "device=gpu; expected auto, cpu or cuda"),
@@ -195,3 +197,20 @@ def test_only_what_a_run_wrote_is_removed(scenes, tmp_path):
         with pytest.raises(ConfigError, match=f"{name} is there and was not written by an earlier run"):
             main([*arguments[:-1], f"run_dir={other}"])
         assert (other / name / "000000.npz").read_text() == "mine"
+
+
+def test_a_folder_is_one_evaluation_s_at_a_time(tmp_path):
+    """The lock of another process is held by a child that this one starts."""
+    folder = tmp_path / "evaluated"
+    program = (
+        "import sys; from pathlib import Path; from sam3_hyperet.files import sole_use\n"
+        f"with sole_use(Path({str(folder)!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=f"run_dir={folder} is in use by process {other.pid}"):
+            main([*RANDOM, f"run_dir={folder}"])
+        other.communicate()
+    assert not folder.exists()

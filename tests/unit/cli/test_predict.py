@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
 from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.cli.predict import find_images, main
+from sam3_hyperet.cli.predict import _predict, find_images, main
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.inference.prediction import PromptPrediction
 
 
 @pytest.fixture
@@ -93,3 +97,14 @@ def test_every_picture_is_found_once_with_a_name_of_its_own(pictures, tmp_path):
     assert find_images(str(other / "1.JPG")) == {other / "1.JPG": "1.png"}
     with pytest.raises(DataError, match="no such picture or folder"):
         find_images(OmegaConf.create([str(pictures), "nowhere"]))
+
+
+def test_boxes_are_sam_3_s_own(tmp_path):
+    """One that reaches beyond the image is written as it is."""
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    box = torch.tensor([[-0.25, 0.0, 0.5, 1.5]])
+    found = PromptPrediction(torch.tensor([0.9]), box, torch.ones(1, 4, 4), torch.ones(4, 4), 1.0)
+    predictor = SimpleNamespace(vocabulary=("car",), predict=lambda image: [found])
+    config = SimpleNamespace(score_threshold=0.5, mask_threshold=0.5)
+    entry, _ = _predict(predictor, tmp_path / "a.png", config)
+    assert entry["prompts"][0]["detections"][0]["box_xyxy"] == [-10.0, 0.0, 20.0, 30.0]
