@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sam3_hyperet.errors import ConfigError, DataError, StorageError
+from sam3_hyperet.errors import ConfigError, DataError, StorageError, UserError
 
 LOCK = ".sam3_hyperet.lock"
 MANIFEST = ".sam3_hyperet.json"
@@ -101,7 +101,8 @@ def sole_use(folder: Path) -> Iterator[str]:
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / LOCK
-    descriptor, notice = _lock(file)
+    with storage_errors(file):
+        descriptor, notice = _lock(file)
     _held.add(key)
     try:
         yield notice
@@ -166,7 +167,7 @@ class Manifest:
 def _fault(error: BaseException | None, folder: Path) -> str | None:
     """The system's words for a failed write; None if the error is no failed write to this folder."""
     while error is not None:
-        if isinstance(error, StorageError):
+        if isinstance(error, UserError):
             return None
         if isinstance(error, OSError) and error.errno is not None:
             is_here = error.filename is None or Path(os.fsdecode(error.filename)).parent == folder

@@ -147,8 +147,8 @@ class Bench:
         compiled: Callable[..., Any] = torch.compile(module, fullgraph=True)
         return compiled
 
-    def picture(self, prompts: int) -> host.BatchedDatapoint:
-        """One picture with a target for each of its prompts, on the device."""
+    def batch(self, prompts: int) -> host.BatchedDatapoint:
+        """One image with a target for each of its prompts, on the device."""
         return move_data_to_device(one_image(prompts, self.side), self.device)
 
     @contextlib.contextmanager

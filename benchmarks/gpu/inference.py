@@ -40,7 +40,7 @@ def identity(bench: Bench) -> Figures:
     `…/forward_ratio` is the time of the whole forward pass, on over off.
     """
     figures: Figures = {}
-    image = bench.picture(1).img_batch
+    image = bench.batch(1).img_batch
     for name in bench.items(SCHEMES):
         model = adapted_copy(bench.base, SCHEMES[name]).eval()
         for precision in ("fp32", "bf16"):
@@ -59,7 +59,7 @@ def identity(bench: Bench) -> Figures:
 def merging(bench: Bench) -> Figures:
     """Largest difference of an adapted model's outputs to those of its merged weights, beside its effect on them."""
     figures: Figures = {}
-    image = bench.picture(1).img_batch
+    image = bench.batch(1).img_batch
     for name, config in (("P", SCHEMES["P"]), ("A, euclidean", HyperETConfig(geometry="euclidean"))):
         for _ in bench.items([name]):
             with bench.precision("fp32"):
@@ -103,7 +103,7 @@ def evaluation(bench: Bench) -> Figures:
     the best 20 queries at the model's own resolution. `default` is PyTorch's setting: TF32 in convolutions alone.
     """
     figures: Figures = {}
-    picture = Image.fromarray(scene(0, "val", 1)[0]).resize((WIDTH, HEIGHT))
+    image = Image.fromarray(scene(0, "val", 1)[0]).resize((WIDTH, HEIGHT))
     prompts = [*TEXTS, *(f"thing number {i}" for i in range(14))]
     models = {bench.architecture: bench.base, "tiny": build_model("tiny").to(bench.device)}
     for name, model in models.items():
@@ -114,13 +114,13 @@ def evaluation(bench: Bench) -> Figures:
             key = f"{name}/{precision}"
             with tf32({"fp32": False, "tf32": True}.get(precision)):
                 figures[f"{key}/text_s"] = bench.seconds(lambda p=predictor: p.text)
-                figures[f"{key}/encode_s"] = bench.timed(lambda p=predictor: p.encode(picture))
-                figures[f"{key}/score_s"] = bench.timed(lambda p=predictor: list(p.predict(picture)))
-                figures[f"{key}/masks_s"] = bench.timed(lambda p=predictor: _masks(p, picture), warm_up=1)
-                figures[f"{key}/peak_gib"] = bench.peak_gib(lambda p=predictor: _masks(p, picture))
+                figures[f"{key}/encode_s"] = bench.timed(lambda p=predictor: p.encode(image))
+                figures[f"{key}/score_s"] = bench.timed(lambda p=predictor: list(p.predict(image)))
+                figures[f"{key}/masks_s"] = bench.timed(lambda p=predictor: _masks(p, image), warm_up=1)
+                figures[f"{key}/peak_gib"] = bench.peak_gib(lambda p=predictor: _masks(p, image))
                 if not exact:
-                    exact = list(_answers(predictor, picture, None))
-                figures |= {f"{key}/{what}": value for what, value in _compare(predictor, picture, exact).items()}
+                    exact = list(_answers(predictor, image, None))
+                figures |= {f"{key}/{what}": value for what, value in _compare(predictor, image, exact).items()}
         if f"{name}/bf16/masks_s" in figures:
             for precision in PRECISIONS[1:]:
                 for part in ("encode", "score", "masks"):
@@ -140,16 +140,16 @@ class _Answer:
     masks: Tensor
 
 
-def _answers(predictor: Predictor, picture: Image.Image, best: Sequence[Tensor] | None) -> Iterator[_Answer]:
-    for k, found in enumerate(predictor.predict(picture)):
+def _answers(predictor: Predictor, image: Image.Image, best: Sequence[Tensor] | None) -> Iterator[_Answer]:
+    for k, found in enumerate(predictor.predict(image)):
         chosen = found.query_scores.argsort(descending=True)[:BEST] if best is None else best[k]
-        masks = found.mask_logits[chosen] > 0
+        masks = found.keep(chosen).mask_logits > 0
         yield _Answer(found.scores.float(), found.boxes.float(), found.presence, chosen, masks)
 
 
-def _compare(predictor: Predictor, picture: Image.Image, exact: Sequence[_Answer]) -> dict[str, float]:
+def _compare(predictor: Predictor, image: Image.Image, exact: Sequence[_Answer]) -> dict[str, float]:
     gaps, ious, boxes, presences, order = [], [], [], [], []
-    for one, other in zip(exact, _answers(predictor, picture, [a.best for a in exact]), strict=True):
+    for one, other in zip(exact, _answers(predictor, image, [a.best for a in exact]), strict=True):
         gaps.append((one.scores - other.scores).abs())
         boxes.append((one.boxes - other.boxes)[one.best].abs() * predictor.resolution)
         presences.append(abs(one.presence - other.presence))
@@ -169,6 +169,6 @@ def _compare(predictor: Predictor, picture: Image.Image, exact: Sequence[_Answer
     }
 
 
-def _masks(predictor: Predictor, picture: Image.Image) -> None:
-    for found in predictor.predict(picture):
+def _masks(predictor: Predictor, image: Image.Image) -> None:
+    for found in predictor.predict(image):
         found.top(100).masks(HEIGHT, WIDTH)

@@ -114,7 +114,7 @@ def regions(bench: Bench) -> Figures:
         "decoder/layer": transformer.decoder.layers[-1],
         "mask_head/pixel_decoder": base.segmentation_head.pixel_decoder,
     }
-    image = bench.picture(1).img_batch
+    image = bench.batch(1).img_batch
     figures: Figures = {}
     for name in bench.items(named):
         module = named[name]

@@ -146,7 +146,7 @@ def _step(bench: Bench, case: Case) -> Iterator[Callable[[], dict[str, torch.Ten
     """A function that makes one optimizer step of the case."""
     with ExitStack() as stack:
         model, loss, optimizer = _training(bench, case)
-        batch = bench.picture(case.prompts)
+        batch = bench.batch(case.prompts)
         if case.at_once:
             stack.enter_context(shared_encoding([model]))
         if case.cached:
@@ -190,7 +190,7 @@ def _set_mode(model: host.Sam3Image, case: Case) -> None:
 
 def _parts(bench: Bench, case: Case) -> dict[str, float]:
     model, loss, optimizer = _training(bench, case)
-    batch = bench.picture(case.prompts)
+    batch = bench.batch(case.prompts)
     neck = model.backbone.vision_backbone
     modules: dict[str, list[nn.Module]] = {
         "trunk": [neck.trunk],

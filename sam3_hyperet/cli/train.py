@@ -120,13 +120,16 @@ def _train(
     build_optimizer(model, options.optim, options.train.max_steps)
     check_prompts(model, [category.name for category in images.training.images.categories])
     check_cache(model, options.cache, options.stage.last, images.views)
-    if fabric.is_global_zero:
+
+    def prepare() -> None:
         run.prepare()
         with replacing(run.path / CONFIG_FILE) as file:  # a killed run goes on only if its configuration is whole
             file.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
         write_json(run.path / VERSIONS, versions())
         console.print(str(stage))
         console.print(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
+
+    from_first(fabric, prepare)
     with Preemption(fabric, console.print, f"to go on, run the same command with run_dir={run.path}") as preemption:
         result = _fit(fabric, model, images, options, run, preemption.requested)
     console.print(

@@ -39,7 +39,6 @@ class PromptSampler:
     negatives: this many absent ones, as far as there are any.
     hard: the share of negatives drawn from the siblings of what the picture shows; the others from all.
     synonyms: the probability that a prompt uses a synonym (one that no other category bears) for its name.
-    limit: at most this many prompts; positives and negatives give way in proportion.
     mix: weights of granularities, e.g. {"group": 0.5, "object": 0.5}; each draw first picks a granularity
         among those with candidates left. Granularities not named are never prompted. None: all alike.
     negative_mix: the same for absent categories, where it is to differ from `mix`.
@@ -58,7 +57,6 @@ class PromptSampler:
         negatives: int = 4,
         hard: float = 0.5,
         synonyms: float = 0.0,
-        limit: int | None = None,
         mix: Mapping[str, float] | None = None,
         negative_mix: Mapping[str, float] | None = None,
         never_absent: Collection[int] = (),
@@ -68,13 +66,9 @@ class PromptSampler:
         for option, share in (("hard", hard), ("synonyms", synonyms)):
             if not 0 <= share <= 1:
                 raise ConfigError(f"{option} is {share}, expected a share from 0 to 1")
-        for option, number, least in (
-            ("positives", positives, 0),
-            ("negatives", negatives, 0),
-            ("limit", limit, 1),
-        ):
-            if number is not None and number < least:
-                raise ConfigError(f"{option} is {number}, expected at least {least}")
+        for option, number in (("positives", positives), ("negatives", negatives)):
+            if number is not None and number < 0:
+                raise ConfigError(f"{option} is {number}, expected at least 0")
         if positives == 0 and negatives == 0:
             raise ConfigError("positives and negatives are both 0: nothing would be prompted")
         negative_mix = negative_mix or mix
@@ -90,7 +84,7 @@ class PromptSampler:
         self._group |= dict.fromkeys(self._beyond, group)
         self.never_absent, self.absent_concepts = frozenset(never_absent), tuple(self._beyond.values())
         self._exhaustive = exhaustive
-        self.positives, self.negatives, self.limit = positives, negatives, limit
+        self.positives, self.negatives = positives, negatives
         self.hard, self.synonyms = hard, synonyms
         self._texts = prompt_texts(categories) | {concept: (name,) for concept, name in self._beyond.items()}
         self._words = {c.id: {word.lower() for word in (c.name, *c.synonyms)} for c in categories}
@@ -116,10 +110,6 @@ class PromptSampler:
         n_negative = min(self.negatives, len(absent))
         if n_positive + n_negative == 0:
             n_positive, n_negative = (0, 1) if absent else (min(1, len(shown_here)), 0)
-        if self.limit is not None and (total := n_positive + n_negative) > self.limit:
-            least = 1 if n_negative and self.limit > 1 else 0
-            n_negative = max(least, self.limit * n_negative // total)
-            n_positive = min(n_positive, self.limit - n_negative)
         beside = {sibling for concept in present for sibling in self._tree.siblings(concept)}
         hard = [concept for concept in absent if concept in beside]
         drawn = self._draw(shown_here, [], n_positive, self._weights, rng)

@@ -49,43 +49,40 @@ class Subset(AnnotatedImages):
         return self._whole.counts
 
 
-class OfGranularities(Subset):
-    """A data set with the annotations of some granularities alone; its pictures and its vocabulary stay whole."""
-
-    def __init__(self, whole: AnnotatedImages, granularities: Sequence[str]) -> None:
-        super().__init__(whole, range(len(whole)))
-        self._kept = {category.id for category in whole.categories if category.granularity in granularities}
-
-    def instances(self, i: int) -> tuple[Instance, ...]:
-        return tuple(one for one in super().instances(i) if one.category_id in self._kept)
-
-    def crowd_only(self, i: int) -> frozenset[int]:
-        return super().crowd_only(i) & self._kept
-
-    def unlabelled(self, i: int) -> frozenset[int]:
-        return super().unlabelled(i) & self._kept
-
-
-class OfVocabulary(Subset):
-    """A data set that knows some of its categories alone: what shows another one is there, unlabelled.
-
-    ids: of the categories that stay.
-    """
+class _OfCategories(Subset):
+    """A data set with the annotations of some categories alone."""
 
     def __init__(self, whole: AnnotatedImages, ids: Collection[int]) -> None:
         super().__init__(whole, range(len(whole)))
-        self.categories = tuple(category for category in whole.categories if category.id in ids)
         self._kept = frozenset(ids)
 
     def instances(self, i: int) -> tuple[Instance, ...]:
         return tuple(one for one in super().instances(i) if one.category_id in self._kept)
 
-    def label_map(self, i: int) -> np.ndarray | None:
-        labels = super().label_map(i)
-        return None if labels is None else np.where(np.isin(labels, sorted(self._kept)), labels, IGNORED)
-
     def crowd_only(self, i: int) -> frozenset[int]:
         return super().crowd_only(i) & self._kept
 
     def unlabelled(self, i: int) -> frozenset[int]:
         return super().unlabelled(i) & self._kept
+
+
+class OfGranularities(_OfCategories):
+    """A data set with the annotations of some granularities alone; its images and its vocabulary stay whole."""
+
+    def __init__(self, whole: AnnotatedImages, granularities: Sequence[str]) -> None:
+        super().__init__(whole, [c.id for c in whole.categories if c.granularity in granularities])
+
+
+class OfVocabulary(_OfCategories):
+    """A data set with some of its categories alone: what shows another one is there, unlabelled.
+
+    ids: of the categories that stay.
+    """
+
+    def __init__(self, whole: AnnotatedImages, ids: Collection[int]) -> None:
+        super().__init__(whole, ids)
+        self.categories = tuple(category for category in whole.categories if category.id in ids)
+
+    def label_map(self, i: int) -> np.ndarray | None:
+        labels = super().label_map(i)
+        return None if labels is None else np.where(np.isin(labels, sorted(self._kept)), labels, IGNORED)

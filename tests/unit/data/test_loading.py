@@ -133,7 +133,7 @@ def test_a_real_batch_is_complete_and_consistent(coco):
 
 def test_every_real_picture_can_be_prompted(coco, shared_data):
     for images in (coco, read_ade20k(shared_data / "ADEChallengeData2016", "training")):
-        dataset = loaded(images, limit=8)
+        dataset = loaded(images, positives=5)
         for i in range(len(dataset)):
             queries = dataset[i].find_queries
             assert 3 <= len(queries) <= 8

@@ -45,7 +45,6 @@ def situations(draw):
         "negatives": draw(st.integers(0, 6)),
         "hard": draw(st.floats(0, 1)),
         "synonyms": draw(st.floats(0, 1)),
-        "limit": draw(st.none() | st.integers(1, 8)),
         "mix": draw(st.none() | st.just(dict.fromkeys({c.granularity for c in categories}, 1.0))),
     }
     return categories, present, unknown, options, draw(st.integers(0, 2**32))
@@ -68,7 +67,6 @@ def test_every_draw_is_true_and_within_bounds(situation):
     said = {word for c in present for word in (by_id[c].name, *by_id[c].synonyms)}
     assert not {by_id[p.category_id].name for p in negatives} & said
     assert all(p.text in (by_id[p.category_id].name, *by_id[p.category_id].synonyms) for p in prompts)
-    assert len(prompts) <= (options["limit"] or 99)
     assert len(positives) <= (options["positives"] or 99)
     assert len(negatives) <= max(1, options["negatives"])
     assert prompts or not present
@@ -114,11 +112,6 @@ def test_mix_gives_each_granularity_its_share():
     assert 0.68 < drawn[VEHICLE] / 400 < 0.82
 
 
-def test_limit_keeps_a_negative():
-    prompts = PromptSampler(TREE, negatives=1, limit=3).sample({1, 2, 3, 4, 6}, set(), np.random.default_rng(0))
-    assert [p.present for p in prompts] == [True, True, False]
-
-
 def test_siblings_parents_and_children():
     tree = ConceptTree(TREE)
     assert tree.siblings(1) == {2}
@@ -139,7 +132,6 @@ def test_a_tree_that_runs_in_a_circle_is_refused():
         ({"synonyms": float("nan")}, "synonyms is nan"),
         ({"negatives": -1}, "negatives is -1"),
         ({"positives": 0, "negatives": 0}, "both 0"),
-        ({"limit": 0}, "limit is 0"),
         ({"mix": {"objects": 1.0}}, "'objects'.*group, object, part"),
         ({"mix": {"object": -1.0}}, "weight -1.0"),
         ({"mix": {"object": 0.0}}, "weight 0"),
