@@ -315,5 +315,8 @@ def _unknown(what: str, found: str, valid: Mapping[str, Any] | Sequence[str]) ->
 
 
 def _exit_with(text: str) -> None:
-    print(text)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(0)

@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.cli.command import exit_cleanly, write_json
+from sam3_hyperet.cli.command import command_line, exit_cleanly, write_json
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.processes import from_first, make_fabric
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
+from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.notes import data_notes, prompt_notes
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
@@ -163,7 +164,7 @@ def _train(
             console=console,
             fabric=fabric,
         )
-    _print_next(console, run.path)
+    _print_next(console, run.path, images.training.images)
     return run.path
 
 
@@ -233,13 +234,13 @@ def _fit(
         return fit(fabric, model, loss, batches, validation, options, run, interrupted)
 
 
-def _print_next(console: Console, run_dir: Path) -> None:
+def _print_next(console: Console, run_dir: Path, images: AnnotatedImages) -> None:
     """Print where the results are, and a command to paste that uses them."""
     files = [name for name in (ADAPTER["best"], WEIGHTS["best"], "report.html") if (run_dir / name).is_file()]
     console.print("wrote " + ", ".join(str(run_dir / name) for name in files), markup=False, soft_wrap=True)
-    if (run_dir / ADAPTER["best"]).is_file():
-        command = f"python tools/predict.py adapter={run_dir / ADAPTER['best']} images=… prompts=[…]"
-        console.print(f"next: {command}", markup=False, soft_wrap=True)  # one line, to be copied
+    prompts = ",".join(category.name for category in images.categories[:3])
+    command = command_line("predict", f"run={run_dir}", f"images={images.image(0).path}", f"prompts={prompts}")
+    console.print(f"next: {command}", markup=False, soft_wrap=True)  # one line
 
 
 def _fabric(options: TrainOptions, stage: int) -> Fabric:
