@@ -111,7 +111,7 @@ def test_the_trainers_parts_take_our_model(scenes_folder, tmp_path):
         terms["core_loss"].backward()
     ours = GroundingLoss(model, LossOptions())
     with torch.no_grad():
-        torch.testing.assert_close(terms["core_loss"], ours(model, batch)[TOTAL], rtol=1e-5, atol=0)
+        torch.testing.assert_close(terms["core_loss"], ours(model, batch, model(batch))[TOTAL], rtol=1e-5, atol=0)
     clip(model)
     optimizer.step_schedulers(0.1, step=10)
     optimizer.optimizer.step()

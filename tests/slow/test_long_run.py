@@ -144,7 +144,7 @@ def test_ten_thousand_steps(tmp_path):
     assert all(p.isfinite().all() for p in [*run.model.parameters(), *saved["best"], *saved["last"]])
     moments = read_state(tmp_path / "state.pt")["optimizer"]["state"].values()
     assert all(torch.as_tensor(value).isfinite().all() for state in moments for value in state.values())
-    assert result.best_tune_loss < 0.01 * logged[0]["train/loss"]
+    assert result.best_loss < 0.01 * logged[0]["train/loss"]
 
 
 def test_the_tiny_model(tmp_path, monkeypatch):
