@@ -1,0 +1,11 @@
+"""Evaluation: any number of models on one split, from images to metrics.
+
+- `protocol`: the options that stand beside every number
+- `task`: the prompts of a split, and the evaluators of a model on it
+- `models`: the base and the adapted models, and their fingerprints
+- `runner`: models run on images in turn; `background`: the evaluators' work on other threads
+- `record_store`: the records of images on disk, from which a killed evaluation goes on
+- `compare`: all of it for several models, and their metrics in one flat table; `bootstrap`: intervals of differences
+- `metrics/`: the evaluators, each a metric family from records
+- `scoring/`: the same metrics for files of predictions, without a model
+"""

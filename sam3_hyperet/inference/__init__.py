@@ -1,0 +1,8 @@
+"""Inference: a vocabulary of prompts on one image after the other, each image encoded once.
+
+- `predictor`: `Predictor`, which encodes an image and predicts for each prompt
+- `prediction`: the prediction for a prompt, and its detections at the size of the image
+- `grounding`: the prompts of an image in one pass; whatever they share is computed once
+- `mask_head`: SAM 3's segmentation head, likewise
+- `shared_encoding`: encoders that several models share run once an image
+"""

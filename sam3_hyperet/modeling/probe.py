@@ -41,33 +41,33 @@ class SiteRadii:
 
     Attributes:
         histogram: (2, BINS) counts of positions by normalised radius, in equal bins of [0, 1].
-        positions: how many there were.
+        positions: their number.
     """
 
     def __init__(self) -> None:
-        self.histogram = torch.zeros(2, BINS, dtype=torch.int64)
+        self._histogram, self._sums = torch.zeros(2, BINS, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.float64)
         self.positions = 0
-        self._sums = torch.zeros(2, 3, dtype=torch.float64)
 
     def add(self, before: Tensor, after: Tensor, adjustment: HyperET) -> None:
-        """Count all positions of one pair of feature tensors."""
+        """Count all positions of one pair of feature tensors, without waiting for their device."""
         c, dim = adjustment.curvature(), adjustment.channel_dim
+        self._histogram, self._sums = self._histogram.to(before.device), self._sums.to(before.device)
         for row, features in enumerate((before, after)):
             v = features.detach().float()
-            normalised = normalized_radius(v, c, dim).cpu()
-            self.histogram[row] += _counts(normalised)
-            self._sums[row] += torch.stack(
-                [
-                    hyperbolic_radius(v, dim).double().sum().cpu(),
-                    normalised.double().sum(),
-                    saturation_rate(v, c, dim).double().cpu() * normalised.numel(),
-                ]
-            )
+            normalised = normalized_radius(v, c, dim)
+            self._histogram[row] += _counts(normalised)
+            radius_sum, saturated = hyperbolic_radius(v, dim).double().sum(), saturation_rate(v, c, dim).double()
+            self._sums[row] += torch.stack([radius_sum, normalised.double().sum(), saturated * normalised.numel()])
         self.positions += normalised.numel()
 
+    @property
+    def histogram(self) -> Tensor:
+        """(2, BINS) on the CPU."""
+        return self._histogram.cpu()
+
     def mean(self) -> Tensor:
-        """(2, 3): mean hyperbolic radius, mean normalised radius and saturation rate, before and after."""
-        return self._sums / max(1, self.positions)
+        """(2, 3) on the CPU: mean hyperbolic radius, mean normalised radius and saturation rate, before and after."""
+        return self._sums.cpu() / max(1, self.positions)
 
 
 class RadiusProbe:
@@ -142,7 +142,9 @@ class RadiusProbe:
         for name, pair in self._latest.items():
             module, key = self._modules[name], f"normalized_radius/{name}"
             for label, features in zip((f"base/{key}" if name in of_base else f"{key}_before", key), pair, strict=True):
-                counts[label] = _counts(normalized_radius(features.float(), module.curvature(), module.channel_dim))
+                counts[label] = _counts(
+                    normalized_radius(features.float(), module.curvature(), module.channel_dim)
+                ).cpu()
         return counts
 
     @torch.no_grad()
@@ -210,4 +212,4 @@ def _index(name: str) -> int:
 
 
 def _counts(normalised: Tensor) -> Tensor:
-    return torch.histc(normalised, BINS, 0.0, 1.0).long().cpu()
+    return torch.histc(normalised, BINS, 0.0, 1.0).long()

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.mask_head import MaskHead
+from sam3_hyperet.inference.prediction import PromptDetections
 from sam3_hyperet.inference.predictor import (
     Predictor,
     PromptPrediction,
@@ -176,3 +178,26 @@ def test_a_prompt_that_sam3_would_cut_is_refused(base):
     with pytest.raises(ConfigError, match=rf"the prompt 'car .* dog' has {most + 1} tokens; SAM 3 reads {most}"):
         check_prompts(base, ["sky", longest + " dog"])
     assert encoder.context_length == host.CONTEXT_LENGTH
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a host waits for its device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += operation in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return operation(*args, **(kwargs or {}))
+
+
+def test_the_device_is_not_waited_for_at_each_prompt(base, picture):
+    counts = []
+    for prompts in (PROMPTS[:1], PROMPTS):
+        predictor = Predictor(base, prompts, SIDE, len(prompts), min_score=0.01)
+        encoded = predictor.encode(picture)
+        list(predictor.predict(encoded))  # text features, and what SAM 3 caches
+        with Waits() as waits:
+            found = [PromptDetections(one, 9, 14) for one in predictor.predict(encoded)]
+        assert len(found) == len(prompts)
+        counts.append(waits.count - sum(one.confident >= 0 for one in found))  # one is for the scores themselves
+    assert counts[0] == counts[1]
