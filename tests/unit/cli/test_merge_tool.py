@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from answers import answers, largest_relative_difference
+from omegaconf import OmegaConf
 from PIL import Image
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli import merge as tool
 from sam3_hyperet.cli.command import exit_cleanly
+from sam3_hyperet.errors import ConfigError
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def test_sam3s_layout_and_what_is_carried_over(adapter, picture, base, tmp_path)
     ("options", "arguments", "message"),
     [
         ({"scheme": "A"}, [], "site fpn.0 does not fold into the base weights: geometry lorentz"),
-        ({"scheme": "A+B"}, [], "site encoder_layer does not fold"),
+        ({"scheme": "A+B", "geometry": "euclidean"}, [], "site encoder_layer does not fold"),
         ({"scheme": "P"}, ["images=/nowhere"], "/nowhere: no such picture or folder"),
         ({"scheme": "P"}, ["model.seed=1"], "made for the base"),
         ({"scheme": "P"}, ["carry_over=x.pt"], "carry_over=x.pt is for SAM 3's own layout"),
@@ -73,6 +75,20 @@ def test_what_cannot_be_merged(adapter, tmp_path, capsys, options, arguments, me
     assert message in error
     assert error.count("\n") == 1
     assert not out.exists()
+
+
+def test_a_run_is_merged(adapter, picture, tmp_path):
+    file, adapted = adapter(scheme="P", structure="diagonal")
+    values = {"model": {"name": "tiny", "checkpoint": "random"}, "data": {"name": "x"}}
+    OmegaConf.save(OmegaConf.create(values), tmp_path / "config.yaml")
+    out = tool.main([f"run={file.parent}", f"out={tmp_path / 'merged.safetensors'}", "prompts=sky,sea"])
+    merged = hy.build_model("tiny", checkpoint=out)
+    assert largest_relative_difference(answers(merged, picture), answers(adapted, picture)) <= 1e-5
+
+
+def test_there_must_be_something_to_merge(tmp_path):
+    with pytest.raises(ConfigError, match=r"merge: needs adapter=… or run=…"):
+        tool.main([f"out={tmp_path / 'merged.safetensors'}"])
 
 
 def test_outputs_that_change_are_not_written(adapter, tmp_path, monkeypatch, capsys):

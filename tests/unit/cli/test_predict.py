@@ -1,7 +1,8 @@
-"""The likeliest mistakes at `tools/predict.py` end in one clear line and leave nothing behind."""
+"""`predict`: runs, images as they are meant, and mistakes, which end in one clear line and leave nothing behind."""
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +11,13 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+import sam3_hyperet as hy
 from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.cli.predict import _predict, find_images, main
-from sam3_hyperet.errors import DataError
+from sam3_hyperet.cli.predict import _predict, find_images, main, read_upright
+from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.files import MANIFEST
 from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.modeling.checkpoint import save_base
 
 
 @pytest.fixture
@@ -108,3 +112,78 @@ def test_boxes_are_sam_3_s_own(tmp_path):
     config = SimpleNamespace(score_threshold=0.5, mask_threshold=0.5)
     entry, _ = _predict(predictor, tmp_path / "a.png", config)
     assert entry["prompts"][0]["detections"][0]["box_xyxy"] == [-10.0, 0.0, 20.0, 30.0]
+
+
+@pytest.fixture
+def run_folder(another, randomized, tmp_path):
+    """A function that writes what is left of a run: its configuration, its adapter and, in stage 2, its weights."""
+
+    def write(*, stage: int):
+        folder = tmp_path / f"stage {stage}"
+        folder.mkdir()
+        model = randomized(hy.inject(another(), hy.HyperETConfig(scheme="P", structure="diagonal")), scale=0.1)
+        if stage == 2:
+            with torch.no_grad():
+                model.dot_prod_scoring.prompt_proj.bias.add_(0.5)
+            save_base(model, folder / "weights.safetensors")
+        hy.save_adapter(model, folder / "adapter.safetensors")
+        values = {"model": {"name": "tiny", "checkpoint": "random", "seed": 0}, "data": {"name": "x"}}
+        OmegaConf.save(OmegaConf.create(values), folder / "config.yaml")
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_run_is_its_base_with_its_adapter(run_folder, pictures, tmp_path, stage):
+    run = run_folder(stage=stage)
+    asked = [f"images={pictures}", "prompts=car, house", "score_threshold=0"]
+    one, other = tmp_path / "one", tmp_path / "other"
+    main([*asked, f"run={run}", f"run_dir={one}"])
+    weights = run / "weights.safetensors" if stage == 2 else "random"
+    main([*asked, f"adapter={run}/adapter.safetensors", f"model.checkpoint={weights}", f"run_dir={other}"])
+    found, expected = (json.loads((folder / "predictions.json").read_text()) for folder in (one, other))
+    assert found == expected
+    assert [prompt["prompt"] for prompt in found["pictures"][0]["prompts"]] == ["car", "house"]
+
+
+def test_runs_without_results_or_several(fails, run_folder):
+    run = run_folder(stage=1)
+    assert "expected one run" in fails(f"run=[{run},{run}]")
+    (run / "adapter.safetensors").unlink()
+    assert "neither adapter.safetensors nor weights.safetensors is there" in fails(f"run={run}")
+
+
+def test_nothing_is_replaced_that_predict_did_not_write(pictures, tmp_path, monkeypatch):
+    before = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    monkeypatch.chdir(pictures)
+    asked = ["prompts=[car]", "model.checkpoint=random"]
+    with pytest.raises(ConfigError, match=r"the overlay would replace the image .*0.png; use another"):
+        main([*asked, "images=0.png", "run_dir=."])
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "predictions.json").write_text("mine")
+    with pytest.raises(ConfigError, match=r"predictions.json is there and was not written by an earlier run"):
+        main([*asked, "images=0.png", f"run_dir={tmp_path / 'notes'}"])
+    assert {path.name: path.read_bytes() for path in pictures.iterdir()} == before
+    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["predictions.json"]
+    for _ in range(2):  # what it wrote itself is replaced
+        folder = main([*asked, "images=0.png", f"run_dir={tmp_path / 'out'}"])
+    assert {path.name for path in folder.iterdir()} == {"0.png", "predictions.json", MANIFEST}
+
+
+def test_hidden_files_are_skipped(pictures):
+    (pictures / "._0.png").write_bytes(b"resource fork")
+    (pictures / ".ipynb_checkpoints").mkdir()
+    assert set(find_images(str(pictures))) == {pictures / "0.png", pictures / "1.png"}
+
+
+def test_images_are_turned_as_their_exif_orientation_says(tmp_path):
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:10, :10] = 255  # top left as stored
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to show it
+    Image.fromarray(pixels).save(tmp_path / "phone.jpg", exif=exif, quality=100)
+    upright = np.asarray(read_upright(tmp_path / "phone.jpg"))
+    assert upright.shape == (30, 20, 3)
+    assert upright[:8, 12:].min() > 200
+    assert upright[12:].max() < 50
