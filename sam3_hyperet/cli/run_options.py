@@ -9,24 +9,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from sam3_hyperet.cli.command import SECTIONS
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.options import read_options
-from sam3_hyperet.training.options import (
-    CONFIG_FILE,
-    FSDP,
-    STAGES,
-    CacheOptions,
-    FitOptions,
-    LoggerOptions,
-    OptimizerOptions,
-    RadiusOptions,
-    StageOptions,
-    TrainOptions,
-)
+from sam3_hyperet.training.options import CONFIG_FILE, FSDP, STAGES, CacheOptions, FitOptions
 
 _SAME_RESULT = {
     "protocol",
@@ -113,21 +103,6 @@ def read_run(values: Mapping[str, Any]) -> RunOptions:
     Raises:
         ConfigError: unknown keys, values that cannot be, or sections that do not go together.
     """
-    sections = {
-        "train": TrainOptions,
-        "data": DataOptions,
-        "optim": OptimizerOptions,
-        "loss": LossOptions,
-        "radius": RadiusOptions,
-        "protocol": Protocol,
-        "logger": LoggerOptions,
-        "stage": StageOptions,
-        "cache": CacheOptions,
-        "model": ModelOptions,
-    }
-    return RunOptions(
-        **{name: read_options(cls, values[name], name) for name, cls in sections.items()},
-        hyperet=HyperETConfig.from_mapping(values["hyperet"]),
-        seed=values["seed"],
-        evaluate=values["evaluate"],
-    )
+    sections = {field.name: SECTIONS[field.name] for field in fields(RunOptions) if field.name in SECTIONS}
+    options = {name: read_options(cls, values[name], name) for name, cls in sections.items()}
+    return RunOptions(**options, seed=values["seed"], evaluate=values["evaluate"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +115,12 @@ def _train(
         torch.manual_seed(options.seed + fabric.global_rank)  # … and other draws while it trains
     stage = set_stage(model, options.stage.number, options.stage.layers)
     report = parameter_report(model)
-    images = _images(splits, options, resolution(model), console)
+    images = _concept_prompts(splits, options, resolution(model), console)
     # what `fit` would find out only after files are written
     radius_control(model, options.radius, options.train.max_steps)
     build_optimizer(model, options.optim, options.train.max_steps)
-    check_prompts(model, [category.name for category in images.training.images.categories])
-    check_cache(model, options.cache, options.stage.last, images.views)
+    check_prompts(model, [category.name for category in images[0].images.categories])
+    check_cache(model, options.cache, options.stage.last, _views(*images))
 
     def prepare() -> None:
         run.prepare()
@@ -164,34 +164,22 @@ def _train(
             console=console,
             fabric=fabric,
         )
-    _print_next(console, run.path, images.training.images)
+    _print_next(console, run.path, images[0].images)
     return run.path
 
 
-@dataclass(frozen=True)
-class _Images:
+def _concept_prompts(
+    splits: RunSplits, options: RunOptions, side: int, console: Console
+) -> tuple[ConceptPrompts, ConceptPrompts | None]:
     """What a run trains on, and what it measures its loss on, if it does."""
-
-    training: ConceptPrompts
-    tuning: ConceptPrompts | None
-
-    @property
-    def views(self) -> int:
-        """How many different views of images the trunk will see; 0 for ever new ones."""
-        augment = self.training.augment
-        views = augment.views if augment is not None and augment.is_random else 1
-        return len(self.training) * views + (len(self.tuning) if self.tuning and views else 0)
-
-
-def _images(splits: RunSplits, options: RunOptions, side: int, console: Console) -> _Images:
     data, images, held_out = options.data, splits.training, splits.tuning
     sampler = prompt_sampler(data, images)
     for line in (*data_notes(images), *prompt_notes(images, sampler)):
         console.print(line, soft_wrap=True, markup=False)
     training = ConceptPrompts(images, side, sampler, augmentation(data), options.seed)
     if held_out is None:
-        return _Images(training, None)
-    return _Images(training, ConceptPrompts(held_out, side, prompt_sampler(data, held_out), None, options.seed))
+        return training, None
+    return training, ConceptPrompts(held_out, side, prompt_sampler(data, held_out), None, options.seed)
 
 
 def _adapted_model(values: dict[str, object], hyperet: HyperETConfig, device: torch.device) -> host.Sam3Image:
@@ -202,36 +190,45 @@ def _adapted_model(values: dict[str, object], hyperet: HyperETConfig, device: to
 def _fit(
     fabric: Fabric,
     model: host.Sam3Image,
-    images: _Images,
+    images: tuple[ConceptPrompts, ConceptPrompts | None],
     options: RunOptions,
     run: RunFolder,
     interrupted: Callable[[], bool],
 ) -> Progress:
-    train = options.train
-
-    def batches(step: int) -> Iterator[host.BatchedDatapoint]:
-        return training_batches(
-            images.training,
-            train.batch_size,
-            step=step,
-            seed=options.seed,
-            device=fabric.device,
-            workers=train.workers,
-            accumulate=train.accumulate,
-            rank=fabric.global_rank,
-            world=fabric.world_size,
-        )
-
-    def validation() -> Iterator[host.BatchedDatapoint]:
-        return val_batches(images.tuning, train.batch_size, fabric.device) if images.tuning else iter(())
-
+    (training, tuning), train = images, options.train
+    batches = partial(
+        training_batches,
+        training,
+        train.batch_size,
+        seed=options.seed,
+        device=fabric.device,
+        workers=train.workers,
+        accumulate=train.accumulate,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
     with contextlib.ExitStack() as stack:
         if train.prompts_at_once:
             stack.enter_context(shared_encoding([model]))  # between the passes of an image
         if options.cache.folder:
-            stack.enter_context(cached_trunk(model, options.cache, images.views, train.precision))
-        loss = GroundingLoss(model, options.loss)
-        return fit(fabric, model, loss, batches, validation, options, run, interrupted)
+            stack.enter_context(cached_trunk(model, options.cache, _views(*images), train.precision))
+        return fit(
+            fabric,
+            model,
+            GroundingLoss(model, options.loss),
+            lambda step: batches(step=step),
+            lambda: val_batches(tuning, train.batch_size, fabric.device) if tuning else iter(()),
+            options,
+            run,
+            interrupted,
+        )
+
+
+def _views(training: ConceptPrompts, tuning: ConceptPrompts | None) -> int:
+    """How many different views of images the trunk will see; 0 for ever new ones."""
+    augment = training.augment
+    views = augment.views if augment is not None and augment.is_random else 1
+    return len(training) * views + (len(tuning) if tuning and views else 0)
 
 
 def _print_next(console: Console, run_dir: Path, images: AnnotatedImages) -> None:

@@ -100,3 +100,29 @@ def test_sharded_training_is_training(four, tmp_path):
         ours, theirs = weights(sharded, name), weights(tmp_path / "uninterrupted", name)
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert losses(sharded) == losses(tmp_path / "uninterrupted")
+
+
+def test_an_error_of_the_user_is_one_line_of_all_processes(four, tmp_path):
+    """Found by the first process alone, or by each of them."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("mine")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    for options, message, lines in (
+        ([f"run_dir={tmp_path / 'run'}"], "config.yaml is there and was not written by an earlier run", 1),
+        ([f"run_dir={tmp_path / 'other'}", "optim.betas=[2,3]"], "optim: Invalid beta parameter", 2),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "tools/train.py", *four, *options, "train.devices=2"],
+            cwd=REPOSITORY,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1, done.stderr[-3000:]
+        assert "Traceback" not in done.stderr, done.stderr[-3000:]
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) <= lines
+        assert message in errors[0]
+    assert (tmp_path / "run" / "config.yaml").read_text() == "mine"
+    assert not (tmp_path / "other").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sam3_hyperet.cli.predict import main as predict
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
@@ -160,3 +162,8 @@ def test_the_tool_itself(scenes, tmp_path):
     assert done.stderr == ""
     for part in ("parameters train", "scenes: 6 images, 25 categories", "scenes/segm/AP", "report.html", "next: "):
         assert part in done.stdout
+    (following,) = (line.partition("next: ")[2] for line in done.stdout.splitlines() if line.startswith("next: "))
+    _, script, *arguments = shlex.split(following)
+    assert Path(script).name == "predict.py"
+    predicted = predict([*arguments, f"run_dir={tmp_path / 'predicted'}"])
+    assert len(json.loads((predicted / "predictions.json").read_text())["pictures"]) == 1
