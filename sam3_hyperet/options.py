@@ -42,6 +42,14 @@ def read_options(cls: type[T], values: Mapping[str, object], section: str) -> T:
     return cls(**{key: _converted(value, hints[key], f"{section}.{key}") for key, value in values.items()})
 
 
+def convert_fields(options: Any) -> None:
+    """Check and convert the values of a frozen dataclass as `read_options` does, for one that is also made directly."""
+    hints = get_type_hints(type(options))
+    for field in fields(options):
+        value = _converted(getattr(options, field.name), hints[field.name], field.name)
+        object.__setattr__(options, field.name, value)
+
+
 def current_names(cls: type, values: Mapping[str, object], section: str) -> dict[str, object]:
     """The values by the present names of their options. Raises ConfigError for a key that is no option."""
     if not isinstance(values, Mapping):
@@ -54,7 +62,7 @@ def current_name(cls: type, key: str, section: str) -> str:
     names = [field.name for field in fields(cls)]
     aliases: Mapping[str, str] = getattr(cls, "ALIASES", {})
     if key in aliases:
-        _warn_once(f"{section}.{key} is now called {section}.{aliases[key]}; the old name will go")
+        warn_once(f"{section}.{key} is now called {section}.{aliases[key]}; the old name will go")
         return aliases[key]
     if key not in names:
         raise ConfigError(f"{section}.{key} is not an option; expected one of {', '.join(names)}{close(key, names)}")
@@ -101,7 +109,8 @@ def admits(cls: type, name: str, kind: type) -> bool:
 
 
 @functools.cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Log a warning, but only the first time."""
     logging.getLogger(__name__).warning(message)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from sam3_hyperet.choices import FORMER_GEOMETRIES, GEOMETRIES, STRUCTURES
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import one_of, read_options
+from sam3_hyperet.options import convert_fields, one_of, read_options, warn_once
 
 SCHEMES: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -72,9 +72,10 @@ class HyperETConfig:
     biases: tuple[str, ...] = (r"^backbone\.vision_backbone\.", r"^transformer\.")
 
     def __post_init__(self) -> None:
-        self._check_types()
-        if str(self.geometry) in FORMER_GEOMETRIES:
-            object.__setattr__(self, "geometry", FORMER_GEOMETRIES[self.geometry])
+        convert_fields(self)
+        if present := FORMER_GEOMETRIES.get(self.geometry):
+            warn_once(f"geometry {self.geometry} is now called {present}; the old name will go")
+            object.__setattr__(self, "geometry", present)
         one_of("adapter", self.adapter, ADAPTERS)
         one_of("structure", self.structure, STRUCTURES)
         one_of("geometry", self.geometry, GEOMETRIES)
@@ -91,41 +92,12 @@ class HyperETConfig:
                 raise ConfigError(f"{name}={value!r}; expected an integer from 1")
         for name in _INDICES:
             indices = getattr(self, name)
-            if indices is not None:
-                integers = all(type(index) is int for index in indices)
-                if not indices or not integers or len(set(indices)) < len(indices):
-                    raise ConfigError(f"{name}={list(indices)}; expected distinct integers, or null for every one")
+            if indices is not None and (not indices or len(set(indices)) < len(indices)):
+                raise ConfigError(f"{name}={list(indices)}; expected distinct integers, or null for every one")
         if self.learn_residual and self.residual is None:
             raise ConfigError("learn_residual=true needs residual=α, its initial value")
         if self.learn_curvature and self.geometry == "euclidean":
             raise ConfigError("learn_curvature=true: geometry euclidean has no curvature; choose another geometry")
-
-    def _check_types(self) -> None:
-        for name in (
-            "sites",
-            "biases",
-            *_INDICES,
-        ):  # a file's list is kept as a tuple, so that equal configs compare equal
-            value = getattr(self, name)
-            if isinstance(value, list | tuple):
-                object.__setattr__(self, name, tuple(value))
-            elif value is not None:
-                raise ConfigError(f"{name}={value!r}; expected a list or null")
-        expected: dict[str, tuple[tuple[type, ...], str]] = {
-            "scheme": ((str,), "a name, or names joined by +"),
-            "curvature": ((int, float), "a positive number"),
-            "residual": ((int, float, type(None)), "a number or null"),
-            "learn_curvature": ((bool,), "true or false"),
-            "learn_residual": ((bool,), "true or false"),
-            "share": ((bool, type(None)), "true, false or null"),
-            "block_size": ((int,), "an integer from 1"),
-            "bandwidth": ((int,), "an integer from 1"),
-            "rank": ((int, type(None)), "an integer from 1, or null"),
-        }
-        for name, (types, meaning) in expected.items():
-            value = getattr(self, name)
-            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-                raise ConfigError(f"{name}={value!r}; expected {meaning}")
 
     @property
     def resolved_sites(self) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def install_bias_tuning(model: host.Sam3Image, config: HyperETConfig) -> None:
     for pattern in config.biases:
         try:
             matched = {name for name in names if re.search(pattern, name)}
-        except (re.error, TypeError) as error:
+        except re.error as error:
             raise ConfigError(f"biases: {pattern!r} is not a regular expression ({error})") from error
         if not matched:
             raise ConfigError(f"biases: {pattern!r} is found in no bias's name; these are {', '.join(names[:3])} …")

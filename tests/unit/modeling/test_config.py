@@ -21,7 +21,8 @@ REFUSED = [
     ({"scheme": "A+"}, r"scheme='' is unknown; expected one of none, A"),
     ({"scheme": None}, r"scheme=None; expected (a name|text)"),
     ({"sites": ["neck"]}, r"sites='neck' is unknown; expected one of fpn"),
-    ({"sites": "fpn"}, r"sites='fpn'; expected a list"),
+    ({"sites": {"fpn": 1}}, r"sites=.*; expected a list of text or null"),
+    ({"biases": [3]}, r"biases=\[3\]; expected a list of text"),
     ({"curvature": 0.0}, r"curvature=0.0; expected a positive number"),
     ({"curvature": -1}, r"curvature=-1; expected a positive number"),
     ({"curvature": float("nan")}, r"curvature=nan; expected a positive number"),
@@ -39,7 +40,7 @@ REFUSED = [
     ({"share": 1}, r"share=1; expected true(,| or) false or null"),
     ({"levels": []}, r"levels=\[\]; expected distinct integers"),
     ({"levels": [0, 0]}, r"levels=\[0, 0\]; expected distinct integers"),
-    ({"levels": ["0"]}, r"levels=\['0'\]; expected distinct integers"),
+    ({"levels": ["0"]}, r"levels=\['0'\]; expected a list of integers or null"),
     ({"levels": 0}, r"levels=0; expected a list"),
 ]
 
@@ -61,6 +62,11 @@ def test_an_unknown_key_lists_the_valid_ones():
 def test_what_is_no_mapping_is_refused(values):
     with pytest.raises(ConfigError, match="hyperet"):
         read_options(HyperETConfig, values, "hyperet")
+
+
+def test_a_text_is_one_entry_of_a_list():
+    assert HyperETConfig(sites="fpn") == HyperETConfig.from_mapping({"sites": "fpn"}) == HyperETConfig(sites=("fpn",))
+    assert HyperETConfig(biases="norm").biases == ("norm",)
 
 
 def test_lists_and_tuples_make_the_same_config():

@@ -183,7 +183,7 @@ def assert_untouched(model, fresh):
         ({"adapter": "bitfit", "biases": [rf"^{CONVS}\.2\."]}, r"is found in no bias's name; these are backbone"),
         ({"adapter": "bitfit", "biases": ["weight$"]}, r"'weight\$' is found in no bias's name"),
         ({"adapter": "bitfit", "biases": ["("]}, r"biases: '\(' is not a regular expression"),
-        ({"adapter": "bitfit", "biases": [3]}, r"biases: 3 is not a regular expression"),
+        ({"adapter": "bitfit", "biases": [3]}, r"biases=\[3\]; expected a list of text"),
         ({"adapter": "bitfit", "biases": []}, r"biases is empty; expected regular expressions"),
     ],
 )
