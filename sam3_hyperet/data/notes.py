@@ -10,7 +10,7 @@ from sam3_hyperet.data.label_maps import COUNTED
 from sam3_hyperet.data.prompts import PromptSampler
 
 _LISTED = 40  # categories by name in a line
-_LOOKED_AT = 256  # images whose EXIF orientation is read
+_LOOKED_AT = 256  # images that are opened for a note
 _ORIENTATION = 0x0112
 
 
@@ -38,23 +38,34 @@ def data_notes(images: AnnotatedImages) -> list[str]:
 
 
 def prompt_notes(images: AnnotatedImages, sampler: PromptSampler) -> list[str]:
-    """A warning where no concept can be asked for as absent."""
-    if sampler.negatives == 0 or sampler.has_negatives:
+    """A warning where no image that was looked at lacks a concept that it can be prompted with as absent."""
+    if sampler.negatives == 0:
         return []
+    looked_at = _spread(len(images))
+    for i in looked_at:
+        shown = {one.category_id for one in images.instances(i)}
+        if sampler.absent(shown, images.unlabelled(i)):
+            return []
     return [
-        f"{images.name}: warning: no concept is ever absent, so the model learns that all prompts are there; "
-        "name more by data.absent_concepts=[dog,tree], of which no image shows one, or data.absent_concepts=ov_all"
+        f"{images.name}: warning: none of {len(looked_at)} images looked at lacks a concept, so the model learns that "
+        "all prompts are there; name more by data.absent_concepts=[dog,tree], of which no image shows one, or ov_all"
     ]
 
 
 def _turned(images: AnnotatedImages) -> tuple[int, int]:
     """How many of some images, evenly spread, have an EXIF orientation, and how many were looked at."""
     turned = 0
-    positions = np.unique(np.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT)).round().astype(int))
-    for i in positions.tolist():
+    positions = _spread(len(images))
+    for i in positions:
         try:
             with Image.open(images.files(i)[0]) as image:
                 turned += image.getexif().get(_ORIENTATION, 1) not in (0, 1)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue  # named when the image is read
     return turned, len(positions)
+
+
+def _spread(count: int) -> list[int]:
+    """Some of `count` positions, evenly spread."""
+    positions: list[int] = np.unique(np.linspace(0, count - 1, min(count, _LOOKED_AT)).round().astype(int)).tolist()
+    return positions

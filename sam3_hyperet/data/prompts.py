@@ -96,16 +96,7 @@ class PromptSampler:
         """Prompts for a picture that shows the categories `present` and may show those `unknown` (crowds),
         which are never drawn as negatives. Empty if no category is left to ask for."""
         shown_here = [c.id for c in self.categories if c.id in present and self._group[c.id] in self._weights]
-        implied = {above for concept in present for above in self._tree.implied(concept) if not self._exhaustive}
-        said = {word for concept in present for word in self._words.get(concept, ())}
-        absent = [
-            c.id
-            for c in self.categories
-            if self._group[c.id] in self._negative_weights
-            and not (c.id in present or c.id in unknown or c.id in implied or c.name.lower() in said)
-            and c.id not in self.never_absent
-        ]
-        absent += self._beyond
+        absent = self.absent(present, unknown)
         n_positive = len(shown_here) if self.positives is None else min(self.positives, len(shown_here))
         n_negative = min(self.negatives, len(absent))
         if n_positive + n_negative == 0:
@@ -116,11 +107,17 @@ class PromptSampler:
         drawn += self._draw(absent, hard, n_negative, self._negative_weights, rng)
         return tuple(Prompt(self._text(concept, rng), concept, i < n_positive) for i, concept in enumerate(drawn))
 
-    @property
-    def has_negatives(self) -> bool:
-        """Whether any image that shows one concept lacks another that may be asked for as absent."""
-        known = [c for c in self.categories if self._group[c.id] in self._negative_weights]
-        return bool(self._beyond) or len([c for c in known if c.id not in self.never_absent]) > 1
+    def absent(self, present: Collection[int], unknown: Collection[int]) -> list[int]:
+        """Concepts that an image may be prompted with as absent; the arguments as for `sample`."""
+        implied = {above for concept in present for above in self._tree.implied(concept) if not self._exhaustive}
+        said = {word for concept in present for word in self._words.get(concept, ())}
+        excluded = {*present, *unknown, *implied, *self.never_absent}
+        candidates = [
+            c.id
+            for c in self.categories
+            if self._group[c.id] in self._negative_weights and c.id not in excluded and c.name.lower() not in said
+        ]
+        return [*candidates, *self._beyond]
 
     def _draw(
         self, candidates: list[int], hard: list[int], number: int, mix: Mapping[str, float], rng: np.random.Generator

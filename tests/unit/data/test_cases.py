@@ -169,6 +169,12 @@ def test_a_root_category_is_never_absent(options):
     assert "shop: without any annotation, so never taken as absent: objects" in notes
 
 
+def test_images_that_all_show_every_concept_are_warned_of(options):
+    for case, warned in (("c15-roboflow-root-category", True), ("c05-segm-empty-one", True)):
+        images = open_split(options(case), "train").images
+        assert bool(prompt_notes(images, prompt_sampler(options(case), images))) == warned
+
+
 def test_names_are_prompted_without_underscores(options):
     assert ("traffic light", True) in asked(options("c28-underscores"))
 
