@@ -1,15 +1,15 @@
-"""`sam3-hyperet` and `python -m sam3_hyperet`: one command for all tools; `tools/*.py` are doors to the same."""
+"""`sam3-hyperet` and `python -m sam3_hyperet`: one command for all tools; `tools/*.py` are doors to the same.
+
+Imports are within functions, so that Ctrl-C while they run is one line, too.
+"""
 
 from __future__ import annotations
 
 import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from sam3_hyperet.cli.command import command_line, exit_cleanly, parse_command
-from sam3_hyperet.cli.submit import parse_runs
-from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import close
 from sam3_hyperet.version import __version__
 
 TOOLS = {  # function, and what it does
@@ -22,32 +22,58 @@ TOOLS = {  # function, and what it does
     "benchmark": ("benchmark:main", "measure speed and memory (in the repository only)"),
     "pretrain": ("pretrain:main", "train the tiny base from scratch, as the weights in the package were"),
 }
-_CHECKS: dict[str, Callable[[str, Sequence[str]], object]] = {"train": parse_runs, "pretrain": parse_runs}
+_SWEEPS = ("train", "pretrain")
 
 
-@exit_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the tool that the first argument names."""
-    tool, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    with _exiting_cleanly() as exit_cleanly:
+        exit_cleanly(_main)(list(sys.argv[1:] if argv is None else argv) or ["--help"])
+
+
+def run_tool(tool: str, argv: Sequence[str] | None = None) -> None:
+    """Run a tool. Its command line is checked, and its help printed, before anything heavy is imported."""
+    with _exiting_cleanly() as exit_cleanly:
+        exit_cleanly(_run)(tool, list(sys.argv[1:] if argv is None else argv))
+
+
+@contextmanager
+def _exiting_cleanly() -> Iterator[Callable[[Callable[..., None]], Callable[..., None]]]:
+    try:
+        from sam3_hyperet.cli.command import exit_cleanly
+
+        yield exit_cleanly
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _main(arguments: list[str]) -> None:
+    from sam3_hyperet.errors import ConfigError
+    from sam3_hyperet.options import close
+
+    tool, *rest = arguments
     if tool in ("-h", "--help", "help"):
         print(_overview())
     elif tool == "--version":
         print(__version__)
     elif tool in TOOLS:
-        run_tool(tool, arguments)
+        _run(tool, rest)
     else:
         raise ConfigError(f"{tool!r} is no tool; expected one of {', '.join(TOOLS)}{close(tool, TOOLS)}")
 
 
-@exit_cleanly
-def run_tool(tool: str, argv: Sequence[str] | None = None) -> None:
-    """Run a tool. Its command line is checked, and its help printed, before anything heavy is imported."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    _CHECKS.get(tool, parse_command)(tool, arguments)
+def _run(tool: str, arguments: list[str]) -> None:
+    from sam3_hyperet.cli.command import parse_command
+    from sam3_hyperet.cli.submit import parse_runs
+
+    (parse_runs if tool in _SWEEPS else parse_command)(tool, arguments)
     pkgutil.resolve_name(f"sam3_hyperet.cli.{TOOLS[tool][0]}")(arguments)
 
 
 def _overview() -> str:
+    from sam3_hyperet.cli.command import command_line
+
     return "\n".join(
         [
             "HyperET for SAM 3: train, evaluate and use tiny hyperbolic adapters of a frozen segmenter.",

@@ -78,3 +78,22 @@ def test_benchmarks_are_in_the_repository(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit):
         console.main(["benchmark", "ops"])
     assert "benchmarks/ is not in the installed package; expected a clone of the repository" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("during", ["hydra", "torch"])
+def test_an_interrupt_in_the_first_seconds_is_one_line(during, tmp_path):
+    """While the imports run."""
+    program = (
+        "import builtins, runpy, sys\n"
+        "real = builtins.__import__\n"
+        "def interrupted(name, *rest, **options):\n"
+        f"    if name == {during!r}:\n"
+        "        raise KeyboardInterrupt\n"
+        "    return real(name, *rest, **options)\n"
+        "builtins.__import__ = interrupted\n"
+        f"sys.argv = ['tools/train.py', 'experiment=smoke', 'run_dir={tmp_path / 'run'}']\n"
+        "runpy.run_path('tools/train.py', run_name='__main__')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (130, "error: interrupted\n")
+    assert not (tmp_path / "run").exists()
