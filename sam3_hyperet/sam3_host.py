@@ -7,7 +7,8 @@ five seconds, because any import of sam3 loads its video stack. What it works ar
 - `psutil`, `torchmetrics`, `scipy` and `triton` are needed but undeclared (one clear `HostError`);
 - the wheel lacks the CLIP vocabulary (the identical file in `open_clip` is used);
 - `SequenceGeometryEncoder` pins memory, which raises without a CUDA driver (`GeometryEncoder`);
-- the focal losses call a Triton kernel whatever the device (a plain version takes the tensors that are not on CUDA);
+- the focal losses call a Triton kernel whatever the device (a plain version takes the tensors that are not on CUDA),
+  and that kernel's gradient is not a number for γ = 0 (the plain version again);
 - the matcher raises on costs that are not numbers, so that a loss could not be (such costs count as the worst);
 - a model that has run keeps tensors on its device that `to` does not move (`to_device`, `MovableSam3Image`);
 - device "cuda" is hard-coded in places: `build.py` passes the arguments that avoid it.
@@ -153,8 +154,11 @@ _triton_focal_sum = loss_fns.triton_sigmoid_focal_loss_reduce
 
 
 def _focal(inputs: torch.Tensor, targets: torch.Tensor, alpha: float = 0.25, gamma: float = 2) -> torch.Tensor:
-    """Sigmoid focal loss of every element (Lin et al. 2017, eq. 5); Triton's kernel where the tensors are on CUDA."""
-    if inputs.is_cuda:
+    """Sigmoid focal loss of every element (Lin et al. 2017, eq. 5); Triton's kernel where the tensors are on CUDA.
+
+    Its gradient for γ = 0, as in the presence loss, is not a number for right logits from 16.6 on.
+    """
+    if inputs.is_cuda and gamma > 0:
         return _triton_focal(inputs, targets, alpha, gamma)
     targets = targets.to(inputs.dtype)
     cross_entropy = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
@@ -165,7 +169,7 @@ def _focal(inputs: torch.Tensor, targets: torch.Tensor, alpha: float = 0.25, gam
 
 def _focal_sum(inputs: torch.Tensor, targets: torch.Tensor, alpha: float = 0.25, gamma: float = 2) -> torch.Tensor:
     """The sum of `_focal` over all elements."""
-    if inputs.is_cuda:
+    if inputs.is_cuda and gamma > 0:
         return _triton_focal_sum(inputs, targets, alpha, gamma)
     return _focal(inputs, targets, alpha, gamma).sum()
 

@@ -111,6 +111,23 @@ def test_sam3s_focal_loss_runs_without_triton(reduce):
     torch.testing.assert_close(ours, plain)
 
 
+class OnCuda(torch.Tensor):
+    """A tensor that takes the branches of CUDA."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize("name", ["_triton_focal", "_triton_focal_sum"])
+def test_tritons_kernel_is_for_cuda_and_a_positive_gamma(monkeypatch, name):
+    monkeypatch.setattr(host, name, lambda *arguments: "kernel")
+    focal = {"_triton_focal": host._focal, "_triton_focal_sum": host._focal_sum}[name]
+    inputs, targets = torch.tensor([20.0, -20.0]).as_subclass(OnCuda), torch.tensor([1.0, 0.0])
+    assert focal(inputs, targets, 0.25, 2.0) == "kernel"
+    inputs.requires_grad_()
+    focal(inputs, targets, 0.25, 0.0).sum().backward()  # the kernel's gradient would not be a number
+    assert inputs.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_focal_loss_is_finite_at_extreme_logits(dtype):
     inputs = torch.tensor([-1e4, -90.0, 0.0, 90.0, 1e4], dtype=dtype).repeat(2, 1).requires_grad_()
