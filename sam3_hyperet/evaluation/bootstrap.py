@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.evaluation.metrics.evaluator import Headline
 
-Figures = Callable[[np.ndarray], dict[str, float]]
 _INTERVAL = (2.5, 97.5)  # percentiles
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of one model less that of another, on the same images.
+    """A metric of one model less that of another, on the same images.
 
     Attributes:
         value: on the images as they are; NaN where either has no value.
         low, high: the 95 % interval; NaN where no draw has a value.
-        share_above: of the draws, how many are above 0; a draw of exactly 0 counts half.
+        fraction_above: of the draws above 0; a draw of exactly 0 counts half.
         dropped: draws that gave no value, for instance because nothing was to find in the drawn images.
     """
 
     value: float
     low: float
     high: float
-    share_above: float
+    fraction_above: float
     dropped: int
 
 
@@ -39,9 +39,9 @@ def draw_weights(images: int, draws: int, seed: int = 0) -> Iterator[np.ndarray]
 
 
 def paired_differences(
-    model: Figures, base: Figures, images: int, draws: int = 1000, seed: int = 0
+    model: Headline, base: Headline, images: int, draws: int = 1000, seed: int = 0
 ) -> dict[str, Difference]:
-    """The differences model - base of all figures that both have, under the same draws of the images.
+    """The differences model - base of all metrics that both have, under the same draws of the images.
 
     Args:
         model, base: `Evaluator.headline` of the same split; NaN where there is no value.
@@ -62,7 +62,7 @@ def paired_differences(
     return {key: _summary(value, np.array(drawn[key])) for key, value in values.items()}
 
 
-def _differences(model: Figures, base: Figures, weights: np.ndarray) -> dict[str, float]:
+def _differences(model: Headline, base: Headline, weights: np.ndarray) -> dict[str, float]:
     ours, theirs = model(weights), base(weights)
     return {key: value - theirs[key] for key, value in ours.items() if key in theirs}
 

@@ -81,7 +81,7 @@ def compare(
         models: the base first, if it is named "base".
         fabric: launched; its processes share the images.
         resume: go on from the records in `run_dir`; else start over.
-        say: gets lines for people.
+        say: called with lines for people.
         progress: a context for a number of images, whose value is called after each of them.
 
     Returns:
@@ -215,7 +215,7 @@ def _exact_run(model: EvalModel, task: EvalTask, folder: Path) -> ModelRun | Non
     count = task.protocol.compare_exact
     if not count or not task.category_ids:
         return None
-    twin = EvalModel(EXACT, shared_copy(model.model))  # so that the model's probe does not see it run twice
+    twin = EvalModel(EXACT, shared_copy(model.model))  # the model's probe has each image once
     run = open_run(twin, task, RecordStore(folder / EXACT), replace(task.protocol, min_score=0.0, compare_exact=0))
     chosen = tuple(evenly_spread(task.positions, count))
     return replace(run, evaluators={INSTANCES: run.evaluators[INSTANCES]}, positions=chosen, probe=None)

@@ -85,12 +85,12 @@ class RecordStore:
         return self.folder / f"{position:06d}.npz"
 
     def _mismatch(self, wanted: dict[str, object]) -> str:
-        """What the records on disk were made with and are not wanted for; "" where they fit, or there are none."""
+        """The first fact by which the records on disk differ from the wanted ones; "" where they fit."""
         file = self.folder / FINGERPRINT
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return "nothing says what they were made with"
+            return "their fingerprint is missing"
         if not isinstance(found, dict):
             return f"{FINGERPRINT} is not what it was written as"
         for key in {**wanted, **found}:

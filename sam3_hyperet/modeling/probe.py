@@ -30,7 +30,7 @@ _IN_FRONT = {  # the kinds of sites whose adjustments change what another site g
 
 
 class Unadjusted(HyperET):
-    """An adjustment of the base, where features pass unchanged and can be watched."""
+    """An adjustment of the base, which passes features unchanged to a probe."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -71,11 +71,11 @@ class SiteRadii:
 
 
 class RadiusProbe:
-    """Context in which the features around every adjustment of features are watched (scheme P adjusts weights).
+    """Context that records the features around every adjustment of features (scheme P adjusts weights).
 
     Args:
         model: with adapters.
-        accumulate: sum over all features seen, for `take`; else only the latest are kept, for `latest` and `maps`.
+        accumulate: sum over all features, for `take`; else only the latest are kept, for `latest` and `maps`.
     """
 
     def __init__(self, model: nn.Module, accumulate: bool = False) -> None:
@@ -112,7 +112,7 @@ class RadiusProbe:
         return {name: float(module.curvature()) for name, module in self._modules.items()}
 
     def latest(self) -> dict[str, float]:
-        """Metrics of the features seen last, and of the adjustments themselves.
+        """Metrics of the latest features, and of the adjustments themselves.
 
         Returns:
             `radius/<site>/mean`… behind each adjustment, and in front of it `base/radius/<site>/mean`… where these
@@ -135,7 +135,7 @@ class RadiusProbe:
 
     @torch.no_grad()
     def histograms(self) -> dict[str, Tensor]:
-        """(BINS,) counts of the positions seen last by normalised radius, in equal bins of [0, 1], on the CPU:
+        """(BINS,) counts of the latest positions by normalised radius, in equal bins of [0, 1], on the CPU:
         `normalized_radius/<site>`, and in front `base/normalized_radius/<site>` or `normalized_radius/<site>_before`,
         as in `latest`."""
         counts, of_base = {}, self._sites_of_base()
@@ -149,7 +149,7 @@ class RadiusProbe:
 
     @torch.no_grad()
     def maps(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Normalised radii (h, w) in front of and behind every adjustment of a feature map (1, D, h, w) seen last."""
+        """Normalised radii (h, w) in front of and behind every adjustment of a feature map (1, D, h, w)."""
 
         def radii(name: str, features: Tensor) -> np.ndarray[Any, Any]:
             return normalized_radius(features.float(), self._modules[name].curvature(), 1)[0].cpu().numpy()
@@ -190,7 +190,7 @@ def changes_features(site: AdapterModule) -> bool:
 def watchable_base(model: host.Sam3Image, base: host.Sam3Image | None = None) -> host.Sam3Image:
     """The base of an adapted model, which passes its features through the model's sites unchanged.
 
-    A probe sees them there; radii are at the curvature of the model's adjustments. All tensors are shared.
+    A probe records them there; radii are at the curvature of the model's adjustments. All tensors are shared.
 
     Args:
         base: where the model has trained weights of its own; without adapters.

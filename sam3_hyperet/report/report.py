@@ -73,7 +73,6 @@ _FACTS = (
     ("train/seconds", "seconds of training"),
     ("train/best_step", "best step"),
     ("train/skipped_steps", "steps skipped"),
-    ("speed/images_per_s", "images a second"),
 )
 
 
@@ -81,7 +80,7 @@ _FACTS = (
 class Report:
     """All that a report shows; `metrics` as in metrics.json, `history` the lines of metrics.jsonl.
 
-    models: names of the adapted models where there are several (see `table_rows`); the curves' `model` is one of
+    models: names of the adapted models where there are several (see `tables`); the curves' `model` is one of
     them, "adapted" where there are not, or "base".
     gained, lost: where adaptation helped and harmed most, as `examples`.
     instances: ground-truth instances by category.
@@ -243,7 +242,7 @@ def _differences(categories: Mapping[str, list[Row]], report: Report) -> list[Pl
 
 
 def _figure(x: float | None, key: str = "") -> str:
-    """Any metric: counts with commas, seconds and rates short, ratios as percent, shares to three places."""
+    """Any metric: counts with commas, seconds and rates short, ratios as percent, fractions to three places."""
     if x is None or not math.isfinite(x):
         return MISSING
     if key.endswith("_ratio"):

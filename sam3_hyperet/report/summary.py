@@ -27,7 +27,7 @@ _INTERVAL = "95 % interval "
 def summary(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
     """What adaptation did to AP and mIoU; false alarms on absent prompts where they rose; what it cost.
 
-    A difference whose 95 % interval holds 0 is said to be no clear change.
+    A difference whose 95 % interval holds 0 is called no clear change.
     """
     table = rows(metrics, models)
     chosen = _summary_rows(table)
@@ -53,8 +53,8 @@ def summary(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
         clauses.append(f"but {alarms}" if "better" in verdicts else alarms)
     if (added := value(metrics, "params/added")) is not None:
         ratio = value(metrics, "params/added_ratio")
-        share = "" if ratio is None else f" ({100 * ratio:.2g} % of the base)"
-        clauses.append(f"{added:,.0f} added parameters{share}")
+        fraction = "" if ratio is None else f" ({100 * ratio:.2g} % of the base)"
+        clauses.append(f"{added:,.0f} added parameters{fraction}")
     if chosen and all(row.base is None for row in chosen):
         clauses.append("the base model was not evaluated beside it")
     sentence = opening + "; ".join(clauses) + "."
@@ -135,7 +135,7 @@ def _best_of(row: Row, models: Sequence[str], several: bool) -> str:
 
 
 def _false_alarms(table: Sequence[Row], models: Sequence[str]) -> str:
-    """Where the share of absent prompts that are answered rose; "" where it did with no model."""
+    """Where the fraction of absent prompts with false alarms rose; "" where it did with no model."""
     rose = [row for row in table if row.metric.key == _ABSENT and any(cell.verdict == "worse" for cell in row.cells)]
     if not rose:
         return ""
@@ -177,7 +177,7 @@ def _interval(cell: Cell, digits: int) -> str:
 
 
 def _abbreviated(clauses: Sequence[str]) -> list[str]:
-    """Only the first clause that has an interval says what it is."""
+    """Only the first clause with an interval names it."""
     shorter, said = [], False
     for clause in clauses:
         shorter.append(clause.replace(_INTERVAL, "") if said else clause)

@@ -15,7 +15,7 @@ from itertools import groupby
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 
 UNMOVED = 0.005
-"""A smaller difference of an AP, an mIoU or a share is called none."""
+"""A smaller difference of an AP, an mIoU or a fraction is called none."""
 MISSING = "–"
 
 _DATA_SETS = {"coco": "COCO", "ade20k": "ADE20K", "camvid": "CamVid", "": "the data"}
@@ -37,7 +37,7 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 }
 _NOTE = (
     "Differences are from the base, with the 95 % interval of a paired bootstrap over the images where there is one; "
-    "bold is the best figure of a row where its interval does not hold 0. "
+    "bold is the best value of a row where its interval does not hold 0. "
     "Adapted models are not tested against each other."
 )
 
@@ -68,12 +68,12 @@ METRICS = (
     Metric(
         "presence/accuracy_absent",
         "Right about what is absent",
-        "Share of prompts for something that is not in the image where the model says so; the rest are false alarms.",
+        "Fraction of prompts for something that is not in the image that the model rejects; the rest are false alarms.",
     ),
     Metric(
         "presence/accuracy_present",
         "Right about what is present",
-        "Share of prompts for something that is in the image where the model says so.",
+        "Fraction of prompts for something that is in the image that the model accepts.",
     ),
     Metric(
         "hierarchy/consistency",
@@ -83,7 +83,7 @@ METRICS = (
     Metric(
         "hierarchy/sibling_confusion",
         "Siblings confused",
-        "Share of ground-truth regions that the prompt of a sibling (bus for a car) claims. Lower is better.",
+        "Fraction of ground-truth regions that the prompt of a sibling (bus for a car) matches. Lower is better.",
         lower_is_better=True,
     ),
     Metric(
@@ -101,7 +101,7 @@ METRICS = (
     Metric(
         "unassigned",
         "Unassigned",
-        "Share of the labelled pixels that no class was given to; they count as missed. Lower is better.",
+        "Fraction of the labelled pixels that no class was given to; they count as missed. Lower is better.",
         lower_is_better=True,
     ),
 )
@@ -109,7 +109,7 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """An adapted model's figure, and its difference from the base with the 95 % interval; None where there is none.
+    """An adapted model's value, and its difference from the base with the 95 % interval; None where there is none.
 
     verdict: better, worse or same, "" without a difference. Same is also what the interval leaves open.
     """
@@ -121,12 +121,12 @@ class Cell:
 
     @property
     def supported(self) -> bool:
-        """Whether the interval says that the difference is none of chance."""
+        """Whether the interval excludes a difference by chance."""
         return self.interval is not None and self.verdict in ("better", "worse")
 
     @property
     def open(self) -> bool:
-        """Whether the figures differ, but the interval does not say which model is better."""
+        """Whether the values differ, but the interval leaves open which model is better."""
         return self.verdict == "same" and abs(self.difference or 0.0) >= UNMOVED
 
 
@@ -229,7 +229,7 @@ def is_granularity(name: str) -> bool:
 
 
 def number(x: float | None, digits: int = 2) -> str:
-    """A share as .34, 1.00 or –; with a minus sign where negative."""
+    """A fraction as .34, 1.00 or –; with a minus sign where negative."""
     if x is None or not math.isfinite(x):
         return MISSING
     text = f"{abs(x):.{digits}f}"
@@ -254,11 +254,11 @@ def _row(metrics: Mapping[str, float], models: Sequence[str], metric: Metric, sc
     base = value(metrics, f"base/{key}")
     cells = []
     for prefix in prefixes(models).values():
-        figure = value(metrics, f"{prefix}{key}")
-        difference = None if base is None or figure is None else figure - base
+        found = value(metrics, f"{prefix}{key}")
+        difference = None if base is None or found is None else found - base
         bounds = [metrics.get(f"difference/{prefix}{key}/{end}", math.nan) for end in ("low", "high")]
         interval = (bounds[0], bounds[1]) if difference is not None and all(map(math.isfinite, bounds)) else None
-        cells.append(Cell(figure, difference, interval, _verdict(difference, interval, metric.lower_is_better)))
+        cells.append(Cell(found, difference, interval, _verdict(difference, interval, metric.lower_is_better)))
     return Row(metric, scope, base, tuple(cells))
 
 

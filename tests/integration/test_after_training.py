@@ -41,7 +41,8 @@ def data(scenes):
 
 def test_a_run_is_evaluated_to_the_same_numbers(trained, again, read_metrics):
     assert figures(read_metrics(again)) == figures(read_metrics(trained))
-    assert {path.name for path in again.iterdir()} == {"metrics.json", "report.html", "comparison.md", "comparison.tex"}
+    products = {"metrics.json", "report.html", "comparison.md", "comparison.tex"}
+    assert {path.name for path in again.iterdir()} == {MANIFEST, *products}
     report = (again / "report.html").read_text()
     assert "SHA-256" in report
     assert "name: of_run" not in report  # the configuration is that of what was evaluated

@@ -1,10 +1,10 @@
-"""What adapting has cost on what was not adapted to: the base's figure − the adapted model's, so that > 0 is lost."""
+"""Losses by adaptation on what was not adapted to: the base's metric − the adapted model's, so that > 0 is lost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-FIGURES = ("segm/AP", "bbox/AP", "mIoU", "presence/IL_MCC", "presence/accuracy_absent")
+METRICS = ("segm/AP", "bbox/AP", "mIoU", "presence/IL_MCC", "presence/accuracy_absent")
 
 
 def forgetting(base: Mapping[str, float], adapted: Mapping[str, float], groups: Iterable[str]) -> dict[str, float]:
@@ -17,19 +17,19 @@ def forgetting(base: Mapping[str, float], adapted: Mapping[str, float], groups: 
             classes, on a data set that was not trained on.
 
     Returns:
-        `forgetting/<group>/<figure>` of those of `FIGURES` that both have; no key where one is missing, or undefined
-        (COCO's −1). Of `presence/accuracy_absent` it is the growth of the share of absent prompts that are answered.
+        `forgetting/<group>/<metric>` of those of `METRICS` that both have; no key where one is missing, or undefined
+        (COCO's −1). Of `presence/accuracy_absent` it is the growth of the fraction of absent prompts with false alarms.
     """
     lost = {}
     for group in groups:
-        for figure in FIGURES:
-            key = f"{group}/{figure}".lstrip("/")
-            before, after = _figure(base, key), _figure(adapted, key)
+        for metric in METRICS:
+            key = f"{group}/{metric}".lstrip("/")
+            before, after = _value(base, key), _value(adapted, key)
             if before is not None and after is not None:
                 lost[f"forgetting/{key}"] = before - after
     return lost
 
 
-def _figure(metrics: Mapping[str, float], key: str) -> float | None:
+def _value(metrics: Mapping[str, float], key: str) -> float | None:
     found = metrics.get(key)
     return None if found == -1 and key.endswith("AP") else found

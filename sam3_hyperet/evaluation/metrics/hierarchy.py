@@ -5,12 +5,12 @@ of its kinds' masks and G the ground truth of them all, on each image that shows
 parent, if that is a class itself):
 
 - `consistency`: IoU(P, C). Where both are empty there is nothing to compare: the pair is left out, and `unanswered` is
-  the share of such pairs. Where only one is empty it is 0.
+  the fraction of such pairs. Where only one is empty it is 0.
 - `parent_recall`: |P ∩ G| / |G|.
-- `containment`, of parts: the share of a part's mask that lies in the masks of its wholes, where the image shows the
+- `containment`, of parts: the fraction of a part's mask that lies in the masks of its wholes, where the image shows the
   part and its mask is not empty.
-- `sibling_confusion`: the share of annotated regions that a sibling's prompt claims: one of its masks, or their union,
-  has IoU ≥ 1/2 with the region, and no annotation of the sibling has. Of regions whose class has siblings.
+- `sibling_confusion`: the fraction of annotated regions that a sibling's prompt matches: one of its masks, or their
+  union, has IoU ≥ 1/2 with the region, and no annotation of the sibling has. Of regions whose class has siblings.
 - `cousin_confusion`, `stranger_confusion`: the same for cousins, and for all others that are not above or below.
 """
 
@@ -31,7 +31,7 @@ from sam3_hyperet.inference.prediction import PromptDetections
 from sam3_hyperet.inference.predictor import Encoded
 from sam3_hyperet.masks import Rle
 
-CLAIM_IOU = 0.5
+MATCH_IOU = 0.5
 
 
 def concepts(hierarchy: Hierarchy) -> tuple[str, ...]:
@@ -63,26 +63,27 @@ class GranularityEvaluator:
     def start(self, position: int, encoded: Encoded) -> None:
         image = self._images.image(position)
         self._size = image.height, image.width
-        self._claims: dict[str, list[Rle]] = {}
+        self._found: dict[str, list[Rle]] = {}
         self._annotated: dict[str, list[tuple[Rle, bool]]] = defaultdict(list)
         for region in self._images.instances(position):
             self._annotated[self._of_category[region.category_id]].append((region.rle, region.crowd))
 
     def add(self, prompt: Prompt, detections: PromptDetections) -> None:
         if prompt.concept:
-            self._claims[prompt.text] = detections.rles(detections.confident)
+            self._found[prompt.text] = detections.rles(detections.confident)
 
     def finish(self) -> dict[str, np.ndarray]:
         """`kinds` (m, 5): the number of a parent and, in pixels, |P ∩ C|, |P ∪ C|, |P ∩ G| and |G|. `parts` (n, 3): the
         number of a child and the pixels of its mask in its wholes' and in all. `regions` (r,): the number of each
-        region's class among the children. `claims` (c, 2): a region and the number of a child that claims it."""
-        self._masks = {name: masks.union(found, *self._size) for name, found in self._claims.items()}
-        shown, claims = self._confusion()
+        region's class among the children. `matches` (m, 2): a region and the number of a child whose
+        prompt matches it."""
+        self._masks = {name: masks.union(found, *self._size) for name, found in self._found.items()}
+        shown, matches = self._confusion()
         return {
             "kinds": np.array(self._consistency(), np.int64).reshape(-1, 5),
             "parts": np.array(self._containment(), np.int64).reshape(-1, 3),
             "regions": np.array(shown, np.int32),
-            "claims": np.array(claims, np.int32).reshape(-1, 2),
+            "matches": np.array(matches, np.int32).reshape(-1, 2),
         }
 
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
@@ -123,15 +124,17 @@ class GranularityEvaluator:
         children = self.counts.children
         shown = [(name, rle) for name in children for rle, crowd in self._annotated.get(name, ()) if not crowd]
         areas = [rle for _, rle in shown]
-        claims = []
+        matches = []
         for number, name in enumerate(children):
-            found = self._claims[name]
-            claimed = masks.iou([*found, self._masks[name]], areas).max(axis=0, initial=0) >= CLAIM_IOU
+            found = self._found[name]
+            matched = masks.iou([*found, self._masks[name]], areas).max(axis=0, initial=0) >= MATCH_IOU
             own = self._annotated.get(name, ())
             there = masks.iou(areas, [rle for rle, _ in own], [crowd for _, crowd in own])
-            absent = there.max(axis=1, initial=0) < CLAIM_IOU
-            claims += [(r, number) for r, (truth, _) in enumerate(shown) if claimed[r] and (absent[r] or truth == name)]
-        return [children.index(name) for name, _ in shown], claims
+            absent = there.max(axis=1, initial=0) < MATCH_IOU
+            matches += [
+                (r, number) for r, (truth, _) in enumerate(shown) if matched[r] and (absent[r] or truth == name)
+            ]
+        return [children.index(name) for name, _ in shown], matches
 
     def _together(self, names: Sequence[str]) -> Rle:
         return masks.union([self._masks[name] for name in names], *self._size)

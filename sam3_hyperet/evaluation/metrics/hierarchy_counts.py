@@ -1,4 +1,4 @@
-"""Figures of a concept tree, from the areas and claims that `GranularityEvaluator` counts on each image."""
+"""Metrics of a concept tree, from the areas and matches that `GranularityEvaluator` counts on each image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEADLINE = ("hierarchy/consistency", *(f"hierarchy/{kin}_confusion" for kin in 
 
 @dataclass(frozen=True)
 class _Values:
-    """A figure is the mean of values, each of which belongs to a image."""
+    """Values, each of an image, whose mean is a metric."""
 
     values: np.ndarray
     images: np.ndarray
@@ -55,70 +55,70 @@ class HierarchyCounts:
         }
 
     def metrics(self, records: Sequence[Record]) -> dict[str, float]:
-        """Every figure that something was seen for, and what they are means of: `hierarchy/pairs` of a image and a
-        parent, and `hierarchy/regions`."""
+        """Every metric that has a value, and the counts behind them: `hierarchy/pairs` of an image and a parent, and
+        `hierarchy/regions`."""
         once = np.ones(len(records), np.int64)
-        found = {name: values.mean(once) for name, values in self._figures(records).items() if len(values.values)}
+        found = {name: values.mean(once) for name, values in self._values(records).items() if len(values.values)}
         counts = {"pairs": len(_stack(records, "kinds")[0]), "regions": len(_stack(records, "regions")[0])}
         return found | {f"hierarchy/{name}": float(count) for name, count in counts.items()}
 
     def headline(self, records: Sequence[Record]) -> Headline:
-        """Consistency, and sibling, cousin and stranger confusion, as far as something was seen for them."""
-        figures = self._figures(records)
-        shown = {name: figures[name] for name in _HEADLINE if len(figures[name].values)}
+        """Consistency, and sibling, cousin and stranger confusion, as far as they have a value."""
+        found = self._values(records)
+        shown = {name: found[name] for name in _HEADLINE if len(found[name].values)}
         return lambda weights: {name: values.mean(weights) for name, values in shown.items()}
 
     def confusion(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
-        """(K, K) how many regions of each child's class the prompt of each child claims, and (K,) how many there are; a
-        region may be claimed by several prompts or by none."""
+        """(K, K) regions of each child's class that the prompt of each child matches, and (K,) of all; a region may be
+        matched by several prompts or by none."""
         regions, _ = _stack(records, "regions")
-        truth, prompt, _ = self._claims(records)
+        truth, prompt, _ = self._matches(records)
         matrix = np.zeros((len(self.children),) * 2, np.int64)
         np.add.at(matrix, (truth, prompt), 1)
         return matrix, np.bincount(regions, minlength=len(self.children))
 
-    def _figures(self, records: Sequence[Record]) -> dict[str, _Values]:
+    def _values(self, records: Sequence[Record]) -> dict[str, _Values]:
         pairs, images = _stack(records, "kinds")
-        parent, both, either, found, truth = pairs.T
+        parent, both, either, covered, truth = pairs.T
         answered = either > 0
         consistency = _Values(both[answered] / either[answered], images[answered])
-        recall = _Values(found / np.maximum(truth, 1), images)
-        figures = {
+        recall = _Values(covered / np.maximum(truth, 1), images)
+        found = {
             "consistency": consistency,
             "parent_recall": recall,
             "unanswered": _Values((~answered).astype(float), images),
         }
         for number, name in enumerate(self._parents):
-            figures[f"{name}/consistency"] = consistency.of(parent[answered] == number)
-            figures[f"{name}/parent_recall"] = recall.of(parent == number)
+            found[f"{name}/consistency"] = consistency.of(parent[answered] == number)
+            found[f"{name}/parent_recall"] = recall.of(parent == number)
         parts, images = _stack(records, "parts")
-        figures["containment"] = _Values(parts[:, 1] / parts[:, 2], images)
+        found["containment"] = _Values(parts[:, 1] / parts[:, 2], images)
         for relation in self._relatives:
-            figures |= self._confused(records, relation)
-        return {f"hierarchy/{name}": values for name, values in figures.items()}
+            found |= self._confused(records, relation)
+        return {f"hierarchy/{name}": values for name, values in found.items()}
 
     def _confused(self, records: Sequence[Record], relation: str) -> dict[str, _Values]:
         related = self._relatives[relation]
         regions, images = _stack(records, "regions")
-        truth, prompt, region = self._claims(records)
-        claimed = np.zeros(len(regions))
-        claimed[region[related[truth, prompt]]] = 1
+        truth, prompt, region = self._matches(records)
+        matched = np.zeros(len(regions))
+        matched[region[related[truth, prompt]]] = 1
         has_any = np.asarray(related.any(axis=1))
         rows = has_any[regions]
-        values, regions = _Values(claimed[rows], images[rows]), regions[rows]
+        values, regions = _Values(matched[rows], images[rows]), regions[rows]
         key = f"{relation}_confusion"
-        figures = {key: values}
+        found = {key: values}
         for group, children in self._groups.items():
-            figures[f"{group}/{key}"] = values.of(np.isin(regions, children))
-        return figures
+            found[f"{group}/{key}"] = values.of(np.isin(regions, children))
+        return found
 
-    def _claims(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each claim: the region's class, the prompt, and the region's place among those of all images."""
+    def _matches(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each match: the region's class, the prompt, and the region's place among those of all images."""
         regions, _ = _stack(records, "regions")
-        claims, image = _stack(records, "claims")
+        matches, image = _stack(records, "matches")
         first = np.cumsum([0, *(len(record["regions"]) for record in records)])
-        region = claims[:, 0] + first[image]
-        return regions[region], claims[:, 1], region
+        region = matches[:, 0] + first[image]
+        return regions[region], matches[:, 1], region
 
     def _matrix(self, relatives: Sequence[Sequence[int]]) -> np.ndarray:
         matrix = np.zeros((len(relatives),) * 2, bool)

@@ -105,8 +105,8 @@ class PresenceEvaluator:
         def accuracy(weights: np.ndarray) -> dict[str, float]:
             found = {}
             for name, of_images in counts.items():
-                figures = presence_metrics(np.tensordot(weights, of_images, axes=1))
-                found |= {MetricKey(key, group=name): figures.get(key, math.nan) for key in keys}
+                values = presence_metrics(np.tensordot(weights, of_images, axes=1))
+                found |= {MetricKey(key, group=name): values.get(key, math.nan) for key in keys}
             return found
 
         return accuracy

@@ -29,10 +29,10 @@ class RadiusEvaluator:
         self.sites = tuple(probe.sites)  # in the order of the records' rows
 
     def start(self, position: int, encoded: Encoded) -> None:
-        """Nothing: the probe has seen the features of the encoder already."""
+        """Nothing: the probe has the features already."""
 
     def add(self, prompt: Prompt, detections: PromptDetections) -> None:
-        """Nothing: the probe sees the features as they pass."""
+        """Nothing: the probe has the features already."""
 
     def finish(self) -> dict[str, np.ndarray]:
         """Of S sites, before and after: `histogram` (S, 2, BINS) of normalised radii in [0, 1]; `sums` (S, 2, 3) of

@@ -45,7 +45,7 @@ def spearman(a: Ranking, b: Ranking, weights: np.ndarray) -> float:
 
 def auroc(uncertainty: Ranking, wrong: np.ndarray, weights: np.ndarray) -> float:
     """Probability that a wrong item is more uncertain than a right one, half of it where they are equal; NaN where all
-    or none are wrong. Below 1/2, the larger value means the right answer."""
+    or none are wrong. Below 1/2, the larger value means the right one."""
     bad, good = weights @ wrong, weights @ ~wrong
     if not (bad and good):
         return float("nan")
@@ -54,10 +54,10 @@ def auroc(uncertainty: Ranking, wrong: np.ndarray, weights: np.ndarray) -> float
 
 
 def risk_coverage(uncertainty: Ranking, loss: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the items that are answered, least uncertain first, and their mean loss: a point for each distinct
+    """Fraction of the items that are kept, least uncertain first, and their mean loss: a point for each distinct
     uncertainty."""
-    answered, lost = _cumulative(uncertainty, loss, weights)
-    return answered / answered[-1], lost / answered
+    kept, lost = _cumulative(uncertainty, loss, weights)
+    return kept / kept[-1], lost / kept
 
 
 def aurc(uncertainty: Ranking, loss: np.ndarray, weights: np.ndarray) -> float:
@@ -67,14 +67,14 @@ def aurc(uncertainty: Ranking, loss: np.ndarray, weights: np.ndarray) -> float:
     After K items of total loss L, a group of m equal ones of mean loss l adds Σ_j (L + j l) / (K + j), j = 1 … m, which
     is m l + (L − K l)(ψ(K + m + 1) − ψ(K + 1)).
     """
-    answered, lost = _cumulative(uncertainty, loss, weights)
-    if not len(answered):
+    kept, lost = _cumulative(uncertainty, loss, weights)
+    if not len(kept):
         return float("nan")
-    before, lost_before = np.append(0, answered[:-1]), np.append(0, lost[:-1])
-    count = answered - before
+    before, lost_before = np.append(0, kept[:-1]), np.append(0, lost[:-1])
+    count = kept - before
     mean = (lost - lost_before) / count
-    area = count * mean + (lost_before - before * mean) * (digamma(answered + 1) - digamma(before + 1))
-    return float(area.sum() / answered[-1])
+    area = count * mean + (lost_before - before * mean) * (digamma(kept + 1) - digamma(before + 1))
+    return float(area.sum() / kept[-1])
 
 
 def _cumulative(uncertainty: Ranking, loss: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,8 @@ usual uncertainty, 1 − score, is measured beside it.
 
 For both: `spearman`, ρ of uncertainty and error; `auroc` of "more uncertain" for "wrong" (IoU < 1/2); `aurc`, the area
 under the risk–coverage curve of the error. A larger radius may mean a larger or a smaller error: ρ is reported with its
-sign, and an AUROC below 1/2 says that the smaller radius means the error. `aurc/random` is what no knowledge gives, the
-mean error, and `aurc/oracle` what the error itself gives.
+sign, and an AUROC below 1/2 says that the smaller radius means the error. `aurc/random` is that of a random order, the
+mean error, and `aurc/oracle` that of the error's own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sam3_hyperet.masks import Rle
 from sam3_hyperet.modeling.probe import changes_features
 
 CORRECT_IOU = 0.5
-BASE_CURVATURE = 0.01  # the paper's [1], where no adjustment says another
+BASE_CURVATURE = 0.01  # the paper's [1], where no adjustment has another
 
 
 def pyramid_radii(model: nn.Module, encoded: Encoded) -> Tensor:
@@ -91,7 +91,7 @@ class UncertaintyEvaluator:
         metrics = {
             "detections": float(len(detections.error)),
             "wrong": float(detections.wrong.sum()),
-            **detections.figures(every),
+            **detections.metrics(every),
             "aurc/random": float(detections.error.mean()) if len(every) else float("nan"),
             "aurc/oracle": aurc(Ranking(detections.error), detections.error, every),
         }
@@ -100,14 +100,14 @@ class UncertaintyEvaluator:
     def headline(self, records: Sequence[Record]) -> Headline:
         """ρ and AUROC of both, as far as they are defined."""
         detections = PooledDetections(records)
-        defined = detections.figures(np.ones(len(detections.error)))
+        defined = detections.metrics(np.ones(len(detections.error)))
         shown = [key for key, value in defined.items() if np.isfinite(value)]
 
-        def figures(weights: np.ndarray) -> dict[str, float]:
-            found = detections.figures(weights[detections.image])
+        def resampled(weights: np.ndarray) -> dict[str, float]:
+            found = detections.metrics(weights[detections.image])
             return {f"uncertainty/{key}": found[key] for key in shown}
 
-        return figures
+        return resampled
 
     def _mean_radii(self, detections: PromptDetections) -> np.ndarray:
         """(n,) means over the positions inside each mask; of a mask without any, over its most probable ones."""
@@ -132,7 +132,7 @@ class PooledDetections:
         self._uncertainty = {"radius": Ranking(radius), "score": Ranking(1 - score)}
         self._errors = Ranking(self.error)
 
-    def figures(self, weights: np.ndarray) -> dict[str, float]:
+    def metrics(self, weights: np.ndarray) -> dict[str, float]:
         """`<kind>/spearman`, `<kind>/auroc` and `<kind>/aurc`, NaN where undefined; (n,) weights are whole numbers."""
         found = {}
         for kind, ranking in self._uncertainty.items():

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.bootstrap import Figures, draw_weights, paired_differences
+from sam3_hyperet.evaluation.bootstrap import draw_weights, paired_differences
+from sam3_hyperet.evaluation.metrics.evaluator import Headline
 
 
-def mean_of(values: np.ndarray) -> Figures:
+def mean_of(values: np.ndarray) -> Headline:
     """The mean of those that are numbers; NaN where none of them counts."""
 
     def figures(weights: np.ndarray) -> dict[str, float]:
@@ -37,9 +38,9 @@ def test_a_draw_is_shared_by_both_models() -> None:
     values = np.random.default_rng(1).normal(size=40)
     found = paired_differences(mean_of(values + 0.25), mean_of(values), 40, draws=100)["mean"]
     assert (found.low, found.high) == pytest.approx((0.25, 0.25))
-    assert (found.value, found.share_above, found.dropped) == (pytest.approx(0.25), 1, 0)
+    assert (found.value, found.fraction_above, found.dropped) == (pytest.approx(0.25), 1, 0)
     equal = paired_differences(mean_of(values), mean_of(values), 40, draws=100)["mean"]
-    assert (equal.low, equal.high, equal.share_above) == (0, 0, 0.5)
+    assert (equal.low, equal.high, equal.fraction_above) == (0, 0, 0.5)
 
 
 def test_the_seed_decides_and_each_draw_has_as_many_pictures() -> None:
@@ -54,10 +55,10 @@ def test_draws_without_a_value_are_dropped_and_counted() -> None:
     only_one = np.array([1.0, *[math.nan] * 3])
     found = paired_differences(mean_of(only_one + 1), mean_of(only_one), 4, draws=2000)["mean"]
     assert found.dropped / 2000 == pytest.approx((3 / 4) ** 4, abs=0.04)
-    assert (found.low, found.high, found.share_above) == (1, 1, 1)
+    assert (found.low, found.high, found.fraction_above) == (1, 1, 1)
     nothing = paired_differences(mean_of(only_one[1:]), mean_of(only_one[1:]), 3, draws=5)["mean"]
     assert nothing.dropped == 5
-    assert all(math.isnan(x) for x in (nothing.value, nothing.low, nothing.high, nothing.share_above))
+    assert all(math.isnan(x) for x in (nothing.value, nothing.low, nothing.high, nothing.fraction_above))
 
 
 def test_only_shared_figures_are_compared_and_something_must_be_drawn() -> None:
@@ -65,5 +66,5 @@ def test_only_shared_figures_are_compared_and_something_must_be_drawn() -> None:
     assert paired_differences(one, lambda weights: {"other": 1.0}, 2, draws=2) == {}
     with pytest.raises(ConfigError, match="draws=0"):
         paired_differences(one, one, 2, draws=0)
-    with pytest.raises(DataError, match="pictures"):
+    with pytest.raises(DataError, match="images"):
         paired_differences(one, one, 0)

@@ -91,11 +91,11 @@ class LabelMapEvaluator:
         counts = {name: np.stack([self._class_counts(record, name) for record in records]) for name in FUSIONS}
 
         def mean_iou(weights: np.ndarray) -> dict[str, float]:
-            figures = {}
+            values = {}
             for name, of_images in counts.items():
                 hit, union = np.tensordot(weights, of_images, axes=1)
-                figures[f"{name}/mIoU"] = float((hit[union > 0] / union[union > 0]).mean()) if union.any() else np.nan
-            return figures
+                values[f"{name}/mIoU"] = float((hit[union > 0] / union[union > 0]).mean()) if union.any() else np.nan
+            return values
 
         return mean_iou
 

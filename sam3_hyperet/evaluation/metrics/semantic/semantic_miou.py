@@ -1,7 +1,7 @@
 """Mean intersection over union of label maps, from one confusion matrix over the data set.
 
 Pixels whose label is `ignore` are not counted. Pixels that no class was given to are a prediction row of
-their own: they count as missed (dropping them would inflate the mean), and their share is reported.
+their own: they count as missed (dropping them would inflate the mean), and their fraction is reported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SemanticMIoU:
     confusion: int64 (C + 1, C), prediction x label, the last row the unassigned; add up over processes.
 
     Keys of `evaluate`: `mIoU` over the classes with union > 0 (the headline), `mIoU/<C>` over all, absent = 0
-    (CSAIL's evaluator), `mIoU/gt` over those in the labels, `pixel_accuracy`, `unassigned` (share of the
+    (CSAIL's evaluator), `mIoU/gt` over those in the labels, `pixel_accuracy`, `unassigned` (fraction of the
     labelled pixels), `IoU/<name>` of the classes with union > 0, and the counts `images`, `labelled_pixels`,
     `classes/union`, `classes/gt`.
     """
@@ -60,7 +60,7 @@ class SemanticMIoU:
         self.images += 1
 
     def evaluate(self) -> dict[str, float]:
-        """The metrics; raises DataError where no labelled pixel was seen."""
+        """The metrics; raises DataError where no pixel is labelled."""
         return iou_metrics(self.confusion, self.names, self.images)
 
     def _check_range(self, values: np.ndarray, highest: int, source: str) -> None:
