@@ -27,7 +27,7 @@ def main(folder: Path, steps: int = 100) -> list[float]:
     scenes = write_scenes(folder / "scenes", images=64, seed=0)
     images = hy.read_coco(scenes.annotations, scenes.image_folder, tree=scenes.concepts)
     groups = [category for category in images.categories if category.granularity == "group"]
-    sampler = hy.PromptSampler(groups, positives=2, negatives=2)
+    sampler = hy.PromptSampler(groups, num_positives=2, num_negatives=2)
     dataset = hy.ConceptPrompts(images, hy.resolution(model), sampler)
     batches = hy.training_batches(dataset, batch_size=4, device=device)
 

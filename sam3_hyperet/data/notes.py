@@ -39,7 +39,7 @@ def data_notes(images: AnnotatedImages) -> list[str]:
 
 def prompt_notes(images: AnnotatedImages, sampler: PromptSampler) -> list[str]:
     """A warning where no image that was looked at lacks a concept that it can be prompted with as absent."""
-    if sampler.negatives == 0:
+    if sampler.num_negatives == 0:
         return []
     looked_at = _spread(len(images))
     for i in looked_at:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import one_of
@@ -42,8 +43,8 @@ class DataOptions:
         prompts: the same for training alone, tuning pictures included: of other categories nothing is asked, present or
             absent.
         groups: category names, or the name of a list of them, by the name under which they are scored together.
-        mix: weight of each granularity among the training prompts; None for all alike.
-        negative_mix: the same for absent concepts; None for `mix`.
+        granularity_weights: weight of each granularity among the training prompts; None for all alike.
+        negative_granularity_weights: those among absent concepts; None for `granularity_weights`.
         annotated: granularities whose training annotations are used; concepts of the others stay in the vocabulary and
             count as absent. Empty for all.
         crowds: "ignore" leaves crowds (`iscrowd: 1`) out of training and ignores detections on them; "instances" reads
@@ -52,14 +53,22 @@ class DataOptions:
             their EXIF orientation.
         absent_concepts: names, or the name of a list of them, of which none is to be seen in any training image: more
             concepts to ask for as absent.
-        positives: at most this many present concepts per picture and step.
-        negatives: absent ones.
-        hard: share of the absent ones drawn from the siblings of present ones.
+        num_positives: at most this many present concepts per picture and step.
+        num_negatives: absent ones.
+        hard_negative_ratio: share of the absent ones drawn from the siblings of present ones.
         synonyms: probability of a synonym in place of a name.
         flip: probability of mirroring a training picture.
         zoom: largest factor of a random crop.
         views: different random views of a training picture, taken in turn; 0 for new ones every epoch.
     """
+
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        "mix": "granularity_weights",
+        "negative_mix": "negative_granularity_weights",
+        "positives": "num_positives",
+        "negatives": "num_negatives",
+        "hard": "hard_negative_ratio",
+    }
 
     name: str
     format: str
@@ -77,15 +86,15 @@ class DataOptions:
     vocabulary: str | tuple[str, ...] = ()
     prompts: str | tuple[str, ...] = ()
     groups: Mapping[str, str | tuple[str, ...]] | None = None
-    mix: Mapping[str, float] | None = None
-    negative_mix: Mapping[str, float] | None = None
+    granularity_weights: Mapping[str, float] | None = None
+    negative_granularity_weights: Mapping[str, float] | None = None
     annotated: tuple[str, ...] = ()
     crowds: str = "ignore"
     exif: str = "ignore"
     absent_concepts: str | tuple[str, ...] = ()
-    positives: int = 2
-    negatives: int = 1
-    hard: float = 0.5
+    num_positives: int = 2
+    num_negatives: int = 1
+    hard_negative_ratio: float = 0.5
     synonyms: float = 0.0
     flip: float = 0.5
     zoom: float = 1.0

@@ -35,13 +35,13 @@ def prompt_texts(categories: Sequence[Category]) -> dict[int, tuple[str, ...]]:
 class PromptSampler:
     """Draws a picture's prompts: present categories, then absent ones.
 
-    positives: at most this many present categories (None: all).
-    negatives: this many absent ones, as far as there are any.
-    hard: the share of negatives drawn from the siblings of what the picture shows; the others from all.
+    num_positives: at most this many present categories (None: all).
+    num_negatives: this many absent ones, as far as there are any.
+    hard_negative_ratio: the share of negatives drawn from the siblings of what the picture shows; the others from all.
     synonyms: the probability that a prompt uses a synonym (one that no other category bears) for its name.
-    mix: weights of granularities, e.g. {"group": 0.5, "object": 0.5}; each draw first picks a granularity
+    granularity_weights: e.g. {"group": 0.5, "object": 0.5}; each draw first picks a granularity
         among those with candidates left. Granularities not named are never prompted. None: all alike.
-    negative_mix: the same for absent categories, where it is to differ from `mix`.
+    negative_granularity_weights: the same for absent categories, where it is to differ from `granularity_weights`.
     never_absent: ids of categories that are never negatives, such as those without any annotation.
     absent_concepts: names of further concepts that no image shows, drawn as negatives alone, under ids of their own.
     exhaustive: the annotations are complete at every granularity, so that the absence of a concept above a present one
@@ -53,39 +53,39 @@ class PromptSampler:
         self,
         categories: Sequence[Category],
         *,
-        positives: int | None = None,
-        negatives: int = 4,
-        hard: float = 0.5,
+        num_positives: int | None = None,
+        num_negatives: int = 4,
+        hard_negative_ratio: float = 0.5,
         synonyms: float = 0.0,
-        mix: Mapping[str, float] | None = None,
-        negative_mix: Mapping[str, float] | None = None,
+        granularity_weights: Mapping[str, float] | None = None,
+        negative_granularity_weights: Mapping[str, float] | None = None,
         never_absent: Collection[int] = (),
         absent_concepts: Sequence[str] = (),
         exhaustive: bool = False,
     ) -> None:
-        for option, share in (("hard", hard), ("synonyms", synonyms)):
+        for option, share in (("hard_negative_ratio", hard_negative_ratio), ("synonyms", synonyms)):
             if not 0 <= share <= 1:
                 raise ConfigError(f"{option} is {share}, expected a share from 0 to 1")
-        for option, number in (("positives", positives), ("negatives", negatives)):
+        for option, number in (("num_positives", num_positives), ("num_negatives", num_negatives)):
             if number is not None and number < 0:
                 raise ConfigError(f"{option} is {number}, expected at least 0")
-        if positives == 0 and negatives == 0:
-            raise ConfigError("positives and negatives are both 0: nothing would be prompted")
-        negative_mix = negative_mix or mix
-        if negative_mix and not mix:
-            raise ConfigError("negative_mix needs a mix beside it")
-        self._weights, self._negative_weights = _weights(mix, categories), _weights(negative_mix, categories)
-        self._group = {c.id: c.granularity if mix else "" for c in categories}
+        if num_positives == 0 and num_negatives == 0:
+            raise ConfigError("num_positives and num_negatives are both 0: nothing would be prompted")
+        if negative_granularity_weights and not granularity_weights:
+            raise ConfigError("negative_granularity_weights needs granularity_weights beside it")
+        self._weights = _weights(granularity_weights, categories)
+        self._negative_weights = _weights(negative_granularity_weights or granularity_weights, categories)
+        self._group = {c.id: c.granularity if granularity_weights else "" for c in categories}
         asked = self._weights.keys() | self._negative_weights.keys()
         self.categories = tuple(c for c in categories if self._group[c.id] in asked)
         first = 1 + max(c.id for c in categories)
-        group = "object" if mix else ""
+        group = "object" if granularity_weights else ""
         self._beyond = {first + n: name for n, name in enumerate(absent_concepts) if group in self._negative_weights}
         self._group |= dict.fromkeys(self._beyond, group)
         self.never_absent, self.absent_concepts = frozenset(never_absent), tuple(self._beyond.values())
         self._exhaustive = exhaustive
-        self.positives, self.negatives = positives, negatives
-        self.hard, self.synonyms = hard, synonyms
+        self.num_positives, self.num_negatives = num_positives, num_negatives
+        self.hard_negative_ratio, self.synonyms = hard_negative_ratio, synonyms
         self._texts = prompt_texts(categories) | {concept: (name,) for concept, name in self._beyond.items()}
         self._words = {c.id: {word.lower() for word in (c.name, *c.synonyms)} for c in categories}
         self._tree = ConceptTree(categories)
@@ -97,8 +97,8 @@ class PromptSampler:
         which are never drawn as negatives. Empty if no category is left to ask for."""
         shown_here = [c.id for c in self.categories if c.id in present and self._group[c.id] in self._weights]
         absent = self.absent(present, unknown)
-        n_positive = len(shown_here) if self.positives is None else min(self.positives, len(shown_here))
-        n_negative = min(self.negatives, len(absent))
+        n_positive = len(shown_here) if self.num_positives is None else min(self.num_positives, len(shown_here))
+        n_negative = min(self.num_negatives, len(absent))
         if n_positive + n_negative == 0:
             n_positive, n_negative = (0, 1) if absent else (min(1, len(shown_here)), 0)
         beside = {sibling for concept in present for sibling in self._tree.siblings(concept)}
@@ -120,17 +120,22 @@ class PromptSampler:
         return [*candidates, *self._beyond]
 
     def _draw(
-        self, candidates: list[int], hard: list[int], number: int, mix: Mapping[str, float], rng: np.random.Generator
+        self,
+        candidates: list[int],
+        hard: list[int],
+        number: int,
+        weights: Mapping[str, float],
+        rng: np.random.Generator,
     ) -> list[int]:
         """`number` of the candidates without repetition."""
-        left = {group: [c for c in candidates if self._group[c] == group] for group in mix}
+        left = {group: [c for c in candidates if self._group[c] == group] for group in weights}
         preferred = set(hard)
         drawn: list[int] = []
         for _ in range(number):
             groups = [group for group, ids in left.items() if ids]
-            weights = np.asarray([mix[group] for group in groups])
-            ids = left[groups[int(rng.choice(len(groups), p=weights / weights.sum()))]]
-            pool = [c for c in ids if c in preferred] if rng.random() < self.hard else []
+            chances = np.asarray([weights[group] for group in groups])
+            ids = left[groups[int(rng.choice(len(groups), p=chances / chances.sum()))]]
+            pool = [c for c in ids if c in preferred] if rng.random() < self.hard_negative_ratio else []
             choice = (pool or ids)[int(rng.integers(len(pool or ids)))]
             ids.remove(choice)
             drawn.append(choice)
@@ -143,19 +148,23 @@ class PromptSampler:
         return name
 
 
-def _weights(mix: Mapping[str, float] | None, categories: Sequence[Category]) -> dict[str, float]:
-    """The weight of each group that is drawn from; one group, "", where there is no mix."""
+def _weights(stated: Mapping[str, float] | None, categories: Sequence[Category]) -> dict[str, float]:
+    """The weight of each group that is drawn from; one group, "", where none are stated."""
     if not categories:
         raise ConfigError("there are no categories to prompt")
-    if not mix:
+    if not stated:
         return {"": 1.0}
     found = sorted({c.granularity for c in categories})
-    for granularity, weight in mix.items():
+    for granularity, weight in stated.items():
         if granularity not in found:
-            raise ConfigError(f"mix names the granularity {granularity!r}, the data has {', '.join(found)}")
+            raise ConfigError(
+                f"granularity_weights names the granularity {granularity!r}, the data has {', '.join(found)}"
+            )
         if not (np.isfinite(weight) and weight >= 0):
-            raise ConfigError(f"mix gives {granularity!r} the weight {weight}, expected a number from 0")
-    weights = {granularity: float(weight) for granularity, weight in mix.items() if weight > 0}
+            raise ConfigError(
+                f"granularity_weights gives {granularity!r} the weight {weight}, expected a number from 0"
+            )
+    weights = {granularity: float(weight) for granularity, weight in stated.items() if weight > 0}
     if not weights:
-        raise ConfigError("mix gives every granularity the weight 0: nothing would be prompted")
+        raise ConfigError("granularity_weights gives every granularity the weight 0: nothing would be prompted")
     return weights

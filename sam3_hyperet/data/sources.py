@@ -108,12 +108,12 @@ def prompt_sampler(options: DataOptions, images: AnnotatedImages) -> PromptSampl
         images.categories,
         never_absent=images.unannotated,
         absent_concepts=absent_concepts(options.absent_concepts, images.categories),
-        positives=options.positives,
-        negatives=options.negatives,
-        hard=options.hard,
+        num_positives=options.num_positives,
+        num_negatives=options.num_negatives,
+        hard_negative_ratio=options.hard_negative_ratio,
         synonyms=options.synonyms,
-        mix=options.mix or None,
-        negative_mix=options.negative_mix or None,
+        granularity_weights=options.granularity_weights or None,
+        negative_granularity_weights=options.negative_granularity_weights or None,
         exhaustive=bool(options.annotated),
     )
 

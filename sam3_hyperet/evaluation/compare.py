@@ -245,6 +245,6 @@ def _headline(result: EvalResult) -> Headline:
 def _not_adapted_to(data: DataOptions, task: EvalTask) -> list[str]:
     """Groups whose annotations or prompts training leaves out."""
     granularities = {category.granularity for category in task.split.images.categories}
-    trained = set(data.annotated or data.mix or granularities)
+    trained = set(data.annotated or data.granularity_weights or granularities)
     left_out = [name for name in task.groups if name in granularities - trained]
     return left_out + [name for name in task.groups if name == NOVEL and data.prompts]

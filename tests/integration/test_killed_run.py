@@ -29,7 +29,7 @@ def command(scenes):
     return [
         *scenes,
         "data.flip=0.5",
-        "data.negatives=0",
+        "data.num_negatives=0",
         "train.batch_size=1",
         "train.workers=2",
         f"train.max_steps={STEPS}",

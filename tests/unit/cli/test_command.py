@@ -111,7 +111,9 @@ def test_a_user_s_error_is_one_line_in_child_processes_too(tmp_path):
 
 @pytest.mark.parametrize("data", DATA_SETS)
 def test_every_option_can_be_set_for_every_data_set(data):
-    chosen = composed(f"data={data}", "data.mix={object: 1.0}", "data.vocabulary=[car]", "data.size=64")["data"]
+    chosen = composed(
+        f"data={data}", "data.granularity_weights={object: 1.0}", "data.vocabulary=[car]", "data.size=64"
+    )["data"]
     assert chosen["size"] == 64
     assert chosen["vocabulary"] == ["car"]
     assert {"object": 1.0} in chosen.values()
@@ -194,20 +196,20 @@ def test_a_mistake_is_named_with_what_was_expected(arguments, message):
 
 def test_a_data_set_of_one_s_own_is_named_by_its_path(tmp_path, monkeypatch):
     (tmp_path / "parts.yaml").write_text(
-        "format: coco\nroot: ${paths.coco}/parts\nsplits: {train: a, val: b}\npositives: 5\n"
+        "format: coco\nroot: ${paths.coco}/parts\nsplits: {train: a, val: b}\nnum_positives: 5\n"
     )
     (tmp_path / "like.yaml").write_text("defaults: [coco, _self_]\nname: like\nvocabulary: [car]\n")
     (tmp_path / "mine.yaml").write_text(
-        "defaults:\n  - override /stage: '2'\n  - _self_\nseed: 7\ndata: {positives: 1}\n"
+        "defaults:\n  - override /stage: '2'\n  - _self_\nseed: 7\ndata: {num_positives: 1}\n"
     )
     data = composed(f"data={tmp_path}/parts.yaml", "data.flip=0", "paths.coco=here")["data"]
-    assert (data["name"], data["root"], data["positives"], data["flip"]) == ("parts", "here/parts", 5, 0)
+    assert (data["name"], data["root"], data["num_positives"], data["flip"]) == ("parts", "here/parts", 5, 0)
     assert data["splits"] == {"train": "a", "val": "b"}
     monkeypatch.chdir(tmp_path)
     data = composed("data=like.yaml")["data"]
-    assert (data["name"], data["format"], data["positives"], data["vocabulary"]) == ("like", "coco", 3, ["car"])
+    assert (data["name"], data["format"], data["num_positives"], data["vocabulary"]) == ("like", "coco", 3, ["car"])
     values = composed("data=coco", "experiment=mine.yaml")
-    assert (values["seed"], values["stage"]["number"], values["data"]["positives"]) == (7, 2, 1)
+    assert (values["seed"], values["stage"]["number"], values["data"]["num_positives"]) == (7, 2, 1)
     (tmp_path / "bad.yaml").write_text("name: [")
     with pytest.raises(ConfigError, match=r"bad.yaml: not readable as YAML"):
         composed("data=bad.yaml")
@@ -224,9 +226,16 @@ def test_a_renamed_key_still_works_with_one_line_of_warning(monkeypatch, caplog)
     assert warnings == ["optim.learning_rate is now called optim.lr; the old name will go"]
 
 
+def test_former_names_of_the_prompts_options_still_work():
+    old = {"mix": "{object: 1.0}", "negative_mix": "{group: 1.0}", "positives": "9", "negatives": "8", "hard": "0.25"}
+    data = composed(*(f"data.{name}={value}" for name, value in old.items()))["data"]
+    assert (data["granularity_weights"], data["negative_granularity_weights"]) == ({"object": 1.0}, {"group": 1.0})
+    assert (data["num_positives"], data["num_negatives"], data["hard_negative_ratio"]) == (9, 8, 0.25)
+
+
 def test_the_sections_of_a_run_are_the_base_of_what_is_set(tmp_path):
     (tmp_path / "run").mkdir()
-    values = composed("data=coco", "model.resolution=64", "data.positives=9")
+    values = composed("data=coco", "model.resolution=64", "data.num_positives=9")
     OmegaConf.save(OmegaConf.create(values), tmp_path / "run" / "config.yaml")
     run = f"run={tmp_path / 'run'}"
     found = composed(run, "data.limit=5", tool="evaluate")
@@ -234,7 +243,7 @@ def test_the_sections_of_a_run_are_the_base_of_what_is_set(tmp_path):
     assert found["model"] == values["model"]
     assert found["data"] == {**values["data"], "limit": 5}
     found = composed(run, "model=tiny", "data=scenes", tool="evaluate")
-    assert (found["of_run"], found["model"]["resolution"], found["data"]["positives"]) == ([], None, 2)
+    assert (found["of_run"], found["model"]["resolution"], found["data"]["num_positives"]) == ([], None, 2)
     assert composed(tool="evaluate")["data"]["name"] == "scenes"
     assert composed(run, "images=x", "prompts=y", tool="predict")["model"] == values["model"]
 

@@ -114,7 +114,7 @@ def test_keys_and_choices(fails, arguments, message):
         (["train.prompts_at_once=-1"], "train.prompts_at_once=-1; expected an integer from 0"),
         (["train.strategy=fsdp", "stage=3", "hyperet.learn_curvature=true"], "expected hyperet.learn_curvature=false"),
         (["protocol.mask_threshold=2"], "protocol.mask_threshold=2; expected a probability"),
-        (["data.positives=0", "data.negatives=0"], "nothing would be prompted"),
+        (["data.num_positives=0", "data.num_negatives=0"], "nothing would be prompted"),
         (["data.format=voc"], "data.format='voc' is unknown; expected one of scenes, coco"),
         (["data.limit=-3"], "data.limit=-3; expected an integer from 0"),
         (["data.annotated=[tiny]"], "data.annotated='tiny' is unknown; expected one of "),

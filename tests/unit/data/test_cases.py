@@ -90,7 +90,7 @@ def trained(data: DataOptions) -> list[int]:
     opened = open_run(data, tune=False, evaluate=True)
     found = []
     for images in (opened.training, opened.evaluation.images):
-        every = replace(data, positives=9, negatives=9)
+        every = replace(data, num_positives=9, num_negatives=9)
         dataset = ConceptPrompts(images, 128, prompt_sampler(every, images), None)
         found.append(sum(len(dataset[i].images[0].objects) for i in range(len(dataset))))
     return found

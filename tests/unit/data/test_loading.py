@@ -73,7 +73,7 @@ def coco(shared_data):
 
 
 def loaded(images, **options):
-    sampler = PromptSampler(images.categories, negatives=3, **options)
+    sampler = PromptSampler(images.categories, num_negatives=3, **options)
     return ConceptPrompts(images, 64, sampler, Augmentation(0.5, 2.0), seed=3)
 
 
@@ -133,7 +133,7 @@ def test_a_real_batch_is_complete_and_consistent(coco):
 
 def test_every_real_picture_can_be_prompted(coco, shared_data):
     for images in (coco, read_ade20k(shared_data / "ADEChallengeData2016", "training")):
-        dataset = loaded(images, positives=5)
+        dataset = loaded(images, num_positives=5)
         for i in range(len(dataset)):
             queries = dataset[i].find_queries
             assert 3 <= len(queries) <= 8
@@ -163,7 +163,7 @@ def test_a_crowd_is_never_a_negative_and_a_picture_of_crowds_alone_is_left_out()
     dataset = ConceptPrompts(images, SIDE, PromptSampler(images.categories))
     assert len(dataset) == 1
     assert sum(dataset.dropped.values()) == 1
-    dataset = ConceptPrompts(InMemory([CROWD]), SIDE, PromptSampler(CATEGORIES, negatives=9))
+    dataset = ConceptPrompts(InMemory([CROWD]), SIDE, PromptSampler(CATEGORIES, num_negatives=9))
     assert {q.query_text for q in dataset[0].find_queries} == {f"thing {n}" for n in (2, 3, 4, 5)}
     with pytest.raises(DataError, match="no image can be prompted"):
         ConceptPrompts(InMemory([CROWD], categories=CATEGORIES[:1]), SIDE)
@@ -177,7 +177,7 @@ def test_a_picture_that_shows_only_what_is_below_a_pixel_is_asked_as_if_it_were_
 def test_categories_not_asked_for_still_rule_out_what_they_imply():
     categories = (Category(1, "roof", parents=(2,), granularity="part"), Category(2, "house"), Category(3, "car"))
     images = InMemory([LEFT], categories=categories)
-    sampler = PromptSampler(categories, negatives=5, mix={"object": 1.0})
+    sampler = PromptSampler(categories, num_negatives=5, granularity_weights={"object": 1.0})
     assert [q.query_text for q in ConceptPrompts(images, SIDE, sampler)[0].find_queries] == ["car"]
 
 

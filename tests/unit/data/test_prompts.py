@@ -41,11 +41,11 @@ def situations(draw):
     present = {i for i, s in zip(ids, state, strict=True) if s == "present"}
     unknown = {i for i, s in zip(ids, state, strict=True) if s == "unknown"}
     options = {
-        "positives": draw(st.none() | st.integers(1, 6)),
-        "negatives": draw(st.integers(0, 6)),
-        "hard": draw(st.floats(0, 1)),
+        "num_positives": draw(st.none() | st.integers(1, 6)),
+        "num_negatives": draw(st.integers(0, 6)),
+        "hard_negative_ratio": draw(st.floats(0, 1)),
         "synonyms": draw(st.floats(0, 1)),
-        "mix": draw(st.none() | st.just(dict.fromkeys({c.granularity for c in categories}, 1.0))),
+        "granularity_weights": draw(st.none() | st.just(dict.fromkeys({c.granularity for c in categories}, 1.0))),
     }
     return categories, present, unknown, options, draw(st.integers(0, 2**32))
 
@@ -67,23 +67,23 @@ def test_every_draw_is_true_and_within_bounds(situation):
     said = {word for c in present for word in (by_id[c].name, *by_id[c].synonyms)}
     assert not {by_id[p.category_id].name for p in negatives} & said
     assert all(p.text in (by_id[p.category_id].name, *by_id[p.category_id].synonyms) for p in prompts)
-    assert len(positives) <= (options["positives"] or 99)
-    assert len(negatives) <= max(1, options["negatives"])
+    assert len(positives) <= (options["num_positives"] or 99)
+    assert len(negatives) <= max(1, options["num_negatives"])
     assert prompts or not present
     assert sampler.sample(present, unknown, np.random.default_rng(seed)) == prompts
 
 
 def test_all_positives_and_the_number_of_negatives_by_default():
-    prompts = PromptSampler(TREE, negatives=3).sample({1, 3}, set(), np.random.default_rng(0))
+    prompts = PromptSampler(TREE, num_negatives=3).sample({1, 3}, set(), np.random.default_rng(0))
     assert [p.category_id for p in prompts if p.present] in ([1, 3], [3, 1])
     assert len(prompts) == 5
 
 
 def test_hard_negatives_are_siblings_first():
-    sampler = PromptSampler(TREE, positives=0, negatives=1, hard=1.0)
+    sampler = PromptSampler(TREE, num_positives=0, num_negatives=1, hard_negative_ratio=1.0)
     rng = np.random.default_rng(0)
     assert {sampler.sample({1}, set(), rng)[0].category_id for _ in range(50)} == {2}
-    easy = PromptSampler(TREE, positives=0, negatives=1, hard=0.0)
+    easy = PromptSampler(TREE, num_positives=0, num_negatives=1, hard_negative_ratio=0.0)
     assert len({easy.sample({1}, set(), rng)[0].category_id for _ in range(200)}) > 4
 
 
@@ -92,20 +92,20 @@ def test_what_is_implied_is_never_a_negative():
     tree = ConceptTree(TREE)
     assert tree.implied(6) == {3, BUILDING}
     assert tree.implied(5) == frozenset()
-    sampler = PromptSampler(TREE, negatives=8)
+    sampler = PromptSampler(TREE, num_negatives=8)
     drawn = {p.category_id for p in sampler.sample({6}, set(), np.random.default_rng(0)) if not p.present}
     assert drawn == {1, 2, 4, 5, VEHICLE}
 
 
 def test_a_synonym_that_two_categories_bear_is_never_used():
     assert prompt_texts(TREE)[2] == ("bus", "coach")
-    sampler = PromptSampler(TREE, negatives=8, synonyms=1.0)
+    sampler = PromptSampler(TREE, num_negatives=8, synonyms=1.0)
     texts = {p.category_id: p.text for p in sampler.sample({1, 2}, set(), np.random.default_rng(0))}
     assert (texts[1], texts[2], texts[4]) == ("automobile", "coach", "tower")
 
 
-def test_mix_gives_each_granularity_its_share():
-    sampler = PromptSampler(TREE, positives=1, negatives=0, mix={"group": 0.75, "object": 0.25})
+def test_granularity_weights_give_each_granularity_its_share():
+    sampler = PromptSampler(TREE, num_positives=1, num_negatives=0, granularity_weights={"group": 0.75, "object": 0.25})
     rng = np.random.default_rng(0)
     drawn = Counter(sampler.sample({1, 2, 3, 5, VEHICLE}, set(), rng)[0].category_id for _ in range(400))
     assert 5 not in drawn
@@ -128,13 +128,13 @@ def test_a_tree_that_runs_in_a_circle_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hard": 1.5}, "hard is 1.5"),
+        ({"hard_negative_ratio": 1.5}, "hard_negative_ratio is 1.5"),
         ({"synonyms": float("nan")}, "synonyms is nan"),
-        ({"negatives": -1}, "negatives is -1"),
-        ({"positives": 0, "negatives": 0}, "both 0"),
-        ({"mix": {"objects": 1.0}}, "'objects'.*group, object, part"),
-        ({"mix": {"object": -1.0}}, "weight -1.0"),
-        ({"mix": {"object": 0.0}}, "weight 0"),
+        ({"num_negatives": -1}, "negatives is -1"),
+        ({"num_positives": 0, "num_negatives": 0}, "both 0"),
+        ({"granularity_weights": {"objects": 1.0}}, "'objects'.*group, object, part"),
+        ({"granularity_weights": {"object": -1.0}}, "weight -1.0"),
+        ({"granularity_weights": {"object": 0.0}}, "weight 0"),
     ],
 )
 def test_impossible_options_are_refused(options, message):
@@ -178,9 +178,14 @@ def test_a_wrong_tree_is_an_error(tmp_path, concepts, message):
         read_tree(path)
 
 
-def test_negative_mix_draws_absent_concepts_of_its_own_granularities():
+def test_negative_granularity_weights_draws_absent_concepts_of_its_own_granularities():
     sampler = PromptSampler(
-        TREE, positives=2, negatives=1, mix={"object": 1.0}, negative_mix={"group": 1.0}, exhaustive=True
+        TREE,
+        num_positives=2,
+        num_negatives=1,
+        granularity_weights={"object": 1.0},
+        negative_granularity_weights={"group": 1.0},
+        exhaustive=True,
     )
     drawn = [p for seed in range(40) for p in sampler.sample({1, VEHICLE}, (), np.random.default_rng(seed))]
     assert {p.category_id for p in drawn if p.present} == {1}  # the vehicle there is no object
@@ -189,13 +194,15 @@ def test_negative_mix_draws_absent_concepts_of_its_own_granularities():
 
 def test_what_a_present_concept_implies_is_a_negative_of_exhaustive_annotations_alone():
     def absent(exhaustive):
-        sampler = PromptSampler(TREE, negatives=8, mix={"object": 1.0, "group": 1.0}, exhaustive=exhaustive)
+        sampler = PromptSampler(
+            TREE, num_negatives=8, granularity_weights={"object": 1.0, "group": 1.0}, exhaustive=exhaustive
+        )
         return {p.category_id for p in sampler.sample({1}, (), np.random.default_rng(0)) if not p.present}
 
     assert VEHICLE not in absent(False)
     assert VEHICLE in absent(True)
 
 
-def test_negative_mix_alone_is_refused():
-    with pytest.raises(ConfigError, match="negative_mix needs a mix"):
-        PromptSampler(TREE, negative_mix={"group": 1.0})
+def test_negative_granularity_weights_alone_is_refused():
+    with pytest.raises(ConfigError, match="negative_granularity_weights needs granularity_weights"):
+        PromptSampler(TREE, negative_granularity_weights={"group": 1.0})

@@ -155,7 +155,14 @@ def test_annotations_of_some_granularities_alone(scenes):
 
 
 def test_the_sampler_and_the_views_are_as_described(scenes):
-    options = scenes(mix={"group": 1.0}, negative_mix={"part": 1.0}, positives=1, negatives=2, flip=1.0, zoom=2.0)
+    options = scenes(
+        granularity_weights={"group": 1.0},
+        negative_granularity_weights={"part": 1.0},
+        num_positives=1,
+        num_negatives=2,
+        flip=1.0,
+        zoom=2.0,
+    )
     images = training_images(options, "train")
     level = {category.id: category.granularity for category in images.categories}
     sampler = prompt_sampler(options, images)

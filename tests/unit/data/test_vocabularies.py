@@ -101,7 +101,7 @@ def test_other_names_are_never_asked_in_training(coco):
     assert [{one.category_id for one in images.instances(i)} for i in range(2)] == [{5, 7}, set()]
     assert images.crowd_only(0) == {7}
     assert len(open_split(coco(prompts=("car",)), "train").images.categories) == 3
-    sampler, rng = prompt_sampler(coco(negatives=2), images), np.random.default_rng(0)
+    sampler, rng = prompt_sampler(coco(num_negatives=2), images), np.random.default_rng(0)
     asked = {prompt.text for _ in range(20) for prompt in sampler.sample({5}, frozenset(), rng)}
     assert asked == {"car", "tree"}
 
