@@ -27,41 +27,15 @@ from yaml import YAMLError
 
 from sam3_hyperet.cli.help_text import help_of_section, help_of_tool
 from sam3_hyperet.cli.of_run import OF_RUN, read_yaml, sections_of_runs
-from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.cli.sections import SECTIONS, check_key
 from sam3_hyperet.errors import ConfigError, UserError
-from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.files import replacing
-from sam3_hyperet.launch.options import SlurmOptions
-from sam3_hyperet.losses.options import LossOptions
-from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.options import admits, close, current_name, current_names, defaults, read_options
-from sam3_hyperet.training.options import (
-    CacheOptions,
-    LoggerOptions,
-    OptimizerOptions,
-    RadiusOptions,
-    StageOptions,
-    TrainOptions,
-)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
 """The folder in an installed package, or else that of the repository."""
 
-SECTIONS: dict[str, type] = {
-    "model": ModelOptions,
-    "hyperet": HyperETConfig,
-    "stage": StageOptions,
-    "data": DataOptions,
-    "loss": LossOptions,
-    "optim": OptimizerOptions,
-    "radius": RadiusOptions,
-    "train": TrainOptions,
-    "cache": CacheOptions,
-    "logger": LoggerOptions,
-    "protocol": Protocol,
-    "launcher": SlurmOptions,
-}
 _HELP, _SHOW = ("-h", "--help"), "--cfg"
 _DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -180,8 +154,8 @@ def _composed(command: str, file: Path, arguments: Sequence[str], configs: Path)
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(f"{command}: needs {' '.join(f'{key}=…' for key in missing)} (see --help)")
     plain = _at_home(OmegaConf.to_container(config, resolve=True))
-    if "run_dir" in plain and not (isinstance(plain["run_dir"], str) and plain["run_dir"].strip()):
-        raise ConfigError(f"run_dir={plain['run_dir'] or ''} is no folder; expected where to write")
+    for key, value in plain.items():
+        check_key(command, key, value)
     for name, cls in present.items():
         plain[name] = asdict(read_options(cls, plain[name], name))
     if "launcher" in plain and plain["launcher"]["name"] == "local":

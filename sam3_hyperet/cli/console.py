@@ -64,10 +64,17 @@ def _main(arguments: list[str]) -> None:
 
 
 def _run(tool: str, arguments: list[str]) -> None:
+    from omegaconf import OmegaConf
+
     from sam3_hyperet.cli.command import parse_command
+    from sam3_hyperet.cli.run_options import read_run
     from sam3_hyperet.cli.submit import parse_runs
 
-    (parse_runs if tool in _SWEEPS else parse_command)(tool, arguments)
+    if tool in _SWEEPS:
+        for config in parse_runs(tool, arguments)[0]:
+            read_run(OmegaConf.to_container(config))  # type: ignore[arg-type]
+    else:
+        parse_command(tool, arguments)
     pkgutil.resolve_name(f"sam3_hyperet.cli.{TOOLS[tool][0]}")(arguments)
 
 

@@ -21,18 +21,13 @@ from sam3_hyperet.evaluation.models import find_trained, open_models
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.files import sole_use
 from sam3_hyperet.modeling.opening import set_threads
-from sam3_hyperet.options import one_of, read_options
-
-RESUME = ("auto", "never")
+from sam3_hyperet.options import read_options
 
 
 def main(argv: list[str] | None = None) -> Path:
     """Run the tool; returns the folder with metrics.json and report.html."""
     _, config = parse_command("evaluate", argv)
     protocol = read_options(Protocol, OmegaConf.to_container(config.protocol), "protocol")
-    one_of("resume", config.resume, RESUME)
-    if type(config.keep_records) is not bool:
-        raise ConfigError(f"keep_records={config.keep_records!r}; expected true or false")
     model_values = OmegaConf.to_container(config.model)
     data = read_options(DataOptions, OmegaConf.to_container(config.data), "data")
     use_weights = "model" in config.of_run
@@ -83,8 +78,6 @@ def choose_device(name: str) -> torch.device:
 
 def _fabric(devices: int, device: torch.device) -> Fabric:
     """The processes that share the images, started."""
-    if type(devices) is not int or devices < 1:
-        raise ConfigError(f"devices={devices!r}; expected how many processes share the images, from 1")
     strategy = "ddp" if devices > 1 else "auto"
     fabric = make_fabric(f"devices={devices}", accelerator=device.type, devices=devices, strategy=strategy)
     fabric.launch()

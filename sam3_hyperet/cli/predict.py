@@ -34,9 +34,6 @@ def main(argv: list[str] | None = None) -> Path:
     """Run the tool; returns the folder with the overlays and predictions.json."""
     _, config = parse_command("predict", argv)
     console = Console(highlight=False)
-    for name in ("score_threshold", "mask_threshold"):
-        if type(config[name]) not in (int, float) or not 0 <= config[name] <= 1:
-            raise ConfigError(f"{name}={config[name]}; expected a probability")
     images = find_images(config.images)
     run_dir = Path(config.run_dir)
     if overwritten := {(run_dir / name).resolve() for name in images.values()} & {path.resolve() for path in images}:

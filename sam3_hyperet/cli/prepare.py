@@ -18,7 +18,7 @@ from sam3_hyperet.data.checks import Inspected, inspect
 from sam3_hyperet.data.conversion import Conversion
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import read_split
-from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.errors import DataError
 from sam3_hyperet.options import read_options
 from sam3_hyperet.version import __version__
 
@@ -32,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     values = _values(arguments)
     console = Console(highlight=False)
-    root, workers = Path(values["root"]).expanduser(), values["workers"]
-    if type(workers) is not int or workers < 1:
-        raise ConfigError(f"workers={workers!r}; expected an integer from 1")
+    root, workers = Path(values["root"]), values["workers"]
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; {_source(values)}")
     if convert := values.get("conversions", {}).get(values["data"]["name"]):

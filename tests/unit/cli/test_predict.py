@@ -71,12 +71,12 @@ def test_prompts(fails, prompts, message):
     ("argument", "message"),
     [
         ("score_threshold=1.5", "score_threshold=1.5; expected a probability"),
-        ("mask_threshold=half", "mask_threshold=half; expected a probability"),
+        ("mask_threshold=half", "mask_threshold='half'; expected a probability"),
         ("prompts_at_once=-1", "prompts_at_once=-1; expected an integer from 0"),
         ("adapter=/nowhere/adapter.safetensors", "/nowhere/adapter.safetensors: no such file"),
         ("model=medium", "model='medium' is unknown; expected one of large, tiny"),
         ("model.width=3", "model.width is not an option; expected one of name, checkpoint"),
-        ("device=gpu", "device=gpu; expected auto, cpu or cuda"),
+        ("device=gpu", "device='gpu'; expected auto, cpu or cuda"),
     ],
 )
 def test_options(fails, argument, message):
