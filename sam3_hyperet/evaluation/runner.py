@@ -5,15 +5,13 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol as TypingProtocol
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from sam3_hyperet.evaluation.background import Background, Line
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Prompt, Record
@@ -22,23 +20,13 @@ from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.inference.prediction import PromptDetections, PromptPrediction
-from sam3_hyperet.inference.predictor import Encoded, Predictor
+from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.probe import RadiusProbe
 
 _COST = "cost"
 _PENDING = 16  # predictions that wait for their evaluators, at most
-
-
-class ImagePredictor(TypingProtocol):
-    """The part of a `Predictor` that a run needs."""
-
-    model: nn.Module
-    prompts_at_once: int
-
-    def encode(self, image: Image.Image) -> Encoded: ...
-    def predict(self, image: Encoded) -> Iterator[PromptPrediction]: ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,7 @@ class ModelRun:
     """
 
     name: str
-    predictor: ImagePredictor
+    predictor: Predictor
     task: EvalTask
     evaluators: Mapping[str, Evaluator]
     store: RecordStore

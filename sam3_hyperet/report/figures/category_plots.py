@@ -1,4 +1,4 @@
-"""Which categories gained and lost, and which the prompts of others claim, in the order of the concept tree."""
+"""Categories that gained and lost, and those matched by the prompts of others, in the order of the concept tree."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _HIDDEN = 0.005  # smaller shares are left blank
 
 @dataclass(frozen=True)
 class TreeConfusion:
-    """Who claims whose regions, for concepts in the order of the tree.
+    """Regions matched by the prompts of other concepts, for concepts in the order of the tree.
 
     names, parents: of the n concepts; concepts of one parent stand together.
-    shares: by model, (n, n) in [0, 1]: of the ground-truth regions of row r, those that the prompt of column k claims;
+    shares: by model, (n, n) in [0, 1]: of the ground-truth regions of row r, those that the prompt of column k matches;
     NaN in rows without a region.
     """
 
@@ -75,7 +75,7 @@ def confusion_plots(confusion: TreeConfusion) -> list[Plot]:
     worst = np.argsort(-(wrong.max(axis=0) + wrong.max(axis=1)), kind="stable")[:MOST_CONCEPTS]
     kept = np.sort(worst)
     names, parents = ([values[i] for i in kept] for values in (confusion.names, confusion.parents))
-    note = "Of the ground-truth regions of a row, the percentage that the prompt of a column claims: blue its own, "
+    note = "Of the ground-truth regions of a row, the percentage that the prompt of a column matches: blue its own, "
     note += "orange another’s, the stronger the more. Frames hold the children of one parent."
     if len(kept) < len(confusion.names):
         note += f" The {len(kept)} of {len(confusion.names)} concepts that are confused most."
@@ -131,7 +131,7 @@ def _heat_map(shares: np.ndarray, names: Sequence[str], parents: Sequence[str]) 
     axes.set_yticks(np.arange(count), labels, parse_math=False)
     axes.set_xlim(-0.5, count - 0.5)
     axes.set_ylim(count - 0.5, -0.5)
-    axis_labels(axes, "claimed by the prompt", "regions of")
+    axis_labels(axes, "matched by the prompt", "regions of")
     return to_svg(figure)
 
 

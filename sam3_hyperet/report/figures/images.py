@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.errors import DataError
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -36,6 +36,7 @@ _HUES = [  # the first seven are Okabe and Ito's
 ]
 _GREY = (214, 214, 214)
 _HATCH = ((92, 92, 92), (128, 128, 128))
+_OPACITY = 0.5  # of a mask's tint
 _GOLDEN_ANGLE = 137.508  # degrees: successive hues never come close
 
 
@@ -49,7 +50,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt on a image (H, W, 3) uint8; masks bool (H, W). No `truth`: the concept is not there."""
+    """One prompt on an image (H, W, 3) uint8; masks bool (H, W). No `truth`: the concept is not there."""
 
     image: Pixels
     prompt: str
@@ -101,7 +102,6 @@ def overlay(
     image: Pixels,
     masks: Sequence[np.ndarray],
     labels: Sequence[str] = (),
-    alpha: float = 0.5,
     *,
     colors: Sequence[int] = (),
 ) -> Pixels:
@@ -111,18 +111,15 @@ def overlay(
         image: (H, W, 3) uint8; left as it is, a copy is returned.
         masks: bool (H, W) each; an empty one draws nothing. The smaller of two lies on top.
         labels: one a mask, or none; "" leaves that one out.
-        alpha: opacity of the tint, 0 to 1.
         colors: a number into `palette` for each mask, or `UNMATCHED`; by default 0, 1, 2, ….
 
-    Raises DataError for arrays that do not fit, ConfigError for an alpha that cannot be.
+    Raises DataError for arrays that do not fit.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise DataError(f"image is {image.dtype} {image.shape}, expected uint8 (height, width, 3)")
     for name, values in (("labels", labels), ("colors", colors)):
         if values and len(values) != len(masks):
             raise DataError(f"{len(values)} {name} for {len(masks)} masks")
-    if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha={alpha}; expected 0 to 1")
     for number, mask in enumerate(masks):
         if mask.shape != image.shape[:2]:
             raise DataError(f"mask {number} is {mask.shape}, its image {image.shape[:2]} (height, width)")
@@ -131,7 +128,7 @@ def overlay(
     order = sorted(range(len(masks)), key=lambda i: -int(binary[i].sum()))
     tinted = image.astype(np.float32)
     for i in order:
-        tinted[binary[i]] = (1 - alpha) * tinted[binary[i]] + alpha * np.array(hues[i], np.float32)
+        tinted[binary[i]] = (1 - _OPACITY) * tinted[binary[i]] + _OPACITY * np.array(hues[i], np.float32)
     result = np.ascontiguousarray(np.rint(tinted).astype(np.uint8))
     width = max(1, round(min(image.shape[:2]) / 180))
     for i in order:
@@ -163,7 +160,7 @@ def colour_label_map(labels: np.ndarray, names: Sequence[str]) -> Pixels:
 
 
 def enlarge(array: np.ndarray, side: int, *, crisp: bool = False) -> np.ndarray:
-    """A image, mask or label map resized so that its longer side is `side`, masks along smooth outlines.
+    """An image, mask or label map resized so that its longer side is `side`, masks along smooth outlines.
 
     crisp: copy the nearest pixel rather than interpolate; label maps must.
     """
@@ -180,7 +177,7 @@ def enlarge(array: np.ndarray, side: int, *, crisp: bool = False) -> np.ndarray:
 
 
 def data_uri(image: Pixels, *, lossless: bool = False) -> str:
-    """A image (H, W, 3) as a `data:` address: PNG where `lossless`, else WebP."""
+    """An image (H, W, 3) as a `data:` address: PNG where `lossless`, else WebP."""
     buffer, drawn = io.BytesIO(), Image.fromarray(image)
     if lossless:
         drawn.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
