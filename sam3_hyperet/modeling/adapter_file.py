@@ -1,6 +1,6 @@
 """Adapter files: the added parameters alone, with their configuration and the base they belong to.
 
-A fixed curvature or residual that no longer has its configuration's value (see `moved_constants`) is kept beside them.
+A fixed curvature or residual that differs from the configuration, as after `Curvature.set`, is kept beside them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
     if config is None:
         raise ConfigError("the model has no adapters to save; call inject(model, config) first")
     tensors = {name: parameter.detach().contiguous() for name, parameter in adapter_parameters(model)}
-    tensors |= moved_constants(model)
+    tensors |= {name: own.clone() for name, (own, configured) in _constants(model).items() if not own.equal(configured)}
     metadata = {
         "format": FORMAT,
         "version": __version__,
@@ -108,15 +108,6 @@ def _check_base(path: str | Path, metadata: Mapping[str, str], model: nn.Module)
         f"{path}: made for the base {str(metadata.get('base'))[:12]}…, this model's is {base[:12]}…{rounded}; "
         "load it onto the base weights that it was trained on"
     )
-
-
-def moved_constants(model: nn.Module) -> dict[str, Tensor]:
-    """Fixed curvatures and residuals, by name, that differ from the configuration, as after `Curvature.set`."""
-    return {
-        name: buffer.clone()
-        for name, (buffer, configured) in _constants(model).items()
-        if not torch.equal(buffer, configured)
-    }
 
 
 def _constants(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:

@@ -97,7 +97,7 @@ def _install(model: host.Sam3Image, config: HyperETConfig) -> None:
 
 @contextmanager
 def unchanged_on_error(model: nn.Module) -> Iterator[None]:
-    """Context that brings the modules and the configuration back after an error."""
+    """Context that brings modules, their modes and the configuration back after an error."""
     restore = _snapshot(model)
     try:
         yield
@@ -107,13 +107,14 @@ def unchanged_on_error(model: nn.Module) -> Iterator[None]:
 
 
 def _snapshot(model: nn.Module) -> Callable[[], None]:
-    """A function that brings the present modules and config back."""
-    before = [(module, dict(module._modules)) for module in model.modules()]
+    """A function that brings the present modules, their modes and the configuration back."""
+    before = [(module, dict(module._modules), module.training) for module in model.modules()]
     config = adapter_config(model)
 
     def restore() -> None:
-        for module, children in before:
+        for module, children, training in before:
             module._modules = children
+            module.training = training
         if config is None:
             vars(model).pop("hyperet_config", None)
 

@@ -19,7 +19,7 @@ from sam3_hyperet.hyperbolic.fused import norm
 from sam3_hyperet.hyperbolic.numerics import max_norm, sqrt_curvature
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
-from sam3_hyperet.modeling.inject import adapters_switched, remove_adapter
+from sam3_hyperet.modeling.inject import adapters_switched, remove_adapter, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
 
 PROMPTS = ("object", "person", "sky", "small red car", "the window of a house", "group of trees in the background")
@@ -42,8 +42,8 @@ def merge(model: host.Sam3Image, images: Tensor | None = None, prompts: Sequence
     for name, parameter in adapter_parameters(model):
         if not parameter.isfinite().all():
             raise ConfigError(f"{name} has values that are not finite numbers; nothing was merged")
-    model.eval()
-    with torch.no_grad():
+    with unchanged_on_error(model), torch.no_grad():
+        model.eval()
         folded = [pair for adapter in adapter_sites(model).values() for pair in adapter.fold(model)]
         with adapters_switched(model, True):
             _check_caps(model, images, prompts)

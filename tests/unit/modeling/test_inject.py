@@ -11,7 +11,9 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.modeling.config import SITES
 from sam3_hyperet.modeling.parameters import adapter_sites
+from sam3_hyperet.modeling.sites import table
 from sam3_hyperet.modeling.sites.pyramid import HyperETBackbone
 
 D = 64
@@ -192,6 +194,10 @@ def test_bfloat16_autocast_keeps_the_identity(model, base):
     for x, y in zip(before["backbone_fpn"], after["backbone_fpn"], strict=True):
         assert x.dtype == y.dtype
         assert torch.equal(x, y)
+
+
+def test_every_site_of_the_configuration_is_in_the_table():
+    assert tuple(table.SITES) == SITES
 
 
 def test_adjustments_are_hyperet_modules(model):

@@ -77,9 +77,13 @@ def test_merged_projections_are_bit_equal(model, picture, randomized):
 def test_what_does_not_fold_says_why_and_changes_nothing(model, picture, randomized, options, message):
     randomized(hy.inject(model, hy.HyperETConfig(**options)), scale=0.1)
     before, modules = answers(model, picture), structure_of(model)
+    model.transformer.train()
     with pytest.raises(ConfigError, match=message):
         hy.merge(model)
     assert structure_of(model) == modules
+    assert model.transformer.encoder.training
+    assert not model.backbone.training
+    model.eval()
     assert equal(answers(model, picture), before)
 
 
