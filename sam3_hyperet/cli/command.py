@@ -59,7 +59,8 @@ def parse_command(tool: str, argv: Sequence[str] | None = None, configs: Path = 
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     flags = {argument for argument in arguments if argument in (*_HELP, _SHOW)}
-    arguments = [argument for argument in arguments if argument not in (*_HELP, _SHOW)]
+    ignored = ("job",) if _SHOW in flags else ()  # Hydra's own spelling is --cfg job
+    arguments = [argument for argument in arguments if argument not in (*_HELP, _SHOW, *ignored)]
     command, file = tool, configs / f"{tool}.yaml"
     if not file.exists():
         files = {path.stem: path for path in sorted((configs / tool).glob("*.yaml"))}

@@ -16,6 +16,7 @@ from sam3_hyperet.cli.command import parse_command, write_json
 from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.data.annotations import read_picture
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden
 from sam3_hyperet.errors import CheckpointError, ConfigError, DataError
 from sam3_hyperet.files import Manifest
 from sam3_hyperet.inference.predictor import Predictor
@@ -26,7 +27,6 @@ from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.report.figures.images import overlay
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _PREDICTIONS = "predictions.json"
 
 
@@ -111,14 +111,15 @@ def find_images(images: str | Sequence[str]) -> dict[Path, str]:
     found: list[Path] = []
     for path in listed(images):
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_ENDINGS and not is_hidden(p.name))
             if not inside:
-                raise DataError(f"{path}: no pictures in this folder; expected files ending in {', '.join(ENDINGS)}")
+                endings = ", ".join(IMAGE_ENDINGS)
+                raise DataError(f"{path}: no images in this folder; expected files ending in {endings}")
             found += inside
         elif path.is_file():
             found.append(path)
         else:
-            raise DataError(f"{path}: no such picture or folder")
+            raise DataError(f"{path}: no such image or folder")
     names: dict[Path, str] = {}
     for path in dict.fromkeys(found):
         name, n = f"{path.stem}.png", 1

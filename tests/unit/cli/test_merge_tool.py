@@ -59,7 +59,7 @@ def test_sam3s_layout_and_what_is_carried_over(adapter, picture, base, tmp_path)
     [
         ({"scheme": "A"}, [], "site fpn.0 does not fold into the base weights: geometry lorentz"),
         ({"scheme": "A+B", "geometry": "euclidean"}, [], "site encoder_layer does not fold"),
-        ({"scheme": "P"}, ["images=/nowhere"], "/nowhere: no such picture or folder"),
+        ({"scheme": "P"}, ["images=/nowhere"], "/nowhere: no such image or folder"),
         ({"scheme": "P"}, ["model.seed=1"], "made for the base"),
         ({"scheme": "P"}, ["carry_over=x.pt"], "carry_over=x.pt is for SAM 3's own layout"),
         ({"scheme": "P"}, ["output=x"], "did you mean out?"),

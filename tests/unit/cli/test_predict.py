@@ -84,10 +84,10 @@ def test_options(fails, argument, message):
 
 
 def test_pictures_that_are_not_there_or_cannot_be_read(fails, pictures, tmp_path):
-    assert "nowhere.png: no such picture or folder" in fails(images=tmp_path / "nowhere.png")
+    assert "nowhere.png: no such image or folder" in fails(images=tmp_path / "nowhere.png")
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "no pictures in this folder; expected files ending in .jpg" in fails(images=empty)
+    assert "no images in this folder; expected files ending in .jpg" in fails(images=empty)
     (pictures / "2.png").write_bytes((pictures / "0.png").read_bytes()[:99])
     assert "2.png: not a readable picture" in fails()  # said before the readable ones are predicted
 
@@ -99,7 +99,7 @@ def test_every_picture_is_found_once_with_a_name_of_its_own(pictures, tmp_path):
     images = OmegaConf.create([str(pictures), str(other), str(other / "1.JPG")])
     assert find_images(images) == {pictures / "1.png": "1.png", other / "1.JPG": "1-2.png"}
     assert find_images(str(other / "1.JPG")) == {other / "1.JPG": "1.png"}
-    with pytest.raises(DataError, match="no such picture or folder"):
+    with pytest.raises(DataError, match="no such image or folder"):
         find_images(OmegaConf.create([str(pictures), "nowhere"]))
 
 
