@@ -80,7 +80,7 @@ def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict
 
     All processes must call it at once.
     """
-    if not is_sharded(module):
+    if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
         return optimizer.state_dict()
     return get_optimizer_state_dict(module, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
@@ -96,11 +96,6 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
     }
     groups = [{**group, "params": [number[name] for name in group["params"]]} for group in state["param_groups"]]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """Whether any parameter is split over processes."""
-    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
 def _shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -76,7 +75,7 @@ def fit(
         if run.resume and state is not None:
             restore_state(run.resume, state, model, stages.raw_optimizer, fabric.global_rank)
             if radius is not None:
-                radius.load_state_dict(state["progress"].get("radius", {}))
+                radius.load_state_dict(state["progress"]["radius"])
         is_watched = log.active and adapter_config(model) is not None
         probe = stack.enter_context(RadiusProbe(model)) if is_watched else None
         started = time.perf_counter() - progress.seconds
@@ -95,7 +94,7 @@ def fit(
             if is_logged:
                 with whole_parameters(stages.module, adapters_only=True):
                     if log.active:
-                        _log_step(log, progress, terms, {**_rates(rates), **(norms or {})}, probe, radius)
+                        _log_step(log, progress, terms, rates, norms or {}, probe, radius)
             if progress.bad_steps >= train.max_bad_steps:
                 raise TrainingFailed(
                     f"the loss or its gradient was not finite for {train.max_bad_steps} steps in a row, up to step "
@@ -115,8 +114,7 @@ def fit(
                 log.write(progress.step, {"train/stage": stages.number})
             stop = interrupted()
             if stop or (train.save_every and progress.step % train.save_every == 0):
-                parts_of_state = {"stages": stages, **({"radius": radius} if radius is not None else {})}
-                _save_state(fabric, run, model, stages, progress, parts_of_state)
+                _save_state(fabric, run, model, stages, progress, radius)
             if stop:
                 raise Interrupted(progress.step)
         if not train.tune_every:
@@ -154,10 +152,6 @@ def validation_losses(
     return {key: value / count for key, value in sums.items()}
 
 
-class _HasState(Protocol):
-    def state_dict(self) -> dict[str, object]: ...
-
-
 def _is_due(step: int, every: int, last: int) -> bool:
     """Whether something happens after `step`: every so many steps (0: never), and at the end."""
     return bool(every) and (step % every == 0 or step == last)
@@ -176,35 +170,32 @@ def _save_state(
     model: host.Sam3Image,
     stages: Stages,
     progress: Progress,
-    more: dict[str, _HasState],
+    radius: RadiusControl | None,
 ) -> None:
     generators = random_generators(fabric.device, fabric.world_size)
     of_optimizer = optimizer_state(stages.module, stages.raw_optimizer)
-    values = {**progress.state_dict(), **{name: one.state_dict() for name, one in more.items()}}
+    values = {**progress.state_dict(), "stages": stages.state_dict(), "radius": radius.state_dict() if radius else {}}
     with whole_parameters(stages.module, on_cpu=True):
         if fabric.is_global_zero:
             save_state(run.path / STATE_FILE, model, of_optimizer, values, generators)
-
-
-def _rates(rates: dict[str, float]) -> dict[str, float]:
-    by_group = {f"train/lr/{group}": rate for group, rate in rates.items() if len(rates) > 1}
-    return {"train/lr": max(rates.values()), **by_group}
 
 
 def _log_step(
     log: RunLog,
     progress: Progress,
     terms: dict[str, Tensor],
-    values: dict[str, float],
+    rates: dict[str, float],
+    norms: dict[str, float],
     probe: RadiusProbe | None,
     radius: RadiusControl | None,
 ) -> None:
-    """Log losses, `values`, and what is seen of the adapters."""
     log.write(
         progress.step,
         {
             **{f"train/{key}": float(value) for key, value in terms.items() if "_aux" not in key},
-            **values,
+            "train/lr": max(rates.values()),
+            **{f"train/lr/{group}": rate for group, rate in rates.items() if len(rates) > 1},
+            **norms,
             "train/skipped_steps": progress.skipped_steps,
             "train/seconds": progress.seconds,
             **(probe.latest() | probe.histograms() if probe else {}),
