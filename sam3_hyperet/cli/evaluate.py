@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,14 +17,15 @@ from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.processes import from_first, make_fabric
-from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.models import find_trained, open_models
+from sam3_hyperet.evaluation.models import EXACT, TrainedFiles, open_models
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.files import sole_use
 from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.options import read_options
+from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -82,3 +86,46 @@ def _fabric(devices: int, device: torch.device) -> Fabric:
     fabric = make_fabric(f"devices={devices}", accelerator=device.type, devices=devices, strategy=strategy)
     fabric.launch()
     return fabric
+
+
+def find_trained(
+    adapters: Sequence[Path], runs: Sequence[Path], *, data: str, use_weights: bool
+) -> dict[str, TrainedFiles]:
+    """All adapted models, by unique names: those of the adapter files or, without any, of the runs.
+
+    Args:
+        data: the name of the data set, which no model may have.
+        use_weights: take the base weights that a run trained, if it did.
+
+    Raises:
+        ConfigError: adapter files together with several runs.
+    """
+    if adapters and len(runs) > 1:
+        raise ConfigError(f"adapter= and {len(runs)} runs; expected adapter files, with one run at most, or runs")
+    weights = [_existing(folder / WEIGHTS["best"]) if use_weights else None for folder in runs]
+    if adapters:
+        names = [
+            # links are not followed: in a cache they lead to a blob without a name
+            Path(os.path.abspath(file)).parent.name if file.name in ADAPTER.values() else file.stem
+            for file in adapters
+        ]
+        files = [TrainedFiles(file, weights[0] if runs else None) for file in adapters]
+    else:
+        names = [folder.resolve().name for folder in runs]
+        files = [TrainedFiles(_existing(run / ADAPTER["best"]), own) for run, own in zip(runs, weights, strict=True)]
+    found: dict[str, TrainedFiles] = {}
+    for name, of_model in zip(names, files, strict=True):
+        if of_model.adapter or of_model.weights:
+            found[_unique(name, {*found, data, *RESERVED_NAMES, EXACT})] = of_model
+    return found
+
+
+def _existing(file: Path) -> Path | None:
+    return file if file.is_file() else None
+
+
+def _unique(name: str, taken: Collection[str]) -> str:
+    """`name`, also as the name of a folder, numbered where it is taken."""
+    name = name.strip(".") or "adapter"
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], numbered) if one not in taken)

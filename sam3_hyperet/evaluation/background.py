@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 
-class Background:
-    """Threads, each of which does what it is given in order; an error comes out where work is given or waited for.
+@contextmanager
+def background(threads: int) -> Iterator[Callable[[int], Line]]:
+    """Threads for lines of work; errors are raised where work is put or waited for, at the end at the latest.
 
     Args:
         threads: 0 to do everything at once, in the caller's thread.
+
+    Yields:
+        A function that starts another line, of which at most so many calls wait: so memory is bounded.
     """
+    executors = [ThreadPoolExecutor(1, thread_name_prefix="evaluation") for _ in range(threads)]
+    lines: list[Line] = []
 
-    def __init__(self, threads: int) -> None:
-        self._executors = [ThreadPoolExecutor(1, thread_name_prefix="evaluation") for _ in range(threads)]
-        self._lines: list[Line] = []
+    def line(most_pending: int) -> Line:
+        lines.append(Line(executors[len(lines) % threads] if threads else None, most_pending))
+        return lines[-1]
 
-    def line(self, most_pending: int) -> Line:
-        """Another line of work, done in order; at most `most_pending` calls wait, so memory is bounded."""
-        executor = self._executors[len(self._lines) % len(self._executors)] if self._executors else None
-        self._lines.append(Line(executor, most_pending))
-        return self._lines[-1]
-
-    def __enter__(self) -> Background:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                for line in self._lines:
-                    line.wait()
-        finally:
-            for executor in self._executors:
-                executor.shutdown(wait=True, cancel_futures=True)
+    try:
+        yield line
+        for one in lines:
+            one.wait()
+    finally:
+        for executor in executors:
+            executor.shutdown(wait=True, cancel_futures=True)
 
 
 class Line:

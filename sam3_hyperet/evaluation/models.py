@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ import torch
 from torch import nn
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.data.options import RESERVED_NAMES
-from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
@@ -25,7 +22,6 @@ from sam3_hyperet.modeling.fingerprint import base_fingerprint, tensors_digest
 from sam3_hyperet.modeling.opening import open_model
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites, base_state_dict
 from sam3_hyperet.modeling.probe import changes_features, watchable_base
-from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 from sam3_hyperet.version import __version__
 
 BASE = "base"
@@ -49,36 +45,6 @@ class TrainedFiles:
 
     adapter: Path | None
     weights: Path | None = None
-
-
-def find_trained(
-    adapters: Sequence[Path], runs: Sequence[Path], *, data: str, use_weights: bool
-) -> dict[str, TrainedFiles]:
-    """All adapted models, by unique names: those of the adapter files or, without any, of the runs.
-
-    Args:
-        data: the name of the data set, which no model may have.
-        use_weights: take the base weights that a run trained, if it did.
-
-    Raises:
-        ConfigError: adapter files together with several runs.
-    """
-    if adapters and len(runs) > 1:
-        raise ConfigError(f"adapter= and {len(runs)} runs; expected adapter files, with one run at most, or runs")
-    weights = [folder / WEIGHTS["best"] for folder in runs]
-    trained = [file if use_weights and file.is_file() else None for file in weights]
-    found: dict[str, TrainedFiles] = {}
-    if adapters:
-        for file in adapters:
-            name = _absolute(file).parent.name if file.name in ADAPTER.values() else file.stem
-            found[_unique(name, {*found, data})] = TrainedFiles(file, trained[0] if trained else None)
-        return found
-    for folder, own in zip(runs, trained, strict=True):
-        adapter = folder / ADAPTER["best"]
-        if own or adapter.is_file():
-            name = _unique(folder.resolve().name, {*found, data})
-            found[name] = TrainedFiles(adapter if adapter.is_file() else None, own)
-    return found
 
 
 def open_models(
@@ -160,16 +126,3 @@ def _adapter(model: nn.Module) -> str | None:
 def digest(*values: object) -> str:
     """SHA-256 of values as text."""
     return hashlib.sha256(repr(values).encode()).hexdigest()
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # links are not followed: a name in a cache would be that of its blob
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    """`name`, also as the name of a folder, numbered where it is taken."""
-    name = name.strip(".") or "adapter"
-    chosen, number = name, 2
-    while chosen in taken | RESERVED_NAMES | {EXACT}:
-        chosen, number = f"{name}-{number}", number + 1
-    return chosen

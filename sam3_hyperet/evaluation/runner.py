@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sam3_hyperet.evaluation.background import Background, Line
+from sam3_hyperet.evaluation.background import Line, background
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Prompt, Record
 from sam3_hyperet.evaluation.models import EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol
@@ -88,8 +88,8 @@ def record_images(
         for run in runs:
             if run.probe:
                 stack.enter_context(run.probe)
-        background = stack.enter_context(Background(workers))
-        turns = [_Turn(run, background.line(run.predictor.prompts_at_once or _PENDING)) for run in runs]
+        line = stack.enter_context(background(workers))
+        turns = [_Turn(run, line(run.predictor.prompts_at_once or _PENDING)) for run in runs]
         for position in sorted(set().union(*wanted)):
             opened = image(position)
             for turn, own in zip(turns, wanted, strict=True):

@@ -70,9 +70,9 @@ def tree_confusion(comparison: Comparison) -> TreeConfusion | None:
     for label, result in _labelled(comparison):
         evaluator = result.evaluators.get("hierarchy")
         if isinstance(evaluator, GranularityEvaluator):
-            matches, regions = evaluator.counts.confusion(result.records_of("hierarchy"))
+            matches, regions = evaluator.confusion(result.records_of("hierarchy"))
             fractions[label] = matches / np.where(regions > 0, regions, np.nan)[:, None]
-            names = evaluator.counts.children
+            names = evaluator.children
     tree = comparison.task.hierarchy
     if not fractions or tree is None:
         return None

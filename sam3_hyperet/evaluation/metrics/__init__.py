@@ -3,7 +3,7 @@
 - `evaluator`: the interface, and a prompt; `key`: the name of a metric
 - `instances/`: AP and cgF1; `semantic/`: mIoU
 - `presence`: absent and present concepts
-- `hierarchy`, `hierarchy_counts`: consistency and confusion in a concept tree
+- `hierarchy`: consistency and confusion in a concept tree
 - `radius`: radii at the adapters' sites; `uncertainty`, `ranking`: the radius as uncertainty
 - `forgetting`: losses on what was not adapted to; `examples`: detections for a report
 """

@@ -13,10 +13,9 @@ from omegaconf import OmegaConf
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.cli.evaluate import choose_device, main
+from sam3_hyperet.cli.evaluate import choose_device, find_trained, main
 from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.models import find_trained
 from sam3_hyperet.modeling.opening import set_threads
 
 RANDOM = ["model=tiny", "model.checkpoint=random"]

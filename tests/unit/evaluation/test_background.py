@@ -7,14 +7,14 @@ import threading
 import pytest
 import torch
 
-from sam3_hyperet.evaluation.background import Background
+from sam3_hyperet.evaluation.background import background
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2])
 def test_each_line_is_done_in_order(threads):
     done = {"a": [], "b": []}
-    with Background(threads) as background:
-        lines = {name: background.line(3) for name in done}
+    with background(threads) as line_of:
+        lines = {name: line_of(3) for name in done}
         for k in range(50):
             for name, line in lines.items():
                 line.put(done[name].append, k)
@@ -26,8 +26,8 @@ def test_each_line_is_done_in_order(threads):
 @pytest.mark.parametrize("threads", [0, 1])
 def test_work_is_in_inference_mode(threads):
     modes = []
-    with Background(threads) as background:
-        background.line(1).put(lambda: modes.append((torch.is_inference_mode_enabled(), threading.current_thread())))
+    with background(threads) as line_of:
+        line_of(1).put(lambda: modes.append((torch.is_inference_mode_enabled(), threading.current_thread())))
     ((mode, thread),) = modes
     assert mode
     assert (thread is threading.main_thread()) == (threads == 0)
@@ -35,8 +35,8 @@ def test_work_is_in_inference_mode(threads):
 
 def test_no_more_than_allowed_is_pending():
     gate, started = threading.Event(), []
-    with Background(1) as background:
-        line = background.line(2)
+    with background(1) as line_of:
+        line = line_of(2)
         for k in range(2):
             line.put(lambda k=k: (started.append(k), gate.wait(10)))
         third = threading.Thread(target=line.put, args=(started.append, 2))
@@ -54,11 +54,11 @@ def test_an_error_comes_out_and_stops_the_rest():
     def fail():
         raise ValueError("broken mask")
 
-    with Background(1) as background:
-        line = background.line(1)
+    with background(1) as line_of:
+        line = line_of(1)
         line.put(fail)
         with pytest.raises(ValueError, match="broken mask"):
             line.put(done.append, 1)
     assert done == []
-    with pytest.raises(ValueError, match="broken mask"), Background(1) as background:
-        background.line(5).put(fail)  # nobody waits for it but the end
+    with pytest.raises(ValueError, match="broken mask"), background(1) as line_of:
+        line_of(5).put(fail)  # nobody waits for it but the end

@@ -216,8 +216,8 @@ def test_the_confusion_matrix():
         [[("car", car), ("bus", bus)], [("car", bus)]],
         [{"car": answer([(car, 0.9)]), "bus": answer([(car, 0.9)])}, {"bus": answer([(bus, 0.9)])}],
     )
-    matrix, totals = evaluator.counts.confusion(records)
-    names = evaluator.counts.children
+    matrix, totals = evaluator.confusion(records)
+    names = evaluator.children
     there = {(names[i], names[j]): int(matrix[i, j]) for i, j in zip(*matrix.nonzero(), strict=True)}
     assert there == {("car", "car"): 1, ("car", "bus"): 2}
     assert dict(zip(names, totals.tolist(), strict=True)) == dict.fromkeys(names, 0) | {"car": 2, "bus": 1}
