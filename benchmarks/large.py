@@ -20,7 +20,8 @@ from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.training.loop import fit
-from sam3_hyperet.training.options import OptimizerOptions, TrainOptions
+from sam3_hyperet.training.options import FitOptions, OptimizerOptions, TrainOptions
+from sam3_hyperet.training.run_folder import RunFolder
 from sam3_hyperet.training.run_log import FILE
 from sam3_hyperet.training.stages import set_stage
 
@@ -53,10 +54,10 @@ def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, o
             loss,
             lambda step: itertools.repeat(batch),
             lambda: iter(()),
-            TrainOptions(max_steps=steps, batch_size=1, log_every=1, accelerator="cpu"),
-            OptimizerOptions(warmup_steps=0),
-            Path(folder),
-            lambda which: None,
+            FitOptions(
+                train=TrainOptions(max_steps=steps, batch_size=1, log_every=1), optim=OptimizerOptions(warmup_steps=0)
+            ),
+            RunFolder(Path(folder)),
         )
         lines = [json.loads(line) for line in (Path(folder) / FILE).read_text().splitlines()]
     handle.remove()

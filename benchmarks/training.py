@@ -10,6 +10,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -29,6 +30,18 @@ from sam3_hyperet.training.options import CacheOptions
 from sam3_hyperet.training.stages import set_stage, set_training_mode
 
 KINDS = ("full", "stage 1", "stage 1, cached")
+
+
+class Setting(NamedTuple):
+    """The options of `run` that a measurement needs."""
+
+    resolution: int
+    prompts: int
+    depth: int
+    steps: int
+    threads: int
+    attention_dropout: bool
+    prompts_at_once: int
 
 
 def run(
@@ -62,14 +75,12 @@ def run(
     """
     if depth % 8 or not 8 <= depth <= 32:
         raise ConfigError(f"benchmark training: depth={depth}; expected 8, 16, 24 or 32")
+    setting = Setting(resolution, prompts, depth, steps, threads, attention_dropout, prompts_at_once)
     times: timing.Times = {kind: [] for kind in KINDS}
     peaks = dict.fromkeys(KINDS, 0.0)
     for _ in range(turns):
         for kind in KINDS:
-            call = partial(
-                _measure, kind, resolution, prompts, depth, steps, threads, attention_dropout, prompts_at_once
-            )
-            took, peak = timing.in_process(call, "spawn")
+            took, peak = timing.in_process(partial(_measure, kind, setting), "spawn")
             times[kind].append(took)
             peaks[kind] = max(peaks[kind], peak)
     results: dict[str, float] = {}
@@ -82,33 +93,24 @@ def run(
     return results
 
 
-def _measure(
-    kind: str,
-    resolution: int,
-    prompts: int,
-    depth: int,
-    steps: int,
-    threads: int,
-    attention_dropout: bool,
-    prompts_at_once: int,
-) -> float:
-    """Seconds of the last of `steps` steps."""
-    torch.set_num_threads(threads)
+def _measure(kind: str, setting: Setting) -> float:
+    """Seconds of the last of the steps."""
+    torch.set_num_threads(setting.threads)
     torch.manual_seed(0)
     sizes = replace(
         ARCHITECTURES["large"],
-        resolution=resolution,
-        vit_depth=depth,
-        global_blocks=tuple(range(7, depth, 8)),
+        resolution=setting.resolution,
+        vit_depth=setting.depth,
+        global_blocks=tuple(range(7, setting.depth, 8)),
     )
     model = assemble(sizes)
     loss = GroundingLoss(model, LossOptions())
-    batch = one_image(prompts, resolution)
+    batch = one_image(setting.prompts, setting.resolution)
     with ExitStack() as stack:
         if kind != "full":
             inject(model, HyperETConfig())
         for module in model.modules():
-            if isinstance(module, nn.MultiheadAttention) and not attention_dropout:
+            if isinstance(module, nn.MultiheadAttention) and not setting.attention_dropout:
                 module.dropout = 0.0
         set_stage(model, 3 if kind == "full" else 1)
         if kind != "full":
@@ -127,11 +129,11 @@ def _measure(
                 loss(model, batch, model(batch))[TOTAL].backward()
             else:
                 set_training_mode(model)
-                for part in parts_of(batch, prompts_at_once):
+                for part in parts_of(batch, setting.prompts_at_once):
                     loss(model, part, model(part), count_targets([batch]))[TOTAL].backward()
             optimizer.step()
 
-        return [timing.seconds(step) for _ in range(steps)][-1]
+        return [timing.seconds(step) for _ in range(setting.steps)][-1]
 
 
 def _print(results: dict[str, float], title: str) -> None:
