@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import parse_command, write_json
 from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
-from sam3_hyperet.data.annotations import read_picture
+from sam3_hyperet.data.annotations import read_image
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden
 from sam3_hyperet.errors import CheckpointError, ConfigError, DataError
 from sam3_hyperet.files import Manifest
@@ -99,7 +99,7 @@ def listed_prompts(prompts: str | ListConfig) -> list[str]:
 
 def read_upright(path: Path) -> Image.Image:
     """The image at `path` in RGB, turned as its EXIF orientation says. Raises DataError naming the file."""
-    return ImageOps.exif_transpose(read_picture(path))
+    return read_image(path, upright=True)
 
 
 def find_images(images: str | Sequence[str]) -> dict[Path, str]:

@@ -1,4 +1,4 @@
-"""What every reader returns: categories, pictures with their instances, and a count of what was left out."""
+"""What every reader returns: categories, images with their instances, and a count of what was left out."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """A picture as its annotations describe it; `image_id` is the data set's own id."""
+    """An image as its annotations describe it; `image_id` is the data set's own id."""
 
     image_id: int
     path: Path
@@ -103,11 +103,11 @@ class AnnotatedImages:
         return frozenset() if self.counts is None else ids - self.counts.keys()
 
     def image(self, i: int) -> ImageInfo:
-        """The record of picture i."""
+        """The record of image i."""
         raise NotImplementedError
 
     def instances(self, i: int) -> tuple[Instance, ...]:
-        """The annotated regions of picture i, crowds included."""
+        """The annotated regions of image i, crowds included."""
         raise NotImplementedError
 
     def label_map(self, i: int) -> np.ndarray | None:
@@ -116,11 +116,11 @@ class AnnotatedImages:
         return None
 
     def files(self, i: int) -> tuple[Path, ...]:
-        """The picture's file, and its label map's where it has one."""
+        """The image's file, and its label map's where it has one."""
         return (self.image(i).path,)
 
     def crowd_only(self, i: int) -> frozenset[int]:
-        """Ids of the categories that picture i shows as crowds and never as an instance, as far as that is known
+        """Ids of the categories that image i shows as crowds and never as an instance, as far as that is known
         without opening it."""
         return frozenset()
 
@@ -132,21 +132,21 @@ class AnnotatedImages:
         """Ids of the categories of which image i may show more instances than are annotated."""
         return frozenset()
 
-    def picture(self, i: int) -> Image.Image:
-        """Picture i in RGB. Raises DataError if it cannot be read or its size is not the record's."""
+    def load_image(self, i: int) -> Image.Image:
+        """Image i in RGB. Raises DataError if it cannot be read or its size is not the record's."""
         record = self.image(i)
-        picture = read_picture(record.path, upright=self.is_upright)
-        if picture.size != (record.width, record.height):
+        image = read_image(record.path, upright=self.is_upright)
+        if image.size != (record.width, record.height):
             remedy = f"; expected data.exif={'ignore' if self.is_upright else 'apply'}, if EXIF turns it"
             raise DataError(
-                f"{record.path}: image {record.image_id} is {picture.width}x{picture.height} pixels, "
+                f"{record.path}: image {record.image_id} is {image.width}x{image.height} pixels, "
                 f"its annotations are for {record.width}x{record.height}"
-                + (remedy if picture.size == (record.height, record.width) else "")
+                + (remedy if image.size == (record.height, record.width) else "")
             )
-        return picture
+        return image
 
     def summary(self) -> str:
-        """One line: how many pictures and categories, and what was left out or repaired, and why."""
+        """One line: how many images and categories, and what was left out or repaired, and why."""
         line = f"{self.name}: {len(self)} images, {len(self.categories)} categories"
         if self.crowds:
             line += f"; {self.crowds} of {sum((self.counts or {}).values())} annotations are crowds"
@@ -156,7 +156,7 @@ class AnnotatedImages:
         return line
 
 
-def read_picture(path: Path, *, upright: bool = False) -> Image.Image:
+def read_image(path: Path, *, upright: bool = False) -> Image.Image:
     """The image at `path` in RGB, as it is stored or, `upright`, as EXIF says. Raises DataError naming the file."""
     try:
         with Image.open(path) as stored:
@@ -169,9 +169,9 @@ def read_picture(path: Path, *, upright: bool = False) -> Image.Image:
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"{path}: no such picture") from None
+        raise DataError(f"{path}: no such image") from None
     except _BROKEN_PICTURE as error:
-        raise DataError(f"{path}: not a readable picture ({one_line(error)})") from None
+        raise DataError(f"{path}: not a readable image ({one_line(error)})") from None
 
 
 def whole_number(value: object, where: str, low: int = 0, high: int = 2**63 - 1) -> int:

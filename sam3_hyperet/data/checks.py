@@ -50,16 +50,16 @@ def inspect(
     root: Path,
     expected: Mapping[str, int],
     workers: int = 4,
-    on_picture: Callable[[int, int], None] = lambda done, total: None,
+    on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inspected:
-    """Read a split, and decode each of its pictures and label maps.
+    """Read a split, and decode each of its images and label maps.
 
     Args:
         read: opens the split; its DataError is a failed check.
         root: file names are listed below it.
-        expected: how many `pictures`, `annotations` or `categories` there are to be, where that is known.
+        expected: how many `images`, `annotations` or `categories` there are to be, where that is known.
         workers: threads.
-        on_picture: called with how many are done, and of how many.
+        on_image: called with how many are done, and of how many.
     """
     try:
         images = read()
@@ -79,7 +79,7 @@ def inspect(
         for done, (fault, labelled_here, pixels_here) in enumerate(opened, start=1):
             faults += [fault] if fault else []
             labelled, pixels = labelled + labelled_here, pixels + pixels_here
-            on_picture(done, len(images))
+            on_image(done, len(images))
     checks.append(Check("unusable files", f"{len(faults):,}", "0", not faults, tuple(faults[:_SHOWN])))
     if pixels:
         checks.append(Check("labelled pixels", f"{labelled / pixels:.1%}", "more than 0", labelled > 0))
@@ -91,9 +91,9 @@ def inspect(
 
 
 def _open(images: AnnotatedImages, i: int) -> tuple[str, int, int]:
-    """What is wrong with picture i, if anything is; how many pixels of its label map have a class, and of how many."""
+    """What is wrong with image i, if anything is; how many pixels of its label map have a class, and of how many."""
     try:
-        images.picture(i)
+        images.load_image(i)
         labels = images.label_map(i)
     except DataError as error:
         return str(error), 0, 0

@@ -206,7 +206,7 @@ def _images(content: Mapping[str, Any], path: Path, folder: Path) -> tuple[list[
     if not found:
         raise DataError(f"{path}: it has no images")
     if missing:
-        raise DataError(f"{path}: {len(missing)} of {len(found)} pictures are not in {folder}: {some(missing)}")
+        raise DataError(f"{path}: {len(missing)} of {len(found)} images are not in {folder}: {some(missing)}")
     return found, position
 
 

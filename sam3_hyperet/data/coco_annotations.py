@@ -167,7 +167,7 @@ class AnnotationTable:
         return masks.from_polygons(polygons, image.height, image.width)
 
     def _beyond(self, rows: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        """(K,) which polygons reach over the border, to be clipped; by a whole picture, they are wrong."""
+        """(K,) which polygons reach over the border, to be clipped; by a whole image, they are wrong."""
         sizes = self._sizes(rows[owner, 1])
         beyond = masks.spread_beyond(self._polygons.extents, sizes)
         if (wrong := (beyond > sizes).any(axis=-1)).any():

@@ -30,7 +30,7 @@ _MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 
 
 class LabelMaps(AnnotatedImages):
-    """Pictures with label maps, opened one by one; made by `read_label_maps`. A category's id is its label −
+    """Images with label maps, opened one by one; made by `read_label_maps`. A category's id is its label −
     offset."""
 
     def __init__(
@@ -50,12 +50,12 @@ class LabelMaps(AnnotatedImages):
         return len(self._files)
 
     def image(self, i: int) -> ImageInfo:
-        """The record of picture i: its id is its position, its size that of the label map."""
+        """The record of image i: its id is its position, its size that of the label map."""
         i = range(len(self))[i]
-        picture, label = self._files[i]
+        image, label = self._files[i]
         with _open_label(label) as opened:
             width, height = opened.size
-        return ImageInfo(i, picture, height, width)
+        return ImageInfo(i, image, height, width)
 
     def files(self, i: int) -> tuple[Path, ...]:
         return self._files[i]
@@ -114,24 +114,27 @@ def read_label_maps(
         synonyms. An underscore is read as a space. A name at the ignored label is no category.
     ignore: the label of pixels without a class. offset: the label of the first class.
     image_ending, label_ending: what to strip to pair files, e.g. "_leftImg8bit.png" with
-        "_gtFine_labelTrainIds.png"; other files are then passed over. By default any picture's suffix, and
+        "_gtFine_labelTrainIds.png"; other files are then passed over. By default any image's suffix, and
         any label map's.
-    listed: a text file of the pictures to take, one path without the ending a line; by default all are.
-    Raises DataError: a folder or partner is missing; when a picture is asked for, that its label map is not
+    listed: a text file of the images to take, one path without the ending a line; by default all are.
+    Raises DataError: a folder or partner is missing; when an image is asked for, that its label map is not
     of a single channel, not of its size, or has a label that is neither a class nor `ignore`.
     """
     folder, label_folder = Path(images), Path(labels)
-    pictures = find_by_stem(folder, (image_ending,) if image_ending else IMAGE_ENDINGS)
+    images_by_stem = find_by_stem(folder, (image_ending,) if image_ending else IMAGE_ENDINGS)
     maps = find_by_stem(label_folder, (label_ending,) if label_ending else LABEL_ENDINGS)
     if listed is not None:
-        pictures, maps = _only_listed(Path(listed), pictures, folder), _only_listed(Path(listed), maps, label_folder)
+        images_by_stem, maps = (
+            _only_listed(Path(listed), images_by_stem, folder),
+            _only_listed(Path(listed), maps, label_folder),
+        )
     for these, others, what, where in (
-        (pictures, maps, "pictures without a label map in", label_folder),
-        (maps, pictures, "label maps without a picture in", folder),
+        (images_by_stem, maps, "images without a label map in", label_folder),
+        (maps, images_by_stem, "label maps without an image in", folder),
     ):
         if alone := sorted(these.keys() - others.keys()):
             raise DataError(f"{these[alone[0]].parent}: {len(alone)} {what} {where}: {some(alone)}")
-    files = [(pictures[stem], maps[stem]) for stem in sorted(pictures)]
+    files = [(images_by_stem[stem], maps[stem]) for stem in sorted(images_by_stem)]
     categories = label_categories(names, ignore - offset)
     return LabelMaps(name, categories, files, ignore=ignore, offset=offset)
 
@@ -171,11 +174,11 @@ def text_lines(path: Path, what: str) -> list[str]:
 
 
 def _only_listed(path: Path, files: dict[str, Path], folder: Path) -> dict[str, Path]:
-    stems = [composed(line.strip()) for line in text_lines(path, "list of pictures")]
+    stems = [composed(line.strip()) for line in text_lines(path, "list of images")]
     if not stems or len(set(stems)) != len(stems):
-        raise DataError(f"{path}: {len(stems)} pictures are listed, {len(set(stems))} different ones")
+        raise DataError(f"{path}: {len(stems)} images are listed, {len(set(stems))} different ones")
     if missing := [stem for stem in stems if stem not in files]:
-        raise DataError(f"{path}: {len(missing)} of {len(stems)} listed pictures are not in {folder}: {some(missing)}")
+        raise DataError(f"{path}: {len(missing)} of {len(stems)} listed images are not in {folder}: {some(missing)}")
     return {stem: files[stem] for stem in stems}
 
 

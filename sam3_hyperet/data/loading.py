@@ -1,6 +1,6 @@
-"""From annotated pictures to SAM 3's batches: one datapoint a picture, one query a prompt.
+"""From annotated images to SAM 3's batches: one datapoint an image, one query a prompt.
 
-All that is random is a function of (seed, epoch, index), and the pictures of a step one of (seed, step, pictures a
+All that is random is a function of (seed, epoch, index), and the images of a step one of (seed, step, images a
 step): neither the number of worker processes nor, at an equal total, that of training processes changes anything.
 """
 
@@ -33,24 +33,24 @@ from sam3_hyperet.sam3_host import (
 )
 
 Pick = tuple[int, int]
-"""The epoch and the index of a picture."""
+"""The epoch and the index of an image."""
 _LOST = ("instance outside the view", "instance below half a pixel")
 _MAX_WORKERS = 256
 
 
 class ConceptPrompts(Dataset[Datapoint]):
-    """Annotated pictures as SAM 3 datapoints.
+    """Annotated images as SAM 3 datapoints.
 
-    sampler: draws each picture's prompts; None: every category that is not unknown, by name, as for a
+    sampler: draws each image's prompts; None: every category that is not unknown, by name, as for a
         validation loss.
-    augment: random views; None: the whole picture.
+    augment: random views; None: the whole image.
     seed: with the epoch and the index, what decides everything random.
 
     A category is *present* where an instance of it survives at the model's size. It is *unknown*, and
     neither a positive nor a negative, where there are only crowds of it, or only instances too small for a
-    pixel. A prompt of a category that also has a crowd in the picture is not exhaustive; its semantic target
+    pixel. A prompt of a category that also has a crowd in the image is not exhaustive; its semantic target
     contains the crowd. `lost` counts the instances that views cut away or made too small; `dropped` the
-    pictures that no prompt can be asked of.
+    images that no prompt can be asked of.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class ConceptPrompts(Dataset[Datapoint]):
         return len(self._index)
 
     def __getitem__(self, index: int | Pick) -> Datapoint:
-        """The datapoint of one picture, as it is drawn in epoch 0 or in that of the pick. Raises DataError if the
-        picture or its annotations are not usable."""
+        """The datapoint of one image, as it is drawn in epoch 0 or in that of the pick. Raises DataError if the
+        image or its annotations are not usable."""
         epoch, index = index if isinstance(index, tuple) else (0, index)
         i = self._index[index]
         rng = np.random.default_rng((self.seed, epoch, range(len(self))[index]))
-        record, picture = self.images.image(i), self.images.picture(i)
+        record, image = self.images.image(i), self.images.load_image(i)
         view = whole(record.height, record.width)
         if self.augment is not None:
             draws = rng
@@ -109,12 +109,12 @@ class ConceptPrompts(Dataset[Datapoint]):
         for one in instances:
             if list(one.rle["size"]) != [record.height, record.width]:
                 raise DataError(
-                    f"{record.path}: a mask has the size {one.rle['size']}, the picture {[record.height, record.width]}"
+                    f"{record.path}: a mask has the size {one.rle['size']}, the image {[record.height, record.width]}"
                 )
         regions = _Regions(instances, masks_in_view([one.rle for one in instances], self.resolution, view))
         self._count(regions)
         prompts = self._prompts(regions, others, self.images.unlabelled(i), record, rng)
-        tensor = image_tensor(picture, self.resolution, view)
+        tensor = image_tensor(image, self.resolution, view)
         return _datapoint(tensor, prompts, regions, record, self.images.not_exhaustive(i))
 
     def __getitems__(self, indices: Sequence[int | Pick]) -> list[Datapoint] | DataError:
@@ -153,7 +153,7 @@ class ConceptPrompts(Dataset[Datapoint]):
 
 
 class _Regions:
-    """A picture's instances in its view: which are targets, and what that says of each category."""
+    """A image's instances in its view: which are targets, and what that says of each category."""
 
     def __init__(self, instances: Sequence[Instance], view: Masks) -> None:
         self.category = np.asarray([one.category_id for one in instances], np.int64)
@@ -168,7 +168,7 @@ class _Regions:
         return frozenset(self.category[self.target].tolist())
 
     def crowds(self) -> frozenset[int]:
-        """Categories with a crowd anywhere in the picture."""
+        """Categories with a crowd anywhere in the image."""
         return frozenset(self.category[self.crowd].tolist())
 
     def unknown(self) -> frozenset[int]:
@@ -217,15 +217,15 @@ def _datapoint(
 
 @dataclass(frozen=True)
 class EndlessOrder(Sampler[Pick]):
-    """What one process sees: every `world`-th picture of an endless row of epochs, each epoch a permutation of its own.
+    """What one process sees: every `world`-th image of an endless row of epochs, each epoch a permutation of its own.
 
     What all processes see together is thus the row itself, without gap or repetition, whatever their number.
 
-    pictures: how many an epoch has.
-    first: where this process begins, in pictures that it has already seen.
+    images: how many an epoch has.
+    first: where this process begins, in images that it has already seen.
     """
 
-    pictures: int
+    images: int
     seed: int = 0
     rank: int = 0
     world: int = 1
@@ -234,9 +234,9 @@ class EndlessOrder(Sampler[Pick]):
     def __iter__(self) -> Iterator[Pick]:
         shuffled: int | None = None
         for place in itertools.count(self.first * self.world + self.rank, self.world):
-            epoch, index = divmod(place, self.pictures)
+            epoch, index = divmod(place, self.images)
             if epoch != shuffled:
-                order = np.random.default_rng((self.seed, epoch)).permutation(self.pictures)
+                order = np.random.default_rng((self.seed, epoch)).permutation(self.images)
                 shuffled = epoch
             yield epoch, int(order[index])
 
@@ -252,7 +252,7 @@ class _Loader(DataLoader[BatchedDatapoint]):
 def build_loader(
     dataset: ConceptPrompts, batch_size: int, workers: int = 0, order: EndlessOrder | None = None
 ) -> DataLoader[BatchedDatapoint]:
-    """Batches of SAM 3's BatchedDatapoint, endless in an `order`; without one, every picture once, as it comes.
+    """Batches of SAM 3's BatchedDatapoint, endless in an `order`; without one, every image once, as it comes.
 
     Raises ConfigError for impossible numbers.
     """

@@ -25,22 +25,22 @@ class DataOptions:
         name: what its metrics begin with.
         format: "scenes" (drawn when first used), "coco", "ade20k" or "label_maps".
         root: its folder.
-        splits: split -> what the format calls it: the `train2017` of COCO, the `training` of ADE20K, [pictures, labels]
-            or [pictures, labels, list of the pictures to take] of a label-map set, the number of pictures of scenes.
-        tune_images: pictures held out of training for choosing the best step, where there is no tune split.
-        limit: at most this many training and as many tuning pictures, evenly spread; 0 for all. What is evaluated is
+        splits: split -> what the format calls it: the `train2017` of COCO, the `training` of ADE20K, [images, labels]
+            or [images, labels, list of the images to take] of a label-map set, the number of images of scenes.
+        tune_images: images held out of training for choosing the best step, where there is no tune split.
+        limit: at most this many training and as many tuning images, evenly spread; 0 for all. What is evaluated is
             limited by `protocol.limit` alone.
         seed: of the drawn scenes, and of what is held out.
         size: side of a drawn scene in pixels.
         names: a label-map set's class names, or their file, below root.
         ignore: label of unlabelled pixels.
         offset: label of the first class.
-        image_ending: what a picture's file name ends in after the part that it shares with its label map's; any
-            picture's suffix if empty.
+        image_ending: what an image's file name ends in after the part that it shares with its label map's; any
+            image's suffix if empty.
         label_ending: the same for label maps.
         vocabulary: category names that are known at all, or the name of a list of them (`open_vocabulary`): other
             annotations are left out. Empty for all.
-        prompts: the same for training alone, tuning pictures included: of other categories nothing is asked, present or
+        prompts: the same for training alone, tuning images included: of other categories nothing is asked, present or
             absent.
         groups: category names, or the name of a list of them, by the name under which they are scored together.
         granularity_weights: weight of each granularity among the training prompts; None for all alike.
@@ -53,13 +53,13 @@ class DataOptions:
             their EXIF orientation.
         absent_concepts: names, or the name of a list of them, of which none is to be seen in any training image: more
             concepts to ask for as absent.
-        num_positives: at most this many present concepts per picture and step.
+        num_positives: at most this many present concepts per image and step.
         num_negatives: absent ones.
         hard_negative_ratio: share of the absent ones drawn from the siblings of present ones.
         synonyms: probability of a synonym in place of a name.
-        flip: probability of mirroring a training picture.
+        flip: probability of mirroring a training image.
         zoom: largest factor of a random crop.
-        views: different random views of a training picture, taken in turn; 0 for new ones every epoch.
+        views: different random views of a training image, taken in turn; 0 for new ones every epoch.
     """
 
     ALIASES: ClassVar[Mapping[str, str]] = {

@@ -1,4 +1,4 @@
-"""Which concepts to ask of a picture: those it shows, and those it does not, the confusable ones first."""
+"""Which concepts to ask of an image: those it shows, and those it does not, the confusable ones first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sam3_hyperet.errors import ConfigError
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to ask of a picture, the category it stands for, and whether the picture shows it."""
+    """A text to ask of an image, the category it stands for, and whether the image shows it."""
 
     text: str
     category_id: int
@@ -33,11 +33,11 @@ def prompt_texts(categories: Sequence[Category]) -> dict[int, tuple[str, ...]]:
 
 
 class PromptSampler:
-    """Draws a picture's prompts: present categories, then absent ones.
+    """Draws an image's prompts: present categories, then absent ones.
 
     num_positives: at most this many present categories (None: all).
     num_negatives: this many absent ones, as far as there are any.
-    hard_negative_ratio: the share of negatives drawn from the siblings of what the picture shows; the others from all.
+    hard_negative_ratio: the share of negatives drawn from the siblings of what the image shows; the others from all.
     synonyms: the probability that a prompt uses a synonym (one that no other category bears) for its name.
     granularity_weights: e.g. {"group": 0.5, "object": 0.5}; each draw first picks a granularity
         among those with candidates left. Granularities not named are never prompted. None: all alike.
@@ -93,7 +93,7 @@ class PromptSampler:
     def sample(
         self, present: Collection[int], unknown: Collection[int], rng: np.random.Generator
     ) -> tuple[Prompt, ...]:
-        """Prompts for a picture that shows the categories `present` and may show those `unknown` (crowds),
+        """Prompts for an image that shows the categories `present` and may show those `unknown` (crowds),
         which are never drawn as negatives. Empty if no category is left to ask for."""
         shown_here = [c.id for c in self.categories if c.id in present and self._group[c.id] in self._weights]
         absent = self.absent(present, unknown)

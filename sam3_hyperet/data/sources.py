@@ -1,4 +1,4 @@
-"""A data set by its options: which files make its training, tuning and validation pictures."""
+"""A data set by its options: which files make its training, tuning and validation images."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sam3_hyperet.data.vocabularies import absent_concepts, vocabulary_ids
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.options import one_of
 
-Files = tuple[AnnotatedImages, AnnotatedImages | None, Path | None]  # pictures, label maps, COCO file
+Files = tuple[AnnotatedImages, AnnotatedImages | None, Path | None]  # images, label maps, COCO file
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set: pictures with instances, their label maps, and their COCO file, as far as there are.
+    """One split of a data set: images with instances, their label maps, and their COCO file, as far as there are.
 
     groups: ids of categories that are scored together, by name. The COCO file may have more categories than `images`.
     """
@@ -40,7 +40,7 @@ class Split:
 
 
 def training_images(options: DataOptions, split: str) -> AnnotatedImages:
-    """The pictures of "train" or "tune" with the annotations that training may use."""
+    """The images of "train" or "tune" with the annotations that training may use."""
     images = open_split(options, split).images
     if options.prompts:
         images = OfVocabulary(images, vocabulary_ids(options.prompts, images.categories, "data.prompts"))
@@ -74,7 +74,7 @@ def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
 
 
 def open_split(options: DataOptions, split: str) -> Split:
-    """Read "train", "tune" or "val"; tuning pictures come out of the training ones where there is no tune split.
+    """Read "train", "tune" or "val"; tuning images come out of the training ones where there is no tune split.
 
     `options.limit` shortens "train" and "tune", never what is evaluated.
 
@@ -89,7 +89,7 @@ def open_split(options: DataOptions, split: str) -> Split:
         held = min(options.tune_images, len(positions) // 2)
         if carved and not held:
             raise ConfigError(
-                f"data set {options.name} has no picture to tune on: {len(positions)} training pictures and "
+                f"data set {options.name} has no image to tune on: {len(positions)} training images and "
                 f"data.tune_images={options.tune_images}; expected 2 and 1 at least, or train.tune_every=0"
             )
         order = np.random.default_rng(options.seed).permutation(len(positions))
@@ -119,12 +119,12 @@ def prompt_sampler(options: DataOptions, images: AnnotatedImages) -> PromptSampl
 
 
 def augmentation(options: DataOptions) -> Augmentation:
-    """The random views of training pictures that the options describe."""
+    """The random views of training images that the options describe."""
     return Augmentation(flip=options.flip, zoom=options.zoom, views=options.views)
 
 
 def read_split(options: DataOptions, split: str) -> Split:
-    """Read a split that the options name, with all its pictures. Raises ConfigError or DataError as `open_split`."""
+    """Read a split that the options name, with all its images. Raises ConfigError or DataError as `open_split`."""
     if split not in options.splits:
         raise ConfigError(f"data set {options.name} has no split {split!r}; it has {', '.join(options.splits)}")
     read = {"scenes": _read_scenes, "coco": _read_coco, "ade20k": _read_ade20k, "label_maps": _read_label_maps}
@@ -154,7 +154,7 @@ def _named_alike(labels: AnnotatedImages | None, images: AnnotatedImages) -> Ann
 def _read_scenes(options: DataOptions, split: str, root: Path) -> Files:
     count = options.splits[split]
     if type(count) is not int:
-        raise ConfigError(f"data.splits.{split}={count!r}; expected the number of pictures to draw")
+        raise ConfigError(f"data.splits.{split}={count!r}; expected the number of images to draw")
     scenes = write_scenes(root, count, options.seed + SPLITS.index(split), options.size, split)
     images = read_coco(scenes.annotations, scenes.image_folder, name=options.name, tree=scenes.concepts)
     labels = read_label_maps(
@@ -183,7 +183,7 @@ def _read_ade20k(options: DataOptions, split: str, root: Path) -> Files:
 def _read_label_maps(options: DataOptions, split: str, root: Path) -> Files:
     files = options.splits[split]
     if not isinstance(files, list | tuple) or len(files) not in (2, 3):
-        raise ConfigError(f"data.splits.{split}={files!r}; expected [folder of pictures, folder of label maps]")
+        raise ConfigError(f"data.splits.{split}={files!r}; expected [folder of images, folder of label maps]")
     pictures, maps, *listed = (root / str(file) for file in files)
     labels = read_label_maps(
         pictures,

@@ -1,4 +1,4 @@
-"""Parts of a data set: some of its pictures, some of its annotations, some of its vocabulary."""
+"""Parts of a data set: some of its images, some of its annotations, some of its vocabulary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sam3_hyperet.data.label_maps import IGNORED
 
 
 class Subset(AnnotatedImages):
-    """Some pictures of a data set, by their positions in it."""
+    """Some images of a data set, by their positions in it."""
 
     def __init__(self, whole: AnnotatedImages, positions: Sequence[int]) -> None:
         super().__init__(whole.name, whole.categories)

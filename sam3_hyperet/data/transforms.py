@@ -1,4 +1,4 @@
-"""Pictures and masks at the model's size: SAM 3's own preprocessing, and views of a picture for training."""
+"""Images and masks at the model's size: SAM 3's own preprocessing, and views of an image for training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class View:
-    """A rectangle of a picture in pixels, mirrored or not."""
+    """A rectangle of an image in pixels, mirrored or not."""
 
     top: int
     left: int
@@ -37,8 +37,8 @@ class View:
 @dataclass(frozen=True)
 class Augmentation:
     """Random views. flip: the probability of mirroring. zoom: the largest factor s of a random crop; the
-    crop is the picture divided by a factor drawn log-uniformly from [1, s], anywhere within it. views: how
-    many different ones a picture has, taken in turn by epoch; 0 for new ones every epoch."""
+    crop is the image divided by a factor drawn log-uniformly from [1, s], anywhere within it. views: how
+    many different ones an image has, taken in turn by epoch; 0 for new ones every epoch."""
 
     flip: float = 0.5
     zoom: float = 1.0
@@ -54,11 +54,11 @@ class Augmentation:
 
     @property
     def is_random(self) -> bool:
-        """Whether a picture's views differ at all."""
+        """Whether an image's views differ at all."""
         return self.flip not in (0, 1) or self.zoom > 1
 
     def view(self, height: int, width: int, rng: np.random.Generator) -> View:
-        """A view of a picture of this size; it takes the same number of draws whatever the options."""
+        """A view of an image of this size; it takes the same number of draws whatever the options."""
         flip, factor, down, right = rng.random(4)
         factor = self.zoom**factor
         h, w = max(1, round(height / factor)), max(1, round(width / factor))
@@ -66,14 +66,14 @@ class Augmentation:
 
 
 def whole(height: int, width: int) -> View:
-    """The view of all of a picture."""
+    """The view of all of an image."""
     return View(0, 0, height, width)
 
 
-def image_tensor(picture: Image.Image, resolution: int, view: View) -> torch.Tensor:
-    """(3, resolution, resolution) float32 in [-1, 1]; of a whole picture exactly what SAM 3's processor
+def image_tensor(image: Image.Image, resolution: int, view: View) -> torch.Tensor:
+    """(3, resolution, resolution) float32 in [-1, 1]; of a whole image exactly what SAM 3's processor
     makes."""
-    pixels = F.pil_to_tensor(picture)
+    pixels = F.pil_to_tensor(image)
     pixels = pixels[:, view.top : view.top + view.height, view.left : view.left + view.width]
     if view.flip:
         pixels = pixels.flip(-1)
@@ -85,8 +85,8 @@ def image_tensor(picture: Image.Image, resolution: int, view: View) -> torch.Ten
 class Masks:
     """N regions as a view shows them at the model's size.
 
-    pixels: (N,) how many of the picture's pixels are within the view.
-    boxes: (N, 4) normalised centre x, centre y, width, height, from the mask at the picture's size; 0 where
+    pixels: (N,) how many of the image's pixels are within the view.
+    boxes: (N, 4) normalised centre x, centre y, width, height, from the mask at the image's size; 0 where
         empty.
     masks: (N, resolution, resolution) bool.
     """

@@ -109,7 +109,7 @@ def compare(
         progress(len(set().union(*own))) as on_image,
         shared_encoding([run.predictor.model for run in every]),
     ):
-        record_images(every, own, task.split.images.picture, workers=task.protocol.workers, on_image=on_image)
+        record_images(every, own, task.split.images.load_image, workers=task.protocol.workers, on_image=on_image)
     fabric.barrier()
     if not fabric.is_global_zero:
         return None

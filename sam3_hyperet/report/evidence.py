@@ -98,7 +98,7 @@ def radius_maps(comparison: Comparison, positions: Sequence[int]) -> list[Radius
         precision = comparison.task.protocol.precision
         predictor = Predictor(model, comparison.task.vocabulary, resolution(model), precision=precision)
         for i in positions:
-            image = comparison.task.split.images.picture(i)
+            image = comparison.task.split.images.load_image(i)
             with RadiusProbe(model) as probe:
                 predictor.encode(image)
             maps += [RadiusMap(np.asarray(image), site, *pair) for site, pair in probe.maps().items()]

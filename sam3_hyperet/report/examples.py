@@ -48,7 +48,7 @@ def examples(comparison: Comparison, extremes: Sequence[Extreme] | None = None) 
     base, last = _base_and_last(comparison)
     return [
         Example(
-            image=np.asarray(images.picture(i)),
+            image=np.asarray(images.load_image(i)),
             prompt=categories[category_id].name,
             granularity=categories[category_id].granularity,
             truth=tuple(decode(one.rle).astype(bool) for one in images.instances(i) if one.category_id == category_id),
@@ -69,7 +69,7 @@ def semantic_examples(comparison: Comparison) -> list[SemanticExample]:
     base, last = _base_and_last(comparison)
     return [
         SemanticExample(
-            np.asarray(labels.picture(i)),
+            np.asarray(labels.load_image(i)),
             _drawable(vocabulary_labels(labels, i)),
             _drawable(_record(comparison, base or last, "label_maps", i)["shown"]),
             _drawable(_record(comparison, last, "label_maps", i)["shown"]),

@@ -1,4 +1,4 @@
-"""Two processes on the CPU do what one does: the same losses and weights at an equal number of pictures a step."""
+"""Two processes on the CPU do what one does: the same losses and weights at an equal number of images a step."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Drawn(AnnotatedImages):
     def image(self, i: int) -> ImageInfo:
         return ImageInfo(100 + 10 * i, Path(f"{i}.png"), HEIGHT, WIDTH)
 
-    def picture(self, i: int) -> Image.Image:
+    def load_image(self, i: int) -> Image.Image:
         self.opened.append(i)
         return Image.new("L", (WIDTH, HEIGHT), i)
 

@@ -1,6 +1,6 @@
 """The backgrounds of `scenes`: sky, road and grass in changing company, the rest left unlabelled.
 
-Coordinates are the picture's: units of 1/128 of its side, the origin at the top left, y downwards.
+Coordinates are the image's: units of 1/128 of its side, the origin at the top left, y downwards.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from sam3_hyperet.data.scenes.shapes import TEXTURES, Points, Rgb, blob, box, ellipse, jitter, polygon, tint
 
-EXTENT = 128.0  # the picture's side in units
+EXTENT = 128.0  # the image's side in units
 
 # What each kind of background shows ("" = something unlabelled), from back to front, and how often it comes.
 LAYOUTS: tuple[tuple[tuple[str, ...], float], ...] = (

@@ -1,4 +1,4 @@
-"""The embedded data set `scenes`: drawn pictures, annotated at three granularities, from nothing but a seed.
+"""The embedded data set `scenes`: drawn images, annotated at three granularities, from nothing but a seed.
 
 Written as COCO instances and ADE-style label maps, so the readers and evaluators of the real sets run on it:
 
@@ -33,7 +33,7 @@ from sam3_hyperet.data.scenes.concepts import CONCEPTS, OBJECTS, group_of
 from sam3_hyperet.data.scenes.drawing import Image, SceneInstance, draw_scene
 from sam3_hyperet.errors import ConfigError, DataError
 
-VERSION = 1  # of the pictures: raise it whenever the same seed draws something else
+VERSION = 1  # of the images: raise it whenever the same seed draws something else
 MIN_SIZE = 64
 
 
@@ -79,18 +79,18 @@ class SceneSplit:
 
 
 def scene(seed: int, split: str, index: int, size: int = 128) -> tuple[Image, list[SceneInstance]]:
-    """Picture number `index` (from 1) of a split, (size, size, 3) RGB uint8, and its instances.
+    """Image number `index` (from 1) of a split, (size, size, 3) RGB uint8, and its instances.
 
     A function of its arguments alone. Objects come first, then parts, then groups.
     """
     _check(seed, split, size)
     if index < 1:
-        raise ConfigError(f"scenes index: {index}; pictures are numbered from 1")
+        raise ConfigError(f"scenes index: {index}; images are numbered from 1")
     return draw_scene(np.random.default_rng([seed, zlib.crc32(split.encode()), index]), size)
 
 
 def write_scenes(root: Path, images: int, seed: int, size: int = 128, split: str = "train") -> SceneSplit:
-    """Writes pictures 1 … images of a split, or finds them written already.
+    """Writes images 1 … images of a split, or finds them written already.
 
     A split of another seed, size or count is replaced. Nothing takes its final name before all is complete.
     Raises DataError where the split's folder holds something that is not `scenes`.

@@ -1,6 +1,6 @@
-"""One picture of `scenes`: a background, one to four things, and the visible mask of everything in it.
+"""One image of `scenes`: a background, one to four things, and the visible mask of everything in it.
 
-Colours and labels are drawn by the same calls at three times the size. The picture is their average; a mask
+Colours and labels are drawn by the same calls at three times the size. The image is their average; a mask
 holds the pixels most of whose 3 × 3 samples carry its label, so masks are disjoint and parts lie within their
 object.
 """
@@ -22,7 +22,7 @@ from sam3_hyperet.data.scenes.shapes import TEXTURES, Points, Rgb, Sprite, tint
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-MIN_OBJECT_SHARE = 0.004  # of the picture; a smaller object is not drawn
+MIN_OBJECT_SHARE = 0.004  # of the image; a smaller object is not drawn
 MIN_PART_PIXELS = 6
 _SAMPLES = 3  # per pixel and axis; odd, so that a majority always is one
 _MARGIN = 64  # by which the texture tiles exceed the canvas, for their random offset
@@ -73,7 +73,7 @@ def _textures(size: int) -> NDArray[np.int8]:
 
 
 class _Canvas:
-    """Two pictures drawn alike: colours, and labels (object, part, texture) of 8 bits each."""
+    """Two images drawn alike: colours, and labels (object, part, texture) of 8 bits each."""
 
     def __init__(self, size: int) -> None:
         self.side = size * _SAMPLES
@@ -198,7 +198,7 @@ class _Scene:
         return False
 
     def _draw(self, thing: Sprite, outlines: list[Points]) -> bool:
-        """Draws a thing unless something in the picture, itself included, would then show too little."""
+        """Draws a thing unless something in the image, itself included, would then show too little."""
         canvas, label = self.canvas, len(self.entries) + 1
         labels = canvas.labels.copy()
         codes = [
@@ -242,7 +242,7 @@ class _Scene:
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> tuple[Image, list[SceneInstance]]:
-    """A new picture, (size, size, 3) RGB, and all its instances: objects, parts, groups, in this order."""
+    """A new image, (size, size, 3) RGB, and all its instances: objects, parts, groups, in this order."""
     scene = _Scene(rng, size)
     scene.draw_things(scene.draw_background())
     instances = scene.instances()

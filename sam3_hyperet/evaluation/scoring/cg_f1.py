@@ -1,4 +1,4 @@
-"""cgF1 of results on SA-Co's files, where what COCO calls an image is a pair of a picture and a noun phrase."""
+"""cgF1 of results on SA-Co's files, where what COCO calls an image is a pair of an image and a noun phrase."""
 
 from __future__ import annotations
 

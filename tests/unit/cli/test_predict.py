@@ -89,7 +89,7 @@ def test_pictures_that_are_not_there_or_cannot_be_read(fails, pictures, tmp_path
     empty.mkdir()
     assert "no images in this folder; expected files ending in .jpg" in fails(images=empty)
     (pictures / "2.png").write_bytes((pictures / "0.png").read_bytes()[:99])
-    assert "2.png: not a readable picture" in fails()  # said before the readable ones are predicted
+    assert "2.png: not a readable image" in fails()  # said before the readable ones are predicted
 
 
 def test_every_picture_is_found_once_with_a_name_of_its_own(pictures, tmp_path):

@@ -118,7 +118,7 @@ def test_keys_and_choices(fails, arguments, message):
         (["data.format=voc"], "data.format='voc' is unknown; expected one of scenes, coco"),
         (["data.limit=-3"], "data.limit=-3; expected an integer from 0"),
         (["data.annotated=[tiny]"], "data.annotated='tiny' is unknown; expected one of "),
-        (["data.splits.train=many"], "data.splits.train='many'; expected the number of pictures"),
+        (["data.splits.train=many"], "data.splits.train='many'; expected the number of images"),
         (["data.zoom=0.5"], "zoom is 0.5, expected 1"),
         (["resume=/nowhere/state.pt"], "resume=/nowhere/state.pt: no such file"),
     ],
@@ -172,7 +172,7 @@ def test_a_data_set_of_one_s_own_is_a_file(coco, tmp_path):
 
 
 def test_too_few_pictures_to_tune_on(fails):
-    assert "no picture to tune on" in fails("data=coco", "data.limit=1", "data.tune_images=0", "train.tune_every=1")
+    assert "no image to tune on" in fails("data=coco", "data.limit=1", "data.tune_images=0", "train.tune_every=1")
 
 
 def test_a_picture_that_breaks_off_ends_the_run_in_words(coco, tmp_path, capsys):
@@ -184,7 +184,7 @@ def test_a_picture_that_breaks_off_ends_the_run_in_words(coco, tmp_path, capsys)
     options = ["data=coco", f"paths.coco={broken}", "train.max_steps=20", "data.tune_images=0", "logger=none"]
     with pytest.raises(SystemExit):
         exit_cleanly(main)([*options, "model.checkpoint=random", f"run_dir={tmp_path / 'run'}"])
-    assert "not a readable picture" in capsys.readouterr().err
+    assert "not a readable image" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {
         ".sam3_hyperet.json",
         "config.yaml",

@@ -24,7 +24,7 @@ def test_real_pictures(shared_data, split, classes):
         stored = np.asarray(Image.open(path)).astype(int)
         assert np.array_equal(images.label_map(i), np.where(stored == 0, IGNORED, stored - 1))
         assert sum(int(decode(one.rle).sum()) for one in images.instances(i)) == (stored > 0).sum()
-        assert images.picture(i).size == (images.image(i).width, images.image(i).height)
+        assert images.load_image(i).size == (images.image(i).width, images.image(i).height)
 
 
 def test_names_and_synonyms_of_the_real_classes(shared_data):

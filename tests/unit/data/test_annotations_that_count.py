@@ -146,4 +146,4 @@ def test_names_of_other_systems_are_found(write, tmp_path, file_name, on_disk):
     (tmp_path / "images/a.png").rename(tmp_path / "images" / on_disk)
     images = read_coco(*write(value))
     assert images.image(0).path == tmp_path / "images" / on_disk
-    assert images.picture(0).size == (30, 20)
+    assert images.load_image(0).size == (30, 20)

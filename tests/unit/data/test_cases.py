@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam3_hyperet.data.annotations import read_picture
+from sam3_hyperet.data.annotations import read_image
 from sam3_hyperet.data.checks import inspect
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.notes import data_notes, prompt_notes
@@ -107,7 +107,7 @@ def evaluated(data: DataOptions) -> list[int]:
         evaluator = InstanceEvaluator(images, task.category_ids or ids, task.groups, task.protocol)
         records = []
         for i in task.positions:
-            images.picture(i)
+            images.load_image(i)
             evaluator.start(i, None)
             records.append(evaluator.finish())
         found.append(sum(int(record["instances"].sum()) for record in records))
@@ -194,11 +194,11 @@ def test_exif_orientation_is_counted_and_applied_by_option(options, shared_cases
     data = options("c40-exif3")
     images = open_split(data, "train").images
     assert "2 of 2 images looked at have an EXIF orientation" in data_notes(images)[-1]
-    stored = np.asarray(images.picture(0))
-    upright = np.asarray(open_split(replace(data, exif="apply"), "train").images.picture(0))
+    stored = np.asarray(images.load_image(0))
+    upright = np.asarray(open_split(replace(data, exif="apply"), "train").images.load_image(0))
     assert np.array_equal(upright, stored[::-1, ::-1])  # orientation 3 is half a turn
     phone, right = (shared_cases / "p03-exif" / name for name in ("phone.jpg", "upright.jpg"))
-    assert read_picture(phone, upright=True).size == read_picture(right).size
+    assert read_image(phone, upright=True).size == read_image(right).size
 
 
 def test_a_class_without_a_pixel_is_named_and_never_absent(options):

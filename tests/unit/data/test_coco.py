@@ -34,7 +34,7 @@ def test_real_annotations_agree_with_pycocotools(shared_data, split, count, crow
         expected = reference.anns[one.id]
         assert (expected["image_id"], expected["category_id"]) == (record.image_id, one.category_id)
         assert np.array_equal(decode(one.rle), reference.annToMask(expected))
-    assert all(images.picture(i).mode == "RGB" for i in range(len(images)))
+    assert all(images.load_image(i).mode == "RGB" for i in range(len(images)))
     assert images.label_map(0) is None
 
 
@@ -74,7 +74,7 @@ def test_picture_is_kept_in_the_orientation_it_is_stored_in(write, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.png", exif=exif)
-    assert read_coco(*write(content())).picture(0).size == (30, 20)
+    assert read_coco(*write(content())).load_image(0).size == (30, 20)
 
 
 def test_instances_come_by_picture_whatever_their_order(write, tmp_path):
@@ -138,8 +138,8 @@ HOSTILE = {
     "path empty": (image(file_name=""), "its file_name is ''"),
     "path with a zero byte": (image(file_name="a\0.png"), "expected a path below"),
     "path a number": (image(file_name=7), "its file_name is 7"),
-    "path of 10,000 characters": (image(file_name="a" * 10_000), "1 of 1 pictures are not in"),
-    "picture missing": (image(file_name="b.png"), r"1 of 1 pictures are not in .*: b.png \(image 7\)"),
+    "path of 10,000 characters": (image(file_name="a" * 10_000), "1 of 1 images are not in"),
+    "picture missing": (image(file_name="b.png"), r"1 of 1 images are not in .*: b.png \(image 7\)"),
     "category without id": (without("categories", "id"), r"categories\[0\]: the key 'id'"),
     "category without name": (without("categories", "name"), "category 3: the key 'name'"),
     "category id huge": (lambda v: v["categories"][1].update(id=2**31), "its id is 2147483648, expected 0 to"),
@@ -234,17 +234,17 @@ def test_pictures_that_cannot_be_used(write, tmp_path):
     whole = picture.read_bytes()
     for broken in (b"", b"not a picture", whole[: len(whole) // 2], whole[:20] + b"\xff" * 40 + whole[60:]):
         picture.write_bytes(broken)
-        with pytest.raises(DataError, match=r"a\.png: not a readable picture"):
-            images.picture(0)
+        with pytest.raises(DataError, match=r"a\.png: not a readable image"):
+            images.load_image(0)
     Image.new("RGB", (20, 30)).save(picture)
     with pytest.raises(DataError, match=r"a\.png: image 7 is 20x30 pixels, its annotations are for 30x20"):
-        images.picture(0)
+        images.load_image(0)
     Image.fromarray(np.zeros((20, 30), np.uint16)).save(picture)
     with pytest.raises(DataError, match="expected 8 bits a channel"):
-        images.picture(0)
+        images.load_image(0)
     picture.unlink()
-    with pytest.raises(DataError, match="no such picture"):
-        images.picture(0)
+    with pytest.raises(DataError, match="no such image"):
+        images.load_image(0)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1"])
@@ -252,4 +252,4 @@ def test_pictures_of_other_modes_become_rgb(write, tmp_path, mode):
     images = read_coco(*write(content()))
     picture = Image.new("L", (30, 20), 200).convert(mode)
     picture.save(tmp_path / "images" / "a.png", **({"transparency": b"\x00\x80"} if mode == "P" else {}))
-    assert images.picture(0).mode == "RGB"
+    assert images.load_image(0).mode == "RGB"

@@ -41,7 +41,7 @@ def test_real_camvid(shared_data, split, count):
         found = images.instances(i)
         assert {one.category_id for one in found} == set(np.unique(labels).tolist()) - {IGNORED}
         assert all(np.array_equal(decode(one.rle), labels == one.category_id) for one in found)
-        assert images.picture(i).size == (240, 180)
+        assert images.load_image(i).size == (240, 180)
 
 
 def test_names_have_synonyms_and_no_underscores(folders, tmp_path):
@@ -110,8 +110,8 @@ def write(folder, name, content):
 
 
 PAIRING = {
-    "picture without label map": (save("images", "b.png"), r"images: 1 pictures without a label map in .*labels: b"),
-    "label map without picture": (save("labels", "b.png"), r"labels: 1 label maps without a picture in .*images: b"),
+    "picture without label map": (save("images", "b.png"), r"images: 1 images without a label map in .*labels: b"),
+    "label map without picture": (save("labels", "b.png"), r"labels: 1 label maps without an image in .*images: b"),
     "no label map at all": (remove("labels", "a.png"), r"labels: no file ends in \.png"),
     "two pictures of one name": (save("images", "a.png"), "has the same name"),
 }
@@ -163,7 +163,7 @@ def test_a_label_map_of_another_size_is_an_error(folders):
     Image.fromarray(LABELS[:, :29]).save(folders[1] / "a.png")
     images = read_label_maps(*folders, NAMES, ignore=255)
     with pytest.raises(DataError, match=r"a\.jpg: image 0 is 30x20 pixels, its annotations are for 29x20"):
-        images.picture(0)
+        images.load_image(0)
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,9 @@ class InMemory(AnnotatedImages):
     def image(self, i):
         return ImageInfo(100 + i, f"{i}.png", H, W)
 
-    def picture(self, i):
+    def load_image(self, i):
         if self.found[i] is None:
-            raise DataError(f"{i}.png: not a readable picture")
+            raise DataError(f"{i}.png: not a readable image")
         return Image.new("RGB", (W, H), (i, 2 * i, 3 * i))
 
     def instances(self, i):
@@ -92,7 +92,7 @@ def assert_boxes_fit(boxes, masks, slack):
 def test_an_unchanged_picture_is_what_sam3_itself_makes_of_it(coco):
     processor = Sam3Processor(None, resolution=112, device="cpu")
     for i in range(3):
-        picture = coco.picture(i)
+        picture = coco.load_image(i)
         expected = processor.transform(v2.functional.to_image(picture))
         assert torch.equal(image_tensor(picture, 112, whole(picture.height, picture.width)), expected)
 
@@ -298,10 +298,10 @@ def test_a_bad_picture_stops_the_run_in_its_own_words(workers):
     loader = build_loader(ConceptPrompts(InMemory([LEFT], None), 8), batch_size=1, workers=workers)
     with pytest.raises(DataError) as raised:
         list(loader)
-    assert str(raised.value) == "1.png: not a readable picture"
+    assert str(raised.value) == "1.png: not a readable image"
 
 
 def test_a_mask_of_another_size_is_an_error():
     wrong = Instance(1, rectangle(1, 1, 5, 5, height=H + 1))
-    with pytest.raises(DataError, match=r"0\.png: a mask has the size \[41, 60\], the picture \[40, 60\]"):
+    with pytest.raises(DataError, match=r"0\.png: a mask has the size \[41, 60\], the image \[40, 60\]"):
         ConceptPrompts(InMemory([wrong]), 8)[0]

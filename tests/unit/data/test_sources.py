@@ -38,7 +38,7 @@ def scenes(scenes_root):
 
 @pytest.fixture(scope="module")
 def coco_root(tmp_path_factory, scenes_root):
-    """The drawn training pictures as a COCO set; one car in the first picture is a crowd."""
+    """The drawn training images as a COCO set; one car in the first picture is a crowd."""
     root = tmp_path_factory.mktemp("coco")
     shutil.copytree(scenes_root / "train" / "images", root / "train2017")
     (root / "annotations").mkdir()
@@ -72,8 +72,8 @@ def test_scenes_have_instances_label_maps_and_a_coco_file(scenes):
     for i in range(3):
         assert split.images.image(i).path == split.labels.image(i).path
         assert split.labels.label_map(i).shape == (64, 64)
-    first = np.asarray(split.images.picture(0))
-    assert not np.array_equal(first, np.asarray(open_split(scenes(), "tune").images.picture(0)))
+    first = np.asarray(split.images.load_image(0))
+    assert not np.array_equal(first, np.asarray(open_split(scenes(), "tune").images.load_image(0)))
 
 
 def test_scenes_are_drawn_when_first_used(tmp_path):
@@ -100,7 +100,7 @@ def test_tuning_pictures_come_out_of_the_training_ones(coco):
     assert ids(tune.images) != ids(open_split(coco(seed=1), "tune").images)
     assert len(open_split(coco(tune_images=0), "train").images) == COUNT
     assert len(open_split(coco(tune_images=99), "train").images) == COUNT - COUNT // 2
-    with pytest.raises(ConfigError, match=r"no picture to tune on: 9 training pictures and data.tune_images=0"):
+    with pytest.raises(ConfigError, match=r"no image to tune on: 9 training images and data.tune_images=0"):
         open_split(coco(tune_images=0), "tune")
 
 
@@ -137,7 +137,7 @@ def test_a_part_of_a_data_set_is_the_whole_s_at_its_positions(coco):
         assert part.instances(i) == whole.instances(k)
         assert part.crowd_only(i) == whole.crowd_only(k)
         assert part.label_map(i) is None
-        assert np.array_equal(np.asarray(part.picture(i)), np.asarray(whole.picture(k)))
+        assert np.array_equal(np.asarray(part.load_image(i)), np.asarray(whole.load_image(k)))
 
 
 def test_annotations_of_some_granularities_alone(scenes):
@@ -245,11 +245,11 @@ def test_impossible_options_are_refused(scenes, changes, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "scenes", "splits": {"val": "many"}}, "data.splits.val='many'; expected the number of pictures"),
+        ({"format": "scenes", "splits": {"val": "many"}}, "data.splits.val='many'; expected the number of images"),
         ({"format": "scenes", "splits": {"val": 0}}, "scenes images: 0"),
         ({"format": "coco", "splits": {"val": "val2017"}}, "instances_val2017.json: no such file"),
         ({"format": "ade20k", "splits": {"val": "testing"}}, "no split 'testing', expected training or validation"),
-        ({"format": "label_maps", "splits": {"val": "val"}}, r"data.splits.val='val'; expected \[folder of pictures"),
+        ({"format": "label_maps", "splits": {"val": "val"}}, r"data.splits.val='val'; expected \[folder of images"),
         ({"format": "label_maps", "splits": {"val": ["a", "b"]}}, "a: no such folder"),
     ],
 )

@@ -99,7 +99,7 @@ def test_pictures_that_cannot_be_used_are_counted_and_named(coco, fails):
     error, table = fails(coco, "counts=null")
     assert "1 checks failed (train: unusable files)" in error
     assert "train │ unusable files │ 2 │ 0 │ FAILED" in table
-    assert f"train: {coco}/train2017/1.png: not a readable picture" in table
+    assert f"train: {coco}/train2017/1.png: not a readable image" in table
     assert "2.png: image 2 is 9x9 pixels, its annotations are for 8x6" in table
     assert "val │ unusable files │ 0 │ 0 │ ok" in table
 
@@ -107,8 +107,8 @@ def test_pictures_that_cannot_be_used_are_counted_and_named(coco, fails):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda root: (root / "val2017/2.png").unlink(), "1 of 2 pictures are not in"),
-        (lambda root: shutil.rmtree(root / "val2017"), "2 of 2 pictures are not in"),
+        (lambda root: (root / "val2017/2.png").unlink(), "1 of 2 images are not in"),
+        (lambda root: shutil.rmtree(root / "val2017"), "2 of 2 images are not in"),
         (lambda root: (root / "annotations/instances_val2017.json").unlink(), "no such file"),
         (lambda root: (root / "annotations/instances_val2017.json").write_text("<html>"), "not valid JSON"),
     ],

@@ -39,7 +39,7 @@ def evaluate(tmp_path):
         store = RecordStore(tmp_path / "records" / str(len(list(tmp_path.glob("records/*")))))
         run = ModelRun("knowing", predictor, task, task.evaluators(predictor.model), store, task.positions)
         for rank in range(world):  # one after the other, as processes would beside each other
-            record_images([run], [run.positions[rank::world]], split.images.picture, workers=protocol.workers)
+            record_images([run], [run.positions[rank::world]], split.images.load_image, workers=protocol.workers)
         records = store.read_all(run.positions)
         return run, records, evaluate_records(run.evaluators, records, len(task.vocabulary))
 

@@ -42,7 +42,7 @@ def test_all_models_see_a_picture_before_any_sees_the_next(pictures, coco_file, 
         watching.name, watching.vocabulary = name, task.vocabulary
         store = RecordStore(tmp_path / name)
         runs.append(ModelRun(name, watching, task, task.evaluators(watching.model), store, task.positions))
-    record_images(runs, [[0, 1, 2], [1, 2]], pictures.picture)
+    record_images(runs, [[0, 1, 2], [1, 2]], pictures.load_image)
     assert seen == [(0, "a"), (1, "a"), (1, "b"), (2, "a"), (2, "b")]
     assert pictures.opened == [0, 1, 2]
     with pytest.raises(DataError, match="1 of 3 records are missing, the first that of image 0"):

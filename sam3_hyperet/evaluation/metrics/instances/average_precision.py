@@ -1,4 +1,4 @@
-"""COCO AP and AR from the records of pictures (`ImageDetections.record`), each picture counted any number of times.
+"""COCO AP and AR from the records of images (`ImageDetections.record`), each image counted any number of times.
 
 Precision is largest where a ground truth has just been found, so only the few detections that meet one are gone
 through; of those between, their number is enough.
@@ -19,14 +19,14 @@ RECALL_POINTS = np.linspace(0, 1, 101)
 
 @dataclass(frozen=True)
 class Ranking:
-    """All N detections of P pictures by category, in each from the best score down, ties in the pictures' order.
+    """All N detections of P images by category, in each from the best score down, ties in the images' order.
 
-    order: (N,) positions in the records' detections, one after another; picture: (N,) which it is of; rank: (N,) among
-    those of its picture and category; ends: (C,) where each category ends; positives: (P, C, A) ground truths.
+    order: (N,) positions in the records' detections, one after another; image: (N,) which it is of; rank: (N,) among
+    those of its image and category; ends: (C,) where each category ends; positives: (P, C, A) ground truths.
     """
 
     order: np.ndarray
-    picture: np.ndarray
+    image: np.ndarray
     rank: np.ndarray
     ends: np.ndarray
     positives: np.ndarray
@@ -41,17 +41,17 @@ class Ranking:
         for start, end in zip(np.concatenate(([0], ends[:-1])), ends, strict=True):
             part = order[start:end]
             order[start:end] = part[np.argsort(-scores[part], kind="stable")]
-        picture = np.repeat(np.arange(len(records), dtype=np.int32), counts.sum(axis=1))[order]
+        image = np.repeat(np.arange(len(records), dtype=np.int32), counts.sum(axis=1))[order]
         starts = np.repeat(np.cumsum(counts.ravel()) - counts.ravel(), counts.ravel())
         rank = (np.arange(len(order)) - starts).astype(np.uint8)[order]
-        return cls(order, picture, rank, ends, np.stack([record["positives"] for record in records]))
+        return cls(order, image, rank, ends, np.stack([record["positives"] for record in records]))
 
 
 class Matches:
-    """The matches of one IoU type at one size in all pictures; E detections meet a ground truth there.
+    """The matches of one IoU type at one size in all images; E detections meet a ground truth there.
 
-    area: the size, one of `AREA_RANGES`; in_best: only of the 100 best detections of each picture, over all categories.
-    In what follows, weights: (P,) int, how often each picture counts; -1 where a category has nothing to find.
+    area: the size, one of `AREA_RANGES`; in_best: only of the 100 best detections of each image, over all categories.
+    In what follows, weights: (P,) int, how often each image counts; -1 where a category has nothing to find.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Matches:
         relevant = (found | ignored).any(axis=1)
         events, self._found, ignored = events[relevant], found[relevant], ignored[relevant]
         self._positives = ranking.positives[:, :, a].astype(np.int64)
-        self._picture, self._rank = ranking.picture[events], ranking.rank[events]
+        self._image, self._rank = ranking.image[events], ranking.rank[events]
         starts = np.concatenate(([0], ranking.ends[:-1]))
         self._bounds = np.searchsorted(events, np.concatenate(([0], ranking.ends)))  # of each category's events
         self._per_category = np.diff(self._bounds)
@@ -89,7 +89,7 @@ class Matches:
         last = np.full(len(starts), -1)
         last[self._per_category > 0] = events[self._bounds[1:][self._per_category > 0] - 1]
         counted &= np.arange(len(counted)) <= np.repeat(last, ranking.ends - starts)
-        self._counted_picture = ranking.picture[counted]
+        self._counted_image = ranking.image[counted]
         before = np.concatenate(([0], np.cumsum(counted)))
         self._up_to = before[events + 1]
         self._from = np.repeat(before[starts], self._per_category)
@@ -113,16 +113,16 @@ class Matches:
         return curves
 
     def recall(self, weights: np.ndarray, max_detections: int = MAX_DETECTIONS) -> np.ndarray:
-        """(T, C) recall of at most `max_detections` of each picture and category."""
-        found = self._found * (weights[self._picture] * (self._rank < max_detections))[:, None]
+        """(T, C) recall of at most `max_detections` of each image and category."""
+        found = self._found * (weights[self._image] * (self._rank < max_detections))[:, None]
         positives = weights @ self._positives
         return np.where(positives > 0, self._by_category(found) / np.maximum(positives, 1), -1.0)
 
     def _curve(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The best precision from each event on, and how many recall points it is the first to reach: (E, T) both."""
-        mine = weights[self._picture][:, None]
+        mine = weights[self._image][:, None]
         true = self._running(self._found * mine)
-        counts = np.concatenate(([0], np.cumsum(weights[self._counted_picture])))
+        counts = np.concatenate(([0], np.cumsum(weights[self._counted_image])))
         seen = (counts[self._up_to] - counts[self._from])[:, None] + self._running(self._changes * mine)
         precision = true / np.maximum(seen, 1)
         for start, end in itertools.pairwise(self._bounds.tolist()):

@@ -1,6 +1,6 @@
 """cgF1, SAM 3's classification-gated F1 (arXiv 2511.16719): does it find what is there, and only that?
 
-The unit is a pair of a picture and a concept. Detections of a score of 0.5 and more are claims; crowds are no
+The unit is a pair of an image and a concept. Detections of a score of 0.5 and more are claims; crowds are no
 ground truths, and a claim on one is false. Claims and ground truths of a pair are assigned one to one by the largest
 sum of IoU; those of IoU ≥ t are true positives. Summed over pairs,
 
@@ -29,7 +29,7 @@ def true_positives(ious: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 def pair_sums(instances: np.ndarray, claimed: np.ndarray, hits: np.ndarray) -> np.ndarray:
-    """What cgF1 needs of pairs, so that sums over pictures are enough: (..., 5 T + 4) float64.
+    """What cgF1 needs of pairs, so that sums over images are enough: (..., 5 T + 4) float64.
 
     instances, claimed: (..., P) ground truths and claims of each pair; hits: (..., P, T) true positives. The result is
     summed over P.
@@ -53,7 +53,7 @@ def local_f1(instances: np.ndarray, claimed: np.ndarray, hits: np.ndarray) -> np
 def cg_f1_metrics(sums: np.ndarray) -> dict[str, float]:
     """SAM 3's metrics by its names: cgF1, positive_micro_F1, IL_MCC and the rest, mean over thresholds and at two.
 
-    sums: (5 T + 4,) of `pair_sums`, added over pictures.
+    sums: (5 T + 4,) of `pair_sums`, added over images.
     """
     tp, fp, fn, positive_fp, f1 = sums[:-4].reshape(5, -1)
     both, missed, invented, neither = sums[-4:].tolist()

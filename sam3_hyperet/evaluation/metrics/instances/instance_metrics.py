@@ -1,4 +1,4 @@
-"""Flat figures from the records of pictures: COCO's AP and AR, SAM 3's cgF1, and the few of them that are resampled."""
+"""Flat figures from the records of images: COCO's AP and AR, SAM 3's cgF1, and the few of them that are resampled."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def instance_metrics(records: Records, categories: Categories, groups: Groups) -
 def instance_headline(
     records: Records, categories: Categories, groups: Groups
 ) -> Callable[[np.ndarray], dict[str, float]]:
-    """`segm/AP`, `segm/cgF1`, the same of boxes and of each group, as a function of how often each picture counts.
+    """`segm/AP`, `segm/cgF1`, the same of boxes and of each group, as a function of how often each image counts.
 
-    It is exact: the AP of a data set with that many copies of each picture, equal scores of one picture aside. NaN
+    It is exact: the AP of a data set with that many copies of each image, equal scores of one image aside. NaN
     where nothing is to find.
     """
     order = by_image_id(records)
@@ -101,7 +101,7 @@ def group_columns(categories: Categories, groups: Groups) -> dict[str, list[int]
 
 
 def _pair_sums(records: Records, iou_type: str, columns: Sequence[int]) -> np.ndarray:
-    """`cg_f1.pair_sums` of each picture over some categories: (P, 5 T + 4)."""
+    """`cg_f1.pair_sums` of each image over some categories: (P, 5 T + 4)."""
     instances, claimed, hits = (
         np.stack([record[name][columns] for record in records]) for name in ("instances", "claimed", f"{iou_type}_hits")
     )

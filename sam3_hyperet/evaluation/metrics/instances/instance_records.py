@@ -61,7 +61,7 @@ class ImageDetections:
     ) -> None:
         """Add n detections: columns (n,), scores (n,), areas (n,) in pixels and n COCO boxes or RLEs by IoU type.
 
-        The shape of a detection whose category the picture does not show is not looked at.
+        The shape of a detection whose category the image does not show is not looked at.
         """
         self._columns.append(columns)
         self._scores.append(scores)
