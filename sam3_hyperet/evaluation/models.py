@@ -17,7 +17,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
-from sam3_hyperet.modeling.copies import adapted_copy
+from sam3_hyperet.modeling.copies import adapted_copy, shared_copy
 from sam3_hyperet.modeling.fingerprint import base_fingerprint, tensors_digest
 from sam3_hyperet.modeling.opening import open_model
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites, base_state_dict
@@ -65,7 +65,7 @@ def open_models(
             if files.adapter:
                 load_adapter(model, files.adapter)
         else:
-            model = adapted_copy(base, files.adapter)
+            model = adapted_copy(base, files.adapter) if files.adapter else shared_copy(base)
         adapted.append(EvalModel(name, model, files.adapter))
     if len(adapted) == 1:
         (only,) = adapted

@@ -15,16 +15,14 @@ from sam3_hyperet.modeling.inject import check_model, inject
 from sam3_hyperet.modeling.parameters import adapter_parameters
 
 
-def adapted_copy(
-    base: host.Sam3Image, adapter: HyperETConfig | Mapping[str, object] | str | Path | None
-) -> host.Sam3Image:
+def adapted_copy(base: host.Sam3Image, adapter: HyperETConfig | Mapping[str, object] | str | Path) -> host.Sam3Image:
     """A second model on the same tensors, with adapters of its own.
 
     What changes a base weight in place changes it for every copy: these are for evaluation, or for stage 1. The copy
     stays on the base's device; move the base before it is copied.
 
     Args:
-        adapter: a configuration, whose adapters start at the identity; or an adapter file; or None for no adapters.
+        adapter: a configuration, whose adapters start at the identity, or an adapter file.
 
     Raises:
         ConfigError: as `inject`, also where `base` has adapters itself.
@@ -32,17 +30,14 @@ def adapted_copy(
     """
     check_model(base)
     model = shared_copy(base)
-    if adapter is None:
-        return model
-    file = adapter if isinstance(adapter, str | Path) else None
-    inject(model, adapter if not isinstance(adapter, str | Path) else read_adapter_config(adapter))
+    inject(model, read_adapter_config(adapter) if isinstance(adapter, str | Path) else adapter)
     shared = {id(parameter) for parameter in base.parameters()}
     for name, parameter in adapter_parameters(model):
         if id(parameter) in shared:  # bias tuning trains the base's own
             owner, _, attribute = name.rpartition(".")
             own = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
             setattr(model.get_submodule(owner), attribute, own)
-    return model if file is None else load_adapter(model, file)
+    return load_adapter(model, adapter) if isinstance(adapter, str | Path) else model
 
 
 def shared_copy(model: host.Sam3Image) -> host.Sam3Image:

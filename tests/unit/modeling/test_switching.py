@@ -89,7 +89,7 @@ def test_another_adapter_after_removal(model, another, tmp_path, randomized, pic
 def test_several_adapters_share_one_base(base, another, picture, randomized, tmp_path):
     expected = answers(base, picture)  # fills SAM 3's caches as well
     hy.save_adapter(randomized(hy.inject(another(), {"scheme": "B"})), tmp_path / "b.safetensors")
-    models = [hy.adapted_copy(base, options) for options in (EVERYWHERE, KINDS["lora"], KINDS["bitfit"], None)]
+    models = [hy.adapted_copy(base, options) for options in (EVERYWHERE, KINDS["lora"], KINDS["bitfit"], KINDS["none"])]
     models.append(hy.adapted_copy(base, tmp_path / "b.safetensors"))
     own = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(base)}
     for model in models:
@@ -132,7 +132,7 @@ def test_a_model_that_has_run_moves_whole(model, picture, move):
 
 
 def test_a_model_of_another_builder_moves_whole(model, picture):
-    stock = hy.adapted_copy(model, None)
+    stock = shared_copy(model)
     stock.__class__ = host.Sam3Image
     answers(stock, picture)
     hy.to_device(stock, "cpu")
