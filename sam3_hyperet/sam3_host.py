@@ -36,7 +36,17 @@ _missing = [name for name in ("sam3", *_UNDECLARED) if importlib.util.find_spec(
 if _missing:
     raise HostError(f"sam3 cannot be used: missing {', '.join(_missing)}; `pip install sam3_hyperet` brings them all")
 
-_tf32 = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+
+def _tf32_settings() -> list[tuple[Any, str, object]]:
+    """Every (owner, attribute, value) that restores whether this process uses TF32."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    try:
+        return [(owner, "allow_tf32", owner.allow_tf32) for owner in (matmul, cudnn)]
+    except RuntimeError:  # set by PyTorch's newer interface, after which the older one cannot be read
+        return [(owner, "fp32_precision", owner.fp32_precision) for owner in (matmul, cudnn.conv, cudnn.rnn)]
+
+
+_tf32 = _tf32_settings()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     try:
@@ -71,7 +81,8 @@ with warnings.catch_warnings():
     except ImportError as error:
         found = importlib.metadata.version("sam3")
         raise HostError(f"sam3 {found} lacks what this package extends ({error}); expected sam3>=0.1.4") from error
-torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = _tf32
+for _owner, _attribute, _value in _tf32:
+    setattr(_owner, _attribute, _value)
 
 __all__ = [
     "MLP",

@@ -27,7 +27,7 @@ from sam3_hyperet.training.signals import Interrupted
 from sam3_hyperet.training.stages import Stages, set_training_mode
 from sam3_hyperet.training.state import FILE as STATE_FILE
 from sam3_hyperet.training.state import random_generators, read_state, restore_state, save_state
-from sam3_hyperet.training.step import optimize
+from sam3_hyperet.training.step import KeptPrecision, optimize
 
 _SHOWN = {"loss": TOTAL, "box": "loss_bbox", "mask": "loss_mask", "dice": "loss_dice", "presence": "presence_loss"}
 
@@ -144,7 +144,7 @@ def validation_losses(
         while parts := list(itertools.islice(batches, together)):
             counts = count_targets(parts)
             for batch in parts:
-                for key, value in step_module(batch, counts).items():
+                for key, value in step_module(KeptPrecision(batch), counts).items():
                     sums[key] = sums.get(key, 0.0) + float(value)
             count += 1
     if not count:

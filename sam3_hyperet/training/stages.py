@@ -82,6 +82,9 @@ def set_training_mode(model: nn.Module, *, checkpoint_activations: bool = False)
     model.transformer.encoder.training = checkpoint_activations
     model.transformer.decoder.training = checkpoint_activations
     model.use_act_checkpoint_seg_head = checkpoint_activations
+    # SAM 3 recomputes its text layers outside its own choice of attention kernels, which fails on CUDA where PyTorch's
+    # choice is another; at 32 tokens a prompt there is little to save.
+    model.backbone.language_backbone.encoder.transformer.grad_checkpointing = False
 
 
 def _set_mode(module: nn.Module) -> None:

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from sam3_hyperet.training.stages import Stages
 
 
+class KeptPrecision:
+    """A batch that Fabric's wrapper passes on as it is; it would round images and target boxes to bfloat16."""
+
+    def __init__(self, batch: host.BatchedDatapoint) -> None:
+        self.batch = batch
+
+
 class ModelAndLoss(nn.Module):
     """Model and loss as one module, so that Fabric's wrapper sees plain tensors come out."""
 
@@ -26,9 +33,9 @@ class ModelAndLoss(nn.Module):
         self.model = model
         self.loss = loss
 
-    def forward(self, batch: host.BatchedDatapoint, step: Counts | None = None) -> dict[str, Tensor]:
-        output = self.model(batch)
-        terms: dict[str, Tensor] = self.loss(self.model, batch, output, step)
+    def forward(self, kept: KeptPrecision, step: Counts | None = None) -> dict[str, Tensor]:
+        output = self.model(kept.batch)
+        terms: dict[str, Tensor] = self.loss(self.model, kept.batch, output, step)
         return terms
 
 
@@ -51,7 +58,7 @@ def optimize(
     parts = []
     for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
         with fabric.no_backward_sync(module, enabled=left > 0):
-            terms = module(batch, counts)
+            terms = module(KeptPrecision(batch), counts)
             fabric.backward(terms[TOTAL] * fabric.world_size)  # the processes' gradients are averaged
         parts.append(torch.stack([term.detach().float() for term in terms.values()]))
     terms = dict(zip(terms, _summed(fabric, torch.stack(parts).sum(dim=0)), strict=True))

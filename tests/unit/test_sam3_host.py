@@ -82,6 +82,23 @@ def test_import_leaves_the_process_alone():
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="PyTorch before 2.9")
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_import_keeps_tf32_as_set_by_the_newer_interface(precision):
+    program = (
+        "import torch\n"
+        "torch.cuda.is_available = lambda: True\n"
+        "torch.cuda.is_bf16_supported = lambda *args: True\n"
+        "torch.cuda.get_device_properties = lambda i: type('P', (), {'major': 8})()\n"
+        "matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv\n"
+        f"matmul.fp32_precision, conv.fp32_precision = {precision!r}, 'ieee'\n"
+        "import sam3_hyperet.sam3_host\n"
+        f"assert (matmul.fp32_precision, conv.fp32_precision) == ({precision!r}, 'ieee')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
 def literal_focal(inputs, targets, alpha, gamma):
     """-alpha_t (1 - p_t)^gamma log p_t, element by element as published."""
     p = inputs.sigmoid()

@@ -18,6 +18,7 @@ from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.options import KEY_LAYERS, FitOptions, OptimizerOptions, StageOptions, TrainOptions
 from sam3_hyperet.training.run_folder import RunFolder
 from sam3_hyperet.training.stages import Stages
+from sam3_hyperet.training.step import KeptPrecision
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_the_tuning_loss_does_not_jump_at_a_boundary(another, stream):
         stages.advance(step, None)
         with torch.no_grad():
             model.training = True
-            value = stages.module(stream[0])[TOTAL]
+            value = stages.module(KeptPrecision(stream[0]))[TOTAL]
         assert float(value) == pytest.approx(expected or float(value), rel=1e-6)
         expected = float(value)
     assert stages.number == 3

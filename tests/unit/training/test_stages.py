@@ -7,6 +7,8 @@ import torch
 
 import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.training.options import KEY_LAYERS
 from sam3_hyperet.training.stages import set_training_mode
@@ -99,9 +101,6 @@ def test_in_stage_3_all_layers_are_in_training_mode(adapted):
 
 
 def test_activation_checkpointing_changes_no_gradient(another, make_batch, randomized):
-    from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
-    from sam3_hyperet.losses.options import LossOptions
-
     gradients = []
     batch = make_batch([("car", [(10, 10, 50, 40)]), ("sky", [])])
     for checkpointing in (False, True):
@@ -113,3 +112,15 @@ def test_activation_checkpointing_changes_no_gradient(another, make_batch, rando
         gradients.append([p.grad for _, p in adapter_parameters(model)])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed, rtol=1e-4, atol=1e-6)
+
+
+def test_text_layers_run_once_a_step_in_stage_3(another, make_batch):
+    model = hy.inject(another(), hy.HyperETConfig())
+    hy.set_stage(model, 3)
+    set_training_mode(model, checkpoint_activations=True)
+    runs = []
+    for layer in model.backbone.language_backbone.encoder.transformer.resblocks:
+        layer.register_forward_hook(lambda *_, layer=layer: runs.append(layer))
+    batch = make_batch([("car", [(10, 10, 50, 40)])])
+    GroundingLoss(model, LossOptions())(model, batch, model(batch))[TOTAL].backward()
+    assert len(runs) == len(set(runs)) > 0

@@ -14,7 +14,7 @@ from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.options import OptimizerOptions, StageOptions
 from sam3_hyperet.training.stages import Stages, set_training_mode
-from sam3_hyperet.training.step import optimize
+from sam3_hyperet.training.step import KeptPrecision, ModelAndLoss, optimize
 
 FEW = [("car", [(10, 10, 60, 60)])]
 MANY = [("car", [(10, 10, 60, 60), (70, 40, 120, 110), (5, 80, 50, 120)]), ("sky", [(0, 0, 128, 30)]), ("tree", [])]
@@ -150,3 +150,18 @@ def test_gradients_are_synchronised_once_a_step(step, batches, monkeypatch):
     part = batches((0,))[0]
     one.take([part, part, part])  # the very same object, too
     assert enabled == [True, True, False]
+
+
+def test_mixed_precision_rounds_neither_images_nor_targets(another, make_batch, monkeypatch):
+    batch = make_batch([("car", [(10, 10, 51, 40)])])
+    batch.find_targets[0].boxes += 1 / 1000  # no multiple of what bfloat16 can hold
+    model = hy.inject(another(), hy.HyperETConfig())
+    loss = GroundingLoss(model, LossOptions())
+    seen = []
+    monkeypatch.setattr(model, "forward", lambda given: seen.append(given.img_batch))
+    monkeypatch.setattr(loss, "forward", lambda _, given, *__: seen.append(given.find_targets[0].boxes) or {})
+    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    fabric.setup_module(ModelAndLoss(model, loss))(KeptPrecision(batch))
+    assert not torch.equal(batch.find_targets[0].boxes, batch.find_targets[0].boxes.bfloat16().float())
+    assert torch.equal(seen[0], batch.img_batch)
+    assert torch.equal(seen[1], batch.find_targets[0].boxes)
