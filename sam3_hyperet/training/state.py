@@ -22,6 +22,7 @@ from sam3_hyperet.training.distributed import load_optimizer_state, split_as
 logger = logging.getLogger(__name__)
 
 FILE = "state.pt"
+_FORMAT = 2
 _DIGEST_SIZE = 32
 
 
@@ -42,6 +43,7 @@ def save_state(
         generators: of `random_generators`; None for those of this one process, on the CPU.
     """
     state = {
+        "format": _FORMAT,
         "trained": {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad},
         "optimizer": optimizer.state_dict() if isinstance(optimizer, torch.optim.Optimizer) else optimizer,
         "progress": dict(progress),
@@ -116,6 +118,11 @@ def _verified(path: Path) -> dict[str, Any]:
         if found != expected:
             raise CheckpointError(f"{path}: its checksum is wrong: the file is damaged, or no training state")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state.get("format") != _FORMAT:
+            raise CheckpointError(
+                f"{path}: format {state.get('format', 1)}, expected {_FORMAT}: a state of another version of this "
+                "package; use resume=never"
+            )
         return {key: state[key] for key in ("trained", "optimizer", "progress", "generators")}
     except CheckpointError:
         raise

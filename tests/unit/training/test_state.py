@@ -62,6 +62,15 @@ def test_a_file_that_is_no_state(tmp_path, content):
         read_state(path)
 
 
+def test_a_state_of_another_version(trained, tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    monkeypatch.setattr("sam3_hyperet.training.state._FORMAT", 1)
+    save_state(path, *trained, {"step": 1})
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"state.pt: format 1, expected 2: .* use resume=never"):
+        read_state(path)
+
+
 def test_a_state_of_other_parameters(trained, tmp_path):
     path = tmp_path / "state.pt"
     save_state(path, *trained, {"step": 1})
