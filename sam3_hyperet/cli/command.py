@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from yaml import YAMLError
 
-from sam3_hyperet.cli.help_text import help_of_section, help_of_tool
+from sam3_hyperet.cli.help_text import help_of_files, help_of_section, help_of_tool
 from sam3_hyperet.cli.of_run import OF_RUN, read_yaml, sections_of_runs
 from sam3_hyperet.cli.sections import SECTIONS, check_key
 from sam3_hyperet.errors import ConfigError, UserError
@@ -168,17 +168,19 @@ def _composed(command: str, file: Path, arguments: Sequence[str], configs: Path)
     return OmegaConf.create(plain)
 
 
-def _groups(file: Path) -> dict[str, str]:
-    """The groups that a file's defaults list names, with their choices there."""
+def _with_parents(file: Path) -> list[Path]:
+    """A tool's configuration behind those that its defaults list names without a group."""
     options = OmegaConf.load(file)
     entries = options.get("defaults", []) if isinstance(options, DictConfig) else []
-    found: dict[str, str] = {}
-    for entry in entries:
-        if isinstance(entry, DictConfig):
-            found |= {str(name).split()[-1].lstrip("/"): str(choice) for name, choice in entry.items()}
-        elif (parent := file.with_name(f"{entry}.yaml")).exists():
-            found |= _groups(parent)
-    return found
+    named = (file.with_name(f"{entry}.yaml") for entry in entries if isinstance(entry, str))
+    return [*(one for parent in named if parent.exists() for one in _with_parents(parent)), file]
+
+
+def _groups(file: Path) -> dict[str, str]:
+    """The groups that a tool's defaults list names, with their choices there."""
+    entries = [entry for one in _with_parents(file) for entry in OmegaConf.load(one).get("defaults", [])]
+    chosen = (item for entry in entries if isinstance(entry, DictConfig) for item in entry.items())
+    return {str(name).split()[-1].lstrip("/"): str(choice) for name, choice in chosen}
 
 
 def _overview(tool: str, files: Mapping[str, Path]) -> str:
@@ -190,16 +192,26 @@ def _overview(tool: str, files: Mapping[str, Path]) -> str:
 
 def _help(command: str, file: Path, configs: Path, topics: Sequence[str]) -> str:
     groups = _groups(file)
-    keys = {*groups, *map(str, OmegaConf.load(file)), *(SECTIONS if command.startswith("pretrain") else ())}
+    keys = {*groups, *(str(key) for one in _with_parents(file) for key in OmegaConf.load(one))}
     sections = {name: cls for name, cls in SECTIONS.items() if name in keys}
-    if asked := [topic for topic in topics if topic in sections]:
-        return "\n\n".join(help_of_section(topic, sections[topic], _choices(topic, configs)) for topic in asked)
+    explained = []
+    for topic in (topic for topic in topics if "=" not in topic):
+        if topic not in (valid := list(dict.fromkeys([*sections, *groups]))):
+            raise ConfigError(_unknown(f"{command} --help: section", topic, valid))
+        if topic in sections:
+            explained.append(help_of_section(topic, sections[topic], _choices(topic, configs)))
+        else:
+            explained.append(help_of_files(topic, sorted((configs / topic).glob("*.yaml"))))
+    if explained:
+        return "\n\n".join(explained)
     choices = {
         group: ("as run= has it" if default == OF_RUN else default, _choices(group, configs))
         for group, default in groups.items()
-        if group != "paths"
     }
-    return help_of_tool(command_line(command), file, choices, sections)
+    options = {name: list(defaults(cls)) for name, cls in sections.items()}
+    if "paths" in groups:
+        options["paths"] = list(map(str, OmegaConf.load(configs / "paths" / f"{groups['paths']}.yaml")))
+    return help_of_tool(command_line(command), file, choices, options)
 
 
 def _choices(group: str, configs: Path) -> list[str]:

@@ -13,7 +13,7 @@ _WIDTH = 110
 
 
 def help_of_tool(
-    usage: str, file: Path, choices: Mapping[str, tuple[str, list[str]]], sections: Mapping[str, type]
+    usage: str, file: Path, choices: Mapping[str, tuple[str, list[str]]], sections: Mapping[str, list[str]]
 ) -> str:
     """The help of a tool.
 
@@ -21,7 +21,7 @@ def help_of_tool(
         usage: how the tool is called.
         file: its configuration; the comments at its beginning are the summary, those behind keys explain them.
         choices: the choice that a group has by default, and all it can have.
-        sections: options by section, of which only the names and defaults are listed.
+        sections: names of the options by section.
     """
     lines = file.read_text(encoding="utf-8").splitlines()
     summary = [line.removeprefix("#").strip() for line in lines[: _first_without(lines, "#")]]
@@ -39,7 +39,7 @@ def help_of_tool(
         parts.append("\n".join(["keys, with their defaults:", *(f"  {line}" for line in keys)]))
     if sections:
         title = f"sections, set as section.key=value ({usage} --help SECTION explains one)"
-        parts.append(_listed(title, ((name, " ".join(defaults(cls))) for name, cls in sections.items())))
+        parts.append(_listed(title, ((name, " ".join(options)) for name, options in sections.items())))
     return "\n\n".join(parts)
 
 
@@ -51,6 +51,13 @@ def help_of_section(name: str, cls: type, choices: list[str]) -> str:
     return own + "\n".join(
         textwrap.fill(f"{key}   {text}".rstrip(), _WIDTH, initial_indent="  ", subsequent_indent=" " * 8)
         for key, text in described
+    )
+
+
+def help_of_files(group: str, files: list[Path]) -> str:
+    """The choices of a group, each with what its file says."""
+    return "\n\n".join(
+        f"{group}={file.stem}\n{textwrap.indent(file.read_text(encoding='utf-8'), '  ')}" for file in files
     )
 
 

@@ -271,7 +271,12 @@ def test_help_lists_choices_and_keys_and_explains_sections(capsys):
     assert "optim.lr=0.003   of the adapters, at its highest." in text
     assert "max_steps" not in text
     assert re.search(r"model +as run= has it \| large \| tiny", said("evaluate"))
+    assert re.search(r"paths +scenes coco ", said("evaluate"))
     assert "scheme: none" in said("pretrain")
+    assert re.search(r"cache +folder dtype", said("pretrain"))
+    assert "experiment=demo" in said("train", "experiment")
+    with pytest.raises(ConfigError, match=r"train --help: section 'optm' is unknown .did you mean optim"):
+        parse_command("train", ["--help", "optm"])
 
 
 @pytest.mark.parametrize(
