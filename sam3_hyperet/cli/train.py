@@ -23,7 +23,7 @@ from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.notes import data_notes, prompt_notes
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
-from sam3_hyperet.evaluation.models import beside_base, versions
+from sam3_hyperet.evaluation.models import beside_base
 from sam3_hyperet.files import replacing, sole_use
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
@@ -44,6 +44,7 @@ from sam3_hyperet.training.progress import Progress
 from sam3_hyperet.training.run_folder import ADAPTER, VERSIONS, WEIGHTS, RunFolder, base_trains, find_run
 from sam3_hyperet.training.signals import Preemption
 from sam3_hyperet.training.stages import set_stage
+from sam3_hyperet.version import versions
 
 
 def main(argv: list[str] | None = None, tool: str = "train") -> Path:

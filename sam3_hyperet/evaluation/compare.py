@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +15,9 @@ from lightning_fabric import Fabric
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.evaluation.bootstrap import paired_differences
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
-from sam3_hyperet.evaluation.metrics.forgetting import forgetting
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.metrics.radius import BEFORE
-from sam3_hyperet.evaluation.models import BASE, EXACT, EvalModel, digest, model_facts, versions
+from sam3_hyperet.evaluation.models import BASE, EXACT, EvalModel, digest, model_facts
 from sam3_hyperet.evaluation.protocol import evenly_spread
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.runner import ModelRun, evaluate_records, open_run, record_images, records_of
@@ -27,10 +26,12 @@ from sam3_hyperet.files import Manifest
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.modeling.copies import shared_copy
 from sam3_hyperet.modeling.parameters import parameter_report
+from sam3_hyperet.version import versions
 
 RECORDS = "records"
 NOVEL = "ov_novel"
 _RADII = ("radius/", "normalized_radius/")
+_FORGETTABLE = ("segm/AP", "bbox/AP", "mIoU", "presence/IL_MCC", "presence/accuracy_absent")
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,25 @@ def all_metrics(data: DataOptions, task: EvalTask, results: Sequence[EvalResult]
             lost = forgetting(base.metrics, result.metrics, _not_adapted_to(data, task))
             metrics |= {MetricKey(key, data=data.name, model=model): value for key, value in lost.items()}
     return metrics
+
+
+def forgetting(base: Mapping[str, float], adapted: Mapping[str, float], groups: Iterable[str]) -> dict[str, float]:
+    """Losses on groups of classes that were not adapted to: the base's metric − the adapted model's, > 0 is lost.
+
+    Args:
+        base, adapted: metrics of a data set, named without model or data set: `part/segm/AP`.
+        groups: granularities that were not annotated in training, `ov_novel`; "" for all classes.
+
+    Returns:
+        `forgetting/<group>/<metric>`; no key where one of the two is missing, or undefined (COCO's −1). Of
+        `presence/accuracy_absent` it is the growth of the fraction of absent prompts with false alarms.
+    """
+    lost = {}
+    for key in (f"{group}/{metric}".lstrip("/") for group in groups for metric in _FORGETTABLE):
+        before, after = base.get(key), adapted.get(key)
+        if before is not None and after is not None and not (key.endswith("AP") and -1 in (before, after)):
+            lost[f"forgetting/{key}"] = before - after
+    return lost
 
 
 def differences(data: str, results: Sequence[EvalResult], draws: int) -> dict[str, float]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +20,10 @@ from sam3_hyperet.modeling.fingerprint import base_fingerprint, tensors_digest
 from sam3_hyperet.modeling.opening import open_model
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites, base_state_dict
 from sam3_hyperet.modeling.probe import changes_features, watchable_base
-from sam3_hyperet.version import __version__
 
 BASE = "base"
 EXACT = "last-model-exact"
 """Folder of the records of the last model without `min_score`; no model has this name."""
-_PACKAGES = ("torch", "torchvision", "sam3", "numpy", "pycocotools", "faster-coco-eval")
 
 
 @dataclass(frozen=True)
@@ -87,12 +83,6 @@ def beside_base(
     if config is not None and adapter_config(base) is None and (base is None or config.adapter == "hyperet"):
         base = watchable_base(model, base)
     return [*([EvalModel(BASE, base)] if base is not None else []), EvalModel(name, model, adapter_file)]
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"sam3_hyperet": __version__, "python": platform.python_version(), **found}
 
 
 def model_facts(models: Sequence[nn.Module]) -> list[dict[str, object]]:

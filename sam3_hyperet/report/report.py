@@ -21,7 +21,7 @@ from markupsafe import Markup
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.evaluation.compare import Comparison
 from sam3_hyperet.evaluation.metrics.key import MetricKey
-from sam3_hyperet.evaluation.models import BASE, versions
+from sam3_hyperet.evaluation.models import BASE
 from sam3_hyperet.files import replacing
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.report.evidence import (
@@ -64,6 +64,7 @@ from sam3_hyperet.report.tables import (
 )
 from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
 from sam3_hyperet.training.run_log import read_history
+from sam3_hyperet.version import versions
 
 _RADIUS_MAPS = 3
 _EXTREMES = 3  # images that gained most, and as many that lost most

@@ -5,5 +5,5 @@
 - `presence`: absent and present concepts
 - `hierarchy`: consistency and confusion in a concept tree
 - `radius`: radii at the adapters' sites; `uncertainty`, `ranking`: the radius as uncertainty
-- `forgetting`: losses on what was not adapted to; `examples`: detections for a report
+- `examples`: detections for a report
 """

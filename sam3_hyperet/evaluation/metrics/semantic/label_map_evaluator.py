@@ -1,20 +1,70 @@
-"""mIoU of label maps by the three fusions, from each image's counts of (prediction, label) pairs."""
+"""mIoU of label maps, fused in three ways from the predictions for every class.
+
+A class has a presence p, instances of score s_i and mask probability m_i, and a semantic probability g. Its
+value at a pixel is
+
+- `instance`: p · max_i s_i m_i (as in SAM 3's paper, whose thresholds are not published)
+- `semantic`: p · g
+- `fused`:    p · max(max_i s_i m_i, g)
+
+A class competes for a pixel where m_i ≥ the mask threshold for one of its instances (`instance`, `fused`) or
+g ≥ that threshold (`semantic`, `fused`). The pixel goes to the competing class with the largest value, the
+first of equals; a pixel without one is `UNASSIGNED`. Classes come one by one: memory is a few maps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey
-from sam3_hyperet.evaluation.metrics.semantic.fusion import ClassEvidence, FusedLabels, class_values
-from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import SemanticMIoU, iou_metrics
+from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import UNASSIGNED, SemanticMIoU, iou_metrics
 from sam3_hyperet.evaluation.protocol import FUSIONS, Protocol
 from sam3_hyperet.inference.prediction import PromptDetections
 from sam3_hyperet.inference.predictor import Encoded
 
 SHOWN = "fused"  # the fusion whose label maps are kept for the report
+
+
+class FusedLabels:
+    """A label map to which classes are added one by one.
+
+    labels: (H, W), int64, `UNASSIGNED` where no class so far competes for the pixel; on the values' device.
+    """
+
+    def __init__(self, size: Sequence[int]) -> None:
+        self.labels = torch.full(tuple(size), UNASSIGNED)
+        self._best = torch.full(tuple(size), -torch.inf)
+
+    def add(self, label: int, value: Tensor) -> None:
+        """Add a class by its value at each pixel, one of `class_values`."""
+        self.labels, self._best = self.labels.to(value.device), self._best.to(value.device)
+        self.labels = torch.where(value > self._best, label, self.labels)
+        self._best = torch.maximum(value, self._best)
+
+
+def class_values(
+    presence: float, scores: Tensor, masks: Tensor, semantic: Tensor, mask_threshold: float
+) -> dict[str, Tensor]:
+    """A class's value at each pixel by fusion, (H, W) float32; -inf where it does not compete for the pixel.
+
+    Args:
+        presence: P(it is there).
+        scores: (n,), P(instance | it is there).
+        masks, semantic: (n, H, W) and (H, W) probabilities.
+    """
+    nothing = torch.full_like(semantic, -torch.inf, dtype=torch.float32)
+    of_semantic = torch.where(semantic >= mask_threshold, semantic.float() * presence, nothing)
+    of_instances = nothing
+    for score, mask in zip(scores, masks, strict=True):
+        weighted = mask.float() * (score.float() * presence)
+        of_instances = torch.maximum(of_instances, weighted.masked_fill_(mask < mask_threshold, -torch.inf))
+    fused = torch.maximum(of_instances, of_semantic)
+    return {"instance": of_instances, "semantic": of_semantic, "fused": fused}
 
 
 class LabelMapEvaluator:
@@ -46,15 +96,11 @@ class LabelMapEvaluator:
         if prompt.class_index is None or prediction.presence < protocol.presence_threshold:
             return
         kept = prediction.above(protocol.score_threshold)
-        evidence = ClassEvidence(
-            label=prompt.class_index,
-            presence=prediction.presence,
-            scores=kept.query_scores,
-            masks=kept.mask_probabilities(*self._labels.shape),
-            semantic=kept.semantic_probabilities(*self._labels.shape),
-        )
-        for name, value in class_values(evidence, protocol.mask_threshold).items():
-            self._maps[name].add(evidence.label, value)
+        size = self._labels.shape
+        masks, semantic = kept.mask_probabilities(*size), kept.semantic_probabilities(*size)
+        values = class_values(kept.presence, kept.query_scores, masks, semantic, protocol.mask_threshold)
+        for name, value in values.items():
+            self._maps[name].add(prompt.class_index, value)
 
     def finish(self) -> dict[str, np.ndarray]:
         record = {}

@@ -25,7 +25,7 @@ class SemanticMIoU:
     (-1): unsigned maps cannot hold that.
     confusion: int64 (C + 1, C), prediction x label, the last row the unassigned; add up over processes.
 
-    Keys of `evaluate`: `mIoU` over the classes with union > 0 (the headline), `mIoU/<C>` over all, absent = 0
+    Keys of `evaluate`: `mIoU` over the classes with union > 0, `mIoU/<C>` over all, absent = 0
     (CSAIL's evaluator), `mIoU/gt` over those in the labels, `pixel_accuracy`, `unassigned` (fraction of the
     labelled pixels), `IoU/<name>` of the classes with union > 0, and the counts `images`, `labelled_pixels`,
     `classes/union`, `classes/gt`.

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sam3_hyperet.evaluation.metrics.semantic.fusion import ClassEvidence, FusedLabels, class_values
+from sam3_hyperet.evaluation.metrics.semantic.label_map_evaluator import FusedLabels, class_values
 from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import UNASSIGNED
 from sam3_hyperet.evaluation.protocol import FUSIONS
 
 SIZE = (5, 7)
+
+
+@dataclass(frozen=True)
+class ClassEvidence:
+    label: int
+    presence: float
+    scores: Tensor
+    masks: Tensor
+    semantic: Tensor
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,8 @@ def fuse(classes, fusion="fused", t=Thresholds()):
     for one in classes:
         if one.presence >= t.presence:
             kept = one.scores >= t.score
-            one = replace(one, scores=one.scores[kept], masks=one.masks[kept])
-            label_map.add(one.label, class_values(one, t.mask)[fusion])
+            values = class_values(one.presence, one.scores[kept], one.masks[kept], one.semantic, t.mask)
+            label_map.add(one.label, values[fusion])
     return label_map.labels
 
 
