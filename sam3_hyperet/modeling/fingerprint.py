@@ -15,8 +15,8 @@ from sam3_hyperet.modeling.parameters import base_state_dict
 def base_fingerprint(model: nn.Module) -> str:
     """SHA-256 over names, shapes, dtypes and values of `base_state_dict`: two models that share it are the same base.
 
-    An image model and the detector of a video model share it where they share weights; a half-precision copy is another
-    base.
+    An image model and the detector of a video model share it where they share weights; a half-precision copy does not
+    (see `rounded_fingerprints`).
     """
     return tensors_digest(sorted(base_state_dict(model).items()))
 
