@@ -120,7 +120,7 @@ def test_text_layers_run_once_a_step_in_stage_3(another, make_batch):
     set_training_mode(model, checkpoint_activations=True)
     runs = []
     for layer in model.backbone.language_backbone.encoder.transformer.resblocks:
-        layer.register_forward_hook(lambda *_, layer=layer: runs.append(layer))
+        layer.register_forward_pre_hook(lambda *_, layer=layer: runs.append(layer))
     batch = make_batch([("car", [(10, 10, 50, 40)])])
     GroundingLoss(model, LossOptions())(model, batch, model(batch))[TOTAL].backward()
     assert len(runs) == len(set(runs)) > 0
