@@ -105,5 +105,8 @@ def _print_table(report: Mapping[str, Any]) -> None:
             continue
         if value == -1 and "/AP/" in key:
             continue  # a category that does not occur
-        table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
+        if value == -1:  # of what does not occur
+            table.add_row(key, "–")
+        else:
+            table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
     Console().print(table)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sam3_hyperet.cli.train import main as train
 from sam3_hyperet.data.annotations import read_image
 from sam3_hyperet.data.checks import inspect
 from sam3_hyperet.data.loading import ConceptPrompts
@@ -143,6 +144,17 @@ def test_preparing_training_and_evaluating_agree(options, case):
         assert verdicts[0] == [instances, instances]
     images = read_split(data, "train").images
     assert (images.dropped, images.adjusted) == (Counter(dropped), Counter(repaired))
+
+
+def test_a_split_that_cannot_be_read_ends_a_run_before_its_model_is_built(shared_cases, tmp_path, monkeypatch):
+    def build(*_, **__):
+        raise AssertionError("the model was built")
+
+    monkeypatch.setattr("sam3_hyperet.cli.train.open_model", build)
+    root = shared_cases / "c04-area-null"
+    options = ["data=coco", f"data.root={root}", "data.splits={train: train, val: gone}", f"run_dir={tmp_path / 'run'}"]
+    with pytest.raises(DataError, match=r"instances_gone\.json: no such file"):
+        train([*options, "data.tune_images=0", "train.tune_every=0", "logger=none"])
 
 
 def asked(data: DataOptions, draws: int = 20) -> Counter[tuple[str, bool]]:
