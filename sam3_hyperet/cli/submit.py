@@ -1,4 +1,4 @@
-"""`launcher=slurm` of `tools/train.py`: one run, or a sweep as one array, each with its own saved configuration."""
+"""`launcher=slurm` of `train`: one run, or a sweep as one array, each with its own saved configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tools/train.py`: train, then score the base and the adapted model, and write the report."""
+"""`sam3-hyperet train`: train, then score the base and the adapted model, and write the report."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def open_folder(options: RunOptions, values: dict[str, Any]) -> RunFolder:
 
 
 def train(config: DictConfig) -> Path:
-    """Train as the configuration says.
+    """Train one run.
 
     Returns:
         The run's folder: config.yaml, metrics.jsonl, TensorBoard files, the adapter (or, where the base trains as well,

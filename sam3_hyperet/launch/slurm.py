@@ -27,7 +27,7 @@ _PORTS = range(15000, 32000)  # free for anyone, and below those that Linux give
 
 
 class TrainingJob(Checkpointable):  # type: ignore[misc]
-    """What submitit pickles and runs in each task of a job: train as a configuration says.
+    """Task of a job, which submitit pickles and runs: one training run.
 
     Args:
         train: where to find a function of a configuration, as "package.module:function".

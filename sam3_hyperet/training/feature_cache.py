@@ -75,7 +75,7 @@ class FeatureCache:
 
 
 class CachedTrunk(host.ViT):  # type: ignore[misc]  # sam3 is untyped
-    """SAM 3's image trunk, frozen, that computes the features of a picture only if they are not on disk."""
+    """SAM 3's image trunk, frozen, that computes an image's features only if they are not on disk."""
 
     cache: FeatureCache
 

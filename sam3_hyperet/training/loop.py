@@ -33,7 +33,7 @@ _SHOWN = {"loss": TOTAL, "box": "loss_bbox", "mask": "loss_mask", "dice": "loss_
 
 
 class TrainingFailed(UserError, RuntimeError):
-    """Training cannot go on; the message says since when and what to try."""
+    """No finite loss for many steps; the message has the step and what to try."""
 
 
 def fit(

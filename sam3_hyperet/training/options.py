@@ -99,7 +99,7 @@ class StageOptions:
         if type(self.plateau) is not int or self.plateau < 0:
             raise ConfigError(f"stage.plateau={self.plateau!r}; expected an integer from 0")
         if self.plateau and self.boundaries:
-            raise ConfigError("stage.boundaries and stage.plateau both say when the next stage begins; set one of them")
+            raise ConfigError("stage.boundaries and stage.plateau both set when the next stage begins; set one of them")
         if self.plateau and self.number == STAGES[-1]:
             raise ConfigError("stage.plateau: stage 3 is the last; expected stage.number=1 or 2")
         if self.layers != KEY_LAYERS and not self.number <= 2 <= self.last:
@@ -223,14 +223,14 @@ class CacheOptions:
 
 @dataclass(frozen=True)
 class LoggerOptions:
-    """Where figures go besides metrics.jsonl.
+    """Where the values of a step go besides metrics.jsonl.
 
     Attributes:
         tensorboard: event files in the run's folder.
         wandb: a project at Weights & Biases; wandb's own variables apply, such as WANDB_MODE=offline.
 
     Raises:
-        ConfigError: wandb is asked for and not installed.
+        ConfigError: wandb is chosen and not installed.
     """
 
     tensorboard: bool = True

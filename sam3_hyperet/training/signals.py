@@ -33,12 +33,12 @@ class Preemption:
 
     Args:
         fabric: launched; all its processes leave together, as soon as one of them has got a signal.
-        say: takes one line for the user, from the first process.
+        show: prints one line for the user, from the first process.
         way_on: what the user may do to go on.
     """
 
-    def __init__(self, fabric: Fabric, say: Callable[[str], None], way_on: str) -> None:
-        self._fabric, self._say, self._way_on = fabric, say, way_on
+    def __init__(self, fabric: Fabric, show: Callable[[str], None], way_on: str) -> None:
+        self._fabric, self._show, self._way_on = fabric, show, way_on
         self._noted = self._agreed = 0  # positions in _BY_PRIORITY, from 1
         self._before: dict[signal.Signals, object] = {}
 
@@ -75,7 +75,7 @@ class Preemption:
         self._fabric.barrier()  # the first process has saved the state: a process that ends may take the others along
         then = "the job asks to be requeued" if number == REQUEUE else self._way_on
         if self._fabric.is_global_zero:
-            self._say(f"stopped by {number.name} after step {step}; the state is saved; {then}")
+            self._show(f"stopped by {number.name} after step {step}; the state is saved; {then}")
         if number != signal.SIGINT:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is already ending, and Slurm signals twice
         if number != REQUEUE:
@@ -83,6 +83,6 @@ class Preemption:
         try:
             signal.raise_signal(number)  # submitit's handler ends the first process and lets the others go on
         except UncompletedJobError as refusal:
-            self._say(f"{str(refusal).rstrip('.')}; {self._way_on}")
+            self._show(f"{str(refusal).rstrip('.')}; {self._way_on}")
             raise SystemExit(128 + number) from None
         raise SystemExit(0)

@@ -69,8 +69,8 @@ def set_stage(model: nn.Module, stage: int, layers: Sequence[str] = KEY_LAYERS) 
 def set_training_mode(model: nn.Module, *, checkpoint_activations: bool = False) -> None:
     """Put what trains into training mode and what is frozen into evaluation mode (no dropout, no drop path).
 
-    A module trains when all of its parameters do. The root is always in training mode: this is how SAM 3 is asked for
-    the outputs that its losses need.
+    A module trains when all of its parameters do. The root is always in training mode: SAM 3 then returns
+    what its losses need.
 
     Args:
         checkpoint_activations: recompute the fusion encoder, decoder and mask head in the backward pass: less memory,

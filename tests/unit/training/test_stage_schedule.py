@@ -161,7 +161,7 @@ def test_the_next_stage_begins_on_a_plateau(run, stream):
     [
         ({"number": 4}, r"stage\.number=4; expected 1, 2 or 3"),
         ({"plateau": -1}, r"stage\.plateau=-1; expected an integer from 0"),
-        ({"plateau": 2, "boundaries": (0.5,)}, r"both say when the next stage begins"),
+        ({"plateau": 2, "boundaries": (0.5,)}, r"both set when the next stage begins"),
         ({"number": 2, "boundaries": (1, 2)}, r"from stage 2 there are only 1 more"),
         ({"number": 3, "boundaries": (1,)}, r"from stage 3 there are only 0 more"),
     ],
