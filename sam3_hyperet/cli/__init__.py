@@ -1,0 +1,19 @@
+"""Command line: one file a tool, and what they share.
+
+console: `sam3-hyperet <tool>`, `python -m sam3_hyperet`; `tools/*.py` are doors to it.
+command: composition and checks of options, printed commands, one line for a user's error; without torch.
+sections: the dataclass of each section of a configuration, and the checks of other keys.
+of_run: sections taken from the runs that `run=` names.
+help_text: `--help`.
+train, pretrain: training, on this machine or through submit.
+submit: runs and sweeps as Slurm jobs.
+run_options: all options of a training run, and whether two runs are the same.
+processes: the processes of a run, by Lightning Fabric.
+evaluate: base and adapted models side by side.
+compare: evaluation, metrics.json and report of opened models.
+predict: overlays and detections of images.
+merge: an adapter folded into base weights.
+score: metrics of prediction files.
+prepare: checks of a data set.
+benchmark: the door to `benchmarks/` of the repository.
+"""

@@ -25,8 +25,7 @@ def help_of_tool(
     """
     lines = file.read_text(encoding="utf-8").splitlines()
     summary = [line.removeprefix("#").strip() for line in lines[: _first_without(lines, "#")]]
-    keys = [line for line in _below_defaults(lines) if line[:1] not in ("", " ", "#", "}")]
-    keys = [line for line in keys if line.partition(":")[0] not in sections]
+    keys = [line for line in _below_defaults(lines) if _is_key(line) and line.partition(":")[0] not in sections]
     parts = ["\n".join(summary), f"usage: {usage} key=value …"]
     if choices:
         parts.append(
@@ -80,6 +79,11 @@ def _listed(title: str, rows: Iterable[tuple[str, str]]) -> str:
 
 def _first_without(lines: list[str], prefix: str) -> int:
     return next((number for number, line in enumerate(lines) if not line.startswith(prefix)), len(lines))
+
+
+def _is_key(line: str) -> bool:
+    """Whether a line has a key that is not nested, or goes on with the comment behind one."""
+    return line[:1] not in ("", " ", "#", "}") or (line[:1] == " " and line.lstrip().startswith("#"))
 
 
 def _below_defaults(lines: list[str]) -> list[str]:

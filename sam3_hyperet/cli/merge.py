@@ -1,4 +1,4 @@
-"""`sam3-hyperet merge`: an adapter folded into the base weights, checked on pictures, then written."""
+"""`sam3-hyperet merge`: an adapter folded into the base weights, checked on images, then written."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> Path:
         save_base(model, out)
     else:
         save_official(model, out, config.carry_over)
-    console.print(f"outputs on {len(images)} pictures differ by {difference:.1e}; wrote {out}")
+    console.print(f"outputs on {len(images)} images differ by {difference:.1e}; wrote {out}")
     return out
 
 
