@@ -129,3 +129,10 @@ class HyperET(nn.Module):
             raise ValueError(f"expected {self.dim} channels along axis {self.channel_dim}, found shape {shape}")
         if not x.is_floating_point():
             raise TypeError(f"expected a floating-point tensor, found {x.dtype}")
+
+
+class Unadjusted(HyperET):
+    """An adjustment of the base, which passes features unchanged to a probe."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x

@@ -17,7 +17,7 @@ from sam3_hyperet.evaluation.bootstrap import paired_differences
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.metrics.radius import BEFORE
-from sam3_hyperet.evaluation.models import BASE, EXACT, EvalModel, digest, model_facts
+from sam3_hyperet.evaluation.models import BASE, EXACT, EvalModel, digest
 from sam3_hyperet.evaluation.protocol import evenly_spread
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.runner import ModelRun, evaluate_records, open_run, record_images, records_of
@@ -25,6 +25,7 @@ from sam3_hyperet.evaluation.task import INSTANCES, EvalTask
 from sam3_hyperet.files import Manifest
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.modeling.copies import shared_copy
+from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.version import versions
 
@@ -101,16 +102,17 @@ def compare(
         Manifest(run_dir).claim(*names)
         facts = split_facts(data, task)
         for run, of_model in zip(every, model_facts([run.predictor.model for run in every]), strict=True):
-            radii = {"curvatures": run.probe.curvatures()} if run.probe else {}
-            if why := run.store.prepare({**of_model, **facts, **radii, "evaluators": list(run.evaluators)}, resume):
+            own = {"resolution": run.predictor.resolution, "evaluators": list(run.evaluators)}
+            own |= {"curvatures": run.probe.curvatures()} if run.probe else {}
+            if why := run.store.prepare({**of_model, **facts, **own}, resume):
                 say(why)
     fabric.barrier()
-    own = [_own_positions(run, fabric, say) for run in every]
+    positions = [_own_positions(run, fabric, say) for run in every]
     with (
-        progress(len(set().union(*own))) as on_image,
+        progress(len(set().union(*positions))) as on_image,
         shared_encoding([run.predictor.model for run in every]),
     ):
-        record_images(every, own, task.split.images.load_image, workers=task.protocol.workers, on_image=on_image)
+        record_images(every, positions, task.split.images.load_image, workers=task.protocol.workers, on_image=on_image)
     fabric.barrier()
     if not fabric.is_global_zero:
         return None

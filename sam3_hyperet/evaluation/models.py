@@ -1,25 +1,21 @@
-"""The models of an evaluation: the base, and what adapter files and training runs make of it; their fingerprints."""
+"""The models of an evaluation: the base, and what adapter files and training runs make of it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.modeling.adapter_file import load_adapter
-from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.copies import adapted_copy, shared_copy
-from sam3_hyperet.modeling.fingerprint import base_fingerprint, tensors_digest
 from sam3_hyperet.modeling.opening import open_model
-from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites, base_state_dict
-from sam3_hyperet.modeling.probe import changes_features, watchable_base
+from sam3_hyperet.modeling.probe import watchable_base
 
 BASE = "base"
 EXACT = "last-model-exact"
@@ -83,34 +79,6 @@ def beside_base(
     if config is not None and adapter_config(base) is None and (base is None or config.adapter == "hyperet"):
         base = watchable_base(model, base)
     return [*([EvalModel(BASE, base)] if base is not None else []), EvalModel(name, model, adapter_file)]
-
-
-def model_facts(models: Sequence[nn.Module]) -> list[dict[str, object]]:
-    """Weights, adapters, resolution and device of each model. Bases that are the same tensors are read once."""
-    bases: dict[tuple[int, ...], str] = {}
-    facts: list[dict[str, object]] = []
-    for model in models:
-        tensors = tuple(tensor.data_ptr() for tensor in base_state_dict(model).values())
-        if tensors not in bases:
-            bases[tensors] = base_fingerprint(model)
-        facts.append(
-            {
-                "base": bases[tensors],
-                "adapter": _adapter(model),
-                "resolution": resolution(model),
-                "device": next(model.parameters()).device.type,
-            }
-        )
-    return facts
-
-
-def _adapter(model: nn.Module) -> str | None:
-    """The adapters' configuration and a digest of their weights; None where none is switched on."""
-    sites = adapter_sites(model).values()
-    if not any(changes_features(site) for site in sites):
-        return None
-    buffers = [(name, buffer) for site in sites for name, buffer in site.named_buffers()]
-    return f"{tensors_digest([*adapter_parameters(model), *buffers])} {adapter_config(model)}"
 
 
 def digest(*values: object) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sam3_hyperet.modeling.parameters import base_state_dict
+from sam3_hyperet.modeling.config import adapter_config
+from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites, base_state_dict, changes_features
 
 
 def base_fingerprint(model: nn.Module) -> str:
@@ -68,3 +69,25 @@ def rounded_fingerprints(model: nn.Module) -> dict[str, Rounded]:
         digest = tensors_digest(rounded())
         found[str(dtype).removeprefix("torch.")] = Rounded(digest, is_exact)
     return found
+
+
+def model_facts(models: Sequence[nn.Module]) -> list[dict[str, object]]:
+    """Weights, adapters and device of each model. Bases that are the same tensors are read once."""
+    bases: dict[tuple[int, ...], str] = {}
+    facts: list[dict[str, object]] = []
+    for model in models:
+        tensors = tuple(tensor.data_ptr() for tensor in base_state_dict(model).values())
+        if tensors not in bases:
+            bases[tensors] = base_fingerprint(model)
+        device = next(model.parameters()).device.type
+        facts.append({"base": bases[tensors], "adapter": _adapter(model), "device": device})
+    return facts
+
+
+def _adapter(model: nn.Module) -> str | None:
+    """The adapters' configuration and a digest of their weights; None where none is switched on."""
+    sites = adapter_sites(model).values()
+    if not any(changes_features(site) for site in sites):
+        return None
+    buffers = [(name, buffer) for site in sites for name, buffer in site.named_buffers()]
+    return f"{tensors_digest([*adapter_parameters(model), *buffers])} {adapter_config(model)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from sam3_hyperet.adapters.adjustment import HyperET, Unadjusted
 from sam3_hyperet.adapters.module import AdapterModule
 
 INTERACTIVE = "inst_interactive_predictor."
@@ -13,6 +14,12 @@ UNREAD = ("backbone.vision_backbone.sam2_convs.", INTERACTIVE)  # the tracker's:
 def adapter_sites(model: nn.Module) -> dict[str, AdapterModule]:
     """The modules that `inject` added, by their name in the model."""
     return {name: module for name, module in model.named_modules() if isinstance(module, AdapterModule)}
+
+
+def changes_features(site: AdapterModule) -> bool:
+    """Whether a site of adapters is switched on and adjusts anything."""
+    adjustments = [module for module in site.modules() if isinstance(module, HyperET)]
+    return site.enabled and not (adjustments and all(isinstance(one, Unadjusted) for one in adjustments))
 
 
 def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

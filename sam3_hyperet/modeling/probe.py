@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.adapters.adjustment import HyperET
+from sam3_hyperet.adapters.adjustment import HyperET, Unadjusted
 from sam3_hyperet.adapters.attention import HyperbolicGates
-from sam3_hyperet.adapters.module import AdapterModule
 from sam3_hyperet.hyperbolic.radius import normalized_radius, radius_statistics, saturation_rate
 from sam3_hyperet.hyperbolic.radius import radius as hyperbolic_radius
 from sam3_hyperet.modeling.copies import shared_copy
@@ -27,13 +26,6 @@ _IN_FRONT = {  # the kinds of sites whose adjustments change what another site g
     "encoder_out": ("trunk_qv", "fpn", "prompt", "attention", "encoder_layer"),
     "pixel_decoder": ("trunk_qv", "fpn", "prompt", "attention", "encoder_layer"),
 }
-
-
-class Unadjusted(HyperET):
-    """An adjustment of the base, which passes features unchanged to a probe."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
 
 
 class SiteRadii:
@@ -179,12 +171,6 @@ class RadiusProbe:
                 self._latest[name] = (inputs[0].detach(), output.detach())
 
         return hook
-
-
-def changes_features(site: AdapterModule) -> bool:
-    """Whether a site of adapters is switched on and adjusts anything."""
-    adjustments = [module for module in site.modules() if isinstance(module, HyperET)]
-    return site.enabled and not (adjustments and all(isinstance(one, Unadjusted) for one in adjustments))
 
 
 def watchable_base(model: host.Sam3Image, base: host.Sam3Image | None = None) -> host.Sam3Image:

@@ -29,7 +29,7 @@ from sam3_hyperet.hyperbolic.radius import normalized_radius
 from sam3_hyperet.inference.prediction import PromptDetections
 from sam3_hyperet.inference.predictor import Encoded
 from sam3_hyperet.masks import Rle
-from sam3_hyperet.modeling.probe import changes_features
+from sam3_hyperet.modeling.parameters import changes_features
 
 CORRECT_IOU = 0.5
 BASE_CURVATURE = 0.01  # the paper's [1], where no adjustment has another

@@ -18,9 +18,10 @@ from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.evaluation.metrics.key import MetricKey
-from sam3_hyperet.evaluation.models import EvalModel, beside_base, model_facts
+from sam3_hyperet.evaluation.models import EvalModel, beside_base
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.modeling.copies import adapted_copy
+from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
 from sam3_hyperet.version import versions
 
