@@ -49,34 +49,40 @@ def _tf32_settings() -> list[tuple[Any, str, object]]:
 _tf32 = _tf32_settings()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    try:
-        from sam3.model.data_misc import FindStage
-        from sam3.model.decoder import TransformerDecoder, TransformerDecoderLayer
-        from sam3.model.encoder import TransformerEncoderFusion, TransformerEncoderLayer
+    try:  # a name imported `as` itself is for other modules
+        from sam3.model.data_misc import FindStage as FindStage
+        from sam3.model.decoder import TransformerDecoder as TransformerDecoder
+        from sam3.model.decoder import TransformerDecoderLayer as TransformerDecoderLayer
+        from sam3.model.encoder import TransformerEncoderFusion as TransformerEncoderFusion
+        from sam3.model.encoder import TransformerEncoderLayer as TransformerEncoderLayer
         from sam3.model.geometry_encoders import SequenceGeometryEncoder
-        from sam3.model.maskformer_segmentation import PixelDecoder, UniversalSegmentationHead
-        from sam3.model.model_misc import MLP, DotProductScoring, SAM3Output, TransformerWrapper
-        from sam3.model.model_misc import MultiheadAttentionWrapper as MultiheadAttention
-        from sam3.model.necks import Sam3DualViTDetNeck
-        from sam3.model.position_encoding import PositionEmbeddingSine
-        from sam3.model.sam3_image import Sam3Image
-        from sam3.model.sam3_image_processor import Sam3Processor
-        from sam3.model.text_encoder_ve import VETextEncoder
-        from sam3.model.tokenizer_ve import SimpleTokenizer
-        from sam3.model.vitdet import ViT
-        from sam3.model.vl_combiner import SAM3VLBackbone
+        from sam3.model.maskformer_segmentation import PixelDecoder as PixelDecoder
+        from sam3.model.maskformer_segmentation import UniversalSegmentationHead as UniversalSegmentationHead
+        from sam3.model.model_misc import MLP as MLP
+        from sam3.model.model_misc import DotProductScoring as DotProductScoring
+        from sam3.model.model_misc import MultiheadAttentionWrapper
+        from sam3.model.model_misc import SAM3Output as SAM3Output
+        from sam3.model.model_misc import TransformerWrapper as TransformerWrapper
+        from sam3.model.necks import Sam3DualViTDetNeck as Sam3DualViTDetNeck
+        from sam3.model.position_encoding import PositionEmbeddingSine as PositionEmbeddingSine
+        from sam3.model.sam3_image import Sam3Image as Sam3Image
+        from sam3.model.sam3_image_processor import Sam3Processor as Sam3Processor
+        from sam3.model.text_encoder_ve import VETextEncoder as VETextEncoder
+        from sam3.model.tokenizer_ve import SimpleTokenizer as SimpleTokenizer
+        from sam3.model.vitdet import ViT as ViT
+        from sam3.model.vl_combiner import SAM3VLBackbone as SAM3VLBackbone
         from sam3.train import matcher as sam3_matcher
-        from sam3.train.data.collator import BatchedDatapoint, collate_fn_api
-        from sam3.train.data.sam3_image_dataset import (
-            Datapoint,
-            FindQueryLoaded,
-            Image,
-            InferenceMetadata,
-            Object,
-        )
-        from sam3.train.loss import loss_fns
-        from sam3.train.loss.sam3_loss import Sam3LossWrapper
-        from sam3.train.matcher import BinaryHungarianMatcherV2, BinaryOneToManyMatcher
+        from sam3.train.data.collator import BatchedDatapoint as BatchedDatapoint
+        from sam3.train.data.collator import collate_fn_api
+        from sam3.train.data.sam3_image_dataset import Datapoint as Datapoint
+        from sam3.train.data.sam3_image_dataset import FindQueryLoaded as FindQueryLoaded
+        from sam3.train.data.sam3_image_dataset import Image as Image
+        from sam3.train.data.sam3_image_dataset import InferenceMetadata as InferenceMetadata
+        from sam3.train.data.sam3_image_dataset import Object as Object
+        from sam3.train.loss import loss_fns as loss_fns
+        from sam3.train.loss.sam3_loss import Sam3LossWrapper as Sam3LossWrapper
+        from sam3.train.matcher import BinaryHungarianMatcherV2 as BinaryHungarianMatcherV2
+        from sam3.train.matcher import BinaryOneToManyMatcher as BinaryOneToManyMatcher
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
         found = importlib.metadata.version("sam3")
@@ -84,46 +90,7 @@ with warnings.catch_warnings():
 for _owner, _attribute, _value in _tf32:
     setattr(_owner, _attribute, _value)
 
-__all__ = [
-    "MLP",
-    "SAM3_VERSION",
-    "BatchedDatapoint",
-    "BinaryHungarianMatcherV2",
-    "BinaryOneToManyMatcher",
-    "Datapoint",
-    "DotProductScoring",
-    "FindQueryLoaded",
-    "FindStage",
-    "GeometryEncoder",
-    "Image",
-    "InferenceMetadata",
-    "MovableSam3Image",
-    "MultiheadAttention",
-    "Object",
-    "PixelDecoder",
-    "PositionEmbeddingSine",
-    "SAM3Output",
-    "SAM3VLBackbone",
-    "Sam3DualViTDetNeck",
-    "Sam3Image",
-    "Sam3LossWrapper",
-    "Sam3Processor",
-    "SimpleTokenizer",
-    "TransformerDecoder",
-    "TransformerDecoderLayer",
-    "TransformerEncoderFusion",
-    "TransformerEncoderLayer",
-    "TransformerWrapper",
-    "UniversalSegmentationHead",
-    "VETextEncoder",
-    "ViT",
-    "clear_caches",
-    "collate",
-    "loss_fns",
-    "to_device",
-    "vocabulary_path",
-]
-
+MultiheadAttention = MultiheadAttentionWrapper
 SAM3_VERSION = importlib.metadata.version("sam3")
 CONTEXT_LENGTH = 32  # tokens of a prompt, start and end included
 
