@@ -47,16 +47,16 @@ def main(argv: list[str] | None = None) -> Path:
     predictor = Predictor(model, prompts, resolution(model), config.prompts_at_once)
     run_dir.mkdir(parents=True, exist_ok=True)
     Manifest(run_dir).claim(*images.values(), _PREDICTIONS)
-    records = []
+    entries = []
     for path, name in images.items():
-        record, drawn = _predict(predictor, path, config)
+        entry, drawn = _predict(predictor, path, config)
         Image.fromarray(drawn).save(run_dir / name)
-        records.append({**record, "overlay": name})
-        found = ", ".join(f"{p['prompt']} {len(p['detections'])}" for p in record["prompts"])
+        entries.append({**entry, "overlay": name})
+        found = ", ".join(f"{p['prompt']} {len(p['detections'])}" for p in entry["prompts"])
         console.print(f"{path.name}: {found}", markup=False)
-    content = {"adapter": adapter, "score_threshold": config.score_threshold, "pictures": records}
+    content = {"adapter": adapter, "score_threshold": config.score_threshold, "pictures": entries}
     write_json(run_dir / _PREDICTIONS, content)
-    console.print(f"wrote {len(records)} overlays and {_PREDICTIONS} to {run_dir}", markup=False, soft_wrap=True)
+    console.print(f"wrote {len(entries)} overlays and {_PREDICTIONS} to {run_dir}", markup=False, soft_wrap=True)
     return run_dir
 
 
@@ -145,5 +145,5 @@ def _predict(predictor: Predictor, path: Path, config: DictConfig) -> tuple[dict
         predictions.append({"prompt": prompt, "presence": prediction.presence, "detections": detections})
         masks_shown += list(masks)
         labels += [f"{prompt} {score:.2f}" for score in best.scores.tolist()]
-    record = {"file": str(path), "width": image.width, "height": image.height, "prompts": predictions}
-    return record, overlay(np.asarray(image), masks_shown, labels)
+    entry = {"file": str(path), "width": image.width, "height": image.height, "prompts": predictions}
+    return entry, overlay(np.asarray(image), masks_shown, labels)

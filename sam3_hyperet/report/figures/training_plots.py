@@ -61,7 +61,7 @@ def training_plots(history: Sequence[Mapping[str, float]], best_step: float | No
 
 
 def _keys(history: Sequence[Mapping[str, float]], prefix: str) -> list[str]:
-    return list(dict.fromkeys(key for record in history for key in record if key.startswith(prefix)))
+    return list(dict.fromkeys(key for line in history for key in line if key.startswith(prefix)))
 
 
 def _radius_means(history: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:

@@ -100,7 +100,7 @@ def test_label_maps_of_the_truth_score_one(evaluate, pictures):
     assert "shown" not in notes[0]
 
 
-def test_the_chosen_fusion_is_the_headline(label_maps, pictures):
+def test_the_chosen_fusion_has_its_miou_twice(label_maps, pictures):
     options = {"score_threshold": 0.99}  # of which only the semantic map is left
     assert "mIoU" not in label_maps(Knowing(pictures), **options)
     assert label_maps(Knowing(pictures), fusion="instance", **options)["mIoU"] == 0
