@@ -26,12 +26,8 @@ VERSIONS = "versions.json"
 _WEIGHTS = (*ADAPTER.values(), *WEIGHTS.values())
 _RESULTS = (*_WEIGHTS, STATE_FILE, previous_state(Path(STATE_FILE)).name, HISTORY_FILE, "tensorboard")
 _NAMES = (*_RESULTS, CONFIG_FILE, VERSIONS, "wandb", "wandb_id")
-_EVALUATION = (
-    "metrics.json",
-    "report.html",
-    "comparison.md",
-    "comparison.tex",
-)  # on the list once evaluation has written them
+_EVALUATION = ("metrics.json", "report.html", "comparison.md", "comparison.tex")
+"""On the list once evaluation has written them."""
 _RECORDS = "records/"
 
 

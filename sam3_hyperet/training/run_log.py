@@ -47,13 +47,7 @@ class RunLog:
     """
 
     def __init__(
-        self,
-        run_dir: Path,
-        total: int,
-        *,
-        start: int = 0,
-        active: bool = True,
-        options: LoggerOptions | None = None,
+        self, run_dir: Path, total: int, *, start: int = 0, active: bool = True, options: LoggerOptions | None = None
     ) -> None:
         self.active = active
         self._path, self._total = run_dir / FILE, total

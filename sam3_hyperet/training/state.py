@@ -87,11 +87,7 @@ def read_state(path: Path, world: int = 1) -> dict[str, Any]:
 
 
 def restore_state(
-    path: Path,
-    state: Mapping[str, Any],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    rank: int = 0,
+    path: Path, state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, rank: int = 0
 ) -> None:
     """Put a state that `read_state` found at `path` into process `rank` of a run of the same configuration.
 
