@@ -129,6 +129,12 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def check_output(out: str | Path, *inputs: object) -> None:
+    """Raise a ConfigError if a file to write is one of those to read, which may be null."""
+    if Path(out).resolve() in (Path(str(one)).resolve() for one in inputs if one is not None):
+        raise ConfigError(f"out={out} is read as well and would be replaced; expected another file")
+
+
 def _composed(command: str, file: Path, arguments: Sequence[str], configs: Path) -> DictConfig:
     groups = _groups(file)
     choices, values = {}, []

@@ -11,7 +11,8 @@ from rich.console import Console
 from torch import Tensor
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.command import check_output, parse_command
+from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict import find_images, listed_prompts, open_adapted, read_upright
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.inference.predictor import Predictor, model_input
@@ -19,6 +20,7 @@ from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.checkpoint import save_base, save_official
 from sam3_hyperet.modeling.merge import merge
 from sam3_hyperet.modeling.opening import set_threads
+from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 
 TOLERANCE = 1e-4
 """Largest difference of an output, relative to the output's largest value, that rounding explains."""
@@ -37,6 +39,8 @@ def main(argv: list[str] | None = None) -> Path:
     out = Path(config.out)
     if out.suffix == ".safetensors" and config.carry_over:
         raise ConfigError(f"carry_over={config.carry_over} is for SAM 3's own layout; out={out} is for checkpoint=")
+    of_run = [run / name for run in listed(config.run) for name in (*ADAPTER.values(), *WEIGHTS.values())]
+    check_output(out, config.adapter, config.carry_over, config.model.checkpoint, *of_run)
     if config.adapter is None and config.run is None:
         raise ConfigError("merge: needs adapter=… or run=… (see --help)")
     images = [read_upright(path) for path in find_images(config.images)] if config.images else [_noise()]

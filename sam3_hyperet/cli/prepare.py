@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -101,9 +102,18 @@ def _write_manifest(out: str | None, root: Path, name: str, inspected: dict[str,
     if out is None:
         return None
     path = root / out
+    if path.exists() and not _is_manifest(path):
+        raise DataError(f"{path} is there and is no manifest of this tool; it is left alone; expected another out=")
     splits = {split: dict(one.manifest) for split, one in inspected.items()}
     write_json(path, {"data": name, "sam3_hyperet": __version__, "splits": splits})
     return path
+
+
+def _is_manifest(path: Path) -> bool:
+    try:
+        return "sam3_hyperet" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _source(values: dict[str, Any]) -> str:

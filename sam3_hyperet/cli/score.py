@@ -1,4 +1,4 @@
-"""`tools/score.py`: the metrics of prediction files that anyone made."""
+"""`sam3-hyperet score`: the metrics of prediction files that anyone made."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from sam3_hyperet.cli.command import parse_command, write_json
+from sam3_hyperet.cli.command import check_output, parse_command, write_json
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics.instances.cg_f1 import SCORE_THRESHOLD
 from sam3_hyperet.evaluation.scoring.cg_f1 import cg_f1_of_files
@@ -24,6 +24,9 @@ _PACKAGES = ("pycocotools", "faster-coco-eval", "numpy", "pillow")
 def main(argv: list[str] | None = None) -> None:
     """Print the metrics, and write them if `out=` says where."""
     subcommand, config = parse_command("score", argv)
+    if config.out is not None:
+        truths = config.get("gt")
+        check_output(config.out, config.predictions, *(truths if isinstance(truths, ListConfig) else [truths]))
     report = {"coco": score_coco, "cgf1": score_cgf1, "semantic": score_semantic}[subcommand](config)
     _print_table(report)
     if config.out is not None:

@@ -91,6 +91,15 @@ def test_there_must_be_something_to_merge(tmp_path):
         tool.main([f"out={tmp_path / 'merged.safetensors'}"])
 
 
+def test_what_is_read_is_not_replaced(adapter):
+    file, _ = adapter(scheme="P")
+    before = file.read_bytes()
+    for out in (file, file.parent / ".." / file.parent.name / file.name):
+        with pytest.raises(ConfigError, match=r"is read as well and would be replaced; expected another file"):
+            run(file, out)
+    assert file.read_bytes() == before
+
+
 def test_outputs_that_change_are_not_written(adapter, tmp_path, monkeypatch, capsys):
     def wrong(model, images):
         with torch.no_grad():

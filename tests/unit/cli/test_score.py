@@ -122,6 +122,8 @@ BAD_LINES = [
     (["coco", "gt={}/gt.json", "predictions={}/detections.json", "groups=4"], "groups is 4"),
     (["coco", "gt={}/gt.json", "predictions={}/detections.json", "groups={{a:[5]}}"], "group 'a': [5]"),
     (["coco", "gt=${{b}}", "predictions=x"], "'b' not found"),
+    (["coco", "gt={}/gt.json", "predictions=x", "out={}/gt.json"], "gt.json is read as well and would be replaced"),
+    (["cgf1", "gt=[a.json,b.json]", "predictions=x", "out=b.json"], "b.json is read as well and would be replaced"),
     (["cgf1", "gt={}/gt.json", "predictions={}/detections.json"], "is_instance_exhaustive is None"),
     (["cgf1", "gt={}/gt.json", "predictions=x", "iou_type=x"], "the types are bbox, segm"),
     (["semantic", "labels=1", "predictions=2", "names={}/names.txt"], "1: no such folder"),

@@ -75,6 +75,14 @@ def test_a_complete_set_gets_a_manifest(coco, capsys):
     assert main([f"root={coco}", "counts=null", "out=null"]) is None
 
 
+def test_only_a_manifest_is_replaced(coco, capsys):
+    (coco / "prepared.json").write_text('{"mine": 1}')
+    with pytest.raises(SystemExit):
+        exit_cleanly(main)([f"root={coco}", "counts=null"])
+    assert "prepared.json is there and is no manifest of this tool; it is left alone" in capsys.readouterr().err
+    assert (coco / "prepared.json").read_text() == '{"mine": 1}'
+
+
 def test_a_file_of_another_size_changes_the_hash(coco):
     def hash_of():
         return json.loads(main([f"root={coco}", "counts=null"]).read_text())["splits"]["val"]["sha256"]
