@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,11 +59,6 @@ class Comparison:
     metrics: Mapping[str, float]
 
 
-@contextmanager
-def _no_progress(total: int) -> Iterator[Callable[[], None]]:
-    yield lambda: None
-
-
 def compare(
     models: Sequence[EvalModel],
     data: DataOptions,
@@ -72,8 +67,8 @@ def compare(
     fabric: Fabric,
     *,
     resume: bool = True,
-    say: Callable[[str], None] = lambda text: None,
-    progress: Callable[[int], AbstractContextManager[Callable[[], None]]] = _no_progress,
+    say: Callable[[str], None],
+    progress: Callable[[int], AbstractContextManager[Callable[[], None]]],
 ) -> Comparison | None:
     """Run all models on each image in turn and score them.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +32,15 @@ def comparison(tmp_path_factory):
     data = DataOptions(name="drawn", format="scenes", root=str(folder / "scenes"), splits={"val": PICTURES})
     model = hy.inject(hy.build_model("tiny"), hy.HyperETConfig())  # with the weights that come with the package
     task = open_task(open_split(data, "val"), Protocol(examples=2, bootstrap=0))
-    return compare(beside_base(model), data, task, folder, Fabric(accelerator="cpu", devices=1))
+    return compare(
+        beside_base(model),
+        data,
+        task,
+        folder,
+        Fabric(accelerator="cpu", devices=1),
+        say=print,
+        progress=lambda total: nullcontext(lambda: None),
+    )
 
 
 def test_curves_are_those_of_the_metrics(comparison):
