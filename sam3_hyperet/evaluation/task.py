@@ -93,7 +93,7 @@ class EvalTask:
             chosen["presence"] = PresenceEvaluator(self.category_ids, self._present, self.groups, protocol)
             if protocol.granularity:
                 chosen["uncertainty"] = UncertaintyEvaluator(model, split.images, protocol)
-            chosen["examples"] = ExampleEvaluator(self._size)
+            chosen["examples"] = ExampleEvaluator(split.images)
         if split.labels:
             labels = split.labels
             names = [category.name for category in labels.categories]
@@ -124,10 +124,6 @@ class EvalTask:
             {one.category_id for one in instances if not one.crowd},
             crowds | images.unlabelled(i) | images.unannotated,
         )
-
-    def _size(self, i: int) -> tuple[int, int]:
-        image = self.split.images.image(i)
-        return image.height, image.width
 
 
 def open_task(split: Split, protocol: Protocol) -> EvalTask:

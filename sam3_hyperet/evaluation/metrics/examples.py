@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
 from sam3_hyperet.inference.prediction import PromptDetections
 from sam3_hyperet.inference.predictor import Encoded
@@ -13,14 +14,10 @@ from sam3_hyperet.masks import Rle
 
 
 class ExampleEvaluator:
-    """Records of the confident detections of categories; there are no metrics.
+    """Records of the confident detections of categories; there are no metrics."""
 
-    Args:
-        size: position -> (height, width) of the image, in pixels.
-    """
-
-    def __init__(self, size: Callable[[int], tuple[int, int]]) -> None:
-        self._size = size
+    def __init__(self, images: AnnotatedImages) -> None:
+        self._images = images
 
     def start(self, position: int, encoded: Encoded) -> None:
         self._categories: list[int] = []
@@ -54,11 +51,8 @@ class ExampleEvaluator:
     def detections(self, position: int, category_id: int, record: Record) -> list[tuple[Rle, float]]:
         """Mask and score of those of a category, best first, from the record of the image at `position`."""
         runs, ends = record["runs"].tobytes(), np.cumsum(record["lengths"])
-        size = list(self._size(position))
-        return [
-            (
-                {"size": size, "counts": runs[ends[n] - record["lengths"][n] : ends[n]].decode("ascii")},
-                float(record["scores"][n]),
-            )
-            for n in np.flatnonzero(record["categories"] == category_id)
-        ]
+        image, found = self._images.image(position), []
+        for n in np.flatnonzero(record["categories"] == category_id):
+            counts = runs[ends[n] - record["lengths"][n] : ends[n]].decode("ascii")
+            found.append(({"size": [image.height, image.width], "counts": counts}, float(record["scores"][n])))
+        return found

@@ -1,6 +1,10 @@
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
+from sam3_hyperet.data.annotations import ImageInfo
 from sam3_hyperet.evaluation.metrics.evaluator import Prompt
 from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
 from sam3_hyperet.inference.prediction import PromptDetections, PromptPrediction
@@ -17,7 +21,7 @@ def answer(scores, presence=1.0):
 
 
 def evaluator():
-    return ExampleEvaluator(lambda i: (16, 16))
+    return ExampleEvaluator(SimpleNamespace(image=lambda i: ImageInfo(i, Path("a.png"), 16, 16)))
 
 
 def test_confident_detections_come_back_best_first():
