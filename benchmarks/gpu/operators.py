@@ -105,7 +105,7 @@ def regions(bench: Bench) -> Figures:
     """
     if not bench.compiles:
         return {}
-    base = bench.base
+    base = bench.base.eval()  # after steps that trained everything
     trunk, transformer = base.backbone.vision_backbone.trunk, base.transformer
     named = {
         "trunk/windowed_block": trunk.blocks[0],
