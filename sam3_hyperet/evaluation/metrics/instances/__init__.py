@@ -1,0 +1,7 @@
+"""Average precision and cgF1 of instances, from a small record of each image.
+
+- `instance_evaluator`: the evaluator of a model's detections
+- `instance_records`, `instance_matches`: the record of an image, COCO's greedy matching
+- `average_precision`, `coco_summary`, `cg_f1`: the metrics of all records
+- `instance_metrics`: all of them flat, and those with confidence intervals
+"""
