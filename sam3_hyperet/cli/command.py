@@ -141,7 +141,7 @@ def _composed(command: str, file: Path, arguments: Sequence[str], configs: Path)
     for argument in arguments:
         key, is_assignment, text = argument.partition("=")
         if key in groups and is_assignment:
-            choices[key] = _choice(key, text, configs)
+            choices[key] = OF_RUN if text == groups[key] == OF_RUN else _choice(key, text, configs)
         else:
             values.append((argument, key, text if is_assignment else None))
     from_runs = [key for key, default in groups.items() if default == OF_RUN and choices.get(key, OF_RUN) == OF_RUN]
@@ -234,7 +234,7 @@ def _choice(group: str, text: str, configs: Path) -> str:
             content = OmegaConf.merge({"name": Path(name).stem}, content)
         name = "own_file"
         ConfigStore.instance().store(group=group, name=name, node=content, package=package)
-    elif name not in (valid := _choices(group, configs)) and name != OF_RUN:
+    elif name not in (valid := _choices(group, configs)):
         raise ConfigError(
             f"{group}={name!r} is unknown; expected one of {', '.join(valid)}, or a file: {group}=own.yaml"
             f"{close(name, valid)}"

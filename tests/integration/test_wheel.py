@@ -45,7 +45,8 @@ def run(wheel, tmp_path_factory):
     python = environment / "bin" / "python"
     paths = sysconfig.get_paths(vars={"base": str(environment), "platbase": str(environment)})
     # no .pth file of a folder that is listed in one is read: an editable sam3_hyperet stays out
-    (Path(paths["purelib"]) / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    ours = dict.fromkeys(sysconfig.get_paths()[name] for name in ("purelib", "platlib"))
+    (Path(paths["purelib"]) / "dependencies.pth").write_text("".join(f"{folder}\n" for folder in ours))
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "-q", str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     empty = tmp_path_factory.mktemp("empty")

@@ -244,6 +244,9 @@ def test_the_sections_of_a_run_are_the_base_of_what_is_set(tmp_path):
     found = composed(run, "model=tiny", "data=scenes", tool="evaluate")
     assert (found["of_run"], found["model"]["resolution"], found["data"]["num_positives"]) == ([], None, 2)
     assert composed(tool="evaluate")["data"]["name"] == "scenes"
+    assert composed(run, "model=of_run", tool="evaluate")["of_run"] == ["model", "data"]
+    with pytest.raises(ConfigError, match=r"model='of_run' is unknown; expected one of large, tiny"):
+        composed("model=of_run")
     assert composed(run, "images=x", "prompts=y", tool="predict")["model"] == values["model"]
 
 
