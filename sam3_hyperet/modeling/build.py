@@ -203,7 +203,6 @@ def _backbone(a: Architecture) -> host.SAM3VLBackbone:
         width=a.text_width,
         heads=a.text_heads,
         layers=a.text_layers,
-        use_act_checkpoint=False,  # recomputed outside SAM 3's choice of attention kernels, which fails on CUDA
     )
     return host.SAM3VLBackbone(visual=neck, text=text, scalp=1)
 

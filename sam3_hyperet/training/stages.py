@@ -39,7 +39,7 @@ class StageReport:
 
 
 def set_stage(model: nn.Module, stage: int, layers: Sequence[str] = KEY_LAYERS) -> StageReport:
-    """Set `requires_grad` of every parameter.
+    """Set `requires_grad` of every parameter, and keep the text layers' activations for the backward pass.
 
     Args:
         stage: 1 adapters only; 2 adapters and the layers that `layers` name; 3 everything.
@@ -59,6 +59,9 @@ def set_stage(model: nn.Module, stage: int, layers: Sequence[str] = KEY_LAYERS) 
         for pattern in hits:
             patterns[pattern] += 1
         parameter.requires_grad_(stage == 3 or name in added or bool(hits))
+    # SAM 3 recomputes its text layers outside its own choice of attention kernels, which fails on CUDA where PyTorch's
+    # choice is another; at 32 tokens a prompt there is little to save.
+    model.backbone.language_backbone.encoder.transformer.grad_checkpointing = False
     unmatched = [pattern for pattern, count in patterns.items() if not count]
     if unmatched:
         raise ConfigError(f"stage 2: no parameter's name matches {', '.join(unmatched)}")
@@ -82,9 +85,6 @@ def set_training_mode(model: nn.Module, *, checkpoint_activations: bool = False)
     model.transformer.encoder.training = checkpoint_activations
     model.transformer.decoder.training = checkpoint_activations
     model.use_act_checkpoint_seg_head = checkpoint_activations
-    # SAM 3 recomputes its text layers outside its own choice of attention kernels, which fails on CUDA where PyTorch's
-    # choice is another; at 32 tokens a prompt there is little to save.
-    model.backbone.language_backbone.encoder.transformer.grad_checkpointing = False
 
 
 def _set_mode(module: nn.Module) -> None:

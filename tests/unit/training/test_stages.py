@@ -117,7 +117,7 @@ def test_activation_checkpointing_changes_no_gradient(another, make_batch, rando
 def test_text_layers_run_once_a_step_in_stage_3(another, make_batch):
     model = hy.inject(another(), hy.HyperETConfig())
     hy.set_stage(model, 3)
-    set_training_mode(model, checkpoint_activations=True)
+    model.train()  # as SAM 3's own trainer has it
     runs = []
     for layer in model.backbone.language_backbone.encoder.transformer.resblocks:
         layer.register_forward_pre_hook(lambda *_, layer=layer: runs.append(layer))
