@@ -16,7 +16,6 @@ from torch import nn
 
 from benchmarks import timing
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.data.scenes.dataset import scene
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.inference.shared_encoding import shared_encoding
@@ -24,6 +23,7 @@ from sam3_hyperet.masks import encode_masks
 from sam3_hyperet.modeling.build import build_model, resolution
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.copies import adapted_copy
+from sam3_hyperet.scenes.dataset import scene
 
 KNOWN = ("house", "car", "tree", "person", "dog", "sky")  # to the tiny model
 WIDTH, HEIGHT = 640, 480

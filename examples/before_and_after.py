@@ -10,8 +10,8 @@ from PIL import Image
 from sam3.model.sam3_image_processor import Sam3Processor
 
 import sam3_hyperet as hy
-from sam3_hyperet.data.scenes.dataset import scene
 from sam3_hyperet.report.figures.images import overlay
+from sam3_hyperet.scenes.dataset import scene
 
 PROMPTS = ("vehicle", "building", "plant")
 

@@ -13,7 +13,7 @@ from PIL import Image
 from sam3.model.sam3_image_processor import Sam3Processor
 
 import sam3_hyperet as hy
-from sam3_hyperet.data.scenes.dataset import write_scenes
+from sam3_hyperet.scenes.dataset import write_scenes
 
 
 def main(folder: Path, steps: int = 100) -> list[float]:

@@ -7,7 +7,7 @@ from PIL import Image
 from sam3.model.sam3_image_processor import Sam3Processor
 
 import sam3_hyperet as hy
-from sam3_hyperet.data.scenes.dataset import scene
+from sam3_hyperet.scenes.dataset import scene
 
 prompt = sys.argv[1] if sys.argv[1:] else "car"
 model = hy.build_model("tiny")  # SAM 3's classes at small width; the weights come with the package

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.gpu.bench import Bench, Figures, difference, ground, perturb, tf32
-from sam3_hyperet.data.scenes.dataset import scene
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.build import build_model, resolution
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.inject import adapters_disabled, inject
 from sam3_hyperet.modeling.merge import merge
+from sam3_hyperet.scenes.dataset import scene
 
 SCHEMES = {
     "A": HyperETConfig(scheme="A"),

@@ -10,5 +10,4 @@
 - `prompts`: which concepts an image is prompted with
 - `transforms`, `loading`: images and masks at the model's size, datapoints and batches
 - `notes`, `checks`, `conversion`: what a person should know of a data set, and what the prepare tools do
-- `scenes`: the embedded data
 """

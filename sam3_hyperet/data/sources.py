@@ -15,12 +15,12 @@ from sam3_hyperet.data.finding import find_files
 from sam3_hyperet.data.label_maps import read_label_maps
 from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.prompts import PromptSampler
-from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.subsets import OfGranularities, OfVocabulary, Subset
 from sam3_hyperet.data.transforms import Augmentation
 from sam3_hyperet.data.vocabularies import absent_concepts, vocabulary_ids
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.options import one_of
+from sam3_hyperet.scenes.dataset import write_scenes
 
 Files = tuple[AnnotatedImages, AnnotatedImages | None, Path | None]  # images, label maps, COCO file
 

@@ -22,13 +22,13 @@ import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.data.loading import ConceptPrompts, build_loader
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.sources import training_images
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.build import ARCHITECTURES, assemble
 from sam3_hyperet.modeling.parameters import adapter_parameters, base_state_dict
+from sam3_hyperet.scenes.dataset import write_scenes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs" / "sam3_trainer"

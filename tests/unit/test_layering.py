@@ -15,7 +15,7 @@ PACKAGE = REPOSITORY / "sam3_hyperet"
 FLOORS = (  # from the bottom; imports only go down
     ("choices", "errors", "version"),
     ("files", "hyperbolic"),
-    ("options", "masks", "adapters", "sam3_host"),
+    ("options", "masks", "adapters", "sam3_host", "scenes"),
     ("modeling", "data", "losses"),
     ("inference",),
     ("training",),
@@ -138,6 +138,13 @@ def test_no_file_is_long():
     }
     assert len(lengths) > 50
     assert not {path: n for path, n in lengths.items() if n > 350}
+
+
+def test_no_folder_outgrows_the_others():
+    lines: dict[str, int] = {}
+    for name, path in MODULES.items():
+        lines[part_of(name)] = lines.get(part_of(name), 0) + len(path.read_text().splitlines())
+    assert max(lines.values()) <= sum(lines.values()) / 5, sorted(lines.items(), key=lambda item: item[1])[-3:]
 
 
 def test_light_parts_do_not_load_sam3():

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 import sam3_hyperet as hy
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.evaluate import choose_device, find_trained, main
-from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.opening import set_threads
+from sam3_hyperet.scenes.dataset import write_scenes
 
 RANDOM = ["model=tiny", "model.checkpoint=random"]
 

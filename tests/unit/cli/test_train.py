@@ -13,10 +13,10 @@ from PIL import Image
 
 from sam3_hyperet.cli.command import CONFIGS, exit_cleanly, parse_command
 from sam3_hyperet.cli.train import main, train
-from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.checkpoint import save_base
 from sam3_hyperet.modeling.opening import open_model
+from sam3_hyperet.scenes.dataset import write_scenes
 
 
 @pytest.fixture(scope="module")

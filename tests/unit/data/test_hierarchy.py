@@ -10,8 +10,8 @@ from sam3_hyperet.data.ade20k import read_object_info
 from sam3_hyperet.data.annotations import Category
 from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.data.hierarchy import ADE20K, COCO_PROMPTS, Hierarchy, hierarchy_of
-from sam3_hyperet.data.scenes.concepts import CONCEPTS
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.scenes.concepts import CONCEPTS
 
 TREE = Hierarchy(
     kinds={"vehicle": ("car", "bus"), "building": ("building", "house"), "pet": ("dog",)},

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.sources import augmentation, open_run, open_split, prompt_sampler, training_images
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.scenes.dataset import write_scenes
 
 COUNT = 9
 

@@ -15,7 +15,6 @@ from rich.console import Console
 import sam3_hyperet as hy
 from sam3_hyperet.cli.compare import compare_and_report, print_metrics
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import EvalModel, beside_base
@@ -23,6 +22,7 @@ from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
+from sam3_hyperet.scenes.dataset import write_scenes
 from sam3_hyperet.version import versions
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sam3_hyperet import sam3_host  # noqa: F401  (sam3 warns when it is imported)
-from sam3_hyperet.data.scenes.dataset import scene
+from sam3_hyperet.scenes.dataset import scene
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 

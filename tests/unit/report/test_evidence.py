@@ -12,7 +12,6 @@ from lightning_fabric import Fabric
 
 import sam3_hyperet as hy
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.data.scenes.dataset import write_scenes
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.evaluation.compare import compare
 from sam3_hyperet.evaluation.models import EvalModel, beside_base
@@ -21,6 +20,7 @@ from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.report import evidence
 from sam3_hyperet.report.examples import extremes
 from sam3_hyperet.report.report import write_comparison
+from sam3_hyperet.scenes.dataset import write_scenes
 
 PICTURES = 3
 

@@ -29,9 +29,9 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from sam3_hyperet.data.scenes.concepts import CONCEPTS, OBJECTS, group_of
-from sam3_hyperet.data.scenes.drawing import Image, SceneInstance, draw_scene
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.scenes.concepts import CONCEPTS, OBJECTS, group_of
+from sam3_hyperet.scenes.drawing import Image, SceneInstance, draw_scene
 
 VERSION = 1  # of the images: raise it whenever the same seed draws something else
 MIN_SIZE = 64

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sam3_hyperet.data.scenes.concepts import THINGS
-from sam3_hyperet.data.scenes.shapes import (
+from sam3_hyperet.scenes.concepts import THINGS
+from sam3_hyperet.scenes.shapes import (
     COLORS,
     Points,
     Rgb,

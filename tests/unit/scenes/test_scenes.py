@@ -12,11 +12,11 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from sam3_hyperet.data.scenes import dataset as scenes
-from sam3_hyperet.data.scenes import drawing as scene_drawing
-from sam3_hyperet.data.scenes.concepts import CONCEPTS, GROUPS, OBJECTS, PARTS, STUFF, THINGS
-from sam3_hyperet.data.scenes.dataset import label_map, scene, write_scenes
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.scenes import dataset as scenes
+from sam3_hyperet.scenes import drawing as scene_drawing
+from sam3_hyperet.scenes.concepts import CONCEPTS, GROUPS, OBJECTS, PARTS, STUFF, THINGS
+from sam3_hyperet.scenes.dataset import label_map, scene, write_scenes
 
 COUNT = 300
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sam3_hyperet.data.scenes.shapes import TEXTURES, Points, Rgb, blob, box, ellipse, jitter, polygon, tint
+from sam3_hyperet.scenes.shapes import TEXTURES, Points, Rgb, blob, box, ellipse, jitter, polygon, tint
 
 EXTENT = 128.0  # the image's side in units
 

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam3_hyperet.data.scenes.backgrounds import EXTENT, background
-from sam3_hyperet.data.scenes.concepts import THINGS, group_of
-from sam3_hyperet.data.scenes.objects import sprite
-from sam3_hyperet.data.scenes.shapes import TEXTURES, Points, Rgb, Sprite, tint
+from sam3_hyperet.scenes.backgrounds import EXTENT, background
+from sam3_hyperet.scenes.concepts import THINGS, group_of
+from sam3_hyperet.scenes.objects import sprite
+from sam3_hyperet.scenes.shapes import TEXTURES, Points, Rgb, Sprite, tint
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
