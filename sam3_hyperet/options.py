@@ -1,6 +1,7 @@
 """Sections of a configuration as dataclasses: each option is declared once, with its default, type and meaning.
 
 A key that was renamed is listed in the class's `ALIASES`, old name to new; it still works, with one line of warning.
+A type may be annotated with a `Condition` on its values.
 """
 
 from __future__ import annotations
@@ -9,17 +10,38 @@ import difflib
 import functools
 import inspect
 import logging
+import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sam3_hyperet.errors import ConfigError
 
 T = TypeVar("T")
 PRECISIONS = ("32-true", "bf16-mixed")
 _PLAIN = {int: "an integer", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What holds for an option's values, and how a message says so."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+def number(holds: Callable[[Any], bool], expected: str) -> Condition:
+    """A condition on a number: not on a bool."""
+    return Condition(lambda value: isinstance(value, Real) and not isinstance(value, bool) and holds(value), expected)
+
+
+PositiveInt = Annotated[int, number(lambda value: isinstance(value, Integral) and value >= 1, "an integer from 1")]
+NonNegativeInt = Annotated[int, number(lambda value: isinstance(value, Integral) and value >= 0, "an integer from 0")]
+PositiveFloat = Annotated[float, number(lambda value: 0 < value < math.inf, "a positive number")]
+Probability = Annotated[float, number(lambda value: 0 <= value <= 1, "a probability")]
 
 
 def read_options(cls: type[T], values: Mapping[str, object], section: str) -> T:
@@ -48,6 +70,21 @@ def convert_fields(options: Any) -> None:
     for field in fields(options):
         value = _converted(getattr(options, field.name), hints[field.name], field.name)
         object.__setattr__(options, field.name, value)
+
+
+def check_fields(options: object, section: str = "") -> None:
+    """Raise a ConfigError for the first field whose value breaks a `Condition` of its type."""
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        check_value(f"{section}.{name}" if section else name, getattr(options, name), hint)
+
+
+def check_value(name: str, value: object, hint: Any) -> None:
+    """Raise a ConfigError if a value breaks a `Condition` of a type."""
+    alternatives = _alternatives(hint)
+    is_optional = NoneType in alternatives
+    for condition in (one for alternative in alternatives for one in getattr(alternative, "__metadata__", ())):
+        if not condition.holds(value) and not (value is None and is_optional):
+            raise ConfigError(f"{name}={value!r}; expected {condition.expected}{', or null' if is_optional else ''}")
 
 
 def current_names(cls: type, values: Mapping[str, object], section: str) -> dict[str, object]:
@@ -103,15 +140,17 @@ def close(found: object, valid: Iterable[str]) -> str:
 
 def admits(cls: type, name: str, kind: type) -> bool:
     """Whether an option's type is `kind`, a generic of it, or a union with it."""
-    hint = get_type_hints(cls)[name]
-    alternatives = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
-    return any(kind in (one, get_origin(one)) for one in alternatives)
+    return any(kind in (one, get_origin(one)) for one in _alternatives(get_type_hints(cls)[name]))
 
 
 @functools.cache
 def warn_once(message: str) -> None:
     """Log a warning, but only the first time."""
     logging.getLogger(__name__).warning(message)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
 
 
 def _converted(value: object, hint: Any, name: str) -> object:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Annotated, Any
 
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
+from sam3_hyperet.options import Condition, NonNegativeInt, PositiveInt, Probability, check_value
 from sam3_hyperet.training.options import (
     CacheOptions,
     LoggerOptions,
@@ -34,37 +34,23 @@ SECTIONS: dict[str, type] = {
     "launcher": SlurmOptions,
 }
 
+_Switch = Annotated[bool, Condition(lambda value: type(value) is bool, "true or false")]
+_KEYS: dict[str, Any] = {  # with a condition on their values
+    "run_dir": Annotated[str, Condition(lambda v: isinstance(v, str) and bool(v.strip()), "a folder to write to")],
+    "seed": NonNegativeInt,
+    "threads": NonNegativeInt,
+    "prompts_at_once": NonNegativeInt,
+    "workers": PositiveInt,
+    "devices": PositiveInt,
+    "score_threshold": Probability,
+    "mask_threshold": Probability,
+    "evaluate": _Switch,
+    "keep_records": _Switch,
+    "device": Annotated[str, Condition(lambda v: str(v).split(":")[0] in ("auto", "cpu", "cuda"), "auto, cpu or cuda")],
+    "evaluate resume": Annotated[str, Condition(lambda v: v in ("auto", "never"), "auto or never")],
+}
+
 
 def check_key(command: str, key: str, value: object) -> None:
     """Raise a ConfigError if a tool's key outside the sections has a value that it cannot have."""
-    fits, expected = _KEYS.get(f"{command} {key}") or _KEYS.get(key) or (None, "")
-    if fits is not None and not fits(value):
-        raise ConfigError(f"{key}={value!r}; expected {expected}")
-
-
-def _from(least: int) -> Callable[[object], bool]:
-    return lambda value: type(value) is int and value >= least
-
-
-def _is_probability(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 1  # type: ignore[operator]
-
-
-def _is_switch(value: object) -> bool:
-    return type(value) is bool
-
-
-_KEYS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "run_dir": (lambda value: isinstance(value, str) and bool(value.strip()), "a folder to write to"),
-    "seed": (_from(0), "an integer from 0"),
-    "threads": (_from(0), "an integer from 0"),
-    "prompts_at_once": (_from(0), "an integer from 0"),
-    "workers": (_from(1), "an integer from 1"),
-    "devices": (_from(1), "an integer from 1"),
-    "score_threshold": (_is_probability, "a probability"),
-    "mask_threshold": (_is_probability, "a probability"),
-    "evaluate": (_is_switch, "true or false"),
-    "keep_records": (_is_switch, "true or false"),
-    "device": (lambda value: str(value).split(":")[0] in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
-    "evaluate resume": (lambda value: value in ("auto", "never"), "auto or never"),
-}
+    check_value(key, value, _KEYS.get(f"{command} {key}") or _KEYS.get(key))

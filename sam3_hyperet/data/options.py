@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import one_of
+from sam3_hyperet.options import NonNegativeInt, check_fields, one_of
 
 FORMATS = ("scenes", "coco", "ade20k", "label_maps")
 SPLITS = ("train", "tune", "val")
@@ -74,9 +74,9 @@ class DataOptions:
     format: str
     root: str
     splits: Mapping[str, object]
-    tune_images: int = 32
-    limit: int = 0
-    seed: int = 0
+    tune_images: NonNegativeInt = 32
+    limit: NonNegativeInt = 0
+    seed: NonNegativeInt = 0
     size: int = 128
     names: str | tuple[str, ...] = ""
     ignore: int = 255
@@ -113,7 +113,4 @@ class DataOptions:
             raise ConfigError(f"data.splits={self.splits!r}; expected {', '.join(SPLITS)} by name")
         for split in self.splits:
             one_of("data.splits", split, SPLITS)
-        for name in ("tune_images", "limit", "seed"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 0:
-                raise ConfigError(f"data.{name}={value!r}; expected an integer from 0")
+        check_fields(self, "data")

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import PRECISIONS, one_of
+from sam3_hyperet.options import PRECISIONS, NonNegativeInt, PositiveInt, Probability, check_fields, one_of
 
 FUSIONS = ("instance", "semantic", "fused")
 _NO_INFLUENCE = ("workers", "bootstrap", "fusion", "compare_exact")
@@ -37,34 +37,26 @@ class Protocol:
         workers: threads that enlarge, encode and match masks while the model is at the next prompts; 0 for none.
     """
 
-    max_dets: int = 100
-    mask_threshold: float = 0.5
-    presence_threshold: float = 0.5
-    score_threshold: float = 0.5
-    min_score: float = 0.0
+    max_dets: PositiveInt = 100
+    mask_threshold: Probability = 0.5
+    presence_threshold: Probability = 0.5
+    score_threshold: Probability = 0.5
+    min_score: Probability = 0.0
     synonyms: bool = False
     fusion: str | None = None
     granularity: bool = True
-    prompts_at_once: int = 0
+    prompts_at_once: NonNegativeInt = 0
     precision: str = "32-true"
-    limit: int = 0
-    examples: int = 8
-    bootstrap: int = 1000
-    compare_exact: int = 0
-    workers: int = 1
+    limit: NonNegativeInt = 0
+    examples: NonNegativeInt = 8
+    bootstrap: NonNegativeInt = 1000
+    compare_exact: NonNegativeInt = 0
+    workers: NonNegativeInt = 1
 
     ALIASES: ClassVar[Mapping[str, str]] = {"top": "max_dets"}
 
     def __post_init__(self) -> None:
-        for name in ("mask_threshold", "presence_threshold", "score_threshold", "min_score"):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 <= value <= 1:
-                raise ConfigError(f"protocol.{name}={value!r}; expected a probability")
-        least = {"max_dets": 1}
-        for name in ("max_dets", "prompts_at_once", "limit", "examples", "bootstrap", "compare_exact", "workers"):
-            value = getattr(self, name)
-            if type(value) is not int or value < least.get(name, 0):
-                raise ConfigError(f"protocol.{name}={value!r}; expected an integer from {least.get(name, 0)}")
+        check_fields(self, "protocol")
         if self.fusion is not None:
             one_of("protocol.fusion", self.fusion, FUSIONS)
         one_of("protocol.precision", self.precision, PRECISIONS)

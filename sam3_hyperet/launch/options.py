@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import one_of
+from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, check_fields, one_of
 from sam3_hyperet.training.options import TrainOptions
 
 _SIGNAL_MARGIN_S = 60  # Slurm may send a signal so much earlier than told
@@ -37,40 +37,33 @@ class SlurmOptions:
     """
 
     name: str = "slurm"
-    nodes: int = 1
-    tasks_per_node: int = 1
-    gpus_per_node: int = 0
-    cpus_per_task: int = 1
-    mem_gb: float | None = None
-    timeout_min: int = 240
-    signal_delay_s: int = 120
-    max_timeouts: int = 3
+    nodes: PositiveInt = 1
+    tasks_per_node: PositiveInt = 1
+    gpus_per_node: NonNegativeInt = 0
+    cpus_per_task: PositiveInt = 1
+    mem_gb: PositiveFloat | None = None
+    timeout_min: PositiveInt = 240
+    signal_delay_s: PositiveInt = 120
+    max_timeouts: NonNegativeInt = 3
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     exclude: str | tuple[str, ...] | None = None
-    array_parallelism: int = 256
+    array_parallelism: PositiveInt = 256
     setup: tuple[str, ...] = ()
     additional: Mapping[str, Any] = field(default_factory=dict)
     dry_run: bool = False
 
     def __post_init__(self) -> None:
         one_of("launcher.name", self.name, ("slurm", "local"))
-        for name in ("nodes", "tasks_per_node", "cpus_per_task", "timeout_min", "signal_delay_s", "array_parallelism"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"launcher.{name}={getattr(self, name)}; expected an integer from 1")
-        for name in ("gpus_per_node", "max_timeouts"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"launcher.{name}={getattr(self, name)}; expected an integer from 0")
+        check_fields(self, "launcher")
         if self.timeout_min * 60 < self.signal_delay_s + _SIGNAL_MARGIN_S:
             raise ConfigError(
                 f"launcher.timeout_min={self.timeout_min}, but Slurm's signal comes launcher.signal_delay_s="
                 f"{self.signal_delay_s} before it, or up to a minute earlier; expected a limit of "
                 f"{math.ceil((self.signal_delay_s + _SIGNAL_MARGIN_S) / 60)} minutes at least, or a shorter delay"
             )
-        if self.mem_gb is not None and self.mem_gb <= 0:
-            raise ConfigError(f"launcher.mem_gb={self.mem_gb}; expected a positive number, or null")
         if not isinstance(self.additional, Mapping):
             raise ConfigError(f"launcher.additional={self.additional!r}; expected options of sbatch by name")
         excluded = self.excluded

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from sam3_hyperet.choices import MIN_RADIUS
-from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import one_of
+from sam3_hyperet.options import PositiveFloat, Probability, check_fields, number, one_of
 
 QUERIES = ("best", "random")
+_Weight = Annotated[float, number(lambda value: 0 <= value < math.inf, "a weight from 0")]
 
 
 @dataclass(frozen=True)
@@ -51,24 +52,17 @@ class AlignmentOptions:
         min_radius: K of the cones.
     """
 
-    alignment: float = 0.0
-    entailment: float = 0.0
-    temperature: float = 0.07
-    curvature: float = 1.0
+    alignment: _Weight = 0.0
+    entailment: _Weight = 0.0
+    temperature: PositiveFloat = 0.07
+    curvature: PositiveFloat = 1.0
     query: str = "best"
-    prune_probability: float = 0.0
-    min_radius: float = MIN_RADIUS
+    prune_probability: Probability = 0.0
+    min_radius: PositiveFloat = MIN_RADIUS
 
     def __post_init__(self) -> None:
         one_of("loss.query", self.query, QUERIES)
-        for name in ("alignment", "entailment"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"loss.{name}={getattr(self, name)}; expected a weight from 0")
-        for name in ("temperature", "curvature", "min_radius"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"loss.{name}={getattr(self, name)}; expected a positive number")
-        if not 0.0 <= self.prune_probability <= 1.0:
-            raise ConfigError(f"loss.prune_probability={self.prune_probability}; expected a probability")
+        check_fields(self, "loss")
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from sam3_hyperet.choices import FORMER_GEOMETRIES, GEOMETRIES, STRUCTURES
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import convert_fields, one_of, read_options, warn_once
+from sam3_hyperet.options import (
+    PositiveFloat,
+    PositiveInt,
+    check_fields,
+    convert_fields,
+    one_of,
+    read_options,
+    warn_once,
+)
 
 SCHEMES: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -56,19 +63,19 @@ class HyperETConfig:
     sites: tuple[str, ...] | None = None
     structure: str = "dense"
     geometry: str = "lorentz"
-    curvature: float = 0.01
+    curvature: PositiveFloat = 0.01
     learn_curvature: bool = False
     residual: float | None = None
     learn_residual: bool = False
-    block_size: int = 4
-    bandwidth: int = 1
+    block_size: PositiveInt = 4
+    bandwidth: PositiveInt = 1
     levels: tuple[int, ...] | None = None
     layers: tuple[int, ...] | None = None
     blocks: tuple[int, ...] | None = None
     attention: str = "both"
     share: bool | None = None
     adapter: str = "hyperet"
-    rank: int | None = None
+    rank: PositiveInt | None = None
     biases: tuple[str, ...] = (r"^backbone\.vision_backbone\.", r"^transformer\.")
 
     def __post_init__(self) -> None:
@@ -84,12 +91,7 @@ class HyperETConfig:
             one_of("scheme", part, SCHEMES)
         for site in self.sites or ():
             one_of("sites", site, SITES)
-        if not 0 < self.curvature < math.inf:
-            raise ConfigError(f"curvature={self.curvature!r}; expected a positive number")
-        for name in ("block_size", "bandwidth", "rank"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value!r}; expected an integer from 1")
+        check_fields(self)
         for name in _INDICES:
             indices = getattr(self, name)
             if indices is not None and (not indices or len(set(indices)) < len(indices)):
@@ -137,12 +139,6 @@ class ModelOptions:
     checkpoint: str | None = None
     resolution: int | None = None
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.resolution is not None and type(self.resolution) is not int:
-            raise ConfigError(f"model.resolution={self.resolution!r}; expected a number of pixels, or null")
-        if type(self.seed) is not int:
-            raise ConfigError(f"model.seed={self.seed!r}; expected an integer")
 
 
 def adapter_config(model: object) -> HyperETConfig | None:

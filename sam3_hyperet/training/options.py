@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Annotated
 
 from sam3_hyperet.choices import CURVATURE_BOUNDS
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import one_of
+from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, check_fields, number, one_of
 
 STAGES = (1, 2, 3)
 KEY_LAYERS = (r"transformer\.decoder\.", r"dot_prod_scoring\.", r"segmentation_head\.")
@@ -17,6 +18,12 @@ CACHE_DTYPES = ("float32", "bfloat16")
 FSDP = "fsdp"
 CONFIG_FILE = "config.yaml"
 """In a run's folder, its resolved configuration."""
+
+_LOW, _HIGH = CURVATURE_BOUNDS
+_Curvature = Annotated[float, number(lambda c: _LOW < c < _HIGH, f"a curvature between {_LOW:g} and {_HIGH:g}")]
+_Factor = Annotated[float, number(lambda value: 1 < value < math.inf, "a number above 1")]
+_Fraction = Annotated[float, number(lambda value: 0 <= value < 1, "a fraction from 0 to below 1")]
+_Ratio = Annotated[float, number(lambda value: 0 < value <= 1, "above 0, to 1")]
 
 
 @dataclass(frozen=True)
@@ -49,31 +56,26 @@ class TrainOptions:
         checkpoint_activations: less memory, more time.
     """
 
-    max_steps: int
-    batch_size: int
-    accumulate: int = 1
-    prompts_at_once: int = 0
-    workers: int = 0
+    max_steps: PositiveInt
+    batch_size: PositiveInt
+    accumulate: PositiveInt = 1
+    prompts_at_once: NonNegativeInt = 0
+    workers: NonNegativeInt = 0
     clip_norm: float = 1.0
-    log_every: int = 10
-    tune_every: int = 0
-    save_every: int = 0
-    max_bad_steps: int = 20
+    log_every: PositiveInt = 10
+    tune_every: NonNegativeInt = 0
+    save_every: NonNegativeInt = 0
+    max_bad_steps: PositiveInt = 20
     precision: str = "32-true"
     accelerator: str = "auto"
-    devices: int = 1
-    nodes: int = 1
+    devices: PositiveInt = 1
+    nodes: PositiveInt = 1
     strategy: str = "auto"
-    threads: int = 0
+    threads: NonNegativeInt = 0
     checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "accumulate", "log_every", "max_bad_steps", "devices", "nodes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name}={getattr(self, name)}; expected an integer from 1")
-        for name in ("prompts_at_once", "workers", "tune_every", "save_every", "threads"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"train.{name}={getattr(self, name)}; expected an integer from 0")
+        check_fields(self, "train")
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,12 @@ class StageOptions:
     number: int = 1
     layers: tuple[str, ...] = KEY_LAYERS
     boundaries: tuple[float, ...] = ()
-    plateau: int = 0
+    plateau: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         if self.number not in STAGES:
             raise ConfigError(f"stage.number={self.number!r}; expected 1, 2 or 3")
-        if type(self.plateau) is not int or self.plateau < 0:
-            raise ConfigError(f"stage.plateau={self.plateau!r}; expected an integer from 0")
+        check_fields(self, "stage")
         if self.plateau and self.boundaries:
             raise ConfigError("stage.boundaries and stage.plateau both set when the next stage begins; set one of them")
         if self.plateau and self.number == STAGES[-1]:
@@ -146,20 +147,16 @@ class OptimizerOptions:
         final_lr_ratio: what is left of a rate at the last step.
     """
 
-    lr: float = 3e-3
-    base_lr_ratio: float = 0.1
-    trunk_decay: float = 0.8
+    lr: PositiveFloat = 3e-3
+    base_lr_ratio: _Ratio = 0.1
+    trunk_decay: _Ratio = 0.8
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.0
     warmup_steps: int = 20
     final_lr_ratio: float = 0.02
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < math.inf:
-            raise ConfigError(f"optim.lr={self.lr!r}; expected a positive number")
-        for name in ("base_lr_ratio", "trunk_decay"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"optim.{name}={getattr(self, name)!r}; expected above 0, to 1")
+        check_fields(self, "optim")
 
 
 @dataclass(frozen=True)
@@ -177,30 +174,19 @@ class RadiusOptions:
     """
 
     schedule: str = "constant"
-    target: float | None = None
-    factor: float = 1.5
-    patience: int = 20
-    tolerance: float = 0.01
-    smoothing: float = 0.9
-    minimum: float = 1e-4
-    maximum: float = 1.0
+    target: _Curvature | None = None
+    factor: _Factor = 1.5
+    patience: PositiveInt = 20
+    tolerance: _Fraction = 0.01
+    smoothing: _Fraction = 0.9
+    minimum: _Curvature = 1e-4
+    maximum: _Curvature = 1.0
 
     def __post_init__(self) -> None:
-        low, high = CURVATURE_BOUNDS
         one_of("radius.schedule", self.schedule, SCHEDULES)
-        for name in ("target", "minimum", "maximum"):
-            value = getattr(self, name)
-            if value is not None and not low < value < high:
-                raise ConfigError(f"radius.{name}={value}; expected a curvature between {low:g} and {high:g}")
+        check_fields(self, "radius")
         if self.schedule in ("linear", "cosine") and self.target is None:
             raise ConfigError(f"radius.target is missing; schedule {self.schedule} needs the curvature to end at")
-        if not 1.0 < self.factor < math.inf:
-            raise ConfigError(f"radius.factor={self.factor}; expected a number above 1")
-        if self.patience < 1:
-            raise ConfigError(f"radius.patience={self.patience}; expected an integer from 1")
-        for name in ("tolerance", "smoothing"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"radius.{name}={getattr(self, name)}; expected a fraction from 0 to below 1")
         if not self.minimum < self.maximum:
             raise ConfigError(f"radius.minimum={self.minimum}; expected less than radius.maximum={self.maximum}")
 
