@@ -45,12 +45,9 @@ Probability = Annotated[float, number(lambda value: 0 <= value <= 1, "a probabil
 
 
 def read_options(cls: type[T], values: Mapping[str, object], section: str) -> T:
-    """Make the dataclass `cls` of plain values.
+    """Make the dataclass `cls` of plain values by name, or by an old name.
 
-    Args:
-        cls: a dataclass; lists become tuples, and a text becomes one entry where a list of texts is expected.
-        values: its fields by name, or by an old name.
-        section: the name of this part of the configuration, for messages.
+    Lists become tuples, and a text becomes one entry where a list of texts is expected.
 
     Raises:
         ConfigError: no mapping, a key that is not a field, a value of another type than its field's, or a field without

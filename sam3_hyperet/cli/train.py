@@ -37,10 +37,9 @@ from sam3_hyperet.training.batches import training_batches, val_batches
 from sam3_hyperet.training.curvature_schedule import radius_control
 from sam3_hyperet.training.distributed import sharding_strategy
 from sam3_hyperet.training.feature_cache import cached_trunk, check_cache
-from sam3_hyperet.training.loop import fit
+from sam3_hyperet.training.loop import Progress, fit
 from sam3_hyperet.training.optimizer import build_optimizer
 from sam3_hyperet.training.options import CONFIG_FILE, FSDP, TrainOptions
-from sam3_hyperet.training.progress import Progress
 from sam3_hyperet.training.run_folder import ADAPTER, VERSIONS, WEIGHTS, RunFolder, base_trains, find_run
 from sam3_hyperet.training.signals import Preemption
 from sam3_hyperet.training.stages import set_stage

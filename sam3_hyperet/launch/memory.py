@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from sam3_hyperet.training.run_log import read_history
 from sam3_hyperet.training.stages import set_stage
 
 _BYTES = 4  # of a weight, its gradient or one of AdamW's two moments; mixed precision keeps them in fp32 too
-_GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,11 @@ class Estimate:
     @property
     def memory_gb(self) -> float:
         """Weights, gradients and AdamW's moments, in 10⁹ bytes; activations and the libraries come on top."""
-        return (self.total + 3 * self.trained) * _BYTES / _GB
+        return (self.total + 3 * self.trained) * _BYTES / 1e9
 
     def __str__(self) -> str:
-        time = "time not known before the first step"
-        if self.seconds is not None:
-            time = f"about {self.seconds / 60:.0f} min at the pace of the run so far"
+        pace = "" if self.seconds is None else f"about {self.seconds / 60:.0f} min at the pace of the run so far"
+        time = pace or "time not known before the first step"
         return (
             f"expected: {time}; memory of a process {self.memory_gb:.2f} GB ({self.total / 1e6:.1f} M weights, "
             f"{self.trained / 1e6:.2f} M of them with gradient and AdamW's moments) plus activations, which are not "
@@ -55,11 +53,7 @@ class Estimate:
 def estimate(
     model: Mapping[str, Any], hyperet: Mapping[str, Any], stage: Mapping[str, Any], steps: int, run_dir: Path
 ) -> Estimate:
-    """Count the parameters of the run that these sections of a configuration describe, without making any weight.
-
-    Raises:
-        ConfigError: as building the model, adding the adapters and choosing the stage do.
-    """
+    """Count the parameters of the run that these sections of a configuration describe, without making any weight."""
     with _WithoutWeights():
         built = build_model(model["name"], checkpoint="random", resolution=model["resolution"])
         config = HyperETConfig.from_mapping(hyperet)
@@ -67,27 +61,16 @@ def estimate(
             inject(built, config)
         options = read_options(StageOptions, stage, "stage")
         report = set_stage(built, options.last, options.layers)
-    return Estimate(report.trainable + report.frozen, report.trainable, _seconds_left(steps, run_dir))
+    done = [line for line in read_history(run_dir / HISTORY_FILE) if "train/seconds" in line][-1:]
+    seconds = [line["train/seconds"] / line["step"] * max(0, steps - line["step"]) for line in done]
+    return Estimate(report.trainable + report.frozen, report.trainable, *(seconds or [None]))
 
 
 class _WithoutWeights(TorchFunctionMode):
     """Tensors that `torch.empty` makes, as nearly all parameters are made, have a shape and no memory."""
 
     def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, function: Callable[..., Any], types: object, args: Any = (), kwargs: Any = None
     ) -> Any:
         elsewhere = {"device": "meta"} if function is torch.empty else {}
         return function(*args, **{**(kwargs or {}), **elsewhere})
-
-
-def _seconds_left(steps: int, run_dir: Path) -> float | None:
-    lines = read_history(run_dir / HISTORY_FILE)
-    done = [(line["step"], line["train/seconds"]) for line in lines if "train/seconds" in line]
-    if not done:
-        return None
-    step, seconds = done[-1]
-    return float(seconds / step * max(0, steps - step))

@@ -66,8 +66,7 @@ class SlurmOptions:
             )
         if not isinstance(self.additional, Mapping):
             raise ConfigError(f"launcher.additional={self.additional!r}; expected options of sbatch by name")
-        excluded = self.excluded
-        if excluded is not None and not re.fullmatch(r"[^\s,]+(,[^\s,]+)*", excluded):
+        if self.excluded is not None and not re.fullmatch(r"[^\s,]+(,[^\s,]+)*", self.excluded):
             raise ConfigError(f"launcher.exclude={self.exclude!r}; expected names of nodes, joined by commas")
 
     @property
@@ -77,13 +76,10 @@ class SlurmOptions:
 
     def check(self, train: TrainOptions) -> None:
         """Raise ConfigError unless a task drives each device of the run."""
-        pairs = [("nodes", self.nodes, "nodes"), ("tasks_per_node", self.tasks_per_node, "devices")]
-        if self.gpus_per_node:
-            pairs.append(("gpus_per_node", self.gpus_per_node, "devices"))
-        for name, value, of_run in pairs:
-            if value != getattr(train, of_run):
-                raise ConfigError(
-                    f"launcher.{name}={value}, but train.{of_run}={getattr(train, of_run)}; expected the same number"
-                )
+        pairs = [("nodes", "nodes"), ("tasks_per_node", "devices"), ("gpus_per_node", "devices")]
+        for name, of_run in pairs if self.gpus_per_node else pairs[:2]:
+            value, wanted = getattr(self, name), getattr(train, of_run)
+            if value != wanted:
+                raise ConfigError(f"launcher.{name}={value}, but train.{of_run}={wanted}; expected the same number")
         if train.accelerator in ("gpu", "cuda") and not self.gpus_per_node:
             raise ConfigError(f"train.accelerator={train.accelerator}, but launcher.gpus_per_node=0")

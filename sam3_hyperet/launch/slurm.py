@@ -11,7 +11,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import submitit
 from omegaconf import OmegaConf
@@ -20,9 +20,8 @@ from submitit.helpers import Checkpointable, clean_env, environment_variables
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.launch.options import SlurmOptions
 
-if TYPE_CHECKING:
-    pass
-
+_OF_ANY_CLUSTER = ("nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min")
+_OF_SLURM = ("partition", "account", "qos", "constraint", "exclude", "signal_delay_s", "array_parallelism", "setup")
 _PORTS = range(15000, 32000)  # free for anyone, and below those that Linux gives to outgoing connections
 
 
@@ -55,7 +54,9 @@ def rendezvous_port(job_id: int) -> int:
     return _PORTS[job_id % len(_PORTS)]
 
 
-def open_executor(options: SlurmOptions, folder: Path, name: str) -> submitit.AutoExecutor:
+def open_executor(
+    options: SlurmOptions, folder: Path, name: str, kind: type[submitit.SlurmExecutor] = submitit.SlurmExecutor
+) -> submitit.SlurmExecutor:
     """submitit's executor with the options.
 
     Args:
@@ -65,20 +66,25 @@ def open_executor(options: SlurmOptions, folder: Path, name: str) -> submitit.Au
         ConfigError: no Slurm here.
     """
     try:
-        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=options.max_timeouts)
+        executor = kind(folder, max_num_timeout=options.max_timeouts)
     except RuntimeError as error:
         raise ConfigError("launcher=slurm: there is no srun here; expected Slurm's commands on the PATH") from error
-    general, of_slurm = _parameters(options, name)
-    executor.update_parameters(**general, **{f"slurm_{key}": value for key, value in of_slurm.items()})
+    lists = {"exclude": options.excluded, "setup": list(options.setup) or None}
+    values = {**vars(options), **lists, "gpus_per_node": options.gpus_per_node or None}
+    given = {key: value for key, value in values.items() if value is not None}
+    executor.update_parameters(
+        **executor._convert_parameters({"name": name, **{key: given[key] for key in _OF_ANY_CLUSTER if key in given}}),
+        **{key: given[key] for key in _OF_SLURM if key in given},
+        # a task that fails would leave the others waiting; and srun does not take its cores over from sbatch
+        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={options.cpus_per_task}"],
+        # a node's failure or a preemption by the cluster requeues as well
+        additional_parameters={"requeue": True, **options.additional},
+    )
     return executor
 
 
-def submit(executor: submitit.AutoExecutor, jobs: Sequence[TrainingJob]) -> list[str]:
-    """Submit the jobs, several as one array; returns their ids in Slurm.
-
-    Raises:
-        ConfigError: Slurm refuses them.
-    """
+def submit(executor: submitit.SlurmExecutor, jobs: Sequence[TrainingJob]) -> list[str]:
+    """Submit the jobs, several as one array; returns their ids. Raises ConfigError if Slurm refuses them."""
     kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
     try:
         with clean_env(), environment_variables(**kept), executor.batch():
@@ -90,10 +96,11 @@ def submit(executor: submitit.AutoExecutor, jobs: Sequence[TrainingJob]) -> list
 
 def script(options: SlurmOptions, folder: Path, name: str, jobs: int = 1) -> str:
     """The sbatch script that `submit` submits for so many jobs; needs no Slurm."""
-    executor = _ScriptWriter(folder)
-    general, of_slurm = _parameters(options, name)
-    executor.update_parameters(**executor._convert_parameters(general), **of_slurm)
-    return executor.script(jobs)
+    executor = open_executor(options, folder, name, _ScriptWriter)
+    if jobs > 1:
+        executor.parameters["map_count"] = jobs
+    text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
+    return text
 
 
 class _ScriptWriter(submitit.SlurmExecutor):  # type: ignore[misc]
@@ -102,43 +109,6 @@ class _ScriptWriter(submitit.SlurmExecutor):  # type: ignore[misc]
     @classmethod
     def affinity(cls) -> int:
         return 1
-
-    def script(self, jobs: int) -> str:
-        if jobs > 1:
-            self.parameters["map_count"] = jobs
-        text: str = self._make_submission_file_text(self._submitit_command_str, "")
-        return text
-
-
-def _parameters(options: SlurmOptions, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What submitit calls the options: those of every cluster, and those of Slurm."""
-    general = {
-        "name": name,
-        "nodes": options.nodes,
-        "tasks_per_node": options.tasks_per_node,
-        "gpus_per_node": options.gpus_per_node or None,
-        "cpus_per_task": options.cpus_per_task,
-        "mem_gb": options.mem_gb,
-        "timeout_min": options.timeout_min,
-    }
-    of_slurm = {
-        "partition": options.partition,
-        "account": options.account,
-        "qos": options.qos,
-        "constraint": options.constraint,
-        "exclude": options.excluded,
-        "signal_delay_s": options.signal_delay_s,
-        "array_parallelism": options.array_parallelism,
-        "setup": list(options.setup) or None,
-        # a task that fails would leave the others waiting; and srun does not take its cores over from sbatch
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={options.cpus_per_task}"],
-        # a node's failure or a preemption by the cluster requeues as well
-        "additional_parameters": {"requeue": True, **options.additional},
-    }
-    given: tuple[dict[str, Any], ...] = tuple(
-        {key: value for key, value in part.items() if value is not None} for part in (general, of_slurm)
-    )
-    return given[0], given[1]
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
 """Training of adapters and, in stages, of the base.
 
-loop: `fit`, the steps with their checks, validation and saves.
+loop: `fit`, the steps with their checks, validation and saves; `Progress`, the counters of a run.
 step: one optimizer step over all batches and processes.
 stages: which parameters train, and from when on more of them do.
 optimizer: AdamW in groups, with the learning rates' course.
@@ -8,7 +8,6 @@ curvature_schedule: the curvature of all adjustments while they train.
 batches: the endless stream of training batches, validation batches, parts of a batch.
 feature_cache: a frozen trunk's features on disk.
 distributed: fully sharded training (FSDP2).
-progress: counters of a run.
 state: the saved state of a run, with a checksum.
 run_folder: a run's files, which of them are its own, its best and last weights.
 run_log: metrics.jsonl, TensorBoard, Weights & Biases, the progress bar.

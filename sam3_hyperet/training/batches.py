@@ -1,4 +1,4 @@
-"""Batches of a training run: an endless stream from any step on, the validation batches, and parts of a batch."""
+"""Training batches, endless from any step on; validation batches; parts of a batch."""
 
 from __future__ import annotations
 
@@ -37,10 +37,7 @@ def training_batches(
     seen.
 
     Args:
-        batch_size: images of a batch.
         seed: of the order; what is drawn for an image depends on the seed of `dataset`.
-        device: to which the batches are moved.
-        workers: loader processes.
         accumulate: batches of a step.
         rank, world: this process of so many; each has batches of its own.
     """
@@ -78,16 +75,13 @@ def parts_of(batch: host.BatchedDatapoint, prompts: int) -> Iterator[host.Batche
 
 def _of(collated: T, chosen: Tensor, rows: slice) -> T:
     """The fields of some prompts, the targets of which are `rows`."""
-
-    def part(name: str, value: object) -> object:
+    parts: dict[str, object] = {}
+    for name in (field.name for field in fields(collated)):
+        value = getattr(collated, name)
         if isinstance(value, list):
-            return [value[i] for i in chosen.tolist()]
-        if not isinstance(value, Tensor):
-            return value
-        if name in _PACKED:
-            return value[rows]
-        return value[:, chosen] if name in _PROMPTS_SECOND else value[chosen]
-
-    return replace(
-        collated, **{field.name: part(field.name, getattr(collated, field.name)) for field in fields(collated)}
-    )
+            parts[name] = [value[i] for i in chosen.tolist()]
+        elif isinstance(value, Tensor):
+            parts[name] = value[
+                rows if name in _PACKED else (slice(None), chosen) if name in _PROMPTS_SECOND else chosen
+            ]
+    return replace(collated, **parts)

@@ -14,11 +14,9 @@ from torch import nn
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.adapters.attention import HyperbolicGates
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.hyperbolic.curvature import Curvature
 from sam3_hyperet.training.options import RadiusOptions
 
 _PREFIX = "radius_control/"
-_LOW, _HIGH = Curvature.BOUNDS
 
 
 @dataclass
@@ -35,31 +33,23 @@ class _Course:
 
 
 def radius_control(model: nn.Module, options: RadiusOptions, max_steps: int) -> RadiusControl | None:
-    """Control of the curvatures of a model with adapters; None for "constant".
-
-    Raises:
-        ConfigError: a curvature that is also learnt, none to move, or a start outside the bounds of "dynamic".
-    """
+    """Control of the curvatures of a model with adapters; None for "constant"."""
     return None if options.schedule == "constant" else RadiusControl(model, options, max_steps)
 
 
 class RadiusControl:
-    """Sets the curvature of all adjustments of a model after every step.
+    """Curvature of all adjustments of a model, set after every step.
 
     "dynamic" waits until the smoothed loss has not improved for `patience` steps, then multiplies c by `factor`. At the
     next plateau it goes on in the same direction if the loss improved in between; otherwise it undoes the move and
     makes the opposite one. Where a bound forbids a move it turns around. Nothing is drawn at random.
 
-    Args:
-        max_steps: of the run.
-
     Raises:
-        ConfigError: see `radius_control`.
+        ConfigError: a curvature that is also learnt, none to move, or a start outside the bounds of "dynamic".
     """
 
     def __init__(self, model: nn.Module, options: RadiusOptions, max_steps: int) -> None:
-        self.options = options
-        self._max_steps = max_steps
+        self.options, self._max_steps = options, max_steps
         self._curvatures = [
             module.curvature
             for module in model.modules()
@@ -112,13 +102,11 @@ class RadiusControl:
         if self.options.schedule == "dynamic":
             self._react(loss)
         else:
-            self._course.curvature = self._scheduled(step / self._max_steps)
+            progress = step / self._max_steps
+            fraction = progress if self.options.schedule == "linear" else (1.0 - math.cos(math.pi * progress)) / 2.0
+            assert self.options.target is not None
+            self._course.curvature = self._start + (self.options.target - self._start) * fraction
         self._set()
-
-    def _scheduled(self, progress: float) -> float:
-        fraction = progress if self.options.schedule == "linear" else (1.0 - math.cos(math.pi * progress)) / 2.0
-        assert self.options.target is not None
-        return self._start + (self.options.target - self._start) * fraction
 
     def _react(self, loss: float) -> None:
         o, course = self.options, self._course

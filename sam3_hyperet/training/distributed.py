@@ -32,7 +32,6 @@ def whole_parameters(module: nn.Module, *, adapters_only: bool = False, on_cpu: 
 
     Args:
         adapters_only: leave the base's parameters as they are.
-        on_cpu: keep the whole parameters in the CPU's memory.
     """
     for part in module.modules():
         if isinstance(part, FSDPModule):
@@ -50,8 +49,7 @@ def whole_parameters(module: nn.Module, *, adapters_only: bool = False, on_cpu: 
         # a copy: the memory that FSDP itself gathers into must be resizable, which writing a file of it ends
         tensor = gathered(parameter.detach())
         if is_first:
-            tensor = tensor.cpu() if on_cpu else tensor
-            whole[parameter] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+            whole[parameter] = nn.Parameter(tensor.cpu() if on_cpu else tensor, requires_grad=parameter.requires_grad)
     if is_first:
         for part, name, parameter in sharded:
             part.register_parameter(name, whole[parameter])

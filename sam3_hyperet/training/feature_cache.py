@@ -53,12 +53,9 @@ class FeatureCache:
             bits = torch.from_numpy(np.load(self._file(key), mmap_mode="c"))
             if (bits.dtype, tuple(bits.shape)) != (self._bits, self.shape):
                 raise ValueError("of another shape")
-        except FileNotFoundError:
+        except (OSError, ValueError, TypeError, EOFError) as error:
             self.misses += 1
-            return None
-        except (OSError, ValueError, TypeError, EOFError):
-            self.misses += 1
-            self.damaged += 1
+            self.damaged += not isinstance(error, FileNotFoundError)
             return None
         self.hits += 1
         return bits.view(self.dtype)
@@ -98,7 +95,7 @@ def cached_trunk(model: host.Sam3Image, options: CacheOptions, views: int, preci
     """Context in which the model's trunk reads features from the cache, and adds those that are missing.
 
     Args:
-        views: how many different views of images training will show, for the check of the disk.
+        views: how many different views of images training will show.
         precision: in which the trunk computes; its results are kept apart.
 
     Raises:
@@ -122,22 +119,15 @@ def cached_trunk(model: host.Sam3Image, options: CacheOptions, views: int, preci
 
 
 def check_cache(model: host.Sam3Image, options: CacheOptions, last_stage: int, views: int) -> None:
-    """Raise a ConfigError if the cache cannot be used.
-
-    Args:
-        last_stage: the highest stage that the run may come to.
-        views: how many different views of images training will show; 0 for ever new ones.
-    """
+    """Raise a ConfigError if the cache cannot be used, up to `last_stage`; `views` is 0 for ever new ones."""
     if not options.folder:
         return
     check_frozen_trunk(model)
     if last_stage == STAGES[-1]:
         raise ConfigError("cache.folder: stage 3 trains the image trunk, whose features then change; use no cache")
     if not views:
-        raise ConfigError(
-            "cache.folder: every epoch shows new random views; set data.views to how many of an image are kept, or "
-            "data.flip=0 data.zoom=1"
-        )
+        remedy = "set data.views to how many of an image are kept, or data.flip=0 data.zoom=1"
+        raise ConfigError(f"cache.folder: every epoch shows new random views; {remedy}")
 
 
 def check_frozen_trunk(model: host.Sam3Image) -> None:

@@ -1,11 +1,14 @@
-"""The training loop: setup, then steps, each with its checks, then the best and the last weights on disk."""
+"""The training loop: setup, steps with their checks, the best and the last weights on disk."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -20,7 +23,6 @@ from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_control
 from sam3_hyperet.training.distributed import optimizer_state, whole_parameters
 from sam3_hyperet.training.options import FitOptions
-from sam3_hyperet.training.progress import Progress
 from sam3_hyperet.training.run_folder import RunFolder
 from sam3_hyperet.training.run_log import RunLog
 from sam3_hyperet.training.signals import Interrupted
@@ -30,6 +32,43 @@ from sam3_hyperet.training.state import random_generators, read_state, restore_s
 from sam3_hyperet.training.step import KeptPrecision, optimize
 
 _SHOWN = {"loss": TOTAL, "box": "loss_bbox", "mask": "loss_mask", "dice": "loss_dice", "presence": "presence_loss"}
+
+
+@dataclass
+class Progress:
+    """Counters of a run, which a saved state brings back.
+
+    Attributes:
+        step: optimizer steps so far, the skipped ones included.
+        skipped_steps: steps without a finite loss and gradient, which changed nothing.
+        bad_steps: how many of them are the last ones, in a row.
+        seconds: of training, over all starts of the run.
+        best_step, best_loss: the step with the lowest validation loss, and that loss.
+    """
+
+    step: int = 0
+    skipped_steps: int = 0
+    bad_steps: int = 0
+    seconds: float = 0.0
+    best_step: int = 0
+    best_loss: float = math.inf
+
+    def count_step(self, *, skipped: bool) -> None:
+        """Count one step more."""
+        self.step += 1
+        self.skipped_steps += skipped
+        self.bad_steps = self.bad_steps + 1 if skipped else 0
+
+    def count_loss(self, loss: float) -> bool:
+        """Note the validation loss of the present step; returns whether it is the best so far."""
+        is_best = loss < self.best_loss or not math.isfinite(self.best_loss)
+        if is_best:
+            self.best_step, self.best_loss = self.step, loss
+        return is_best
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the counters of a saved state."""
+        vars(self).update((name, state[name]) for name in asdict(self))
 
 
 class TrainingFailed(UserError, RuntimeError):
@@ -94,7 +133,11 @@ def fit(
             if is_logged:
                 with whole_parameters(stages.module, adapters_only=True):
                     if log.active:
-                        _log_step(log, progress, terms, rates, norms or {}, probe, radius)
+                        values = _of_step(progress, terms, rates, norms or {})
+                        radii = probe.latest() | probe.histograms() if probe else {}
+                        log.write(progress.step, {**values, **radii, **(radius.metrics if radius else {})})
+                        shown = (f"{name} {float(terms[key]):.3g}" for name, key in _SHOWN.items() if key in terms)
+                        log.step(progress.step, "  ".join(shown))
             if progress.bad_steps >= train.max_bad_steps:
                 raise TrainingFailed(
                     f"the loss or its gradient was not finite for {train.max_bad_steps} steps in a row, up to step "
@@ -108,32 +151,28 @@ def fit(
                 log.write(progress.step, {f"tune/{key}": value for key, value in losses.items()})
                 val = losses[MATCHED]
                 if progress.count_loss(val):
-                    _save_weights(fabric, run, model, stages, "best")
+                    _save_weights(stages, run, "best")
             if progress.step < train.max_steps and (report := stages.advance(progress.step, val)):
                 log.message(f"after step {progress.step}, {report}")
                 log.write(progress.step, {"train/stage": stages.number})
             stop = interrupted()
             if stop or (train.save_every and progress.step % train.save_every == 0):
-                _save_state(fabric, run, model, stages, progress, radius)
+                _save_state(stages, run, progress, radius)
             if stop:
                 raise Interrupted(progress.step)
         if not train.tune_every:
             progress.best_step = progress.step
-        _save_weights(fabric, run, model, stages, *(("last",) if train.tune_every else ("last", "best")))
+        _save_weights(stages, run, *(("last",) if train.tune_every else ("last", "best")))
     return progress
 
 
 @torch.no_grad()
 def validation_losses(
-    step_module: nn.Module, model: nn.Module, batches: Iterator[host.BatchedDatapoint], together: int = 1
+    step_module: nn.Module, model: nn.Module, batches: Iterator[host.BatchedDatapoint], together: int
 ) -> dict[str, float]:
     """Mean of every loss term over the validation batches, without dropout, and with the same random draws every time.
 
-    Args:
-        together: how many batches count as one, as in a step.
-
-    Raises:
-        ConfigError: no validation batch.
+    So many batches `together` count as one, as in a step. Raises ConfigError if there is none.
     """
     model.eval()
     model.training = True  # the root's flag alone: SAM 3 then returns what its losses need
@@ -157,50 +196,31 @@ def _is_due(step: int, every: int, last: int) -> bool:
     return bool(every) and (step % every == 0 or step == last)
 
 
-def _save_weights(fabric: Fabric, run: RunFolder, model: host.Sam3Image, stages: Stages, *names: str) -> None:
+def _save_weights(stages: Stages, run: RunFolder, *names: str) -> None:
     with whole_parameters(stages.module, on_cpu=True):
-        if fabric.is_global_zero:
+        if stages.fabric.is_global_zero:
             for name in names:
-                run.save(model, name)
+                run.save(stages.model, name)
 
 
-def _save_state(
-    fabric: Fabric,
-    run: RunFolder,
-    model: host.Sam3Image,
-    stages: Stages,
-    progress: Progress,
-    radius: RadiusControl | None,
-) -> None:
-    generators = random_generators(fabric.device, fabric.world_size)
+def _save_state(stages: Stages, run: RunFolder, progress: Progress, radius: RadiusControl | None) -> None:
+    generators = random_generators(stages.fabric.device, stages.fabric.world_size)
     of_optimizer = optimizer_state(stages.module, stages.raw_optimizer)
-    values = {**progress.state_dict(), "stages": stages.state_dict(), "radius": radius.state_dict() if radius else {}}
+    values = {**asdict(progress), "stages": stages.state_dict(), "radius": radius.state_dict() if radius else {}}
     with whole_parameters(stages.module, on_cpu=True):
-        if fabric.is_global_zero:
-            save_state(run.path / STATE_FILE, model, of_optimizer, values, generators)
+        if stages.fabric.is_global_zero:
+            save_state(run.path / STATE_FILE, stages.model, of_optimizer, values, generators)
 
 
-def _log_step(
-    log: RunLog,
-    progress: Progress,
-    terms: dict[str, Tensor],
-    rates: dict[str, float],
-    norms: dict[str, float],
-    probe: RadiusProbe | None,
-    radius: RadiusControl | None,
-) -> None:
-    log.write(
-        progress.step,
-        {
-            **{f"train/{key}": float(value) for key, value in terms.items() if "_aux" not in key},
-            "train/lr": max(rates.values()),
-            **{f"train/lr/{group}": rate for group, rate in rates.items() if len(rates) > 1},
-            **norms,
-            "train/skipped_steps": progress.skipped_steps,
-            "train/seconds": progress.seconds,
-            **(probe.latest() | probe.histograms() if probe else {}),
-            **(radius.metrics if radius else {}),
-        },
-    )
-    shown = (f"{name} {float(terms[key]):.3g}" for name, key in _SHOWN.items() if key in terms)
-    log.step(progress.step, "  ".join(shown))
+def _of_step(
+    progress: Progress, terms: Mapping[str, Tensor], rates: Mapping[str, float], norms: Mapping[str, float]
+) -> dict[str, float]:
+    """What is logged of a step, but for the radii."""
+    return {
+        **{f"train/{key}": float(value) for key, value in terms.items() if "_aux" not in key},
+        "train/lr": max(rates.values()),
+        **{f"train/lr/{group}": rate for group, rate in rates.items() if len(rates) > 1},
+        **norms,
+        "train/skipped_steps": progress.skipped_steps,
+        "train/seconds": progress.seconds,
+    }

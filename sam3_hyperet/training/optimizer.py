@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,13 +41,11 @@ def build_optimizer(
     """
     if not 0 <= options.warmup_steps <= max_steps:
         raise ConfigError(f"optim.warmup_steps={options.warmup_steps}; expected from 0 to train.max_steps={max_steps}")
-    groups: dict[str, dict[str, object]] = {}
+    groups: dict[str, dict[str, Any]] = {}
     for name, parameter, ratio in _by_group(model, options, key_layers):
         start = (starts or {}).get(name.partition(".")[0], 0)
-        group = groups.setdefault(
-            name, {"params": [], "name": name, "start": start, "lr": 0.0, "peak_lr": ratio * options.lr}
-        )
-        group["params"].append(parameter)  # type: ignore[attr-defined]
+        new = {"params": [], "name": name, "start": start, "lr": 0.0, "peak_lr": ratio * options.lr}
+        groups.setdefault(name, new)["params"].append(parameter)
     try:
         optimizer = torch.optim.AdamW(list(groups.values()), betas=options.betas, weight_decay=options.weight_decay)
     except ValueError as error:
@@ -60,11 +59,9 @@ def build_optimizer(
 def set_learning_rates(
     optimizer: torch.optim.Optimizer, options: OptimizerOptions, step: int, max_steps: int
 ) -> dict[str, float]:
-    """Set every group's rate for the step after `step` steps: linear warm-up from the group's start, then a cosine that
-    all groups share.
+    """Set every group's rate for the step after `step` steps, and return them by group.
 
-    Returns:
-        The rates by group.
+    Linear warm-up from the group's start, then a cosine that all groups share.
     """
     progress = max(0, step - options.warmup_steps) / max(1, max_steps - options.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
@@ -85,24 +82,22 @@ def gradient_norms(optimizer: torch.optim.Optimizer) -> dict[str, float]:
 
 def _by_group(
     model: nn.Module, options: OptimizerOptions, key_layers: Sequence[str]
-) -> list[tuple[str, nn.Parameter, float]]:
+) -> Iterator[tuple[str, nn.Parameter, float]]:
     """Group, parameter and fraction of `lr` of everything that trains."""
     added = {name for name, _ in adapter_parameters(model)}
     blocks = 1 + max((_block(name) for name, _ in model.named_parameters()), default=-1)
-    found = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         if name in added:
-            found.append((ADAPTERS, parameter, 1.0))
+            yield ADAPTERS, parameter, 1.0
         elif any(re.match(pattern, name) for pattern in key_layers):
-            found.append((KEY_LAYERS, parameter, options.base_lr_ratio))
+            yield KEY_LAYERS, parameter, options.base_lr_ratio
         elif name.startswith(_TRUNK_PREFIX) and options.trunk_decay < 1:
             below = blocks - 1 - _block(name)  # what is in no block lies below the first
-            found.append((f"{TRUNK}.{below}", parameter, options.base_lr_ratio * options.trunk_decay**below))
+            yield f"{TRUNK}.{below}", parameter, options.base_lr_ratio * options.trunk_decay**below
         else:
-            found.append((REST, parameter, options.base_lr_ratio))
-    return found
+            yield REST, parameter, options.base_lr_ratio
 
 
 def _block(name: str) -> int:

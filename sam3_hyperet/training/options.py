@@ -105,11 +105,9 @@ class StageOptions:
             raise ConfigError("stage.plateau: stage 3 is the last; expected stage.number=1 or 2")
         if self.layers != KEY_LAYERS and not self.number <= 2 <= self.last:
             raise ConfigError(f"stage.layers={list(self.layers)} is for stage 2; expected stage=2 or stage=schedule")
-        if len(self.boundaries) > STAGES[-1] - self.number:
-            raise ConfigError(
-                f"stage.boundaries={list(self.boundaries)}: from stage {self.number} there are only "
-                f"{STAGES[-1] - self.number} more"
-            )
+        if self.last > STAGES[-1]:
+            more = f"from stage {self.number} there are only {STAGES[-1] - self.number} more"
+            raise ConfigError(f"stage.boundaries={list(self.boundaries)}: {more}")
 
     @property
     def last(self) -> int:
@@ -123,9 +121,8 @@ class StageOptions:
             ConfigError: steps that do not rise within the run.
         """
         steps = [round(b * max_steps) if b < 1 else int(b) for b in self.boundaries]
-        if any(b >= 1 and b != int(b) for b in self.boundaries) or not all(
-            low < high for low, high in pairwise([0, *steps, max_steps])
-        ):
+        rise = all(low < high for low, high in pairwise([0, *steps, max_steps]))
+        if not rise or any(b >= 1 and b != int(b) for b in self.boundaries):
             raise ConfigError(
                 f"stage.boundaries={list(self.boundaries)}; expected rising steps below train.max_steps={max_steps}, "
                 "or fractions of it below 1"

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -39,10 +39,8 @@ class RunLog:
     At a terminal a bar shows how far the run is; in a file, such as a job's log, a line at each logged step.
 
     Args:
-        run_dir: where the files go.
         total: steps of the whole run.
         start: the step that a resumed run goes on from: later lines of an earlier attempt are dropped.
-        active: whether this process logs.
         options: the trackers; none without.
     """
 
@@ -51,19 +49,21 @@ class RunLog:
     ) -> None:
         self.active = active
         self._path, self._total = run_dir / FILE, total
-        self._trackers = open_trackers(options, run_dir, start) if active and options else []
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
-            speed_estimate_period=_PACE_SECONDS,
-        )
+        self._trackers: list[TensorBoard | WeightsAndBiases] = []
+        if active and options and options.tensorboard:
+            self._trackers.append(TensorBoard(run_dir, start))
+        if active and options and options.wandb:
+            self._trackers.append(WeightsAndBiases(options.wandb, run_dir, start))
+        losses = TextColumn("{task.fields[losses]}")
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), losses)
+        self._bar = Progress(*columns, speed_estimate_period=_PACE_SECONDS)
         self._bar.disable = not (active and self._bar.console.is_terminal)
         self._task = self._bar.add_task("training", total=total, completed=start, losses="")
         if active:
-            self._drop_lines_after(start)
+            if self._path.is_file():
+                kept = [line for line in read_history(self._path) if line["step"] <= start]
+                with replacing(self._path) as temporary:
+                    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
             self._bar.start()
 
     def step(self, step: int, losses: str | None = None) -> None:
@@ -80,8 +80,7 @@ class RunLog:
     def write(self, step: int, values: Mapping[str, float | Tensor]) -> None:
         """Append one line of a step's finite values (JSON has no others), and send all of them to the trackers.
 
-        Args:
-            values: a tensor is a histogram, the counts in equal bins of [0, 1]; it goes to the trackers alone.
+        A tensor is a histogram, the counts in equal bins of [0, 1]; it goes to the trackers alone.
         """
         if not self.active:
             return
@@ -104,31 +103,6 @@ class RunLog:
         for tracker in self._trackers:
             tracker.close()
 
-    def _drop_lines_after(self, start: int) -> None:
-        if not self._path.is_file():
-            return
-        kept = [line for line in read_history(self._path) if line["step"] <= start]
-        with replacing(self._path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-
-
-class Tracker(Protocol):
-    """Receiver of the values of a step; a tensor is a histogram, the counts in equal bins of [0, 1]."""
-
-    def write(self, step: int, values: Mapping[str, float | Tensor]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def open_trackers(options: LoggerOptions, run_dir: Path, start: int) -> list[Tracker]:
-    """The trackers that the options name, for a run that goes on from the step `start`."""
-    trackers: list[Tracker] = []
-    if options.tensorboard:
-        trackers.append(TensorBoard(run_dir, start))
-    if options.wandb:
-        trackers.append(WeightsAndBiases(options.wandb, run_dir, start))
-    return trackers
-
 
 class TensorBoard:
     """Event files in `run_dir/tensorboard`; what an earlier attempt wrote after the step `start` is not shown."""
@@ -144,17 +118,9 @@ class TensorBoard:
             counts = value.numpy()
             edges = np.linspace(0.0, 1.0, len(counts) + 1)
             middles = (edges[1:] + edges[:-1]) / 2
-            self._writer.add_histogram_raw(
-                key,
-                min=0.0,
-                max=1.0,
-                num=counts.sum(),
-                sum=counts @ middles,
-                sum_squares=counts @ middles**2,
-                bucket_limits=edges[1:].tolist(),
-                bucket_counts=counts.tolist(),
-                global_step=step,
-            )
+            moments = {"num": counts.sum(), "sum": counts @ middles, "sum_squares": counts @ middles**2}
+            bins = {"bucket_limits": edges[1:].tolist(), "bucket_counts": counts.tolist()}
+            self._writer.add_histogram_raw(key, min=0.0, max=1.0, **moments, **bins, global_step=step)
 
     def close(self) -> None:
         self._writer.close()
@@ -184,13 +150,11 @@ class WeightsAndBiases:
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, values: Mapping[str, float | Tensor]) -> None:
-        shown = {
-            key: self._histogram(np_histogram=(value.numpy(), np.linspace(0.0, 1.0, len(value) + 1)))
-            if isinstance(value, Tensor)
-            else value
-            for key, value in values.items()
-        }
-        self._run.log({"step": step, **shown})
+        shown: dict[str, Any] = {"step": step, **values}
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                shown[key] = self._histogram(np_histogram=(value.numpy(), np.linspace(0.0, 1.0, len(value) + 1)))
+        self._run.log(shown)
 
     def close(self) -> None:
         self._run.finish()

@@ -73,10 +73,8 @@ def adapted_model(
 
 def _load_trained(model: nn.Module, path: str | Path) -> None:
     """Adapters from a checkpoint that SAM 3's trainer wrote."""
-    parameters = dict(adapter_parameters(model))
-    found = read_state(path)
-    missing = [name for name in parameters if name not in found]
-    if missing:
+    parameters, found = dict(adapter_parameters(model)), read_state(path)
+    if missing := [name for name in parameters if name not in found]:
         raise CheckpointError(
             f"{path}: {len(parameters) - len(missing)} of {len(parameters)} adapter parameters found; missing first "
             f"{', '.join(missing[:3])}; expected hyperet= as it was when the checkpoint was written"

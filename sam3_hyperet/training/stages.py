@@ -56,14 +56,12 @@ def set_stage(model: nn.Module, stage: int, layers: Sequence[str] = KEY_LAYERS) 
     patterns = dict.fromkeys(layers if stage == 2 else (), 0)
     for name, parameter in model.named_parameters():
         hits = [pattern for pattern in patterns if re.match(pattern, name)]
-        for pattern in hits:
-            patterns[pattern] += 1
+        patterns.update((pattern, patterns[pattern] + 1) for pattern in hits)
         parameter.requires_grad_(stage == 3 or name in added or bool(hits))
     # SAM 3 recomputes its text layers outside its own choice of attention kernels, which fails on CUDA where PyTorch's
     # choice is another; at 32 tokens a prompt there is little to save.
     model.backbone.language_backbone.encoder.transformer.grad_checkpointing = False
-    unmatched = [pattern for pattern, count in patterns.items() if not count]
-    if unmatched:
+    if unmatched := [pattern for pattern, count in patterns.items() if not count]:
         raise ConfigError(f"stage 2: no parameter's name matches {', '.join(unmatched)}")
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return StageReport(stage, trainable, sum(p.numel() for p in model.parameters()) - trainable, patterns)
@@ -81,9 +79,8 @@ def set_training_mode(model: nn.Module, *, checkpoint_activations: bool = False)
     """
     _set_mode(model)
     model.training = True
-    # These three flags steer nothing but activation checkpointing.
-    model.transformer.encoder.training = checkpoint_activations
-    model.transformer.decoder.training = checkpoint_activations
+    # these three flags steer nothing but activation checkpointing
+    model.transformer.encoder.training = model.transformer.decoder.training = checkpoint_activations
     model.use_act_checkpoint_seg_head = checkpoint_activations
 
 
@@ -118,7 +115,7 @@ class Stages:
         optim: OptimizerOptions,
         max_steps: int,
     ) -> None:
-        self._fabric, self._model, self._loss = fabric, model, loss
+        self.fabric, self.model, self._loss = fabric, model, loss
         self._options, self._optim, self._max_steps = options, optim, max_steps
         self._boundaries = options.steps(max_steps)
         self.number = options.number
@@ -127,14 +124,14 @@ class Stages:
 
     def begin(self, previous: torch.optim.Optimizer | None = None) -> StageReport:
         """Let the present stage's parameters train; those that went on before keep their optimizer state."""
-        report = set_stage(self._model, self.number, self._options.layers)
+        report = set_stage(self.model, self.number, self._options.layers)
         starts = {group: self._began.get(stage, 0) for stage, groups in _GROUPS_OF_STAGE.items() for group in groups}
         key_layers = self._options.layers if self._options.number < 3 else ()
-        self.module = self._fabric.setup_module(ModelAndLoss(self._model, self._loss))
+        self.module = self.fabric.setup_module(ModelAndLoss(self.model, self._loss))
         optimizer = build_optimizer(  # of the parameters as they are now: sharding replaces them
-            self._model, self._optim, self._max_steps, key_layers=key_layers, starts=starts, previous=previous
+            self.model, self._optim, self._max_steps, key_layers=key_layers, starts=starts, previous=previous
         )
-        self.optimizer = self._fabric.setup_optimizers(optimizer)
+        self.optimizer = self.fabric.setup_optimizers(optimizer)
         return report
 
     def set_learning_rates(self, step: int) -> dict[str, float]:
@@ -148,11 +145,7 @@ class Stages:
         return raw
 
     def advance(self, step: int, val_loss: float | None) -> StageReport | None:
-        """Begin the next stage if its time has come after `step` steps; returns what trains in it.
-
-        Args:
-            val_loss: if it was measured at this step.
-        """
+        """Begin the next stage if its time has come after `step` steps; returns what trains in it."""
         if not self._is_due(step, val_loss):
             return None
         self.number += 1
@@ -163,12 +156,7 @@ class Stages:
 
     def state_dict(self) -> dict[str, Any]:
         """The present stage and what decides when it ends."""
-        return {
-            "number": self.number,
-            "began": dict(self._began),
-            "best_loss": self._best_loss,
-            "waited": self._waited,
-        }
+        return {"number": self.number, "began": dict(self._began), "best_loss": self._best_loss, "waited": self._waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned; `begin` is still to be called."""

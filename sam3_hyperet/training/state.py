@@ -1,4 +1,4 @@
-"""Saved state of a run: trained parameters, optimizer, random generators, progress, with a checksum."""
+"""Saved state of a run, with a checksum: trained parameters, optimizer, random generators, progress."""
 
 from __future__ import annotations
 
@@ -108,22 +108,17 @@ def restore_state(
 def _verified(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            size = path.stat().st_size - _DIGEST_SIZE
-            expected = _digest(file, size)
-            found = file.read()
-        if found != expected:
-            raise CheckpointError(f"{path}: its checksum is wrong: the file is damaged, or no training state")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state.get("format") != _FORMAT:
-            raise CheckpointError(
-                f"{path}: format {state.get('format', 1)}, expected {_FORMAT}: a state of another version of this "
-                "package; use resume=never"
-            )
-        return {key: state[key] for key in ("trained", "optimizer", "progress", "generators")}
-    except CheckpointError:
-        raise
+            expected = _digest(file, path.stat().st_size - _DIGEST_SIZE)
+            is_whole = file.read() == expected
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True) if is_whole else {}
     except Exception as error:  # torch.load raises nearly anything on a foreign file
         raise CheckpointError(f"{path}: not a readable training state ({type(error).__name__}: {error})") from error
+    if not is_whole:
+        raise CheckpointError(f"{path}: its checksum is wrong: the file is damaged, or no training state")
+    if (found := state.get("format", 1)) != _FORMAT:
+        why = "a state of another version of this package; use resume=never"
+        raise CheckpointError(f"{path}: format {found}, expected {_FORMAT}: {why}")
+    return state
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:

@@ -30,12 +30,10 @@ class ModelAndLoss(nn.Module):
 
     def __init__(self, model: host.Sam3Image, loss: GroundingLoss) -> None:
         super().__init__()
-        self.model = model
-        self.loss = loss
+        self.model, self.loss = model, loss
 
     def forward(self, kept: KeptPrecision, step: Counts | None = None) -> dict[str, Tensor]:
-        output = self.model(kept.batch)
-        terms: dict[str, Tensor] = self.loss(self.model, kept.batch, output, step)
+        terms: dict[str, Tensor] = self.loss(self.model, kept.batch, self.model(kept.batch), step)
         return terms
 
 
@@ -46,7 +44,6 @@ def optimize(
 
     Args:
         batches: this process's, one after the other; only the last one's backward pass synchronises gradients.
-        by_group: measure the gradient of each group of parameters as well.
 
     Returns:
         The loss terms of the whole step, in all processes, and the gradient's norm by metric, before it was clipped; or
@@ -74,7 +71,4 @@ def optimize(
 
 def _summed(fabric: Fabric, values: Tensor) -> Tensor:
     """The sum over all processes."""
-    if fabric.world_size == 1:
-        return values
-    summed: Tensor = fabric.all_reduce(values.to(fabric.device), reduce_op="sum")
-    return summed
+    return values if fabric.world_size == 1 else fabric.all_reduce(values.to(fabric.device), reduce_op="sum")
