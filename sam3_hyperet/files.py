@@ -116,10 +116,7 @@ def sole_use(folder: Path) -> Iterator[str]:
 
 
 class Manifest:
-    """Names in a folder that this package wrote: nothing else there is ever replaced or removed.
-
-    A name may be that of a file or a folder, relative to `folder`.
-    """
+    """Names in a folder, of files and folders, that this package wrote: nothing else is ever replaced or removed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -129,22 +126,19 @@ class Manifest:
         """All names on the list."""
         file = self.folder / MANIFEST
         try:
-            names = json.loads(file.read_text(encoding="utf-8"))
+            return frozenset(map(str, json.loads(file.read_text(encoding="utf-8"))))
         except FileNotFoundError:
             return frozenset()
         except ValueError as error:
             raise ConfigError(f"{file}: damaged ({error}); expected a list of names; use another folder") from error
-        return frozenset(map(str, names))
 
     def check(self, *names: str) -> None:
         """Raise a ConfigError if one of the names exists and is not on the list."""
         ours = self.names
         for name in names:
             if name not in ours and os.path.lexists(self.folder / name):
-                raise ConfigError(
-                    f"{self.folder / name} is there and was not written by an earlier run; it is left alone; expected "
-                    "another run_dir, or to move it away"
-                )
+                found = f"{self.folder / name} is there and was not written by an earlier run; it is left alone"
+                raise ConfigError(f"{found}; expected another run_dir, or to move it away")
 
     def claim(self, *names: str) -> None:
         """Add names that are about to be written. Raises a ConfigError as `check` does."""
@@ -184,21 +178,23 @@ def _lock(file: Path) -> tuple[int, str]:
     """Descriptor of the locked file, and whom it was taken over from."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
+        with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
+            stack.callback(os.close, descriptor)
             has_locks = _try_lock(descriptor)
-            with contextlib.suppress(FileNotFoundError):
-                if os.fstat(descriptor).st_ino == file.stat().st_ino:  # else its holder has just removed it
-                    holder = _holder(descriptor)
-                    if has_locks is None or _may_run(holder, has_locks, file.parent):
-                        raise ConfigError(_in_use(holder, file, is_certain=has_locks is None))
-                    os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
-                    gone = f"{file.parent}: taken over from {_named(holder)}, which has ended" if holder else ""
-                    return descriptor, gone
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+            if os.fstat(descriptor).st_ino != file.stat().st_ino:  # its holder has just removed it
+                continue
+            holder = _holder(descriptor)
+            named = "another process"
+            if holder:
+                named = f"process {holder['process']} on {holder['host']}, there since {holder['since']}"
+            if has_locks is None or _may_run(holder, has_locks, file.parent):
+                remedy = "" if has_locks is None else f"; if that one has ended, remove {file}"
+                where = f"run_dir={file.parent} is in use by {named}"
+                raise ConfigError(f"{where}; expected another run_dir, or to wait{remedy}")
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
+            stack.pop_all()
+            return descriptor, f"{file.parent}: taken over from {named}, which has ended" if holder else ""
 
 
 def _try_lock(descriptor: int) -> bool | None:
@@ -245,14 +241,3 @@ def _holder(descriptor: int) -> dict[str, str]:
     except ValueError:  # its process ended, or has not come further, before it could write
         return {}
     return found if isinstance(found, dict) and found.keys() == _this_process().keys() else {}
-
-
-def _named(holder: dict[str, str]) -> str:
-    if not holder:
-        return "another process"
-    return f"process {holder['process']} on {holder['host']}, there since {holder['since']}"
-
-
-def _in_use(holder: dict[str, str], file: Path, *, is_certain: bool) -> str:
-    remedy = "" if is_certain else f"; if that one has ended, remove {file}"
-    return f"run_dir={file.parent} is in use by {_named(holder)}; expected another run_dir, or to wait{remedy}"

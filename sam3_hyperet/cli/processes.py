@@ -15,11 +15,7 @@ T = TypeVar("T")
 
 
 def make_fabric(blamed: str, **options: Any) -> Fabric:
-    """Fabric with these options of its own.
-
-    Raises:
-        ConfigError: Fabric refuses them; `blamed` names the user's options.
-    """
+    """Fabric with these options of its own. Raises ConfigError if it refuses them, which names the `blamed` ones."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The `srun` command is available", PossibleUserWarning)  # but not wanted

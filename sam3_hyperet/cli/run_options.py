@@ -18,24 +18,15 @@ from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.options import CONFIG_FILE, FSDP, STAGES, CacheOptions, FitOptions
 
-_SAME_RESULT = {
-    "protocol",
-    "logger",
-    "evaluate",
-    "cache.folder",
-    *(f"train.{name}" for name in ("workers", "log_every", "save_every", "max_bad_steps", "threads", "accelerator")),
-    "train.checkpoint_activations",
+_SAME_RESULT = {"protocol", "logger", "evaluate", "cache.folder", "train.checkpoint_activations"} | {
+    f"train.{name}" for name in ("workers", "log_every", "save_every", "max_bad_steps", "threads", "accelerator")
 }
 """Options that a resumed run may change: they decide nothing of its weights, up to rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(FitOptions):
-    """The sections of a configuration of `train`, each by its name there.
-
-    Raises:
-        ConfigError: sections that do not go together.
-    """
+    """The sections of a configuration of `train`, each by its name there."""
 
     model: ModelOptions
     hyperet: HyperETConfig
@@ -80,18 +71,16 @@ class RunOptions(FitOptions):
         before = read_run(OmegaConf.to_container(OmegaConf.load(file), resolve=True)).deciding
         for key, now in self.deciding.items():
             if now != before[key]:
-                raise ConfigError(
-                    f"{key} is {now}, but {before[key]} in the run of {where}; use another run_dir or resume=never"
-                )
+                found = f"{key} is {now}, but {before[key]} in the run of {where}"
+                raise ConfigError(f"{found}; use another run_dir or resume=never")
 
     def _check_sharding(self) -> None:
         if self.stage.number != STAGES[-1]:
             last = f" to {self.stage.last}" if self.stage.last > self.stage.number else ""
             raise ConfigError(f"train.strategy={FSDP} in stage {self.stage.number}{last}; expected stage=3 alone")
         if self.train.prompts_at_once:
-            raise ConfigError(
-                f"train.strategy={FSDP} needs equally many passes in all processes; use train.prompts_at_once=0"
-            )
+            passes = "needs equally many passes in all processes; use train.prompts_at_once=0"
+            raise ConfigError(f"train.strategy={FSDP} {passes}")
         for name in ("learn_curvature", "learn_residual"):
             if getattr(self.hyperet, name):
                 raise ConfigError(f"train.strategy={FSDP} cannot split single numbers; expected hyperet.{name}=false")

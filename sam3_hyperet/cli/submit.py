@@ -59,9 +59,8 @@ def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path
             raise ConfigError("launcher=slurm: the runs of a sweep are one array; expected the same launcher.… of all")
         train_options = read_options(TrainOptions, values["train"], "train")
         options.check(train_options)
-        expected = estimate(
-            values["model"], values["hyperet"], values["stage"], train_options.max_steps, Path(values["run_dir"])
-        )
+        sections = (values[name] for name in ("model", "hyperet", "stage"))
+        expected = estimate(*sections, train_options.max_steps, Path(values["run_dir"]))
         asked = "the cluster's default" if options.mem_gb is None else f"{options.mem_gb:g} GB"
         console.print(
             f"{values['run_dir']}: {expected}; asked for: {options.nodes} x {options.tasks_per_node} processes, "
@@ -86,9 +85,8 @@ def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path
                 file.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
     jobs = submit(executor, [TrainingJob(train, values) for values in plain])
     for job, values in zip(jobs, plain, strict=True):
-        console.print(
-            f"submitted {job}: {values['run_dir']}; log: {logs / f'{job}_0_log.out'}; to end it: scancel {job}"
-        )
+        log = logs / f"{job}_0_log.out"
+        console.print(f"submitted {job}: {values['run_dir']}; log: {log}; to end it: scancel {job}")
     return folder
 
 

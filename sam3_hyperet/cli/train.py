@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,9 +133,8 @@ def _train(
     from_first(fabric, prepare)
     with Preemption(fabric, console.print, f"to go on, run the same command with run_dir={run.path}") as preemption:
         result = _fit(fabric, model, images, options, run, preemption.requested)
-    console.print(
-        f"{result.step} steps in {result.seconds:.0f} s, {result.skipped_steps} skipped; best step {result.best_step}"
-    )
+    skipped = f"{result.skipped_steps} skipped; best step {result.best_step}"
+    console.print(f"{result.step} steps in {result.seconds:.0f} s, {skipped}")
     trainable = parameter_report(model)["trainable"]
     if splits.evaluation is not None:
         if options.train.strategy == FSDP:  # the model that trained is split over the processes
@@ -196,32 +195,21 @@ def _fit(
     interrupted: Callable[[], bool],
 ) -> Progress:
     (training, tuning), train = images, options.train
+    where = {"device": fabric.device, "workers": train.workers, "rank": fabric.global_rank, "world": fabric.world_size}
     batches = partial(
-        training_batches,
-        training,
-        train.batch_size,
-        seed=options.seed,
-        device=fabric.device,
-        workers=train.workers,
-        accumulate=train.accumulate,
-        rank=fabric.global_rank,
-        world=fabric.world_size,
+        training_batches, training, train.batch_size, seed=options.seed, accumulate=train.accumulate, **where
     )
+
+    def tuning_batches() -> Iterator[host.BatchedDatapoint]:
+        return val_batches(tuning, train.batch_size, fabric.device) if tuning else iter(())
+
     with contextlib.ExitStack() as stack:
         if train.prompts_at_once:
             stack.enter_context(shared_encoding([model]))  # between the passes of an image
         if options.cache.folder:
             stack.enter_context(cached_trunk(model, options.cache, _views(*images), train.precision))
-        return fit(
-            fabric,
-            model,
-            GroundingLoss(model, options.loss),
-            lambda step: batches(step=step),
-            lambda: val_batches(tuning, train.batch_size, fabric.device) if tuning else iter(()),
-            options,
-            run,
-            interrupted,
-        )
+        loss = GroundingLoss(model, options.loss)
+        return fit(fabric, model, loss, lambda step: batches(step=step), tuning_batches, options, run, interrupted)
 
 
 def _views(training: ConceptPrompts, tuning: ConceptPrompts | None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Annotated
 
 from sam3_hyperet.choices import CURVATURE_BOUNDS
@@ -115,14 +114,10 @@ class StageOptions:
         return STAGES[-1] if self.plateau else self.number + len(self.boundaries)
 
     def steps(self, max_steps: int) -> list[int]:
-        """The step after which each next stage begins.
-
-        Raises:
-            ConfigError: steps that do not rise within the run.
-        """
+        """The step after which each next stage begins. Raises ConfigError unless they rise within the run."""
         steps = [round(b * max_steps) if b < 1 else int(b) for b in self.boundaries]
-        rise = all(low < high for low, high in pairwise([0, *steps, max_steps]))
-        if not rise or any(b >= 1 and b != int(b) for b in self.boundaries):
+        ends = [0, *steps, max_steps]
+        if ends != sorted(set(ends)) or any(b >= 1 and b != int(b) for b in self.boundaries):
             raise ConfigError(
                 f"stage.boundaries={list(self.boundaries)}; expected rising steps below train.max_steps={max_steps}, "
                 "or fractions of it below 1"
@@ -211,9 +206,6 @@ class LoggerOptions:
     Attributes:
         tensorboard: event files in the run's folder.
         wandb: a project at Weights & Biases; wandb's own variables apply, such as WANDB_MODE=offline.
-
-    Raises:
-        ConfigError: wandb is chosen and not installed.
     """
 
     tensorboard: bool = True
@@ -224,9 +216,8 @@ class LoggerOptions:
             try:
                 import wandb  # noqa: F401
             except ImportError as error:
-                raise ConfigError(
-                    f"logger.wandb={self.wandb}: {error}; expected the package: pip install sam3_hyperet[wandb]"
-                ) from error
+                remedy = "expected the package: pip install sam3_hyperet[wandb]"
+                raise ConfigError(f"logger.wandb={self.wandb}: {error}; {remedy}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

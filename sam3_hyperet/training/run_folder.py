@@ -1,4 +1,4 @@
-"""Folder of a training run: the weights and the state that are kept there, and which of its files are the run's own."""
+"""Folder of a training run: its weights, its state, and which files are the run's own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ _RESULTS = (*_WEIGHTS, STATE_FILE, previous_state(Path(STATE_FILE)).name, HISTOR
 _NAMES = (*_RESULTS, CONFIG_FILE, VERSIONS, "wandb", "wandb_id")
 _EVALUATION = ("metrics.json", "report.html", "comparison.md", "comparison.tex")
 """On the list once evaluation has written them."""
-_RECORDS = "records/"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class RunFolder:
         remove_leftovers(self.path)
         manifest.claim(*_NAMES)
         if not self.resume:
-            records = [name for name in manifest.names if name.startswith(_RECORDS)]
+            records = [name for name in manifest.names if name.startswith("records/")]
             manifest.remove(*_RESULTS, *_EVALUATION, *records)
 
     def save(self, model: host.Sam3Image, which: str) -> None:
@@ -66,11 +65,7 @@ class RunFolder:
             (self.path / WEIGHTS[which]).unlink(missing_ok=True)  # of a later stage, before the run was killed
 
     def load_best(self, model: host.Sam3Image, base: Callable[[], host.Sam3Image]) -> None:
-        """Bring back the best step.
-
-        Args:
-            base: builds the model that the run began with; its weights are the best step's where none were written.
-        """
+        """Bring back the best step; `base` builds the model that the run began with, whose weights may be the best."""
         if (self.path / WEIGHTS["best"]).is_file():
             load_base(model, self.path / WEIGHTS["best"])
         elif base_trains(model):

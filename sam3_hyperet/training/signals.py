@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 
 import submitit
 import torch
@@ -33,7 +33,7 @@ class Preemption:
 
     Args:
         fabric: launched; all its processes leave together, as soon as one of them has got a signal.
-        show: prints one line for the user, from the first process.
+        show: prints one line, from the first process.
         way_on: what the user may do to go on.
     """
 
@@ -56,9 +56,7 @@ class Preemption:
             self._agreed = int(self._fabric.all_reduce(noted, reduce_op="max"))
         return self._agreed > 0
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         if isinstance(error, Interrupted):

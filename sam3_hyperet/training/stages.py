@@ -105,6 +105,7 @@ class Stages:
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
+    raw_optimizer: torch.optim.Optimizer
 
     def __init__(
         self,
@@ -128,21 +129,15 @@ class Stages:
         starts = {group: self._began.get(stage, 0) for stage, groups in _GROUPS_OF_STAGE.items() for group in groups}
         key_layers = self._options.layers if self._options.number < 3 else ()
         self.module = self.fabric.setup_module(ModelAndLoss(self.model, self._loss))
-        optimizer = build_optimizer(  # of the parameters as they are now: sharding replaces them
+        self.raw_optimizer = build_optimizer(  # of the parameters as they are now: sharding replaces them
             self.model, self._optim, self._max_steps, key_layers=key_layers, starts=starts, previous=previous
         )
-        self.optimizer = self.fabric.setup_optimizers(optimizer)
+        self.optimizer = self.fabric.setup_optimizers(self.raw_optimizer)
         return report
 
     def set_learning_rates(self, step: int) -> dict[str, float]:
         """Set the rates for the step after `step` steps; returns them by group."""
         return set_learning_rates(self.raw_optimizer, self._optim, step, self._max_steps)
-
-    @property
-    def raw_optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer itself, of which Fabric's is a wrapper."""
-        raw: torch.optim.Optimizer = self.optimizer.optimizer  # type: ignore[attr-defined]
-        return raw
 
     def advance(self, step: int, val_loss: float | None) -> StageReport | None:
         """Begin the next stage if its time has come after `step` steps; returns what trains in it."""
