@@ -17,7 +17,7 @@ from sam3_hyperet.evaluation.bootstrap import paired_differences
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.metrics.radius import BEFORE
-from sam3_hyperet.evaluation.models import BASE, EXACT, EvalModel, digest
+from sam3_hyperet.evaluation.models import BASE, EXACT, EvalModel
 from sam3_hyperet.evaluation.protocol import evenly_spread
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.runner import ModelRun, evaluate_records, open_run, record_images, records_of
@@ -103,19 +103,15 @@ def compare(
                 say(why)
     fabric.barrier()
     positions = [_own_positions(run, fabric, say) for run in every]
-    with (
-        progress(len(set().union(*positions))) as on_image,
-        shared_encoding([run.predictor.model for run in every]),
-    ):
+    images = len(set().union(*positions))
+    with progress(images) as on_image, shared_encoding([run.predictor.model for run in every]):
         record_images(every, positions, task.split.images.load_image, workers=task.protocol.workers, on_image=on_image)
     fabric.barrier()
     if not fabric.is_global_zero:
         return None
     results = tuple(_result(model, run) for model, run in zip(models, runs, strict=True))
-    metrics = all_metrics(data, task, results)
-    metrics |= differences(data.name, results, task.protocol.bootstrap)
-    if exact:
-        metrics |= fast_minus_exact(data.name, results, task, exact)
+    metrics = all_metrics(data, task, results) | differences(data.name, results, task.protocol.bootstrap)
+    metrics |= fast_minus_exact(data.name, results, task, exact) if exact else {}
     return Comparison(data, task, results, metrics)
 
 
@@ -145,12 +141,16 @@ def split_facts(data: DataOptions, task: EvalTask) -> dict[str, object]:
     facts: dict[str, object] = {f"protocol.{name}": value for name, value in task.protocol.deciding().items()}
     facts |= {
         "data": f"{data.name}, {split.name} split, {len(task.positions)} of {len(split.images)} images",
-        "vocabulary": digest(task.vocabulary),
-        "categories": digest(split.images.categories, split.labels.categories if split.labels else (), task.groups),
-        "files": digest([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]),
+        "vocabulary": _digest(task.vocabulary),
+        "categories": _digest(split.images.categories, split.labels.categories if split.labels else (), task.groups),
+        "files": _digest([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]),
         "annotations": hashlib.sha256(split.coco_file.read_bytes()).hexdigest() if split.coco_file else None,
     }
     return facts | {f"version.{name}": version for name, version in versions().items()}
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()
 
 
 def all_metrics(data: DataOptions, task: EvalTask, results: Sequence[EvalResult]) -> dict[str, float]:
@@ -161,9 +161,9 @@ def all_metrics(data: DataOptions, task: EvalTask, results: Sequence[EvalResult]
     for result in results:
         model = parts[result.model.name]
         if result is not base:
-            report = parameter_report(result.model.model)  # `trainable` is for the caller to add
-            found = {f"params/{key}": report[key] for key in ("added", "total", "added_ratio")}
-            metrics |= {MetricKey(key, model=model): value for key, value in found.items()}
+            report = parameter_report(result.model.model)
+            for key in ("added", "total", "added_ratio"):  # `trainable` is for the caller to add
+                metrics[MetricKey(f"params/{key}", model=model)] = report[key]
         for key, value in result.metrics.items():
             if not key.startswith(_RADII):
                 metrics[MetricKey.of(key, data.name, model)] = value
@@ -186,12 +186,9 @@ def forgetting(base: Mapping[str, float], adapted: Mapping[str, float], groups: 
         `forgetting/<group>/<metric>`; no key where one of the two is missing, or undefined (COCO's −1). Of
         `presence/accuracy_absent` it is the growth of the fraction of absent prompts with false alarms.
     """
-    lost = {}
-    for key in (f"{group}/{metric}".lstrip("/") for group in groups for metric in _FORGETTABLE):
-        before, after = base.get(key), adapted.get(key)
-        if before is not None and after is not None and not (key.endswith("AP") and -1 in (before, after)):
-            lost[f"forgetting/{key}"] = before - after
-    return lost
+    keys = [f"{group}/{metric}".lstrip("/") for group in groups for metric in _FORGETTABLE]
+    both = {key: (base[key], adapted[key]) for key in keys if key in base and key in adapted}
+    return {f"forgetting/{k}": b - a for k, (b, a) in both.items() if not (k.endswith("AP") and -1 in (b, a))}
 
 
 def differences(data: str, results: Sequence[EvalResult], draws: int) -> dict[str, float]:
@@ -203,14 +200,12 @@ def differences(data: str, results: Sequence[EvalResult], draws: int) -> dict[st
     if base.model.name != BASE or draws == 0 or images < 2:
         return {}
     parts = model_parts([result.model.name for result in results])
-    metrics = {}
+    metrics: dict[str, float] = {}
     for result in adapted:
-        found = paired_differences(_headline(result), _headline(base), images, draws)
-        for key, difference in found.items():
+        for key, found in paired_differences(_headline(result), _headline(base), images, draws).items():
             name = f"difference/{MetricKey.of(key, data, parts[result.model.name])}"
-            values = {name: difference.value, f"{name}/low": difference.low, f"{name}/high": difference.high}
-            metrics |= {name: value for name, value in values.items() if np.isfinite(value)}
-    return metrics
+            metrics |= {name: found.value, f"{name}/low": found.low, f"{name}/high": found.high}
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
 
 def fast_minus_exact(data: str, results: Sequence[EvalResult], task: EvalTask, exact: ModelRun) -> dict[str, float]:
@@ -220,11 +215,10 @@ def fast_minus_exact(data: str, results: Sequence[EvalResult], task: EvalTask, e
     ours = [records[task.positions.index(position)] for position in exact.positions]
     theirs = records_of(exact.store.read_all(exact.positions), INSTANCES)
     once = np.ones(len(ours), dtype=np.int64)
-    aps = [exact.evaluators[INSTANCES].headline(some)(once)["segm/AP"] for some in (ours, theirs)]
-    if np.isnan(aps).any():
-        return {}
+    ap, exact_ap = (exact.evaluators[INSTANCES].headline(some)(once)["segm/AP"] for some in (ours, theirs))
     model = model_parts([result.model.name for result in results])[fast.model.name]
-    return {MetricKey("speed/fast_minus_exact/AP", data=data, model=model): aps[0] - aps[1]}
+    key = MetricKey("speed/fast_minus_exact/AP", data=data, model=model)
+    return {} if np.isnan([ap, exact_ap]).any() else {key: ap - exact_ap}
 
 
 def _exact_run(model: EvalModel, task: EvalTask, folder: Path) -> ModelRun | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,18 +57,14 @@ def open_models(
                 load_adapter(model, files.adapter)
         else:
             model = adapted_copy(base, files.adapter) if files.adapter else shared_copy(base)
+        if len(trained) == 1:
+            return beside_base(model, base, files.adapter, name)
         adapted.append(EvalModel(name, model, files.adapter))
-    if len(adapted) == 1:
-        (only,) = adapted
-        return beside_base(only.model, base, only.adapter_file, only.name)
     return [*([EvalModel(BASE, base)] if base is not None else []), *adapted]
 
 
 def beside_base(
-    model: host.Sam3Image,
-    base: host.Sam3Image | None = None,
-    adapter_file: Path | None = None,
-    name: str = "adapted",
+    model: host.Sam3Image, base: host.Sam3Image | None = None, adapter_file: Path | None = None, name: str = "adapted"
 ) -> list[EvalModel]:
     """A model behind the base that it is compared with: `base`, or its own weights without its adapters, if it has any.
 
@@ -79,8 +74,3 @@ def beside_base(
     if config is not None and adapter_config(base) is None and (base is None or config.adapter == "hyperet"):
         base = watchable_base(model, base)
     return [*([EvalModel(BASE, base)] if base is not None else []), EvalModel(name, model, adapter_file)]
-
-
-def digest(*values: object) -> str:
-    """SHA-256 of values as text."""
-    return hashlib.sha256(repr(values).encode()).hexdigest()

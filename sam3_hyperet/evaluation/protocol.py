@@ -61,10 +61,8 @@ class Protocol:
             one_of("protocol.fusion", self.fusion, FUSIONS)
         one_of("protocol.precision", self.precision, PRECISIONS)
         if self.compare_exact and not self.min_score:
-            raise ConfigError(
-                f"protocol.compare_exact={self.compare_exact}, but protocol.min_score=0 is exact already; "
-                "expected protocol=fast"
-            )
+            exact = "but protocol.min_score=0 is exact already; expected protocol=fast"
+            raise ConfigError(f"protocol.compare_exact={self.compare_exact}, {exact}")
 
     def deciding(self) -> dict[str, object]:
         """The options that an image's record depends on."""

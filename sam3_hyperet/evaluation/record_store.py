@@ -13,7 +13,7 @@ import numpy as np
 
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.metrics.evaluator import Record
-from sam3_hyperet.files import replacing
+from sam3_hyperet.files import remove_leftovers, replacing
 
 FINGERPRINT = "fingerprint.json"
 _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -30,28 +30,23 @@ class RecordStore:
         self.folder = folder
 
     def prepare(self, fingerprint: Mapping[str, object], resume: bool = True) -> str:
-        """Make the folder ready; records that other facts decided, or all with resume=False, are removed.
-
-        Args:
-            fingerprint: all that decides a record, as JSON has it.
+        """Make the folder ready, in one process before any reads: records that other facts decided, or all with
+        resume=False, are removed.
 
         Returns:
-            Why records were removed, in one line, or "". To be called by one process, before any of them reads.
+            Why records were removed, in one line, or "".
         """
-        wanted = json.loads(json.dumps(fingerprint))
+        wanted, said = json.loads(json.dumps(fingerprint)), ""
         why = self._mismatch(wanted) if resume else "resume=never"
         if why and self.folder.exists():
             removed = len(list(self.folder.glob("*.npz")))
             shutil.rmtree(self.folder)
-            why = f"{self.folder}: {removed} records start over: {why}" if removed else ""
-        else:
-            why = ""
+            said = f"{self.folder}: {removed} records start over: {why}" if removed else ""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(".*.tmp"):
-            leftover.unlink()
+        remove_leftovers(self.folder)
         with replacing(self.folder / FINGERPRINT) as temporary:
             temporary.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-        return why
+        return said
 
     def write(self, position: int, record: Record) -> None:
         """Keep the record of the image at `position`, whole or not at all."""
@@ -86,9 +81,8 @@ class RecordStore:
 
     def _mismatch(self, wanted: dict[str, object]) -> str:
         """The first fact by which the records on disk differ from the wanted ones; "" where they fit."""
-        file = self.folder / FINGERPRINT
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = json.loads((self.folder / FINGERPRINT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return "their fingerprint is missing"
         if not isinstance(found, dict):

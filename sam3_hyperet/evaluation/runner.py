@@ -25,7 +25,7 @@ from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.probe import RadiusProbe
 
-_COST = "cost"
+_SECONDS, _PEAK_BYTES = "cost/seconds", "cost/peak_bytes"
 _PENDING = 16  # predictions that wait for their evaluators, at most
 
 
@@ -34,10 +34,7 @@ class ModelRun:
     """One model on some images of a task.
 
     Attributes:
-        name: of the model.
         evaluators: by the name that their arrays have in a record; each is this run's alone.
-        store: where its records are kept.
-        probe: of its features, or None.
     """
 
     name: str
@@ -52,14 +49,8 @@ class ModelRun:
 def open_run(model: EvalModel, task: EvalTask, store: RecordStore, protocol: Protocol | None = None) -> ModelRun:
     """The run of a model on all images of a task; `protocol` in place of the task's is for the prediction alone."""
     protocol = protocol or task.protocol
-    predictor = Predictor(
-        model.model,
-        task.vocabulary,
-        resolution(model.model),
-        protocol.prompts_at_once,
-        protocol.min_score,
-        protocol.precision,
-    )
+    settings = protocol.prompts_at_once, protocol.min_score, protocol.precision
+    predictor = Predictor(model.model, task.vocabulary, resolution(model.model), *settings)
     probe = RadiusProbe(model.model, accumulate=True) if adapter_config(model.model) is not None else None
     return ModelRun(model.name, predictor, task, task.evaluators(model.model, probe), store, task.positions, probe)
 
@@ -133,9 +124,8 @@ class _Turn:
         for name, evaluator in self._run.evaluators.items():
             record |= {f"{name}/{key}": values for key, values in evaluator.finish().items()}
         seconds = self._model_seconds + self._evaluator_seconds + time.perf_counter() - started
-        record[f"{_COST}/seconds"] = np.array(seconds)
-        record[f"{_COST}/peak_bytes"] = np.array(peak_memory())
-        self._run.store.write(position, record)
+        cost = {_SECONDS: np.array(seconds), _PEAK_BYTES: np.array(peak_memory())}
+        self._run.store.write(position, record | cost)
 
 
 def records_of(records: Sequence[Record], name: str) -> list[dict[str, np.ndarray]]:
@@ -155,11 +145,9 @@ def evaluate_records(evaluators: Mapping[str, Evaluator], records: Sequence[Reco
     metrics: dict[str, float] = {}
     for name, evaluator in evaluators.items():
         metrics |= evaluator.evaluate(records_of(records, name))
-    seconds = float(sum(record[f"{_COST}/seconds"] for record in records))
-    metrics["speed/images_per_s"] = len(records) / seconds
-    metrics["speed/prompts_per_s"] = len(records) * prompts / seconds
-    metrics["speed/peak_memory_gib"] = max(int(record[f"{_COST}/peak_bytes"]) for record in records) / 2**30
-    return metrics
+    seconds = float(sum(record[_SECONDS] for record in records))
+    metrics |= {"speed/images_per_s": len(records) / seconds, "speed/prompts_per_s": len(records) * prompts / seconds}
+    return metrics | {"speed/peak_memory_gib": max(int(record[_PEAK_BYTES]) for record in records) / 2**30}
 
 
 def peak_memory() -> int:

@@ -6,8 +6,6 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
-import numpy as np
-
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.hierarchy import Hierarchy, hierarchy_of
@@ -95,11 +93,7 @@ class EvalTask:
                 chosen["uncertainty"] = UncertaintyEvaluator(model, split.images, protocol)
             chosen["examples"] = ExampleEvaluator(split.images)
         if split.labels:
-            labels = split.labels
-            names = [category.name for category in labels.categories]
-            chosen["label_maps"] = LabelMapEvaluator(
-                names, lambda i: vocabulary_labels(labels, i), protocol, self.shown_maps
-            )
+            chosen["label_maps"] = LabelMapEvaluator(split.labels, protocol, self.shown_maps)
         if self.hierarchy:
             chosen["hierarchy"] = GranularityEvaluator(split.images, self.prompts, self.hierarchy)
         if probe:
@@ -119,11 +113,9 @@ class EvalTask:
         """Categories that an image shows as instances, and those of which that is not known."""
         images = self.split.images
         instances = images.instances(i)
+        present = {one.category_id for one in instances if not one.crowd}
         crowds = {one.category_id for one in instances if one.crowd}
-        return (
-            {one.category_id for one in instances if not one.crowd},
-            crowds | images.unlabelled(i) | images.unannotated,
-        )
+        return present, crowds | images.unlabelled(i) | images.unannotated
 
 
 def open_task(split: Split, protocol: Protocol) -> EvalTask:
@@ -155,17 +147,6 @@ def shown_examples(split: Split, scored: Sequence[int], count: int) -> tuple[lis
                 if left:
                     pairs.append((i, left[turn % len(left)]))
     return pairs, (chosen[:_LABEL_MAPS] if split.labels else [])
-
-
-def vocabulary_labels(images: AnnotatedImages, i: int) -> np.ndarray:
-    """(H, W) position of each pixel's class among the categories, -1 where it has none."""
-    labels = images.label_map(i)
-    if labels is None:
-        raise ConfigError(f"image {images.image(i).image_id} has no label map")
-    table = np.full(max(category.id for category in images.categories) + 2, -1)
-    for label, category in enumerate(images.categories):
-        table[category.id] = label
-    return np.asarray(table[labels])
 
 
 def _check_same_images(images: AnnotatedImages, labels: AnnotatedImages, positions: Sequence[int]) -> None:

@@ -8,8 +8,7 @@ demand.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
@@ -26,43 +25,25 @@ _STOCK_METHODS = ("forward_grounding", "_encode_prompt", "_run_encoder", "_run_d
 
 
 class PromptMasks(NamedTuple):
-    """The masks of one prompt, decoded on demand.
-
-    Attributes:
-        instances: (n, h, w) logits of the object queries at n positions.
-        semantic: (h, w) logits of the semantic map.
-    """
+    """Decoders of one prompt's masks: (n, h, w) logits of the queries at n positions, (h, w) of the semantic map."""
 
     instances: Callable[[Tensor], Tensor]
     semantic: Callable[[], Tensor]
 
 
-@dataclass(frozen=True)
-class Grounded:
+class Grounded(NamedTuple):
     """The model's output for B prompts: (B, Q) logits, (B, Q, 4) boxes x0 y0 x1 y1, (B,) presence logits, masks."""
 
     logits: Tensor
     boxes: Tensor
     presence: Tensor
-    masks: Sequence[PromptMasks]
-
-    @classmethod
-    def of_output(cls, out: dict[str, Tensor], masks: Sequence[PromptMasks]) -> Grounded:
-        """From the model's own output."""
-        return cls(
-            out["pred_logits"].float().squeeze(-1),
-            out["pred_boxes_xyxy"].float(),
-            out["presence_logit_dec"].float().flatten(),
-            masks,
-        )
+    masks: list[PromptMasks]
 
 
 class Grounding:
-    """A SAM 3 image model on one image.
+    """A SAM 3 image model, with or without adapters, on the features of one image and of a vocabulary.
 
-    Args:
-        model: with or without adapters; parts whose structure is not SAM 3's own are run as they are.
-        backbone_out: image features of one image, and text features of a vocabulary.
+    Parts whose structure is not SAM 3's own are run as they are.
     """
 
     def __init__(self, model: host.Sam3Image, backbone_out: dict[str, Any]) -> None:
@@ -82,10 +63,9 @@ class Grounding:
 
     def ground(self, prompts: range) -> Grounded:
         """The output for these prompts of the vocabulary."""
-        find_input = find_stage(prompts, self._device)
+        find_input, count = find_stage(prompts, self._device), len(prompts)
         if not self._stock:
             return self._ground_alone(find_input)
-        count = len(prompts)
         prompt = torch.cat([self._text[:, find_input.text_ids], self._geometry.expand(-1, count, -1)])
         prompt_mask = torch.cat([self._text_mask[find_input.text_ids], self._geometry_mask.expand(count, -1)], dim=1)
         _, encoded, _ = self._model._run_encoder(self._backbone_out, find_input, prompt, prompt_mask)
@@ -93,11 +73,8 @@ class Grounding:
         out, queries = self._model._run_decoder(
             encoded["pos_embed"], memory, encoded["padding_mask"], {}, prompt, prompt_mask, encoded
         )
-        masks = []
-        for i in range(count):
-            one = slice(i, i + 1)
-            masks.append(self._masks(memory[:, one], queries[:, one], prompt[:, one], prompt_mask[one]))
-        return Grounded.of_output(out, masks)
+        one_by_one = (memory.chunk(count, 1), queries.chunk(count, 1), prompt.chunk(count, 1), prompt_mask.chunk(count))
+        return _grounded(out, list(map(self._masks, *one_by_one)))
 
     def _ground_alone(self, find_input: host.FindStage) -> Grounded:
         out = self._model.forward_grounding(
@@ -106,13 +83,11 @@ class Grounding:
             find_target=None,
             geometric_prompt=self._model._get_dummy_prompt(len(find_input.text_ids)),
         )
-        pairs = zip(out["pred_masks"], out["semantic_seg"][:, 0], strict=True)
-        return Grounded.of_output(out, [_decoded(*pair) for pair in pairs])
+        return _grounded(out, list(map(_decoded, out["pred_masks"], out["semantic_seg"][:, 0])))
 
     def _masks(self, memory: Tensor, queries: Tensor, prompt: Tensor, prompt_mask: Tensor) -> PromptMasks:
         """The masks of one prompt, for batch size 1."""
-        head = self._mask_head
-        if head is not None:
+        if (head := self._mask_head) is not None:
             pixels = cache(lambda: head.pixels(memory, prompt, prompt_mask)[0])
             return PromptMasks(
                 lambda positions: head.instances(queries[-1, 0, positions], pixels()), lambda: head.semantic(pixels())
@@ -144,17 +119,18 @@ class Grounding:
         return None
 
 
+def _grounded(out: dict[str, Tensor], masks: list[PromptMasks]) -> Grounded:
+    logits, presence = out["pred_logits"].float().squeeze(-1), out["presence_logit_dec"].float().flatten()
+    return Grounded(logits, out["pred_boxes_xyxy"].float(), presence, masks)
+
+
 def _decoded(of_queries: Tensor, semantic: Tensor) -> PromptMasks:
     """Masks from (Q, h, w) and (h, w) logits."""
     return PromptMasks(lambda positions: of_queries[positions], lambda: semantic)
 
 
 class SharedSelfAttention(nn.Module):
-    """Self-attention over a batch of equal sequences, computed once and kept.
-
-    Args:
-        attention: batch first, without masks.
-    """
+    """Self-attention, batch first and without masks, over a batch of equal sequences: computed once and kept."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
@@ -170,8 +146,7 @@ class SharedSelfAttention(nn.Module):
 class HeadsFirst(nn.Module):
     """Output (B, Q, positions, heads) of a module, laid out in memory as (B, heads, Q, positions).
 
-    The decoder's bias of every query towards every position is the sum of two of these, for rows and columns, and needs
-    that order: so the sum is not copied once more.
+    The decoder's bias, a sum of two of these for rows and columns, needs that order: so it is not copied once more.
     """
 
     def __init__(self, embedding: nn.Module) -> None:
@@ -223,9 +198,5 @@ def find_stage(prompts: range, device: torch.device) -> host.FindStage:
     return host.FindStage(
         img_ids=torch.zeros(len(prompts), dtype=torch.long, device=device),
         text_ids=torch.tensor(list(prompts), dtype=torch.long, device=device),
-        input_boxes=None,
-        input_boxes_mask=None,
-        input_boxes_label=None,
-        input_points=None,
-        input_points_mask=None,
+        **dict.fromkeys(("input_boxes", "input_boxes_mask", "input_boxes_label", "input_points", "input_points_mask")),
     )

@@ -31,8 +31,7 @@ class MaskHead:
     """
 
     def __init__(self, head: host.UniversalSegmentationHead, pyramid: Sequence[Tensor]) -> None:
-        self._head = head
-        self._last = len(pyramid) - 1
+        self._head, self._last = head, len(pyramid) - 1
         self._size = pyramid[-1].shape[-2:]
         self._steps = [self._step(i, level) for i, level in enumerate(reversed(pyramid[:-1]))]
 
@@ -45,8 +44,7 @@ class MaskHead:
         """
         if self._head.cross_attend_prompt is not None:
             query = self._head.cross_attn_norm(memory)
-            attended = self._head.cross_attend_prompt(query, prompt, prompt, key_padding_mask=prompt_mask)[0]
-            memory = memory + attended
+            memory = memory + self._head.cross_attend_prompt(query, prompt, prompt, key_padding_mask=prompt_mask)[0]
         pixels = memory.permute(1, 2, 0).unflatten(-1, self._size)  # type: ignore[no-untyped-call]
         pixels = self._adjusted(self._last, pixels)
         for step in self._steps:
@@ -80,11 +78,7 @@ class MaskHead:
         convolution, norm = decoder.conv_layers[place], decoder.norms[place]
         of_image = convolution(self._adjusted(self._last - 1 - i, level))
         weight = enlarging_weight(convolution.weight)
-
-        def step(pixels: Tensor) -> Tensor:
-            return F.relu_(norm(enlarged_convolution(pixels, weight, of_image)))
-
-        return step
+        return lambda pixels: F.relu_(norm(enlarged_convolution(pixels, weight, of_image)))
 
 
 def enlarging_weight(weight: Tensor) -> Tensor:
@@ -93,21 +87,18 @@ def enlarging_weight(weight: Tensor) -> Tensor:
     Row 2i + a of the enlarged map, a = 0 or 1, is row i. So output row 2i + a is k₀ x[i − 1] + (k₁ + k₂) x[i] for a = 0
     and (k₀ + k₁) x[i] + k₂ x[i + 1] for a = 1; columns likewise.
     """
-    k = weight.unbind(2)
-    by_row = [torch.stack(pair, 2) for pair in ((k[0], k[1] + k[2]), (k[0] + k[1], k[2]))]
-    by_column = []
-    for rows in by_row:
-        k = rows.unbind(3)
-        by_column += [torch.stack(pair, 3) for pair in ((k[0], k[1] + k[2]), (k[0] + k[1], k[2]))]
-    return torch.cat(by_column)
+
+    def pairs(k: Tensor, dim: int) -> list[Tensor]:
+        first, middle, last = k.unbind(dim)
+        return [torch.stack([first, middle + last], dim), torch.stack([first + middle, last], dim)]
+
+    return torch.cat([of_column for of_row in pairs(weight, 2) for of_column in pairs(of_row, 3)])
 
 
 def enlarged_convolution(x: Tensor, weight: Tensor, plus: Tensor) -> Tensor:
     """conv(up(x)) + `plus`: (B, in, H, W) to (B, out, 2H, 2W), enlarged by repetition, 3 × 3 and padded with zeros.
 
-    Args:
-        weight: of `enlarging_weight`.
-        plus: (1, out, 2H, 2W).
+    `weight` is of `enlarging_weight`, `plus` (1, out, 2H, 2W).
     """
     height, width = x.shape[-2:]
     windows = F.conv2d(x, weight, padding=1).unflatten(1, (2, 2, -1))  # type: ignore[no-untyped-call]
@@ -121,13 +112,13 @@ def enlarged_convolution(x: Tensor, weight: Tensor, plus: Tensor) -> Tensor:
 
 def shares_work(head: Any, pyramid: Sequence[Tensor]) -> bool:
     """Whether the head and the pyramid are built as `MaskHead` assumes: as SAM 3 builds them."""
-    if type(head) is not host.UniversalSegmentationHead or "forward" in vars(head):
+    if type(head) is not host.UniversalSegmentationHead:
         return False
     decoder = head.pixel_decoder
-    if type(decoder) not in (host.PixelDecoder, HyperETPixelDecoder) or "forward" in vars(decoder):
-        return False
     return (
-        not (head.no_dec or head.aux_masks)
+        type(decoder) in (host.PixelDecoder, HyperETPixelDecoder)
+        and not any("forward" in vars(module) for module in (head, decoder))
+        and not (head.no_dec or head.aux_masks)
         and head.presence_head is None
         and decoder.interpolation_mode == "nearest"
         and all(type(c) is nn.Conv2d for c in [*decoder.conv_layers, head.instance_seg_head])

@@ -13,10 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam3_hyperet.masks import encode_masks
+from sam3_hyperet.masks import Rle, encode_masks
 
+Encoded = dict[str, Any]
+"""Image features as the model's backbone returns them; `backbone_fpn` is the pyramid, highest resolution first."""
 CONFIDENT_SCORE = 0.5
 """From this score, presence included, a detection counts where no curve over all scores is drawn."""
+_Masks = Tensor | Callable[[Tensor], Tensor]
+_SemanticMap = Tensor | Callable[[], Tensor]
 
 
 class PromptPrediction:
@@ -33,18 +37,10 @@ class PromptPrediction:
     """
 
     def __init__(
-        self,
-        query_scores: Tensor,
-        boxes: Tensor,
-        mask_logits: Tensor | Callable[[Tensor], Tensor],
-        semantic_logits: Tensor | Callable[[], Tensor],
-        presence: float,
+        self, query_scores: Tensor, boxes: Tensor, mask_logits: _Masks, semantic_logits: _SemanticMap, presence: float
     ) -> None:
-        self.query_scores = query_scores
-        self.boxes = boxes
-        self.presence = presence
-        self._masks = mask_logits
-        self._semantic = semantic_logits
+        self.query_scores, self.boxes, self.presence = query_scores, boxes, presence
+        self._masks, self._semantic = mask_logits, semantic_logits
 
     @cached_property
     def mask_logits(self) -> Tensor:
@@ -74,13 +70,8 @@ class PromptPrediction:
     def keep(self, queries: Tensor) -> PromptPrediction:
         """Only the queries at these positions, in this order."""
         masks = self._masks
-        return PromptPrediction(
-            self.query_scores[queries],
-            self.boxes[queries],
-            masks[queries] if isinstance(masks, Tensor) else lambda positions: masks(queries[positions]),
-            self._semantic,
-            self.presence,
-        )
+        kept: _Masks = masks[queries] if isinstance(masks, Tensor) else lambda positions: masks(queries[positions])
+        return PromptPrediction(self.query_scores[queries], self.boxes[queries], kept, self._semantic, self.presence)
 
     def mask_probabilities(self, height: int, width: int) -> Tensor:
         """(Q, height, width) probabilities: logits enlarged bilinearly, then the sigmoid, as SAM 3's processor does."""
@@ -127,30 +118,27 @@ class PromptDetections:
         self.height, self.width, self._mask_threshold = height, width, mask_threshold
         order = prediction.query_scores.argsort(descending=True, stable=True)
         ranked = torch.cat([prediction.query_scores[order, None], prediction.boxes[order]], dim=1).cpu()
-        query_scores = ranked[:, 0]
         least = CONFIDENT_SCORE / prediction.presence if prediction.presence > 0 else math.inf
-        self.confident = int((query_scores >= least).sum())
+        self.confident = int((ranked[:, 0] >= least).sum())
         count = max(max_dets, self.confident)
-        self.scores = (query_scores[:count] * prediction.presence).double().numpy()
+        self.scores = (ranked[:count, 0] * prediction.presence).double().numpy()
         self.boxes = (ranked[:count, 1:] * torch.tensor([width, height] * 2)).double().numpy()
         self._kept = prediction.keep(order[:count])
-        self._rles: list[dict[str, Any]] = []
+        self._rles: list[Rle] = []
 
     @cached_property
     def masks(self) -> np.ndarray:
         """(n, height, width) bool."""
         return self._kept.masks(self.height, self.width, self._mask_threshold)
 
-    def rles(self, count: int) -> list[dict[str, Any]]:
+    def rles(self, count: int) -> list[Rle]:
         """The masks of the best `count` detections as COCO run lengths."""
         if count > len(self._rles):
             self._rles += encode_masks(self.masks[len(self._rles) : count])
         return self._rles[:count]
 
     def mask_probabilities(self, count: int, height: int, width: int) -> Tensor:
-        """(count, height, width) probabilities of the best `count` detections' masks."""
-        if not count:
-            return self._kept.boxes.new_zeros(0, height, width)
+        """(count, height, width) probabilities of the best `count` detections' masks, one or more."""
         return _enlarge(self._kept.mask_logits[:count], height, width)
 
 

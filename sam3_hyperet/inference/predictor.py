@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
 
 import torch
 from PIL import Image
@@ -14,12 +13,10 @@ from torchvision.transforms.v2 import functional as tv
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.inference.grounding import Grounded, Grounding
-from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.inference.grounding import Grounding
+from sam3_hyperet.inference.prediction import Encoded, PromptPrediction
 from sam3_hyperet.options import PRECISIONS, one_of
 
-Encoded = dict[str, Any]
-"""Image features as the model's backbone returns them; `backbone_fpn` is the pyramid, highest resolution first."""
 _MOST_PROMPTS = 32
 _CACHE_BYTES = 32 * 2**20
 
@@ -54,13 +51,9 @@ class Predictor:
             raise ConfigError(f"min_score={min_score!r}; expected a probability")
         one_of("precision", precision, PRECISIONS)
         check_prompts(model, vocabulary)
-        self.model = model
-        self.vocabulary = tuple(vocabulary)
-        self.prompts_at_once = prompts_at_once
-        self.min_score = min_score
-        self.precision = precision
+        self.model, self.vocabulary, self.resolution = model, tuple(vocabulary), resolution
+        self.prompts_at_once, self.min_score, self.precision = prompts_at_once, min_score, precision
         self.device = next(model.parameters()).device
-        self.resolution = resolution
 
     @cached_property
     def text(self) -> dict[str, object]:
@@ -85,31 +78,17 @@ class Predictor:
         for start in range(0, len(self.vocabulary), count):
             with self._computing():
                 grounded = grounding.ground(range(start, min(start + count, len(self.vocabulary))))
-            yield from self._predictions(grounded)
-
-    def _predictions(self, grounded: Grounded) -> Iterator[PromptPrediction]:
-        presence, scores = grounded.presence.sigmoid(), grounded.logits.sigmoid()
-        # the device is waited for once for all prompts of a pass
-        probabilities, best = torch.stack([presence, (scores * presence[:, None]).amax(dim=1)]).tolist()
-        for i, masks in enumerate(grounded.masks):
-            prediction = PromptPrediction(
-                query_scores=scores[i],
-                boxes=grounded.boxes[i],
-                mask_logits=self._decoding(masks.instances),
-                semantic_logits=self._decoding(masks.semantic),
-                presence=probabilities[i],
-            )
-            yield prediction.top(0) if best[i] < self.min_score else prediction
-
-    def _decoding(self, decode: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def decoded(*queries: Tensor) -> Tensor:
-            with self._computing():
-                return decode(*queries)
-
-        return decoded
+            presence, scores = grounded.presence.sigmoid(), grounded.logits.sigmoid()
+            # the device is waited for once for all prompts of a pass
+            probabilities, best = torch.stack([presence, (scores * presence[:, None]).amax(dim=1)]).tolist()
+            for i, masks in enumerate(grounded.masks):
+                decode, decode_semantic = self._computing()(masks.instances), self._computing()(masks.semantic)
+                found = PromptPrediction(scores[i], grounded.boxes[i], decode, decode_semantic, probabilities[i])
+                yield found.top(0) if best[i] < self.min_score else found
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
+        """The mode of everything that runs the model; as a decorator, of each call of a function."""
         mixed = self.precision == "bf16-mixed"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             yield

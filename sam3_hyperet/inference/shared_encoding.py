@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,15 +24,13 @@ class LastInput:
     def output(self, module: nn.Module, x: object, compute: Callable[[], Any]) -> Any:
         """The result of `compute` for `x`, once for all modules of these very tensors and in this precision; but anew
         each time where the tensors are being trained."""
-        may_change = not torch.is_inference_mode_enabled() and any(p.requires_grad for p in module.parameters())
-        if may_change:
+        if not torch.is_inference_mode_enabled() and any(p.requires_grad for p in module.parameters()):
             return compute()
         if not _equal(x, self._input):
             self._input, self._outputs = x, {}
         tensors = [*module.parameters(), *module.buffers()]
         device = tensors[0].device.type
-        precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-        state = (precision, *map(id, tensors))
+        state = (torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device), *map(id, tensors))
         if state not in self._outputs:
             self._outputs[state] = compute()
         return self._outputs[state]
@@ -43,7 +42,7 @@ class RememberingVision(host.Sam3DualViTDetNeck):  # type: ignore[misc]  # sam3 
     last: LastInput
 
     def forward(self, tensor_list: Tensor) -> Any:
-        return self.last.output(self, tensor_list, lambda: super(RememberingVision, self).forward(tensor_list))
+        return self.last.output(self, tensor_list, partial(super().forward, tensor_list))
 
 
 class RememberingText(host.VETextEncoder):  # type: ignore[misc]  # sam3 is untyped
@@ -52,10 +51,8 @@ class RememberingText(host.VETextEncoder):  # type: ignore[misc]  # sam3 is unty
     last: LastInput
 
     def forward(self, text: Sequence[str], input_boxes: object = None, device: object = None) -> Any:
-        def compute() -> Any:
-            return super(RememberingText, self).forward(text, input_boxes, device)
-
-        return compute() if input_boxes else self.last.output(self, list(text), compute)
+        encode = partial(super().forward, text, input_boxes, device)
+        return encode() if input_boxes else self.last.output(self, list(text), encode)
 
 
 @contextmanager
@@ -68,16 +65,14 @@ def shared_encoding(models: Iterable[host.Sam3Image]) -> Iterator[None]:
     vision, text = LastInput(), LastInput()
     with ExitStack() as stack:
         for backbone in {id(model.backbone): model.backbone for model in models}.values():
-            _remember(stack, backbone, "vision_backbone", host.Sam3DualViTDetNeck, RememberingVision, vision)
-            _remember(stack, backbone, "language_backbone", host.VETextEncoder, RememberingText, text)
+            _remember(stack, backbone, "vision_backbone", RememberingVision, vision)
+            _remember(stack, backbone, "language_backbone", RememberingText, text)
         yield
 
 
-def _remember(
-    stack: ExitStack, backbone: nn.Module, name: str, parent: type, remembering: type[Any], last: LastInput
-) -> None:
+def _remember(stack: ExitStack, backbone: nn.Module, name: str, remembering: type[Any], last: LastInput) -> None:
     module: nn.Module = getattr(backbone, name)
-    if type(module) is not parent or not all(_is_stock(part) for part in module.modules()):
+    if type(module) is not remembering.__base__ or not all(map(_is_stock, module.modules())):
         return
     replaced = converted(module, remembering)
     replaced.last = last

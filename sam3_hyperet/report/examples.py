@@ -15,7 +15,8 @@ from sam3_hyperet.evaluation.compare import Comparison, EvalResult
 from sam3_hyperet.evaluation.metrics.evaluator import Record
 from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
 from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
-from sam3_hyperet.evaluation.task import INSTANCES, vocabulary_labels
+from sam3_hyperet.evaluation.metrics.semantic.label_map_evaluator import vocabulary_labels
+from sam3_hyperet.evaluation.task import INSTANCES
 from sam3_hyperet.masks import decode
 from sam3_hyperet.report.figures.images import IGNORED, Detection, Example, SemanticExample
 from sam3_hyperet.report.tables import number

@@ -6,14 +6,13 @@ resumed, several processes can share one by its images, and a bootstrap draws im
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from sam3_hyperet.inference.prediction import PromptDetections
-from sam3_hyperet.inference.predictor import Encoded
+from sam3_hyperet.inference.prediction import Encoded, PromptDetections
 
 Record = Mapping[str, np.ndarray]
 Headline = Callable[[np.ndarray], dict[str, float]]
@@ -35,23 +34,26 @@ class Prompt:
     concept: bool = False
 
 
-class Evaluator(Protocol):
+class Evaluator(ABC):
     """Metrics of one model on one split: `start`, `add` for each prompt, `finish`; then the next image."""
 
-    def start(self, position: int, encoded: Encoded) -> None:
+    def start(self, position: int, encoded: Encoded) -> None:  # noqa: B027 (nothing, by default)
         """Begin the image at a position of the split, whose features the model has computed."""
 
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+    def add(self, prompt: Prompt, detections: PromptDetections) -> None:  # noqa: B027
         """Add the prediction for one prompt; the prompts come in the order of the vocabulary, each once."""
 
+    @abstractmethod
     def finish(self) -> dict[str, np.ndarray]:
         """The record of the image: arrays without objects, under names of the evaluator's own."""
 
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
-        """All metrics, from the records of the images in the order of the split."""
+        """All metrics, from the records of the images in the order of the split; none by default."""
+        return {}
 
     def headline(self, records: Sequence[Record]) -> Headline:
         """The few metrics with confidence intervals, as a function of how often each image counts, int (n,).
 
         For ones it gives what `evaluate` gives. A bootstrap calls it a thousand times: compute beforehand what can be.
         """
+        return lambda weights: {}

@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sam3_hyperet.data.annotations import AnnotatedImages
-from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
-from sam3_hyperet.inference.prediction import PromptDetections
-from sam3_hyperet.inference.predictor import Encoded
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Prompt, Record
+from sam3_hyperet.inference.prediction import Encoded, PromptDetections
 from sam3_hyperet.masks import Rle
 
 
-class ExampleEvaluator:
+class ExampleEvaluator(Evaluator):
     """Records of the confident detections of categories; there are no metrics."""
 
     def __init__(self, images: AnnotatedImages) -> None:
         self._images = images
 
     def start(self, position: int, encoded: Encoded) -> None:
-        self._categories: list[int] = []
-        self._scores: list[float] = []
-        self._runs: list[bytes] = []
+        self._found: list[tuple[int, float, bytes]] = []
 
     def add(self, prompt: Prompt, detections: PromptDetections) -> None:
-        if prompt.category_id is None:
-            return
-        count = detections.confident
-        self._categories += [prompt.category_id] * count
-        self._scores += detections.scores[:count].tolist()
-        self._runs += [rle["counts"].encode() for rle in detections.rles(count)]
+        if prompt.category_id is not None:
+            rles = detections.rles(detections.confident)
+            scores = detections.scores[: len(rles)].tolist()
+            self._found += [
+                (prompt.category_id, s, rle["counts"].encode()) for s, rle in zip(scores, rles, strict=True)
+            ]
 
     def finish(self) -> dict[str, np.ndarray]:
         """Of n detections: `categories` and `scores` (n,), `runs`, the bytes of their masks' COCO run lengths one after
         the other, and `lengths` (n,) in bytes of each."""
         return {
-            "categories": np.array(self._categories, dtype=np.int64),
-            "scores": np.array(self._scores, dtype=np.float32),
-            "runs": np.frombuffer(b"".join(self._runs), dtype=np.uint8),
-            "lengths": np.array([len(one) for one in self._runs], dtype=np.int64),
+            "categories": np.array([category for category, _, _ in self._found], dtype=np.int64),
+            "scores": np.array([score for _, score, _ in self._found], dtype=np.float32),
+            "runs": np.frombuffer(b"".join(runs for _, _, runs in self._found), dtype=np.uint8),
+            "lengths": np.array([len(runs) for _, _, runs in self._found], dtype=np.int64),
         }
-
-    def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
-        return {}
-
-    def headline(self, records: Sequence[Record]) -> Headline:
-        return lambda weights: {}
 
     def detections(self, position: int, category_id: int, record: Record) -> list[tuple[Rle, float]]:
         """Mask and score of those of a category, best first, from the record of the image at `position`."""

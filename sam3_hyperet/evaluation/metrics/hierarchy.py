@@ -26,9 +26,8 @@ from sam3_hyperet import masks
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.hierarchy import Hierarchy
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
-from sam3_hyperet.inference.prediction import PromptDetections
-from sam3_hyperet.inference.predictor import Encoded
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
+from sam3_hyperet.inference.prediction import Encoded, PromptDetections
 from sam3_hyperet.masks import Rle
 
 MATCH_IOU = 0.5
@@ -55,30 +54,105 @@ class _Values:
         return float(counts @ self.values / total) if (total := counts.sum()) else float("nan")
 
 
-class HierarchyCounts:
-    """Metrics of a concept tree from the records of images.
+class GranularityEvaluator(Evaluator):
+    """Consistency and confusion within a concept tree.
+
+    Args:
+        images: with the annotated regions.
+        prompts: of the vocabulary: the names of the categories and those that `hierarchy.prompts` adds. Other prompts,
+            such as synonyms, are not looked at.
+        hierarchy: the tree.
 
     Attributes:
         children: everything that has a parent, in the order of the numbers in the records.
+
+    Raises:
+        ConfigError: a concept of the tree that no prompt names.
     """
 
-    def __init__(self, hierarchy: Hierarchy) -> None:
-        self.children = hierarchy.children
-        self._parents = tuple(hierarchy.kinds)
-        number = {name: i for i, name in enumerate(self.children)}
+    def __init__(self, images: AnnotatedImages, prompts: Sequence[Prompt], hierarchy: Hierarchy) -> None:
+        named = {prompt.text for prompt in prompts if prompt.concept}
+        if missing := [name for name in concepts(hierarchy) if name not in named]:
+            raise ConfigError(f"hierarchy: no prompt names {missing[0]!r}; expected it in the vocabulary")
+        self._images, self._hierarchy = images, hierarchy
+        self._name_of = {category.id: category.name for category in images.categories}
+        self.children = children = hierarchy.children
         self._groups: dict[str, list[int]] = defaultdict(list)  # the children of a parent; with parts, of a level too
         for level, families in (("kinds", hierarchy.kinds), ("parts", hierarchy.parts)):
-            for parent, children in families.items():
+            for parent, below in families.items():
                 for group in (parent, level) if hierarchy.parts else (parent,):
-                    self._groups[group] += [number[name] for name in children]
+                    self._groups[group] += [children.index(name) for name in below]
+        relations = {"sibling": hierarchy.siblings, "cousin": hierarchy.cousins, "stranger": hierarchy.strangers}
         self._relatives = {
-            relation: self._matrix([[number[other] for other in of(name)] for name in self.children])
-            for relation, of in (
-                ("sibling", hierarchy.siblings),
-                ("cousin", hierarchy.cousins),
-                ("stranger", hierarchy.strangers),
-            )
+            relation: np.array([[other in related for other in children] for related in map(of, children)])
+            for relation, of in relations.items()
         }
+
+    def start(self, position: int, encoded: Encoded) -> None:
+        image = self._images.image(position)
+        self._size = image.height, image.width
+        self._found: dict[str, list[Rle]] = {}
+        self._annotated: dict[str, list[tuple[Rle, bool]]] = defaultdict(list)
+        for region in self._images.instances(position):
+            self._annotated[self._name_of[region.category_id]].append((region.rle, region.crowd))
+
+    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+        if prompt.concept:
+            self._found[prompt.text] = detections.rles(detections.confident)
+
+    def finish(self) -> dict[str, np.ndarray]:
+        """`kinds` (m, 5): the number of a parent and, in pixels, |P ∩ C|, |P ∪ C|, |P ∩ G| and |G|. `parts` (n, 3): the
+        number of a child and the pixels of its mask in its wholes' and in all. `regions` (r,): the number of each
+        region's class among the children. `matches` (m, 2): a region and the number of a child whose
+        prompt matches it."""
+        self._masks = {name: masks.union(found, *self._size) for name, found in self._found.items()}
+        shown, matches = self._confusion()
+        return {
+            "kinds": np.array(self._consistency(), np.int64).reshape(-1, 5),
+            "parts": np.array(self._containment(), np.int64).reshape(-1, 3),
+            "regions": np.array(shown, np.int32),
+            "matches": np.array(matches, np.int32).reshape(-1, 2),
+        }
+
+    def _consistency(self) -> list[tuple[int, ...]]:
+        rows: list[tuple[int, ...]] = []
+        for number, (parent, children) in enumerate(self._hierarchy.kinds.items()):
+            if not any(self._annotated.get(child) for child in children if child != parent):
+                continue
+            above, below = self._masks[parent], self._together(children)
+            shown = [rle for name in {parent, *children} for rle, _ in self._annotated.get(name, ())]
+            truth = masks.union(shown, *self._size)
+            both = masks.intersection_area(above, below)
+            either = masks.area(above) + masks.area(below) - both
+            rows.append((number, both, either, masks.intersection_area(above, truth), masks.area(truth)))
+        return rows
+
+    def _containment(self) -> list[tuple[int, ...]]:
+        rows: list[tuple[int, ...]] = []
+        families = self._hierarchy.parts
+        for part in dict.fromkeys(part for parts in families.values() for part in parts):
+            area = masks.area(self._masks[part])
+            if area and self._annotated.get(part):
+                wholes = self._together([whole for whole, parts in families.items() if part in parts])
+                rows.append((self.children.index(part), masks.intersection_area(self._masks[part], wholes), area))
+        return rows
+
+    def _confusion(self) -> tuple[list[int], list[tuple[int, int]]]:
+        children = self.children
+        shown = [(name, rle) for name in children for rle, crowd in self._annotated.get(name, ()) if not crowd]
+        areas = [rle for _, rle in shown]
+        matches = []
+        for number, name in enumerate(children):
+            found = self._found[name]
+            matched = masks.iou([*found, self._masks[name]], areas).max(axis=0, initial=0) >= MATCH_IOU
+            regions = self._annotated.get(name, ())
+            there = masks.iou(areas, [rle for rle, _ in regions], [crowd for _, crowd in regions])
+            absent = there.max(axis=1, initial=0) < MATCH_IOU
+            matches += [(r, number) for r, (own, _) in enumerate(shown) if matched[r] and (absent[r] or own == name)]
+        return [children.index(name) for name, _ in shown], matches
+
+    def _together(self, names: Sequence[str]) -> Rle:
+        return masks.union([self._masks[name] for name in names], *self._size)
 
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
         """Every metric that has a value, and the counts behind them: `hierarchy/pairs` of an image and a parent, and
@@ -108,13 +182,9 @@ class HierarchyCounts:
         parent, both, either, covered, truth = pairs.T
         answered = either > 0
         consistency = _Values(both[answered] / either[answered], images[answered])
-        recall = _Values(covered / np.maximum(truth, 1), images)
-        found = {
-            "consistency": consistency,
-            "parent_recall": recall,
-            "unanswered": _Values((~answered).astype(float), images),
-        }
-        for number, name in enumerate(self._parents):
+        recall, unanswered = _Values(covered / np.maximum(truth, 1), images), _Values((~answered).astype(float), images)
+        found = {"consistency": consistency, "parent_recall": recall, "unanswered": unanswered}
+        for number, name in enumerate(self._hierarchy.kinds):
             found[f"{name}/consistency"] = consistency.of(parent[answered] == number)
             found[f"{name}/parent_recall"] = recall.of(parent == number)
         parts, images = _stack(records, "parts")
@@ -129,14 +199,11 @@ class HierarchyCounts:
         truth, prompt, region = self._matches(records)
         matched = np.zeros(len(regions))
         matched[region[related[truth, prompt]]] = 1
-        has_any = np.asarray(related.any(axis=1))
-        rows = has_any[regions]
+        rows = np.asarray(related.any(axis=1))[regions]
         values, regions = _Values(matched[rows], images[rows]), regions[rows]
         key = f"{relation}_confusion"
-        found = {key: values}
-        for group, children in self._groups.items():
-            found[f"{group}/{key}"] = values.of(np.isin(regions, children))
-        return found
+        by_group = {f"{group}/{key}": values.of(np.isin(regions, of_group)) for group, of_group in self._groups.items()}
+        return {key: values} | by_group
 
     def _matches(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each match: the region's class, the prompt, and the region's place among those of all images."""
@@ -146,109 +213,8 @@ class HierarchyCounts:
         region = matches[:, 0] + first[image]
         return regions[region], matches[:, 1], region
 
-    def _matrix(self, relatives: Sequence[Sequence[int]]) -> np.ndarray:
-        matrix = np.zeros((len(relatives),) * 2, bool)
-        for row, columns in enumerate(relatives):
-            matrix[row, list(columns)] = True
-        return matrix
-
 
 def _stack(records: Sequence[Record], name: str) -> tuple[np.ndarray, np.ndarray]:
     """The rows of all images, and the place of each one's image among the records."""
     arrays = [record[name] for record in records]
     return np.concatenate(arrays), np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])
-
-
-class GranularityEvaluator(HierarchyCounts):
-    """Consistency and confusion within a concept tree.
-
-    Args:
-        images: with the annotated regions.
-        prompts: of the vocabulary: the names of the categories and those that `hierarchy.prompts` adds. Other prompts,
-            such as synonyms, are not looked at.
-        hierarchy: the tree.
-
-    Raises:
-        ConfigError: a concept of the tree that no prompt names.
-    """
-
-    def __init__(self, images: AnnotatedImages, prompts: Sequence[Prompt], hierarchy: Hierarchy) -> None:
-        named = {prompt.text for prompt in prompts if prompt.concept}
-        if missing := [name for name in concepts(hierarchy) if name not in named]:
-            raise ConfigError(f"hierarchy: no prompt names {missing[0]!r}; expected it in the vocabulary")
-        super().__init__(hierarchy)
-        self._images, self._hierarchy = images, hierarchy
-        self._of_category = {category.id: category.name for category in images.categories}
-
-    def start(self, position: int, encoded: Encoded) -> None:
-        image = self._images.image(position)
-        self._size = image.height, image.width
-        self._found: dict[str, list[Rle]] = {}
-        self._annotated: dict[str, list[tuple[Rle, bool]]] = defaultdict(list)
-        for region in self._images.instances(position):
-            self._annotated[self._of_category[region.category_id]].append((region.rle, region.crowd))
-
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
-        if prompt.concept:
-            self._found[prompt.text] = detections.rles(detections.confident)
-
-    def finish(self) -> dict[str, np.ndarray]:
-        """`kinds` (m, 5): the number of a parent and, in pixels, |P ∩ C|, |P ∪ C|, |P ∩ G| and |G|. `parts` (n, 3): the
-        number of a child and the pixels of its mask in its wholes' and in all. `regions` (r,): the number of each
-        region's class among the children. `matches` (m, 2): a region and the number of a child whose
-        prompt matches it."""
-        self._masks = {name: masks.union(found, *self._size) for name, found in self._found.items()}
-        shown, matches = self._confusion()
-        return {
-            "kinds": np.array(self._consistency(), np.int64).reshape(-1, 5),
-            "parts": np.array(self._containment(), np.int64).reshape(-1, 3),
-            "regions": np.array(shown, np.int32),
-            "matches": np.array(matches, np.int32).reshape(-1, 2),
-        }
-
-    def _consistency(self) -> list[tuple[int, ...]]:
-        rows: list[tuple[int, ...]] = []
-        for number, (parent, children) in enumerate(self._hierarchy.kinds.items()):
-            if not any(self._annotated.get(child) for child in children if child != parent):
-                continue
-            above, below = self._masks[parent], self._together(children)
-            truth = masks.union(
-                [rle for name in {parent, *children} for rle, _ in self._annotated.get(name, ())], *self._size
-            )
-            both = masks.intersection_area(above, below)
-            either = masks.area(above) + masks.area(below) - both
-            found = masks.intersection_area(above, truth)
-            rows.append((number, both, either, found, masks.area(truth)))
-        return rows
-
-    def _containment(self) -> list[tuple[int, ...]]:
-        rows: list[tuple[int, ...]] = []
-        wholes: dict[str, list[str]] = defaultdict(list)
-        for whole, parts in self._hierarchy.parts.items():
-            for part in parts:
-                wholes[part].append(whole)
-        for part, owners in wholes.items():
-            area = masks.area(self._masks[part])
-            if area and self._annotated.get(part):
-                within = masks.intersection_area(self._masks[part], self._together(owners))
-                rows.append((self.children.index(part), within, area))
-        return rows
-
-    def _confusion(self) -> tuple[list[int], list[tuple[int, int]]]:
-        children = self.children
-        shown = [(name, rle) for name in children for rle, crowd in self._annotated.get(name, ()) if not crowd]
-        areas = [rle for _, rle in shown]
-        matches = []
-        for number, name in enumerate(children):
-            found = self._found[name]
-            matched = masks.iou([*found, self._masks[name]], areas).max(axis=0, initial=0) >= MATCH_IOU
-            own = self._annotated.get(name, ())
-            there = masks.iou(areas, [rle for rle, _ in own], [crowd for _, crowd in own])
-            absent = there.max(axis=1, initial=0) < MATCH_IOU
-            matches += [
-                (r, number) for r, (truth, _) in enumerate(shown) if matched[r] and (absent[r] or truth == name)
-            ]
-        return [children.index(name) for name, _ in shown], matches
-
-    def _together(self, names: Sequence[str]) -> Rle:
-        return masks.union([self._masks[name] for name in names], *self._size)

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 
 class MetricKey(str):
-    """Name of a metric: text for metrics.json, its parts for tables, so that no text has to be taken apart.
+    """Name of a metric: text for metrics.json, its parts for tables, so that no text has to be taken apart."""
 
-    Attributes:
-        metric: as in `segm/AP`.
-        group: granularity, split of the categories, or fusion.
-        category: of a metric by category.
-        data: the data set.
-        model: "base", or one of several adapted models.
-    """
-
-    metric: str
-    group: str
-    category: str
+    metric: str  # as in `segm/AP`
+    group: str  # granularity, split of the categories, or fusion
+    category: str  # of a metric by category
     data: str
-    model: str
+    model: str  # "base", or one of several adapted models
 
     def __new__(cls, metric: str, *, group: str = "", category: str = "", data: str = "", model: str = "") -> MetricKey:
         parts = {"model": model, "data": data, "group": group, "metric": metric, "category": category}

@@ -8,13 +8,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.protocol import Protocol
-from sam3_hyperet.inference.prediction import PromptDetections
-from sam3_hyperet.inference.predictor import Encoded
+from sam3_hyperet.inference.prediction import Encoded, PromptDetections
 
 _ABSENT, _PRESENT, _UNKNOWN = 0, 1, 2
+_HEADLINE = ("presence/IL_MCC", "presence/accuracy_present", "presence/accuracy_absent")
 
 
 def presence_metrics(counts: np.ndarray) -> dict[str, float]:
@@ -25,25 +25,17 @@ def presence_metrics(counts: np.ndarray) -> dict[str, float]:
         `presence/IL_MCC`, the Matthews correlation with SAM 3's 1e-6 in the denominator (0 where one side is empty);
         the counts `presence/true_positives`, `presence/false_negatives` and so on.
     """
-    (true_negatives, false_positives), (false_negatives, true_positives) = counts.tolist()
-    positives, negatives = true_positives + false_negatives, true_negatives + false_positives
-    said, unsaid = true_positives + false_positives, true_negatives + false_negatives
-    covariance = true_positives * true_negatives - false_positives * false_negatives
-    metrics: dict[str, float] = {
-        "presence/IL_MCC": covariance / (math.sqrt(said * positives * negatives * unsaid) + 1e-6),
-        "presence/true_positives": true_positives,
-        "presence/false_negatives": false_negatives,
-        "presence/true_negatives": true_negatives,
-        "presence/false_positives": false_positives,
-    }
-    if positives:
-        metrics["presence/accuracy_present"] = true_positives / positives
-    if negatives:
-        metrics["presence/accuracy_absent"] = true_negatives / negatives
-    return metrics
+    (tn, fp), (fn, tp) = counts.tolist()
+    positives, negatives = tp + fn, tn + fp
+    scale = math.sqrt((tp + fp) * positives * negatives * (tn + fn))
+    metrics: dict[str, float] = {"IL_MCC": (tp * tn - fp * fn) / (scale + 1e-6)}
+    metrics |= {"true_positives": tp, "false_negatives": fn, "true_negatives": tn, "false_positives": fp}
+    metrics |= {"accuracy_present": tp / positives} if positives else {}
+    metrics |= {"accuracy_absent": tn / negatives} if negatives else {}
+    return {f"presence/{name}": value for name, value in metrics.items()}
 
 
-class PresenceEvaluator:
+class PresenceEvaluator(Evaluator):
     """Presence of each category on each image, absent ones included.
 
     A category that an image shows as a crowd alone is neither present nor absent there.
@@ -71,12 +63,8 @@ class PresenceEvaluator:
     def start(self, position: int, encoded: Encoded) -> None:
         instances, crowds = self._shown(position)
         self._probability = np.zeros(len(self._column))
-        self._truth = np.full(len(self._column), _ABSENT, dtype=np.uint8)
-        for category_id, column in self._column.items():
-            if category_id in instances:
-                self._truth[column] = _PRESENT
-            elif category_id in crowds:
-                self._truth[column] = _UNKNOWN
+        truth = [_PRESENT if c in instances else _UNKNOWN if c in crowds else _ABSENT for c in self._column]
+        self._truth = np.array(truth, dtype=np.uint8)
 
     def add(self, prompt: Prompt, detections: PromptDetections) -> None:
         if prompt.category_id is not None:
@@ -90,24 +78,18 @@ class PresenceEvaluator:
 
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
         """The keys of `presence_metrics`, and the same below each group's name."""
-        metrics = {}
-        for name, counts in self._counts(records).items():
-            found = presence_metrics(counts.sum(axis=0))
-            metrics |= {MetricKey(key, group=name): value for key, value in found.items()}
-        return metrics
+        found = {name: presence_metrics(counts.sum(axis=0)) for name, counts in self._counts(records).items()}
+        return {MetricKey(key, group=name): value for name, of in found.items() for key, value in of.items()}
 
     def headline(self, records: Sequence[Record]) -> Headline:
-        """`presence/IL_MCC`, `presence/accuracy_present` and `presence/accuracy_absent`, and the same below each
-        group's name; NaN without such a pair."""
+        """`presence/IL_MCC` and the two accuracies, and the same below each group's name; NaN without such a pair."""
         counts = self._counts(records)
-        keys = [f"presence/{name}" for name in ("IL_MCC", "accuracy_present", "accuracy_absent")]
 
         def accuracy(weights: np.ndarray) -> dict[str, float]:
-            found = {}
-            for name, of_images in counts.items():
-                values = presence_metrics(np.tensordot(weights, of_images, axes=1))
-                found |= {MetricKey(key, group=name): values.get(key, math.nan) for key in keys}
-            return found
+            found = {name: presence_metrics(np.tensordot(weights, images, axes=1)) for name, images in counts.items()}
+            return {
+                MetricKey(key, group=name): of.get(key, math.nan) for name, of in found.items() for key in _HEADLINE
+            }
 
         return accuracy
 

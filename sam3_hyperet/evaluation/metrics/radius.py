@@ -6,16 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
-from sam3_hyperet.inference.prediction import PromptDetections
-from sam3_hyperet.inference.predictor import Encoded
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Record
 from sam3_hyperet.modeling.probe import BINS, RadiusProbe
 
 METRICS = ("radius/{}/mean", "normalized_radius/{}/mean", "radius/{}/saturation")
 BEFORE = "_before"
 
 
-class RadiusEvaluator:
+class RadiusEvaluator(Evaluator):
     """Means of the radii of the features behind each adjustment and, as `…_before`, in front of it.
 
     The features are those between two calls of `finish`. A model with its adapters off has none and gets no metric.
@@ -28,20 +26,13 @@ class RadiusEvaluator:
         self._probe = probe
         self.sites = tuple(probe.sites)  # in the order of the records' rows
 
-    def start(self, position: int, encoded: Encoded) -> None:
-        """Nothing: the probe has the features already."""
-
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
-        """Nothing: the probe has the features already."""
-
     def finish(self) -> dict[str, np.ndarray]:
         """Of S sites, before and after: `histogram` (S, 2, BINS) of normalised radii in [0, 1]; `sums` (S, 2, 3) of
         radius, normalised radius and saturation over the `positions` (S,)."""
         radii = list(self._probe.take().values())
-        sums = [(site.mean() * site.positions).numpy() for site in radii]
         return {
-            "histogram": np.array([site.histogram.numpy() for site in radii]).reshape(len(radii), 2, BINS),
-            "sums": np.array(sums).reshape(len(radii), 2, 3),
+            "histogram": np.array([site.histogram.numpy() for site in radii]).reshape(-1, 2, BINS),
+            "sums": np.array([(site.mean() * site.positions).numpy() for site in radii]).reshape(-1, 2, 3),
             "positions": np.array([site.positions for site in radii], np.int64),
         }
 
@@ -53,9 +44,6 @@ class RadiusEvaluator:
                 for suffix, means in ((BEFORE, sums[0] / count), ("", sums[1] / count)):
                     metrics |= {key.format(name) + suffix: float(m) for key, m in zip(METRICS, means, strict=True)}
         return metrics
-
-    def headline(self, records: Sequence[Record]) -> Headline:
-        return lambda weights: {}
 
     def histograms(self, records: Sequence[Record]) -> dict[str, np.ndarray]:
         """(2, BINS) positions by normalised radius, before and after the adjustment, of each site, for plots."""

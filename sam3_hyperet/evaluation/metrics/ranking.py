@@ -12,11 +12,7 @@ from scipy.special import digamma
 
 
 class Ranking:
-    """Values in ascending order.
-
-    Args:
-        values: (n,) finite numbers.
-    """
+    """The order of (n,) finite values."""
 
     def __init__(self, values: np.ndarray) -> None:
         distinct, self._group = np.unique(values, return_inverse=True)

@@ -22,12 +22,11 @@ from torch import Tensor, nn
 
 from sam3_hyperet import masks
 from sam3_hyperet.data.annotations import AnnotatedImages
-from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.ranking import Ranking, aurc, auroc, risk_coverage, spearman
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.hyperbolic.radius import normalized_radius
-from sam3_hyperet.inference.prediction import PromptDetections
-from sam3_hyperet.inference.predictor import Encoded
+from sam3_hyperet.inference.prediction import Encoded, PromptDetections
 from sam3_hyperet.masks import Rle
 from sam3_hyperet.modeling.parameters import changes_features
 
@@ -42,20 +41,17 @@ def pyramid_radii(model: nn.Module, encoded: Encoded) -> Tensor:
     the curvature is that of its adjustment or, of a base, .01.
     """
     adjustment: Any = getattr(model.backbone, "fpn_adjustment", None)
-    level = 0 if adjustment is None else adjustment.indices[0]
-    curvature: Tensor | float = BASE_CURVATURE
+    level, curvature = 0 if adjustment is None else adjustment.indices[0], BASE_CURVATURE
     if adjustment is not None and changes_features(adjustment):
         curvature = adjustment.level(level).curvature().detach()
-    features: Tensor = encoded["backbone_fpn"][level][0]
-    return normalized_radius(features.detach().float(), curvature, 0).double()
+    return normalized_radius(encoded["backbone_fpn"][level][0].detach().float(), curvature, 0).double()
 
 
-class UncertaintyEvaluator:
+class UncertaintyEvaluator(Evaluator):
     """Radius and score as uncertainties of the detections on images with annotated instances.
 
     Args:
         model: whose features they are.
-        images: with the instances.
         protocol: with the threshold of the masks.
     """
 
@@ -88,13 +84,9 @@ class UncertaintyEvaluator:
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
         detections = PooledDetections(records)
         every = np.ones(len(detections.error))
-        metrics = {
-            "detections": float(len(detections.error)),
-            "wrong": float(detections.wrong.sum()),
-            **detections.metrics(every),
-            "aurc/random": float(detections.error.mean()) if len(every) else float("nan"),
-            "aurc/oracle": aurc(Ranking(detections.error), detections.error, every),
-        }
+        metrics = {"detections": float(len(every)), "wrong": float(detections.wrong.sum())} | detections.metrics(every)
+        metrics["aurc/random"] = float(detections.error.mean()) if len(every) else float("nan")
+        metrics["aurc/oracle"] = aurc(Ranking(detections.error), detections.error, every)
         return {f"uncertainty/{key}": value for key, value in metrics.items() if np.isfinite(value)}
 
     def headline(self, records: Sequence[Record]) -> Headline:

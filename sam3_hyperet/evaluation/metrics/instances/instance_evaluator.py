@@ -7,18 +7,17 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from sam3_hyperet.data.annotations import AnnotatedImages
-from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.instances.coco_summary import category_columns, check_groups
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import Truth
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import instance_headline, instance_metrics
 from sam3_hyperet.evaluation.metrics.instances.instance_records import ImageDetections
 from sam3_hyperet.evaluation.protocol import Protocol
-from sam3_hyperet.inference.prediction import PromptDetections
-from sam3_hyperet.inference.predictor import Encoded
+from sam3_hyperet.inference.prediction import Encoded, PromptDetections
 from sam3_hyperet.masks import encode_masks
 
 
-class InstanceEvaluator:
+class InstanceEvaluator(Evaluator):
     """Detections of categories, scored as COCO does and as SAM 3 does.
 
     The keys are those of `instance_metrics` and `instance_headline`. Boxes are SAM 3's own, not clamped to the image.

@@ -14,18 +14,19 @@ first of equals; a pixel without one is `UNASSIGNED`. Classes come one by one: m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sam3_hyperet.evaluation.metrics.evaluator import Headline, Prompt, Record
+from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import UNASSIGNED, SemanticMIoU, iou_metrics
 from sam3_hyperet.evaluation.protocol import FUSIONS, Protocol
-from sam3_hyperet.inference.prediction import PromptDetections
-from sam3_hyperet.inference.predictor import Encoded
+from sam3_hyperet.inference.prediction import Encoded, PromptDetections
 
 SHOWN = "fused"  # the fusion whose label maps are kept for the report
 
@@ -37,14 +38,13 @@ class FusedLabels:
     """
 
     def __init__(self, size: Sequence[int]) -> None:
-        self.labels = torch.full(tuple(size), UNASSIGNED)
-        self._best = torch.full(tuple(size), -torch.inf)
+        self.labels, self._best = torch.full(tuple(size), UNASSIGNED), torch.full(tuple(size), -torch.inf)
 
     def add(self, label: int, value: Tensor) -> None:
         """Add a class by its value at each pixel, one of `class_values`."""
-        self.labels, self._best = self.labels.to(value.device), self._best.to(value.device)
-        self.labels = torch.where(value > self._best, label, self.labels)
-        self._best = torch.maximum(value, self._best)
+        best = self._best.to(value.device)
+        self.labels = torch.where(value > best, label, self.labels.to(value.device))
+        self._best = torch.maximum(value, best)
 
 
 def class_values(
@@ -63,32 +63,35 @@ def class_values(
     for score, mask in zip(scores, masks, strict=True):
         weighted = mask.float() * (score.float() * presence)
         of_instances = torch.maximum(of_instances, weighted.masked_fill_(mask < mask_threshold, -torch.inf))
-    fused = torch.maximum(of_instances, of_semantic)
-    return {"instance": of_instances, "semantic": of_semantic, "fused": fused}
+    return {"instance": of_instances, "semantic": of_semantic, "fused": torch.maximum(of_instances, of_semantic)}
 
 
-class LabelMapEvaluator:
+def vocabulary_labels(images: AnnotatedImages, i: int) -> np.ndarray:
+    """(H, W) position of each pixel's class among the categories, -1 where it has none."""
+    labels = images.label_map(i)
+    if labels is None:
+        raise ConfigError(f"image {images.image(i).image_id} has no label map")
+    ids = [category.id for category in images.categories]
+    table = np.full(max(ids) + 2, -1)
+    table[ids] = np.arange(len(ids))
+    return np.asarray(table[labels])
+
+
+class LabelMapEvaluator(Evaluator):
     """mIoU of the classes' predictions, fused to label maps at the labels' own size.
 
     Args:
-        names: of the C classes, class c being the value c of a map; of several prompts for a class the best counts.
-        truth: position -> (H, W) integers, -1 where a pixel is not to be counted.
+        images: with the C classes as categories and the label maps; of several prompts for a class the best counts.
         protocol: with the thresholds, and the fusion whose mIoU is also called `mIoU`.
         shown: positions whose label map is kept, as `shown`: (H, W) classes, -1 where a pixel has none.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        truth: Callable[[int], np.ndarray],
-        protocol: Protocol,
-        shown: Collection[int] = (),
-    ) -> None:
-        self.names = tuple(names)
-        self._truth, self._protocol, self._shown = truth, protocol, frozenset(shown)
+    def __init__(self, images: AnnotatedImages, protocol: Protocol, shown: Collection[int]) -> None:
+        self.names = tuple(category.name for category in images.categories)
+        self._images, self._protocol, self._shown = images, protocol, shown
 
     def start(self, position: int, encoded: Encoded) -> None:
-        self._position, self._labels = position, self._truth(position)
+        self._position, self._labels = position, vocabulary_labels(self._images, position)
         self._maps = {name: FusedLabels(self._labels.shape) for name in FUSIONS}
 
     def add(self, prompt: Prompt, detections: PromptDetections) -> None:
@@ -103,7 +106,7 @@ class LabelMapEvaluator:
             self._maps[name].add(prompt.class_index, value)
 
     def finish(self) -> dict[str, np.ndarray]:
-        record = {}
+        record: dict[str, np.ndarray] = {}
         for name, fused in self._maps.items():
             counter = SemanticMIoU(self.names, ignore=-1)
             counter.process(self._labels, fused.labels, source=f"image {self._position}")
@@ -116,11 +119,10 @@ class LabelMapEvaluator:
 
     def confusion(self, records: Sequence[Record], fusion: str) -> np.ndarray:
         """(C + 1, C) int64 pixels over all images, prediction x label, the last row the unassigned."""
-        classes = len(self.names)
-        total = np.zeros((classes + 1) * classes, dtype=np.int64)
+        total = np.zeros((len(self.names) + 1, len(self.names)), dtype=np.int64)
         for record in records:
-            total[record[f"{fusion}/pairs"]] += record[f"{fusion}/pixels"]
-        return total.reshape(classes + 1, classes)
+            total.ravel()[record[f"{fusion}/pairs"]] += record[f"{fusion}/pixels"]
+        return total
 
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
         """`<fusion>/mIoU`, `<fusion>/unassigned` and so on: the keys of `SemanticMIoU` for each fusion."""

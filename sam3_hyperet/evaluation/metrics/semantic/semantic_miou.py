@@ -21,14 +21,13 @@ class SemanticMIoU:
     """Collects label maps image by image and gives IoUs as a flat dictionary.
 
     names: of the C classes, class c being the value c of a map.
-    ignore: the label value that is not counted; in a prediction it means unassigned, as does `UNASSIGNED`
-    (-1): unsigned maps cannot hold that.
+    ignore: the label value that is not counted; in a prediction it means unassigned, as does `UNASSIGNED` (-1), which
+    unsigned maps cannot hold.
     confusion: int64 (C + 1, C), prediction x label, the last row the unassigned; add up over processes.
 
-    Keys of `evaluate`: `mIoU` over the classes with union > 0, `mIoU/<C>` over all, absent = 0
-    (CSAIL's evaluator), `mIoU/gt` over those in the labels, `pixel_accuracy`, `unassigned` (fraction of the
-    labelled pixels), `IoU/<name>` of the classes with union > 0, and the counts `images`, `labelled_pixels`,
-    `classes/union`, `classes/gt`.
+    Keys of `evaluate`: `mIoU` over the classes with union > 0, `mIoU/<C>` over all, absent = 0 (CSAIL's evaluator),
+    `mIoU/gt` over those in the labels, `pixel_accuracy`, `unassigned` (fraction of the labelled pixels), `IoU/<name>`
+    of the classes with union > 0, and the counts `images`, `labelled_pixels`, `classes/union`, `classes/gt`.
     """
 
     def __init__(self, names: Sequence[str], ignore: int = 255) -> None:
@@ -36,25 +35,22 @@ class SemanticMIoU:
             raise ConfigError(f"class names must be one or more and all different, found {len(names)}")
         if 0 <= ignore < len(names):
             raise ConfigError(f"ignore={ignore} is the value of class {names[ignore]!r}")
-        self.names = tuple(names)
-        self.ignore = ignore
+        self.names, self.ignore, self.images = tuple(names), ignore, 0
         self.confusion = np.zeros((len(self.names) + 1, len(self.names)), dtype=np.int64)
-        self.images = 0
 
     def process(self, label: Any, prediction: Any, source: str = "image") -> None:
         """Add one image: integer maps (H, W), arrays or tensors. `source` names it in errors (DataError)."""
-        label, prediction = (
-            _label_map(label, f"{source}: label"),
-            _label_map(prediction, f"{source}: prediction"),
-        )
+        label, prediction = _label_map(label, f"{source}: label"), _label_map(prediction, f"{source}: prediction")
         if label.shape != prediction.shape:
             raise DataError(f"{source}: prediction is {prediction.shape}, its label {label.shape} (height, width)")
         classes = len(self.names)
         prediction = np.where((prediction == self.ignore) | (prediction == UNASSIGNED), classes, prediction)
         labelled = label != self.ignore
         label, prediction = label[labelled], prediction[labelled]
-        self._check_range(label, classes - 1, f"{source}: label")
-        self._check_range(prediction, classes, f"{source}: prediction")
+        for values, highest, name in ((label, classes - 1, "label"), (prediction, classes, "prediction")):
+            if len(wrong := values[(values < 0) | (values > highest)]):
+                expected = f"expected 0 to {classes - 1} or {self.ignore}"
+                raise DataError(f"{source}: {name} has the value {wrong[0]}, {expected}")
         pairs = np.bincount(prediction * classes + label, minlength=self.confusion.size)
         self.confusion += pairs.reshape(self.confusion.shape)
         self.images += 1
@@ -62,11 +58,6 @@ class SemanticMIoU:
     def evaluate(self) -> dict[str, float]:
         """The metrics; raises DataError where no pixel is labelled."""
         return iou_metrics(self.confusion, self.names, self.images)
-
-    def _check_range(self, values: np.ndarray, highest: int, source: str) -> None:
-        if values.size and (values.min() < 0 or values.max() > highest):
-            wrong = values[(values < 0) | (values > highest)][0]
-            raise DataError(f"{source} has the value {wrong}, expected 0 to {len(self.names) - 1} or {self.ignore}")
 
 
 def iou_metrics(confusion: np.ndarray, names: Sequence[str], images: int) -> dict[str, float]:
