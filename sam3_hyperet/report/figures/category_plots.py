@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from sam3_hyperet.report.figures.plots import TEXT, Plot, axis_labels, new_axes, page_color, to_svg
+from sam3_hyperet.report.figures.plots import TEXT, Plot, new_axes, page_color, to_svg
 from sam3_hyperet.report.tables import UNMOVED, Row, signed
 
 MOST_BARS = 15
@@ -23,9 +25,9 @@ _HIDDEN = 0.005  # smaller shares are left blank
 
 @dataclass(frozen=True)
 class TreeConfusion:
-    """Regions matched by the prompts of other concepts, for concepts in the order of the tree.
+    """Regions matched by the prompts of other concepts.
 
-    names, parents: of the n concepts; concepts of one parent stand together.
+    names, parents: of the n concepts, in the order of the tree: concepts of one parent stand together.
     shares: by model, (n, n) in [0, 1]: of the ground-truth regions of row r, those that the prompt of column k matches;
     NaN in rows without a region.
     """
@@ -43,11 +45,8 @@ def difference_plots(
     instances: ground-truth instances by category, written behind the name.
     """
     counts = instances or {}
-    found = [
-        (row.scope[0], row.cells[k].difference or 0.0, counts.get(row.scope[0]))
-        for row in table
-        if row.cells[k].difference is not None
-    ]
+    moved = [(row.scope[0], row.cells[k].difference) for row in table]
+    found = [(name, change, counts.get(name)) for name, change in moved if change is not None]
     found.sort(key=lambda one: -one[1])
     if not found:
         return []
@@ -55,14 +54,12 @@ def difference_plots(
     number = " In brackets the number of instances." if counts else ""
     if len(found) <= MOST_BARS:
         return [Plot(title, _bars(found, reach), note=f"Adapted − base.{number}")]
-    gained = [one for one in found if one[1] >= UNMOVED]
-    lost = [one for one in found if one[1] <= -UNMOVED]
-    moved = ((f"{title}, gained most", gained, gained[:MOST_BARS]), (f"{title}, lost most", lost, lost[-MOST_BARS:]))
-    return [
-        Plot(name, _bars(bars, reach), note=f"Adapted − base: {len(all_)} of {len(found)} categories.{number}")
-        for name, all_, bars in moved
-        if bars
-    ]
+    plots = []
+    for side, shown, verb in ((1, slice(MOST_BARS), "gained"), (-1, slice(-MOST_BARS, None), "lost")):
+        if bars := [one for one in found if side * one[1] >= UNMOVED]:
+            note = f"Adapted − base: {len(bars)} of {len(found)} categories.{number}"
+            plots.append(Plot(f"{title}, {verb} most", _bars(bars[shown], reach), note=note))
+    return plots
 
 
 def confusion_plots(confusion: TreeConfusion) -> list[Plot]:
@@ -72,38 +69,26 @@ def confusion_plots(confusion: TreeConfusion) -> list[Plot]:
     if not finite:
         return []
     wrong = np.max([shares * (1 - np.eye(len(shares))) for shares in finite.values()], axis=0)
-    worst = np.argsort(-(wrong.max(axis=0) + wrong.max(axis=1)), kind="stable")[:MOST_CONCEPTS]
-    kept = np.sort(worst)
+    kept = np.sort(np.argsort(-(wrong.max(axis=0) + wrong.max(axis=1)), kind="stable")[:MOST_CONCEPTS])
     names, parents = ([values[i] for i in kept] for values in (confusion.names, confusion.parents))
     note = "Of the ground-truth regions of a row, the percentage that the prompt of a column matches: blue its own, "
     note += "orange another’s, the stronger the more. Frames hold the children of one parent."
     if len(kept) < len(confusion.names):
         note += f" The {len(kept)} of {len(confusion.names)} concepts that are confused most."
-    return [
-        Plot(model, _heat_map(shares[np.ix_(kept, kept)], names, parents), note=note)
-        for model, shares in finite.items()
-    ]
+    kept_both = np.ix_(kept, kept)
+    return [Plot(model, _heat_map(shares[kept_both], names, parents), note=note) for model, shares in finite.items()]
 
 
-def _bars(bars: Sequence[tuple[str, float, int | None]], reach: float) -> str:
-    figure, axes = new_axes(0.45 + 0.21 * len(bars), grid="x")
-    places = np.arange(len(bars))
-    for place, (_, difference, _) in zip(places, bars, strict=True):
+def _bars(bars: Sequence[tuple[str, float, int | None]], reach: float) -> Markup:
+    figure, axes = new_axes(height=0.45 + 0.21 * len(bars), grid="x")
+    for place, (_, difference, _) in enumerate(bars):
         axes.barh(place, difference, height=0.66, color=page_color("better" if difference > 0 else "worse"))
-        side = 1 if difference >= 0 else -1
-        axes.annotate(
-            signed(difference, 2),
-            (difference, place),
-            xytext=(4 * side, 0),
-            textcoords="offset points",
-            ha="left" if side > 0 else "right",
-            va="center",
-            color=page_color("ink"),
-            fontsize=TEXT,
-        )
+        side, align = (4, "left") if difference >= 0 else (-4, "right")
+        text = axes.annotate(signed(difference, 2), (difference, place), (side, 0), textcoords="offset points")
+        text.set(ha=align, va="center", color=page_color("ink"), fontsize=TEXT)
     axes.axvline(0, color=page_color("muted"), linewidth=1)
     labels = [_short(name) + (f" ({count:,})" if count is not None else "") for name, _, count in bars]
-    axes.set_yticks(places, labels, parse_math=False)
+    axes.set_yticks(range(len(bars)), labels, parse_math=False)
     axes.set_ylim(len(bars) - 0.4, -0.6)
     room = 1.24 * reach  # behind the longest bar there is its figure
     left, right = (any(side * difference > 0 for _, difference, _ in bars) for side in (-1, 1))
@@ -113,10 +98,11 @@ def _bars(bars: Sequence[tuple[str, float, int | None]], reach: float) -> str:
     return to_svg(figure)
 
 
-def _heat_map(shares: np.ndarray, names: Sequence[str], parents: Sequence[str]) -> str:
+def _heat_map(shares: np.ndarray, names: Sequence[str], parents: Sequence[str]) -> Markup:
     count = len(names)
     labels = [_short(name) for name in names]
-    figure, axes = new_axes(0.6 + 0.08 * max(map(len, labels)) + 0.22 * max(count, 3))
+    height = 0.6 + 0.08 * max(map(len, labels)) + 0.22 * max(count, 3)
+    figure, axes = new_axes("matched by the prompt", "regions of", height=height)
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     for row, column in np.argwhere(shares >= _HIDDEN).tolist():
@@ -127,24 +113,20 @@ def _heat_map(shares: np.ndarray, names: Sequence[str], parents: Sequence[str]) 
             ink = page_color("page" if share > 0.6 else "ink")
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=TEXT, color=ink)
     _outline_families(axes, parents)
-    axes.set_xticks(np.arange(count), labels, rotation=90, parse_math=False)
-    axes.set_yticks(np.arange(count), labels, parse_math=False)
-    axes.set_xlim(-0.5, count - 0.5)
-    axes.set_ylim(count - 0.5, -0.5)
-    axis_labels(axes, "matched by the prompt", "regions of")
+    axes.set_xticks(range(count), labels, rotation=90, parse_math=False)
+    axes.set_yticks(range(count), labels, parse_math=False)
+    axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5))
     return to_svg(figure)
 
 
 def _outline_families(axes: Axes, parents: Sequence[str]) -> None:
     """A frame around the concepts of each parent: inside it siblings, outside cousins."""
-    first = 0
-    for i in range(1, len(parents) + 1):
-        if i == len(parents) or parents[i] != parents[first]:
-            corner = (first - 0.5, first - 0.5)
-            frame = Rectangle(corner, i - first, i - first, fill=False, edgecolor=page_color("muted"), linewidth=1)
-            frame.set_clip_on(False)
-            axes.add_patch(frame)
-            first = i
+    first, color = 0, page_color("muted")
+    for _, family in groupby(parents):
+        size, corner = len(list(family)), (first - 0.5, first - 0.5)
+        frame = Rectangle(corner, size, size, fill=False, edgecolor=color, linewidth=1, clip_on=False)
+        axes.add_patch(frame)
+        first += size
 
 
 def _short(name: str) -> str:

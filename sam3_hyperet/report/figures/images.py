@@ -1,8 +1,4 @@
-"""Masks and label maps drawn on images, for people.
-
-Colours are safe for the colour-blind as far as a dozen hues can be, and stable: number i is the same in every
-image.
-"""
+"""Masks and label maps drawn on images, in colours as safe for the colour-blind as a dozen hues can be."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import matplotlib
@@ -23,6 +18,7 @@ from sam3_hyperet.errors import DataError
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
+Color = tuple[int, int, int]
 
 UNMATCHED = -1
 """A colour number: the grey of a mask that belongs to nothing."""
@@ -34,9 +30,10 @@ _HUES = [  # the first seven are Okabe and Ito's
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442"),
     *("#8c510a", "#999933", "#117733", "#332288", "#aa3377", "#c2e699", "#6a51a3"),
 ]
-_GREY = (214, 214, 214)
+_GREY, _WHITE, _BLACK = (214, 214, 214), (255, 255, 255), (0, 0, 0)
 _HATCH = ((92, 92, 92), (128, 128, 128))
 _OPACITY = 0.5  # of a mask's tint
+_LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in lightness
 _GOLDEN_ANGLE = 137.508  # degrees: successive hues never come close
 
 
@@ -84,26 +81,19 @@ class Panel:
 @lru_cache(maxsize=8)
 def palette(count: int) -> Pixels:
     """RGB (count, 3): fourteen chosen colours, then generated ones of alternating lightness."""
-    colors = [tuple(bytes.fromhex(hue[1:])) for hue in _HUES[:count]]
-    extra = count - len(colors)
-    if extra > 0:
-        k = np.arange(extra)
-        lightness, chroma = np.choose(k % 3, [58, 76, 40]), np.choose(k % 2, [42, 28])
-        angle = np.deg2rad(20 + _GOLDEN_ANGLE * k)
-        lab = np.stack([lightness, chroma * np.cos(angle), chroma * np.sin(angle)], axis=-1)
-        rgb = cv2.cvtColor(lab[None].astype(np.float32), cv2.COLOR_LAB2RGB)[0]
-        colors += [tuple(color) for color in np.rint(rgb * 255).astype(int).tolist()]
-    result = np.array(colors, dtype=np.uint8).reshape(-1, 3)
+    k = np.arange(max(1, count - len(_HUES)))
+    lightness, chroma = np.choose(k % 3, [58, 76, 40]), np.choose(k % 2, [42, 28])
+    angle = np.deg2rad(20 + _GOLDEN_ANGLE * k)
+    lab = np.stack([lightness, chroma * np.cos(angle), chroma * np.sin(angle)], axis=-1)
+    rgb = cv2.cvtColor(lab[None].astype(np.float32), cv2.COLOR_LAB2RGB)[0]
+    chosen = np.array([tuple(bytes.fromhex(hue[1:])) for hue in _HUES], dtype=np.uint8)
+    result: Pixels = np.concatenate([chosen, np.rint(rgb * 255).astype(np.uint8)])[:count]
     result.flags.writeable = False
     return result
 
 
 def overlay(
-    image: Pixels,
-    masks: Sequence[np.ndarray],
-    labels: Sequence[str] = (),
-    *,
-    colors: Sequence[int] = (),
+    image: Pixels, masks: Sequence[np.ndarray], labels: Sequence[str] = (), *, colors: Sequence[int] = ()
 ) -> Pixels:
     """The image with tinted, outlined masks, and a label in each where there are any.
 
@@ -133,14 +123,11 @@ def overlay(
     width = max(1, round(min(image.shape[:2]) / 180))
     for i in order:
         outline, _ = cv2.findContours(binary[i].astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        dark = tuple(int(0.3 * channel) for channel in hues[i])
-        cv2.drawContours(result, outline, -1, dark if hues[i] == _GREY else (255, 255, 255), width + 2, cv2.LINE_AA)
+        rim = tuple(int(0.3 * channel) for channel in _GREY) if hues[i] == _GREY else _WHITE
+        cv2.drawContours(result, outline, -1, rim, width + 2, cv2.LINE_AA)
         cv2.drawContours(result, outline, -1, hues[i], width, cv2.LINE_AA)
-    if any(labels):
-        result = _write_labels(
-            result, [(binary[i], labels[i], hues[i]) for i in order if binary[i].any() and labels[i]]
-        )
-    return result
+    labelled = [(binary[i], labels[i], hues[i]) for i in order if labels and labels[i] and binary[i].any()]
+    return _write_labels(result, labelled) if labelled else result
 
 
 def colour_label_map(labels: np.ndarray, names: Sequence[str]) -> Pixels:
@@ -178,43 +165,36 @@ def enlarge(array: np.ndarray, side: int, *, crisp: bool = False) -> np.ndarray:
 
 def data_uri(image: Pixels, *, lossless: bool = False) -> str:
     """An image (H, W, 3) as a `data:` address: PNG where `lossless`, else WebP."""
-    buffer, drawn = io.BytesIO(), Image.fromarray(image)
+    buffer, drawn, kind = io.BytesIO(), Image.fromarray(image), "png" if lossless else "webp"
     if lossless:
-        drawn.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        drawn.quantize(256, dither=Image.Dither.NONE).save(buffer, kind, optimize=True)
     else:
-        drawn.save(buffer, "WEBP", quality=86, method=5)
-    kind = "png" if lossless else "webp"
+        drawn.save(buffer, kind, quality=86, method=5)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def match(truth: Sequence[np.ndarray], masks: Sequence[np.ndarray], iou: float = 0.5) -> list[int]:
-    """For each mask, best first, the truth it overlaps most, by `iou` or more; else `UNMATCHED`."""
+    """The truth that each mask, best first, overlaps most, by `iou` or more; else `UNMATCHED`."""
     free = dict(enumerate(truth))
     result = []
     for mask in masks:
         overlaps = {i: (mask & other).sum() / max(1, (mask | other).sum()) for i, other in free.items()}
-        best = max(overlaps, key=overlaps.__getitem__, default=UNMATCHED)
-        if best != UNMATCHED and overlaps[best] < iou:
-            best = UNMATCHED
-        free.pop(best, None)
-        result.append(best)
+        enough = (i for i, overlap in overlaps.items() if overlap >= iou)
+        result.append(max(enough, key=overlaps.__getitem__, default=UNMATCHED))
+        free.pop(result[-1], None)
     return result
 
 
 def instance_panels(example: Example, score_threshold: float) -> list[Panel]:
     """Image, ground truth, base and adapted; a detection has the colour of the truth that it matches."""
-    everything = (*example.truth, *(d.mask for d in (*example.base, *example.adapted)))
-    for mask in everything:
-        if mask.shape != example.image.shape[:2]:
-            size = example.image.shape[:2]
+    size = example.image.shape[:2]
+    for mask in (*example.truth, *(detection.mask for detection in (*example.base, *example.adapted))):
+        if mask.shape != size:
             raise DataError(f"prompt {example.prompt!r}: a mask is {mask.shape}, its image {size} (height, width)")
     image = enlarge(example.image, SIDE)
     truth = [enlarge(np.asarray(mask, dtype=bool), SIDE) for mask in example.truth]
-    note = "" if truth else "not in this image"
-    panels = [
-        Panel("Image", data_uri(image)),
-        Panel("Ground truth", data_uri(overlay(image, truth)), note),
-    ]
+    panels = [Panel("Image", data_uri(image))]
+    panels.append(Panel("Ground truth", data_uri(overlay(image, truth)), "" if truth else "not in this image"))
     for title, detections in (("Base", example.base), ("Adapted", example.adapted)):
         shown = sorted((d for d in detections if d.score >= score_threshold), key=lambda d: -d.score)
         masks = [enlarge(np.asarray(d.mask, dtype=bool), SIDE) for d in shown]
@@ -222,53 +202,43 @@ def instance_panels(example: Example, score_threshold: float) -> list[Panel]:
         # What matches goes on top; of what does not, only the best is labelled, or labels would hide the image.
         order = sorted(range(len(shown)), key=lambda k: (colors[k] != UNMATCHED, -k))
         labelled = [k for k in range(len(shown)) if colors[k] == UNMATCHED][:1]
-        drawn = overlay(
-            image,
-            [masks[k] for k in order],
-            [f"{shown[k].score:.2f}" if colors[k] != UNMATCHED or k in labelled else "" for k in order],
-            colors=[colors[k] for k in order],
-        )
+        labels = [f"{shown[k].score:.2f}" if colors[k] != UNMATCHED or k in labelled else "" for k in order]
+        drawn = overlay(image, [masks[k] for k in order], labels, colors=[colors[k] for k in order])
         panels.append(Panel(title, data_uri(drawn), "" if shown else f"nothing above {score_threshold:g}"))
     return panels
 
 
 def semantic_panels(example: SemanticExample) -> tuple[list[Panel], list[tuple[str, str]]]:
     """Image and three label maps; and (name, CSS colour) of every class in them, "" that of no class."""
-    maps = (("Ground truth", example.truth), ("Base", example.base), ("Adapted", example.adapted))
     panels = [Panel("Image", data_uri(enlarge(example.image, SIDE)))]
     seen: set[int] = set()
-    for title, labels in maps:
+    for title, labels in (("Ground truth", example.truth), ("Base", example.base), ("Adapted", example.adapted)):
         if labels.shape != example.image.shape[:2]:
             raise DataError(f"{title}: label map is {labels.shape}, its image {example.image.shape[:2]}")
         nothing = (labels == IGNORED) | (labels < 0)
-        share = f"{100 * nothing.mean():.0f} % {'unlabelled' if title == 'Ground truth' else 'unassigned'}"
+        fraction = f"{100 * nothing.mean():.0f} % {'unlabelled' if title == 'Ground truth' else 'unassigned'}"
         drawn = colour_label_map(enlarge(labels, SIDE, crisp=True), example.names)
-        panels.append(Panel(title, data_uri(drawn, lossless=True), share if nothing.any() else ""))
+        panels.append(Panel(title, data_uri(drawn, lossless=True), fraction if nothing.any() else ""))
         seen |= set(np.unique(np.where(nothing, IGNORED, labels)).tolist())
     colors = palette(len(example.names) or 1)
     legend = [(example.names[c], "#" + colors[c].tobytes().hex()) for c in sorted(seen - {IGNORED})]
     return panels, legend + [("", "")] * (IGNORED in seen)
 
 
-def _color(number: int) -> tuple[int, int, int]:
-    if number == UNMATCHED:
-        return _GREY
-    colors = palette(len(_HUES))
-    red, green, blue = colors[number % len(colors)].tolist()
+def _color(number: int) -> Color:
+    red, green, blue = _GREY if number == UNMATCHED else palette(len(_HUES))[number % len(_HUES)].tolist()
     return red, green, blue
 
 
 @lru_cache(maxsize=16)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
-    return ImageFont.truetype(str(path), size)
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf", size)
 
 
-def _write_labels(image: Pixels, entries: Sequence[tuple[np.ndarray, str, tuple[int, int, int]]]) -> Pixels:
+def _write_labels(image: Pixels, entries: Sequence[tuple[np.ndarray, str, Color]]) -> Pixels:
     """Each label on a chip of its mask's colour, in or beside the mask and off the other labels."""
     drawn = Image.fromarray(image)
-    draw = ImageDraw.Draw(drawn)
-    font = _font(max(10, round(min(image.shape[:2]) / 20)))
+    draw, font = ImageDraw.Draw(drawn), _font(max(10, round(min(image.shape[:2]) / 20)))
     taken: list[Box] = []
     covered = np.any([mask for mask, _, _ in entries], axis=0)
     for mask, label, color in entries:
@@ -277,14 +247,9 @@ def _write_labels(image: Pixels, entries: Sequence[tuple[np.ndarray, str, tuple[
         width, height = round(right - left) + 2 * pad, round(bottom - top) + 2 * pad
         box = _place(mask, width, height, covered, taken)
         taken.append(box)
-        light = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140
-        draw.rounded_rectangle(box, radius=pad, fill=color, outline=(0, 0, 0) if light else (255, 255, 255))
-        draw.text(
-            (box[0] + pad - left, box[1] + pad - top),
-            label,
-            fill=(0, 0, 0) if light else (255, 255, 255),
-            font=font,
-        )
+        ink = _BLACK if np.dot(color, _LUMA) > 140 else _WHITE
+        draw.rounded_rectangle(box, radius=pad, fill=color, outline=ink)
+        draw.text((box[0] + pad - left, box[1] + pad - top), label, fill=ink, font=font)
     return np.array(drawn, dtype=np.uint8)
 
 
@@ -296,10 +261,9 @@ def _place(mask: np.ndarray, width: int, height: int, covered: np.ndarray, taken
     top, bottom, left, right = int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
     x, y = int(middle_x) - width // 2, int(middle_y) - height // 2
     small = mask.sum() < 8 * width * height
-    starts = [(x, top - height - 4), (x, bottom + 4), (right + 4, y), (left - width - 4, y)]
+    starts = [] if small else [(x, y), (x, y - height - 1), (x, y + height + 1)]
+    starts += [(x, top - height - 4), (x, bottom + 4), (right + 4, y), (left - width - 4, y)]
     starts += [(left, top - height - 4), (right - width, bottom + 4), (x, y)]
-    if not small:
-        starts = [(x, y), (x, y - height - 1), (x, y + height + 1), *starts]
     boxes = []
     for x, y in starts:
         x = min(max(x, 0), max(0, mask.shape[1] - width - 1))

@@ -1,7 +1,4 @@
-"""The report's plots: small inline SVGs that take their colours from the page, light or dark.
-
-Titles and legends are the page's; an SVG here holds axes, ticks and lines only.
-"""
+"""Plots as small inline SVGs in the page's colours, light or dark: axes, ticks and lines without title or legend."""
 
 from __future__ import annotations
 
@@ -14,22 +11,31 @@ from dataclasses import dataclass
 from typing import Literal
 
 import matplotlib
+import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from numpy.typing import ArrayLike
 
 SERIES = 8
-"""How many line colours the page has, `--series-0` and on."""
+"""Number of line colours of the page, `--series-0` and on."""
 WIDTH = 4.6
 """Inches of a plot; two stand side by side on a page. At 100 pixels an inch its text is as large as small print."""
 TEXT = 9.0
 """Points of all text in a plot."""
 
-_PAGE_COLORS = (
-    *("page", "ink", "muted", "grid", "base", "adapted", "better", "worse"),
+_COLORS = (
+    "page",
+    "ink",
+    "muted",
+    "grid",
+    "base",
+    "adapted",
+    "better",
+    "worse",
     *(f"series-{k}" for k in range(SERIES)),
 )
-_STAND_INS = {name: f"#0a0b{k:02x}" for k, name in enumerate(_PAGE_COLORS, start=16)}
+_STAND_INS = {name: f"#0a0b{k:02x}" for k, name in enumerate(_COLORS, start=16)}
 
 
 @dataclass(frozen=True)
@@ -49,13 +55,13 @@ class Plot:
     """An SVG with what the page writes around it."""
 
     title: str
-    svg: str
+    svg: Markup
     lines: tuple[Line, ...] = ()
     note: str = ""
 
 
 def page_color(name: str) -> str:
-    """What stands for a colour of the page until `to_svg` puts it in."""
+    """The stand-in for a colour of the page, which `to_svg` replaces."""
     return _STAND_INS[name]
 
 
@@ -64,8 +70,8 @@ def model_colors(count: int) -> tuple[str, ...]:
     return ("base", "adapted", *(f"series-{1 + k % (SERIES - 1)}" for k in range(count - 1)))[: count + 1]
 
 
-def new_axes(height: float = 2.7, grid: Literal["x", "y"] = "y") -> tuple[Figure, Axes]:
-    """Axes of the page's look, `WIDTH` by `height` inches; `grid`: the axis whose ticks have lines."""
+def new_axes(x: str = "", y: str = "", *, height: float = 2.7, grid: Literal["x", "y"] = "y") -> tuple[Figure, Axes]:
+    """Axes of these names in the page's look, `WIDTH` by `height` inches; `grid`: the axis whose ticks have lines."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
     figure.patch.set_visible(False)
@@ -76,45 +82,52 @@ def new_axes(height: float = 2.7, grid: Literal["x", "y"] = "y") -> tuple[Figure
     axes.tick_params(which="both", length=0, labelsize=TEXT, labelcolor=page_color("muted"))
     axes.grid(axis=grid, color=page_color("grid"), linewidth=0.8)
     axes.set_axisbelow(True)
+    for label, text in ((axes.xaxis.label, x), (axes.yaxis.label, y)):
+        label.set(text=text, color=page_color("muted"), fontsize=TEXT)
     return figure, axes
 
 
-def percent_ticks(axes: Axes, which: str) -> None:
-    """Label the ticks of axis "x" or "y" as percent."""
-    getattr(axes, f"{which}axis").set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+def percent(value: float, _: float) -> str:
+    """The label of a tick of an axis of fractions."""
+    return f"{100 * value:g} %"
 
 
-def axis_labels(axes: Axes, x: str = "", y: str = "") -> None:
-    """Say what the axes are."""
-    for label, text in ((axes.xaxis.label, x), (axes.yaxis.label, y)):
-        label.set(text=text, color=page_color("muted"), fontsize=TEXT)
+def thinned(x: ArrayLike, y: ArrayLike, most: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The finite points of a curve; of more than `most` as many, evenly picked."""
+    points = np.stack([np.asarray(x, float), np.asarray(y, float)])
+    points = points[:, np.isfinite(points).all(axis=0)]
+    count = points.shape[1]
+    keep = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+    found_x, found_y = points[:, keep].tolist()
+    return tuple(found_x), tuple(found_y)
+
+
+def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
+    """Draw curves; a lone point would be invisible without its marker."""
+    for line in lines:
+        style, marker = (0, (4, 2)) if line.dashed else "-", "o" if line.marked or len(line.x) == 1 else ""
+        color = page_color(line.color)
+        axes.plot(line.x, line.y, color=color, linewidth=1.6, linestyle=style, marker=marker, markersize=3.2)
 
 
 def unit_plot(title: str, lines: Sequence[Line], x: str, y: str, note: str, top: float = 1.0) -> Plot:
     """Curves of shares over shares: x from 0 to 1, y from 0 to `top`."""
-    figure, axes = new_axes()
-    for line in lines:
-        style = (0, (4, 2)) if line.dashed else "-"
-        axes.plot(line.x, line.y, color=page_color(line.color), linewidth=1.6, linestyle=style)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, top)
-    percent_ticks(axes, "x")
-    percent_ticks(axes, "y")
+    figure, axes = new_axes(x, y)
+    draw_lines(axes, lines)
+    axes.set(xlim=(0, 1), ylim=(0, top))
+    axes.xaxis.set_major_formatter(percent)
+    axes.yaxis.set_major_formatter(percent)
     axes.tick_params(axis="x", pad=7)  # or the two zeros at the origin touch
-    axis_labels(axes, x, y)
     return Plot(title, to_svg(figure), tuple(lines), note)
 
 
-def to_svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> Markup:
     """The figure as an `<svg>` for inclusion: text as text, page colours, ids its own."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Glyph .* missing from"
-        )  # the browser's fonts draw the text, not matplotlib's
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser's fonts draw the text
         figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
+    svg = "<svg" + buffer.getvalue().partition("<svg")[2]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would hold for the whole page
     svg = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"', "", svg)
     svg = re.sub(r'<svg width="[^"]*" height="[^"]*"', '<svg aria-hidden="true"', svg)
@@ -126,4 +139,4 @@ def to_svg(figure: Figure) -> str:
         svg = svg.replace(f'"{name}"', f'"plot-{digest}-{number}"').replace(f"#{name}", f"#plot-{digest}-{number}")
     for name, stand_in in _STAND_INS.items():
         svg = svg.replace(stand_in, f"var(--{name})")
-    return svg
+    return Markup(svg)

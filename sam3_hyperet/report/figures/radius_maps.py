@@ -1,4 +1,4 @@
-"""The normalised radius of a site's features laid over an image, in front of and behind the adjustment."""
+"""The normalised radius of a site's features over an image, in front of and behind the adjustment."""
 
 from __future__ import annotations
 
@@ -68,26 +68,22 @@ def _site(site: str, maps: Sequence[RadiusMap]) -> SiteMaps:
     for one in maps:
         panels = [Panel("Image", data_uri(enlarge(one.image, SIDE)))]
         for title, values in (("Before", one.before), ("After", one.after)):
-            image = _laid_over(one.image, (values - low) / max(high - low, 1e-6), _MAP)
-            panels.append(Panel(title, data_uri(image), f"mean {number(float(values.mean()), 3)}"))
+            address = _laid_over(one.image, (values - low) / max(high - low, 1e-6), _MAP)
+            panels.append(Panel(title, address, f"mean {number(float(values.mean()), 3)}"))
         change = one.after - one.before
-        image = _laid_over(one.image, 0.5 + 0.5 * change / reach, _CHANGE)
-        panels.append(Panel("After − before", data_uri(image), f"mean {signed(float(change.mean()))}"))
-        rows.append(tuple(panels))
-    bars = (
-        ColorBar(low, high, _gradient(_MAP), "normalised radius: fine → coarse"),
-        ColorBar(-reach, reach, _gradient(_CHANGE), "difference: finer ← → coarser"),
-    )
-    return SiteMaps(site, tuple(rows), bars)
+        address = _laid_over(one.image, 0.5 + 0.5 * change / reach, _CHANGE)
+        rows.append((*panels, Panel("After − before", address, f"mean {signed(float(change.mean()))}")))
+    radius = ColorBar(low, high, _gradient(_MAP), "normalised radius: fine → coarse")
+    difference = ColorBar(-reach, reach, _gradient(_CHANGE), "difference: finer ← → coarser")
+    return SiteMaps(site, tuple(rows), (radius, difference))
 
 
-def _laid_over(image: Pixels, shares: np.ndarray, colors: str) -> Pixels:
-    """Shares (h, w), clipped to [0, 1], smoothly enlarged and coloured over the image in grey."""
+def _laid_over(image: Pixels, fractions: np.ndarray, colors: str) -> str:
+    """Address of fractions (h, w), clipped to [0, 1], smoothly enlarged and coloured over the image in grey."""
     grey = enlarge(image, SIDE).astype(np.float32).mean(axis=2, keepdims=True)
-    height, width = grey.shape[:2]
-    large = cv2.resize(shares.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    large = cv2.resize(fractions.astype(np.float32), grey.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     tint = matplotlib.colormaps[colors](np.clip(large, 0, 1))[..., :3] * 255
-    return np.asarray(np.rint(_OPACITY * tint + (1 - _OPACITY) * grey), dtype=np.uint8)
+    return data_uri(np.rint(_OPACITY * tint + (1 - _OPACITY) * grey).astype(np.uint8))
 
 
 def _gradient(colors: str) -> str:

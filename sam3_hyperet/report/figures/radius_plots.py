@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 
-from sam3_hyperet.report.figures.plots import axis_labels, new_axes, page_color, percent_ticks, to_svg
+from sam3_hyperet.report.figures.plots import new_axes, page_color, percent, to_svg
 
 
 @dataclass(frozen=True)
 class RadiusShift:
-    """What training did to the radii of one site's features.
+    """Radii of one site's features, in front of and behind its adjustment.
 
     edges: of the bins of the normalised radius tanh(√c‖v‖), one more than the counts `before` and `after`.
     …_mean: of the normalised radius; …_radius: of the hyperbolic radius 2‖v‖, its mean too.
-    saturation: share of positions at the cap, after training.
+    saturation: fraction of positions at the cap, behind.
     """
 
     site: str
@@ -31,7 +32,7 @@ class RadiusShift:
     saturation: float
 
 
-def radius_plots(shifts: Sequence[RadiusShift]) -> list[str]:
+def radius_plots(shifts: Sequence[RadiusShift]) -> list[Markup]:
     """A histogram of the normalised radius for each site, before filled and after outlined; one scale for all.
 
     Raises ValueError where edges and counts do not fit.
@@ -42,17 +43,17 @@ def radius_plots(shifts: Sequence[RadiusShift]) -> list[str]:
         if not len(edges) - 1 == len(before) == len(after) > 0:
             counts = f"{len(before)} and {len(after)} counts"
             raise ValueError(f"{shift.site}: {len(edges)} edges for {counts}, expected one more")
-        for k in range(len(before)):
-            if before[k] or after[k]:
-                occupied += edges[k : k + 2]
-    margin = 0.03 * (max(occupied) - min(occupied)) if occupied else 0.0
-    limits = (max(0.0, min(occupied) - margin), min(1.0, max(occupied) + margin)) if occupied else (0.0, 1.0)
+        for k in np.flatnonzero(np.add(before, after)):
+            occupied += edges[k : k + 2]
+    low, high = (min(occupied), max(occupied)) if occupied else (0.0, 1.0)
+    margin = 0.03 * (high - low)
+    limits = (max(0.0, low - margin), min(1.0, high + margin))
     return [_histogram(shift, limits) for shift in shifts]
 
 
-def _histogram(shift: RadiusShift, limits: tuple[float, float]) -> str:
+def _histogram(shift: RadiusShift, limits: tuple[float, float]) -> Markup:
     """Both histograms as shares of their positions, the means as dashed lines where finite."""
-    figure, axes = new_axes()
+    figure, axes = new_axes("fine ← normalised radius → coarse")
     shares = [np.asarray(counts, float) / max(float(np.sum(counts)), 1.0) for counts in (shift.before, shift.after)]
     axes.stairs(shares[0], shift.edges, fill=True, color=page_color("base"), alpha=0.45)
     axes.stairs(shares[1], shift.edges, color=page_color("adapted"), linewidth=1.8)
@@ -60,8 +61,6 @@ def _histogram(shift: RadiusShift, limits: tuple[float, float]) -> str:
     for mean, color in ((shift.before_mean, "base"), (shift.after_mean, "adapted")):
         if math.isfinite(mean):
             axes.vlines(mean, 0, top, color=page_color(color), linewidth=1.4, linestyle=(0, (4, 2)))
-    axes.set_xlim(*limits)
-    axes.set_ylim(0, top)
-    axis_labels(axes, "fine ← normalised radius → coarse")
-    percent_ticks(axes, "y")
+    axes.set(xlim=limits, ylim=(0, top))
+    axes.yaxis.set_major_formatter(percent)
     return to_svg(figure)

@@ -1,4 +1,4 @@
-"""Curves of what scores are worth: precision over recall, and the risk of what a model is surest of."""
+"""Curves of what scores are worth: precision over recall, and risk over coverage."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sam3_hyperet.report.figures.plots import Line, Plot, model_colors, unit_plot
+from sam3_hyperet.report.figures.plots import Line, Plot, model_colors, thinned, unit_plot
 
 _MOST_POINTS = 300  # of a curve: more cannot be told apart at this width
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """One curve of one model, a mean over the categories of a group ("" for all of them).
+    """One curve of one model at one IoU threshold, a mean over the categories of a group ("" for all of them).
 
     precision: at recalls evenly spaced from 0 to 1 (COCO has 101); curves that hold no number are left out.
-    iou: the overlap from which a detection counts as right.
     """
 
     model: str
@@ -43,12 +42,10 @@ def precision_recall_plots(curves: Sequence[PrecisionRecall]) -> list[Plot]:
     plots = []
     for group in dict.fromkeys(curve.group for curve in curves):
         lines = []
-        for curve in curves:
+        for curve in (curve for curve in curves if curve.group == group):
             recall = np.linspace(0.0, 1.0, len(curve.precision))
             name = f"{curve.model}, IoU ≥ {curve.iou:.2f}".replace("0.", ".")
-            line = _line(name, recall, curve.precision, colors[curve.model], dashed=curve.iou > lowest)
-            if curve.group == group and line:
-                lines.append(line)
+            lines += _line(name, recall, curve.precision, colors[curve.model], dashed=curve.iou > lowest)
         if lines:
             note = "Mean over the categories: the farther up and right a curve runs, the better."
             plots.append(unit_plot(f"{group or 'all'} categories", lines, "recall", "precision", note))
@@ -60,7 +57,7 @@ def risk_coverage_plots(curves: Sequence[RiskCoverage]) -> list[Plot]:
     colors = _colors([curve.model for curve in curves])
     found: dict[str, list[Line]] = {}
     for curve in curves:
-        if line := _line(curve.model, curve.coverage, curve.risk, colors[curve.model]):
+        for line in _line(curve.model, curve.coverage, curve.risk, colors[curve.model]):
             found.setdefault(curve.measure, []).append(line)
     top = 1.05 * max((max(line.y) for lines in found.values() for line in lines), default=1.0)
     note = "Mean error of the detections kept. A measure that knows what is wrong starts low and rises; chance is flat."
@@ -76,12 +73,7 @@ def _colors(models: Sequence[str]) -> dict[str, str]:
     return dict(zip(("base", *adapted), model_colors(len(adapted)), strict=True))
 
 
-def _line(name: str, x: np.ndarray, y: np.ndarray, color: str, dashed: bool = False) -> Line | None:
-    """The finite points of a curve, thinned; None for fewer than two."""
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    finite = np.isfinite(x) & np.isfinite(y)
-    x, y = x[finite], y[finite]
-    if len(x) < 2:
-        return None
-    keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MOST_POINTS)).round().astype(int))
-    return Line(name, tuple(x[keep].tolist()), tuple(y[keep].tolist()), color, dashed=dashed)
+def _line(name: str, x: np.ndarray, y: np.ndarray, color: str, dashed: bool = False) -> list[Line]:
+    """A curve of the finite points; none for fewer than two."""
+    points = thinned(x, y, _MOST_POINTS)
+    return [Line(name, *points, color, dashed=dashed)] if len(points[0]) > 1 else []
