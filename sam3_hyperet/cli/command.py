@@ -5,14 +5,13 @@ Nothing here imports torch, so that help and mistakes cost no time.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import functools
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -44,15 +43,11 @@ R = TypeVar("R")
 
 
 def parse_command(tool: str, argv: Sequence[str] | None = None, configs: Path = CONFIGS) -> tuple[str, DictConfig]:
-    """Subcommand and checked options of a tool's command line.
+    """Subcommand and checked options of a tool's command line; `--help` and `--cfg` print and exit.
 
     The options are those of `configs/<tool>/<subcommand>.yaml`, or of `configs/<tool>.yaml` for a tool without
     subcommands (then the subcommand is ""). The defaults list there names groups, whose choices are files, too; the
-    sections of `SECTIONS` have the defaults of their dataclasses below what the files say. A value that the user gives
-    replaces the one that was there. `--help` and `--cfg` print and exit.
-
-    Args:
-        argv: arguments; the process's own if None.
+    sections of `SECTIONS` have the defaults of their dataclasses below what the files say.
 
     Raises:
         ConfigError: an unknown subcommand, key or choice, a value that cannot be, or a `???` left without a value.
@@ -137,16 +132,16 @@ def check_output(out: str | Path, *inputs: object) -> None:
 
 def _composed(command: str, file: Path, arguments: Sequence[str], configs: Path) -> DictConfig:
     groups = _groups(file)
-    choices, values = {}, []
+    choices, values, run = {}, [], None
     for argument in arguments:
         key, is_assignment, text = argument.partition("=")
         if key in groups and is_assignment:
             choices[key] = OF_RUN if text == groups[key] == OF_RUN else _choice(key, text, configs)
         else:
-            values.append((argument, key, text if is_assignment else None))
+            values.append(argument)
+            run = _value(key, text, expects_text=False) if key == "run" else run
     from_runs = [key for key, default in groups.items() if default == OF_RUN and choices.get(key, OF_RUN) == OF_RUN]
-    runs = [_value(key, text or "", expects_text=False) for _, key, text in values if key == "run"][-1:]
-    for key, section in sections_of_runs(runs[0] if runs else None, from_runs, configs).items():
+    for key, section in sections_of_runs(run, from_runs, configs).items():
         ConfigStore.instance().store(group=key, name=OF_RUN, node=section)
     overrides = [f"hydra.searchpath=['{configs.as_uri()}']", *(f"{key}='{name}'" for key, name in choices.items())]
     with hydra.initialize_config_dir(config_dir=str(file.parent), version_base="1.3"):
@@ -156,8 +151,8 @@ def _composed(command: str, file: Path, arguments: Sequence[str], configs: Path)
     for name, cls in present.items():
         given = current_names(cls, OmegaConf.to_container(config[name]), name)
         config[name] = OmegaConf.merge(defaults(cls), given)
-    for argument, key, text in values:
-        _set(config, command, argument, key, text)
+    for argument in values:
+        _set(config, command, argument)
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(f"{command}: needs {' '.join(f'{key}=…' for key in missing)} (see --help)")
     plain = _at_home(OmegaConf.to_container(config, resolve=True))
@@ -165,55 +160,51 @@ def _composed(command: str, file: Path, arguments: Sequence[str], configs: Path)
         check_key(command, key, value)
     for name, cls in present.items():
         plain[name] = asdict(read_options(cls, plain[name], name))
-    if "launcher" in plain and plain["launcher"]["name"] == "local":
-        for argument in arguments:
-            if argument.startswith("launcher."):
-                raise ConfigError(f"{argument} is for jobs; expected launcher=slurm with it")
+    of_jobs = [argument for argument in arguments if argument.startswith("launcher.")]
+    if of_jobs and plain["launcher"]["name"] == "local":
+        raise ConfigError(f"{of_jobs[0]} is for jobs; expected launcher=slurm with it")
     if "run" in plain:
         plain[OF_RUN] = from_runs if plain["run"] else []
     return OmegaConf.create(plain)
 
 
-def _with_parents(file: Path) -> list[Path]:
-    """A tool's configuration behind those that its defaults list names without a group."""
-    options = OmegaConf.load(file)
-    entries = options.get("defaults", []) if isinstance(options, DictConfig) else []
-    named = (file.with_name(f"{entry}.yaml") for entry in entries if isinstance(entry, str))
-    return [*(one for parent in named if parent.exists() for one in _with_parents(parent)), file]
+def _with_parents(file: Path) -> list[Any]:
+    """The content of a tool's configuration behind those that its defaults list names without a group."""
+    content = OmegaConf.load(file)
+    named = (file.with_name(f"{entry}.yaml") for entry in content.get("defaults", []) if isinstance(entry, str))
+    return [*(one for parent in named if parent.exists() for one in _with_parents(parent)), content]
 
 
 def _groups(file: Path) -> dict[str, str]:
     """The groups that a tool's defaults list names, with their choices there."""
-    entries = [entry for one in _with_parents(file) for entry in OmegaConf.load(one).get("defaults", [])]
+    entries = (entry for content in _with_parents(file) for entry in content.get("defaults", []))
     chosen = (item for entry in entries if isinstance(entry, DictConfig) for item in entry.items())
     return {str(name).split()[-1].lstrip("/"): str(choice) for name, choice in chosen}
 
 
 def _overview(tool: str, files: Mapping[str, Path]) -> str:
-    lines = [f"usage: {command_line(tool)} {'|'.join(files)} key=value …", ""]
-    for name, file in files.items():
-        lines.append(f"  {name:<12} {file.read_text(encoding='utf-8').partition(chr(10))[0].lstrip('# ')}")
-    return "\n".join([*lines, "", f"{command_line(tool)} <subcommand> --help lists its keys."])
+    title = f"usage: {command_line(tool)} {'|'.join(files)} key=value …\n"
+    firsts = ((name, file.read_text(encoding="utf-8").splitlines()[0]) for name, file in files.items())
+    lines = (f"  {name:<12} {first.lstrip('# ')}" for name, first in firsts)
+    return "\n".join([title, *lines, f"\n{command_line(tool)} <subcommand> --help lists its keys."])
 
 
 def _help(command: str, file: Path, configs: Path, topics: Sequence[str]) -> str:
     groups = _groups(file)
-    keys = {*groups, *(str(key) for one in _with_parents(file) for key in OmegaConf.load(one))}
+    keys = {*groups, *(key for content in _with_parents(file) for key in content)}
     sections = {name: cls for name, cls in SECTIONS.items() if name in keys}
     explained = []
     for topic in (topic for topic in topics if "=" not in topic):
-        if topic not in (valid := list(dict.fromkeys([*sections, *groups]))):
-            raise ConfigError(_unknown(f"{command} --help: section", topic, valid))
         if topic in sections:
             explained.append(help_of_section(topic, sections[topic], _choices(topic, configs)))
-        else:
+        elif topic in groups:
             explained.append(help_of_files(topic, sorted((configs / topic).glob("*.yaml"))))
+        else:
+            raise ConfigError(_unknown(f"{command} --help: section", topic, {**sections, **groups}))
     if explained:
         return "\n\n".join(explained)
-    choices = {
-        group: ("as run= has it" if default == OF_RUN else default, _choices(group, configs))
-        for group, default in groups.items()
-    }
+    firsts = {group: "as run= has it" if default == OF_RUN else default for group, default in groups.items()}
+    choices = {group: list(dict.fromkeys([first, *_choices(group, configs)])) for group, first in firsts.items()}
     options = {name: list(defaults(cls)) for name, cls in sections.items()}
     if "paths" in groups:
         options["paths"] = list(map(str, OmegaConf.load(configs / "paths" / f"{groups['paths']}.yaml")))
@@ -242,11 +233,12 @@ def _choice(group: str, text: str, configs: Path) -> str:
     return name
 
 
-def _set(config: DictConfig, command: str, argument: str, key: str, text: str | None) -> None:
+def _set(config: DictConfig, command: str, argument: str) -> None:
     """Replace one value of a configuration."""
+    key, is_assignment, text = argument.partition("=")
     section, *path = key.split(".")
     keys = list(map(str, config))
-    if text is None:
+    if not is_assignment:
         raise ConfigError(f"{command}: {argument!r} is not key=value; the keys are {', '.join(keys)}")
     if section not in keys:  # so are +key and ~key
         raise ConfigError(_unknown(f"{command}: key", key, keys))
@@ -299,12 +291,10 @@ def _at_home(value: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) and (value == "~" or value.startswith("~/")) else value
 
 
-def _unknown(what: str, found: str, valid: Mapping[str, Any] | Sequence[str]) -> str:
-    listed = ", ".join(valid)
-    if not found:
-        return f"{what} is missing; there are {listed}"
-    near = difflib.get_close_matches(found, valid, n=1)
-    return f"{what} {found!r} is unknown{f' (did you mean {near[0]}?)' if near else ''}; there are {listed}"
+def _unknown(what: str, found: str, valid: Iterable[str]) -> str:
+    near = close(found, valid).removeprefix("; ")
+    fault = f"{found!r} is unknown{f' ({near})' if near else ''}" if found else "is missing"
+    return f"{what} {fault}; there are {', '.join(valid)}"
 
 
 def _exit_with(text: str) -> None:

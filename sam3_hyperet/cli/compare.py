@@ -44,32 +44,22 @@ def compare_and_report(
     resume: str = "auto",
     keep_records: bool = False,
 ) -> dict[str, float]:
-    """Evaluate models beside each other, print the main metrics, write metrics.json and report.html.
+    """Compare models (see `evaluation.compare.compare`), print the main metrics, write metrics.json and report.html.
 
     Args:
-        models: the base first, if it is named "base".
         extra: more metrics to write.
-        fabric: launched; its processes share the images.
         resume: "auto" goes on from the records in `run_dir`, "never" starts over.
-        keep_records: leave them there when all is done.
 
     Returns:
-        The metrics, named as in `evaluation.compare.compare`; nothing in a process that is not the first.
+        The metrics; nothing in a process that is not the first.
     """
     run_dir = Path(fabric.broadcast(str(run_dir)))
     Manifest(run_dir).check(*PRODUCTS)
+    say, progress = partial(console.print, markup=False, soft_wrap=True), partial(_progress, console)
     for line in data_notes(split.images):
-        console.print(line, soft_wrap=True, markup=False)
-    comparison = compare(
-        models,
-        data,
-        open_task(split, protocol),
-        run_dir,
-        fabric,
-        resume=resume == "auto",
-        say=partial(console.print, markup=False, soft_wrap=True),
-        progress=partial(_progress, console),
-    )
+        say(line)
+    task, goes_on = open_task(split, protocol), resume == "auto"
+    comparison = compare(models, data, task, run_dir, fabric, resume=goes_on, say=say, progress=progress)
     if comparison is None:
         return {}
     metrics = {**extra, **comparison.metrics}
@@ -94,18 +84,14 @@ def print_metrics(console: Console, metrics: Mapping[str, float], names: Sequenc
     A metric that does not exist, such as the AP of what no image shows, is printed as "–".
     """
     parts = model_parts(names).values()
-    keys = dict.fromkeys(
-        MetricKey.of(key, key.data)
-        for key in metrics
-        if isinstance(key, MetricKey) and key.metric in _PRINTED and not key.category and key.model in parts
-    )
     is_pair = len(names) == 2
     table = Table("metric", *names, *(["difference"] if is_pair else []))
-    for key in keys:
+    judging = (key for key in metrics if isinstance(key, MetricKey) and key.metric in _PRINTED and not key.category)
+    for key in dict.fromkeys(MetricKey.of(key, key.data) for key in judging if key.model in parts):
         values = [value(metrics, MetricKey.of(key, key.data, part)) for part in parts]
-        row = [MISSING if found is None else f"{found:.4f}" for found in values]
         if is_pair:
             first, second = values
-            row.append(MISSING if first is None or second is None else f"{second - first:+.4f}")
-        table.add_row(key, *row)
+            difference = MISSING if first is None or second is None else f"{second - first:+.4f}"
+        shown = [MISSING if found is None else f"{found:.4f}" for found in values]
+        table.add_row(key, *shown, *([difference] if is_pair else []))
     console.print(table)

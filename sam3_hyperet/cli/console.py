@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from sam3_hyperet.version import __version__
 
@@ -27,22 +27,19 @@ _SWEEPS = ("train", "pretrain")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the tool that the first argument names."""
-    with _exiting_cleanly() as exit_cleanly:
-        exit_cleanly(_main)(list(sys.argv[1:] if argv is None else argv) or ["--help"])
+    _exiting_cleanly(_main, list(sys.argv[1:] if argv is None else argv) or ["--help"])
 
 
 def run_tool(tool: str, argv: Sequence[str] | None = None) -> None:
     """Run a tool. Its command line is checked, and its help printed, before anything heavy is imported."""
-    with _exiting_cleanly() as exit_cleanly:
-        exit_cleanly(_run)(tool, list(sys.argv[1:] if argv is None else argv))
+    _exiting_cleanly(_run, tool, list(sys.argv[1:] if argv is None else argv))
 
 
-@contextmanager
-def _exiting_cleanly() -> Iterator[Callable[[Callable[..., None]], Callable[..., None]]]:
+def _exiting_cleanly(function: Callable[..., None], *arguments: Any) -> None:
     try:
         from sam3_hyperet.cli.command import exit_cleanly
 
-        yield exit_cleanly
+        exit_cleanly(function)(*arguments)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -81,18 +78,15 @@ def _run(tool: str, arguments: list[str]) -> None:
 def _overview() -> str:
     from sam3_hyperet.cli.command import command_line
 
-    return "\n".join(
-        [
-            "HyperET for SAM 3: train, evaluate and use tiny hyperbolic adapters of a frozen segmenter.",
-            "",
-            f"usage: {command_line('TOOL')} key=value …",
-            "",
-            *(f"  {tool:<11}{summary}" for tool, (_, summary) in TOOLS.items()),
-            "",
-            f"{command_line('TOOL')} --help            what it does, its choices and its keys with their defaults",
-            f"{command_line('TOOL')} --help SECTION    each option of a section: data, optim, hyperet, …",
-            f"{command_line('TOOL')} … --cfg           print the composed configuration and do nothing",
-            "",
-            f"To begin with: {command_line('train', 'experiment=smoke')}   (all steps on drawn scenes, in a minute)",
-        ]
-    )
+    command, tools = command_line("TOOL"), "\n".join(f"  {tool:<11}{does}" for tool, (_, does) in TOOLS.items())
+    return f"""HyperET for SAM 3: train, evaluate and use tiny hyperbolic adapters of a frozen segmenter.
+
+usage: {command} key=value …
+
+{tools}
+
+{command} --help            what it does, its choices and its keys with their defaults
+{command} --help SECTION    each option of a section: data, optim, hyperet, …
+{command} … --cfg           print the composed configuration and do nothing
+
+To begin with: {command_line("train", "experiment=smoke")}   (all steps on drawn scenes, in a minute)"""

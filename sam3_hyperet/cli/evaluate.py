@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -37,8 +36,10 @@ def main(argv: list[str] | None = None) -> Path:
     use_weights = "model" in config.of_run
     trained = find_trained(listed(config.adapter), listed(config.run), data=data.name, use_weights=use_weights)
     set_threads(config.threads)
-    device = choose_device(config.device)
-    fabric = _fabric(config.devices, device)
+    device, devices = choose_device(config.device), config.devices
+    strategy = "ddp" if devices > 1 else "auto"
+    fabric = make_fabric(f"devices={devices}", accelerator=device.type, devices=devices, strategy=strategy)
+    fabric.launch()
     console = Console(highlight=False, quiet=not fabric.is_global_zero)
     with ExitStack() as stack:
 
@@ -80,14 +81,6 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _fabric(devices: int, device: torch.device) -> Fabric:
-    """The processes that share the images, started."""
-    strategy = "ddp" if devices > 1 else "auto"
-    fabric = make_fabric(f"devices={devices}", accelerator=device.type, devices=devices, strategy=strategy)
-    fabric.launch()
-    return fabric
-
-
 def find_trained(
     adapters: Sequence[Path], runs: Sequence[Path], *, data: str, use_weights: bool
 ) -> dict[str, TrainedFiles]:
@@ -104,19 +97,17 @@ def find_trained(
         raise ConfigError(f"adapter= and {len(runs)} runs; expected adapter files, with one run at most, or runs")
     weights = [_existing(folder / WEIGHTS["best"]) if use_weights else None for folder in runs]
     if adapters:
-        names = [
-            # links are not followed: in a cache they lead to a blob without a name
-            Path(os.path.abspath(file)).parent.name if file.name in ADAPTER.values() else file.stem
-            for file in adapters
-        ]
-        files = [TrainedFiles(file, weights[0] if runs else None) for file in adapters]
+        # links are not followed: in a cache they lead to a blob without a name
+        paths = (Path(os.path.abspath(file)) for file in adapters)
+        names = [path.parent.name if path.name in ADAPTER.values() else path.stem for path in paths]
+        files = [TrainedFiles(file, *weights) for file in adapters]
     else:
         names = [folder.resolve().name for folder in runs]
         files = [TrainedFiles(_existing(run / ADAPTER["best"]), own) for run, own in zip(runs, weights, strict=True)]
     found: dict[str, TrainedFiles] = {}
     for name, of_model in zip(names, files, strict=True):
-        if of_model.adapter or of_model.weights:
-            found[_unique(name, {*found, data, *RESERVED_NAMES, EXACT})] = of_model
+        if of_model.adapter or of_model.weights:  # the name is also that of a folder
+            found[unique(name.strip(".") or "adapter", {*found, data, *RESERVED_NAMES, EXACT})] = of_model
     return found
 
 
@@ -124,8 +115,7 @@ def _existing(file: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def _unique(name: str, taken: Collection[str]) -> str:
-    """`name`, also as the name of a folder, numbered where it is taken."""
-    name = name.strip(".") or "adapter"
+def unique(name: str, taken: Collection[str]) -> str:
+    """`name`, numbered where it is taken."""
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return next(one for one in itertools.chain([name], numbered) if one not in taken)

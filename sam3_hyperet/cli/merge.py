@@ -43,7 +43,10 @@ def main(argv: list[str] | None = None) -> Path:
     check_output(out, config.adapter, config.carry_over, config.model.checkpoint, *of_run)
     if config.adapter is None and config.run is None:
         raise ConfigError("merge: needs adapter=… or run=… (see --help)")
-    images = [read_upright(path) for path in find_images(config.images)] if config.images else [_noise()]
+    images = list(map(read_upright, find_images(config.images))) if config.images else []
+    if not images:
+        noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        images = [Image.fromarray(noise)]
     prompts = listed_prompts(config.prompts)
     model, adapter = open_adapted(config)
     if adapter is None:
@@ -60,10 +63,6 @@ def main(argv: list[str] | None = None) -> Path:
         save_official(model, out, config.carry_over)
     console.print(f"outputs on {len(images)} images differ by {difference:.1e}; wrote {out}")
     return out
-
-
-def _noise() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
 
 
 def _outputs(model: host.Sam3Image, images: list[Image.Image], prompts: list[str]) -> list[Tensor]:

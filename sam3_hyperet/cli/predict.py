@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import parse_command, write_json
-from sam3_hyperet.cli.evaluate import choose_device
+from sam3_hyperet.cli.evaluate import choose_device, unique
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.data.annotations import read_image
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden
@@ -120,14 +120,10 @@ def find_images(images: str | Sequence[str]) -> dict[Path, str]:
             found.append(path)
         else:
             raise DataError(f"{path}: no such image or folder")
-    names: dict[Path, str] = {}
+    stems: dict[Path, str] = {}
     for path in dict.fromkeys(found):
-        name, n = f"{path.stem}.png", 1
-        while name in names.values():
-            n += 1
-            name = f"{path.stem}-{n}.png"
-        names[path] = name
-    return names
+        stems[path] = unique(path.stem, stems.values())
+    return {path: f"{stem}.png" for path, stem in stems.items()}
 
 
 def _predict(predictor: Predictor, path: Path, config: DictConfig) -> tuple[dict[str, Any], np.ndarray]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,21 +35,29 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     values = _values(arguments)
     console = Console(highlight=False)
     root, workers = Path(values["root"]), values["workers"]
+    source = values["sources"].get(values["data"]["name"])
+    remedy = f"{f'get it from {source}; ' if source else ''}expected tree: docs/data.md"
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; {_source(values)}")
-    if convert := values.get("conversions", {}).get(values["data"]["name"]):
+        raise DataError(f"{root}: no such folder; {remedy}")
+    if convert := values["conversions"].get(values["data"]["name"]):
         conversion = read_options(Conversion, convert, "conversion")
         if folder := _converted(conversion, root, workers, console):
             arguments.append(f"{conversion.option}={folder}")
             values = _values(arguments)
     data = replace(read_options(DataOptions, values["data"], "data"), root=str(root))
     counts = (values["counts"] or {}).get(data.name, {})
-    inspected = {name: _inspect(data, name, root, counts.get(name, {}), workers, console) for name in data.splits}
+    inspected: dict[str, Inspected] = {}
+    for split in data.splits:
+        with _progress(console, f"{data.name} {split}") as on_image:
+            read = lambda split=split: read_split(data, split).images  # noqa: E731
+            inspected[split] = inspect(read, root, counts.get(split, {}), workers, on_image)
     _print_table(inspected, console)
     failed = [f"{name}: {check.what}" for name, one in inspected.items() for check in one.failed]
     if failed:
-        raise DataError(f"{root}: {len(failed)} checks failed ({', '.join(failed)}); {_source(values)}")
-    manifest = _write_manifest(values["out"], root, data.name, inspected)
+        raise DataError(f"{root}: {len(failed)} checks failed ({', '.join(failed)}); {remedy}")
+    manifest = None if values["out"] is None else root / values["out"]
+    if manifest:
+        _write_manifest(manifest, data.name, inspected)
     console.print(f"wrote {manifest}" if manifest else "no manifest is wanted", soft_wrap=True)
     next_command = command_line("train", *_run_options(values, root, arguments))
     console.print(f"next: {next_command}", soft_wrap=True, markup=False)
@@ -62,29 +71,18 @@ def _values(arguments: Sequence[str]) -> dict[str, Any]:
 def _converted(conversion: Conversion, root: Path, workers: int, console: Console) -> str | None:
     """The folder of converted label maps, made if need be; None where those that came are right as they are."""
     if conversion.needed(root):
-        with Progress(console=console) as progress:
-            count = conversion.run(root, workers, _advancing(progress, f"{conversion.folder} → {conversion.to}"))
+        with _progress(console, f"{conversion.folder} → {conversion.to}") as on_map:
+            count = conversion.run(root, workers, on_map)
         said = f"converted {count:,} label maps to {root / conversion.to}; the originals are unchanged"
         console.print(said, soft_wrap=True)
     return None if conversion.is_there(root) or not (root / conversion.to).is_dir() else conversion.to
 
 
-def _inspect(
-    data: DataOptions, split: str, root: Path, expected: dict[str, int], workers: int, console: Console
-) -> Inspected:
+@contextmanager
+def _progress(console: Console, description: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=console) as progress:
-        return inspect(
-            lambda: read_split(data, split).images,
-            root,
-            expected,
-            workers,
-            _advancing(progress, f"{data.name} {split}"),
-        )
-
-
-def _advancing(progress: Progress, description: str) -> Callable[[int, int], None]:
-    task = progress.add_task(description, total=None)
-    return lambda done, total: progress.update(task, completed=done, total=total)
+        task = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _print_table(inspected: dict[str, Inspected], console: Console) -> None:
@@ -98,15 +96,11 @@ def _print_table(inspected: dict[str, Inspected], console: Console) -> None:
             console.print(f"{name}: {line}", soft_wrap=True, markup=False)
 
 
-def _write_manifest(out: str | None, root: Path, name: str, inspected: dict[str, Inspected]) -> Path | None:
-    if out is None:
-        return None
-    path = root / out
+def _write_manifest(path: Path, name: str, inspected: dict[str, Inspected]) -> None:
     if path.exists() and not _is_manifest(path):
         raise DataError(f"{path} is there and is no manifest of this tool; it is left alone; expected another out=")
     splits = {split: dict(one.manifest) for split, one in inspected.items()}
     write_json(path, {"data": name, "sam3_hyperet": __version__, "splits": splits})
-    return path
 
 
 def _is_manifest(path: Path) -> bool:
@@ -114,12 +108,6 @@ def _is_manifest(path: Path) -> bool:
         return "sam3_hyperet" in json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
-
-
-def _source(values: dict[str, Any]) -> str:
-    """Where the data set is from."""
-    source = values["sources"].get(values["data"]["name"])
-    return f"get it from {source}; expected tree: docs/data.md" if source else "expected tree: docs/data.md"
 
 
 def _run_options(values: dict[str, Any], root: Path, arguments: Sequence[str]) -> list[str]:

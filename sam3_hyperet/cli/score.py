@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -16,62 +15,59 @@ from sam3_hyperet.evaluation.metrics.instances.cg_f1 import SCORE_THRESHOLD
 from sam3_hyperet.evaluation.scoring.cg_f1 import cg_f1_of_files
 from sam3_hyperet.evaluation.scoring.coco_ap import score_coco_files
 from sam3_hyperet.evaluation.scoring.label_maps import read_names, score_label_folders
-from sam3_hyperet.version import __version__
+from sam3_hyperet.version import versions
 
 _PACKAGES = ("pycocotools", "faster-coco-eval", "numpy", "pillow")
+_SOURCES = ("gt", "labels", "predictions", "names")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Print the metrics, and write them if `out=` says where."""
     subcommand, config = parse_command("score", argv)
-    if config.out is not None:
-        truths = config.get("gt")
-        check_output(config.out, config.predictions, *(truths if isinstance(truths, ListConfig) else [truths]))
-    report = {"coco": score_coco, "cgf1": score_cgf1, "semantic": score_semantic}[subcommand](config)
-    _print_table(report)
-    if config.out is not None:
-        write_json(str(config.out), report)
+    options: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    if options["out"] is not None:
+        check_output(options["out"], options["predictions"], *_truths(options))
+    protocol, metrics = {"coco": _coco, "cgf1": _cg_f1, "semantic": _semantic}[subcommand](options)
+    _print_table(protocol | metrics)
+    if options["out"] is not None:
+        sources = {f"source/{key}": str(options[key]) for key in _SOURCES if key in options}
+        of_packages = {f"version/{name}": version for name, version in versions(*_PACKAGES).items()}
+        write_json(str(options["out"]), protocol | sources | metrics | of_packages)
 
 
-def score_coco(config: DictConfig) -> dict[str, Any]:
-    """The flat report of a COCO results file; options: configs/score/coco.yaml."""
-    options = _options(config)
+def _coco(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Protocol and metrics of a COCO results file; options: configs/score/coco.yaml."""
     types = options["iou_types"]
     chosen = (types.split(",") if isinstance(types, str) else types) if types else None
     groups = options["groups"] or {}
     if not isinstance(groups, dict) or not all(isinstance(ids, list) for ids in groups.values()):
         raise ConfigError(f"score coco: groups is {groups!r}, expected {{name:[id,…],…}}")
-    metrics = score_coco_files(str(options["gt"]), str(options["predictions"]), chosen, groups)
     protocol = {
         "protocol": "COCO AP",
         "protocol/max_detections": "100 per image and category; AP@100/img: 100 per image",
         "protocol/absent": "-1",
     }
-    return protocol | _sources(options, "gt", "predictions") | metrics | _versions()
+    return protocol, score_coco_files(str(options["gt"]), str(options["predictions"]), chosen, groups)
 
 
-def score_cgf1(config: DictConfig) -> dict[str, Any]:
-    """The flat report of results on SA-Co's files; options: configs/score/cgf1.yaml."""
-    options = _options(config)
-    truths = options["gt"] if isinstance(options["gt"], list) else [options["gt"]]
-    metrics = cg_f1_of_files([str(path) for path in truths], str(options["predictions"]), str(options["iou_type"]))
+def _cg_f1(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Protocol and metrics of results on SA-Co's files; options: configs/score/cgf1.yaml."""
+    truths, iou_type = list(map(str, _truths(options))), str(options["iou_type"])
     protocol = {
         "protocol": "cgF1",
-        "protocol/iou_type": options["iou_type"],
+        "protocol/iou_type": iou_type,
         "protocol/claim": f"a detection of a score of at least {SCORE_THRESHOLD}",
         "protocol/annotators": len(truths),
     }
-    return protocol | _sources(options, "gt", "predictions") | metrics | _versions()
+    return protocol, cg_f1_of_files(truths, str(options["predictions"]), iou_type)
 
 
-def score_semantic(config: DictConfig) -> dict[str, Any]:
-    """The flat report of a folder of label maps; options: configs/score/semantic.yaml."""
-    options = _options(config)
+def _semantic(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Protocol and metrics of a folder of label maps; options: configs/score/semantic.yaml."""
     for key in ("offset", "ignore"):
         if not isinstance(options[key], int | None) or isinstance(options[key], bool):
             raise ConfigError(f"score semantic: {key} is {options[key]!r}, expected an integer")
     encoding = read_names(str(options["names"]), options["offset"], options["ignore"])
-    metrics = score_label_folders(str(options["labels"]), str(options["predictions"]), encoding)
     protocol = {
         "protocol": "semantic mIoU",
         "protocol/classes": len(encoding.names),
@@ -79,37 +75,20 @@ def score_semantic(config: DictConfig) -> dict[str, Any]:
         "protocol/ignore": encoding.ignore,
         "protocol/unassigned": f"the value {encoding.ignore} in a prediction; counts as missed",
     }
-    return protocol | _sources(options, "labels", "predictions", "names") | metrics | _versions()
+    return protocol, score_label_folders(str(options["labels"]), str(options["predictions"]), encoding)
 
 
-def _options(config: DictConfig) -> dict[str, Any]:
-    return {str(key): value for key, value in OmegaConf.to_object(config).items()}  # type: ignore[union-attr]
+def _truths(options: Mapping[str, Any]) -> list[Any]:
+    truths = options.get("gt")
+    return truths if isinstance(truths, list) else [truths]
 
 
-def _sources(options: Mapping[str, Any], *keys: str) -> dict[str, str]:
-    return {f"source/{key}": str(options[key]) for key in keys}
-
-
-def _versions() -> dict[str, str]:
-    versions = {"version/sam3_hyperet": __version__}
-    for package in _PACKAGES:
-        try:
-            versions[f"version/{package}"] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[f"version/{package}"] = "not installed"
-    return versions
-
-
-def _print_table(report: Mapping[str, Any]) -> None:
+def _print_table(values: Mapping[str, Any]) -> None:
     table = Table("metric", "value")
     table.columns[1].justify = "right"
-    for key, value in report.items():
-        if key.startswith(("version/", "source/")):
-            continue
-        if value == -1 and "/AP/" in key:
-            continue  # a category that does not occur
-        if value == -1:  # of what does not occur
-            table.add_row(key, "–")
-        else:
+    for key, value in values.items():
+        if value != -1:
             table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
+        elif "/AP/" not in key:  # a category that does not occur has no row
+            table.add_row(key, "–")
     Console().print(table)

@@ -10,26 +10,19 @@ from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.options import Condition, NonNegativeInt, PositiveInt, Probability, check_value
-from sam3_hyperet.training.options import (
-    CacheOptions,
-    LoggerOptions,
-    OptimizerOptions,
-    RadiusOptions,
-    StageOptions,
-    TrainOptions,
-)
+from sam3_hyperet.training import options as training
 
 SECTIONS: dict[str, type] = {
     "model": ModelOptions,
     "hyperet": HyperETConfig,
-    "stage": StageOptions,
+    "stage": training.StageOptions,
     "data": DataOptions,
     "loss": LossOptions,
-    "optim": OptimizerOptions,
-    "radius": RadiusOptions,
-    "train": TrainOptions,
-    "cache": CacheOptions,
-    "logger": LoggerOptions,
+    "optim": training.OptimizerOptions,
+    "radius": training.RadiusOptions,
+    "train": training.TrainOptions,
+    "cache": training.CacheOptions,
+    "logger": training.LoggerOptions,
     "protocol": Protocol,
     "launcher": SlurmOptions,
 }
