@@ -36,8 +36,6 @@ def from_first(fabric: Fabric, action: Callable[[], T]) -> T:
         except (UserError, OSError) as error:
             outcome = error
     outcome = fabric.broadcast(outcome)
-    if not isinstance(outcome, UserError | OSError):
-        return outcome  # type: ignore[return-value]
-    if fabric.is_global_zero:
-        raise outcome
-    raise SystemExit(1)
+    if isinstance(outcome, UserError | OSError):
+        raise outcome if fabric.is_global_zero else SystemExit(1)
+    return outcome  # type: ignore[return-value]

@@ -87,11 +87,7 @@ class RunOptions(FitOptions):
 
 
 def read_run(values: Mapping[str, Any]) -> RunOptions:
-    """Read a configuration's plain values.
-
-    Raises:
-        ConfigError: unknown keys, values that cannot be, or sections that do not go together.
-    """
+    """Read a configuration's plain values, and check them by themselves and together."""
     sections = {field.name: SECTIONS[field.name] for field in fields(RunOptions) if field.name in SECTIONS}
     options = {name: read_options(cls, values[name], name) for name, cls in sections.items()}
     return RunOptions(**options, seed=values["seed"], evaluate=values["evaluate"])

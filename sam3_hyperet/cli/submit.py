@@ -68,10 +68,8 @@ def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path
         )
         needed = options.tasks_per_node * expected.memory_gb
         if options.mem_gb is not None and options.mem_gb < needed:
-            raise ConfigError(
-                f"launcher.mem_gb={options.mem_gb:g}, but the {options.tasks_per_node} processes of a node need "
-                f"{needed:.2f} GB without any activations"
-            )
+            processes = f"the {options.tasks_per_node} processes of a node need {needed:.2f} GB"
+            raise ConfigError(f"launcher.mem_gb={options.mem_gb:g}, but {processes} without any activations")
     logs, name = folder / "slurm", plain[0]["name"]
     if options.dry_run:
         console.print(script(options, logs, name, len(configs)), markup=False)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from sam3_hyperet.training.batches import training_batches, val_batches
 from sam3_hyperet.training.curvature_schedule import radius_control
 from sam3_hyperet.training.distributed import sharding_strategy
 from sam3_hyperet.training.feature_cache import cached_trunk, check_cache
-from sam3_hyperet.training.loop import Progress, fit
+from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.optimizer import build_optimizer
 from sam3_hyperet.training.options import CONFIG_FILE, FSDP, TrainOptions
 from sam3_hyperet.training.run_folder import ADAPTER, VERSIONS, WEIGHTS, RunFolder, base_trains, find_run
@@ -65,9 +64,7 @@ def train_job(config: DictConfig) -> None:
 def open_folder(options: RunOptions, values: dict[str, Any]) -> RunFolder:
     """The folder of the run that a configuration describes, with the state there to go on from, if there is one.
 
-    Raises:
-        ConfigError: the folder has another run's state or weights, or files of somebody else.
-        CheckpointError: no such state.
+    Raises a ConfigError if it has another run's state or weights, or files of somebody else.
     """
     run = find_run(Path(values["run_dir"]), values["resume"])
     if run.resume:
@@ -115,12 +112,13 @@ def _train(
         torch.manual_seed(options.seed + fabric.global_rank)  # … and other draws while it trains
     stage = set_stage(model, options.stage.number, options.stage.layers)
     report = parameter_report(model)
-    images = _concept_prompts(splits, options, resolution(model), console)
+    training, tuning = _concept_prompts(splits, options, resolution(model), console)
+    views = _views(training, tuning)
     # what `fit` would find out only after files are written
     radius_control(model, options.radius, options.train.max_steps)
     build_optimizer(model, options.optim, options.train.max_steps)
-    check_prompts(model, [category.name for category in images[0].images.categories])
-    check_cache(model, options.cache, options.stage.last, _views(*images))
+    check_prompts(model, [category.name for category in training.images.categories])
+    check_cache(model, options.cache, options.stage.last, views)
 
     def prepare() -> None:
         run.prepare()
@@ -131,8 +129,26 @@ def _train(
         console.print(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
 
     from_first(fabric, prepare)
-    with Preemption(fabric, console.print, f"to go on, run the same command with run_dir={run.path}") as preemption:
-        result = _fit(fabric, model, images, options, run, preemption.requested)
+    batch_size, device, workers = options.train.batch_size, fabric.device, options.train.workers
+    order = {"seed": options.seed, "accumulate": options.train.accumulate}
+    process = {"rank": fabric.global_rank, "world": fabric.world_size}
+
+    def batches(step: int) -> Iterator[host.BatchedDatapoint]:
+        return training_batches(training, batch_size, step=step, device=device, workers=workers, **order, **process)
+
+    def tuning_batches() -> Iterator[host.BatchedDatapoint]:
+        return val_batches(tuning, batch_size, device) if tuning else iter(())
+
+    way_on = f"to go on, run the same command with run_dir={run.path}"
+    with Preemption(fabric, console.print, way_on) as preemption, contextlib.ExitStack() as stack:
+        if options.train.prompts_at_once:
+            stack.enter_context(shared_encoding([model]))  # between the passes of an image
+        if options.cache.folder:
+            stack.enter_context(cached_trunk(model, options.cache, views, options.train.precision))
+        stopped = preemption.requested
+        result = fit(  # whose loss goes with it: it holds on to the model
+            fabric, model, GroundingLoss(model, options.loss), batches, tuning_batches, options, run, stopped
+        )
     skipped = f"{result.skipped_steps} skipped; best step {result.best_step}"
     console.print(f"{result.step} steps in {result.seconds:.0f} s, {skipped}")
     trainable = parameter_report(model)["trainable"]
@@ -163,7 +179,7 @@ def _train(
             console=console,
             fabric=fabric,
         )
-    _print_next(console, run.path, images[0].images)
+    _print_next(console, run.path, training.images)
     return run.path
 
 
@@ -184,32 +200,6 @@ def _concept_prompts(
 def _adapted_model(values: dict[str, object], hyperet: HyperETConfig, device: torch.device) -> host.Sam3Image:
     model = open_model(values).to(device)
     return model if hyperet.is_empty else inject(model, hyperet)
-
-
-def _fit(
-    fabric: Fabric,
-    model: host.Sam3Image,
-    images: tuple[ConceptPrompts, ConceptPrompts | None],
-    options: RunOptions,
-    run: RunFolder,
-    interrupted: Callable[[], bool],
-) -> Progress:
-    (training, tuning), train = images, options.train
-    where = {"device": fabric.device, "workers": train.workers, "rank": fabric.global_rank, "world": fabric.world_size}
-    batches = partial(
-        training_batches, training, train.batch_size, seed=options.seed, accumulate=train.accumulate, **where
-    )
-
-    def tuning_batches() -> Iterator[host.BatchedDatapoint]:
-        return val_batches(tuning, train.batch_size, fabric.device) if tuning else iter(())
-
-    with contextlib.ExitStack() as stack:
-        if train.prompts_at_once:
-            stack.enter_context(shared_encoding([model]))  # between the passes of an image
-        if options.cache.folder:
-            stack.enter_context(cached_trunk(model, options.cache, _views(*images), train.precision))
-        loss = GroundingLoss(model, options.loss)
-        return fit(fabric, model, loss, lambda step: batches(step=step), tuning_batches, options, run, interrupted)
 
 
 def _views(training: ConceptPrompts, tuning: ConceptPrompts | None) -> int:

@@ -59,11 +59,10 @@ class SlurmOptions:
         one_of("launcher.name", self.name, ("slurm", "local"))
         check_fields(self, "launcher")
         if self.timeout_min * 60 < self.signal_delay_s + _SIGNAL_MARGIN_S:
-            raise ConfigError(
-                f"launcher.timeout_min={self.timeout_min}, but Slurm's signal comes launcher.signal_delay_s="
-                f"{self.signal_delay_s} before it, or up to a minute earlier; expected a limit of "
-                f"{math.ceil((self.signal_delay_s + _SIGNAL_MARGIN_S) / 60)} minutes at least, or a shorter delay"
-            )
+            least = math.ceil((self.signal_delay_s + _SIGNAL_MARGIN_S) / 60)
+            signal = f"Slurm's signal comes launcher.signal_delay_s={self.signal_delay_s} before it"
+            found = f"launcher.timeout_min={self.timeout_min}, but {signal}, or up to a minute earlier"
+            raise ConfigError(f"{found}; expected a limit of {least} minutes at least, or a shorter delay")
         if not isinstance(self.additional, Mapping):
             raise ConfigError(f"launcher.additional={self.additional!r}; expected options of sbatch by name")
         if self.excluded is not None and not re.fullmatch(r"[^\s,]+(,[^\s,]+)*", self.excluded):

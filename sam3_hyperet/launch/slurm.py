@@ -19,6 +19,7 @@ from submitit.helpers import Checkpointable, clean_env, environment_variables
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.launch.options import SlurmOptions
+from sam3_hyperet.training.options import STATE_FILE
 
 _OF_ANY_CLUSTER = ("nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min")
 _OF_SLURM = ("partition", "account", "qos", "constraint", "exclude", "signal_delay_s", "array_parallelism", "setup")
@@ -41,8 +42,6 @@ class TrainingJob(Checkpointable):  # type: ignore[misc]
         signal.signal(signal.SIGTERM, _end)  # submitit ignores it, and scancel would have to kill
         os.environ["MASTER_PORT"] = str(rendezvous_port(int(os.environ["SLURM_JOB_ID"])))
         os.environ.setdefault("COLUMNS", "120")  # of the log; a terminal that is none has 80
-        from sam3_hyperet.training.state import FILE as STATE_FILE
-
         restarted = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
         if restarted and (Path(self.config["run_dir"]) / STATE_FILE).is_file():
             self.config["resume"] = "auto"
@@ -57,13 +56,9 @@ def rendezvous_port(job_id: int) -> int:
 def open_executor(
     options: SlurmOptions, folder: Path, name: str, kind: type[submitit.SlurmExecutor] = submitit.SlurmExecutor
 ) -> submitit.SlurmExecutor:
-    """submitit's executor with the options.
+    """submitit's executor with the options; its files and the logs go to `folder`, which every node must see.
 
-    Args:
-        folder: will get the logs and submitit's files; every node must see it.
-
-    Raises:
-        ConfigError: no Slurm here.
+    Raises a ConfigError where there is no Slurm.
     """
     try:
         executor = kind(folder, max_num_timeout=options.max_timeouts)

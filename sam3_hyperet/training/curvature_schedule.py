@@ -55,22 +55,16 @@ class RadiusControl:
             for module in model.modules()
             if isinstance(module, HyperET | HyperbolicGates) and module.geometry != "euclidean"
         ]
+        chosen = f"radius.schedule={options.schedule}"
         if not self._curvatures:
-            raise ConfigError(
-                f"radius.schedule={options.schedule}: no adjustment has a curvature; choose a scheme, and a geometry "
-                "other than euclidean"
-            )
+            remedy = "choose a scheme, and a geometry other than euclidean"
+            raise ConfigError(f"{chosen}: no adjustment has a curvature; {remedy}")
         if any(curvature.learnable for curvature in self._curvatures):
-            raise ConfigError(
-                f"radius.schedule={options.schedule} and hyperet.learn_curvature=true both move the curvature; "
-                "choose one of them"
-            )
+            raise ConfigError(f"{chosen} and hyperet.learn_curvature=true both move the curvature; choose one of them")
         self._start = float(model.hyperet_config.curvature)
         if options.schedule == "dynamic" and not options.minimum <= self._start <= options.maximum:
-            raise ConfigError(
-                f"hyperet.curvature={self._start}; radius.schedule=dynamic expects it from radius.minimum="
-                f"{options.minimum} to radius.maximum={options.maximum}"
-            )
+            bounds = f"from radius.minimum={options.minimum} to radius.maximum={options.maximum}"
+            raise ConfigError(f"hyperet.curvature={self._start}; {chosen} expects it {bounds}")
         self._course = _Course(self._start)
 
     def state_dict(self) -> dict[str, float]:
@@ -78,16 +72,10 @@ class RadiusControl:
         return asdict(self._course)
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from a `state_dict`.
-
-        Raises:
-            CheckpointError: it is of a run without this control.
-        """
+        """Go on from a `state_dict`. Raises CheckpointError for that of a run without this control."""
         names = [field.name for field in fields(_Course)]
-        if missing := [name for name in names if name not in state]:
-            raise CheckpointError(
-                f"the saved state has no {_PREFIX}{missing[0]}; expected one of a run with this radius="
-            )
+        if missing := [_PREFIX + name for name in names if name not in state]:
+            raise CheckpointError(f"the saved state has no {missing[0]}; expected one of a run with this radius=")
         self._course = _Course(**{name: state[name] for name in names})
         self._set()
 

@@ -153,7 +153,6 @@ def _check_disk(folder: Path, views: int, size: int) -> None:
     there = sum(1 for _ in folder.glob("*/*.npy"))
     free, wanted = shutil.disk_usage(folder).free, max(0, views - there) * size
     if wanted > free:
-        raise ConfigError(
-            f"cache.folder={folder.parent}: {views:,} views of {size / 2**20:.1f} MiB need {wanted / 2**30:,.1f} GiB "
-            f"more, the disk has {free / 2**30:,.1f}; use cache.dtype=bfloat16, fewer data.views or no cache"
-        )
+        need = f"{views:,} views of {size / 2**20:.1f} MiB need {wanted / 2**30:,.1f} GiB more"
+        remedy = "use cache.dtype=bfloat16, fewer data.views or no cache"
+        raise ConfigError(f"cache.folder={folder.parent}: {need}, the disk has {free / 2**30:,.1f}; {remedy}")

@@ -22,12 +22,11 @@ from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_control
 from sam3_hyperet.training.distributed import optimizer_state, whole_parameters
-from sam3_hyperet.training.options import FitOptions
+from sam3_hyperet.training.options import STATE_FILE, FitOptions
 from sam3_hyperet.training.run_folder import RunFolder
 from sam3_hyperet.training.run_log import RunLog
 from sam3_hyperet.training.signals import Interrupted
 from sam3_hyperet.training.stages import Stages, set_training_mode
-from sam3_hyperet.training.state import FILE as STATE_FILE
 from sam3_hyperet.training.state import random_generators, read_state, restore_state, save_state
 from sam3_hyperet.training.step import KeptPrecision, optimize
 
@@ -106,9 +105,8 @@ def fit(
         stages.load_state_dict(state["progress"]["stages"])
     with contextlib.ExitStack() as stack:
         stack.callback(model.eval)
-        log = RunLog(
-            run.path, train.max_steps, start=progress.step, active=fabric.is_global_zero, options=options.logger
-        )
+        is_first = fabric.is_global_zero
+        log = RunLog(run.path, train.max_steps, start=progress.step, active=is_first, options=options.logger)
         stack.callback(log.close)
         stages.begin()
         if run.resume and state is not None:
@@ -139,10 +137,9 @@ def fit(
                         shown = (f"{name} {float(terms[key]):.3g}" for name, key in _SHOWN.items() if key in terms)
                         log.step(progress.step, "  ".join(shown))
             if progress.bad_steps >= train.max_bad_steps:
-                raise TrainingFailed(
-                    f"the loss or its gradient was not finite for {train.max_bad_steps} steps in a row, up to step "
-                    f"{progress.step}; try a lower optim.lr, a longer optim.warmup_steps or train.precision=32-true"
-                )
+                found = f"not finite for {train.max_bad_steps} steps in a row, up to step {progress.step}"
+                remedy = "try a lower optim.lr, a longer optim.warmup_steps or train.precision=32-true"
+                raise TrainingFailed(f"the loss or its gradient was {found}; {remedy}")
             if radius is not None:
                 radius.update(progress.step, float(terms[MATCHED]))
             val = None

@@ -15,8 +15,8 @@ KEY_LAYERS = (r"transformer\.decoder\.", r"dot_prod_scoring\.", r"segmentation_h
 SCHEDULES = ("constant", "linear", "cosine", "dynamic")
 CACHE_DTYPES = ("float32", "bfloat16")
 FSDP = "fsdp"
-CONFIG_FILE = "config.yaml"
-"""In a run's folder, its resolved configuration."""
+CONFIG_FILE, STATE_FILE = "config.yaml", "state.pt"
+"""In a run's folder, its resolved configuration and the state to go on from."""
 
 _LOW, _HIGH = CURVATURE_BOUNDS
 _Curvature = Annotated[float, number(lambda c: _LOW < c < _HIGH, f"a curvature between {_LOW:g} and {_HIGH:g}")]
@@ -118,10 +118,8 @@ class StageOptions:
         steps = [round(b * max_steps) if b < 1 else int(b) for b in self.boundaries]
         ends = [0, *steps, max_steps]
         if ends != sorted(set(ends)) or any(b >= 1 and b != int(b) for b in self.boundaries):
-            raise ConfigError(
-                f"stage.boundaries={list(self.boundaries)}; expected rising steps below train.max_steps={max_steps}, "
-                "or fractions of it below 1"
-            )
+            expected = f"rising steps below train.max_steps={max_steps}, or fractions of it below 1"
+            raise ConfigError(f"stage.boundaries={list(self.boundaries)}; expected {expected}")
         return steps
 
 
@@ -237,7 +235,6 @@ class FitOptions:
     def __post_init__(self) -> None:
         self.stage.steps(self.train.max_steps)
         if self.stage.plateau and not self.train.tune_every:
-            raise ConfigError(
-                f"stage.plateau={self.stage.plateau} waits for losses on the tuning images, which train.tune_every=0 "
-                "never measures; expected train.tune_every from 1, or stage.boundaries"
-            )
+            waits = f"stage.plateau={self.stage.plateau} waits for losses on the tuning images"
+            remedy = "expected train.tune_every from 1, or stage.boundaries"
+            raise ConfigError(f"{waits}, which train.tune_every=0 never measures; {remedy}")

@@ -15,9 +15,8 @@ from sam3_hyperet.modeling.adapter_file import load_adapter, save_adapter
 from sam3_hyperet.modeling.checkpoint import load_base, save_base
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.parameters import base_state_dict
-from sam3_hyperet.training.options import CONFIG_FILE
+from sam3_hyperet.training.options import CONFIG_FILE, STATE_FILE
 from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
-from sam3_hyperet.training.state import FILE as STATE_FILE
 from sam3_hyperet.training.state import previous_state
 
 ADAPTER = {"best": "adapter.safetensors", "last": "adapter_last.safetensors"}
@@ -83,14 +82,10 @@ def base_trains(model: host.Sam3Image) -> bool:
 
 
 def find_run(path: Path, resume: str) -> RunFolder:
-    """The folder of a run with the state that `resume` ("auto", "never" or a file) chooses.
-
-    Raises:
-        CheckpointError: no such state.
-    """
-    if resume not in ("auto", "never"):
-        if not Path(resume).is_file():
-            raise CheckpointError(f"resume={resume}: no such file; expected auto, never or a saved state")
-        return RunFolder(path, Path(resume))
-    state = path / STATE_FILE
-    return RunFolder(path, state if resume == "auto" and state.is_file() else None)
+    """The folder of a run with the state that `resume` ("auto", "never" or a file) chooses."""
+    state = path / STATE_FILE if resume in ("auto", "never") else Path(resume)
+    if resume == "never" or (resume == "auto" and not state.is_file()):
+        return RunFolder(path)
+    if not state.is_file():
+        raise CheckpointError(f"resume={resume}: no such file; expected auto, never or a saved state")
+    return RunFolder(path, state)

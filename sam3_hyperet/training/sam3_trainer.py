@@ -75,10 +75,9 @@ def _load_trained(model: nn.Module, path: str | Path) -> None:
     """Adapters from a checkpoint that SAM 3's trainer wrote."""
     parameters, found = dict(adapter_parameters(model)), read_state(path)
     if missing := [name for name in parameters if name not in found]:
-        raise CheckpointError(
-            f"{path}: {len(parameters) - len(missing)} of {len(parameters)} adapter parameters found; missing first "
-            f"{', '.join(missing[:3])}; expected hyperet= as it was when the checkpoint was written"
-        )
+        there = f"{len(parameters) - len(missing)} of {len(parameters)} adapter parameters found"
+        expected = "expected hyperet= as it was when the checkpoint was written"
+        raise CheckpointError(f"{path}: {there}; missing first {', '.join(missing[:3])}; {expected}")
     for name, parameter in parameters.items():
         check_shape(path, name, found[name], parameter)
     with torch.no_grad():

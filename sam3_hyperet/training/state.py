@@ -21,7 +21,6 @@ from sam3_hyperet.training.distributed import load_optimizer_state, split_as
 
 logger = logging.getLogger(__name__)
 
-FILE = "state.pt"
 _FORMAT = 2
 _DIGEST_SIZE = 32
 
@@ -91,18 +90,23 @@ def restore_state(
 ) -> None:
     """Put a state that `read_state` found at `path` into process `rank` of a run of the same configuration.
 
-    Raises:
-        CheckpointError: another set of trained parameters.
+    Raises a CheckpointError for another set of trained parameters.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if parameters.keys() != state["trained"].keys():
-        odd = sorted(parameters.keys() ^ state["trained"].keys())
+    if odd := sorted(parameters.keys() ^ state["trained"].keys()):
         raise CheckpointError(f"{path}: trains other parameters than this run, first {', '.join(odd[:3])}")
     with torch.no_grad():
         for name, tensor in state["trained"].items():
             parameters[name].copy_(split_as(tensor, parameters[name]))
     load_optimizer_state(optimizer, state["optimizer"])
-    _restore(state["generators"][rank])
+    generators = state["generators"][rank]
+    torch.set_rng_state(generators["torch"])
+    if "cuda" in generators and torch.cuda.is_available():
+        torch.cuda.set_rng_state(generators["cuda"])
+    *numbers, position = generators["numpy"].tolist()
+    np.random.set_state(("MT19937", np.asarray(numbers, np.uint32), position))  # noqa: NPY002
+    version, _, gauss = random.getstate()
+    random.setstate((version, tuple(generators["python"].tolist()), gauss))
 
 
 def _verified(path: Path) -> dict[str, Any]:
@@ -148,13 +152,3 @@ def random_generators(device: torch.device, world: int = 1) -> list[Mapping[str,
     if world > 1:
         torch.distributed.all_gather_object(everyone, states)
     return everyone
-
-
-def _restore(states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["torch"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-    *numbers, position = states["numpy"].tolist()
-    np.random.set_state(("MT19937", np.asarray(numbers, np.uint32), position))  # noqa: NPY002
-    version, _, gauss = random.getstate()
-    random.setstate((version, tuple(states["python"].tolist()), gauss))
