@@ -12,11 +12,7 @@ from sam3_hyperet.errors import ConfigError
 
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
-    """Run the tool; returns the measurements.
-
-    Raises:
-        ConfigError: a value that cannot be, or no `benchmarks/` beside the package.
-    """
+    """Run the tool; returns the measurements. Raises ConfigError for impossible values, or without `benchmarks/`."""
     subcommand, config = parse_command("benchmark", argv)
     options = OmegaConf.to_container(config)
     out = options.pop("out")

@@ -149,8 +149,7 @@ def _composed(command: str, file: Path, arguments: Sequence[str], configs: Path)
     OmegaConf.set_struct(config, False)
     present = {name: cls for name, cls in SECTIONS.items() if name in config}
     for name, cls in present.items():
-        given = current_names(cls, OmegaConf.to_container(config[name]), name)
-        config[name] = OmegaConf.merge(defaults(cls), given)
+        config[name] = OmegaConf.merge(defaults(cls), current_names(cls, OmegaConf.to_container(config[name]), name))
     for argument in values:
         _set(config, command, argument)
     if missing := sorted(OmegaConf.missing_keys(config)):
@@ -226,10 +225,8 @@ def _choice(group: str, text: str, configs: Path) -> str:
         name = "own_file"
         ConfigStore.instance().store(group=group, name=name, node=content, package=package)
     elif name not in (valid := _choices(group, configs)):
-        raise ConfigError(
-            f"{group}={name!r} is unknown; expected one of {', '.join(valid)}, or a file: {group}=own.yaml"
-            f"{close(name, valid)}"
-        )
+        expected = f"one of {', '.join(valid)}, or a file: {group}=own.yaml"
+        raise ConfigError(f"{group}={name!r} is unknown; expected {expected}{close(name, valid)}")
     return name
 
 

@@ -86,23 +86,19 @@ def find_trained(
 ) -> dict[str, TrainedFiles]:
     """All adapted models, by unique names: those of the adapter files or, without any, of the runs.
 
-    Args:
-        data: the name of the data set, which no model may have.
-        use_weights: take the base weights that a run trained, if it did.
-
-    Raises:
-        ConfigError: adapter files together with several runs.
+    No model gets the name of the data set, `data`. `use_weights` takes the base weights that a run trained, if it did.
+    Raises ConfigError for adapter files together with several runs.
     """
     if adapters and len(runs) > 1:
         raise ConfigError(f"adapter= and {len(runs)} runs; expected adapter files, with one run at most, or runs")
-    weights = [_existing(folder / WEIGHTS["best"]) if use_weights else None for folder in runs]
+    weights = [_existing(run / WEIGHTS["best"]) if use_weights else None for run in runs]
     if adapters:
         # links are not followed: in a cache they lead to a blob without a name
         paths = (Path(os.path.abspath(file)) for file in adapters)
         names = [path.parent.name if path.name in ADAPTER.values() else path.stem for path in paths]
         files = [TrainedFiles(file, *weights) for file in adapters]
     else:
-        names = [folder.resolve().name for folder in runs]
+        names = [run.resolve().name for run in runs]
         files = [TrainedFiles(_existing(run / ADAPTER["best"]), own) for run, own in zip(runs, weights, strict=True)]
     found: dict[str, TrainedFiles] = {}
     for name, of_model in zip(names, files, strict=True):

@@ -29,9 +29,8 @@ TOLERANCE = 1e-4
 def main(argv: list[str] | None = None) -> Path:
     """Run the tool; returns the file written.
 
-    Raises:
-        ConfigError: an adapter that does not fold.
-        CheckpointError: files that do not fit, or outputs that changed: nothing is written.
+    Raises ConfigError for an adapter that does not fold, CheckpointError for files that do not fit and for outputs that
+    changed. Nothing is written then.
     """
     _, config = parse_command("merge", argv)
     console = Console(highlight=False)
@@ -39,7 +38,7 @@ def main(argv: list[str] | None = None) -> Path:
     out = Path(config.out)
     if out.suffix == ".safetensors" and config.carry_over:
         raise ConfigError(f"carry_over={config.carry_over} is for SAM 3's own layout; out={out} is for checkpoint=")
-    of_run = [run / name for run in listed(config.run) for name in (*ADAPTER.values(), *WEIGHTS.values())]
+    of_run = (run / name for run in listed(config.run) for name in (*ADAPTER.values(), *WEIGHTS.values()))
     check_output(out, config.adapter, config.carry_over, config.model.checkpoint, *of_run)
     if config.adapter is None and config.run is None:
         raise ConfigError("merge: needs adapter=… or run=… (see --help)")

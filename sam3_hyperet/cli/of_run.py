@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,16 +27,14 @@ _DECIDING = {  # what runs must have alike to be compared
 
 def listed(option: object) -> list[Path]:
     """The paths of an option that takes null, one or a list."""
-    if option is None:
-        return []
-    return [Path(str(one)).expanduser() for one in ([option] if isinstance(option, str | int | Path) else option)]  # type: ignore[attr-defined]
+    paths: Any = [] if option is None else [option] if isinstance(option, str | int | Path) else option
+    return [Path(str(one)).expanduser() for one in paths]
 
 
 def sections_of_runs(run: object, names: Sequence[str], configs: Path) -> dict[str, DictConfig]:
-    """Sections by name as the configurations of the runs have them, or as of the tiny model and scenes without a run.
+    """Sections by name as the runs' configurations have them, or of the tiny model and scenes without a run.
 
-    Raises:
-        ConfigError: a folder without the configuration of a run, or runs that differ in these sections.
+    Raises ConfigError for a folder without the configuration of a run, and for runs that differ in these sections.
     """
     runs = {folder: _config_of_run(folder) for folder in listed(run)}
     if not runs:
@@ -46,10 +45,8 @@ def sections_of_runs(run: object, names: Sequence[str], configs: Path) -> dict[s
             for key in _DECIDING[name]:
                 found, expected = other[name].get(key), config[name].get(key)
                 if found != expected:
-                    raise ConfigError(
-                        f"run={folder}: {name}.{key} is {found}, but {expected} in {first}; "
-                        f"expected runs of one {name}, or {name}=…"
-                    )
+                    fault = f"{name}.{key} is {found}, but {expected} in {first}"
+                    raise ConfigError(f"run={folder}: {fault}; expected runs of one {name}, or {name}=…")
     return {name: config[name] for name in names}
 
 

@@ -63,11 +63,8 @@ def main(argv: list[str] | None = None) -> Path:
 def open_adapted(config: DictConfig) -> tuple[host.Sam3Image, str | None]:
     """The model that `model=`, `adapter=` and `run=` describe, on its device, and the adapter file.
 
-    A run's model has the base weights that the run trained, if it did, unless `model=` describes another base.
-
-    Raises:
-        ConfigError: several runs.
-        CheckpointError: a run without results, or files that do not fit.
+    A run's model has the base weights that the run trained, if it did, unless `model=` describes another base. Raises
+    ConfigError for several runs, CheckpointError for a run without results and for files that do not fit.
     """
     values, adapter = OmegaConf.to_container(config.model), config.adapter
     if len(runs := listed(config.run)) > 1:
@@ -75,9 +72,8 @@ def open_adapted(config: DictConfig) -> tuple[host.Sam3Image, str | None]:
     for run in runs:
         weights, best = run / WEIGHTS["best"], run / ADAPTER["best"]
         if not weights.is_file() and not best.is_file():
-            raise CheckpointError(
-                f"run={run}: neither {best.name} nor {weights.name} is there; expected a finished run"
-            )
+            missing = f"neither {best.name} nor {weights.name} is there"
+            raise CheckpointError(f"run={run}: {missing}; expected a finished run")
         if weights.is_file() and "model" in config.of_run:
             values["checkpoint"] = str(weights)
         if adapter is None and best.is_file():
@@ -105,16 +101,16 @@ def read_upright(path: Path) -> Image.Image:
 def find_images(images: str | Sequence[str]) -> dict[Path, str]:
     """The images that `images=` names, each with a file name of its own for the overlay; hidden files are skipped.
 
-    Raises:
-        DataError: a path that does not exist, or a folder without images.
+    Raises DataError for a path that does not exist, and for a folder without images.
     """
     found: list[Path] = []
     for path in listed(images):
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_ENDINGS and not is_hidden(p.name))
             if not inside:
-                endings = ", ".join(IMAGE_ENDINGS)
-                raise DataError(f"{path}: no images in this folder; expected files ending in {endings}")
+                raise DataError(
+                    f"{path}: no images in this folder; expected files ending in {', '.join(IMAGE_ENDINGS)}"
+                )
             found += inside
         elif path.is_file():
             found.append(path)
@@ -134,12 +130,11 @@ def _predict(predictor: Predictor, path: Path, config: DictConfig) -> tuple[dict
         best = best.above(config.score_threshold / max(best.presence, 1e-12))
         masks = best.masks(image.height, image.width, config.mask_threshold)
         boxes = best.boxes * best.boxes.new_tensor([image.width, image.height] * 2)
-        detections = [
-            {"score": score, "box_xyxy": box, "segmentation": rle}
-            for score, box, rle in zip(best.scores.tolist(), boxes.tolist(), encode_masks(masks), strict=True)
-        ]
+        scores = best.scores.tolist()
+        found = zip(scores, boxes.tolist(), encode_masks(masks), strict=True)
+        detections = [{"score": score, "box_xyxy": box, "segmentation": rle} for score, box, rle in found]
         predictions.append({"prompt": prompt, "presence": prediction.presence, "detections": detections})
         masks_shown += list(masks)
-        labels += [f"{prompt} {score:.2f}" for score in best.scores.tolist()]
+        labels += [f"{prompt} {score:.2f}" for score in scores]
     entry = {"file": str(path), "width": image.width, "height": image.height, "prompts": predictions}
     return entry, overlay(np.asarray(image), masks_shown, labels)

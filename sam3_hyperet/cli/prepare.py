@@ -28,8 +28,7 @@ from sam3_hyperet.version import __version__
 def main(argv: Sequence[str] | None = None) -> Path | None:
     """Check a data set and convert its label maps where it has to be; returns the manifest that was written.
 
-    Raises:
-        DataError: something is missing or wrong; the table printed says what. No manifest is written.
+    Raises DataError where something is missing or wrong: the table printed says what, and no manifest is written.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     values = _values(arguments)
@@ -69,12 +68,12 @@ def _values(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _converted(conversion: Conversion, root: Path, workers: int, console: Console) -> str | None:
-    """The folder of converted label maps, made if need be; None where those that came are right as they are."""
+    """The folder of converted label maps, made if need be; None if those that came are right as they are."""
     if conversion.needed(root):
         with _progress(console, f"{conversion.folder} → {conversion.to}") as on_map:
             count = conversion.run(root, workers, on_map)
-        said = f"converted {count:,} label maps to {root / conversion.to}; the originals are unchanged"
-        console.print(said, soft_wrap=True)
+        to = root / conversion.to
+        console.print(f"converted {count:,} label maps to {to}; the originals are unchanged", soft_wrap=True)
     return None if conversion.is_there(root) or not (root / conversion.to).is_dir() else conversion.to
 
 

@@ -15,7 +15,7 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
-from sam3_hyperet.options import read_options
+from sam3_hyperet.options import NonNegativeInt, Switch, check_fields, read_options
 from sam3_hyperet.training.options import CONFIG_FILE, FSDP, STAGES, CacheOptions, FitOptions
 
 _SAME_RESULT = {"protocol", "logger", "evaluate", "cache.folder", "train.checkpoint_activations"} | {
@@ -34,15 +34,12 @@ class RunOptions(FitOptions):
     loss: LossOptions
     cache: CacheOptions
     protocol: Protocol
-    seed: int
-    evaluate: bool
+    seed: NonNegativeInt
+    evaluate: Switch
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if type(self.seed) is not int or self.seed < 0:
-            raise ConfigError(f"seed={self.seed!r}; expected an integer from 0")
-        if type(self.evaluate) is not bool:
-            raise ConfigError(f"evaluate={self.evaluate!r}; expected true or false")
+        check_fields(self)
         if self.train.strategy == FSDP:
             self._check_sharding()
 

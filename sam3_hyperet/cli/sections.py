@@ -9,7 +9,7 @@ from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
-from sam3_hyperet.options import Condition, NonNegativeInt, PositiveInt, Probability, check_value
+from sam3_hyperet.options import Condition, NonNegativeInt, PositiveInt, Probability, Switch, check_value
 from sam3_hyperet.training import options as training
 
 SECTIONS: dict[str, type] = {
@@ -27,7 +27,6 @@ SECTIONS: dict[str, type] = {
     "launcher": SlurmOptions,
 }
 
-_Switch = Annotated[bool, Condition(lambda value: type(value) is bool, "true or false")]
 _KEYS: dict[str, Any] = {  # with a condition on their values
     "run_dir": Annotated[str, Condition(lambda v: isinstance(v, str) and bool(v.strip()), "a folder to write to")],
     "seed": NonNegativeInt,
@@ -37,8 +36,8 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
     "devices": PositiveInt,
     "score_threshold": Probability,
     "mask_threshold": Probability,
-    "evaluate": _Switch,
-    "keep_records": _Switch,
+    "evaluate": Switch,
+    "keep_records": Switch,
     "device": Annotated[str, Condition(lambda v: str(v).split(":")[0] in ("auto", "cpu", "cuda"), "auto, cpu or cuda")],
     "evaluate resume": Annotated[str, Condition(lambda v: v in ("auto", "never"), "auto or never")],
 }

@@ -15,7 +15,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.grounding import Grounding
 from sam3_hyperet.inference.prediction import Encoded, PromptPrediction
-from sam3_hyperet.options import PRECISIONS, one_of
+from sam3_hyperet.options import PRECISIONS, NonNegativeInt, Probability, check_value, one_of
 
 _MOST_PROMPTS = 32
 _CACHE_BYTES = 32 * 2**20
@@ -45,10 +45,8 @@ class Predictor:
         min_score: float = 0.0,
         precision: str = "32-true",
     ) -> None:
-        if type(prompts_at_once) is not int or prompts_at_once < 0:
-            raise ConfigError(f"prompts_at_once={prompts_at_once!r}; expected an integer from 0")
-        if type(min_score) not in (int, float) or not 0 <= min_score <= 1:
-            raise ConfigError(f"min_score={min_score!r}; expected a probability")
+        check_value("prompts_at_once", prompts_at_once, NonNegativeInt)
+        check_value("min_score", min_score, Probability)
         one_of("precision", precision, PRECISIONS)
         check_prompts(model, vocabulary)
         self.model, self.vocabulary, self.resolution = model, tuple(vocabulary), resolution

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.checkpoint import load_base
 from sam3_hyperet.modeling.config import ModelOptions
-from sam3_hyperet.options import read_options
+from sam3_hyperet.options import NonNegativeInt, check_value, read_options
 
 
 def open_model(values: Mapping[str, object]) -> host.Sam3Image:
@@ -42,7 +41,6 @@ def _printed(logger: logging.Logger) -> Iterator[None]:
 
 def set_threads(count: int) -> None:
     """PyTorch's threads, of an option threads=N; 0 leaves its own choice."""
-    if type(count) is not int or count < 0:
-        raise ConfigError(f"threads={count!r}; expected an integer from 0")
+    check_value("threads", count, NonNegativeInt)
     if count:
         torch.set_num_threads(count)
