@@ -11,15 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sam3_hyperet.data.annotations import (
-    AnnotatedImages,
-    Category,
-    ImageInfo,
-    Instance,
-    one_line,
-    prompt_name,
-    some,
-)
+from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, Instance, one_line, prompt_name, some
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, composed, find_by_stem
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.masks import MAX_SIDE, encode_masks
@@ -34,13 +26,7 @@ class LabelMaps(AnnotatedImages):
     offset."""
 
     def __init__(
-        self,
-        name: str,
-        categories: Sequence[Category],
-        files: Sequence[tuple[Path, Path]],
-        *,
-        ignore: int,
-        offset: int,
+        self, name: str, categories: Sequence[Category], files: Sequence[tuple[Path, Path]], *, ignore: int, offset: int
     ) -> None:
         super().__init__(name, categories)
         self._files, self._ignore, self._offset = list(files), ignore, offset

@@ -176,11 +176,7 @@ class _Regions:
 
 
 def _datapoint(
-    image: torch.Tensor,
-    prompts: Sequence[Prompt],
-    regions: _Regions,
-    record: ImageInfo,
-    not_exhaustive: frozenset[int],
+    image: torch.Tensor, prompts: Sequence[Prompt], regions: _Regions, record: ImageInfo, not_exhaustive: frozenset[int]
 ) -> Datapoint:
     side, crowds = image.shape[-1], regions.crowds()
     objects: list[Object] = []

@@ -11,18 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sam3_hyperet.scenes.concepts import THINGS
-from sam3_hyperet.scenes.shapes import (
-    COLORS,
-    Points,
-    Rgb,
-    Sprite,
-    blob,
-    box,
-    ellipse,
-    jitter,
-    polygon,
-    tint,
-)
+from sam3_hyperet.scenes.shapes import COLORS, Points, Rgb, Sprite, blob, box, ellipse, jitter, polygon, tint
 
 _GLASS: Rgb = (176, 216, 236)
 _LAMPLIGHT: Rgb = (252, 222, 128)
@@ -84,11 +73,7 @@ def _car(rng: np.random.Generator) -> Sprite:
     sprite.add(box(-half + 1, 6, half - 1, 9), tint(color, 0.7), outlined=False)
     sprite.add(ellipse(half - 3, deck - 5, 2.2, 2.2), (255, 240, 170))
     middle, sill = (rear + front) / 2 + 1, deck + 0.5
-    _window(
-        sprite,
-        polygon((rear + 1, sill), (middle - 1, sill), (middle - 1, top - 2), (rear + 5, top - 2)),
-        _GLASS,
-    )
+    _window(sprite, polygon((rear + 1, sill), (middle - 1, sill), (middle - 1, top - 2), (rear + 5, top - 2)), _GLASS)
     _window(
         sprite,
         polygon((middle + 1.5, sill), (front + 3.5, sill), (front - 3, top - 2), (middle + 1.5, top - 2)),
@@ -209,29 +194,19 @@ def _person(rng: np.random.Generator) -> Sprite:
         leg = sprite.part("leg")
         foot = side * (5.0 + stride)
         sprite.add(
-            polygon((foot - 4, 0), (foot + 4, 0), (side * 4.6 + 4.2, hip), (side * 4.6 - 4.2, hip)),
-            trousers,
-            part=leg,
+            polygon((foot - 4, 0), (foot + 4, 0), (side * 4.6 + 4.2, hip), (side * 4.6 - 4.2, hip)), trousers, part=leg
         )
         sprite.add(box(foot - 4.4, 0, foot + 5.4, 3.6, 1.5), _RUBBER, part=leg)
     swing = rng.uniform(1, 7)
     for side in (-1, 1):
         hand = (side * (12.5 + swing), shoulder - 19 + swing)
         arm = polygon(
-            (side * 7, shoulder - 1),
-            (side * 10, shoulder - 2),
-            (hand[0] + 2, hand[1]),
-            (hand[0] - 2, hand[1]),
+            (side * 7, shoulder - 1), (side * 10, shoulder - 2), (hand[0] + 2, hand[1]), (hand[0] - 2, hand[1])
         )
         sprite.add(arm, tint(shirt, 0.85))
         sprite.add(ellipse(*hand, 2.7, 2.7), skin)
     torso = polygon(
-        (-9, hip - 2),
-        (9, hip - 2),
-        (10.5, shoulder - 2),
-        (7, shoulder),
-        (-7, shoulder),
-        (-10.5, shoulder - 2),
+        (-9, hip - 2), (9, hip - 2), (10.5, shoulder - 2), (7, shoulder), (-7, shoulder), (-10.5, shoulder - 2)
     )
     sprite.add(torso, shirt, "stripe" if rng.random() < 0.4 else "grain")
     head, y = sprite.part("head"), shoulder + 6.8
@@ -249,10 +224,7 @@ def _dog(rng: np.random.Generator) -> Sprite:
     length, lift = rng.uniform(17, 21), rng.uniform(14, 16)
     tip = rng.uniform(8, 16)
     tail = polygon(
-        (-length + 3, lift + 3),
-        (-length - 7, lift + tip),
-        (-length - 9.5, lift + tip - 3),
-        (-length, lift - 3),
+        (-length + 3, lift + 3), (-length - 7, lift + tip), (-length - 9.5, lift + tip - 3), (-length, lift - 3)
     )
     sprite.add(tail, coat)
     for x in (-length + 6.5, length - 6.5):

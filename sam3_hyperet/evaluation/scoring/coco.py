@@ -100,11 +100,7 @@ class GroundTruth:
         """The compressed RLE of every annotation."""
         masks = []
         for record in self.annotations:
-            shape, where, height_width = (
-                record.get("segmentation"),
-                record["where"],
-                self.sizes[record["image_id"]],
-            )
+            shape, where, height_width = (record.get("segmentation"), record["where"], self.sizes[record["image_id"]])
             if isinstance(shape, list) and shape:
                 for polygon in shape:
                     if (
@@ -139,11 +135,7 @@ def check_detections(records: Any, ground_truth: GroundTruth, source: str) -> li
         score = record.get("score")
         if not _finite(score):
             raise DataError(f"{where}: score is {score!r}, expected a finite number")
-        detection = {
-            "image_id": record["image_id"],
-            "category_id": record["category_id"],
-            "score": float(score),
-        }
+        detection = {"image_id": record["image_id"], "category_id": record["category_id"], "score": float(score)}
         if record.get("bbox"):
             detection["bbox"] = _box(record, where)
         if "segmentation" in record:

@@ -38,11 +38,7 @@ class ImageDetections:
     """
 
     def __init__(
-        self,
-        image_id: int,
-        columns: Mapping[int, int],
-        truths: Iterable[Truth],
-        iou_types: Sequence[str] = IOU_TYPES,
+        self, image_id: int, columns: Mapping[int, int], truths: Iterable[Truth], iou_types: Sequence[str] = IOU_TYPES
     ) -> None:
         self.image_id = image_id
         self.truths = {columns[category_id]: found for category_id, found in Truths.by_category(truths).items()}
