@@ -29,12 +29,11 @@ def encode_masks(masks: np.ndarray) -> list[Rle]:
 
 
 def decode(rle: Rle) -> np.ndarray:
-    """(H, W) uint8 of 0 and 1 of a compressed RLE."""
-    height, width = rle["size"]
+    """(H, W) uint8 of 0 and 1 of a compressed RLE; `coco_mask.decode` warns with NumPy 2."""
     runs = _runs(rle["counts"])
     values = np.zeros(len(runs), np.uint8)
     values[1::2] = 1
-    return np.repeat(values, runs).reshape(width, height).T
+    return np.repeat(values, runs).reshape(rle["size"][::-1]).T
 
 
 def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
@@ -46,19 +45,15 @@ def spread_beyond(extents: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """(K, 2) pixels by which polygons reach over the right or left, and the bottom or top border.
 
     COCO's rasteriser takes memory, and then crashes, in proportion to a polygon's extent.
-
-    Args:
-        extents: (K, 4) left, top, right, bottom. sizes: (K, 2) width and height of each one's image.
+    extents: (K, 4) left, top, right, bottom. sizes: (K, 2) width and height of each one's image.
     """
-    beyond: np.ndarray = np.maximum(-extents[:, :2], extents[:, 2:] - sizes)
-    return beyond
+    return np.maximum(-extents[:, :2], extents[:, 2:] - sizes)  # type: ignore[no-any-return]
 
 
 def from_run_lengths(rle: dict[str, Any], height: int, width: int, where: str) -> Rle:
     """A COCO RLE, compressed or not, as a compressed one.
 
-    Raises:
-        DataError: beginning with `where`, unless its size is (height, width) and its runs fill exactly that.
+    Raises DataError, beginning with `where`, unless its size is (height, width) and its runs fill exactly that.
     """
     if rle.get("size") != [height, width]:
         raise DataError(f"{where}: its RLE has the size {rle.get('size')!r:.60}, the image is {[height, width]}")
@@ -83,8 +78,7 @@ def area(rle: Rle) -> int:
 
 def box(rle: Rle) -> tuple[float, float, float, float]:
     """COCO's [x, y, width, height] around a mask, in pixels; zeros where it is empty."""
-    x, y, width, height = coco_mask.toBbox(rle).tolist()
-    return x, y, width, height
+    return tuple(coco_mask.toBbox(rle).tolist())
 
 
 def union(masks: Sequence[Rle], height: int, width: int) -> Rle:
@@ -103,14 +97,13 @@ def iou(shapes: Sequence[Any], others: Sequence[Any], crowd: Sequence[bool] | No
     if not len(shapes) or not len(others):
         return np.zeros((len(shapes), len(others)))
     flags = [0] * len(others) if crowd is None else [int(flag) for flag in crowd]
-    found: np.ndarray = coco_mask.iou(list(shapes), list(others), flags)
-    return found
+    return coco_mask.iou(list(shapes), list(others), flags)  # type: ignore[no-any-return]
 
 
 def invalid_rles(counts: Sequence[bytes], areas: Sequence[int]) -> np.ndarray:
     """Which of n compressed RLEs do not decode to their image: (n,) bool.
 
-    counts: the compressed strings; areas: height x width of each image, in pixels. Valid means: only
+    areas: height x width of each image, in pixels. Valid means: only
     characters of the alphabet, ended where a run ends, no run negative, and the runs add up to the area. The
     format: a run is little-endian base 32 in characters from "0", bit 5 set on all but its last; from the
     fourth on, runs are differences to the run two before.
@@ -155,11 +148,8 @@ def _run_values(codes: np.ndarray, ends: np.ndarray, widths: np.ndarray) -> np.n
 
 
 def _undo_differences(values: np.ndarray, run_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The runs in rows of two, each record from a row of its own, and the records' first rows.
-
-    So the even and the odd runs stand in columns of their own, and running sums of these undo the differences; the
-    first run stands alone.
-    """
+    """The runs in rows of two, each record from a row of its own, and the records' first rows."""
+    # so the even and the odd runs stand in columns of their own, whose running sums undo the differences
     rows = (run_counts + 1) // 2
     first_rows = np.cumsum(rows) - rows
     gaps = 2 * first_rows - (np.cumsum(run_counts) - run_counts)

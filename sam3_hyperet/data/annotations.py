@@ -24,8 +24,7 @@ _BROKEN_PICTURE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Ima
 
 @dataclass(frozen=True)
 class Category:
-    """A concept that can be prompted. `parents` are ids, of other categories or of concepts above all of
-    them; `supercategory` is COCO's name of such a concept."""
+    """A concept to prompt; `parents` are ids, of categories or of concepts above all, whose name is `supercategory`."""
 
     id: int
     name: str
@@ -39,8 +38,7 @@ class Category:
 class Instance:
     """One annotated region: a compressed COCO RLE at the image's full size. A crowd is many, not told apart.
 
-    `stated_box`, COCO's [x, y, width, height], and `stated_area`, both in pixels, are those of the annotation file,
-    which average precision counts as COCO does; None where they follow from the mask.
+    `stated_box` and `stated_area`, in pixels, are the annotation file's, by which AP counts; None: the mask's.
     """
 
     category_id: int
@@ -86,12 +84,9 @@ class AnnotatedImages:
     counts: Mapping[int, int] | None = None
 
     def __init__(self, name: str, categories: Iterable[Category]) -> None:
-        self.name = name
-        self.categories = tuple(categories)
-        self.dropped: Counter[str] = Counter()
-        self.adjusted: Counter[str] = Counter()
-        self.crowds = 0
-        self.is_upright = False
+        self.name, self.categories = name, tuple(categories)
+        self.dropped, self.adjusted = Counter[str](), Counter[str]()
+        self.crowds, self.is_upright = 0, False
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -111,8 +106,7 @@ class AnnotatedImages:
         raise NotImplementedError
 
     def label_map(self, i: int) -> np.ndarray | None:
-        """(H, W) category id of every pixel, `label_maps.IGNORED` where there is none; None where a data set
-        has instances only."""
+        """(H, W) category id of every pixel, `label_maps.IGNORED` for none; None where a data set has no label maps."""
         return None
 
     def files(self, i: int) -> tuple[Path, ...]:
@@ -120,8 +114,7 @@ class AnnotatedImages:
         return (self.image(i).path,)
 
     def crowd_only(self, i: int) -> frozenset[int]:
-        """Ids of the categories that image i shows as crowds and never as an instance, as far as that is known
-        without opening it."""
+        """Ids of the categories that image i shows only as crowds, as far as known without opening it."""
         return frozenset()
 
     def unlabelled(self, i: int) -> frozenset[int]:
@@ -137,11 +130,11 @@ class AnnotatedImages:
         record = self.image(i)
         image = read_image(record.path, upright=self.is_upright)
         if image.size != (record.width, record.height):
+            turned = image.size == (record.height, record.width)
             remedy = f"; expected data.exif={'ignore' if self.is_upright else 'apply'}, if EXIF turns it"
             raise DataError(
-                f"{record.path}: image {record.image_id} is {image.width}x{image.height} pixels, "
-                f"its annotations are for {record.width}x{record.height}"
-                + (remedy if image.size == (record.height, record.width) else "")
+                f"{record.path}: image {record.image_id} is {image.width}x{image.height} pixels, its annotations are "
+                f"for {record.width}x{record.height}{remedy if turned else ''}"
             )
         return image
 
@@ -183,6 +176,20 @@ def whole_number(value: object, where: str, low: int = 0, high: int = 2**63 - 1)
     return value
 
 
+def read_category(record: Mapping[str, Any], where: str, kind: str) -> tuple[Category, str]:
+    """A record's id, name, synonyms and granularity, checked, and the words an error about it begins with."""
+    number = category_id(field(record, "id", where), f"{where}: its id")
+    where = f"{kind} {number}"
+    name = prompt_name(field(record, "name", where), f"{where}: its name")
+    synonyms, granularity = record.get("synonyms", []), record.get("granularity", "object")
+    if not isinstance(synonyms, list):
+        raise DataError(f"{where}: its synonyms are {shown(synonyms)}, expected a list of names")
+    if granularity not in GRANULARITIES:
+        raise DataError(f"{where}: its granularity is {shown(granularity)}, expected {', '.join(GRANULARITIES)}")
+    words = tuple(prompt_name(word, f"{where}: a synonym") for word in synonyms)
+    return Category(number, name, words, granularity), where
+
+
 def category_id(value: object, where: str) -> int:
     """A category id that SAM 3 can batch."""
     return whole_number(value, where, 0, _MAX_ID)
@@ -206,9 +213,8 @@ def spoken(name: str) -> str:
 def records(content: Any, key: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each object of the list content[key] of a JSON file, with the words an error about it begins with."""
     if key not in content:
-        raise DataError(
-            f"{path}: the key {key!r} is missing; found {', '.join(map(shown, list(content)[:8])) or 'none'}"
-        )
+        found = ", ".join(map(shown, list(content)[:8])) or "none"
+        raise DataError(f"{path}: the key {key!r} is missing; found {found}")
     listed = content[key]
     if not isinstance(listed, list):
         raise DataError(f"{path}: {key} is {shown(listed)}, expected a list")

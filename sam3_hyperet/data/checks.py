@@ -31,10 +31,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A split's checks, lines for people, and what its manifest says.
-
-    The manifest has counts, bytes, and the SHA-256 of the sorted list of its files, by path from the root and bytes.
-    """
+    """A split's notes, its checks, and its manifest: counts, bytes, and the SHA-256 of the sorted list of its files."""
 
     notes: tuple[str, ...]
     checks: tuple[Check, ...]
@@ -52,14 +49,10 @@ def inspect(
     workers: int = 4,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inspected:
-    """Read a split, and decode each of its images and label maps.
+    """Open a split by `read`, whose DataError is a failed check, and decode each of its images and label maps.
 
-    Args:
-        read: opens the split; its DataError is a failed check.
-        root: file names are listed below it.
-        expected: how many `images`, `annotations` or `categories` there are to be, where that is known.
-        workers: threads.
-        on_image: called with how many are done, and of how many.
+    expected: how many `pictures`, `annotations` or `categories` there are to be, where that is known.
+    on_image: called with how many are done, and of how many.
     """
     try:
         images = read()
@@ -76,30 +69,26 @@ def inspect(
     labelled, pixels = 0, 0
     with ThreadPoolExecutor(workers) as pool:
         opened = pool.map(lambda i: _open(images, i), range(len(images)))
-        for done, (fault, labelled_here, pixels_here) in enumerate(opened, start=1):
-            faults += [fault] if fault else []
+        for done, (found, labelled_here, pixels_here) in enumerate(opened, start=1):
+            faults += found
             labelled, pixels = labelled + labelled_here, pixels + pixels_here
             on_image(done, len(images))
     checks.append(Check("unusable files", f"{len(faults):,}", "0", not faults, tuple(faults[:_SHOWN])))
     if pixels:
         checks.append(Check("labelled pixels", f"{labelled / pixels:.1%}", "more than 0", labelled > 0))
-    listing = _listing(images, root)
+    files = [path for i in range(len(images)) for path in images.files(i)]
+    listing = {Path(os.path.relpath(path, root)).as_posix(): path.stat().st_size for path in files}
     text = "".join(f"{name}\t{size}\n" for name, size in sorted(listing.items()))
     shares = {"labelled": labelled / pixels} if pixels else {}
     totals = {"bytes": sum(listing.values()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
     return Inspected(tuple(data_notes(images)), tuple(checks), {**counts, **shares, **totals})
 
 
-def _open(images: AnnotatedImages, i: int) -> tuple[str, int, int]:
-    """What is wrong with image i, if anything is; how many pixels of its label map have a class, and of how many."""
+def _open(images: AnnotatedImages, i: int) -> tuple[list[str], int, int]:
+    """What is wrong with image i; how many pixels of its label map have a class, and of how many."""
     try:
         images.load_image(i)
         labels = images.label_map(i)
     except DataError as error:
-        return str(error), 0, 0
-    return ("", 0, 0) if labels is None else ("", int((labels != IGNORED).sum()), labels.size)
-
-
-def _listing(images: AnnotatedImages, root: Path) -> dict[str, int]:
-    files = [path for i in range(len(images)) for path in images.files(i)]
-    return {Path(os.path.relpath(path, root)).as_posix(): path.stat().st_size for path in files}
+        return [str(error)], 0, 0
+    return ([], 0, 0) if labels is None else ([], int((labels != IGNORED).sum()), labels.size)

@@ -1,30 +1,27 @@
 """COCO instance annotations, checked as they are read.
 
-What is wrong (an unknown id, a size that disagrees, a missing image …) is an error naming file and record. What is
-merely degenerate (a polygon of fewer than 3 points, a mask without a pixel) is left out and counted in `dropped`; a box
-or an area that cannot be follows from the mask and is counted in `adjusted`. Polygons become masks one image at a time,
-so the whole of train2017 can be read.
+What is wrong (an unknown id, a missing image …) is an error naming file and record. What is merely degenerate (a mask
+without a pixel) is left out and counted in `dropped`; a box or an area that cannot be follows from the mask and is
+counted in `adjusted`. Polygons become masks one image at a time, so the whole of train2017 can be read.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sam3_hyperet.data.annotations import (
-    GRANULARITIES,
     AnnotatedImages,
     Category,
     ImageInfo,
     Instance,
-    category_id,
     field,
-    prompt_name,
+    read_category,
     records,
     shown,
     some,
@@ -41,8 +38,7 @@ from sam3_hyperet.masks import MAX_SIDE
 
 @dataclass(frozen=True)
 class Federated:
-    """What LVIS says of an image: category ids that it certainly does not show, and those of which it may show more
-    instances than are annotated. Of any other category without annotation nothing is known there."""
+    """LVIS's ids of the categories that an image does not show, and of those it may show more of than is annotated."""
 
     absent: frozenset[int]
     not_exhaustive: frozenset[int]
@@ -52,20 +48,15 @@ class CocoInstances(AnnotatedImages):
     """COCO instances, stored in flat arrays ordered by image; made by `read_coco`."""
 
     def __init__(
-        self,
-        name: str,
-        categories: list[Category],
-        images: list[ImageInfo],
-        table: AnnotationTable,
-        federated: Mapping[int, Federated],
+        self, name: str, categories: list[Category], table: AnnotationTable, federated: Mapping[int, Federated]
     ) -> None:
         super().__init__(name, categories)
-        self._images, self._table, self._federated = images, table, federated
+        self._images, self._table, self._federated = table.images, table, federated
         self.dropped, self.adjusted = table.dropped, table.adjusted
         self.crowds = int(table.crowd.sum())
         self.counts = Counter(table.category.tolist())
         self._order = np.argsort(table.image, kind="stable")
-        self._first = np.searchsorted(table.image[self._order], np.arange(len(images) + 1))
+        self._first = np.searchsorted(table.image[self._order], np.arange(len(table.images) + 1))
 
     def __len__(self) -> int:
         return len(self._images)
@@ -92,7 +83,7 @@ class CocoInstances(AnnotatedImages):
         if i not in self._federated:
             return lost
         known = self._federated[i].absent.union(self._table.category[self._rows(i)].tolist())
-        return lost | (frozenset(category.id for category in self.categories) - known)
+        return lost | (frozenset(category.id for category in self.categories) - known)  # nothing is known of the rest
 
     def not_exhaustive(self, i: int) -> frozenset[int]:
         i = range(len(self))[i]
@@ -132,7 +123,7 @@ def read_coco(
     for where, record in records(content, "annotations", path):
         table.add(record, where)
     table.finish()
-    return CocoInstances(name, categories, image_records, table, federated)
+    return CocoInstances(name, categories, table, federated)
 
 
 def _categories(content: Mapping[str, Any], path: Path) -> list[Category]:
@@ -145,19 +136,12 @@ def _categories(content: Mapping[str, Any], path: Path) -> list[Category]:
     found: dict[int, Category] = {}
     named: dict[str, int] = {}
     for where, record in records(content, "categories", path):
-        number = category_id(field(record, "id", where), f"{where}: its id")
-        where = f"{path}: category {number}"
-        text = prompt_name(field(record, "name", where), f"{where}: its name")
+        category, where = read_category(record, where, f"{path}: category")
+        number, text = category.id, category.name
         if number in found:
             raise DataError(f"{where}: two categories have this id ({found[number].name!r} and {text!r})")
         if text in named:
             raise DataError(f"{where}: category {named[text]} has the same name {text!r}")
-        synonyms = record.get("synonyms", [])
-        if not isinstance(synonyms, list):
-            raise DataError(f"{where}: its synonyms are {shown(synonyms)}, expected a list of names")
-        granularity = record.get("granularity", "object")
-        if granularity not in GRANULARITIES:
-            raise DataError(f"{where}: its granularity is {shown(granularity)}, expected {', '.join(GRANULARITIES)}")
         parents: tuple[int, ...] = ()
         above = record.get("supercategory")
         above = spoken(above) if isinstance(above, str) and above != "none" else ""
@@ -165,8 +149,7 @@ def _categories(content: Mapping[str, Any], path: Path) -> list[Category]:
             parents, above = (named_by[above],), ""
         elif above:
             parents = (supers.setdefault(above, -1 - len(supers)),)  # an id no category can have
-        words = tuple(prompt_name(word, f"{where}: a synonym") for word in synonyms)
-        found[number] = Category(number, text, words, granularity, parents, above)
+        found[number] = replace(category, parents=parents, supercategory=above)
         named[text] = number
     if not found:
         raise DataError(f"{path}: it has no categories")
@@ -194,15 +177,14 @@ def _images(content: Mapping[str, Any], path: Path, folder: Path) -> tuple[list[
             raise DataError(f"{where}: its file_name is {shown(file_name)}, expected a path below the image folder")
         if leaves_folder(file_name):
             raise DataError(f"{where}: its file_name {shown(file_name)} leaves the image folder")
-        height, width = (
-            whole_number(field(record, side, where), f"{where}: its {side}", 1, MAX_SIDE)
-            for side in ("height", "width")
-        )
+        sides = {
+            s: whole_number(field(record, s, where), f"{where}: its {s}", 1, MAX_SIDE) for s in ("height", "width")
+        }
         file = listing.find(file_name)
         if file is None:
             missing.append(f"{file_name} (image {number})")
         position[number] = len(found)
-        found.append(ImageInfo(number, file or folder / file_name, height, width))
+        found.append(ImageInfo(number, file or folder / file_name, **sides))
     if not found:
         raise DataError(f"{path}: it has no images")
     if missing:
@@ -216,14 +198,10 @@ def _federated(
     """LVIS's keys of the images that have them, by position."""
     found = {}
     for _, record in records(content, "images", path):
-        keys = ("neg_category_ids", "not_exhaustive_category_ids")
-        if not any(key in record for key in keys):
-            continue
-        listed = []
-        for key in keys:
-            ids = record.get(key, [])
+        listed = {key: record.get(key, []) for key in ("neg_category_ids", "not_exhaustive_category_ids")}
+        for key, ids in listed.items():
             if not isinstance(ids, list) or any(type(one) is not int or one not in categories for one in ids):
                 raise DataError(f"{path}: image {record['id']}: its {key} are {shown(ids)}, expected category ids")
-            listed.append(frozenset(ids))
-        found[position[record["id"]]] = Federated(*listed)
+        if listed.keys() & record.keys():
+            found[position[record["id"]]] = Federated(*map(frozenset, listed.values()))
     return found

@@ -33,13 +33,12 @@ class AnnotationTable:
         images: list[ImageInfo],
         position: Mapping[int, int],
         categories: Mapping[int, str],
-        crowds_are_instances: bool = False,
+        crowds_are_instances: bool,
     ) -> None:
         """categories: names by id; crowds_are_instances: read `iscrowd: 1` as 0."""
-        self.path, self._images, self._position, self._categories = path, images, position, categories
+        self.path, self.images, self._position, self._categories = path, images, position, categories
         self._crowds_are_instances = crowds_are_instances
-        self.dropped: Counter[str] = Counter()
-        self.adjusted: Counter[str] = Counter()
+        self.dropped, self.adjusted = Counter[str](), Counter[str]()
         self._seen: set[int] = set()
         self._rows: list[tuple[int, ...]] = []  # id, image, category, crowd, first polygon, last + 1
         self._stated: list[tuple[float, ...]] = []  # x, y, width, height, area; NaN where it follows from the mask
@@ -59,17 +58,21 @@ class AnnotationTable:
             raise DataError(f"{where}: its image_id {shown(image_id)} is not among the {len(self._position)} images")
         if type(category) is not int or category not in self._categories:
             raise DataError(f"{where}: its category_id {shown(category)} is not among the categories")
-        self._check_phrase(record, category, where)
+        phrase, name = record.get("noun_phrase"), self._categories[category]
+        if phrase is not None and phrase != name:
+            raise DataError(
+                f"{where}: its noun_phrase is {shown(phrase)}, its category {name!r}; phrases of single annotations, "
+                "as SAM 3's training files have, are not read: expected one category a phrase, or no noun_phrase"
+            )
         crowd = record.get("iscrowd", 0)
         if crowd not in (0, 1):
             raise DataError(f"{where}: its iscrowd is {shown(crowd)}, expected 0 or 1")
         if crowd and self._crowds_are_instances:
             self.adjusted["crowd, read as an instance"] += 1
             crowd = 0
-        position = self._position[image_id]
-        image = self._images[position]
+        position, first = self._position[image_id], len(self._outlines)
+        image = self.images[position]
         box = _stated_box(record, image, where)
-        first = len(self._outlines)
         if self._take(record.get("segmentation"), box, number, image, where):
             self._rows.append((number, position, category, bool(crowd), first, len(self._outlines)))
             self._stated.append((*(box or _NO_BOX), self._stated_area(record, image)))
@@ -77,15 +80,6 @@ class AnnotationTable:
                 self.adjusted[f"box without area, {_FROM_MASK}"] += 1
         else:
             self._lost.append((position, category))
-
-    def _check_phrase(self, record: Mapping[str, Any], category: int, where: str) -> None:
-        phrase = record.get("noun_phrase")
-        if phrase is not None and phrase != self._categories[category]:
-            raise DataError(
-                f"{where}: its noun_phrase is {shown(phrase)}, its category {self._categories[category]!r}; phrases of "
-                "single annotations, as SAM 3's training files have, are not read: expected one category a phrase, or "
-                "no noun_phrase"
-            )
 
     def _stated_area(self, record: Mapping[str, Any], image: ImageInfo) -> float:
         area = record.get("area", ...)
@@ -118,11 +112,7 @@ class AnnotationTable:
         return bool(polygons)
 
     def finish(self) -> None:
-        """Turn the rows into arrays, check all coordinates at once, leave out what covers no pixel.
-
-        Raises:
-            DataError: no annotation is left, or none that is not a crowd.
-        """
+        """Turn rows into arrays, check all coordinates at once, leave out what covers no pixel. Raises DataError."""
         rows = np.asarray(self._rows, np.int64).reshape(-1, 6)
         self._boxes = np.asarray(self._stated, np.float64).reshape(-1, 5)
         owner = np.repeat(np.arange(len(rows)), rows[:, 5] - rows[:, 4])  # the row of each polygon
@@ -143,26 +133,26 @@ class AnnotationTable:
         self._check_boxes(owner, keep)
         for column in ("id", "image", "category", "crowd", "_from", "_to", "_boxes"):
             setattr(self, column, getattr(self, column)[keep])
-        self._check_usable()
+        if not len(self.id):
+            raise DataError(f"{self.path}: none of its {len(self._seen)} annotations has a mask ({dict(self.dropped)})")
+        if self.crowd.all():
+            raise DataError(
+                f"{self.path}: all of its {len(self.id)} annotations with a mask are crowds (iscrowd: 1), of which "
+                "nothing is learnt or scored; if each is one instance, read it so by data.crowds=instances"
+            )
         self.unlabelled = self._without_annotation_left()
         del self._rows, self._stated, self._outlines, self._seen, self._position, self._lost
 
     def instance(self, row: int) -> Instance:
         """The annotation of one row."""
         *box, area = self._boxes[row].tolist()
-        return Instance(
-            int(self.category[row]),
-            self._rle(row),
-            bool(self.crowd[row]),
-            int(self.id[row]),
-            None if math.isnan(box[0]) else tuple(box),
-            None if math.isnan(area) else area,
-        )
+        stated = None if math.isnan(box[0]) else tuple(box), None if math.isnan(area) else area
+        return Instance(int(self.category[row]), self._rle(row), bool(self.crowd[row]), int(self.id[row]), *stated)
 
     def _rle(self, row: int) -> masks.Rle:
         if self._to[row] == self._from[row]:
             return self._rles[int(self.id[row])]
-        image = self._images[self.image[row]]
+        image = self.images[self.image[row]]
         polygons = [self._polygons.polygon(k) for k in range(self._from[row], self._to[row])]
         return masks.from_polygons(polygons, image.height, image.width)
 
@@ -171,12 +161,10 @@ class AnnotationTable:
         sizes = self._sizes(rows[owner, 1])
         beyond = masks.spread_beyond(self._polygons.extents, sizes)
         if (wrong := (beyond > sizes).any(axis=-1)).any():
-            k = int(np.flatnonzero(wrong)[0])
-            width, height = sizes[k].astype(int)
-            raise DataError(
-                f"{self.path}: annotation {rows[owner[k], 0]}: a polygon spans "
-                f"{[round(float(v), 1) for v in self._polygons.extents[k]]}, the image is {width}x{height}"
-            )
+            k = int(wrong.argmax())
+            span, (width, height) = [round(float(v), 1) for v in self._polygons.extents[k]], sizes[k].astype(int)
+            where = f"{self.path}: annotation {rows[owner[k], 0]}"
+            raise DataError(f"{where}: a polygon spans {span}, the image is {width}x{height}")
         return (beyond > 1).any(axis=-1)
 
     def _check_boxes(self, owner: np.ndarray, keep: np.ndarray) -> None:
@@ -199,33 +187,18 @@ class AnnotationTable:
 
     def _sizes(self, positions: np.ndarray) -> np.ndarray:
         """(N, 2) width and height of the images at some positions."""
-        sizes: np.ndarray = np.asarray([(image.width, image.height) for image in self._images], float)[positions]
-        return sizes
-
-    def _check_usable(self) -> None:
-        if not len(self.id):
-            raise DataError(f"{self.path}: none of its {len(self._seen)} annotations has a mask ({dict(self.dropped)})")
-        if self.crowd.all():
-            raise DataError(
-                f"{self.path}: all of its {len(self.id)} annotations with a mask are crowds (iscrowd: 1), of which "
-                "nothing is learnt or scored; if each is one instance, read it so by data.crowds=instances"
-            )
+        return np.asarray([(image.width, image.height) for image in self.images], float)[positions]
 
     def _without_annotation_left(self) -> dict[int, frozenset[int]]:
         left = set(zip(self.image.tolist(), self.category.tolist(), strict=True)) if self._lost else set()
-        found: dict[int, set[int]] = defaultdict(set)
-        for position, category in self._lost:
-            if (position, category) not in left:
-                found[position].add(category)
-        return {position: frozenset(categories) for position, categories in found.items()}
+        found: dict[int, frozenset[int]] = defaultdict(frozenset)
+        for position, category in set(self._lost) - left:
+            found[position] |= {category}
+        return dict(found)
 
 
 def _stated_box(record: Mapping[str, Any], image: ImageInfo, where: str) -> tuple[float, ...] | None:
-    """[x, y, width, height] of the file; None where it has none, or one without area.
-
-    Raises:
-        DataError: it is no box of this image.
-    """
+    """[x, y, width, height] of the file; None where it has none, or one without area. Raises DataError."""
     box = record.get("bbox")
     if box is None or box == []:
         return None

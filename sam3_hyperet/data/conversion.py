@@ -19,16 +19,12 @@ from sam3_hyperet.errors import ConfigError
 
 @dataclass(frozen=True)
 class Conversion:
-    """What to make of a data set that comes with other labels than are scored.
+    """What to make of label maps with other labels than are scored; folders are below the data set's root.
 
-    Attributes:
-        folder: of the label maps as they come, below the root.
-        ending: of their file names.
-        to: the folder to make, below the root.
-        to_ending: of the file names there, and of label maps in `folder` that need no conversion.
-        values: label as it comes -> label to write.
-        other: what all other labels become.
-        option: the key of the command line that names the folder of label maps.
+    folder, ending: of the label maps as they come, and of their file names. to, to_ending: the same of those to make;
+        label maps with that ending in `folder` need no conversion.
+    values: label as it comes -> label to write. other: what all other labels become.
+    option: the key of the command line that names the folder of label maps.
     """
 
     folder: str

@@ -20,11 +20,7 @@ def is_hidden(name: str) -> bool:
 
 
 def find_files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
-    """The files below a folder that end in one of these, by their path there, as text with "/".
-
-    Raises:
-        DataError: no such folder.
-    """
+    """The files below a folder that end in one of these, by their path there with "/". Raises DataError."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     lowered = tuple(ending.lower() for ending in endings)
@@ -39,11 +35,7 @@ def find_files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
 
 
 def find_by_stem(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
-    """The same by their path without the ending, in composed Unicode.
-
-    Raises:
-        DataError: no such folder, no such file, or two of one stem.
-    """
+    """The same by their path without the ending, in composed Unicode. Raises DataError for none or two of one stem."""
     found: dict[str, Path] = {}
     for name, path in find_files(folder, endings).items():
         ending = max((e for e in endings if name.lower().endswith(e.lower())), key=len)

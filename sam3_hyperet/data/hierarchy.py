@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import graphlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sam3_hyperet.data.annotations import GRANULARITIES, Category, category_id, field, prompt_name, records, shown
+from sam3_hyperet.data.annotations import Category, category_id, read_category, records
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.files import read_json
 
@@ -36,7 +36,7 @@ class Hierarchy:
     """
 
     kinds: Families
-    parts: Families = dataclass_field(default_factory=dict)
+    parts: Families = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for parent, children in (*self.kinds.items(), *self.parts.items()):
@@ -49,11 +49,7 @@ class Hierarchy:
         return tuple(dict.fromkeys(name for family in (self.kinds, self.parts) for c in family.values() for name in c))
 
     def prompts(self, vocabulary: Collection[str]) -> tuple[str, ...]:
-        """The parents that `vocabulary` lacks: what has to be asked in addition.
-
-        Raises:
-            ConfigError: a child that the vocabulary lacks.
-        """
+        """The parents that `vocabulary` lacks: more prompts. Raises ConfigError for a child that it lacks."""
         if missing := [name for name in self.children if name not in vocabulary]:
             raise ConfigError(f"hierarchy: {missing[0]!r} is not among the {len(vocabulary)} names of the vocabulary")
         return tuple(name for name in dict.fromkeys((*self.kinds, *self.parts)) if name not in vocabulary)
@@ -64,8 +60,7 @@ class Hierarchy:
         return frozenset(child for children in below for child in children) - {name}
 
     def cousins(self, name: str) -> frozenset[str]:
-        """The children of the parents beside those of `name`: beside them is what shares a parent with them or, at the
-        top, every other parent of the tree."""
+        """The children of the parents beside those of `name`, which share a parent with them or are all at the top."""
         families, own = self._families(name), self._parents(name)
         above = {grandparent for parent in own for grandparent in self._above(parent)}
         aunts = [p for p in families if (self._above(p) & above if above else not self._above(p))]
@@ -95,8 +90,7 @@ class Hierarchy:
 
 
 def hierarchy_of(categories: Sequence[Category]) -> Hierarchy | None:
-    """The tree that categories have by themselves: by their parents, as the scenes' have; by their supercategories, as
-    COCO's have; for exactly the 150 classes of ADE20K one of our own, `ADE20K`. None where there is none."""
+    """The tree of categories by their parents or supercategories; for exactly ADE20K's classes, `ADE20K`; or None."""
     by_id = {category.id: category for category in categories}
     kinds: dict[str, list[str]] = defaultdict(list)
     parts: dict[str, list[str]] = defaultdict(list)
@@ -108,12 +102,9 @@ def hierarchy_of(categories: Sequence[Category]) -> Hierarchy | None:
         if category.supercategory:
             kinds[COCO_PROMPTS.get(category.supercategory, category.supercategory)].append(category.name)
     if kinds or parts:
-        return Hierarchy(_frozen(kinds), _frozen(parts))
+        frozen = ({parent: tuple(children) for parent, children in families.items()} for families in (kinds, parts))
+        return Hierarchy(*frozen)
     return ADE20K if {category.name for category in categories} == set(ADE20K.children) else None
-
-
-def _frozen(families: Mapping[str, list[str]]) -> Families:
-    return {parent: tuple(children) for parent, children in families.items()}
 
 
 class ConceptTree:
@@ -126,9 +117,10 @@ class ConceptTree:
             for parent in parents:
                 children[parent].append(child)
         self._children = {parent: tuple(found) for parent, found in children.items()}
-        for concept in self._parents:
-            if concept in self._above(self._parents[concept]):
-                raise DataError(f"the concept tree runs in a circle: {concept} is above itself")
+        try:
+            graphlib.TopologicalSorter(self._parents).prepare()
+        except graphlib.CycleError as error:
+            raise DataError(f"the concept tree runs in a circle: {error.args[1][0]} is above itself") from None
 
     def parents(self, concept: int) -> tuple[int, ...]:
         """Ids directly above."""
@@ -143,47 +135,26 @@ class ConceptTree:
         return frozenset(s for parent in self.parents(concept) for s in self.children(parent)) - {concept}
 
     def implied(self, concept: int) -> frozenset[int]:
-        """Ids that must be present where `concept` is: the chain above it as long as there is one parent
-        only (a wheel that can be a car's or a bus's implies neither)."""
+        """Ids present wherever `concept` is: those above it up to where there are several parents (a wheel's)."""
         found: set[int] = set()
         while len(above := self.parents(concept)) == 1:
             concept = above[0]
             found.add(concept)
         return frozenset(found)
 
-    def _above(self, concepts: Iterable[int]) -> set[int]:
-        found: set[int] = set()
-        waiting = list(concepts)
-        while waiting:
-            concept = waiting.pop()
-            if concept not in found:
-                found.add(concept)
-                waiting += self.parents(concept)
-        return found
-
 
 def read_tree(path: Path) -> dict[int, Category]:
-    """The concepts of a concepts.json: a list of {id, name, granularity, parents, synonyms}. Raises
-    DataError."""
+    """The concepts of a concepts.json: a list of {id, name, granularity, parents, synonyms}. Raises DataError."""
     found: dict[int, Category] = {}
     for where, record in records({"concepts": read_json(path)}, "concepts", path):
-        number = category_id(field(record, "id", where), f"{where}: its id")
-        where = f"{path}: concept {number}"
-        if number in found:
+        category, where = read_category(record, where, f"{path}: concept")
+        if category.id in found:
             raise DataError(f"{where}: two concepts have this id")
-        parents, synonyms = record.get("parents", []), record.get("synonyms", [])
-        granularity = record.get("granularity", "object")
-        if granularity not in GRANULARITIES:
-            raise DataError(f"{where}: its granularity is {shown(granularity)}, expected {', '.join(GRANULARITIES)}")
-        if not isinstance(parents, list) or not isinstance(synonyms, list):
-            raise DataError(f"{where}: its parents or synonyms are no list")
-        found[number] = Category(
-            number,
-            prompt_name(field(record, "name", where), f"{where}: its name"),
-            tuple(prompt_name(word, f"{where}: a synonym") for word in synonyms),
-            granularity,
-            tuple(category_id(parent, f"{where}: a parent") for parent in parents),
-        )
+        parents = record.get("parents", [])
+        if not isinstance(parents, list):
+            raise DataError(f"{where}: its parents are no list of ids")
+        ids = tuple(category_id(parent, f"{where}: a parent") for parent in parents)
+        found[category.id] = replace(category, parents=ids)
     for concept in found.values():
         for parent in concept.parents:
             if parent not in found:

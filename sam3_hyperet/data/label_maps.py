@@ -22,8 +22,7 @@ _MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 
 
 class LabelMaps(AnnotatedImages):
-    """Images with label maps, opened one by one; made by `read_label_maps`. A category's id is its label −
-    offset."""
+    """Images with label maps, opened one by one; made by `read_label_maps`. A category's id is its label − offset."""
 
     def __init__(
         self, name: str, categories: Sequence[Category], files: Sequence[tuple[Path, Path]], *, ignore: int, offset: int
@@ -52,10 +51,10 @@ class LabelMaps(AnnotatedImages):
         found = np.unique(labels)
         wrong = found[(found != self._ignore) & ~np.isin(found - self._offset, self._known)]
         if len(wrong):
-            low, high = int(self._known[0]) + self._offset, int(self._known[-1]) + self._offset
-            raise DataError(
-                f"{path}: it has the label {some(wrong)}, expected {low} to {high}, or {self._ignore} for no class"
+            valid = (
+                f"{self._known[0] + self._offset} to {self._known[-1] + self._offset}, or {self._ignore} for no class"
             )
+            raise DataError(f"{path}: it has the label {some(wrong)}, expected {valid}")
         return np.where(labels == self._ignore, IGNORED, labels - self._offset).astype(np.int32)
 
     def instances(self, i: int) -> tuple[Instance, ...]:
@@ -72,14 +71,13 @@ class LabelMaps(AnnotatedImages):
         if len(self) > COUNTED:
             return None
         with ThreadPoolExecutor(8) as pool:
-            return Counter(c for found in pool.map(self._classes, range(len(self))) for c in found)
+            return Counter(c for found in pool.map(self._classes, range(len(self))) for c in found if c != IGNORED)
 
     def _classes(self, i: int) -> list[int]:
         try:
-            labels = self.label_map(i)
+            return np.unique(self.label_map(i)).tolist()
         except DataError:  # named when the image is opened
             return []
-        return [int(c) for c in np.unique(labels) if c != IGNORED]
 
 
 def read_label_maps(
@@ -96,28 +94,23 @@ def read_label_maps(
 ) -> LabelMaps:
     """Pair the images below `images` with the label maps below `labels` by their path without the ending.
 
-    names: one per class, in the order of their labels, or a text file with one a line; after a comma,
-        synonyms. An underscore is read as a space. A name at the ignored label is no category.
+    names: one per class, in the order of their labels, or a text file with one a line; after a comma, synonyms. An
+        underscore is read as a space. A name at the ignored label is no category.
     ignore: the label of pixels without a class. offset: the label of the first class.
-    image_ending, label_ending: what to strip to pair files, e.g. "_leftImg8bit.png" with
-        "_gtFine_labelTrainIds.png"; other files are then passed over. By default any image's suffix, and
-        any label map's.
+    image_ending, label_ending: what to strip to pair files, e.g. "_leftImg8bit.png" with "_gtFine_labelTrainIds.png";
+        other files are then passed over. By default any image's suffix, and any label map's.
     listed: a text file of the images to take, one path without the ending a line; by default all are.
-    Raises DataError: a folder or partner is missing; when an image is asked for, that its label map is not
-    of a single channel, not of its size, or has a label that is neither a class nor `ignore`.
+    Raises DataError: a folder or partner is missing; of one image, a label map of several channels or other labels.
     """
     folder, label_folder = Path(images), Path(labels)
     images_by_stem = find_by_stem(folder, (image_ending,) if image_ending else IMAGE_ENDINGS)
     maps = find_by_stem(label_folder, (label_ending,) if label_ending else LABEL_ENDINGS)
     if listed is not None:
-        images_by_stem, maps = (
-            _only_listed(Path(listed), images_by_stem, folder),
-            _only_listed(Path(listed), maps, label_folder),
-        )
-    for these, others, what, where in (
-        (images_by_stem, maps, "images without a label map in", label_folder),
-        (maps, images_by_stem, "label maps without an image in", folder),
-    ):
+        images_by_stem = _only_listed(Path(listed), images_by_stem, folder)
+        maps = _only_listed(Path(listed), maps, label_folder)
+    image_alone = (images_by_stem, maps, "images without a label map in", label_folder)
+    map_alone = (maps, images_by_stem, "label maps without an image in", folder)
+    for these, others, what, where in (image_alone, map_alone):
         if alone := sorted(these.keys() - others.keys()):
             raise DataError(f"{these[alone[0]].parent}: {len(alone)} {what} {where}: {some(alone)}")
     files = [(images_by_stem[stem], maps[stem]) for stem in sorted(images_by_stem)]
@@ -127,11 +120,9 @@ def read_label_maps(
 
 def label_categories(names: Sequence[str] | Path | str, ignored: int) -> list[Category]:
     """Categories 0, 1, … from names, or from a file of them, without the one at `ignored`."""
+    source = "names"
     if isinstance(names, str | Path):
-        source = str(names)
-        names = text_lines(Path(names), "list of names")
-    else:
-        source = "names"
+        source, names = str(names), text_lines(Path(names), "list of names")
     found: dict[str, Category] = {}
     for number, line in enumerate(names):
         where = f"{source}: name {number + 1}"
@@ -173,13 +164,12 @@ def _open_label(path: Path) -> Image.Image:
         image = Image.open(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable label map ({one_line(error)})") from None
+    if image.mode in _MODES and max(image.size) <= MAX_SIDE:
+        return image
+    image.close()
     if image.mode not in _MODES:
-        image.close()
         raise DataError(f"{path}: found {image.mode} pixels, expected a label map of a single channel")
-    if max(image.size) > MAX_SIDE:
-        image.close()
-        raise DataError(f"{path}: it is {image.width}x{image.height} pixels, expected at most {MAX_SIDE} a side")
-    return image
+    raise DataError(f"{path}: it is {image.width}x{image.height} pixels, expected at most {MAX_SIDE} a side")
 
 
 def read_label_values(path: Path) -> np.ndarray:

@@ -41,16 +41,14 @@ _MAX_WORKERS = 256
 class ConceptPrompts(Dataset[Datapoint]):
     """Annotated images as SAM 3 datapoints.
 
-    sampler: draws each image's prompts; None: every category that is not unknown, by name, as for a
-        validation loss.
+    sampler: draws each image's prompts; None: every category that is not unknown, by name, as for a validation loss.
     augment: random views; None: the whole image.
     seed: with the epoch and the index, what decides everything random.
 
-    A category is *present* where an instance of it survives at the model's size. It is *unknown*, and
-    neither a positive nor a negative, where there are only crowds of it, or only instances too small for a
-    pixel. A prompt of a category that also has a crowd in the image is not exhaustive; its semantic target
-    contains the crowd. `lost` counts the instances that views cut away or made too small; `dropped` the
-    images that no prompt can be asked of.
+    A category is *present* where an instance of it survives at the model's size. It is *unknown*, and neither a
+    positive nor a negative, where there are only crowds of it, or only instances too small for a pixel. A prompt of a
+    category that also has a crowd in the image is not exhaustive; its semantic target contains the crowd. `lost` counts
+    the instances that views cut away or made too small; `dropped` the images that no prompt can be asked of.
     """
 
     def __init__(

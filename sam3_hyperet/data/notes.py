@@ -42,10 +42,8 @@ def prompt_notes(images: AnnotatedImages, sampler: PromptSampler) -> list[str]:
     if sampler.num_negatives == 0:
         return []
     looked_at = _spread(len(images))
-    for i in looked_at:
-        shown = {one.category_id for one in images.instances(i)}
-        if sampler.absent(shown, images.unlabelled(i)):
-            return []
+    if any(sampler.absent({one.category_id for one in images.instances(i)}, images.unlabelled(i)) for i in looked_at):
+        return []
     return [
         f"{images.name}: warning: none of {len(looked_at)} images looked at lacks a concept, so the model learns that "
         "all prompts are there; name more by data.absent_concepts=[dog,tree], of which no image shows one, or ov_all"
@@ -54,8 +52,7 @@ def prompt_notes(images: AnnotatedImages, sampler: PromptSampler) -> list[str]:
 
 def _turned(images: AnnotatedImages) -> tuple[int, int]:
     """How many of some images, evenly spread, have an EXIF orientation, and how many were looked at."""
-    turned = 0
-    positions = _spread(len(images))
+    turned, positions = 0, _spread(len(images))
     for i in positions:
         try:
             with Image.open(images.files(i)[0]) as image:
@@ -67,5 +64,4 @@ def _turned(images: AnnotatedImages) -> tuple[int, int]:
 
 def _spread(count: int) -> list[int]:
     """Some of `count` positions, evenly spread."""
-    positions: list[int] = np.unique(np.linspace(0, count - 1, min(count, _LOOKED_AT)).round().astype(int)).tolist()
-    return positions
+    return np.unique(np.linspace(0, count - 1, min(count, _LOOKED_AT)).round().astype(int)).tolist()

@@ -17,8 +17,7 @@ class Polygons:
     would copy it). `flat` holds x, y, x, y, …; polygon k is flat[starts[k]:starts[k + 1]]."""
 
     def __init__(self, polygons: Sequence[Sequence[float]], owner: Callable[[int], str]) -> None:
-        """owner(k): what to call polygon k in an error. Raises DataError for a coordinate that is no finite
-        number."""
+        """owner(k): what to call polygon k in an error. Raises DataError for a coordinate that is no finite number."""
         if not set(map(type, chain.from_iterable(polygons))) <= {int, float}:
             self._blame(polygons, owner)
         self.starts = np.cumsum([0, *map(len, polygons)], dtype=np.int64)

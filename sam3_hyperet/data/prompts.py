@@ -23,8 +23,7 @@ class Prompt:
 
 
 def prompt_texts(categories: Sequence[Category]) -> dict[int, tuple[str, ...]]:
-    """The texts that may stand for each category, its name first; synonyms that some other category also
-    bears (ADE20K has "screen" three times) stand for none."""
+    """Each category's name and synonyms, without those that others bear (ADE20K has "screen" three times)."""
     bearers = Counter(word for category in categories for word in {category.name, *category.synonyms})
     return {
         category.id: (category.name, *dict.fromkeys(w for w in category.synonyms if bearers[w] == 1))
@@ -102,9 +101,8 @@ class PromptSampler:
         if n_positive + n_negative == 0:
             n_positive, n_negative = (0, 1) if absent else (min(1, len(shown_here)), 0)
         beside = {sibling for concept in present for sibling in self._tree.siblings(concept)}
-        hard = [concept for concept in absent if concept in beside]
-        drawn = self._draw(shown_here, [], n_positive, self._weights, rng)
-        drawn += self._draw(absent, hard, n_negative, self._negative_weights, rng)
+        drawn = self._draw(shown_here, (), n_positive, self._weights, rng)
+        drawn += self._draw(absent, beside, n_negative, self._negative_weights, rng)
         return tuple(Prompt(self._text(concept, rng), concept, i < n_positive) for i, concept in enumerate(drawn))
 
     def absent(self, present: Collection[int], unknown: Collection[int]) -> list[int]:
@@ -112,24 +110,19 @@ class PromptSampler:
         implied = {above for concept in present for above in self._tree.implied(concept) if not self._exhaustive}
         said = {word for concept in present for word in self._words.get(concept, ())}
         excluded = {*present, *unknown, *implied, *self.never_absent}
-        candidates = [
-            c.id
-            for c in self.categories
-            if self._group[c.id] in self._negative_weights and c.id not in excluded and c.name.lower() not in said
-        ]
-        return [*candidates, *self._beyond]
+        drawn = [c for c in self.categories if self._group[c.id] in self._negative_weights]
+        return [*(c.id for c in drawn if c.id not in excluded and c.name.lower() not in said), *self._beyond]
 
     def _draw(
         self,
         candidates: list[int],
-        hard: list[int],
+        preferred: Collection[int],
         number: int,
         weights: Mapping[str, float],
         rng: np.random.Generator,
     ) -> list[int]:
         """`number` of the candidates without repetition."""
         left = {group: [c for c in candidates if self._group[c] == group] for group in weights}
-        preferred = set(hard)
         drawn: list[int] = []
         for _ in range(number):
             groups = [group for group, ids in left.items() if ids]
@@ -143,9 +136,8 @@ class PromptSampler:
 
     def _text(self, concept: int, rng: np.random.Generator) -> str:
         name, *synonyms = self._texts[concept]
-        if synonyms and rng.random() < self.synonyms:
-            return synonyms[int(rng.integers(len(synonyms)))]
-        return name
+        use = synonyms and rng.random() < self.synonyms
+        return synonyms[int(rng.integers(len(synonyms)))] if use else name
 
 
 def _weights(stated: Mapping[str, float] | None, categories: Sequence[Category]) -> dict[str, float]:
@@ -157,9 +149,8 @@ def _weights(stated: Mapping[str, float] | None, categories: Sequence[Category])
     found = sorted({c.granularity for c in categories})
     for granularity, weight in stated.items():
         if granularity not in found:
-            raise ConfigError(
-                f"granularity_weights names the granularity {granularity!r}, the data has {', '.join(found)}"
-            )
+            known = ", ".join(found)
+            raise ConfigError(f"granularity_weights names the granularity {granularity!r}, the data has {known}")
         if not (np.isfinite(weight) and weight >= 0):
             raise ConfigError(
                 f"granularity_weights gives {granularity!r} the weight {weight}, expected a number from 0"

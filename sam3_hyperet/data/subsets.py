@@ -74,10 +74,7 @@ class OfGranularities(_OfCategories):
 
 
 class OfVocabulary(_OfCategories):
-    """A data set with some of its categories alone: what shows another one is there, unlabelled.
-
-    ids: of the categories that stay.
-    """
+    """A data set with some of its categories alone, by id: what shows another one is there, unlabelled."""
 
     def __init__(self, whole: AnnotatedImages, ids: Collection[int]) -> None:
         super().__init__(whole, ids)

@@ -36,9 +36,8 @@ class View:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random views. flip: the probability of mirroring. zoom: the largest factor s of a random crop; the
-    crop is the image divided by a factor drawn log-uniformly from [1, s], anywhere within it. views: how
-    many different ones an image has, taken in turn by epoch; 0 for new ones every epoch."""
+    """Random views. flip: the probability of mirroring. zoom: the largest factor of a random crop, drawn log-uniformly.
+    views: how many different ones an image has, taken in turn by epoch; 0 for new ones every epoch."""
 
     flip: float = 0.5
     zoom: float = 1.0
@@ -71,13 +70,9 @@ def whole(height: int, width: int) -> View:
 
 
 def image_tensor(image: Image.Image, resolution: int, view: View) -> torch.Tensor:
-    """(3, resolution, resolution) float32 in [-1, 1]; of a whole image exactly what SAM 3's processor
-    makes."""
-    pixels = F.pil_to_tensor(image)
-    pixels = pixels[:, view.top : view.top + view.height, view.left : view.left + view.width]
-    if view.flip:
-        pixels = pixels.flip(-1)
-    pixels = F.resize(pixels, [resolution, resolution])
+    """(3, resolution, resolution) float32 in [-1, 1]; of a whole image exactly what SAM 3's processor makes."""
+    pixels = F.pil_to_tensor(image)[:, view.top : view.top + view.height, view.left : view.left + view.width]
+    pixels = F.resize(pixels.flip(-1) if view.flip else pixels, [resolution, resolution])
     return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), mean=list(MEAN), std=list(STD))
 
 
@@ -86,8 +81,7 @@ class Masks:
     """N regions as a view shows them at the model's size.
 
     pixels: (N,) how many of the image's pixels are within the view.
-    boxes: (N, 4) normalised centre x, centre y, width, height, from the mask at the image's size; 0 where
-        empty.
+    boxes: (N, 4) normalised centre x, centre y, width, height, from the mask at the image's size; 0 where empty.
     masks: (N, resolution, resolution) bool.
     """
 
@@ -97,13 +91,11 @@ class Masks:
 
 
 def masks_in_view(rles: Sequence[dict[str, Any]], resolution: int, view: View) -> Masks:
-    """Decode masks and bring them to the model's size: a pixel belongs to a mask that covers at least half
-    of it."""
+    """Decode masks and bring them to the model's size: a pixel belongs to a mask that covers at least half of it."""
     pixels = np.zeros(len(rles), np.int64)
     boxes = np.zeros((len(rles), 4))
     masks = np.zeros((len(rles), resolution, resolution), bool)
-    shrinks = resolution <= min(view.height, view.width)
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    how = cv2.INTER_AREA if resolution <= min(view.height, view.width) else cv2.INTER_LINEAR
     for n, rle in enumerate(rles):
         # transposed, as run lengths go down columns: the array is then contiguous without a copy
         mask = np.ascontiguousarray(view.of(decode(rle)).T)

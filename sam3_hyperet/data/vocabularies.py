@@ -27,15 +27,9 @@ VOCABULARIES = {"ov_base": COCO_BASE, "ov_novel": COCO_NOVEL, "ov_all": COCO_BAS
 
 
 def vocabulary_ids(names: str | Sequence[str], categories: Iterable[Category], option: str) -> tuple[int, ...]:
-    """The ids of the categories with these names, in the data set's order.
+    """The ids of the categories with these names, or those of one of `VOCABULARIES`, in the data set's order.
 
-    Args:
-        names: category names, or the name of one of `VOCABULARIES`.
-        categories: of the data set.
-        option: what the names were given as, for errors.
-
-    Raises:
-        ConfigError: no name, one that is given twice, or one that the data set does not have.
+    Raises ConfigError, naming the option: no name, one that is given twice, or one that the data set does not have.
     """
     if isinstance(names, str):
         one_of(option, names, VOCABULARIES)
@@ -51,13 +45,9 @@ def vocabulary_ids(names: str | Sequence[str], categories: Iterable[Category], o
 
 
 def absent_concepts(names: str | Sequence[str], categories: Iterable[Category]) -> tuple[str, ...]:
-    """Names to ask for as absent beside the categories: those that no category bears, also as a synonym.
+    """Those of the names, or of one of `VOCABULARIES`, that no category bears, also as a synonym.
 
-    Args:
-        names: phrases, or the name of one of `VOCABULARIES`.
-
-    Raises:
-        ConfigError: an unknown list, or a name that cannot be a prompt.
+    Raises ConfigError for an unknown list, or a name that cannot be a prompt.
     """
     if isinstance(names, str):
         one_of("data.absent_concepts", names, VOCABULARIES)

@@ -6,6 +6,7 @@ Coordinates are the image's: units of 1/128 of its side, the origin at the top l
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,14 +34,13 @@ _MEADOWS: tuple[Rgb, ...] = ((122, 188, 78), (98, 172, 88), (150, 190, 84))
 _HILLS: tuple[Rgb, ...] = ((150, 156, 186), (126, 134, 150), (176, 160, 150))
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """One filled polygon of the background; `stuff` is its concept, "" for unlabelled."""
 
     stuff: str
     points: Points
     color: Rgb
-    texture: int = 0
+    texture: int
 
 
 @dataclass
@@ -77,22 +77,13 @@ def _sky(rng: np.random.Generator, background: Background) -> None:
         x, y, width = rng.uniform(0, 128), rng.uniform(4, bottom * 0.6), rng.uniform(10, 20)
         background.add("sky", blob(rng, x, y, width, width * 0.4, 8), tint(color, 1.75), "cloud")
     if rng.random() < 0.3:
-        peaks = [(-2.0, 130.0)]
-        for x in np.linspace(-2, 130, 7):
-            peaks.append((float(x), background.horizon - rng.uniform(1, 20)))
-        background.add("", polygon(*peaks, (130.0, 130.0)), _pick(rng, _HILLS), "grain")
-
-
-def _grass(rng: np.random.Generator, background: Background) -> None:
-    seen_from_above = background.horizon == 0
-    outline = box(-2, -2, 130, 130) if seen_from_above else _below(rng, background.horizon, rng.uniform(0.5, 3.5))
-    background.add("grass", outline, _pick(rng, _MEADOWS), "blade")
+        peaks = [(float(x), background.horizon - rng.uniform(1, 20)) for x in np.linspace(-2, 130, 7)]
+        background.add("", polygon((-2.0, 130.0), *peaks, (130.0, 130.0)), _pick(rng, _HILLS), "grain")
 
 
 def _road(rng: np.random.Generator, background: Background, stripe: bool) -> None:
     """All the ground, or, over grass, a stripe of it; with lane marks."""
-    gray = jitter(rng, (108, 108, 116), 6)
-    color = tint(gray, rng.uniform(0.8, 1.15))
+    color = tint(jitter(rng, (108, 108, 116), 6), rng.uniform(0.8, 1.15))
     paint: Rgb = (244, 240, 224) if rng.random() < 0.7 else (246, 206, 84)
     horizon = background.horizon
     if not stripe:
@@ -103,12 +94,8 @@ def _road(rng: np.random.Generator, background: Background, stripe: bool) -> Non
             background.add("road", box(x, y, x + pitch * 0.5, y + 2.6), paint)
     elif horizon > 0 and rng.random() < 0.5:  # running away from the viewer
         x, foot, reach = rng.uniform(40, 88), rng.uniform(30, 98), rng.uniform(34, 48)
-        background.add(
-            "road",
-            polygon((x - 5, horizon), (x + 5, horizon), (foot + reach, 130), (foot - reach, 130)),
-            color,
-            "asphalt",
-        )
+        outline = polygon((x - 5, horizon), (x + 5, horizon), (foot + reach, 130), (foot - reach, 130))
+        background.add("road", outline, color, "asphalt")
         for near, far in ((0.2, 0.34), (0.5, 0.68), (0.84, 1.0)):
             (y0, y1), (x0, x1) = [[a + (b - a) * t for t in (near, far)] for a, b in ((horizon, 130), (x, foot))]
             background.add("road", polygon((x0 - near, y0), (x0 + near, y0), (x1 + far, y1), (x1 - far, y1)), paint)
@@ -117,38 +104,28 @@ def _road(rng: np.random.Generator, background: Background, stripe: bool) -> Non
         center = rng.uniform(max(horizon + width / 2 + 6, 40), 112)
         upright = horizon == 0 and rng.random() < 0.5
         marks = np.linspace(-4, 132, 12).reshape(-1, 2)
-        for start, stop, half, tone, texture in (
-            (-4.0, 132.0, width / 2, color, "asphalt"),
-            *((start, stop, 1.2, paint, "plain") for start, stop in marks),
-        ):
+        stripes = [(start, stop, 1.2, paint, "plain") for start, stop in marks]
+        for start, stop, half, tone, texture in ((-4.0, 132.0, width / 2, color, "asphalt"), *stripes):
             y0, y1 = (center + slope * (x - 64) for x in (start, stop))
             strip = polygon((start, y0 - half), (stop, y1 - half), (stop, y1 + half), (start, y0 + half))
             background.add("road", strip[:, ::-1] if upright else strip, tone, texture)
 
 
-def _wall(rng: np.random.Generator, background: Background) -> None:
-    texture = ("plain", "brick", "plank", "grain")[int(rng.integers(4))]
-    background.add("", box(-2, -2, 130, 130), _pick(rng, _WALLS), texture)
-
-
-def _floor(rng: np.random.Generator, background: Background) -> None:
-    background.add("", _below(rng, background.horizon, rng.uniform(0, 2)), _pick(rng, _FLOORS), "grain")
-
-
 def background(rng: np.random.Generator) -> Background:
     """A new background, of one of the `LAYOUTS`; only grass or road alone, or both, are seen from above."""
-    shares = [share for _, share in LAYOUTS]
-    names = LAYOUTS[int(rng.choice(len(LAYOUTS), p=shares))][0]
+    names = LAYOUTS[int(rng.choice(len(LAYOUTS), p=[share for _, share in LAYOUTS]))][0]
     from_above = names[0] in ("grass", "road")
     scene = Background(horizon=0.0 if from_above else float(rng.uniform(46, 74)))
     if names[0] == "sky":
         _sky(rng, scene)
     elif names[0] == "":
-        _wall(rng, scene)
+        texture = ("plain", "brick", "plank", "grain")[int(rng.integers(4))]
+        scene.add("", box(-2, -2, 130, 130), _pick(rng, _WALLS), texture)
     if "grass" in names:
-        _grass(rng, scene)
+        outline = box(-2, -2, 130, 130) if from_above else _below(rng, scene.horizon, rng.uniform(0.5, 3.5))
+        scene.add("grass", outline, _pick(rng, _MEADOWS), "blade")
     if "road" in names:
         _road(rng, scene, stripe="grass" in names)
     if names in (("sky", ""), ("",)):
-        _floor(rng, scene)
+        scene.add("", _below(rng, scene.horizon, rng.uniform(0, 2)), _pick(rng, _FLOORS), "grain")
     return scene

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-GRANULARITIES = ("part", "object", "group")
-
 _OBJECTS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     # object: (its group, phrases that denote the same single concept)
     "car": ("vehicle", ("small vehicle",)),
@@ -37,8 +35,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
 
 THINGS = ("car", "bus", "house", "tower", "tree", "bush", "person", "dog")
 STUFF = ("road", "grass", "sky")
-OBJECTS = tuple(_OBJECTS)
-PARTS = tuple(_PARTS)
+OBJECTS, PARTS = tuple(_OBJECTS), tuple(_PARTS)
 GROUPS = tuple(dict.fromkeys(group for group, _ in _OBJECTS.values() if group is not None))
 
 
@@ -57,13 +54,10 @@ def _tree() -> dict[str, SceneConcept]:
     ids = {name: number for number, name in enumerate((*OBJECTS, *PARTS, *GROUPS), start=1)}
     tree = {}
     for name, (group, synonyms) in _OBJECTS.items():
-        parents = () if group is None else (ids[group],)
-        tree[name] = SceneConcept(ids[name], name, "object", parents, synonyms)
+        tree[name] = SceneConcept(ids[name], name, "object", (ids[group],) if group else (), synonyms)
     for name, owners in _PARTS.items():
         tree[name] = SceneConcept(ids[name], name, "part", tuple(ids[owner] for owner in owners))
-    for name in GROUPS:
-        tree[name] = SceneConcept(ids[name], name, "group", ())
-    return tree
+    return tree | {name: SceneConcept(ids[name], name, "group", ()) for name in GROUPS}
 
 
 CONCEPTS: dict[str, SceneConcept] = _tree()

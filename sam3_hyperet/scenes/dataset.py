@@ -37,7 +37,7 @@ VERSION = 1  # of the images: raise it whenever the same seed draws something el
 MIN_SIZE = 64
 
 
-@dataclass(frozen=True)
+@dataclass
 class SceneSplit:
     """A written split: where it is, and what it was made from."""
 
@@ -47,35 +47,15 @@ class SceneSplit:
     seed: int
     size: int
 
-    @property
-    def image_folder(self) -> Path:
-        return self.root / self.split / "images"
-
-    @property
-    def label_folder(self) -> Path:
-        return self.root / self.split / "labels"
-
-    @property
-    def names(self) -> Path:
-        return self.root / "names.txt"
-
-    @property
-    def concepts(self) -> Path:
-        return self.root / "concepts.json"
-
-    @property
-    def annotations(self) -> Path:
-        return self.root / "annotations" / f"instances_{self.split}.json"
+    def __post_init__(self) -> None:
+        self.folder = self.root / self.split
+        self.image_folder, self.label_folder = self.folder / "images", self.folder / "labels"
+        self.names, self.concepts = self.root / "names.txt", self.root / "concepts.json"
+        self.annotations = self.root / "annotations" / f"instances_{self.split}.json"
 
     def manifest(self) -> dict[str, Any]:
-        return {
-            "dataset": "scenes",
-            "version": VERSION,
-            "split": self.split,
-            "images": self.images,
-            "seed": self.seed,
-            "size": self.size,
-        }
+        made_from = {"split": self.split, "images": self.images, "seed": self.seed, "size": self.size}
+        return {"dataset": "scenes", "version": VERSION, **made_from}
 
 
 def scene(seed: int, split: str, index: int, size: int = 128) -> tuple[Image, list[SceneInstance]]:
@@ -90,10 +70,9 @@ def scene(seed: int, split: str, index: int, size: int = 128) -> tuple[Image, li
 
 
 def write_scenes(root: Path, images: int, seed: int, size: int = 128, split: str = "train") -> SceneSplit:
-    """Writes images 1 … images of a split, or finds them written already.
+    """Write images 1 … images of a split, unless they are there; a split of another seed, size or count is replaced.
 
-    A split of another seed, size or count is replaced. Nothing takes its final name before all is complete.
-    Raises DataError where the split's folder holds something that is not `scenes`.
+    Nothing takes its final name before all is complete. Raises DataError where its folder holds something else.
     """
     _check(seed, split, size)
     if images < 1:
@@ -103,13 +82,12 @@ def write_scenes(root: Path, images: int, seed: int, size: int = 128, split: str
         return result
     _check_replaceable(result)
     result.root.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{split}-", dir=result.root))
+    draft = SceneSplit(Path(tempfile.mkdtemp(prefix=f".{split}-", dir=result.root)), split, images, seed, size)
     try:
-        draft = SceneSplit(work, split, images, seed, size)
         _write(draft)
         _publish(draft, result)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(draft.root, ignore_errors=True)
     return result
 
 
@@ -133,23 +111,21 @@ def _check(seed: int, split: str, size: int) -> None:
 
 def _is_complete(split: SceneSplit) -> bool:
     try:
-        found = json.loads((split.root / split.split / "manifest.json").read_text())
+        found = json.loads((split.folder / "manifest.json").read_text())
     except (OSError, ValueError):
         return False
-    files = [split.annotations, split.names, split.concepts]
     folders = (split.image_folder, split.label_folder)
     return (
         found == split.manifest()
-        and all(file.is_file() for file in files)
+        and all(file.is_file() for file in (split.annotations, split.names, split.concepts))
         and all(folder.is_dir() and len(list(folder.iterdir())) == split.images for folder in folders)
     )
 
 
 def _check_replaceable(split: SceneSplit) -> None:
-    folder = split.root / split.split
+    folder, file = split.folder, split.annotations
     if folder.exists() and not (folder / "manifest.json").is_file():
         raise DataError(f"{folder}: exists, but is no split of scenes (no manifest.json); choose another root or split")
-    file = split.annotations
     if file.exists() and '"description":"scenes"' not in file.read_text()[:100]:
         raise DataError(f"{file}: exists, but was not written by scenes; choose another root or split")
 
@@ -157,8 +133,7 @@ def _check_replaceable(split: SceneSplit) -> None:
 def _write(split: SceneSplit) -> None:
     for folder in (split.image_folder, split.label_folder, split.annotations.parent):
         folder.mkdir(parents=True)
-    records: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    records, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for index in range(1, split.images + 1):
         picture, instances = scene(split.seed, split.split, index, split.size)
         name = f"{index:06d}.png"
@@ -169,7 +144,7 @@ def _write(split: SceneSplit) -> None:
     _write_json(split.annotations, _coco(records, annotations))
     split.names.write_text("".join(f"{name}\n" for name in OBJECTS))
     _write_json(split.concepts, [asdict(concept) for concept in sorted(CONCEPTS.values(), key=lambda c: c.id)])
-    _write_json(split.root / split.split / "manifest.json", split.manifest())
+    _write_json(split.folder / "manifest.json", split.manifest())
 
 
 def _annotations(instances: list[SceneInstance], image_id: int, first_id: int) -> list[dict[str, Any]]:
@@ -193,38 +168,29 @@ def _annotations(instances: list[SceneInstance], image_id: int, first_id: int) -
 
 
 def _coco(records: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
-    categories = [
-        {
-            "id": concept.id,
-            "name": concept.name,
-            "granularity": concept.granularity,
-            "supercategory": (group_of(concept.name) if concept.granularity == "object" else None) or "",
-        }
-        for concept in sorted(CONCEPTS.values(), key=lambda concept: concept.id)
-    ]
-    return {
-        "info": {"description": "scenes", "version": str(VERSION)},
-        "licenses": [],
-        "images": records,
-        "annotations": annotations,
-        "categories": categories,
-    }
+    categories = []
+    for concept in sorted(CONCEPTS.values(), key=lambda concept: concept.id):
+        above = (group_of(concept.name) if concept.granularity == "object" else None) or ""
+        category = {"id": concept.id, "name": concept.name, "granularity": concept.granularity, "supercategory": above}
+        categories.append(category)
+    info = {"description": "scenes", "version": str(VERSION)}
+    content = {"info": info, "licenses": [], "images": records}
+    return content | {"annotations": annotations, "categories": categories}
 
 
 def _publish(draft: SceneSplit, final: SceneSplit) -> None:
     """Moves a complete draft to its place; the split's folder, which holds the manifest, goes last."""
-    folder = final.root / final.split
     final.annotations.parent.mkdir(exist_ok=True)
-    if folder.exists():
-        folder.rename(draft.root / "replaced")
+    if final.folder.exists():
+        final.folder.rename(draft.root / "replaced")
     os.replace(draft.annotations, final.annotations)
     os.replace(draft.names, final.names)
     os.replace(draft.concepts, final.concepts)
     try:
-        (draft.root / draft.split).rename(folder)
+        draft.folder.rename(final.folder)
     except OSError as error:
         if not _is_complete(final):  # complete: another process has just written the same
-            raise DataError(f"{folder}: appeared while the split was written, with other contents") from error
+            raise DataError(f"{final.folder}: appeared while the split was written, with other contents") from error
 
 
 def _write_png(path: Path, picture: Image) -> None:

@@ -1,8 +1,7 @@
 """One image of `scenes`: a background, one to four things, and the visible mask of everything in it.
 
-Colours and labels are drawn by the same calls at three times the size. The image is their average; a mask
-holds the pixels most of whose 3 × 3 samples carry its label, so masks are disjoint and parts lie within their
-object.
+Colours and labels are drawn by the same calls at three times the size. The image is their average; a mask holds the
+pixels most of whose 3 × 3 samples carry its label, so masks are disjoint and parts lie within their object.
 """
 
 from __future__ import annotations
@@ -54,9 +53,8 @@ def _textures(size: int) -> NDArray[np.int8]:
         small = rng.normal(size=(cells, cells)).astype(np.float32)
         return cv2.resize(small, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float64)
 
-    row = np.floor(y / 4.5)
+    row, tile_row = np.floor(y / 4.5), np.floor(y / 5)
     joint = (y % 4.5 < 1.0) | ((x + 4.5 * (row % 2)) % 9 < 1.0)
-    tile_row = np.floor(y / 5)
     tiles = {
         "plain": np.zeros((size, size)),
         "grain": 5 * noise(1.3),
@@ -76,47 +74,30 @@ class _Canvas:
     """Two images drawn alike: colours, and labels (object, part, texture) of 8 bits each."""
 
     def __init__(self, size: int) -> None:
-        self.side = size * _SAMPLES
-        self.unit = self.side / EXTENT
-        self.colors = np.zeros((self.side, self.side, 3), np.uint8)
-        self.labels = np.zeros((self.side, self.side, 3), np.uint8)
-        self.stroke = max(1, round(self.side / 200))
+        self.size, self.side = size, size * _SAMPLES
+        self.unit, self.stroke = self.side / EXTENT, max(1, round(self.side / 200))
+        self.colors, self.labels = np.zeros((2, self.side, self.side, 3), np.uint8)
 
-    def fill(
-        self,
-        points: Points,
-        colors: Image | None,
-        color: Rgb,
-        labels: Image,
-        label: tuple[int, int, int],
-        outlined: bool,
-    ) -> None:
-        """Fills a polygon, given in units, on the canvases; an outline belongs to what it surrounds."""
+    def fill(self, image: Image, points: Points, value: Rgb, outline: Rgb | None) -> None:
+        """Fills a polygon, given in units, in colours or labels; an outline belongs to what it surrounds."""
         corners = [np.rint(points * (self.unit * 16) - 8).astype(np.int32)]
-        cv2.fillPoly(labels, corners, label, shift=4)
-        if colors is not None:
-            cv2.fillPoly(colors, corners, color, shift=4)
-        if outlined:
-            cv2.polylines(labels, corners, True, label, self.stroke, shift=4)
-            if colors is not None:
-                cv2.polylines(colors, corners, True, tint(color, 0.5), self.stroke, shift=4)
+        cv2.fillPoly(image, corners, value, shift=4)
+        if outline is not None:
+            cv2.polylines(image, corners, True, outline, self.stroke, shift=4)
 
     def samples(self, labels: Image, channel: int, count: int) -> NDArray[np.int64]:
         """About how many pixels carry each of the labels 0…count-1."""
-        middle = _SAMPLES // 2
-        return np.bincount(labels[middle::_SAMPLES, middle::_SAMPLES, channel].ravel(), minlength=count)
+        middle = slice(_SAMPLES // 2, None, _SAMPLES)
+        return np.bincount(labels[middle, middle, channel].ravel(), minlength=count)
 
     def mask(self, channel: int, label: int) -> Mask:
         samples = (self.labels[..., channel] == label).astype(np.uint8) * np.uint8(255)
-        size = self.side // _SAMPLES
-        share = cv2.resize(samples, (size, size), interpolation=cv2.INTER_AREA)
-        return np.asarray(share > 127)
+        return np.asarray(cv2.resize(samples, (self.size, self.size), interpolation=cv2.INTER_AREA) > 127)
 
     def picture(self, rng: np.random.Generator) -> Image:
         """Colours, texture, light from one side, and noise, at the final size."""
-        size = self.side // _SAMPLES
-        tiles = _textures(self.side + _MARGIN)
-        width = tiles.shape[-1]
+        size, width = self.size, self.side + _MARGIN
+        tiles = _textures(width)
         dy, dx = rng.integers(0, _MARGIN, 2)
         rows, columns = np.arange(self.side) + dy, np.arange(self.side) + dx
         index = rows[:, None] * width + columns + self.labels[..., 2].astype(np.int32) * width**2
@@ -127,8 +108,7 @@ class _Canvas:
         slope = rng.uniform(-0.11, 0.11, 2).astype(np.float32)
         light = np.float32(rng.uniform(0.9, 1.06)) + ramp[:, None] * slope[0] + ramp * slope[1]
         noise = rng.standard_normal((size, size, 3), np.float32) * np.float32(rng.uniform(1.5, 4.5))
-        lit: Image = ((flat + relief[..., None]) * light[..., None] + noise).clip(0, 255).astype(np.uint8)
-        return lit
+        return ((flat + relief[..., None]) * light[..., None] + noise).clip(0, 255).astype(np.uint8)
 
 
 @dataclass
@@ -143,9 +123,7 @@ class _Entry:
 
 class _Scene:
     def __init__(self, rng: np.random.Generator, size: int) -> None:
-        self.rng = rng
-        self.size = size
-        self.canvas = _Canvas(size)
+        self.rng, self.size, self.canvas = rng, size, _Canvas(size)
         self.entries: list[_Entry] = []  # label = index + 1
         self.part_count = 0
 
@@ -155,7 +133,8 @@ class _Scene:
         names = list(dict.fromkeys(region.stuff for region in back.regions if region.stuff))
         for region in back.regions:
             label = names.index(region.stuff) + 1 if region.stuff else 0
-            canvas.fill(region.points, canvas.colors, region.color, canvas.labels, (label, 0, region.texture), False)
+            canvas.fill(canvas.colors, region.points, region.color, None)
+            canvas.fill(canvas.labels, region.points, (label, 0, region.texture), None)
         areas = canvas.samples(canvas.labels, 0, len(names) + 1)
         self.entries = [_Entry(name, None, int(area), {}) for name, area in zip(names, areas[1:], strict=True)]
         return back.horizon
@@ -201,11 +180,9 @@ class _Scene:
         """Draws a thing unless something in the image, itself included, would then show too little."""
         canvas, label = self.canvas, len(self.entries) + 1
         labels = canvas.labels.copy()
-        codes = [
-            (label, self.part_count + 1 + shape.part if shape.part >= 0 else 0, shape.texture) for shape in thing.shapes
-        ]
-        for points, shape, code in zip(outlines, thing.shapes, codes, strict=True):
-            canvas.fill(points, None, shape.color, labels, code, shape.outlined)
+        for points, shape in zip(outlines, thing.shapes, strict=True):
+            code = (label, self.part_count + 1 + shape.part if shape.part >= 0 else 0, shape.texture)
+            canvas.fill(labels, points, code, code if shape.outlined else None)
         areas = canvas.samples(labels, 0, label + 1)
         parts = {self.part_count + 1 + index: name for index, name in enumerate(thing.parts)}
         entry = _Entry(thing.kind, thing.color, int(areas[label]), parts)
@@ -217,17 +194,15 @@ class _Scene:
         if ((part_areas > 0) & (part_areas < _MIN_PART_AREA * (self.size / EXTENT) ** 2)).any():
             return False
         canvas.labels = labels
-        for points, shape, code in zip(outlines, thing.shapes, codes, strict=True):
-            canvas.fill(points, canvas.colors, shape.color, labels, code, shape.outlined)
+        for points, shape in zip(outlines, thing.shapes, strict=True):
+            canvas.fill(canvas.colors, points, shape.color, tint(shape.color, 0.5) if shape.outlined else None)
         self.entries.append(entry)
         self.part_count += len(parts)
         return True
 
     def instances(self) -> list[SceneInstance]:
         """Objects (things and stuff), then their parts, then their groups."""
-        objects: list[SceneInstance] = []
-        parts: list[SceneInstance] = []
-        groups: list[SceneInstance] = []
+        objects, parts, groups = list[SceneInstance](), list[SceneInstance](), list[SceneInstance]()
         for owner, entry in enumerate(self.entries):
             mask = self.canvas.mask(0, owner + 1)
             objects.append(SceneInstance(entry.concept, "object", mask, owner, entry.color))
@@ -235,8 +210,7 @@ class _Scene:
                 piece = self.canvas.mask(1, part)
                 if int(piece.sum()) >= MIN_PART_PIXELS:
                     parts.append(SceneInstance(name, "part", piece, owner))
-            group = group_of(entry.concept)
-            if group is not None:
+            if group := group_of(entry.concept):
                 groups.append(SceneInstance(group, "group", mask, owner, entry.color))
         return objects + parts + groups
 
@@ -245,5 +219,4 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[Image, list[SceneIn
     """A new image, (size, size, 3) RGB, and all its instances: objects, parts, groups, in this order."""
     scene = _Scene(rng, size)
     scene.draw_things(scene.draw_background())
-    instances = scene.instances()
-    return scene.canvas.picture(rng), instances
+    return scene.canvas.picture(rng), scene.instances()

@@ -30,31 +30,30 @@ def _choice(rng: np.random.Generator, colors: tuple[Rgb, ...]) -> Rgb:
     return jitter(rng, colors[int(rng.integers(len(colors)))], 8)
 
 
-def _wheel(sprite: Sprite, x: float, radius: float) -> None:
-    part = sprite.part("wheel")
-    sprite.add(ellipse(x, radius, radius, radius), _RUBBER, part=part)
-    sprite.add(ellipse(x, radius, radius * 0.48, radius * 0.48), (196, 198, 204), part=part)
+def _wheels(sprite: Sprite, rear: float, front: float, radius: float) -> None:
+    for x in (rear, front):
+        part = sprite.part("wheel")
+        sprite.add(ellipse(x, radius, radius, radius), _RUBBER, part=part)
+        sprite.add(ellipse(x, radius, radius * 0.48, radius * 0.48), (196, 198, 204), part=part)
 
 
-def _window(sprite: Sprite, points: Points, glass: Rgb) -> None:
+def _window(sprite: Sprite, points: Points) -> None:
     part = sprite.part("window")
-    sprite.add(points, glass, part=part)
-    center = points.mean(axis=0)
+    sprite.add(points, _GLASS, part=part)
     glint = np.array([(-0.55, 0.25), (-0.2, 0.6), (0.25, 0.6), (-0.55, -0.2)])
     half = (points.max(axis=0) - points.min(axis=0)) / 2
-    sprite.add(center + glint * half * 0.9, tint(glass, 1.5), part=part, outlined=False)
+    sprite.add(points.mean(axis=0) + glint * half * 0.9, tint(_GLASS, 1.5), part=part, outlined=False)
 
 
 def _pane_window(sprite: Sprite, x: float, y: float, half: float, glass: Rgb, arched: bool = False) -> None:
     part = sprite.part("window")
-    pane = box(x - half, y - half, x + half, y + half, half * 0.7 if arched else 0.0)
-    sprite.add(pane, glass, part=part)
+    sprite.add(box(x - half, y - half, x + half, y + half, half * 0.7 if arched else 0.0), glass, part=part)
     frame = tint(glass, 0.5)
     sprite.add(box(x - 0.6, y - half, x + 0.6, y + half), frame, part=part, outlined=False)
     sprite.add(box(x - half, y - 0.6, x + half, y + 0.6), frame, part=part, outlined=False)
 
 
-def _door(sprite: Sprite, x: float, width: float, height: float, color: Rgb, arched: bool) -> None:
+def _door(sprite: Sprite, x: float, width: float, height: float, color: Rgb, arched: bool = False) -> None:
     part = sprite.part("door")
     half = width / 2
     sprite.add(box(x - half, 0, x + half, height), color, "plank", part)
@@ -72,16 +71,10 @@ def _car(rng: np.random.Generator) -> Sprite:
     sprite.add(box(-half, 5, half, deck, 4.5), color, "grain")
     sprite.add(box(-half + 1, 6, half - 1, 9), tint(color, 0.7), outlined=False)
     sprite.add(ellipse(half - 3, deck - 5, 2.2, 2.2), (255, 240, 170))
-    middle, sill = (rear + front) / 2 + 1, deck + 0.5
-    _window(sprite, polygon((rear + 1, sill), (middle - 1, sill), (middle - 1, top - 2), (rear + 5, top - 2)), _GLASS)
-    _window(
-        sprite,
-        polygon((middle + 1.5, sill), (front + 3.5, sill), (front - 3, top - 2), (middle + 1.5, top - 2)),
-        _GLASS,
-    )
-    radius = rng.uniform(6.6, 7.8)
-    _wheel(sprite, -half * 0.56, radius)
-    _wheel(sprite, half * 0.56, radius)
+    middle, sill, lintel = (rear + front) / 2 + 1, deck + 0.5, top - 2
+    _window(sprite, polygon((rear + 1, sill), (middle - 1, sill), (middle - 1, lintel), (rear + 5, lintel)))
+    _window(sprite, polygon((middle + 1.5, sill), (front + 3.5, sill), (front - 3, lintel), (middle + 1.5, lintel)))
+    _wheels(sprite, -half * 0.56, half * 0.56, rng.uniform(6.6, 7.8))
     return sprite
 
 
@@ -96,10 +89,8 @@ def _bus(rng: np.random.Generator) -> Sprite:
     pitch = (2 * half - 5) / count
     for k in range(count):
         left = -half + 2.5 + k * pitch
-        _window(sprite, box(left + 1.5, top - 16, left + pitch - 1.5, top - 4, 1.5), _GLASS)
-    radius = rng.uniform(6.4, 7.4)
-    _wheel(sprite, -half * 0.58, radius)
-    _wheel(sprite, half * 0.62, radius)
+        _window(sprite, box(left + 1.5, top - 16, left + pitch - 1.5, top - 4, 1.5))
+    _wheels(sprite, -half * 0.58, half * 0.62, rng.uniform(6.4, 7.4))
     return sprite
 
 
@@ -118,11 +109,11 @@ def _house(rng: np.random.Generator) -> Sprite:
     timber = _pick(rng, "brown", "red", "green", "blue")[1]
     y = eaves * 0.56
     if rng.random() < 0.55:
-        _door(sprite, 0.0, 11, 16.5, timber, arched=False)
+        _door(sprite, 0.0, 11, 16.5, timber)
         _pane_window(sprite, -half * 0.62, y, 5.4, glass)
         _pane_window(sprite, half * 0.62, y, 5.4, glass)
     else:
-        _door(sprite, -half * 0.48, 11.5, 17, timber, arched=False)
+        _door(sprite, -half * 0.48, 11.5, 17, timber)
         _pane_window(sprite, half * 0.4, y, 6.4, glass)
     return sprite
 
@@ -149,9 +140,8 @@ def _tree(rng: np.random.Generator) -> Sprite:
     name, color = _pick(rng, "yellow", "red") if autumn else _pick(rng, "green")
     sprite = Sprite("tree", name)
     half, foot = rng.uniform(4.2, 5.4), rng.uniform(18, 24)
-    bark = tint(jitter(rng, COLORS["brown"]), 0.85)
     stem = polygon((-half - 1.5, 0), (half + 1.5, 0), (half, foot + 6), (-half, foot + 6))
-    sprite.add(stem, bark, "plank", sprite.part("trunk"))
+    sprite.add(stem, tint(jitter(rng, COLORS["brown"]), 0.85), "plank", sprite.part("trunk"))
     crown = sprite.part("crown")
     if rng.random() < 0.35 and not autumn:
         width, color = rng.uniform(19, 22), tint(color, 0.72)
@@ -175,8 +165,7 @@ def _bush(rng: np.random.Generator) -> Sprite:
     sprite.add(outline, tint(color, 0.9), "leaf")
     petals = _choice(rng, _PETALS)
     shift = rng.uniform(-2, 2)
-    spots = [(-half * 0.52 + shift, top * 0.42), (shift, top * 0.62), (half * 0.5 + shift, top * 0.38)]
-    for x, y in spots:
+    for x, y in ((-half * 0.52 + shift, top * 0.42), (shift, top * 0.62), (half * 0.5 + shift, top * 0.38)):
         flower, reach = sprite.part("flower"), rng.uniform(3.0, 3.5)
         for turn in np.arange(5) * 2 * np.pi / 5 + rng.uniform(0, 1):
             sprite.add(ellipse(x + reach * np.cos(turn), y + reach * np.sin(turn), 2.8, 2.8), petals, part=flower)
@@ -191,23 +180,18 @@ def _person(rng: np.random.Generator) -> Sprite:
     trousers = jitter(rng, ((56, 66, 104), (88, 70, 56), (60, 60, 66))[int(rng.integers(3))])
     stride, hip, shoulder = rng.uniform(0.5, 5.0), rng.uniform(22, 25), rng.uniform(43, 46)
     for side in (-1, 1):
-        leg = sprite.part("leg")
-        foot = side * (5.0 + stride)
-        sprite.add(
-            polygon((foot - 4, 0), (foot + 4, 0), (side * 4.6 + 4.2, hip), (side * 4.6 - 4.2, hip)), trousers, part=leg
-        )
+        leg, foot, top = sprite.part("leg"), side * (5.0 + stride), side * 4.6
+        sprite.add(polygon((foot - 4, 0), (foot + 4, 0), (top + 4.2, hip), (top - 4.2, hip)), trousers, part=leg)
         sprite.add(box(foot - 4.4, 0, foot + 5.4, 3.6, 1.5), _RUBBER, part=leg)
     swing = rng.uniform(1, 7)
     for side in (-1, 1):
-        hand = (side * (12.5 + swing), shoulder - 19 + swing)
-        arm = polygon(
-            (side * 7, shoulder - 1), (side * 10, shoulder - 2), (hand[0] + 2, hand[1]), (hand[0] - 2, hand[1])
+        x, y = side * (12.5 + swing), shoulder - 19 + swing
+        sprite.add(
+            polygon((side * 7, shoulder - 1), (side * 10, shoulder - 2), (x + 2, y), (x - 2, y)), tint(shirt, 0.85)
         )
-        sprite.add(arm, tint(shirt, 0.85))
-        sprite.add(ellipse(*hand, 2.7, 2.7), skin)
-    torso = polygon(
-        (-9, hip - 2), (9, hip - 2), (10.5, shoulder - 2), (7, shoulder), (-7, shoulder), (-10.5, shoulder - 2)
-    )
+        sprite.add(ellipse(x, y, 2.7, 2.7), skin)
+    hips, neck = ((-9, hip - 2), (9, hip - 2)), ((7, shoulder), (-7, shoulder))
+    torso = polygon(*hips, (10.5, shoulder - 2), *neck, (-10.5, shoulder - 2))
     sprite.add(torso, shirt, "stripe" if rng.random() < 0.4 else "grain")
     head, y = sprite.part("head"), shoulder + 6.8
     sprite.add(ellipse(0, y, 7.6, 8.0), skin, part=head)
@@ -221,12 +205,9 @@ def _dog(rng: np.random.Generator) -> Sprite:
     name, coat = _pick(rng, "brown", "white", "brown", "yellow")
     coat = tint(coat, 0.9) if name == "yellow" else coat
     sprite = Sprite("dog", name)
-    length, lift = rng.uniform(17, 21), rng.uniform(14, 16)
-    tip = rng.uniform(8, 16)
-    tail = polygon(
-        (-length + 3, lift + 3), (-length - 7, lift + tip), (-length - 9.5, lift + tip - 3), (-length, lift - 3)
-    )
-    sprite.add(tail, coat)
+    length, lift, tip = rng.uniform(17, 21), rng.uniform(14, 16), rng.uniform(8, 16)
+    end = ((-length - 7, lift + tip), (-length - 9.5, lift + tip - 3))
+    sprite.add(polygon((-length + 3, lift + 3), *end, (-length, lift - 3)), coat)
     for x in (-length + 6.5, length - 6.5):
         leg = sprite.part("leg")
         sprite.add(box(x - 4.4, 0, x + 4.4, lift + 2, 2.5), tint(coat, 0.92), part=leg)

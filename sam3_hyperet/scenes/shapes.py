@@ -6,6 +6,7 @@ Lengths are in units of 1/128 of the image's side.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +26,14 @@ COLORS: dict[str, Rgb] = {
 TEXTURES = ("plain", "grain", "brick", "leaf", "blade", "asphalt", "tile", "stripe", "plank", "cloud")
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """One filled polygon; `part` indexes the sprite's parts, -1 for none."""
 
     points: Points
     color: Rgb
-    texture: int = 0
-    part: int = -1
-    outlined: bool = True
+    texture: int
+    part: int
+    outlined: bool
 
 
 @dataclass
@@ -73,14 +73,9 @@ def box(x0: float, y0: float, x1: float, y1: float, corner: float = 0.0) -> Poin
     """A rectangle whose corners are rounded with radius `corner`."""
     if corner <= 0:
         return polygon((x0, y0), (x1, y0), (x1, y1), (x0, y1))
-    centers = (
-        (x1 - corner, y1 - corner),
-        (x0 + corner, y1 - corner),
-        (x0 + corner, y0 + corner),
-        (x1 - corner, y0 + corner),
-    )
+    left, right, low, high = x0 + corner, x1 - corner, y0 + corner, y1 - corner
     arcs = []
-    for quarter, (x, y) in enumerate(centers):
+    for quarter, (x, y) in enumerate(((right, high), (left, high), (left, low), (right, low))):
         angle = np.radians(np.linspace(90 * quarter, 90 * quarter + 90, 5))
         arcs.append(np.stack((x + corner * np.cos(angle), y + corner * np.sin(angle)), axis=1))
     return np.concatenate(arcs)
@@ -95,10 +90,7 @@ def blob(rng: np.random.Generator, x: float, y: float, rx: float, ry: float, bum
 
 def tint(color: Rgb, factor: float) -> Rgb:
     """Darker for factor < 1, towards white for factor > 1."""
-    if factor <= 1:
-        red, green, blue = (round(c * factor) for c in color)
-    else:
-        red, green, blue = (round(c + (255 - c) * (factor - 1)) for c in color)
+    red, green, blue = (round(c * factor if factor <= 1 else c + (255 - c) * (factor - 1)) for c in color)
     return red, green, blue
 
 

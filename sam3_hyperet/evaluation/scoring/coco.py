@@ -26,9 +26,8 @@ _CHUNK = 512  # RLEs checked at once: what fits the cache is three times as fast
 class GroundTruth:
     """The annotations of a COCO instances file, as the AP code counts them.
 
-    sizes: image id → (height, width) in pixels; categories: id → name; annotations: in file order, with ids
-    renumbered from 1 (COCO's matching reads id 0 as "unmatched").
-    Raises DataError naming the file and the record.
+    sizes: image id → (height, width) in pixels; categories: id → name; annotations: in file order, with ids renumbered
+    from 1 (COCO's matching reads id 0 as "unmatched"). Raises DataError naming the file and the record.
     """
 
     source: str
