@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sam3_hyperet.report.tables import (
-    UNMOVED,
-    Cell,
-    Row,
-    between,
-    data_set,
-    is_granularity,
-    number,
-    rows,
-    signed,
-    value,
-)
+from sam3_hyperet.report.tables import GRANULARITIES, UNMOVED, Cell, Row, between, data_set, number, rows, signed, value
 
 SMALL = 0.02
 """A difference up to here is called small."""
@@ -32,11 +21,7 @@ def summary(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
     table = rows(metrics, models)
     chosen = _summary_rows(table)
     several = len({row.scope[:1] for row in chosen}) > 1
-    if models:
-        clauses = [_best_of(row, models, several) for row in chosen[:_MOST]]
-    else:
-        clauses = [_change(row, several) for row in chosen[:_MOST]]
-    clauses = _abbreviated(clauses)
+    clauses = [_best_of(row, models, several) if models else _change(row, several) for row in chosen[:_MOST]]
     if len(chosen) > _MOST:
         clauses.append(f"{len(chosen) - _MOST} more below")
     alarms = _false_alarms(table, models)
@@ -57,25 +42,26 @@ def summary(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
         clauses.append(f"{added:,.0f} added parameters{fraction}")
     if chosen and all(row.base is None for row in chosen):
         clauses.append("the base model was not evaluated beside it")
-    sentence = opening + "; ".join(clauses) + "."
+    before, interval, after = f"{opening}{'; '.join(clauses)}.".partition(_INTERVAL)
+    sentence = before + interval + after.replace(_INTERVAL, "")  # only the first interval is named
     return sentence if sentence.startswith("mIoU") else sentence[0].upper() + sentence[1:]
 
 
 def _summary_rows(table: Sequence[Row]) -> list[Row]:
     """One AP for each granularity or split of a data set, one mIoU for each data set; large changes first."""
-    with_masks = {row.scope for row in table if row.metric.key == "segm/AP"}
+    places = {(row.metric.key, row.scope) for row in table}
     chosen: dict[tuple[str, tuple[str, ...]], Row] = {}
     for row in table:
-        kind = row.metric.key
+        kind, scope = row.metric.key, row.scope
         empty = row.base is None and all(cell.value is None for cell in row.cells)
-        if empty or (kind == "bbox/AP" and row.scope in with_masks):
+        if empty or (kind == "bbox/AP" and ("segm/AP", scope) in places):
             continue
         if kind == "mIoU":
-            chosen.setdefault((kind, row.scope[:1]), row)
+            chosen.setdefault((kind, scope[:1]), row)
         elif kind in ("segm/AP", "bbox/AP"):
-            split = any(r.metric.key == kind and r.scope[:1] == row.scope[:1] and r.scope[1:] for r in table)
-            if row.scope[1:] or not split:
-                chosen[("AP", row.scope)] = row
+            is_split = any(key == kind and other[:1] == scope[:1] and other[1:] for key, other in places)
+            if scope[1:] or not is_split:
+                chosen["AP", scope] = row
     return sorted(chosen.values(), key=lambda row: (row.metric.key == "mIoU", -_largest_change(row)))
 
 
@@ -89,7 +75,7 @@ def _label(row: Row, several: bool) -> str:
     if kind == "mIoU":
         label = f"mIoU ({inner})" if inner else "mIoU"
     else:
-        label = f"{inner}-level {kind}" if is_granularity(inner) else f"{inner} {kind}".strip()
+        label = f"{inner}-level {kind}" if inner in GRANULARITIES else f"{inner} {kind}".strip()
     return f"{label} on {data_set(row.scope)}" if several or not inner or kind == "mIoU" else label
 
 
@@ -106,11 +92,10 @@ def _change(row: Row, several: bool) -> str:
     digits = _digits(cell)
     if cell.open and cell.interval:
         moved = f"{number(base, digits)} to {number(cell.value, digits)}"
-        return f"{label} shows no clear change ({moved}, {_interval(cell, digits)})"
-    up = cell.difference > 0
-    verb = ("edged up" if up else "slipped") if abs(cell.difference) < SMALL else ("rose" if up else "fell")
-    from_to = f"from {number(base, digits)} to {number(cell.value, digits)}"
-    return f"{label} {verb} {from_to} ({_step(row, cell, digits)})"
+        return f"{label} shows no clear change ({moved}{_interval(cell, digits)})"
+    rose, fell = ("edged up", "slipped") if abs(cell.difference) < SMALL else ("rose", "fell")
+    verb = rose if cell.difference > 0 else fell
+    return f"{label} {verb} from {number(base, digits)} to {number(cell.value, digits)} ({_step(row, cell, digits)})"
 
 
 def _best_of(row: Row, models: Sequence[str], several: bool) -> str:
@@ -125,13 +110,12 @@ def _best_of(row: Row, models: Sequence[str], several: bool) -> str:
     if _largest_change(row) < UNMOVED:
         return f"{label} stays at {number(row.base, 3)} with every model"
     digits = _digits(cell)
-    base_value, best_value = number(row.base, digits), number(best, digits)
+    highest, base, interval = number(best, digits), number(row.base, digits), _interval(cell, digits)
     if cell.verdict == "better":
-        return f"{label} is highest with {name}: {best_value}, base {base_value} ({_step(row, cell, digits)})"
-    inside = f", {_interval(cell, digits)}" if cell.interval else ""
+        return f"{label} is highest with {name}: {highest}, base {base} ({_step(row, cell, digits)})"
     if cell.verdict == "same":
-        return f"no model clearly raises {label} (best: {best_value} with {name}, base {base_value}{inside})"
-    return f"every model lowers {label} (least {name}: {best_value}, base {base_value}{inside})"
+        return f"no model clearly raises {label} (best: {highest} with {name}, base {base}{interval})"
+    return f"every model lowers {label} (least {name}: {highest}, base {base}{interval})"
 
 
 def _false_alarms(table: Sequence[Row], models: Sequence[str]) -> str:
@@ -144,10 +128,8 @@ def _false_alarms(table: Sequence[Row], models: Sequence[str]) -> str:
     of = " ".join(row.scope[1:])
     clause = f"false alarms on absent {of + ' ' if of else ''}prompts rose from {_alarms(row.base)} to "
     if models:
-        named = zip(models, row.cells, strict=True)
-        return clause + ", ".join(
-            f"{_alarms(cell.value)} with {name}" for name, cell in named if cell.verdict == "worse"
-        )
+        worse = [(name, cell.value) for name, cell in zip(models, row.cells, strict=True) if cell.verdict == "worse"]
+        return clause + ", ".join(f"{_alarms(right)} with {name}" for name, right in worse)
     clause += _alarms(row.cells[0].value)
     if worst is row:
         return clause
@@ -169,17 +151,8 @@ def _digits(cell: Cell) -> int:
 
 def _step(row: Row, cell: Cell, digits: int) -> str:
     step = round(cell.value or 0.0, digits) - round(row.base or 0.0, digits)  # so that the sentence adds up
-    return signed(step, digits) + (f", {_interval(cell, digits)}" if cell.interval else "")
+    return signed(step, digits) + _interval(cell, digits)
 
 
 def _interval(cell: Cell, digits: int) -> str:
-    return f"{_INTERVAL}{between(cell.interval or (0.0, 0.0), digits)}"
-
-
-def _abbreviated(clauses: Sequence[str]) -> list[str]:
-    """Only the first clause with an interval names it."""
-    shorter, said = [], False
-    for clause in clauses:
-        shorter.append(clause.replace(_INTERVAL, "") if said else clause)
-        said = said or _INTERVAL in clause
-    return shorter
+    return f", {_INTERVAL}{between(cell.interval, digits)}" if cell.interval else ""

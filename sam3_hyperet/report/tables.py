@@ -1,7 +1,7 @@
 """Metrics of a base and of any number of adapted models, side by side: rows, Markdown and LaTeX (booktabs).
 
-Metrics come flat, by `MetricKey`; `difference/…/low` and `/high` are the 95 % interval of the difference between an
-adapted model's metric and the base's. A metric is bold where it is the best and its interval supports that.
+Metrics are flat, by `MetricKey`; `difference/…/low` and `/high` are the 95 % interval of an adapted model's difference
+from the base.
 """
 
 from __future__ import annotations
@@ -17,24 +17,14 @@ from sam3_hyperet.evaluation.metrics.key import MetricKey
 UNMOVED = 0.005
 """A smaller difference of an AP, an mIoU or a fraction is called none."""
 MISSING = "–"
+GRANULARITIES = ("part", "object", "group", "class")
 
 _DATA_SETS = {"coco": "COCO", "ade20k": "ADE20K", "camvid": "CamVid", "": "the data"}
-_GRANULARITIES = ("part", "object", "group", "class")
-_FUSIONS = ("fused", "instance", "semantic")
-_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "−": "$-$",
-    "+": "$+$",
-    "±": r"$\pm$",
-    "–": "--",
-    "·": r"$\cdot$",
-    "’": "'",
-}
+_ORDER = (*GRANULARITIES, "fused", "instance", "semantic")
+_LATEX_WORDS = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
+_LATEX |= {character: rf"\text{word}{{}}" for character, word in _LATEX_WORDS.items()}
+_LATEX |= {"−": "$-$", "+": "$+$", "±": r"$\pm$", "–": "--", "·": r"$\cdot$", "’": "'"}
 _NOTE = (
     "Differences are from the base, with the 95 % interval of a paired bootstrap over the images where there is one; "
     "bold is the best value of a row where its interval does not hold 0. "
@@ -44,66 +34,25 @@ _NOTE = (
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of the main table, `key` being the `MetricKey.metric`."""
+    """A metric of the main table, `key` being the `MetricKey.metric`; the page says what it means."""
 
     key: str
     name: str
-    meaning: str
     lower_is_better: bool = False
 
 
 METRICS = (
-    Metric(
-        "segm/AP",
-        "Mask AP",
-        "Average precision of the masks: mean over IoU thresholds .50 to .95 and over categories.",
-    ),
-    Metric("mIoU", "mIoU", "Intersection over union of a class’s pixels, averaged over the classes that occur."),
-    Metric("bbox/AP", "Box AP", "Average precision of the boxes, otherwise as for masks."),
-    Metric(
-        "segm/cgF1",
-        "cgF1",
-        "SAM 3’s own measure: F1 of the masks of present concepts × IL_MCC, how well presence is recognised.",
-    ),
-    Metric(
-        "presence/accuracy_absent",
-        "Right about what is absent",
-        "Fraction of prompts for something that is not in the image that the model rejects; the rest are false alarms.",
-    ),
-    Metric(
-        "presence/accuracy_present",
-        "Right about what is present",
-        "Fraction of prompts for something that is in the image that the model accepts.",
-    ),
-    Metric(
-        "hierarchy/consistency",
-        "Consistency in the concept tree",
-        "IoU of the mask of a parent (vehicle) and the union of those of its children (car, bus).",
-    ),
-    Metric(
-        "hierarchy/sibling_confusion",
-        "Siblings confused",
-        "Fraction of ground-truth regions that the prompt of a sibling (bus for a car) matches. Lower is better.",
-        lower_is_better=True,
-    ),
-    Metric(
-        "hierarchy/cousin_confusion",
-        "Cousins confused",
-        "The same for the prompts of cousins (house for a car). Lower is better.",
-        lower_is_better=True,
-    ),
-    Metric(
-        "hierarchy/stranger_confusion",
-        "Strangers confused",
-        "The same for all other prompts, neither above nor below in the tree (roof for a road). Lower is better.",
-        lower_is_better=True,
-    ),
-    Metric(
-        "unassigned",
-        "Unassigned",
-        "Fraction of the labelled pixels that no class was given to; they count as missed. Lower is better.",
-        lower_is_better=True,
-    ),
+    Metric("segm/AP", "Mask AP"),
+    Metric("mIoU", "mIoU"),
+    Metric("bbox/AP", "Box AP"),
+    Metric("segm/cgF1", "cgF1"),
+    Metric("presence/accuracy_absent", "Right about what is absent"),
+    Metric("presence/accuracy_present", "Right about what is present"),
+    Metric("hierarchy/consistency", "Consistency in the concept tree"),
+    Metric("hierarchy/sibling_confusion", "Siblings confused", lower_is_better=True),
+    Metric("hierarchy/cousin_confusion", "Cousins confused", lower_is_better=True),
+    Metric("hierarchy/stranger_confusion", "Strangers confused", lower_is_better=True),
+    Metric("unassigned", "Unassigned", lower_is_better=True),
 )
 
 
@@ -160,7 +109,7 @@ class Row:
 
 
 def prefixes(models: Sequence[str] = ()) -> dict[str, str]:
-    """What stands before the keys of each adapted model: nothing where there is only one, without a name."""
+    """The prefix of each adapted model's keys: none where there is only one, without a name."""
     return {name: f"{name}/" for name in models} or {"adapted": ""}
 
 
@@ -186,7 +135,7 @@ def category_tables(metrics: Mapping[str, float], models: Sequence[str] = ()) ->
     for key in found:
         if key.metric == "bbox/AP" and _scope(key) in with_masks:
             continue
-        kind = Metric("", {"segm/AP": "mask AP", "bbox/AP": "box AP"}.get(key.metric, key.metric), "")
+        kind = Metric("", {"segm/AP": "mask AP", "bbox/AP": "box AP"}.get(key.metric, key.metric))
         title = Row(kind, _scope(key), None, ()).label
         tables.setdefault(f"{title}: {kind.name}", []).append(_row(metrics, models, kind, (key.category,), key))
     for table in tables.values():
@@ -222,10 +171,6 @@ def data_set(scope: Sequence[str]) -> str:
     """The name of the data set of a row's scope, as people write it."""
     name = scope[0] if scope else ""
     return _DATA_SETS.get(name, name)
-
-
-def is_granularity(name: str) -> bool:
-    return name in _GRANULARITIES
 
 
 def number(x: float | None, digits: int = 2) -> str:
@@ -271,36 +216,31 @@ def _verdict(difference: float | None, interval: tuple[float, float] | None, low
 
 
 def _rank(part: str) -> tuple[int, str]:
-    order = (*_GRANULARITIES, *_FUSIONS)
-    return (order.index(part) if part in order else len(order), part)
+    return (_ORDER.index(part) if part in _ORDER else len(_ORDER), part)
 
 
 def markdown_table(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
     """A pipe table with a note below it; ends in a newline."""
-    escape = markdown_text
-    table, adapted = rows(metrics, models), list(prefixes(models))
+    adapted = [markdown_text(name) for name in prefixes(models)]
     head = ["metric", "data", "base"]
     for name in adapted:
-        head += [escape(name), "difference" if len(adapted) == 1 else f"{escape(name)} − base"]
+        head += [name, "difference" if len(adapted) == 1 else f"{name} − base"]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
-    for row in table:
-        lines.append([escape(row.metric.name), escape(row.label), *_figures(row, escape, lambda text: f"**{text}**")])
+    lines += [_texts(row, markdown_text, "**{}**") for row in rows(metrics, models)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_NOTE}\n"
 
 
 def latex_table(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
     r"""A `tabular` for `\usepackage{booktabs}`, metrics separated by `\midrule`; the note is a comment above it."""
-    escape = latex_text
-    table, adapted = rows(metrics, models), list(prefixes(models))
     head = ["metric", "data", "base"]
-    for name in adapted:
-        head += [escape(name), "difference"]
-    lines = [f"% {_NOTE}", rf"\begin{{tabular}}{{ll{'r' * (1 + 2 * len(adapted))}}}", r"\toprule", _latex_line(head)]
-    for metric, found in groupby(table, key=lambda row: row.metric):
+    for name in prefixes(models):
+        head += [latex_text(name), "difference"]
+    lines = [f"% {_NOTE}", rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}", r"\toprule", _latex_line(head)]
+    for _, found in groupby(rows(metrics, models), key=lambda row: row.metric):
         lines.append(r"\midrule")
         for k, row in enumerate(found):
-            name = "" if k else escape(metric.name)
-            lines.append(_latex_line([name, escape(row.label), *_figures(row, escape, r"\textbf{{{}}}".format)]))
+            name, *others = _texts(row, latex_text, r"\textbf{{{}}}")
+            lines.append(_latex_line(["" if k else name, *others]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
@@ -314,20 +254,18 @@ def latex_text(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
-def _figures(row: Row, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[str]:
+def _texts(row: Row, escape: Callable[[str], str], bold: str) -> list[str]:
+    """The texts of a row's cells, the best value in the format `bold`."""
     best = row.best
-    found = [_bold_if(best == -1, escape(number(row.base, 3)), bold)]
-    for k, cell in enumerate(row.cells):
-        found += [_bold_if(best == k, escape(number(cell.value, 3)), bold), escape(_difference(cell))]
-    return found
-
-
-def _bold_if(condition: bool, text: str, bold: Callable[[str], str]) -> str:
-    return bold(text) if condition else text
-
-
-def _difference(cell: Cell) -> str:
-    return signed(cell.difference) + (f" ({between(cell.interval)})" if cell.interval else "")
+    texts = [row.metric.name, row.label, number(row.base, 3)]
+    for cell in row.cells:
+        interval = f" ({between(cell.interval)})" if cell.interval else ""
+        texts += [number(cell.value, 3), signed(cell.difference) + interval]
+    texts = [escape(text) for text in texts]
+    if best is not None:
+        place = 2 if best == -1 else 3 + 2 * best
+        texts[place] = bold.format(texts[place])
+    return texts
 
 
 def _latex_line(cells: Sequence[str]) -> str:
