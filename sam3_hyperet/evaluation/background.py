@@ -13,10 +13,8 @@ import torch
 
 @contextmanager
 def background(threads: int) -> Iterator[Callable[[int], Line]]:
-    """Threads for lines of work; errors are raised where work is put or waited for, at the end at the latest.
-
-    Args:
-        threads: 0 to do everything at once, in the caller's thread.
+    """Threads for lines of work, 0 to do everything at once in the caller's; errors are raised where work is put or
+    waited for, at the end at the latest.
 
     Yields:
         A function that starts another line, of which at most so many calls wait: so memory is bounded.
@@ -41,8 +39,7 @@ class Line:
     """Calls that are done one after the other."""
 
     def __init__(self, executor: ThreadPoolExecutor | None, most_pending: int) -> None:
-        self._executor = executor
-        self._most = max(1, most_pending)
+        self._executor, self._most = executor, max(1, most_pending)
         self._pending: deque[Future[None]] = deque()
 
     def put(self, function: Callable[..., None], *arguments: Any) -> None:

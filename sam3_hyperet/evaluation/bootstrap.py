@@ -15,20 +15,13 @@ _INTERVAL = (2.5, 97.5)  # percentiles
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of one model less that of another, on the same images.
+    """A metric of one model less that of another, on the same images."""
 
-    Attributes:
-        value: on the images as they are; NaN where either has no value.
-        low, high: the 95 % interval; NaN where no draw has a value.
-        fraction_above: of the draws above 0; a draw of exactly 0 counts half.
-        dropped: draws that gave no value, for instance because nothing was to find in the drawn images.
-    """
-
-    value: float
-    low: float
+    value: float  # on the images as they are; NaN where either has no value
+    low: float  # of the 95 % interval; NaN where no draw has a value
     high: float
-    fraction_above: float
-    dropped: int
+    fraction_above: float  # of the draws above 0; a draw of exactly 0 counts half
+    dropped: int  # draws that gave no value, for instance because nothing was to find in the drawn images
 
 
 def draw_weights(images: int, draws: int, seed: int = 0) -> Iterator[np.ndarray]:
@@ -53,8 +46,7 @@ def paired_differences(
         raise ConfigError(f"bootstrap draws={draws}; expected an integer from 1")
     if images < 1:
         raise DataError("a bootstrap needs images; there are none")
-    once = np.ones(images, dtype=np.int64)
-    values = _differences(model, base, once)
+    values = _differences(model, base, np.ones(images, dtype=np.int64))
     drawn: dict[str, list[float]] = {key: [] for key in values}
     for weights in draw_weights(images, draws, seed):
         for key, difference in _differences(model, base, weights).items():

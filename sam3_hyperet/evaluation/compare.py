@@ -30,7 +30,6 @@ from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.version import versions
 
 RECORDS = "records"
-NOVEL = "ov_novel"
 _RADII = ("radius/", "normalized_radius/")
 _FORGETTABLE = ("segm/AP", "bbox/AP", "mIoU", "presence/IL_MCC", "presence/accuracy_absent")
 
@@ -72,18 +71,16 @@ def compare(
 ) -> Comparison | None:
     """Run all models on each image in turn and score them.
 
-    Records in `run_dir` of the same models on the same images are not computed again.
-
     Args:
         models: the base first, if it is named "base".
         fabric: launched; its processes share the images.
-        resume: go on from the records in `run_dir`; else start over.
+        resume: go on from the records in `run_dir` that the same models made on the same images; else start over.
         say: called with lines for people.
         progress: a context for a number of images, whose value is called after each of them.
 
     Returns:
-        The comparison, whose metrics are flat: `base/<data>/<metric>` of the base, `<data>/<metric>` of the adapted
-        model, of several `<name>/<data>/<metric>`; None in a process that is not the first.
+        None in a process that is not the first. The metrics are flat: `base/<data>/<metric>` of the base,
+        `<data>/<metric>` of the adapted model, of several `<name>/<data>/<metric>`.
 
     Raises:
         ConfigError: a folder of records that no evaluation wrote.
@@ -138,19 +135,18 @@ def split_facts(data: DataOptions, task: EvalTask) -> dict[str, object]:
     files = [file for i in task.positions for file in split.images.files(i)]
     if split.labels is not None and split.labels is not split.images:
         files += [file for i in task.positions for file in split.labels.files(i)]
-    facts: dict[str, object] = {f"protocol.{name}": value for name, value in task.protocol.deciding().items()}
-    facts |= {
-        "data": f"{data.name}, {split.name} split, {len(task.positions)} of {len(split.images)} images",
-        "vocabulary": _digest(task.vocabulary),
-        "categories": _digest(split.images.categories, split.labels.categories if split.labels else (), task.groups),
-        "files": _digest([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]),
-        "annotations": hashlib.sha256(split.coco_file.read_bytes()).hexdigest() if split.coco_file else None,
+    values = {
+        "vocabulary": (task.vocabulary,),
+        "categories": (split.images.categories, split.labels.categories if split.labels else (), task.groups),
+        "files": ([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files],),
     }
-    return facts | {f"version.{name}": version for name, version in versions().items()}
-
-
-def _digest(*values: object) -> str:
-    return hashlib.sha256(repr(values).encode()).hexdigest()
+    return {
+        **{f"protocol.{name}": value for name, value in task.protocol.deciding().items()},
+        "data": f"{data.name}, {split.name} split, {len(task.positions)} of {len(split.images)} images",
+        **{name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in values.items()},
+        "annotations": hashlib.sha256(split.coco_file.read_bytes()).hexdigest() if split.coco_file else None,
+        **{f"version.{name}": version for name, version in versions().items()},
+    }
 
 
 def all_metrics(data: DataOptions, task: EvalTask, results: Sequence[EvalResult]) -> dict[str, float]:
@@ -258,4 +254,4 @@ def _not_adapted_to(data: DataOptions, task: EvalTask) -> list[str]:
     granularities = {category.granularity for category in task.split.images.categories}
     trained = set(data.annotated or data.granularity_weights or granularities)
     left_out = [name for name in task.groups if name in granularities - trained]
-    return left_out + [name for name in task.groups if name == NOVEL and data.prompts]
+    return left_out + [name for name in task.groups if name == "ov_novel" and data.prompts]

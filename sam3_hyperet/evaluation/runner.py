@@ -71,7 +71,7 @@ def record_images(
         positions: of the images that this process is to record, for each run.
         image: opens the image at a position.
         workers: threads that do the evaluators' work while the models go on; 0 for none.
-        on_image: called after each image, for a progress bar.
+        on_image: called after each image.
     """
     wanted = [set(own) for own in positions]
     with ExitStack() as stack:
@@ -137,10 +137,8 @@ def records_of(records: Sequence[Record], name: str) -> list[dict[str, np.ndarra
 def evaluate_records(evaluators: Mapping[str, Evaluator], records: Sequence[Record], prompts: int) -> dict[str, float]:
     """All metrics of a model from the records of its images, and their cost.
 
-    Returns:
-        The evaluators' metrics; `speed/images_per_s` and `speed/prompts_per_s`, of the time that the model and its
-        evaluators worked, however many threads or processes shared it; `speed/peak_memory_gib`, of the process (of the
-        device, where there is one) that had most.
+    `speed/images_per_s` and `speed/prompts_per_s` are of the time that the model and its evaluators worked, however
+    many threads or processes shared it; `speed/peak_memory_gib` of the process, or of its device, that had most.
     """
     metrics: dict[str, float] = {}
     for name, evaluator in evaluators.items():

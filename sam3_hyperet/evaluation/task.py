@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.hierarchy import Hierarchy, hierarchy_of
 from sam3_hyperet.data.prompts import prompt_texts
 from sam3_hyperet.data.sources import Split
@@ -64,8 +63,11 @@ class EvalTask:
         }
         if not ids and not classes:
             raise ConfigError("a split without instances and without label maps cannot be evaluated")
-        if split.coco_file and split.labels:
-            _check_same_images(split.images, split.labels, self.positions)
+        if split.coco_file and (labels := split.labels):
+            for i in self.positions:  # a model gets each image once, for its instances and its label map
+                one, other = split.images.image(i).path, labels.image(i).path if i < len(labels) else None
+                if one != other:
+                    raise DataError(f"image {i}: its instances are those of {one}, its label map is that of {other}")
         parents = hierarchy.prompts([*ids, *classes]) if hierarchy else ()
         in_tree = set(concepts(hierarchy)) if hierarchy else set()
         self.prompts = tuple(
@@ -128,31 +130,17 @@ def open_task(split: Split, protocol: Protocol) -> EvalTask:
 
 
 def shown_examples(split: Split, scored: Sequence[int], count: int) -> tuple[list[tuple[int, int]], list[int]]:
-    """Examples from `count` of the scored images, evenly spread.
-
-    Returns:
-        (position, category id) of a present concept for each granularity, and positions of label maps.
-    """
+    """Examples from `count` of the scored images, evenly spread: (position, category id) of a present concept for each
+    granularity, and positions of label maps."""
     if not count:
         return [], []
     chosen = evenly_spread(scored, count)
     pairs: list[tuple[int, int]] = []
-    if split.coco_file:
-        granularity = {category.id: category.granularity for category in split.images.categories}
-        for turn, i in enumerate(chosen):
-            there = sorted({one.category_id for one in split.images.instances(i) if not one.crowd})
-            levels = sorted({granularity[c] for c in there})
-            for level in levels if len(levels) > 1 else levels * _SHOWN_PER_IMAGE:
-                left = [c for c in there if granularity[c] == level and (i, c) not in pairs]
-                if left:
-                    pairs.append((i, left[turn % len(left)]))
+    granularity = {category.id: category.granularity for category in split.images.categories}
+    for turn, i in enumerate(chosen if split.coco_file else ()):
+        there = sorted({one.category_id for one in split.images.instances(i) if not one.crowd})
+        levels = sorted({granularity[c] for c in there})
+        for level in levels if len(levels) > 1 else levels * _SHOWN_PER_IMAGE:
+            if left := [c for c in there if granularity[c] == level and (i, c) not in pairs]:
+                pairs.append((i, left[turn % len(left)]))
     return pairs, (chosen[:_LABEL_MAPS] if split.labels else [])
-
-
-def _check_same_images(images: AnnotatedImages, labels: AnnotatedImages, positions: Sequence[int]) -> None:
-    """A model gets each image once, for its instances and its label map."""
-    for i in positions:
-        one = images.image(i).path
-        other = labels.image(i).path if i < len(labels) else None
-        if one != other:
-            raise DataError(f"image {i}: its instances are those of {one}, its label map is that of {other}")

@@ -31,15 +31,6 @@ class PromptMasks(NamedTuple):
     semantic: Callable[[], Tensor]
 
 
-class Grounded(NamedTuple):
-    """The model's output for B prompts: (B, Q) logits, (B, Q, 4) boxes x0 y0 x1 y1, (B,) presence logits, masks."""
-
-    logits: Tensor
-    boxes: Tensor
-    presence: Tensor
-    masks: list[PromptMasks]
-
-
 class Grounding:
     """A SAM 3 image model, with or without adapters, on the features of one image and of a vocabulary.
 
@@ -61,8 +52,8 @@ class Grounding:
         else:
             _log_once(f"{type(model).__name__} grounds prompts in its own way: nothing is shared between them")
 
-    def ground(self, prompts: range) -> Grounded:
-        """The output for these prompts of the vocabulary."""
+    def ground(self, prompts: range) -> tuple[dict[str, Tensor], list[PromptMasks]]:
+        """The model's own output for these prompts of the vocabulary, as far as it is not masks, and their masks."""
         find_input, count = find_stage(prompts, self._device), len(prompts)
         if not self._stock:
             return self._ground_alone(find_input)
@@ -74,16 +65,16 @@ class Grounding:
             encoded["pos_embed"], memory, encoded["padding_mask"], {}, prompt, prompt_mask, encoded
         )
         one_by_one = (memory.chunk(count, 1), queries.chunk(count, 1), prompt.chunk(count, 1), prompt_mask.chunk(count))
-        return _grounded(out, list(map(self._masks, *one_by_one)))
+        return out, list(map(self._masks, *one_by_one))
 
-    def _ground_alone(self, find_input: host.FindStage) -> Grounded:
+    def _ground_alone(self, find_input: host.FindStage) -> tuple[dict[str, Tensor], list[PromptMasks]]:
         out = self._model.forward_grounding(
             backbone_out=dict(self._backbone_out),
             find_input=find_input,
             find_target=None,
             geometric_prompt=self._model._get_dummy_prompt(len(find_input.text_ids)),
         )
-        return _grounded(out, list(map(_decoded, out["pred_masks"], out["semantic_seg"][:, 0])))
+        return out, list(map(_decoded, out["pred_masks"], out["semantic_seg"][:, 0]))
 
     def _masks(self, memory: Tensor, queries: Tensor, prompt: Tensor, prompt_mask: Tensor) -> PromptMasks:
         """The masks of one prompt, for batch size 1."""
@@ -117,11 +108,6 @@ class Grounding:
             return MaskHead(head, pyramid)
         _log_once("the segmentation head is not as SAM 3 builds it: nothing of it is shared between prompts")
         return None
-
-
-def _grounded(out: dict[str, Tensor], masks: list[PromptMasks]) -> Grounded:
-    logits, presence = out["pred_logits"].float().squeeze(-1), out["presence_logit_dec"].float().flatten()
-    return Grounded(logits, out["pred_boxes_xyxy"].float(), presence, masks)
 
 
 def _decoded(of_queries: Tensor, semantic: Tensor) -> PromptMasks:

@@ -23,11 +23,9 @@ from sam3_hyperet.modeling.sites.site import PyramidAdjustment
 
 
 class MaskHead:
-    """The segmentation head on one image.
+    """The segmentation head, one for which `shares_work` is true, on one image.
 
-    Args:
-        head: one for which `shares_work` is true.
-        pyramid: (1, D, H, W) features, highest resolution first; a prompt's memory takes the place of the last.
+    The pyramid is (1, D, H, W) features, highest resolution first; a prompt's memory takes the place of the last.
     """
 
     def __init__(self, head: host.UniversalSegmentationHead, pyramid: Sequence[Tensor]) -> None:
@@ -36,12 +34,8 @@ class MaskHead:
         self._steps = [self._step(i, level) for i, level in enumerate(reversed(pyramid[:-1]))]
 
     def pixels(self, memory: Tensor, prompt: Tensor, prompt_mask: Tensor) -> Tensor:
-        """(B, D, H, W) pixel embeddings, at the resolution of the pyramid's first level.
-
-        Args:
-            memory: (positions, B, D) image features from the encoder for each prompt.
-            prompt: (tokens, B, D) prompts, of which `prompt_mask`, (B, tokens), is true at the padding.
-        """
+        """(B, D, H, W) pixel embeddings at the pyramid's first resolution, of (positions, B, D) image features from the
+        encoder and (tokens, B, D) prompts, of which `prompt_mask`, (B, tokens), is true at the padding."""
         if self._head.cross_attend_prompt is not None:
             query = self._head.cross_attn_norm(memory)
             memory = memory + self._head.cross_attend_prompt(query, prompt, prompt, key_padding_mask=prompt_mask)[0]

@@ -100,8 +100,6 @@ class PromptDetections:
     """The detections of one prompt at the size of its image, best first, computed once for every metric.
 
     Args:
-        prediction: of the model, at its own resolution.
-        height, width: of the image in pixels.
         max_dets: detections kept; more only where more are confident.
         mask_threshold: probability from which a pixel belongs to a mask.
 

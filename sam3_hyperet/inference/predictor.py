@@ -75,13 +75,14 @@ class Predictor:
         count = self.prompts_at_once or affordable_prompts(self.model, self.resolution, self.device)
         for start in range(0, len(self.vocabulary), count):
             with self._computing():
-                grounded = grounding.ground(range(start, min(start + count, len(self.vocabulary))))
-            presence, scores = grounded.presence.sigmoid(), grounded.logits.sigmoid()
+                out, masks = grounding.ground(range(start, min(start + count, len(self.vocabulary))))
+                presence, boxes = out["presence_logit_dec"].float().flatten().sigmoid(), out["pred_boxes_xyxy"].float()
+                scores = out["pred_logits"].float().squeeze(-1).sigmoid()
             # the device is waited for once for all prompts of a pass
             probabilities, best = torch.stack([presence, (scores * presence[:, None]).amax(dim=1)]).tolist()
-            for i, masks in enumerate(grounded.masks):
-                decode, decode_semantic = self._computing()(masks.instances), self._computing()(masks.semantic)
-                found = PromptPrediction(scores[i], grounded.boxes[i], decode, decode_semantic, probabilities[i])
+            for i, of_prompt in enumerate(masks):
+                instances, semantic = (self._computing()(decode) for decode in of_prompt)
+                found = PromptPrediction(scores[i], boxes[i], instances, semantic, probabilities[i])
                 yield found.top(0) if best[i] < self.min_score else found
 
     @contextmanager

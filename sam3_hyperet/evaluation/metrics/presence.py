@@ -20,10 +20,9 @@ _HEADLINE = ("presence/IL_MCC", "presence/accuracy_present", "presence/accuracy_
 def presence_metrics(counts: np.ndarray) -> dict[str, float]:
     """Metrics of counts, int (2, 2), of pairs: present or absent in rows, predicted to be in columns.
 
-    Returns:
-        `presence/accuracy_present` and `presence/accuracy_absent`, each only where there are such pairs;
-        `presence/IL_MCC`, the Matthews correlation with SAM 3's 1e-6 in the denominator (0 where one side is empty);
-        the counts `presence/true_positives`, `presence/false_negatives` and so on.
+    These are `presence/accuracy_present` and `presence/accuracy_absent`, each only where there are such pairs;
+    `presence/IL_MCC`, the Matthews correlation with SAM 3's 1e-6 in the denominator (0 where one side is empty); and
+    the counts `presence/true_positives`, `presence/false_negatives` and so on.
     """
     (tn, fp), (fn, tp) = counts.tolist()
     positives, negatives = tp + fn, tn + fp
@@ -36,15 +35,13 @@ def presence_metrics(counts: np.ndarray) -> dict[str, float]:
 
 
 class PresenceEvaluator(Evaluator):
-    """Presence of each category on each image, absent ones included.
+    """Presence of each category of the vocabulary on each image, absent ones included.
 
     A category that an image shows as a crowd alone is neither present nor absent there.
 
     Args:
-        category_ids: of the categories in the vocabulary.
         shown: position -> ids of the categories that the image shows as instances, and as crowds.
         groups: category ids by name; each group is reported below its name as well.
-        protocol: with the threshold of the presence.
     """
 
     def __init__(

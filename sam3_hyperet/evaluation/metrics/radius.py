@@ -17,14 +17,11 @@ class RadiusEvaluator(Evaluator):
     """Means of the radii of the features behind each adjustment and, as `…_before`, in front of it.
 
     The features are those between two calls of `finish`. A model with its adapters off has none and gets no metric.
-
-    Args:
-        probe: entered by the caller while the model runs, and accumulating.
+    The probe accumulates, and is entered by the caller while the model runs.
     """
 
     def __init__(self, probe: RadiusProbe) -> None:
-        self._probe = probe
-        self.sites = tuple(probe.sites)  # in the order of the records' rows
+        self._probe, self.sites = probe, tuple(probe.sites)  # in the order of the records' rows
 
     def finish(self) -> dict[str, np.ndarray]:
         """Of S sites, before and after: `histogram` (S, 2, BINS) of normalised radii in [0, 1]; `sums` (S, 2, 3) of

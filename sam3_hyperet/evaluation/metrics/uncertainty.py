@@ -37,8 +37,8 @@ BASE_CURVATURE = 0.01  # the paper's [1], where no adjustment has another
 def pyramid_radii(model: nn.Module, encoded: Encoded) -> Tensor:
     """(h, w) normalised radii of a pyramid level's features, behind the adjustment there.
 
-    The level is the first that the adapters adjust or, where they adjust none, the first, of the highest resolution;
-    the curvature is that of its adjustment or, of a base, .01.
+    The level is the first that the adapters adjust or, where they adjust none, that of the highest resolution; the
+    curvature is that of its adjustment or, of a base, .01.
     """
     adjustment: Any = getattr(model.backbone, "fpn_adjustment", None)
     level, curvature = 0 if adjustment is None else adjustment.indices[0], BASE_CURVATURE
@@ -48,12 +48,7 @@ def pyramid_radii(model: nn.Module, encoded: Encoded) -> Tensor:
 
 
 class UncertaintyEvaluator(Evaluator):
-    """Radius and score as uncertainties of the detections on images with annotated instances.
-
-    Args:
-        model: whose features they are.
-        protocol: with the threshold of the masks.
-    """
+    """Radius and score as uncertainties of a model's detections on images with annotated instances."""
 
     def __init__(self, model: nn.Module, images: AnnotatedImages, protocol: Protocol) -> None:
         self._model, self._images, self._mask_threshold = model, images, protocol.mask_threshold
@@ -86,7 +81,7 @@ class UncertaintyEvaluator(Evaluator):
         every = np.ones(len(detections.error))
         metrics = {"detections": float(len(every)), "wrong": float(detections.wrong.sum())} | detections.metrics(every)
         metrics["aurc/random"] = float(detections.error.mean()) if len(every) else float("nan")
-        metrics["aurc/oracle"] = aurc(Ranking(detections.error), detections.error, every)
+        metrics["aurc/oracle"] = aurc(detections.errors, detections.error, every)
         return {f"uncertainty/{key}": value for key, value in metrics.items() if np.isfinite(value)}
 
     def headline(self, records: Sequence[Record]) -> Headline:
@@ -113,7 +108,7 @@ class PooledDetections:
     """The detections of all images, sorted once by each uncertainty.
 
     Attributes:
-        error: (n,) 1 − IoU. wrong: (n,) IoU < 1/2. image: (n,) place of the image among the records.
+        error: (n,) 1 − IoU, and `errors`, its ranking. wrong: (n,) IoU < 1/2. image: (n,) its place in the records.
     """
 
     def __init__(self, records: Sequence[Record]) -> None:
@@ -122,13 +117,13 @@ class PooledDetections:
         self.image = np.repeat(np.arange(len(tables)), [table.shape[1] for table in tables])
         self.error, self.wrong = 1 - iou, iou < CORRECT_IOU
         self._uncertainty = {"radius": Ranking(radius), "score": Ranking(1 - score)}
-        self._errors = Ranking(self.error)
+        self.errors = Ranking(self.error)
 
     def metrics(self, weights: np.ndarray) -> dict[str, float]:
         """`<kind>/spearman`, `<kind>/auroc` and `<kind>/aurc`, NaN where undefined; (n,) weights are whole numbers."""
         found = {}
         for kind, ranking in self._uncertainty.items():
-            found[f"{kind}/spearman"] = spearman(ranking, self._errors, weights)
+            found[f"{kind}/spearman"] = spearman(ranking, self.errors, weights)
             found[f"{kind}/auroc"] = auroc(ranking, self.wrong, weights)
             found[f"{kind}/aurc"] = aurc(ranking, self.error, weights)
         return found

@@ -32,10 +32,7 @@ SHOWN = "fused"  # the fusion whose label maps are kept for the report
 
 
 class FusedLabels:
-    """A label map to which classes are added one by one.
-
-    labels: (H, W), int64, `UNASSIGNED` where no class so far competes for the pixel; on the values' device.
-    """
+    """A label map to which classes are added one by one: `labels`, (H, W) int64 on the values' device."""
 
     def __init__(self, size: Sequence[int]) -> None:
         self.labels, self._best = torch.full(tuple(size), UNASSIGNED), torch.full(tuple(size), -torch.inf)
@@ -52,10 +49,7 @@ def class_values(
 ) -> dict[str, Tensor]:
     """A class's value at each pixel by fusion, (H, W) float32; -inf where it does not compete for the pixel.
 
-    Args:
-        presence: P(it is there).
-        scores: (n,), P(instance | it is there).
-        masks, semantic: (n, H, W) and (H, W) probabilities.
+    `scores` are (n,) P(instance | the class is there); `masks` and `semantic` (n, H, W) and (H, W) probabilities.
     """
     nothing = torch.full_like(semantic, -torch.inf, dtype=torch.float32)
     of_semantic = torch.where(semantic >= mask_threshold, semantic.float() * presence, nothing)
@@ -117,18 +111,14 @@ class LabelMapEvaluator(Evaluator):
             record["shown"] = self._maps[SHOWN].labels.cpu().numpy().astype(np.int32)
         return record
 
-    def confusion(self, records: Sequence[Record], fusion: str) -> np.ndarray:
-        """(C + 1, C) int64 pixels over all images, prediction x label, the last row the unassigned."""
-        total = np.zeros((len(self.names) + 1, len(self.names)), dtype=np.int64)
-        for record in records:
-            total.ravel()[record[f"{fusion}/pairs"]] += record[f"{fusion}/pixels"]
-        return total
-
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
         """`<fusion>/mIoU`, `<fusion>/unassigned` and so on: the keys of `SemanticMIoU` for each fusion."""
         metrics: dict[str, float] = {}
         for name in FUSIONS:
-            for key, value in iou_metrics(self.confusion(records, name), self.names, len(records)).items():
+            confusion = np.zeros((len(self.names) + 1, len(self.names)), dtype=np.int64)
+            for record in records:
+                confusion.ravel()[record[f"{name}/pairs"]] += record[f"{name}/pixels"]
+            for key, value in iou_metrics(confusion, self.names, len(records)).items():
                 category = key.category if isinstance(key, MetricKey) else ""
                 metrics[MetricKey("IoU" if category else key, group=name, category=category)] = value
         chosen = self._protocol.fusion
@@ -152,7 +142,6 @@ class LabelMapEvaluator(Evaluator):
         classes = len(self.names)
         pixels = record[f"{fusion}/pixels"]
         prediction, label = np.divmod(record[f"{fusion}/pairs"], classes)
-        is_hit = prediction == label
-        hit = np.bincount(label[is_hit], pixels[is_hit], classes)
+        hit = np.bincount(label, pixels * (prediction == label), classes)
         predicted = np.bincount(prediction, pixels, classes + 1)[:-1]
         return np.stack([hit, np.bincount(label, pixels, classes) + predicted - hit])
