@@ -34,13 +34,9 @@ def draw_weights(images: int, draws: int, seed: int = 0) -> Iterator[np.ndarray]
 def paired_differences(
     model: Headline, base: Headline, images: int, draws: int = 1000, seed: int = 0
 ) -> dict[str, Difference]:
-    """The differences model - base of all metrics that both have, under the same draws of the images.
+    """The differences model - base of all metrics that both headlines have, under the same draws of the images.
 
-    Args:
-        model, base: `Evaluator.headline` of the same split; NaN where there is no value.
-
-    Raises:
-        ConfigError: no draws. DataError: no images.
+    A headline has NaN where there is no value. Raises ConfigError without draws, DataError without images.
     """
     if draws < 1:
         raise ConfigError(f"bootstrap draws={draws}; expected an integer from 1")

@@ -47,6 +47,11 @@ class EvalResult:
         """The part of each record that is one evaluator's."""
         return records_of(self.records, evaluator)
 
+    def headline(self) -> Headline:
+        """The headlines of all evaluators in one."""
+        parts = [evaluator.headline(self.records_of(name)) for name, evaluator in self.evaluators.items()]
+        return lambda weights: {key: value for part in parts for key, value in part(weights).items()}
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -198,7 +203,7 @@ def differences(data: str, results: Sequence[EvalResult], draws: int) -> dict[st
     parts = model_parts([result.model.name for result in results])
     metrics: dict[str, float] = {}
     for result in adapted:
-        for key, found in paired_differences(_headline(result), _headline(base), images, draws).items():
+        for key, found in paired_differences(result.headline(), base.headline(), images, draws).items():
             name = f"difference/{MetricKey.of(key, data, parts[result.model.name])}"
             metrics |= {name: found.value, f"{name}/low": found.low, f"{name}/high": found.high}
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
@@ -241,12 +246,6 @@ def _own_positions(run: ModelRun, fabric: Fabric, say: Callable[[str], None]) ->
 def _result(model: EvalModel, run: ModelRun) -> EvalResult:
     records = run.store.read_all(run.positions)
     return EvalResult(model, run.evaluators, records, evaluate_records(run.evaluators, records, len(run.task.prompts)))
-
-
-def _headline(result: EvalResult) -> Headline:
-    """The headlines of all evaluators of a model in one."""
-    parts = [evaluator.headline(result.records_of(name)) for name, evaluator in result.evaluators.items()]
-    return lambda weights: {key: value for part in parts for key, value in part(weights).items()}
 
 
 def _not_adapted_to(data: DataOptions, task: EvalTask) -> list[str]:

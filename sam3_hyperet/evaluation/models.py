@@ -46,10 +46,8 @@ def open_models(
     A run that trained all of a random model has no base to compare with.
     """
     adapted: list[EvalModel] = []
-    base: host.Sam3Image | None = None
     untrained = model_values.get("checkpoint") == "random" and any(files.weights for files in trained.values())
-    if not (untrained and len(trained) == 1):
-        base = open_model(model_values).to(device)
+    base = None if untrained and len(trained) == 1 else open_model(model_values).to(device)
     for name, files in trained.items():
         if files.weights or base is None:
             model = open_model({**model_values, "checkpoint": str(files.weights)}).to(device)

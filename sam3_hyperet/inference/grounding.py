@@ -68,11 +68,9 @@ class Grounding:
         return out, list(map(self._masks, *one_by_one))
 
     def _ground_alone(self, find_input: host.FindStage) -> tuple[dict[str, Tensor], list[PromptMasks]]:
+        dummy = self._model._get_dummy_prompt(len(find_input.text_ids))
         out = self._model.forward_grounding(
-            backbone_out=dict(self._backbone_out),
-            find_input=find_input,
-            find_target=None,
-            geometric_prompt=self._model._get_dummy_prompt(len(find_input.text_ids)),
+            backbone_out=dict(self._backbone_out), find_input=find_input, find_target=None, geometric_prompt=dummy
         )
         return out, list(map(_decoded, out["pred_masks"], out["semantic_seg"][:, 0]))
 

@@ -81,7 +81,7 @@ class Predictor:
             # the device is waited for once for all prompts of a pass
             probabilities, best = torch.stack([presence, (scores * presence[:, None]).amax(dim=1)]).tolist()
             for i, of_prompt in enumerate(masks):
-                instances, semantic = (self._computing()(decode) for decode in of_prompt)
+                instances, semantic = self._computing()(of_prompt.instances), self._computing()(of_prompt.semantic)
                 found = PromptPrediction(scores[i], boxes[i], instances, semantic, probabilities[i])
                 yield found.top(0) if best[i] < self.min_score else found
 

@@ -76,7 +76,6 @@ class LabelMapEvaluator(Evaluator):
 
     Args:
         images: with the C classes as categories and the label maps; of several prompts for a class the best counts.
-        protocol: with the thresholds, and the fusion whose mIoU is also called `mIoU`.
         shown: positions whose label map is kept, as `shown`: (H, W) classes, -1 where a pixel has none.
     """
 

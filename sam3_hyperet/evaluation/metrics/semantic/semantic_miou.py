@@ -68,17 +68,10 @@ def iou_metrics(confusion: np.ndarray, names: Sequence[str], images: int) -> dic
     in_label, hit = confusion.sum(axis=0), np.diagonal(confusion)
     union = in_label + confusion[:-1].sum(axis=1) - hit
     iou = hit / np.maximum(union, 1)
-    metrics: dict[str, float] = {
-        "mIoU": float(iou[union > 0].mean()),
-        f"mIoU/{len(names)}": float(iou.mean()),
-        "mIoU/gt": float(iou[in_label > 0].mean()),
-        "pixel_accuracy": float(hit.sum() / labelled),
-        "unassigned": float(confusion[-1].sum() / labelled),
-        "images": images,
-        "labelled_pixels": labelled,
-        "classes/union": int((union > 0).sum()),
-        "classes/gt": int((in_label > 0).sum()),
-    }
+    metrics = {"mIoU": iou[union > 0].mean(), f"mIoU/{len(names)}": iou.mean(), "mIoU/gt": iou[in_label > 0].mean()}
+    metrics |= {"pixel_accuracy": hit.sum() / labelled, "unassigned": confusion[-1].sum() / labelled}
+    metrics = {key: float(value) for key, value in metrics.items()} | {"images": images, "labelled_pixels": labelled}
+    metrics |= {"classes/union": int((union > 0).sum()), "classes/gt": int((in_label > 0).sum())}
     return metrics | {MetricKey("IoU", category=names[c]): float(iou[c]) for c in np.flatnonzero(union > 0)}
 
 
