@@ -16,7 +16,7 @@ from sam3_hyperet.evaluation.metrics.evaluator import Record
 from sam3_hyperet.files import remove_leftovers, replacing
 
 FINGERPRINT = "fingerprint.json"
-_BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+_BROKEN = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class RecordStore:

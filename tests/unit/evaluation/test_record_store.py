@@ -96,6 +96,16 @@ def test_a_damaged_record_is_not_there(tmp_path_factory, seed, cut):
             store.read_all([4, 5])
 
 
+@pytest.mark.parametrize(("field", "value"), [(8, 1), (10, 77)], ids=["encrypted", "unknown compression"])
+def test_a_damaged_header_is_no_record(store, field, value):
+    store.write(1, RECORD)
+    path = store.folder / "000001.npz"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + field] = value
+    path.write_bytes(content)
+    assert store.read(1) is None
+
+
 def test_what_a_killed_process_left_is_swept(store):
     (store.folder / ".000003.npz.123.tmp").write_bytes(b"half")
     store.write(1, RECORD)
