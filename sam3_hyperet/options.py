@@ -1,7 +1,7 @@
 """Sections of a configuration as dataclasses: each option is declared once, with its default, type and meaning.
 
 A key that was renamed is listed in the class's `ALIASES`, old name to new; it still works, with one line of warning.
-A type may be annotated with a `Condition` on its values.
+A type may be annotated with a `Condition` on its values, or with the tuple of them.
 """
 
 from __future__ import annotations
@@ -71,17 +71,21 @@ def convert_fields(options: Any) -> None:
 
 
 def check_fields(options: object, section: str = "") -> None:
-    """Raise a ConfigError for the first field whose value breaks a `Condition` of its type."""
+    """Raise a ConfigError for the first field whose value its type's annotation excludes."""
     for name, hint in get_type_hints(type(options), include_extras=True).items():
         check_value(f"{section}.{name}" if section else name, getattr(options, name), hint)
 
 
 def check_value(name: str, value: object, hint: Any) -> None:
-    """Raise a ConfigError if a value breaks a `Condition` of a type."""
+    """Raise a ConfigError if a type's annotation excludes a value."""
     alternatives = _alternatives(hint)
     is_optional = NoneType in alternatives
+    if value is None and is_optional:
+        return
     for condition in (one for alternative in alternatives for one in getattr(alternative, "__metadata__", ())):
-        if not condition.holds(value) and not (value is None and is_optional):
+        if isinstance(condition, tuple):
+            one_of(name, value, condition)
+        elif not condition.holds(value):
             raise ConfigError(f"{name}={value!r}; expected {condition.expected}{', or null' if is_optional else ''}")
 
 

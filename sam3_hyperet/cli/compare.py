@@ -53,7 +53,6 @@ def compare_and_report(
     Returns:
         The metrics; nothing in a process that is not the first.
     """
-    run_dir = Path(fabric.broadcast(str(run_dir)))
     Manifest(run_dir).check(*PRODUCTS)
     say, progress = partial(console.print, markup=False, soft_wrap=True), partial(_progress, console)
     for line in data_notes(split.images):
@@ -89,9 +88,8 @@ def print_metrics(console: Console, metrics: Mapping[str, float], names: Sequenc
     judging = (key for key in metrics if isinstance(key, MetricKey) and key.metric in _PRINTED and not key.category)
     for key in dict.fromkeys(MetricKey.of(key, key.data) for key in judging if key.model in parts):
         values = [value(metrics, MetricKey.of(key, key.data, part)) for part in parts]
-        if is_pair:
-            first, second = values
-            difference = MISSING if first is None or second is None else f"{second - first:+.4f}"
         shown = [MISSING if found is None else f"{found:.4f}" for found in values]
-        table.add_row(key, *shown, *([difference] if is_pair else []))
+        if is_pair:
+            shown.append(MISSING if None in values else f"{values[1] - values[0]:+.4f}")
+        table.add_row(key, *shown)
     console.print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -81,9 +81,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def find_trained(
-    adapters: Sequence[Path], runs: Sequence[Path], *, data: str, use_weights: bool
-) -> dict[str, TrainedFiles]:
+def find_trained(adapters: list[Path], runs: list[Path], *, data: str, use_weights: bool) -> dict[str, TrainedFiles]:
     """All adapted models, by unique names: those of the adapter files or, without any, of the runs.
 
     No model gets the name of the data set, `data`. `use_weights` takes the base weights that a run trained, if it did.

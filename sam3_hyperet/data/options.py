@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import NonNegativeInt, check_fields, one_of
 
 FORMATS = ("scenes", "coco", "ade20k", "label_maps")
 SPLITS = ("train", "tune", "val")
+CROWDS = ("ignore", "instances")
+EXIF = ("ignore", "apply")
 RESERVED_NAMES = frozenset(
     ("base", "difference", "params", "radius", "normalized_radius", "speed", "train", "forgetting")
 )
@@ -71,7 +73,7 @@ class DataOptions:
     }
 
     name: str
-    format: str
+    format: Annotated[str, FORMATS]
     root: str
     splits: Mapping[str, object]
     tune_images: NonNegativeInt = 32
@@ -89,8 +91,8 @@ class DataOptions:
     granularity_weights: Mapping[str, float] | None = None
     negative_granularity_weights: Mapping[str, float] | None = None
     annotated: tuple[str, ...] = ()
-    crowds: str = "ignore"
-    exif: str = "ignore"
+    crowds: Annotated[str, CROWDS] = "ignore"
+    exif: Annotated[str, EXIF] = "ignore"
     absent_concepts: str | tuple[str, ...] = ()
     num_positives: int = 2
     num_negatives: int = 1
@@ -101,9 +103,7 @@ class DataOptions:
     views: int = 0
 
     def __post_init__(self) -> None:
-        one_of("data.format", self.format, FORMATS)
-        one_of("data.crowds", self.crowds, ("ignore", "instances"))
-        one_of("data.exif", self.exif, ("ignore", "apply"))
+        check_fields(self, "data")
         if self.name in RESERVED_NAMES or "/" in self.name or not self.name.strip():
             raise ConfigError(
                 f"data.name={self.name!r}; expected a name without / that no other metrics begin with: not "
@@ -113,4 +113,3 @@ class DataOptions:
             raise ConfigError(f"data.splits={self.splits!r}; expected {', '.join(SPLITS)} by name")
         for split in self.splits:
             one_of("data.splits", split, SPLITS)
-        check_fields(self, "data")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import PRECISIONS, NonNegativeInt, PositiveInt, Probability, check_fields, one_of
+from sam3_hyperet.options import PRECISIONS, NonNegativeInt, PositiveInt, Probability, check_fields
 
 FUSIONS = ("instance", "semantic", "fused")
 _NO_INFLUENCE = ("workers", "bootstrap", "fusion", "compare_exact")
@@ -43,10 +43,10 @@ class Protocol:
     score_threshold: Probability = 0.5
     min_score: Probability = 0.0
     synonyms: bool = False
-    fusion: str | None = None
+    fusion: Annotated[str, FUSIONS] | None = None
     granularity: bool = True
     prompts_at_once: NonNegativeInt = 0
-    precision: str = "32-true"
+    precision: Annotated[str, PRECISIONS] = "32-true"
     limit: NonNegativeInt = 0
     examples: NonNegativeInt = 8
     bootstrap: NonNegativeInt = 1000
@@ -57,9 +57,6 @@ class Protocol:
 
     def __post_init__(self) -> None:
         check_fields(self, "protocol")
-        if self.fusion is not None:
-            one_of("protocol.fusion", self.fusion, FUSIONS)
-        one_of("protocol.precision", self.precision, PRECISIONS)
         if self.compare_exact and not self.min_score:
             exact = "but protocol.min_score=0 is exact already; expected protocol=fast"
             raise ConfigError(f"protocol.compare_exact={self.compare_exact}, {exact}")

@@ -6,10 +6,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, check_fields, one_of
+from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, check_fields
 from sam3_hyperet.training.options import TrainOptions
 
 _SIGNAL_MARGIN_S = 60  # Slurm may send a signal so much earlier than told
@@ -36,7 +36,7 @@ class SlurmOptions:
         dry_run: print the script and submit nothing.
     """
 
-    name: str = "slurm"
+    name: Annotated[str, ("slurm", "local")] = "slurm"
     nodes: PositiveInt = 1
     tasks_per_node: PositiveInt = 1
     gpus_per_node: NonNegativeInt = 0
@@ -56,7 +56,6 @@ class SlurmOptions:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        one_of("launcher.name", self.name, ("slurm", "local"))
         check_fields(self, "launcher")
         if self.timeout_min * 60 < self.signal_delay_s + _SIGNAL_MARGIN_S:
             least = math.ceil((self.signal_delay_s + _SIGNAL_MARGIN_S) / 60)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from sam3_hyperet.choices import MIN_RADIUS
-from sam3_hyperet.options import PositiveFloat, Probability, check_fields, number, one_of
+from sam3_hyperet.options import PositiveFloat, Probability, check_fields, number
 
 QUERIES = ("best", "random")
 _Weight = Annotated[float, number(lambda value: 0 <= value < math.inf, "a weight from 0")]
@@ -56,12 +56,11 @@ class AlignmentOptions:
     entailment: _Weight = 0.0
     temperature: PositiveFloat = 0.07
     curvature: PositiveFloat = 1.0
-    query: str = "best"
+    query: Annotated[str, QUERIES] = "best"
     prune_probability: Probability = 0.0
     min_radius: PositiveFloat = MIN_RADIUS
 
     def __post_init__(self) -> None:
-        one_of("loss.query", self.query, QUERIES)
         check_fields(self, "loss")
 
 

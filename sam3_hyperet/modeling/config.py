@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from sam3_hyperet.choices import FORMER_GEOMETRIES, GEOMETRIES, STRUCTURES
 from sam3_hyperet.errors import ConfigError
@@ -61,8 +62,8 @@ class HyperETConfig:
 
     scheme: str = "A"
     sites: tuple[str, ...] | None = None
-    structure: str = "dense"
-    geometry: str = "lorentz"
+    structure: Annotated[str, STRUCTURES] = "dense"
+    geometry: Annotated[str, GEOMETRIES] = "lorentz"
     curvature: PositiveFloat = 0.01
     learn_curvature: bool = False
     residual: float | None = None
@@ -72,9 +73,9 @@ class HyperETConfig:
     levels: tuple[int, ...] | None = None
     layers: tuple[int, ...] | None = None
     blocks: tuple[int, ...] | None = None
-    attention: str = "both"
+    attention: Annotated[str, ATTENTIONS] = "both"
     share: bool | None = None
-    adapter: str = "hyperet"
+    adapter: Annotated[str, ADAPTERS] = "hyperet"
     rank: PositiveInt | None = None
     biases: tuple[str, ...] = (r"^backbone\.vision_backbone\.", r"^transformer\.")
 
@@ -83,15 +84,11 @@ class HyperETConfig:
         if present := FORMER_GEOMETRIES.get(self.geometry):
             warn_once(f"geometry {self.geometry} is now called {present}; the old name will go")
             object.__setattr__(self, "geometry", present)
-        one_of("adapter", self.adapter, ADAPTERS)
-        one_of("structure", self.structure, STRUCTURES)
-        one_of("geometry", self.geometry, GEOMETRIES)
-        one_of("attention", self.attention, ATTENTIONS)
+        check_fields(self)
         for part in self.scheme.split("+"):
             one_of("scheme", part, SCHEMES)
         for site in self.sites or ():
             one_of("sites", site, SITES)
-        check_fields(self)
         for name in _INDICES:
             indices = getattr(self, name)
             if indices is not None and (not indices or len(set(indices)) < len(indices)):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from sam3_hyperet.choices import CURVATURE_BOUNDS
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, check_fields, number, one_of
+from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, check_fields, number
 
 STAGES = (1, 2, 3)
 KEY_LAYERS = (r"transformer\.decoder\.", r"dot_prod_scoring\.", r"segmentation_head\.")
@@ -163,7 +163,7 @@ class RadiusOptions:
         minimum, maximum: of c, for "dynamic".
     """
 
-    schedule: str = "constant"
+    schedule: Annotated[str, SCHEDULES] = "constant"
     target: _Curvature | None = None
     factor: _Factor = 1.5
     patience: PositiveInt = 20
@@ -173,7 +173,6 @@ class RadiusOptions:
     maximum: _Curvature = 1.0
 
     def __post_init__(self) -> None:
-        one_of("radius.schedule", self.schedule, SCHEDULES)
         check_fields(self, "radius")
         if self.schedule in ("linear", "cosine") and self.target is None:
             raise ConfigError(f"radius.target is missing; schedule {self.schedule} needs the curvature to end at")
@@ -191,10 +190,10 @@ class CacheOptions:
     """
 
     folder: str | None = None
-    dtype: str = "float32"
+    dtype: Annotated[str, CACHE_DTYPES] = "float32"
 
     def __post_init__(self) -> None:
-        one_of("cache.dtype", self.dtype, CACHE_DTYPES)
+        check_fields(self, "cache")
 
 
 @dataclass(frozen=True)
