@@ -224,11 +224,6 @@ def _fabric(options: TrainOptions, stage: int) -> Fabric:
         strategy = sharding_strategy(processes)
     elif processes > 1 and strategy == "auto" and stage > 1:
         strategy = "ddp_find_unused_parameters_true"  # the base has some, such as those of prompts by points
-    return make_fabric(
-        "train.accelerator, train.devices, train.nodes, train.strategy or train.precision",
-        accelerator=options.accelerator,
-        devices=options.devices,
-        num_nodes=options.nodes,
-        strategy=strategy,
-        precision=options.precision,
-    )
+    blamed = "train.accelerator, train.devices, train.nodes, train.strategy or train.precision"
+    machines = {"accelerator": options.accelerator, "devices": options.devices, "num_nodes": options.nodes}
+    return make_fabric(blamed, strategy=strategy, precision=options.precision, **machines)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from sam3_hyperet.files import replacing, storage_errors
-from sam3_hyperet.training.options import LoggerOptions
+from sam3_hyperet.training.options import CONFIG_FILE, LoggerOptions
 
 FILE = "metrics.jsonl"
 _PACE_SECONDS = 600  # over which the pace is measured; rich's 30 hold less than two steps of a large model
@@ -135,17 +135,13 @@ class WeightsAndBiases:
     def __init__(self, project: str, run_dir: Path, start: int) -> None:
         import wandb
 
-        name, config = run_dir / "wandb_id", run_dir / "config.yaml"
+        name, file = run_dir / "wandb_id", run_dir / CONFIG_FILE
         if not start or not name.is_file():
             name.write_text(uuid.uuid4().hex[:8])
         self._histogram = wandb.Histogram
+        config = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else None
         self._run = wandb.init(
-            project=project,
-            name=run_dir.name,
-            dir=str(run_dir),
-            id=name.read_text(),
-            resume="allow",
-            config=OmegaConf.to_container(OmegaConf.load(config)) if config.is_file() else None,
+            project=project, name=run_dir.name, dir=str(run_dir), id=name.read_text(), resume="allow", config=config
         )
         self._run.define_metric("*", step_metric="step")
 
