@@ -61,8 +61,8 @@ class ConceptPrompts(Dataset[Datapoint]):
     ) -> None:
         if resolution < 1 or seed < 0:
             raise ConfigError(f"resolution is {resolution} and seed {seed}, expected positive numbers")
-        self.images, self.resolution, self.sampler, self.augment = images, resolution, sampler, augment
-        self.seed = seed
+        self.images, self.resolution, self.sampler = images, resolution, sampler
+        self.augment, self.seed = augment, seed
         categories = images.categories if sampler is None else sampler.categories
         known = {category.id for category in images.categories}
         if strange := [category.id for category in categories if category.id not in known]:
@@ -89,28 +89,26 @@ class ConceptPrompts(Dataset[Datapoint]):
         return len(self._index)
 
     def __getitem__(self, index: int | Pick) -> Datapoint:
-        """The datapoint of one image, as it is drawn in epoch 0 or in that of the pick. Raises DataError if the
-        image or its annotations are not usable."""
+        """The datapoint of one image, as it is drawn in epoch 0 or in that of the pick. Raises DataError."""
         epoch, index = index if isinstance(index, tuple) else (0, index)
         i = self._index[index]
         rng = np.random.default_rng((self.seed, epoch, range(len(self))[index]))
         record, image = self.images.image(i), self.images.load_image(i)
         view = whole(record.height, record.width)
         if self.augment is not None:
-            draws = rng
-            if self.augment.views:
-                draws = np.random.default_rng((self.seed, epoch % self.augment.views, i))
+            views = self.augment.views
+            draws = np.random.default_rng((self.seed, epoch % views, i)) if views else rng
             view = self.augment.view(record.height, record.width, draws)
         found = self.images.instances(i)
         instances = [one for one in found if one.category_id in self._categories]
         others = frozenset(one.category_id for one in found) - self._categories.keys()
-        for one in instances:
-            if list(one.rle["size"]) != [record.height, record.width]:
-                raise DataError(
-                    f"{record.path}: a mask has the size {one.rle['size']}, the image {[record.height, record.width]}"
-                )
+        size = [record.height, record.width]
+        if wrong := [one.rle["size"] for one in instances if list(one.rle["size"]) != size]:
+            raise DataError(f"{record.path}: a mask has the size {wrong[0]}, the image {size}")
         regions = _Regions(instances, masks_in_view([one.rle for one in instances], self.resolution, view))
-        self._count(regions)
+        worker = get_worker_info()
+        row = self._lost[0 if worker is None else 1 + worker.id]
+        row += torch.tensor([int(regions.outside.sum()), int(regions.too_small.sum())])
         prompts = self._prompts(regions, others, self.images.unlabelled(i), record, rng)
         tensor = image_tensor(image, self.resolution, view)
         return _datapoint(tensor, prompts, regions, record, self.images.not_exhaustive(i))
@@ -131,92 +129,75 @@ class ConceptPrompts(Dataset[Datapoint]):
         rng: np.random.Generator,
     ) -> Sequence[Prompt]:
         """others: categories the image has and that are not prompted; they may imply some that are."""
-        present = regions.present()
-        unknown, crowds = regions.unknown() | (unlabelled - present), regions.crowds() | (unlabelled - present)
+        present = regions.present
+        unknown, crowds = regions.unknown | (unlabelled - present), regions.crowds | (unlabelled - present)
         if self.sampler is not None:
             prompts = self.sampler.sample(present | others, unknown, rng)
             prompts = prompts or self.sampler.sample(present | others, crowds, rng)
         else:
-            prompts = tuple(
-                Prompt(name, c, c in present) for c, name in self._categories.items() if c not in unknown
-            ) or tuple(Prompt(name, c, False) for c, name in self._categories.items() if c not in crowds)
+            every = [Prompt(name, c, c in present) for c, name in self._categories.items()]
+            prompts = [one for one in every if one.category_id not in unknown]
+            prompts = prompts or [one for one in every if one.category_id not in crowds]
         if not prompts:
             raise DataError(f"{record.path}: image {record.image_id} shows nothing but crowds of what is prompted")
         return prompts
 
-    def _count(self, regions: _Regions) -> None:
-        worker = get_worker_info()
-        row = self._lost[0 if worker is None else 1 + worker.id]
-        row += torch.tensor([int(regions.outside.sum()), int(regions.too_small.sum())])
-
 
 class _Regions:
-    """A image's instances in its view: which are targets, and what that says of each category."""
+    """An image's instances in its view: which are targets, and so the categories present, unknown or with crowds."""
 
     def __init__(self, instances: Sequence[Instance], view: Masks) -> None:
         self.category = np.asarray([one.category_id for one in instances], np.int64)
-        self.crowd = np.asarray([one.crowd for one in instances], bool)
         self.instances, self.view = instances, view
+        crowd = np.asarray([one.crowd for one in instances], bool)
         visible = view.masks.flatten(1).any(dim=1).numpy() if instances else np.zeros(0, bool)
-        self.target = visible & ~self.crowd
-        self.outside = (view.pixels == 0) & ~self.crowd
-        self.too_small = (view.pixels > 0) & ~visible & ~self.crowd
-
-    def present(self) -> frozenset[int]:
-        return frozenset(self.category[self.target].tolist())
-
-    def crowds(self) -> frozenset[int]:
-        """Categories with a crowd anywhere in the image."""
-        return frozenset(self.category[self.crowd].tolist())
-
-    def unknown(self) -> frozenset[int]:
-        return (self.crowds() | frozenset(self.category[self.too_small].tolist())) - self.present()
+        self.target = visible & ~crowd
+        self.outside = (view.pixels == 0) & ~crowd
+        self.too_small = (view.pixels > 0) & ~visible & ~crowd
+        self.present, self.crowds, small = (
+            frozenset(self.category[chosen].tolist()) for chosen in (self.target, crowd, self.too_small)
+        )
+        self.unknown = (self.crowds | small) - self.present
 
 
 def _datapoint(
     image: torch.Tensor, prompts: Sequence[Prompt], regions: _Regions, record: ImageInfo, not_exhaustive: frozenset[int]
 ) -> Datapoint:
-    side, crowds = image.shape[-1], regions.crowds()
     objects: list[Object] = []
     queries: list[FindQueryLoaded] = []
     for prompt in prompts:
-        mine = regions.category == prompt.category_id
-        targets = np.flatnonzero(mine & regions.target).tolist()
-        first = len(objects)
-        for n in targets:
-            mask = regions.view.masks[n]
-            number = regions.instances[n].id
-            box, area = regions.view.boxes[n], float(mask.sum())
-            objects.append(Object(box, area, object_id=number, frame_index=0, segment=mask))
-        queries.append(
-            FindQueryLoaded(
-                query_text=prompt.text,
-                image_id=0,
-                object_ids_output=list(range(first, len(objects))),
-                is_exhaustive=prompt.category_id not in crowds | not_exhaustive,
-                is_pixel_exhaustive=prompt.category_id not in not_exhaustive,  # crowds are part of the semantic target
-                semantic_target=regions.view.masks[np.flatnonzero(mine)].any(dim=0),
-                inference_metadata=InferenceMetadata(
-                    coco_image_id=record.image_id,
-                    original_image_id=record.image_id,
-                    original_category_id=prompt.category_id,
-                    original_size=(record.height, record.width),
-                    object_id=-1,
-                    frame_index=0,
-                ),
-            )
+        mine, first = regions.category == prompt.category_id, len(objects)
+        for n in np.flatnonzero(mine & regions.target).tolist():
+            mask, box, number = regions.view.masks[n], regions.view.boxes[n], regions.instances[n].id
+            objects.append(Object(box, float(mask.sum()), object_id=number, frame_index=0, segment=mask))
+        metadata = InferenceMetadata(
+            coco_image_id=record.image_id,
+            original_image_id=record.image_id,
+            original_category_id=prompt.category_id,
+            original_size=(record.height, record.width),
+            object_id=-1,
+            frame_index=0,
         )
-    return Datapoint(find_queries=queries, images=[Image(data=image, objects=objects, size=(side, side))])
+        query = FindQueryLoaded(
+            query_text=prompt.text,
+            image_id=0,
+            object_ids_output=list(range(first, len(objects))),
+            is_exhaustive=prompt.category_id not in regions.crowds | not_exhaustive,
+            is_pixel_exhaustive=prompt.category_id not in not_exhaustive,  # crowds are part of the semantic target
+            semantic_target=regions.view.masks[np.flatnonzero(mine)].any(dim=0),
+            inference_metadata=metadata,
+        )
+        queries.append(query)
+    size = (image.shape[-1], image.shape[-1])
+    return Datapoint(find_queries=queries, images=[Image(data=image, objects=objects, size=size)])
 
 
 @dataclass(frozen=True)
 class EndlessOrder(Sampler[Pick]):
     """What one process sees: every `world`-th image of an endless row of epochs, each epoch a permutation of its own.
 
-    What all processes see together is thus the row itself, without gap or repetition, whatever their number.
-
-    images: how many an epoch has.
-    first: where this process begins, in images that it has already seen.
+    So all processes together see the row itself, without gap or repetition, whatever their number.
+    images: how many an epoch has. first: how many images this process has already seen.
     """
 
     images: int
@@ -230,8 +211,7 @@ class EndlessOrder(Sampler[Pick]):
         for place in itertools.count(self.first * self.world + self.rank, self.world):
             epoch, index = divmod(place, self.images)
             if epoch != shuffled:
-                order = np.random.default_rng((self.seed, epoch)).permutation(self.images)
-                shuffled = epoch
+                shuffled, order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.images)
             yield epoch, int(order[index])
 
 

@@ -44,11 +44,9 @@ def training_images(options: DataOptions, split: str) -> AnnotatedImages:
     images = open_split(options, split).images
     if options.prompts:
         images = OfVocabulary(images, vocabulary_ids(options.prompts, images.categories, "data.prompts"))
-    if not options.annotated:
-        return images
     for granularity in options.annotated:
         one_of("data.annotated", granularity, tuple({category.granularity for category in images.categories}))
-    return OfGranularities(images, options.annotated)
+    return OfGranularities(images, options.annotated) if options.annotated else images
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,7 @@ class RunSplits:
 
 
 def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
-    """Open the training images, and the tuning images and the val split where they will be used.
-
-    Without `tune` no training image is held out for it. Raises ConfigError or DataError as `open_split`.
-    """
+    """Open what will be used; without `tune` no training image is held out for it. Raises as `open_split`."""
     kept = options if tune else replace(options, tune_images=0)
     return RunSplits(
         training_images(kept, "train"),
@@ -76,11 +71,8 @@ def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
 def open_split(options: DataOptions, split: str) -> Split:
     """Read "train", "tune" or "val"; tuning images come out of the training ones where there is no tune split.
 
-    `options.limit` shortens "train" and "tune", never what is evaluated.
-
-    Raises:
-        ConfigError: a split that the data set does not have.
-        DataError: files that cannot be used.
+    `options.limit` shortens "train" and "tune", never what is evaluated. Raises ConfigError for a split that the data
+    set does not have, DataError for files that cannot be used.
     """
     carved = split == "tune" and "tune" not in options.splits
     source = read_split(options, "train" if carved or split == "train" else split)
@@ -135,13 +127,8 @@ def read_split(options: DataOptions, split: str) -> Split:
         same = labels is images
         images = OfVocabulary(images, vocabulary_ids(options.vocabulary, images.categories, "data.vocabulary"))
         labels = images if same else _named_alike(labels, images)
-    return Split(
-        split,
-        images,
-        labels,
-        coco_file,
-        {name: vocabulary_ids(names, images.categories, f"data.groups.{name}") for name, names in groups.items()},
-    )
+    ids = {name: vocabulary_ids(names, images.categories, f"data.groups.{name}") for name, names in groups.items()}
+    return Split(split, images, labels, coco_file, ids)
 
 
 def _named_alike(labels: AnnotatedImages | None, images: AnnotatedImages) -> AnnotatedImages | None:
@@ -157,10 +144,8 @@ def _read_scenes(options: DataOptions, split: str, root: Path) -> Files:
         raise ConfigError(f"data.splits.{split}={count!r}; expected the number of images to draw")
     scenes = write_scenes(root, count, options.seed + SPLITS.index(split), options.size, split)
     images = read_coco(scenes.annotations, scenes.image_folder, name=options.name, tree=scenes.concepts)
-    labels = read_label_maps(
-        scenes.image_folder, scenes.label_folder, scenes.names, ignore=0, offset=1, name=options.name
-    )
-    return images, labels, scenes.annotations
+    files = (scenes.image_folder, scenes.label_folder, scenes.names)
+    return images, read_label_maps(*files, ignore=0, offset=1, name=options.name), scenes.annotations
 
 
 def _read_coco(options: DataOptions, split: str, root: Path) -> Files:
@@ -184,9 +169,9 @@ def _read_label_maps(options: DataOptions, split: str, root: Path) -> Files:
     files = options.splits[split]
     if not isinstance(files, list | tuple) or len(files) not in (2, 3):
         raise ConfigError(f"data.splits.{split}={files!r}; expected [folder of images, folder of label maps]")
-    pictures, maps, *listed = (root / str(file) for file in files)
+    folder, maps, *listed = (root / str(file) for file in files)
     labels = read_label_maps(
-        pictures,
+        folder,
         maps,
         root / options.names if isinstance(options.names, str) else options.names,
         ignore=options.ignore,

@@ -26,11 +26,7 @@ def cg_f1_of_files(
 
     With several ground truths, of as many annotators, the one counts for a pair that the results fit best: by the mean
     F1 over IoU thresholds, the first of equals. Pairs that the first file has not, or that some file says are not
-    annotated exhaustively, are left out. Categories do not count.
-
-    Raises:
-        ConfigError: no ground truth, or an unknown IoU type.
-        DataError: a file or record that cannot be, by name.
+    annotated exhaustively, are left out. Categories do not count. Raises ConfigError or DataError.
     """
     if not ground_truths or iou_type not in IOU_TYPES:
         raise ConfigError(f"cgF1 of {len(ground_truths)} ground truths by {iou_type!r}; the types are bbox, segm")

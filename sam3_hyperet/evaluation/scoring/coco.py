@@ -48,7 +48,10 @@ class GroundTruth:
                 raise DataError(f"{source}: no list {key!r}; a COCO instances file has images, annotations, categories")
         sizes = {}
         for where, image in _unique(content["images"], f"{source}: images"):
-            sizes[image["id"]] = (_pixels(image, "height", where), _pixels(image, "width", where))
+            for key in ("height", "width"):
+                if not _integer(image.get(key)) or not 0 < image[key] <= MAX_SIDE:
+                    raise DataError(f"{where}: {key} is {image.get(key)!r}, expected 1 to {MAX_SIDE} pixels")
+            sizes[image["id"]] = (image["height"], image["width"])
         categories: dict[int, str] = {}
         for where, category in _unique(content["categories"], f"{source}: categories"):
             name = category.get("name")
@@ -71,15 +74,10 @@ class GroundTruth:
     def truths(self, image_id: int, iou_types: Sequence[str]) -> list[Truth]:
         """The annotations of an image, in file order. Raises DataError for one without what is to be scored."""
         shapes = {name: self.boxes if name == "bbox" else self.masks for name in iou_types}
-        return [
-            Truth(
-                self.annotations[n]["category_id"],
-                {name: every[n] for name, every in shapes.items()},
-                self.annotations[n]["area"],
-                self.annotations[n]["iscrowd"] == 1,
-            )
-            for n in self.by_image.get(image_id, ())
+        found = [
+            (self.annotations[n], {name: every[n] for name, every in shapes.items()}) for n in self.by_image[image_id]
         ]
+        return [Truth(one["category_id"], of_one, one["area"], one["iscrowd"] == 1) for one, of_one in found]
 
     @cached_property
     def by_image(self) -> dict[int, list[int]]:
@@ -102,12 +100,8 @@ class GroundTruth:
             shape, where, height_width = (record.get("segmentation"), record["where"], self.sizes[record["image_id"]])
             if isinstance(shape, list) and shape:
                 for polygon in shape:
-                    if (
-                        not isinstance(polygon, list)
-                        or len(polygon) < 6
-                        or len(polygon) % 2
-                        or not _all_finite(polygon)
-                    ):
+                    is_polygon = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+                    if not is_polygon or not _all_finite(polygon):
                         raise DataError(f"{where}: a polygon needs three or more points [x1, y1, x2, y2, …]")
                 _check_spread(shape, height_width, where)
                 masks.append(from_polygons(shape, *height_width))
@@ -203,8 +197,7 @@ def _rle(record: Mapping[str, Any], height_width: tuple[int, int], where: str) -
     if isinstance(counts, list):
         if not all(_integer(run) and run >= 0 for run in counts) or sum(counts) != math.prod(height_width):
             raise DataError(f"{where}: broken RLE: its runs do not add up to {math.prod(height_width)} pixels")
-        compressed: Record = rle_ops.frPyObjects({"size": shape["size"], "counts": counts}, *height_width)
-        return compressed
+        return rle_ops.frPyObjects({"size": shape["size"], "counts": counts}, *height_width)
     if isinstance(counts, str) and counts.isascii():
         counts = counts.encode()
     if not isinstance(counts, bytes):
@@ -232,10 +225,3 @@ def _finite(value: Any) -> TypeGuard[float]:
 
 def _all_finite(values: Sequence[Any]) -> bool:
     return all(map(_finite, values))
-
-
-def _pixels(image: Mapping[str, Any], key: str, where: str) -> int:
-    value = image.get(key)
-    if not _integer(value) or not 0 < value <= MAX_SIDE:
-        raise DataError(f"{where}: {key} is {value!r}, expected 1 to {MAX_SIDE} pixels")
-    return value

@@ -33,25 +33,17 @@ def score_coco_files(
 ) -> dict[str, float]:
     """AP, AR and cgF1 of a COCO results file against all images of an instances file.
 
-    Args:
-        iou_types: by default boxes and masks where the results have masks, else boxes. A record without `bbox` has its
-            mask's.
-        groups: category ids by name, which are averaged apart as well.
-
-    Returns:
-        The keys of `instance_metrics`: `segm/AP`, and so on with AP50, AP75, APs, APm, APl, AR@1, AR@10, AR@100, ARs,
-        ARm, ARl, AP@100/img and AP/<category>; the same under `bbox/`; `<group>/segm/AP`…; `images`, `annotations`,
-        `crowds`, `detections`. Averages are over the categories that occur; -1 where none does.
-
-    Raises:
-        ConfigError: an unknown IoU type, or a group of unknown ids.
-        DataError: naming the file and record that cannot be used.
+    iou_types: by default boxes and masks where the results have masks, else boxes; a record without `bbox` has its
+        mask's. groups: category ids by name, which are averaged apart as well.
+    Returns the keys of `instance_metrics`: `segm/AP`, and so on with AP50, AP75, APs, APm, APl, AR@1, AR@10, AR@100,
+    ARs, ARm, ARl, AP@100/img and AP/<category>; the same under `bbox/`; `<group>/segm/AP`…; `images`, `annotations`,
+    `crowds`, `detections`. Averages are over the categories that occur; -1 where none does.
+    Raises ConfigError for an unknown IoU type or group, DataError naming the file and record that cannot be used.
     """
     truth = GroundTruth.read(ground_truth)
     records = check_detections(read_json(predictions), truth, str(predictions))
     if iou_types is None:
-        has_masks = not records or any("segmentation" in record for record in records)
-        iou_types = IOU_TYPES if has_masks else ("bbox",)
+        iou_types = IOU_TYPES if not records or any("segmentation" in one for one in records) else ("bbox",)
     return score_detections(truth, records, iou_types, groups, str(predictions))
 
 

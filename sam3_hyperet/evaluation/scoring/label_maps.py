@@ -74,28 +74,20 @@ def score_label_folders(labels: str | Path, predictions: str | Path, encoding: L
     """Score every label map under one folder against the prediction of the same relative path under another.
 
     Endings may differ (`.png`, `.PNG`, `.tif`); hidden files are no label maps, and linked folders are followed.
-
-    Returns:
-        The metrics of `SemanticMIoU` and `predictions_without_label`, a count.
-
-    Raises:
-        DataError: a label map without prediction, or a file of another format in the folder of labels, which would
-            silently not be scored.
+    Returns the metrics of `SemanticMIoU` and `predictions_without_label`, a count. Raises DataError for a label map
+    without prediction, or a file of another format in the folder of labels, which would silently not be scored.
     """
     folder = Path(labels)
     label_files, prediction_files = (find_by_stem(Path(where), LABEL_ENDINGS) for where in (labels, predictions))
     if unscored := sorted(set(find_files(folder, IMAGE_ENDINGS).values()) - set(label_files.values())):
-        raise DataError(
-            f"{folder}: {len(unscored)} files are no label maps, such as {unscored[0].name}; expected files in "
-            f"{', '.join(LABEL_ENDINGS)} alone"
-        )
+        found = f"{len(unscored)} files are no label maps, such as {unscored[0].name}"
+        raise DataError(f"{folder}: {found}; expected files in {', '.join(LABEL_ENDINGS)} alone")
     if missing := sorted(label_files.keys() - prediction_files.keys()):
         first = label_files[missing[0]].relative_to(folder).as_posix()
         raise DataError(f"{predictions}: {len(missing)} of {len(label_files)} predictions are missing, e.g. {first}")
     evaluator = SemanticMIoU(encoding.names, ignore=UNASSIGNED)
     for name, path in sorted(label_files.items()):
-        label = encoding.decode(read_label_values(path), str(path))
         other = prediction_files[name]
-        prediction = encoding.decode(read_label_values(other), str(other))
+        label, prediction = (encoding.decode(read_label_values(file), str(file)) for file in (path, other))
         evaluator.process(label, prediction, source=str(other))
     return evaluator.evaluate() | {"predictions_without_label": len(prediction_files.keys() - label_files.keys())}

@@ -14,6 +14,7 @@ import numpy as np
 
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import AREA_RANGES, IOU_THRESHOLDS, MAX_DETECTIONS
 
+Records = Sequence[Mapping[str, np.ndarray]]
 RECALL_POINTS = np.linspace(0, 1, 101)
 
 
@@ -32,7 +33,7 @@ class Ranking:
     positives: np.ndarray
 
     @classmethod
-    def of(cls, records: Sequence[Mapping[str, np.ndarray]]) -> Ranking:
+    def of(cls, records: Records) -> Ranking:
         counts = np.stack([record["counts"] for record in records]).astype(np.int64)
         columns = np.repeat(np.tile(np.arange(counts.shape[1], dtype=np.uint16), len(records)), counts.ravel())
         scores = np.concatenate([record["scores"] for record in records])
@@ -55,12 +56,7 @@ class Matches:
     """
 
     def __init__(
-        self,
-        records: Sequence[Mapping[str, np.ndarray]],
-        ranking: Ranking,
-        iou_type: str,
-        area: str = "",
-        in_best: bool = False,
+        self, records: Records, ranking: Ranking, iou_type: str, area: str = "", in_best: bool = False
     ) -> None:
         a = list(AREA_RANGES).index(area)
         sizes = np.concatenate([record[f"{iou_type}_sizes"] for record in records])
@@ -138,8 +134,7 @@ class Matches:
         """Running sums (E, T) within each category."""
         sums = np.cumsum(values, axis=0)
         before = np.concatenate([np.zeros_like(sums, shape=(1, sums.shape[1])), sums])[self._bounds[:-1]]
-        running: np.ndarray = sums - np.repeat(before, self._per_category, axis=0)
-        return running
+        return sums - np.repeat(before, self._per_category, axis=0)
 
     def _by_category(self, values: np.ndarray) -> np.ndarray:
         """(T, C) sums of (E, T)."""
@@ -147,11 +142,10 @@ class Matches:
         some = self._per_category > 0
         if some.any():
             sums[some] = np.add.reduceat(values, self._bounds[:-1][some], axis=0)
-        by_category: np.ndarray = sums.T
-        return by_category
+        return sums.T
 
 
-def _event_numbers(records: Sequence[Mapping[str, np.ndarray]], iou_type: str) -> np.ndarray:
+def _event_numbers(records: Records, iou_type: str) -> np.ndarray:
     """(N,) which of all events each detection is, in the records' order; -1 for the many that are none."""
     lengths = np.array([len(record["scores"]) for record in records])
     offsets = np.cumsum(lengths) - lengths

@@ -18,17 +18,11 @@ from sam3_hyperet.masks import encode_masks
 
 
 class InstanceEvaluator(Evaluator):
-    """Detections of categories, scored as COCO does and as SAM 3 does.
+    """Detections of categories, scored as COCO does and as SAM 3 does, by the keys of `instance_metrics`.
 
-    The keys are those of `instance_metrics` and `instance_headline`. Boxes are SAM 3's own, not clamped to the image.
-    Where all annotations of a category in an image were dropped, its detections there do not count
-    (docs/evaluation.md, "Which annotations count").
-
-    Args:
-        images: the annotated images; annotations of categories that no prompt names do not count.
-        category_ids: of the categories that prompts name.
-        groups: category ids by name.
-        protocol: with the number of detections kept of each prompt, best first.
+    Boxes are SAM 3's own, not clamped to the image. Where all annotations of a category in an image were dropped, its
+    detections there do not count (docs/evaluation.md, "Which annotations count").
+    category_ids: of the categories that prompts name; annotations of others do not count. groups: category ids by name.
     """
 
     def __init__(

@@ -55,14 +55,12 @@ class Truths:
     @property
     def ignored(self) -> np.ndarray:
         """(A, G): crowds, and what is not of the size."""
-        ignored: np.ndarray = self.crowds | ~of_size(self.areas).T
-        return ignored
+        return self.crowds | ~of_size(self.areas).T
 
 
 def of_size(areas: np.ndarray) -> np.ndarray:
     """(N, A) bool: whether areas (N,) in pixels lie in each of `AREA_RANGES`, ends included."""
-    inside: np.ndarray = (areas[:, None] >= _LOW) & (areas[:, None] <= _HIGH)
-    return inside
+    return (areas[:, None] >= _LOW) & (areas[:, None] <= _HIGH)
 
 
 def match(ious: np.ndarray, truths: Truths) -> tuple[np.ndarray, np.ndarray]:

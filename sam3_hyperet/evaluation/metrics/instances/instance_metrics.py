@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
-from sam3_hyperet.evaluation.metrics.instances.average_precision import Matches, Ranking
+from sam3_hyperet.evaluation.metrics.instances.average_precision import Matches, Ranking, Records
 from sam3_hyperet.evaluation.metrics.instances.cg_f1 import cg_f1, cg_f1_metrics, pair_sums
 from sam3_hyperet.evaluation.metrics.instances.coco_summary import category_columns, coco_metrics, mean
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import AREA_RANGES, IOU_TYPES
@@ -14,7 +14,6 @@ from sam3_hyperet.evaluation.metrics.key import MetricKey
 
 CGF1_KEYS = ("cgF1", "cgF1@0.5", "cgF1@0.75", "positive_micro_F1", "positive_micro_F1@0.5", "IL_MCC")
 
-Records = Sequence[Mapping[str, np.ndarray]]
 Categories = Mapping[int, str]
 Groups = Mapping[str, Collection[int]]
 
@@ -58,11 +57,7 @@ def instance_headline(
     ranking = Ranking.of(records)
     columns = group_columns(categories, groups)
     matches = {iou_type: Matches(records, ranking, iou_type) for iou_type in iou_types(records)}
-    sums = {
-        (group, iou_type): _pair_sums(records, iou_type, chosen)
-        for iou_type in matches
-        for group, chosen in columns.items()
-    }
+    sums = {(g, name): _pair_sums(records, name, chosen) for name in matches for g, chosen in columns.items()}
 
     def figures(weights: np.ndarray) -> dict[str, float]:
         values, weights = {}, weights[order]

@@ -29,12 +29,8 @@ from sam3_hyperet.evaluation.metrics.instances.instance_matches import (
 class ImageDetections:
     """Collects the detections of one image and gives its record.
 
-    Args:
-        columns: category id -> column, 0 to C - 1.
-        truths: what the image shows of these categories.
-
-    Attributes:
-        truths: the same by column.
+    columns: category id -> column, 0 to C - 1. truths: what the image shows of these categories; as an attribute, by
+    column.
     """
 
     def __init__(
@@ -107,12 +103,8 @@ class ImageDetections:
             positives[column] = (~truths.ignored).sum(axis=1)
             instances[column] = (~truths.crowds).sum()
         crowds = sum(int(truths.crowds.sum()) for truths in self.truths.values())
-        return {
-            "positives": positives,
-            "instances": instances,
-            "annotations": np.array(int(instances.sum()) + crowds),
-            "crowds": np.array(crowds),
-        }
+        counts = {"annotations": np.array(int(instances.sum()) + crowds), "crowds": np.array(crowds)}
+        return {"positives": positives, "instances": instances, **counts}
 
     def _matches(
         self, iou_type: str, columns: np.ndarray, scores: np.ndarray, order: np.ndarray, starts: np.ndarray
@@ -129,9 +121,8 @@ class ImageDetections:
             found.append((matched & ~to_ignored)[met])
             ignored.append(to_ignored[met])
             hits[column] = true_positives(ious[scores[mine] >= SCORE_THRESHOLD][:, ~truths.crowds], IOU_THRESHOLDS)
-        return {
-            f"{iou_type}_events": np.concatenate(events).astype(np.int32),
-            f"{iou_type}_found": np.packbits(np.concatenate(found).reshape(-1, SETTINGS[0] * SETTINGS[1]), axis=1),
-            f"{iou_type}_ignored": np.packbits(np.concatenate(ignored).reshape(-1, SETTINGS[0] * SETTINGS[1]), axis=1),
-            f"{iou_type}_hits": hits,
+        bits = {
+            f"{iou_type}_{name}": np.packbits(np.concatenate(one).reshape(-1, SETTINGS[0] * SETTINGS[1]), axis=1)
+            for name, one in (("found", found), ("ignored", ignored))
         }
+        return {f"{iou_type}_events": np.concatenate(events).astype(np.int32), **bits, f"{iou_type}_hits": hits}
