@@ -1,7 +1,7 @@
 """Annotated images, the prompts made of them, and their way into SAM 3's batches. Only `loading` imports sam3.
 
 - `annotations`: what every reader returns, and checks of single values
-- `coco`, `coco_annotations`, `polygons`: COCO instances; which annotations count
+- `coco`, `coco_annotations`: COCO instances; which annotations count
 - `label_maps`, `ade20k`: label maps and lists of names
 - `finding`: the finder of files
 - `options`, `sources`: a data set by its options; what a run opens

@@ -20,9 +20,8 @@ def read_ade20k(root: Path | str, split: str = "validation") -> LabelMaps:
     if split not in SPLITS:
         raise DataError(f"{root}: there is no split {split!r}, expected {' or '.join(SPLITS)}")
     names = [", ".join((name, *synonyms)) for name, synonyms in read_object_info(root / "objectInfo150.txt")]
-    return read_label_maps(
-        root / "images" / split, root / "annotations" / split, names, ignore=0, offset=1, name=f"ade20k/{split}"
-    )
+    folders = (root / "images" / split, root / "annotations" / split)
+    return read_label_maps(*folders, names, ignore=0, offset=1, name=f"ade20k/{split}")
 
 
 def is_object_info(line: str) -> bool:

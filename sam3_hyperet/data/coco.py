@@ -127,21 +127,17 @@ def read_coco(
 
 
 def _categories(content: Mapping[str, Any], path: Path) -> list[Category]:
-    named_by = {
-        spoken(record["name"]): record.get("id")
-        for _, record in records(content, "categories", path)
-        if isinstance(record.get("name"), str)
-    }
-    supers: dict[str, int] = {}
+    named = [record for _, record in records(content, "categories", path) if isinstance(record.get("name"), str)]
+    named_by = {spoken(record["name"]): record.get("id") for record in named}
     found: dict[int, Category] = {}
-    named: dict[str, int] = {}
+    supers, ids = dict[str, int](), dict[str, int]()  # of supercategories, of names
     for where, record in records(content, "categories", path):
         category, where = read_category(record, where, f"{path}: category")
         number, text = category.id, category.name
         if number in found:
             raise DataError(f"{where}: two categories have this id ({found[number].name!r} and {text!r})")
-        if text in named:
-            raise DataError(f"{where}: category {named[text]} has the same name {text!r}")
+        if text in ids:
+            raise DataError(f"{where}: category {ids[text]} has the same name {text!r}")
         parents: tuple[int, ...] = ()
         above = record.get("supercategory")
         above = spoken(above) if isinstance(above, str) and above != "none" else ""
@@ -150,17 +146,15 @@ def _categories(content: Mapping[str, Any], path: Path) -> list[Category]:
         elif above:
             parents = (supers.setdefault(above, -1 - len(supers)),)  # an id no category can have
         found[number] = replace(category, parents=parents, supercategory=above)
-        named[text] = number
+        ids[text] = number
     if not found:
         raise DataError(f"{path}: it has no categories")
     return list(found.values())
 
 
 def _images(content: Mapping[str, Any], path: Path, folder: Path) -> tuple[list[ImageInfo], dict[int, int]]:
-    found: list[ImageInfo] = []
-    position: dict[int, int] = {}
-    listing = Listing(folder)
-    missing = []
+    found, position = list[ImageInfo](), dict[int, int]()
+    listing, missing = Listing(folder), []
     for where, record in records(content, "images", path):
         number = whole_number(field(record, "id", where), f"{where}: its id")
         where = f"{path}: image {number}"
@@ -177,14 +171,14 @@ def _images(content: Mapping[str, Any], path: Path, folder: Path) -> tuple[list[
             raise DataError(f"{where}: its file_name is {shown(file_name)}, expected a path below the image folder")
         if leaves_folder(file_name):
             raise DataError(f"{where}: its file_name {shown(file_name)} leaves the image folder")
-        sides = {
-            s: whole_number(field(record, s, where), f"{where}: its {s}", 1, MAX_SIDE) for s in ("height", "width")
-        }
+        height, width = (
+            whole_number(field(record, s, where), f"{where}: its {s}", 1, MAX_SIDE) for s in ("height", "width")
+        )
         file = listing.find(file_name)
         if file is None:
             missing.append(f"{file_name} (image {number})")
         position[number] = len(found)
-        found.append(ImageInfo(number, file or folder / file_name, **sides))
+        found.append(ImageInfo(number, file or folder / file_name, height, width))
     if not found:
         raise DataError(f"{path}: it has no images")
     if missing:

@@ -92,8 +92,7 @@ class Hierarchy:
 def hierarchy_of(categories: Sequence[Category]) -> Hierarchy | None:
     """The tree of categories by their parents or supercategories; for exactly ADE20K's classes, `ADE20K`; or None."""
     by_id = {category.id: category for category in categories}
-    kinds: dict[str, list[str]] = defaultdict(list)
-    parts: dict[str, list[str]] = defaultdict(list)
+    kinds, parts = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for category in categories:
         families = parts if category.granularity == "part" else kinds
         for parent in category.parents:

@@ -51,9 +51,8 @@ class LabelMaps(AnnotatedImages):
         found = np.unique(labels)
         wrong = found[(found != self._ignore) & ~np.isin(found - self._offset, self._known)]
         if len(wrong):
-            valid = (
-                f"{self._known[0] + self._offset} to {self._known[-1] + self._offset}, or {self._ignore} for no class"
-            )
+            low, high = self._known[[0, -1]] + self._offset
+            valid = f"{low} to {high}, or {self._ignore} for no class"
             raise DataError(f"{path}: it has the label {some(wrong)}, expected {valid}")
         return np.where(labels == self._ignore, IGNORED, labels - self._offset).astype(np.int32)
 

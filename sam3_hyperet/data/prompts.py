@@ -25,10 +25,7 @@ class Prompt:
 def prompt_texts(categories: Sequence[Category]) -> dict[int, tuple[str, ...]]:
     """Each category's name and synonyms, without those that others bear (ADE20K has "screen" three times)."""
     bearers = Counter(word for category in categories for word in {category.name, *category.synonyms})
-    return {
-        category.id: (category.name, *dict.fromkeys(w for w in category.synonyms if bearers[w] == 1))
-        for category in categories
-    }
+    return {c.id: (c.name, *dict.fromkeys(w for w in c.synonyms if bearers[w] == 1)) for c in categories}
 
 
 class PromptSampler:

@@ -61,11 +61,8 @@ class RunSplits:
 def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
     """Open what will be used; without `tune` no training image is held out for it. Raises as `open_split`."""
     kept = options if tune else replace(options, tune_images=0)
-    return RunSplits(
-        training_images(kept, "train"),
-        training_images(kept, "tune") if tune else None,
-        open_split(options, "val") if evaluate else None,
-    )
+    training, tuning = training_images(kept, "train"), training_images(kept, "tune") if tune else None
+    return RunSplits(training, tuning, open_split(options, "val") if evaluate else None)
 
 
 def open_split(options: DataOptions, split: str) -> Split:

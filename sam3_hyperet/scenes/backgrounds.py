@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sam3_hyperet.scenes.shapes import TEXTURES, Points, Rgb, blob, box, ellipse, jitter, polygon, tint
+from sam3_hyperet.scenes.shapes import TEXTURES, Points, Rgb, blob, box, choice, ellipse, jitter, polygon, tint
 
 EXTENT = 128.0  # the image's side in units
 
@@ -54,10 +54,6 @@ class Background:
         self.regions.append(Region(stuff, points, color, TEXTURES.index(texture)))
 
 
-def _pick(rng: np.random.Generator, colors: tuple[Rgb, ...]) -> Rgb:
-    return jitter(rng, colors[int(rng.integers(len(colors)))], 14)
-
-
 def _below(rng: np.random.Generator, y: float, wave: float) -> Points:
     """Everything under a gently waving line at height y."""
     x = np.linspace(-2, EXTENT + 2, 24)
@@ -66,7 +62,7 @@ def _below(rng: np.random.Generator, y: float, wave: float) -> Points:
 
 
 def _sky(rng: np.random.Generator, background: Background) -> None:
-    color = _pick(rng, _SKIES)
+    color = choice(rng, _SKIES, 14)
     bottom = background.horizon + 6
     for band in range(12):  # paler towards the horizon
         background.add("sky", box(-2, band * bottom / 12 - 2, 130, 130), tint(color, 1 + 0.035 * band), "cloud")
@@ -78,7 +74,7 @@ def _sky(rng: np.random.Generator, background: Background) -> None:
         background.add("sky", blob(rng, x, y, width, width * 0.4, 8), tint(color, 1.75), "cloud")
     if rng.random() < 0.3:
         peaks = [(float(x), background.horizon - rng.uniform(1, 20)) for x in np.linspace(-2, 130, 7)]
-        background.add("", polygon((-2.0, 130.0), *peaks, (130.0, 130.0)), _pick(rng, _HILLS), "grain")
+        background.add("", polygon((-2.0, 130.0), *peaks, (130.0, 130.0)), choice(rng, _HILLS, 14), "grain")
 
 
 def _road(rng: np.random.Generator, background: Background, stripe: bool) -> None:
@@ -120,12 +116,12 @@ def background(rng: np.random.Generator) -> Background:
         _sky(rng, scene)
     elif names[0] == "":
         texture = ("plain", "brick", "plank", "grain")[int(rng.integers(4))]
-        scene.add("", box(-2, -2, 130, 130), _pick(rng, _WALLS), texture)
+        scene.add("", box(-2, -2, 130, 130), choice(rng, _WALLS, 14), texture)
     if "grass" in names:
         outline = box(-2, -2, 130, 130) if from_above else _below(rng, scene.horizon, rng.uniform(0.5, 3.5))
-        scene.add("grass", outline, _pick(rng, _MEADOWS), "blade")
+        scene.add("grass", outline, choice(rng, _MEADOWS, 14), "blade")
     if "road" in names:
         _road(rng, scene, stripe="grass" in names)
     if names in (("sky", ""), ("",)):
-        scene.add("", _below(rng, scene.horizon, rng.uniform(0, 2)), _pick(rng, _FLOORS), "grain")
+        scene.add("", _below(rng, scene.horizon, rng.uniform(0, 2)), choice(rng, _FLOORS, 14), "grain")
     return scene

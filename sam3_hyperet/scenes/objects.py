@@ -6,12 +6,10 @@ Every kind varies in proportions, colour and details; its parts stay about ten u
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from sam3_hyperet.scenes.concepts import THINGS
-from sam3_hyperet.scenes.shapes import COLORS, Points, Rgb, Sprite, blob, box, ellipse, jitter, polygon, tint
+from sam3_hyperet.scenes.shapes import COLORS, Points, Rgb, Sprite, blob, box, choice, ellipse, jitter, polygon, tint
 
 _GLASS: Rgb = (176, 216, 236)
 _LAMPLIGHT: Rgb = (252, 222, 128)
@@ -24,10 +22,6 @@ _PETALS: tuple[Rgb, ...] = ((244, 120, 168), (250, 246, 240), (176, 110, 220), (
 def _pick(rng: np.random.Generator, *names: str) -> tuple[str, Rgb]:
     name = names[int(rng.integers(len(names)))]
     return name, jitter(rng, COLORS[name])
-
-
-def _choice(rng: np.random.Generator, colors: tuple[Rgb, ...]) -> Rgb:
-    return jitter(rng, colors[int(rng.integers(len(colors)))], 8)
 
 
 def _wheels(sprite: Sprite, rear: float, front: float, radius: float) -> None:
@@ -87,8 +81,7 @@ def _bus(rng: np.random.Generator) -> Sprite:
     sprite.add(box(-half + 1, 5.5, half - 1, 8.5), tint(color, 0.65), outlined=False)
     count = int(rng.integers(3, 5))
     pitch = (2 * half - 5) / count
-    for k in range(count):
-        left = -half + 2.5 + k * pitch
+    for left in (-half + 2.5 + k * pitch for k in range(count)):
         _window(sprite, box(left + 1.5, top - 16, left + pitch - 1.5, top - 4, 1.5))
     _wheels(sprite, -half * 0.58, half * 0.62, rng.uniform(6.4, 7.4))
     return sprite
@@ -125,8 +118,7 @@ def _tower(rng: np.random.Generator) -> Sprite:
     sprite.add(box(-half, 0, half, top), color, "brick")
     sprite.add(box(-half - 2.5, top - 3, half + 2.5, top + 1), tint(color, 0.85), "brick")
     pitch = (2 * half + 5) / 5
-    for k in (0, 2, 4):
-        left = -half - 2.5 + k * pitch
+    for left in (-half - 2.5 + k * pitch for k in (0, 2, 4)):
         sprite.add(box(left, top + 1, left + pitch, top + 6), color, "brick")
     glass = _LAMPLIGHT if rng.random() < 0.4 else (96, 124, 158)
     for y in (top - 13, top - 31):
@@ -163,7 +155,7 @@ def _bush(rng: np.random.Generator) -> Sprite:
     outline = blob(rng, 0, top * 0.48, half, top * 0.56, int(rng.integers(8, 11)))
     outline[:, 1] = np.maximum(outline[:, 1], 0.0)
     sprite.add(outline, tint(color, 0.9), "leaf")
-    petals = _choice(rng, _PETALS)
+    petals = choice(rng, _PETALS, 8)
     shift = rng.uniform(-2, 2)
     for x, y in ((-half * 0.52 + shift, top * 0.42), (shift, top * 0.62), (half * 0.5 + shift, top * 0.38)):
         flower, reach = sprite.part("flower"), rng.uniform(3.0, 3.5)
@@ -176,8 +168,8 @@ def _bush(rng: np.random.Generator) -> Sprite:
 def _person(rng: np.random.Generator) -> Sprite:
     name, shirt = _pick(rng, "red", "blue", "yellow", "white", "green")
     sprite = Sprite("person", name)
-    skin, hair = _choice(rng, _SKINS), _choice(rng, _HAIRS)
-    trousers = jitter(rng, ((56, 66, 104), (88, 70, 56), (60, 60, 66))[int(rng.integers(3))])
+    skin, hair = choice(rng, _SKINS, 8), choice(rng, _HAIRS, 8)
+    trousers = choice(rng, ((56, 66, 104), (88, 70, 56), (60, 60, 66)))
     stride, hip, shoulder = rng.uniform(0.5, 5.0), rng.uniform(22, 25), rng.uniform(43, 46)
     for side in (-1, 1):
         leg, foot, top = sprite.part("leg"), side * (5.0 + stride), side * 4.6
@@ -186,9 +178,8 @@ def _person(rng: np.random.Generator) -> Sprite:
     swing = rng.uniform(1, 7)
     for side in (-1, 1):
         x, y = side * (12.5 + swing), shoulder - 19 + swing
-        sprite.add(
-            polygon((side * 7, shoulder - 1), (side * 10, shoulder - 2), (x + 2, y), (x - 2, y)), tint(shirt, 0.85)
-        )
+        arm = polygon((side * 7, shoulder - 1), (side * 10, shoulder - 2), (x + 2, y), (x - 2, y))
+        sprite.add(arm, tint(shirt, 0.85))
         sprite.add(ellipse(x, y, 2.7, 2.7), skin)
     hips, neck = ((-9, hip - 2), (9, hip - 2)), ((7, shoulder), (-7, shoulder))
     torso = polygon(*hips, (10.5, shoulder - 2), *neck, (-10.5, shoulder - 2))
@@ -224,11 +215,6 @@ def _dog(rng: np.random.Generator) -> Sprite:
     return sprite
 
 
-_KINDS: dict[str, Callable[[np.random.Generator], Sprite]] = dict(
-    zip(THINGS, (_car, _bus, _house, _tower, _tree, _bush, _person, _dog), strict=True)
-)
-
-
 def sprite(kind: str, rng: np.random.Generator) -> Sprite:
     """A new individual of `kind`, one of `THINGS`."""
-    return _KINDS[kind](rng)
+    return (_car, _bus, _house, _tower, _tree, _bush, _person, _dog)[THINGS.index(kind)](rng)

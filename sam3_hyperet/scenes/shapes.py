@@ -5,6 +5,7 @@ Lengths are in units of 1/128 of the image's side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -99,3 +100,8 @@ def jitter(rng: np.random.Generator, color: Rgb, spread: int = 16) -> Rgb:
     shifts = rng.integers(-spread, spread + 1) + rng.integers(-spread // 3, spread // 3 + 1, 3)
     red, green, blue = (int(np.clip(c + shift, 0, 255)) for c, shift in zip(color, shifts, strict=True))
     return red, green, blue
+
+
+def choice(rng: np.random.Generator, colors: Sequence[Rgb], spread: int = 16) -> Rgb:
+    """One of the colours, jittered."""
+    return jitter(rng, colors[int(rng.integers(len(colors)))], spread)

@@ -74,10 +74,11 @@ class GroundTruth:
     def truths(self, image_id: int, iou_types: Sequence[str]) -> list[Truth]:
         """The annotations of an image, in file order. Raises DataError for one without what is to be scored."""
         shapes = {name: self.boxes if name == "bbox" else self.masks for name in iou_types}
-        found = [
-            (self.annotations[n], {name: every[n] for name, every in shapes.items()}) for n in self.by_image[image_id]
-        ]
-        return [Truth(one["category_id"], of_one, one["area"], one["iscrowd"] == 1) for one, of_one in found]
+        found = []
+        for n in self.by_image.get(image_id, ()):
+            one, of_one = self.annotations[n], {name: every[n] for name, every in shapes.items()}
+            found.append(Truth(one["category_id"], of_one, one["area"], one["iscrowd"] == 1))
+        return found
 
     @cached_property
     def by_image(self) -> dict[int, list[int]]:

@@ -17,9 +17,8 @@ import numpy as np
 
 from sam3_hyperet import masks
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.metrics.instances.coco_summary import category_columns, check_groups
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import IOU_TYPES
-from sam3_hyperet.evaluation.metrics.instances.instance_metrics import instance_metrics
+from sam3_hyperet.evaluation.metrics.instances.instance_metrics import category_columns, check_groups, instance_metrics
 from sam3_hyperet.evaluation.metrics.instances.instance_records import ImageDetections
 from sam3_hyperet.evaluation.scoring.coco import GroundTruth, Record, check_detections, check_masks
 from sam3_hyperet.files import read_json
@@ -85,12 +84,10 @@ def records_of_results(
     for image_id, found in by_image.items():
         image = ImageDetections(image_id, columns, ground_truth.truths(image_id, iou_types), iou_types)
         sized = {iou_type: [sized_shape(d, iou_type) for d in found] for iou_type in iou_types}
-        image.add(
-            np.array([columns[d["category_id"]] for d in found], dtype=np.int64),
-            np.array([d["score"] for d in found]),
-            areas={iou_type: np.array([area for area, _ in every]) for iou_type, every in sized.items()},
-            shapes={iou_type: [shape for _, shape in every] for iou_type, every in sized.items()},
-        )
+        areas = {iou_type: np.array([area for area, _ in every]) for iou_type, every in sized.items()}
+        shapes = {iou_type: [shape for _, shape in every] for iou_type, every in sized.items()}
+        category = np.array([columns[d["category_id"]] for d in found], dtype=np.int64)
+        image.add(category, np.array([d["score"] for d in found]), areas, shapes)
         records.append(image.record())
     return records
 

@@ -2,6 +2,6 @@
 
 - `instance_evaluator`: the evaluator of a model's detections
 - `instance_records`, `instance_matches`: the record of an image, COCO's greedy matching
-- `average_precision`, `coco_summary`, `cg_f1`: the metrics of all records
-- `instance_metrics`: all of them flat, and those with confidence intervals
+- `average_precision`, `cg_f1`: the metrics of all records
+- `instance_metrics`: all of them flat, of groups of categories too, and those with confidence intervals
 """

@@ -8,9 +8,8 @@ import numpy as np
 
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
-from sam3_hyperet.evaluation.metrics.instances.coco_summary import category_columns, check_groups
+from sam3_hyperet.evaluation.metrics.instances import instance_metrics as metrics
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import Truth
-from sam3_hyperet.evaluation.metrics.instances.instance_metrics import instance_headline, instance_metrics
 from sam3_hyperet.evaluation.metrics.instances.instance_records import ImageDetections
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.inference.prediction import Encoded, PromptDetections
@@ -34,10 +33,10 @@ class InstanceEvaluator(Evaluator):
     ) -> None:
         self.images, self._max_dets = images, protocol.max_dets
         self.groups = {str(name): list(ids) for name, ids in groups.items()}
-        check_groups({"prompts": category_ids}, [category.id for category in images.categories], images.name)
+        metrics.check_groups({"prompts": category_ids}, [category.id for category in images.categories], images.name)
         self.categories = {category.id: category.name for category in images.categories if category.id in category_ids}
-        check_groups(self.groups, self.categories, images.name)
-        self._columns = category_columns(self.categories)
+        metrics.check_groups(self.groups, self.categories, images.name)
+        self._columns = metrics.category_columns(self.categories)
 
     def start(self, position: int, encoded: Encoded) -> None:
         image = self.images.image(position)
@@ -61,18 +60,15 @@ class InstanceEvaluator(Evaluator):
         corners = detections.boxes[:count]
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         is_shown = column in self._image.truths
-        self._image.add(
-            np.full(count, column),
-            scores,
-            areas={"bbox": boxes[:, 2] * boxes[:, 3], "segm": np.count_nonzero(masks, axis=(1, 2)).astype(np.float64)},
-            shapes={"bbox": boxes.tolist(), "segm": detections.rles(count) if is_shown else [None] * count},
-        )
+        areas = {"bbox": boxes[:, 2] * boxes[:, 3], "segm": np.count_nonzero(masks, axis=(1, 2)).astype(np.float64)}
+        shapes = {"bbox": boxes.tolist(), "segm": detections.rles(count) if is_shown else [None] * count}
+        self._image.add(np.full(count, column), scores, areas, shapes)
 
     def finish(self) -> dict[str, np.ndarray]:
         return self._image.record()
 
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
-        return instance_metrics(records, self.categories, self.groups)
+        return metrics.instance_metrics(records, self.categories, self.groups)
 
     def headline(self, records: Sequence[Record]) -> Headline:
-        return instance_headline(records, self.categories, self.groups)
+        return metrics.instance_headline(records, self.categories, self.groups)
