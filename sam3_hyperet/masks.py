@@ -51,10 +51,7 @@ def spread_beyond(extents: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def from_run_lengths(rle: dict[str, Any], height: int, width: int, where: str) -> Rle:
-    """A COCO RLE, compressed or not, as a compressed one.
-
-    Raises DataError, beginning with `where`, unless its size is (height, width) and its runs fill exactly that.
-    """
+    """A COCO RLE as a compressed one. Raises DataError unless its runs fill exactly (height, width)."""
     if rle.get("size") != [height, width]:
         raise DataError(f"{where}: its RLE has the size {rle.get('size')!r:.60}, the image is {[height, width]}")
     counts = rle.get("counts")

@@ -1,5 +1,4 @@
-"""The one finder of files: hidden entries skipped, endings in any case, linked folders followed, names in any
-Unicode form and with either slash."""
+"""The one finder of files: hidden entries skipped, linked folders followed, names in any case and Unicode form."""
 
 from __future__ import annotations
 
@@ -68,9 +67,9 @@ class Listing:
 
     def find(self, file_name: str) -> Path | None:
         """The file of a name below the folder: as it is, with "\\" as "/", or in the other Unicode form."""
-        for name in dict.fromkeys((file_name, file_name.replace("\\", "/"))):
+        for name in (file_name, file_name.replace("\\", "/")):
             parent, _, last = name.rpartition("/")
-            for form in dict.fromkeys((parent, composed(parent), unicodedata.normalize("NFD", parent))):
+            for form in (parent, composed(parent), unicodedata.normalize("NFD", parent)):
                 entries = self._entries(form)
                 if actual := entries.get(last) or entries.get(composed(last)):
                     return self.folder / form / actual

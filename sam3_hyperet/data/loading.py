@@ -101,7 +101,6 @@ class ConceptPrompts(Dataset[Datapoint]):
             view = self.augment.view(record.height, record.width, draws)
         found = self.images.instances(i)
         instances = [one for one in found if one.category_id in self._categories]
-        others = frozenset(one.category_id for one in found) - self._categories.keys()
         size = [record.height, record.width]
         if wrong := [one.rle["size"] for one in instances if list(one.rle["size"]) != size]:
             raise DataError(f"{record.path}: a mask has the size {wrong[0]}, the image {size}")
@@ -109,7 +108,7 @@ class ConceptPrompts(Dataset[Datapoint]):
         worker = get_worker_info()
         row = self._lost[0 if worker is None else 1 + worker.id]
         row += torch.tensor([int(regions.outside.sum()), int(regions.too_small.sum())])
-        prompts = self._prompts(regions, others, self.images.unlabelled(i), record, rng)
+        prompts = self._prompts(regions, {one.category_id for one in found}, i, rng)
         tensor = image_tensor(image, self.resolution, view)
         return _datapoint(tensor, prompts, regions, record, self.images.not_exhaustive(i))
 
@@ -120,25 +119,19 @@ class ConceptPrompts(Dataset[Datapoint]):
         except DataError as error:
             return error
 
-    def _prompts(
-        self,
-        regions: _Regions,
-        others: frozenset[int],
-        unlabelled: frozenset[int],
-        record: ImageInfo,
-        rng: np.random.Generator,
-    ) -> Sequence[Prompt]:
-        """others: categories the image has and that are not prompted; they may imply some that are."""
-        present = regions.present
-        unknown, crowds = regions.unknown | (unlabelled - present), regions.crowds | (unlabelled - present)
+    def _prompts(self, regions: _Regions, shown: set[int], i: int, rng: np.random.Generator) -> Sequence[Prompt]:
+        """shown: categories that image i has, prompted or not; those that are not may imply some that are."""
+        present, lost = regions.present, self.images.unlabelled(i) - regions.present
+        unknown, crowds = regions.unknown | lost, regions.crowds | lost
         if self.sampler is not None:
-            prompts = self.sampler.sample(present | others, unknown, rng)
-            prompts = prompts or self.sampler.sample(present | others, crowds, rng)
+            present |= shown - self._categories.keys()
+            prompts = self.sampler.sample(present, unknown, rng) or self.sampler.sample(present, crowds, rng)
         else:
             every = [Prompt(name, c, c in present) for c, name in self._categories.items()]
             prompts = [one for one in every if one.category_id not in unknown]
             prompts = prompts or [one for one in every if one.category_id not in crowds]
         if not prompts:
+            record = self.images.image(i)
             raise DataError(f"{record.path}: image {record.image_id} shows nothing but crowds of what is prompted")
         return prompts
 
@@ -154,9 +147,8 @@ class _Regions:
         self.target = visible & ~crowd
         self.outside = (view.pixels == 0) & ~crowd
         self.too_small = (view.pixels > 0) & ~visible & ~crowd
-        self.present, self.crowds, small = (
-            frozenset(self.category[chosen].tolist()) for chosen in (self.target, crowd, self.too_small)
-        )
+        chosen = (self.target, crowd, self.too_small)
+        self.present, self.crowds, small = (frozenset(self.category[one].tolist()) for one in chosen)
         self.unknown = (self.crowds | small) - self.present
 
 
@@ -226,10 +218,7 @@ class _Loader(DataLoader[BatchedDatapoint]):
 def build_loader(
     dataset: ConceptPrompts, batch_size: int, workers: int = 0, order: EndlessOrder | None = None
 ) -> DataLoader[BatchedDatapoint]:
-    """Batches of SAM 3's BatchedDatapoint, endless in an `order`; without one, every image once, as it comes.
-
-    Raises ConfigError for impossible numbers.
-    """
+    """Batches, endless in an `order`; without one, every image once, as it comes. Raises ConfigError."""
     if batch_size < 1 or not 0 <= workers <= _MAX_WORKERS:
         raise ConfigError(f"impossible loader: {batch_size=}, {workers=}")
     return _Loader(

@@ -89,8 +89,7 @@ class PromptSampler:
     def sample(
         self, present: Collection[int], unknown: Collection[int], rng: np.random.Generator
     ) -> tuple[Prompt, ...]:
-        """Prompts for an image that shows the categories `present` and may show those `unknown` (crowds),
-        which are never drawn as negatives. Empty if no category is left to ask for."""
+        """Prompts for an image that shows categories `present` and may show those `unknown`; empty if none are left."""
         shown_here = [c.id for c in self.categories if c.id in present and self._group[c.id] in self._weights]
         absent = self.absent(present, unknown)
         n_positive = len(shown_here) if self.num_positives is None else min(self.num_positives, len(shown_here))

@@ -27,10 +27,7 @@ VOCABULARIES = {"ov_base": COCO_BASE, "ov_novel": COCO_NOVEL, "ov_all": COCO_BAS
 
 
 def vocabulary_ids(names: str | Sequence[str], categories: Iterable[Category], option: str) -> tuple[int, ...]:
-    """The ids of the categories with these names, or those of one of `VOCABULARIES`, in the data set's order.
-
-    Raises ConfigError, naming the option: no name, one that is given twice, or one that the data set does not have.
-    """
+    """The ids of the categories with these names, or those of one of `VOCABULARIES`. Raises ConfigError."""
     if isinstance(names, str):
         one_of(option, names, VOCABULARIES)
         names = VOCABULARIES[names]
@@ -45,10 +42,7 @@ def vocabulary_ids(names: str | Sequence[str], categories: Iterable[Category], o
 
 
 def absent_concepts(names: str | Sequence[str], categories: Iterable[Category]) -> tuple[str, ...]:
-    """Those of the names, or of one of `VOCABULARIES`, that no category bears, also as a synonym.
-
-    Raises ConfigError for an unknown list, or a name that cannot be a prompt.
-    """
+    """Those of the names, or of one of `VOCABULARIES`, that no category bears, also as synonym. Raises ConfigError."""
     if isinstance(names, str):
         one_of("data.absent_concepts", names, VOCABULARIES)
         names = VOCABULARIES[names]

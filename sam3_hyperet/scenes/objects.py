@@ -1,7 +1,7 @@
 """The things of `scenes`, one function per kind.
 
-Coordinates are a sprite's own: the origin at the middle of the thing's foot, x forwards, y upwards.
-Every kind varies in proportions, colour and details; its parts stay about ten units wide or more.
+Coordinates are a sprite's own: the origin at the middle of the thing's foot, x forwards, y upwards. Every kind varies
+in proportions, colour and details; its parts stay about ten units wide or more.
 """
 
 from __future__ import annotations

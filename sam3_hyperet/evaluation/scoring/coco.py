@@ -98,7 +98,7 @@ class GroundTruth:
         """The compressed RLE of every annotation."""
         masks = []
         for record in self.annotations:
-            shape, where, height_width = (record.get("segmentation"), record["where"], self.sizes[record["image_id"]])
+            shape, where, height_width = record.get("segmentation"), record["where"], self.sizes[record["image_id"]]
             if isinstance(shape, list) and shape:
                 for polygon in shape:
                     is_polygon = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
@@ -113,10 +113,7 @@ class GroundTruth:
 
 
 def check_detections(records: Any, ground_truth: GroundTruth, source: str) -> list[Record]:
-    """COCO result records {image_id, category_id, score, segmentation (RLE) and/or bbox}, checked and copied.
-
-    Segmentations come back as compressed RLEs. Raises DataError naming the source and the record.
-    """
+    """COCO result records with a bbox, an RLE or both, checked and copied, RLEs compressed. Raises DataError."""
     if not isinstance(records, Sequence) or isinstance(records, str | bytes):
         raise DataError(f"{source}: expected a list of detections, found a {type(records).__name__}")
     checked, masks, mask_places = [], [], []

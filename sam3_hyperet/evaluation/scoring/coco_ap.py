@@ -72,10 +72,7 @@ def records_of_results(
     image_ids: Sequence[int],
     iou_types: Sequence[str] = IOU_TYPES,
 ) -> list[dict[str, np.ndarray]]:
-    """The record of each image from `check_detections`' records; those of an image in the order of the file.
-
-    A box is the record's own, or its mask's where it has none.
-    """
+    """The record of each image from `check_detections`' records; a box is the record's own, or its mask's."""
     by_image: dict[int, list[Record]] = {image_id: [] for image_id in image_ids}
     for detection in detections:
         by_image[detection["image_id"]].append(detection)

@@ -30,8 +30,7 @@ def true_positives(ious: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 def pair_sums(instances: np.ndarray, claimed: np.ndarray, hits: np.ndarray) -> np.ndarray:
     """What cgF1 needs of pairs, so that sums over images are enough: (..., 5 T + 4) float64.
 
-    instances, claimed: (..., P) ground truths and claims of each pair; hits: (..., P, T) true positives. The result is
-    summed over P.
+    instances, claimed: (..., P) ground truths and claims of each pair; hits: (..., P, T) true positives; summed over P.
     """
     n, d, tp = (np.asarray(x, dtype=np.float64) for x in (instances, claimed, hits))
     there, said = n > 0, d > 0

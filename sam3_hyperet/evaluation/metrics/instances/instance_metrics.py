@@ -19,7 +19,7 @@ Groups = Mapping[str, Collection[int]]
 
 
 def instance_metrics(records: Records, categories: Categories, groups: Groups) -> dict[str, float]:
-    """`segm/AP` and all other keys of `CocoAP`, and `CGF1_KEYS` below the same prefixes.
+    """`segm/AP` and COCO's other metrics, and `CGF1_KEYS` below the same prefixes.
 
     records: of `ImageDetections`, in any order; equal scores count in that of the image ids, as in pycocotools.
     """
@@ -49,8 +49,7 @@ def instance_headline(
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """`segm/AP`, `segm/cgF1`, the same of boxes and of each group, as a function of how often each image counts.
 
-    It is exact: the AP of a data set with that many copies of each image, equal scores of one image aside. NaN
-    where nothing is to find.
+    Exactly the AP of a data set with that many copies of each image, equal scores aside; NaN where nothing is to find.
     """
     order = by_image_id(records)
     records = [records[n] for n in order]

@@ -29,8 +29,7 @@ from sam3_hyperet.evaluation.metrics.instances.instance_matches import (
 class ImageDetections:
     """Collects the detections of one image and gives its record.
 
-    columns: category id -> column, 0 to C - 1. truths: what the image shows of these categories; as an attribute, by
-    column.
+    columns: category id -> column, 0 to C - 1. truths: of these categories; as an attribute, by column.
     """
 
     def __init__(
@@ -51,10 +50,7 @@ class ImageDetections:
         areas: Mapping[str, np.ndarray],
         shapes: Mapping[str, Sequence[Any]],
     ) -> None:
-        """Add n detections: columns (n,), scores (n,), areas (n,) in pixels and n COCO boxes or RLEs by IoU type.
-
-        The shape of a detection whose category the image does not show is not looked at.
-        """
+        """Add n detections: columns, scores, areas in pixels (n,), and n shapes (any, of a category not shown)."""
         self._columns.append(columns)
         self._scores.append(scores)
         for iou_type, of_type in self._shapes.items():
