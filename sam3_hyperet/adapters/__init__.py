@@ -10,14 +10,7 @@ conversion             a module turned into one of a subclass, and back
 
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.adapters.attention import HyperbolicGates, HyperbolicMultiheadAttention
-from sam3_hyperet.adapters.structure import (
-    Banded,
-    BlockDiagonal,
-    Dense,
-    Diagonal,
-    Structure,
-    make_structure,
-)
+from sam3_hyperet.adapters.structure import Banded, BlockDiagonal, Dense, Diagonal, Structure, make_structure
 from sam3_hyperet.choices import GEOMETRIES, STRUCTURES
 
 __all__ = [

@@ -81,11 +81,7 @@ TINY_WEIGHTS = "tiny_scenes_object.safetensors"
 
 
 def build_model(
-    name: str = "tiny",
-    *,
-    checkpoint: str | Path | None = None,
-    resolution: int | None = None,
-    seed: int = 0,
+    name: str = "tiny", *, checkpoint: str | Path | None = None, resolution: int | None = None, seed: int = 0
 ) -> host.Sam3Image:
     """Build a SAM 3 image model on the CPU, in evaluation mode.
 
@@ -148,10 +144,7 @@ def assemble(a: Architecture) -> host.Sam3Image:
             d_model=a.width,
             d_proj=a.width,
             prompt_mlp=host.MLP(
-                *(a.width, a.feedforward, a.width, 2),
-                dropout=a.dropout,
-                residual=True,
-                out_norm=nn.LayerNorm(a.width),
+                *(a.width, a.feedforward, a.width, 2), dropout=a.dropout, residual=True, out_norm=nn.LayerNorm(a.width)
             ),
         ),
         use_instance_query=False,
@@ -192,10 +185,7 @@ def _backbone(a: Architecture) -> host.SAM3VLBackbone:
         bias_patch_embed=False,
     )
     neck = host.Sam3DualViTDetNeck(
-        trunk=trunk,
-        position_encoding=_position_encoding(a),
-        d_model=a.width,
-        scale_factors=list(a.scale_factors),
+        trunk=trunk, position_encoding=_position_encoding(a), d_model=a.width, scale_factors=list(a.scale_factors)
     )
     text = host.VETextEncoder(
         tokenizer=host.SimpleTokenizer(bpe_path=host.vocabulary_path()),
@@ -209,10 +199,7 @@ def _backbone(a: Architecture) -> host.SAM3VLBackbone:
 
 def _attention(a: Architecture, batch_first: bool, dropout: float | None = None) -> host.MultiheadAttention:
     return host.MultiheadAttention(
-        num_heads=a.heads,
-        dropout=a.dropout if dropout is None else dropout,
-        embed_dim=a.width,
-        batch_first=batch_first,
+        num_heads=a.heads, dropout=a.dropout if dropout is None else dropout, embed_dim=a.width, batch_first=batch_first
     )
 
 
