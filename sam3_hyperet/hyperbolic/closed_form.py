@@ -70,9 +70,8 @@ def gyro(z: Tensor, b: Tensor, c: Scalar, dim: int = -1) -> Tensor:
 def radial_factor(a: Tensor, kappa: Tensor) -> Tensor:
     """asinh(κ sinh 2a) / (2aκ), the factor of the mapped vector; exactly 1 at κ = 1.
 
-    a > 0 is the normalised norm before the map, κ ≥ 0 the ratio of the space part's norms. Below √(machine
-    precision) κ is taken as that, so that a singular M has finite gradients far from the origin, where the
-    true ones grow as e^{2a}.
+    a > 0 is the normalised norm before the map, κ ≥ 0 the ratio of the space part's norms. Below √(machine precision) κ
+    is taken as that, so that a singular M has finite gradients far from the origin, where the true ones grow as e^{2a}.
     """
     kappa = kappa.clamp_min(torch.finfo(a.dtype).eps ** 0.5)
     decay = torch.exp(-4.0 * a)

@@ -13,9 +13,8 @@ from sam3_hyperet.choices import CURVATURE_BOUNDS
 class Curvature(nn.Module):
     """c = c_min · (c_max/c_min)^sigmoid(raw), the magnitude of a curvature −c.
 
-    `raw` is stored, not c: every real number is a valid curvature, and the gradient vanishes only at the
-    bounds. It is a parameter (one scalar) if `learnable`, otherwise a buffer; a checkpoint holds it under
-    the same name either way.
+    `raw` is stored, not c: every real number is a valid curvature, and the gradient vanishes only at the bounds. It is
+    a parameter (one scalar) if `learnable`, otherwise a buffer; a checkpoint holds it under the same name either way.
 
     Raises ValueError for a value that is not strictly between the bounds.
     """

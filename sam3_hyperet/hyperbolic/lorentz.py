@@ -7,8 +7,7 @@ vector is ambient, `(..., D + 1)`, with ⟨p,v⟩_L = 0 and length √⟨v,v⟩_
 that broadcasts against `(..., 1)`; a float that is not positive raises ValueError. Coordinates grow as
 e^{2√c‖v‖}: in fp32 they overflow beyond √c‖v‖ = 44; `closed_form` does not.
 
-Conventions follow Desai et al., "Hyperbolic Image-Text Representations" (MERU), 2023 [3], but for the
-radius 2‖v‖.
+Conventions follow Desai et al., "Hyperbolic Image-Text Representations" (MERU), 2023 [3], but for the radius 2‖v‖.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """The Poincaré ball of curvature −c: reference primitives, readable and exact.
 
-Points x satisfy ‖x‖ < 1/√c; the metric is λ_x² times the Euclidean one, λ_x = 2/(1 − c‖x‖²), so a tangent
-vector v at the origin has length 2‖v‖. All tensors are `(..., D)` with the geometry along the last axis and
-broadcast over the others; c is a positive float or a tensor that broadcasts against `(..., 1)`. Distances
-and factors come back without the last axis. Every function is differentiable with finite gradients, at the
-origin and at coinciding points too. Functions that return points project them (see `project`); a float c
-that is not positive raises ValueError.
+Points x satisfy ‖x‖ < 1/√c; the metric is λ_x² times the Euclidean one, λ_x = 2/(1 − c‖x‖²), so a tangent vector v at
+the origin has length 2‖v‖. All tensors are `(..., D)` with the geometry along the last axis and broadcast over the
+others; c is a positive float or a tensor that broadcasts against `(..., 1)`. Distances and factors come back without
+the last axis. Every function is differentiable with finite gradients, at the origin and at coinciding points too.
+Functions that return points project them (see `project`); a float c that is not positive raises ValueError.
 
 Equations: Ganea, Bécigneul, Hofmann, "Hyperbolic Neural Networks", 2018 [2].
 """
@@ -33,8 +32,7 @@ def conformal_factor(x: Tensor, c: Scalar) -> Tensor:
 
 
 def mobius_add(x: Tensor, y: Tensor, c: Scalar) -> Tensor:
-    """Möbius addition [2, eq. 4], the left translation of y by x; not commutative, inverse −x, neutral
-    element 0.
+    """Möbius addition [2, eq. 4], the left translation of y by x; not commutative, inverse −x, neutral element 0.
 
     x ⊕ y = ((1 + 2c⟨x,y⟩ + c‖y‖²) x + (1 − c‖x‖²) y) / (1 + 2c⟨x,y⟩ + c²‖x‖²‖y‖²)
     """
@@ -49,8 +47,7 @@ def mobius_scalar_mul(r: Scalar, x: Tensor, c: Scalar) -> Tensor:
 
 
 def mobius_matvec(M: Tensor, x: Tensor, c: Scalar) -> Tensor:
-    """M ⊗ x = tanh(‖Mx‖/‖x‖ · artanh(√c‖x‖)) Mx / (√c‖Mx‖) [2, eq. 27], which is exp_0(M log_0 x); 0 where
-    Mx = 0.
+    """M ⊗ x = tanh(‖Mx‖/‖x‖ · artanh(√c‖x‖)) Mx / (√c‖Mx‖) [2, eq. 27], which is exp_0(M log_0 x); 0 where Mx = 0.
 
     M is `(D', D)`, x `(..., D)`; returns `(..., D')`.
     """
