@@ -29,58 +29,31 @@ if TYPE_CHECKING:
     from sam3_hyperet.training.sam3_trainer import adapted_model
     from sam3_hyperet.training.stages import set_stage, set_training_mode
 
-_HOME = {
-    "ConceptPrompts": "data.loading",
-    "GroundingLoss": "losses.grounding",
-    "HyperET": "adapters.adjustment",
-    "HyperETConfig": "modeling.config",
-    "PromptSampler": "data.prompts",
-    "adapted_copy": "modeling.copies",
-    "adapted_model": "training.sam3_trainer",
-    "adapters_disabled": "modeling.inject",
-    "build_model": "modeling.build",
-    "inject": "modeling.inject",
-    "load_adapter": "modeling.adapter_file",
-    "merge": "modeling.merge",
-    "parameter_report": "modeling.parameters",
-    "read_coco": "data.coco",
-    "remove_adapter": "modeling.inject",
-    "resolution": "modeling.build",
-    "save_adapter": "modeling.adapter_file",
-    "save_official": "modeling.checkpoint",
-    "set_stage": "training.stages",
-    "set_training_mode": "training.stages",
-    "to_device": "sam3_host",
-    "training_batches": "training.batches",
-    "val_batches": "training.batches",
+_NAMES = {
+    "adapters.adjustment": ("HyperET",),
+    "data.coco": ("read_coco",),
+    "data.loading": ("ConceptPrompts",),
+    "data.prompts": ("PromptSampler",),
+    "losses.grounding": ("GroundingLoss",),
+    "modeling.adapter_file": ("load_adapter", "save_adapter"),
+    "modeling.build": ("build_model", "resolution"),
+    "modeling.checkpoint": ("save_official",),
+    "modeling.config": ("HyperETConfig",),
+    "modeling.copies": ("adapted_copy",),
+    "modeling.inject": ("adapters_disabled", "inject", "remove_adapter"),
+    "modeling.merge": ("merge",),
+    "modeling.parameters": ("parameter_report",),
+    "sam3_host": ("to_device",),
+    "training.batches": ("training_batches", "val_batches"),
+    "training.sam3_trainer": ("adapted_model",),
+    "training.stages": ("set_stage", "set_training_mode"),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "ConceptPrompts",
-    "GroundingLoss",
-    "HyperET",
-    "HyperETConfig",
-    "PromptSampler",
-    "__version__",
-    "adapted_copy",
-    "adapted_model",
-    "adapters_disabled",
-    "build_model",
-    "inject",
-    "load_adapter",
-    "merge",
-    "parameter_report",
-    "read_coco",
-    "remove_adapter",
-    "resolution",
-    "save_adapter",
-    "save_official",
-    "set_stage",
-    "set_training_mode",
-    "to_device",
-    "training_batches",
-    "val_batches",
-]
+__all__ = ["ConceptPrompts", "GroundingLoss", "HyperET", "HyperETConfig", "PromptSampler", "__version__"]
+__all__ += ["adapted_copy", "adapted_model", "adapters_disabled", "build_model", "inject", "load_adapter", "merge"]
+__all__ += ["parameter_report", "read_coco", "remove_adapter", "resolution", "save_adapter", "save_official"]
+__all__ += ["set_stage", "set_training_mode", "to_device", "training_batches", "val_batches"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,3 +1,5 @@
+# ruff: noqa: F401  # other modules take sam3's names from here
+# mypy: implicit-reexport
 """The one door to `sam3`: what the package uses of it, and every workaround that this needs.
 
 sam3 (SAM License) is a dependency: it is imported and subclassed here, never copied. Importing this module takes about
@@ -16,6 +18,7 @@ five seconds, because any import of sam3 loads its video stack. What it works ar
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -49,40 +52,28 @@ def _tf32_settings() -> list[tuple[Any, str, object]]:
 _tf32 = _tf32_settings()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    try:  # a name imported `as` itself is for other modules
-        from sam3.model.data_misc import FindStage as FindStage
-        from sam3.model.decoder import TransformerDecoder as TransformerDecoder
-        from sam3.model.decoder import TransformerDecoderLayer as TransformerDecoderLayer
-        from sam3.model.encoder import TransformerEncoderFusion as TransformerEncoderFusion
-        from sam3.model.encoder import TransformerEncoderLayer as TransformerEncoderLayer
+    try:
+        from sam3.model.data_misc import FindStage
+        from sam3.model.decoder import TransformerDecoder, TransformerDecoderLayer
+        from sam3.model.encoder import TransformerEncoderFusion, TransformerEncoderLayer
         from sam3.model.geometry_encoders import SequenceGeometryEncoder
-        from sam3.model.maskformer_segmentation import PixelDecoder as PixelDecoder
-        from sam3.model.maskformer_segmentation import UniversalSegmentationHead as UniversalSegmentationHead
-        from sam3.model.model_misc import MLP as MLP
-        from sam3.model.model_misc import DotProductScoring as DotProductScoring
-        from sam3.model.model_misc import MultiheadAttentionWrapper
-        from sam3.model.model_misc import SAM3Output as SAM3Output
-        from sam3.model.model_misc import TransformerWrapper as TransformerWrapper
-        from sam3.model.necks import Sam3DualViTDetNeck as Sam3DualViTDetNeck
-        from sam3.model.position_encoding import PositionEmbeddingSine as PositionEmbeddingSine
-        from sam3.model.sam3_image import Sam3Image as Sam3Image
-        from sam3.model.sam3_image_processor import Sam3Processor as Sam3Processor
-        from sam3.model.text_encoder_ve import VETextEncoder as VETextEncoder
-        from sam3.model.tokenizer_ve import SimpleTokenizer as SimpleTokenizer
-        from sam3.model.vitdet import ViT as ViT
-        from sam3.model.vl_combiner import SAM3VLBackbone as SAM3VLBackbone
+        from sam3.model.maskformer_segmentation import PixelDecoder, UniversalSegmentationHead
+        from sam3.model.model_misc import MLP, DotProductScoring, SAM3Output, TransformerWrapper
+        from sam3.model.model_misc import MultiheadAttentionWrapper as MultiheadAttention
+        from sam3.model.necks import Sam3DualViTDetNeck
+        from sam3.model.position_encoding import PositionEmbeddingSine
+        from sam3.model.sam3_image import Sam3Image
+        from sam3.model.sam3_image_processor import Sam3Processor
+        from sam3.model.text_encoder_ve import VETextEncoder
+        from sam3.model.tokenizer_ve import SimpleTokenizer
+        from sam3.model.vitdet import ViT
+        from sam3.model.vl_combiner import SAM3VLBackbone
         from sam3.train import matcher as sam3_matcher
-        from sam3.train.data.collator import BatchedDatapoint as BatchedDatapoint
-        from sam3.train.data.collator import collate_fn_api
-        from sam3.train.data.sam3_image_dataset import Datapoint as Datapoint
-        from sam3.train.data.sam3_image_dataset import FindQueryLoaded as FindQueryLoaded
-        from sam3.train.data.sam3_image_dataset import Image as Image
-        from sam3.train.data.sam3_image_dataset import InferenceMetadata as InferenceMetadata
-        from sam3.train.data.sam3_image_dataset import Object as Object
-        from sam3.train.loss import loss_fns as loss_fns
-        from sam3.train.loss.sam3_loss import Sam3LossWrapper as Sam3LossWrapper
-        from sam3.train.matcher import BinaryHungarianMatcherV2 as BinaryHungarianMatcherV2
-        from sam3.train.matcher import BinaryOneToManyMatcher as BinaryOneToManyMatcher
+        from sam3.train.data.collator import BatchedDatapoint, collate_fn_api
+        from sam3.train.data.sam3_image_dataset import Datapoint, FindQueryLoaded, Image, InferenceMetadata, Object
+        from sam3.train.loss import loss_fns
+        from sam3.train.loss.sam3_loss import Sam3LossWrapper
+        from sam3.train.matcher import BinaryHungarianMatcherV2, BinaryOneToManyMatcher
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
         found = importlib.metadata.version("sam3")
@@ -90,20 +81,17 @@ with warnings.catch_warnings():
 for _owner, _attribute, _value in _tf32:
     setattr(_owner, _attribute, _value)
 
-MultiheadAttention = MultiheadAttentionWrapper
 SAM3_VERSION = importlib.metadata.version("sam3")
 CONTEXT_LENGTH = 32  # tokens of a prompt, start and end included
 
 
 def _assert_contract() -> None:
     """Raise a HostError where sam3 has changed what this package needs."""
-    for module, name in (
-        (sam3_matcher, "linear_sum_assignment"),
-        (loss_fns, "triton_sigmoid_focal_loss"),
-        (loss_fns, "triton_sigmoid_focal_loss_reduce"),
-    ):
-        if not hasattr(module, name):
-            raise HostError(f"sam3 {SAM3_VERSION}: {module.__name__} has no {name}; expected sam3>=0.1.4")
+    replaced = {
+        sam3_matcher: ("linear_sum_assignment",),
+        loss_fns: ("triton_sigmoid_focal_loss", "triton_sigmoid_focal_loss_reduce"),
+    }
+    lacking = [f"{m.__name__} has no {name}" for m, names in replaced.items() for name in names if not hasattr(m, name)]
     expected: dict[Callable[..., Any], set[str]] = {
         SAM3VLBackbone._forward_image_no_act_ckpt: {"samples"},
         SAM3VLBackbone.forward_text: {"captions", "device"},
@@ -118,12 +106,11 @@ def _assert_contract() -> None:
         PositionEmbeddingSine.__init__: {"precompute_resolution"},
         TransformerDecoder.__init__: {"resolution", "stride", "use_act_checkpoint"},
     }
-    for function, names in expected.items():
-        absent = names - set(inspect.signature(function).parameters)
-        if absent:
-            raise HostError(
-                f"sam3 {SAM3_VERSION}: {function.__qualname__} has no parameter {sorted(absent)}; expected sam3>=0.1.4"
-            )
+    for function, parameters in expected.items():
+        if absent := parameters - set(inspect.signature(function).parameters):
+            lacking.append(f"{function.__qualname__} has no parameter {sorted(absent)}")
+    if lacking:
+        raise HostError(f"sam3 {SAM3_VERSION}: {', '.join(lacking)}; expected sam3>=0.1.4")
 
 
 _assert_contract()
@@ -146,7 +133,7 @@ def _focal(inputs: torch.Tensor, targets: torch.Tensor, alpha: float = 0.25, gam
 
 
 def _focal_sum(inputs: torch.Tensor, targets: torch.Tensor, alpha: float = 0.25, gamma: float = 2) -> torch.Tensor:
-    """The sum of `_focal` over all elements."""
+    """Sum of `_focal` over all elements."""
     if inputs.is_cuda and gamma > 0:
         return _triton_focal_sum(inputs, targets, alpha, gamma)
     return _focal(inputs, targets, alpha, gamma).sum()
@@ -156,18 +143,14 @@ class _WithoutPinnedMemory(TorchFunctionMode):
     """Within it `Tensor.pin_memory()` returns the tensor itself: pinning needs a CUDA driver."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.pin_memory:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        return args[0] if func is torch.Tensor.pin_memory else func(*args, **(kwargs or {}))
 
 
 class GeometryEncoder(SequenceGeometryEncoder):
     """SAM 3's encoder of box and point prompts, without the need of a CUDA driver."""
 
     def _encode_boxes(self, boxes: Any, boxes_mask: Any, boxes_labels: Any, img_feats: Any) -> Any:
-        if img_feats.is_cuda:
-            return super()._encode_boxes(boxes, boxes_mask, boxes_labels, img_feats)
-        with _WithoutPinnedMemory():
+        with contextlib.nullcontext() if img_feats.is_cuda else _WithoutPinnedMemory():
             return super()._encode_boxes(boxes, boxes_mask, boxes_labels, img_feats)
 
 
