@@ -34,8 +34,6 @@ class HyperbolicGates(AdapterModule):
     Raises ValueError for options that cannot be.
     """
 
-    obstacle = "its scores and means are not those of a dot product"
-
     def __init__(
         self,
         num_heads: int,
@@ -44,7 +42,7 @@ class HyperbolicGates(AdapterModule):
         geometry: str = "lorentz",
         name: str = "attention",
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, "its scores and means are not those of a dot product")
         if geometry not in ATTENTION_GEOMETRIES:
             expected = ", ".join(ATTENTION_GEOMETRIES)
             raise ValueError(f"geometry of attention must be one of {expected}; found {geometry!r}")

@@ -12,19 +12,16 @@ from sam3_hyperet.errors import ConfigError
 class AdapterModule(nn.Module):
     """The adapter of one site: named in metrics, switched on and off as one, removed or folded into the base.
 
-    While `enabled` is false, the model's outputs are those of the base, bit for bit.
-
-    Args:
-        name: of the site in metrics.
+    While `enabled` is false, the model's outputs are those of the base, bit for bit. `obstacle` is why the adapter
+    does not fold into base weights.
     """
 
     obstacle = "its place is not that of a linear layer"
-    """Why the adapter does not fold into base weights."""
     enabled: bool = True
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, obstacle: str = obstacle) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.obstacle = name, obstacle
 
     def site_name(self, child: str) -> str:
         """Name in metrics of the adjustment that is this module's descendant `child`."""
@@ -39,11 +36,7 @@ class AdapterModule(nn.Module):
         return dict(others)
 
     def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        """Base tensors, each with the value that makes this adapter superfluous.
-
-        Raises:
-            ConfigError: the adapter is no linear map behind a linear layer; the message names the site and the reason.
-        """
+        """Base tensors, each with the value that makes this adapter superfluous. Raises ConfigError for `obstacle`."""
         raise ConfigError(f"site {self.name.partition('.')[0]} does not fold into the base weights: {self.obstacle}")
 
     def remove(self, model: nn.Module) -> None:

@@ -31,8 +31,7 @@ FORMAT = "sam3_hyperet-adapter-1"
 def save_adapter(model: nn.Module, path: str | Path) -> None:
     """Write a model's adapters, their configuration and the base's fingerprints, atomically.
 
-    Raises:
-        ConfigError: the model has no adapters.
+    Raises ConfigError for a model without adapters.
     """
     config = adapter_config(model)
     if config is None:
@@ -50,19 +49,16 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
 
 
 def read_adapter_config(path: str | Path) -> HyperETConfig:
-    """The configuration in an adapter file's metadata."""
+    """Configuration in an adapter file's metadata."""
     return _config(path, read_safetensors(path)[1])
 
 
 def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
     """Load an adapter file; a model without adapters gets them first.
 
-    A base in another precision is accepted where all weights are equal after rounding to the coarser one; this is
-    logged as a warning.
-
-    Raises:
-        ConfigError: not SAM 3's image model.
-        CheckpointError: not an adapter file; made for another base, another configuration or other shapes.
+    A base in another precision is accepted, with a warning, where all weights are equal after rounding to the coarser
+    one. Raises ConfigError for a model that is not SAM 3's, and CheckpointError for what is no adapter file or was made
+    for another base, another configuration or other shapes.
     """
     check_model(model)
     tensors, metadata = read_safetensors(path)
@@ -97,11 +93,8 @@ def _check_base(path: str | Path, metadata: Mapping[str, str], model: nn.Module)
         theirs = Rounded.parse(metadata.get(f"base.{precision}"))
         compared += [precision] if theirs else []
         if theirs and theirs.digest == ours.digest and (theirs.is_exact or ours.is_exact):
-            logger.warning(
-                "%s: made for this base in another precision; all weights are equal after rounding to %s",
-                path,
-                precision,
-            )
+            found = "made for this base in another precision; all weights are equal after rounding to"
+            logger.warning("%s: %s %s", path, found, precision)
             return
     rounded = f" (also after rounding to {' or '.join(compared)})" if compared else ""
     raise CheckpointError(

@@ -43,11 +43,6 @@ class Architecture:
     geometry_layers: int = 3
     upsampling_stages: int = 3
 
-    @property
-    def resolution_step(self) -> int:
-        """Valid resolutions are its multiples, in pixels: the ViT's windows must tile its grid of patches."""
-        return self.patch_size * self.window_size
-
 
 ARCHITECTURES = {
     "large": Architecture(),
@@ -90,11 +85,10 @@ def build_model(
         checkpoint: a file of base weights, "facebook/sam3" for the gated official ones, or "random" for none; None is
             the packaged weights for "tiny" and "random" for "large".
         resolution: side of the square input in pixels; None is the architecture's own.
-        seed: of the initial weights; the same seed gives the same weights.
+        seed: of the initial weights.
 
-    Raises:
-        ConfigError: an unknown name, or a resolution that the ViT's windows do not tile.
-        CheckpointError: weights that do not fit.
+    Raises ConfigError for an unknown name or a resolution that the ViT's windows do not tile, and CheckpointError for
+    weights that do not fit.
     """
     if name not in ARCHITECTURES:
         raise ConfigError(f"model {name!r} is unknown; expected one of {', '.join(ARCHITECTURES)}")
@@ -102,7 +96,7 @@ def build_model(
     if resolution is not None:
         architecture = replace(architecture, resolution=resolution)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the accelerators too
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reseeds the accelerators too
         model = assemble(architecture)
     if checkpoint is None and name == "tiny":
         with resources.as_file(resources.files("sam3_hyperet") / "weights" / TINY_WEIGHTS) as packaged:
@@ -119,22 +113,18 @@ def resolution(model: host.Sam3Image) -> int:
     return int(grid * trunk.patch_embed.proj.kernel_size[0])
 
 
-def _check_resolution(a: Architecture) -> None:
-    step = a.resolution_step
+def assemble(a: Architecture) -> host.Sam3Image:
+    """SAM 3's modules at the sizes of `a`, initialised from torch's global generator.
+
+    What is not given here has SAM 3's own default.
+    """
+    step = a.patch_size * a.window_size  # the ViT's windows must tile its grid of patches
     if a.resolution < step or a.resolution % step:
         below = max(a.resolution // step, 1) * step
         raise ConfigError(
             f"resolution={a.resolution} does not fit this model: expected a multiple of {step} "
             f"(patch {a.patch_size} x window {a.window_size}); near it: {below}, {below + step}"
         )
-
-
-def assemble(a: Architecture) -> host.Sam3Image:
-    """SAM 3's modules put together at the sizes of `a`; what is not given here has SAM 3's own default.
-
-    Every parameter is initialised from torch's global generator.
-    """
-    _check_resolution(a)
     model = host.MovableSam3Image(
         backbone=_backbone(a),
         transformer=_transformer(a),
@@ -184,23 +174,14 @@ def _backbone(a: Architecture) -> host.SAM3VLBackbone:
         ln_pre=True,
         bias_patch_embed=False,
     )
-    neck = host.Sam3DualViTDetNeck(
-        trunk=trunk, position_encoding=_position_encoding(a), d_model=a.width, scale_factors=list(a.scale_factors)
-    )
-    text = host.VETextEncoder(
-        tokenizer=host.SimpleTokenizer(bpe_path=host.vocabulary_path()),
-        d_model=a.width,
-        width=a.text_width,
-        heads=a.text_heads,
-        layers=a.text_layers,
-    )
+    neck = host.Sam3DualViTDetNeck(trunk, _position_encoding(a), a.width, scale_factors=list(a.scale_factors))
+    tokenizer = host.SimpleTokenizer(bpe_path=host.vocabulary_path())
+    text = host.VETextEncoder(a.width, tokenizer, width=a.text_width, heads=a.text_heads, layers=a.text_layers)
     return host.SAM3VLBackbone(visual=neck, text=text, scalp=1)
 
 
-def _attention(a: Architecture, batch_first: bool, dropout: float | None = None) -> host.MultiheadAttention:
-    return host.MultiheadAttention(
-        num_heads=a.heads, dropout=a.dropout if dropout is None else dropout, embed_dim=a.width, batch_first=batch_first
-    )
+def _attention(a: Architecture, batch_first: bool) -> host.MultiheadAttention:
+    return host.MultiheadAttention(a.width, a.heads, dropout=a.dropout, batch_first=batch_first)
 
 
 def _fusion_layer(a: Architecture, *, batch_first: bool, position_at_attention: bool) -> host.TransformerEncoderLayer:
@@ -247,11 +228,9 @@ def _transformer(a: Architecture) -> host.TransformerWrapper:
         d_model=a.width,
         frozen=False,
         interaction_layer=None,
-        resolution=None,  # given one, the decoder fills a cache on "cuda"; without, it fills it when first used
-        stride=None,
         use_act_checkpoint=True,
         presence_token=True,
-    )
+    )  # without a resolution: given one, the decoder fills a cache on "cuda"
     return host.TransformerWrapper(encoder=encoder, decoder=decoder, d_model=a.width)
 
 
@@ -259,12 +238,7 @@ def _geometry_encoder(a: Architecture) -> host.GeometryEncoder:
     return host.GeometryEncoder(
         pos_enc=_position_encoding(a),
         encode_boxes_as_points=False,
-        points_direct_project=True,
-        points_pool=True,
-        points_pos_enc=True,
-        boxes_direct_project=True,
-        boxes_pool=True,
-        boxes_pos_enc=True,
+        **{f"{kind}_{way}": True for kind in ("points", "boxes") for way in ("direct_project", "pool", "pos_enc")},
         d_model=a.width,
         num_layers=a.geometry_layers,
         layer=_fusion_layer(a, batch_first=False, position_at_attention=False),
@@ -277,6 +251,6 @@ def _segmentation_head(a: Architecture) -> host.UniversalSegmentationHead:
         hidden_dim=a.width,
         upsampling_stages=a.upsampling_stages,
         act_ckpt=True,
-        cross_attend_prompt=_attention(a, batch_first=False, dropout=0.0),
+        cross_attend_prompt=host.MultiheadAttention(a.width, a.heads),
         pixel_decoder=host.PixelDecoder(num_upsampling_stages=a.upsampling_stages, hidden_dim=a.width),
     )

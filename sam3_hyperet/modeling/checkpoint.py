@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 HUB_REPOSITORY = "facebook/sam3"
 HUB_FILE = "sam3.pt"
 _PREFIXES = ("detector.", "model.", "module.")
-_TRACKER = "tracker."
 _UNREADABLE = (  # what torch.load raises on foreign and truncated files
     *(RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError),
     *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
@@ -34,21 +33,15 @@ _UNREADABLE = (  # what torch.load raises on foreign and truncated files
 
 
 def load_base(model: nn.Module, source: str | Path) -> int:
-    """Load base weights; adapters, if there are any, stay as they are.
+    """Load all base weights, and return their number; adapters, if there are any, stay as they are.
 
     Accepts a bare state dict, one below "detector.", "model." or "module." (nested as they come), and one wrapped in
     {"model": …} or {"state_dict": …}. What only the tracker reads is left out, but for a model that has a SAM 2 neck or
     an interactive predictor: these get what the file has for them and may stay as they are. One line is logged: how
     many weights were loaded, and what was left out.
 
-    Args:
-        source: a `.safetensors` or `torch.save` file, or "facebook/sam3" for the gated official weights.
-
-    Returns:
-        How many tensors of the detector were loaded: all that it has.
-
-    Raises:
-        CheckpointError: no such file, unreadable, of another shape, not finite, or with base keys missing.
+    `source` is a `.safetensors` or `torch.save` file, or "facebook/sam3" for the gated official weights.
+    Raises CheckpointError for no such file, unreadable, of another shape, not finite, or with base keys missing.
     """
     path = _download() if str(source) == HUB_REPOSITORY else Path(source)
     wanted = base_state_dict(model)
@@ -73,40 +66,27 @@ def load_base(model: nn.Module, source: str | Path) -> int:
             tensor.copy_(found[key])
     buffers = {name for name, _ in model.named_buffers()}
     others = Counter(key.split(".")[0] for key in found if key not in loaded and key not in buffers)
-    logger.info(
-        "%s: %s of %s base weights loaded%s%s",
-        path,
-        f"{len(wanted):,}",
-        f"{len(wanted):,}",
-        f"; {len(loaded) - len(wanted):,} of {len(unread):,} that only the tracker reads" if unread else "",
-        f"; left out: {', '.join(f'{count:,} of {name}' for name, count in others.items())}" if others else "",
-    )
+    tracker = f"; {len(loaded) - len(wanted):,} of {len(unread):,} that only the tracker reads" if unread else ""
+    rest = f"; left out: {', '.join(f'{count:,} of {name}' for name, count in others.items())}" if others else ""
+    logger.info(f"{path}: {len(wanted):,} of {len(wanted):,} base weights loaded{tracker}{rest}")
     return len(wanted)
 
 
 def save_official(model: nn.Module, path: str | Path, carry_over: str | Path | None = None) -> None:
     """Write the model as SAM 3's own builders read it: its state dict, buffers included, below "detector.".
 
-    Buffers have the size of the model's resolution, and SAM 3's builders know 1008 pixels alone.
-
-    Args:
-        carry_over: an official file of the same architecture, whose other tensors (the tracker's, the SAM 2 neck's) are
-            written along, unchanged; SAM 3's video builder needs them.
-
-    Raises:
-        ConfigError: the model has adapters, which SAM 3 has no place for.
-        CheckpointError: `carry_over` is not an official file of this architecture and resolution.
+    Buffers have the size of the model's resolution, and SAM 3's builders accept 1008 pixels alone. `carry_over` is an
+    official file of the same architecture, whose other tensors (the tracker's, the SAM 2 neck's), which SAM 3's video
+    builder needs, are written along. Raises ConfigError for a model with adapters, and CheckpointError where
+    `carry_over` is not an official file of this architecture and resolution.
     """
     if (config := adapter_config(model)) is not None:
         raise ConfigError(
             f"the model has adapters ({config}), which SAM 3's own builder cannot load; "
             "merge them into the base first, or save them with save_adapter"
         )
-    tensors = {
-        "detector." + name: tensor.detach()
-        for name, tensor in model.state_dict().items()
-        if not name.startswith(INTERACTIVE)  # the official file has it as "tracker."
-    }
+    own = {k: v.detach() for k, v in model.state_dict().items() if not k.startswith(INTERACTIVE)}  # the tracker's
+    tensors = {f"detector.{name}": tensor for name, tensor in own.items()}
     if carry_over is not None:
         others = read_state(carry_over)
         if missing := [key for key in tensors if key not in others]:
@@ -123,9 +103,8 @@ def save_official(model: nn.Module, path: str | Path, carry_over: str | Path | N
 
 def save_base(model: nn.Module, path: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write the base weights, without adapters, as safetensors, cast to `dtype` where given."""
-    tensors = {
-        key: tensor.detach().to(dtype or tensor.dtype).contiguous() for key, tensor in base_state_dict(model).items()
-    }
+    base = base_state_dict(model).items()
+    tensors = {key: tensor.detach().to(dtype or tensor.dtype).contiguous() for key, tensor in base}
     write_safetensors(tensors, path, {"format": "sam3_hyperet-base-1"})
 
 
@@ -139,11 +118,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata:
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a safetensors file, on the CPU, and its metadata.
-
-    Raises:
-        CheckpointError: no such file, or unreadable.
-    """
+    """All tensors of a safetensors file, on the CPU, and its metadata; CheckpointError if it cannot be read."""
     path = Path(path)
     foreign = _foreign_content(path)
     try:
@@ -154,12 +129,9 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name of a `.safetensors` or `torch.save` file, on the CPU.
+    """Tensors by name of a `.safetensors` or `torch.save` file, on the CPU, out of {"model": …} or {"state_dict": …}.
 
-    {"model": …} and {"state_dict": …} are unwrapped.
-
-    Raises:
-        CheckpointError: no such file, unreadable, or without tensors.
+    Raises CheckpointError for no such file, unreadable, or without tensors.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -184,13 +156,11 @@ def _foreign_content(path: Path) -> str | None:
         raise CheckpointError(f"{path}: no such file")
     with path.open("rb") as file:
         start = file.read(256).lstrip().lower()
-    if not start:
-        return "it is empty; download or copy it again"
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "it is a web page, such as a log-in or error page; download the file itself, logged in"
     if start.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer; fetch the file that it stands for by `git lfs pull`"
-    return None
+    return None if start else "it is empty; download or copy it again"
 
 
 def _reason(error: Exception) -> str:
@@ -206,14 +176,11 @@ def _reason(error: Exception) -> str:
 def _named_as_in(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A file's tensors by the model's names."""
     named = {}
-    for key, tensor in tensors.items():
-        name = key
+    for name, tensor in tensors.items():
         while name not in wanted and name.startswith(_PREFIXES):
             name = name.split(".", 1)[1]
-        interactive = name.replace(_TRACKER, f"{INTERACTIVE}model.", 1)
-        if name.startswith(_TRACKER) and interactive in wanted:
-            name = interactive
-        named[name] = tensor
+        interactive = f"{INTERACTIVE}model.{name.removeprefix('tracker.')}"
+        named[interactive if name.startswith("tracker.") and interactive in wanted else name] = tensor
     return named
 
 
@@ -230,11 +197,8 @@ def _download() -> Path:
     try:
         return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE))
     except GatedRepoError as error:
-        raise CheckpointError(
-            f"{HUB_REPOSITORY} is gated: ask for access on its page, then log in with `hf auth login`"
-        ) from error
+        remedy = "ask for access on its page, then log in with `hf auth login`"
+        raise CheckpointError(f"{HUB_REPOSITORY} is gated: {remedy}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"{HUB_REPOSITORY}/{HUB_FILE} cannot be fetched ({type(error).__name__}); "
-            "give checkpoint=PATH of a local copy"
-        ) from error
+        found = f"{HUB_REPOSITORY}/{HUB_FILE} cannot be fetched ({type(error).__name__})"
+        raise CheckpointError(f"{found}; give checkpoint=PATH of a local copy") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,11 +14,7 @@ from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites, 
 
 
 def base_fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, dtypes and values of `base_state_dict`: two models that share it are the same base.
-
-    An image model and the detector of a video model share it where they share weights; a half-precision copy does not
-    (see `rounded_fingerprints`).
-    """
+    """SHA-256 over names, shapes, dtypes and values of `base_state_dict`, by which two models have the same base."""
     return tensors_digest(sorted(base_state_dict(model).items()))
 
 
@@ -43,10 +39,7 @@ class Rounded(NamedTuple):
     @classmethod
     def parse(cls, text: str | None) -> Rounded | None:
         """The inverse of `str`; None of None."""
-        if text is None:
-            return None
-        digest, _, kind = text.partition(" ")
-        return cls(digest, kind == "exact")
+        return None if text is None else cls(text.partition(" ")[0], text.endswith(" exact"))
 
 
 def rounded_fingerprints(model: nn.Module) -> dict[str, Rounded]:
@@ -55,30 +48,21 @@ def rounded_fingerprints(model: nn.Module) -> dict[str, Rounded]:
     Two bases of which one is a copy of the other in a lower precision share that precision's digest, and that one's is
     exact.
     """
-    found = {}
+    base, found = sorted(base_state_dict(model).items()), {}
     for dtype in (torch.bfloat16, torch.float16):
-        is_exact = True
-
-        def rounded(dtype: torch.dtype = dtype) -> Iterator[tuple[str, Tensor]]:
-            nonlocal is_exact
-            for name, tensor in sorted(base_state_dict(model).items()):
-                half = tensor.to(dtype)
-                is_exact = is_exact and torch.equal(half.to(tensor.dtype), tensor)
-                yield name, half
-
-        digest = tensors_digest(rounded())
+        digest = tensors_digest((name, tensor.to(dtype)) for name, tensor in base)
+        is_exact = all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for _, tensor in base)
         found[str(dtype).removeprefix("torch.")] = Rounded(digest, is_exact)
     return found
 
 
 def model_facts(models: Sequence[nn.Module]) -> list[dict[str, object]]:
     """Weights, adapters and device of each model. Bases that are the same tensors are read once."""
-    bases: dict[tuple[int, ...], str] = {}
     facts: list[dict[str, object]] = []
+    bases: dict[tuple[int, ...], str] = {}
     for model in models:
         tensors = tuple(tensor.data_ptr() for tensor in base_state_dict(model).values())
-        if tensors not in bases:
-            bases[tensors] = base_fingerprint(model)
+        bases[tensors] = bases.get(tensors) or base_fingerprint(model)
         device = next(model.parameters()).device.type
         facts.append({"base": bases[tensors], "adapter": _adapter(model), "device": device})
     return facts

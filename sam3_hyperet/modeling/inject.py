@@ -24,12 +24,8 @@ def inject(model: host.Sam3Image, config: HyperETConfig | Mapping[str, object]) 
     Works on `build_model`'s models and on those of `sam3.model_builder`: no base weight is copied or renamed, but that
     LoRA, the control, wraps its layers in peft's, and that bias tuning keeps a copy of the biases.
 
-    Args:
-        config: as a `HyperETConfig`, or its options by name.
-
-    Raises:
-        ConfigError: not SAM 3's image model; it already has adapters; a level, layer or block that is chosen and not
-            there; for the controls, also what `install_lora` and `install_bias_tuning` raise.
+    Raises ConfigError for a model that is not SAM 3's or already has adapters, for a chosen level, layer or block that
+    is not there, and for a control that does not fit the model.
     """
     check_model(model)
     if not isinstance(config, HyperETConfig):
@@ -54,9 +50,7 @@ def remove_adapter(model: host.Sam3Image) -> host.Sam3Image:
     """Take the adapters out, in place: classes, state-dict keys and outputs are the base's again, bit for bit.
 
     Base weights that were trained themselves keep their trained values; what requires a gradient still does.
-
-    Raises:
-        ConfigError: the model has no adapters.
+    Raises ConfigError for a model without adapters.
     """
     if adapter_config(model) is None:
         raise ConfigError("the model has no adapters to remove")
@@ -129,12 +123,11 @@ def adapters_disabled(model: nn.Module) -> AbstractContextManager[nn.Module]:
 @contextmanager
 def adapters_switched(model: nn.Module, enabled: bool) -> Iterator[nn.Module]:
     """Context with the adapters switched on or off."""
-    sites = list(adapter_sites(model).values())
-    before = [site.enabled for site in sites]
-    for site in sites:
+    before = [(site, site.enabled) for site in adapter_sites(model).values()]
+    for site, _ in before:
         site.enabled = enabled
     try:
         yield model
     finally:
-        for site, own in zip(sites, before, strict=True):
+        for site, own in before:
             site.enabled = own

@@ -8,6 +8,7 @@ LoRA folds up to rounding, tuned biases exactly.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -28,14 +29,9 @@ PROMPTS = ("object", "person", "sky", "small red car", "the window of a house", 
 def merge(model: host.Sam3Image, images: Tensor | None = None, prompts: Sequence[str] = PROMPTS) -> host.Sam3Image:
     """Fold the model's adapters into its base weights, in place: it is then SAM 3's own model, in evaluation mode.
 
-    Args:
-        images: (B, 3, S, S) normalised images on which the norm cap of a `mobius` adjustment of the pyramid is
-            checked; None takes a flat, a striped and a noisy one.
-        prompts: on which that of the text is checked.
-
-    Raises:
-        ConfigError: no adapters, one that does not fold, named with the reason, or a value in one that is not a finite
-            number; the model is then unchanged.
+    The norm cap of a `mobius` adjustment is checked on (B, 3, S, S) normalised images (None: a flat, a striped and a
+    noisy one) for the pyramid, and on `prompts` for the text. Raises ConfigError for no adapters, one that does not
+    fold, named with the reason, or a value that is not a finite number; the model is then unchanged.
     """
     if adapter_config(model) is None:
         raise ConfigError("the model has no adapters to merge; call inject or load_adapter first")
@@ -60,11 +56,8 @@ def _check_caps(model: host.Sam3Image, images: Tensor | None, prompts: Sequence[
         "prompt": lambda: model.backbone.forward_text(list(prompts), device=model.device),
     }
     for adapter in adapter_sites(model).values():
-        capped = {
-            adapter.site_name(child): module
-            for child, module in adapter.named_modules()
-            if isinstance(module, HyperET) and module.geometry == "mobius"
-        }
+        adjustments = ((adapter.site_name(k), m) for k, m in adapter.named_modules() if isinstance(m, HyperET))
+        capped = {site: adjustment for site, adjustment in adjustments if adjustment.geometry == "mobius"}
         if capped and adapter.name in passes:
             for site, ratio in _longest(capped, passes[adapter.name]).items():
                 if ratio >= 1.0:
@@ -86,12 +79,10 @@ def _longest(adjustments: dict[str, HyperET], run: Callable[[], object]) -> dict
 
         return before
 
-    handles = [adjustment.register_forward_pre_hook(watch(site)) for site, adjustment in adjustments.items()]
-    try:
+    with ExitStack() as hooks:
+        for site, adjustment in adjustments.items():
+            hooks.enter_context(adjustment.register_forward_pre_hook(watch(site)))
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return longest
 
 

@@ -20,9 +20,7 @@ def open_model(values: Mapping[str, object]) -> host.Sam3Image:
     """The base model, on the CPU, that the section `model` of a configuration describes; prints what was loaded."""
     options = read_options(ModelOptions, values, "model")
     with _printed(logging.getLogger(load_base.__module__)):
-        return build_model(
-            options.name, checkpoint=options.checkpoint, resolution=options.resolution, seed=options.seed
-        )
+        return build_model(**vars(options))
 
 
 @contextlib.contextmanager

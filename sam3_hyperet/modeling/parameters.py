@@ -28,37 +28,27 @@ def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters of the image detector by name, adapters left out; SAM 3 keeps no other state than derived buffers.
+    """Parameters of the image detector by name, without adapters and what it never reads (`UNREAD`).
 
-    The SAM 2 neck of video detectors and the interactive predictor are left out as well: the detector never reads them.
-    Names and values are the base's own also where LoRA has renamed a layer's, or bias tuning has changed them.
+    SAM 3 keeps no other state than derived buffers. Names and values are the base's own also where LoRA has renamed a
+    layer's, or bias tuning has changed them.
     """
     added = {name for name, _ in adapter_parameters(model)}
-    base: dict[str, Tensor] = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if name not in added and not name.startswith(UNREAD)
-    }
+    kept = ((k, v) for k, v in model.named_parameters() if k not in added and not k.startswith(UNREAD))
+    base: dict[str, Tensor] = dict(kept)
     for adapter in adapter_sites(model).values():
         base = adapter.base_tensors(base)
     return base
 
 
 def parameter_report(model: nn.Module) -> dict[str, float]:
-    """Count parameters.
+    """Numbers of parameters: `trainable`, `added` by the adapter, `total` of the model, and `added_ratio` to the base.
 
-    Returns:
-        `trainable` (they require a gradient), `added` (how many numbers the adapter holds), `total` (of the model), and
-        `added_ratio`, which is added / base. Tuned biases count as added, for the adapter's file holds them, and once
-        in the total, for they are the base's: `total` is then the size of the base.
+    Tuned biases count as added, for the adapter's file holds them, and once in the total, for they are the base's.
     """
     total = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     adapter = {name: p.numel() for name, p in adapter_parameters(model)}
     added = sum(adapter.values())
     base = total - sum(adapter[name] for name in adapter.keys() - base_state_dict(model).keys())
-    return {
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "added": added,
-        "total": total,
-        "added_ratio": added / base,
-    }
+    return {"trainable": trainable, "added": added, "total": total, "added_ratio": added / base}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -29,12 +28,7 @@ _IN_FRONT = {  # the kinds of sites whose adjustments change what another site g
 
 
 class SiteRadii:
-    """Sums over the features of one adjustment, in front of it (row 0) and behind it (row 1).
-
-    Attributes:
-        histogram: (2, BINS) counts of positions by normalised radius, in equal bins of [0, 1].
-        positions: their number.
-    """
+    """Sums over all `positions` of the features of one adjustment, in front of it (row 0) and behind it (row 1)."""
 
     def __init__(self) -> None:
         self._histogram, self._sums = torch.zeros(2, BINS, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.float64)
@@ -54,7 +48,7 @@ class SiteRadii:
 
     @property
     def histogram(self) -> Tensor:
-        """(2, BINS) on the CPU."""
+        """(2, BINS) counts of positions by normalised radius, in equal bins of [0, 1], on the CPU."""
         return self._histogram.cpu()
 
     def mean(self) -> Tensor:
@@ -65,9 +59,7 @@ class SiteRadii:
 class RadiusProbe:
     """Context that records the features around every adjustment of features (scheme P adjusts weights).
 
-    Args:
-        model: with adapters.
-        accumulate: sum over all features, for `take`; else only the latest are kept, for `latest` and `maps`.
+    `accumulate`: sum over all features, for `take`; else only the latest are kept, for `latest` and `maps`.
     """
 
     def __init__(self, model: nn.Module, accumulate: bool = False) -> None:
@@ -88,9 +80,7 @@ class RadiusProbe:
         self._handles = [module.register_forward_hook(self._hook(name)) for name, module in self._modules.items()]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
 
@@ -106,10 +96,9 @@ class RadiusProbe:
     def latest(self) -> dict[str, float]:
         """Metrics of the latest features, and of the adjustments themselves.
 
-        Returns:
-            `radius/<site>/mean`… behind each adjustment, and in front of it `base/radius/<site>/mean`… where these
-            features are the base's, else `radius/<site>/mean_before`…: of a site behind another, or where base weights
-            train, they are not. `adapter/<site>/identity_gap`, `adapter/<site>/curvature`…
+        `radius/<site>/mean`… behind each adjustment, and in front of it `base/radius/<site>/mean`… where these features
+        are the base's, else `radius/<site>/mean_before`…: of a site behind another, or where base weights train, they
+        are not. `adapter/<site>/identity_gap`, `adapter/<site>/curvature`…
         """
         metrics: dict[str, float] = {}
         of_base = self._sites_of_base()
@@ -127,27 +116,27 @@ class RadiusProbe:
 
     @torch.no_grad()
     def histograms(self) -> dict[str, Tensor]:
-        """(BINS,) counts of the latest positions by normalised radius, in equal bins of [0, 1], on the CPU:
-        `normalized_radius/<site>`, and in front `base/normalized_radius/<site>` or `normalized_radius/<site>_before`,
-        as in `latest`."""
+        """(BINS,) counts of the latest positions by normalised radius, on the CPU; names as in `latest`."""
         counts, of_base = {}, self._sites_of_base()
         for name, pair in self._latest.items():
-            module, key = self._modules[name], f"normalized_radius/{name}"
+            key = f"normalized_radius/{name}"
             for label, features in zip((f"base/{key}" if name in of_base else f"{key}_before", key), pair, strict=True):
-                counts[label] = _counts(
-                    normalized_radius(features.float(), module.curvature(), module.channel_dim)
-                ).cpu()
+                counts[label] = _counts(self._normalised(name, features)).cpu()
         return counts
 
     @torch.no_grad()
     def maps(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Normalised radii (h, w) in front of and behind every adjustment of a feature map (1, D, h, w)."""
+        maps = {}
+        for name, pair in self._latest.items():
+            if pair[1].ndim == 4:
+                front, behind = (self._normalised(name, features)[0].cpu().numpy() for features in pair)
+                maps[name] = front, behind
+        return maps
 
-        def radii(name: str, features: Tensor) -> np.ndarray[Any, Any]:
-            return normalized_radius(features.float(), self._modules[name].curvature(), 1)[0].cpu().numpy()
-
-        latest = self._latest.items()
-        return {name: (radii(name, front), radii(name, behind)) for name, (front, behind) in latest if behind.ndim == 4}
+    def _normalised(self, name: str, features: Tensor) -> Tensor:
+        module = self._modules[name]
+        return normalized_radius(features.float(), module.curvature(), module.channel_dim)
 
     def _sites_of_base(self) -> set[str]:
         """Sites whose features in front are the base's."""
@@ -155,13 +144,8 @@ class RadiusProbe:
             return set()
         kinds = {name.partition(".")[0] for name in self._reporting}
         layers = [name for name in self._modules if name.startswith("encoder_layer.")]
-        found = set()
-        for name in self._modules:
-            kind = name.partition(".")[0]
-            is_first = kind != "encoder_layer" or name == min(layers, key=_index, default="")
-            if is_first and kinds.isdisjoint(_IN_FRONT[kind]):
-                found.add(name)
-        return found
+        later = set(self._modules) & {"encoder_layer", *layers} - {min(layers, key=_index, default="")}
+        return {name for name in self._modules.keys() - later if kinds.isdisjoint(_IN_FRONT[name.partition(".")[0]])}
 
     def _hook(self, name: str) -> Any:
         def hook(module: HyperET, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -174,12 +158,10 @@ class RadiusProbe:
 
 
 def watchable_base(model: host.Sam3Image, base: host.Sam3Image | None = None) -> host.Sam3Image:
-    """The base of an adapted model, which passes its features through the model's sites unchanged.
+    """The base of an adapted model, which passes its features through the model's sites unchanged, for a probe.
 
-    A probe records them there; radii are at the curvature of the model's adjustments. All tensors are shared.
-
-    Args:
-        base: where the model has trained weights of its own; without adapters.
+    Radii are at the curvature of the model's adjustments. All tensors are shared with the model, or with `base`,
+    without adapters, where the model has trained base weights.
     """
     twin = shared_copy(model)
     for name, tensor in base_state_dict(base).items() if base is not None else ():

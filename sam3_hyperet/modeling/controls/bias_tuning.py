@@ -16,11 +16,7 @@ from sam3_hyperet.modeling.parameters import base_state_dict
 
 
 class BiasTuning(AdapterModule):
-    """Tuned biases of a model, and the base's values, which replace them while it is switched off.
-
-    Args:
-        names: of the tuned parameters in `model`.
-    """
+    """The biases `names` of a model, tuned, and the base's values, which replace them while it is switched off."""
 
     def __init__(self, model: nn.Module, names: list[str]) -> None:
         super().__init__("bitfit")
@@ -64,24 +60,18 @@ class BiasTuning(AdapterModule):
 
 
 def install_bias_tuning(model: host.Sam3Image, config: HyperETConfig) -> None:
-    """Tune the biases of the base whose names match a pattern of `config.biases`.
-
-    Raises:
-        ConfigError: no pattern, or one that is not a regular expression or found in no bias's name.
-    """
+    """Tune the biases of the base whose names match a pattern of `config.biases`; each pattern must match one."""
     if not config.biases:
         raise ConfigError("adapter=bitfit: biases is empty; expected regular expressions")
     names = [name for name in base_state_dict(model) if name.endswith("bias") and not name.startswith(_unread(model))]
-    found: set[str] = set()
     for pattern in config.biases:
         try:
-            matched = {name for name in names if re.search(pattern, name)}
+            if not any(re.search(pattern, name) for name in names):
+                raise ConfigError(f"biases: {pattern!r} is found in no bias's name; these are {', '.join(names[:3])} …")
         except re.error as error:
             raise ConfigError(f"biases: {pattern!r} is not a regular expression ({error})") from error
-        if not matched:
-            raise ConfigError(f"biases: {pattern!r} is found in no bias's name; these are {', '.join(names[:3])} …")
-        found |= matched
-    model.hyperet_control = BiasTuning(model, [name for name in names if name in found]).train(model.training)
+    chosen = [name for name in names if any(re.search(pattern, name) for pattern in config.biases)]
+    model.hyperet_control = BiasTuning(model, chosen).train(model.training)
 
 
 def _unread(model: host.Sam3Image) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ convolution of the same kernel to r channels, its B one of kernel 1.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,11 +23,7 @@ _BASE = "base_layer"  # peft's name for the layer that it wraps
 
 
 class LowRankUpdates(AdapterModule):
-    """LoRA layers of peft in the places of the base's layers.
-
-    Args:
-        names: of these layers in `model`.
-    """
+    """LoRA layers of peft in the places of the base's layers `names`."""
 
     def __init__(self, model: nn.Module, names: list[str]) -> None:
         super().__init__("lora")
@@ -41,26 +38,19 @@ class LowRankUpdates(AdapterModule):
     @enabled.setter
     def enabled(self, enabled: bool) -> None:
         for layer in self._layers:
-            trained = [(parameter, parameter.requires_grad) for parameter in layer.parameters()]
-            layer.enable_adapters(enabled)
-            _restore_requires_grad(trained)  # which peft changes along
+            with _kept_requires_grad(layer):
+                layer.enable_adapters(enabled)
         self._enabled = enabled
 
     def adapter_parameters(self, prefix: str) -> list[tuple[str, nn.Parameter]]:
         """Every A and B by its name in the model."""
-        return [
-            (f"{name}.{key}", parameter)
-            for name, layer in zip(self.names, self._layers, strict=True)
-            for key, parameter in layer.named_parameters()
-            if not key.startswith(_BASE + ".")
-        ]
+        layers = zip(self.names, self._layers, strict=True)
+        every = [(name, *pair) for name, layer in layers for pair in layer.named_parameters(name)]
+        return [(key, parameter) for name, key, parameter in every if not key.startswith(f"{name}.{_BASE}.")]
 
     def base_tensors(self, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        wrapped = tuple(f"{name}.{_BASE}." for name in self.names)
-        return {
-            name.replace(f".{_BASE}.", ".", 1) if name.startswith(wrapped) else name: tensor
-            for name, tensor in others.items()
-        }
+        own = {f"{layer}.{_BASE}.{key}": f"{layer}.{key}" for layer in self.names for key in ("weight", "bias")}
+        return {own.get(name, name): tensor for name, tensor in others.items()}
 
     def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
         """The base's weights, each with B A added."""
@@ -75,22 +65,12 @@ class LowRankUpdates(AdapterModule):
 
 
 def install_lora(model: host.Sam3Image, config: HyperETConfig, budget: int | None) -> None:
-    """Add LoRA to the layers that feed the sites of `config`.
-
-    Args:
-        budget: number of parameters to match, where `config.rank` is None.
-
-    Raises:
-        ConfigError: peft is not installed, a layer that is not SAM 3's, or a budget below rank 1 of any layer.
-    """
+    """Add LoRA to the layers that feed the sites of `config`, of `config.rank` or of at most `budget` parameters."""
     feeding = {name for site in config.resolved_sites for name in SITES[site].feeding(model, config)}
     names = [name for name, _ in model.named_modules() if name in feeding]
     sizes = {name: _size_per_rank(model, name) for name in names}
-    if config.rank is not None:
-        rank = config.rank
-    elif names:
-        rank, names = matched_rank(sizes, budget or 0)
     if names:
+        rank, names = matched_rank(sizes, budget or 0) if config.rank is None else (config.rank, names)
         _wrap(model, names, rank)
     model.hyperet_control = LowRankUpdates(model, names).train(model.training)
 
@@ -98,12 +78,8 @@ def install_lora(model: host.Sam3Image, config: HyperETConfig, budget: int | Non
 def matched_rank(sizes: Mapping[str, int], budget: int) -> tuple[int, list[str]]:
     """The rank, and its layers, that come closest to `budget` parameters from below.
 
-    Args:
-        sizes: parameters that rank 1 takes, by layer. Where not all of them fit, rank 1 goes to as many as do, from the
-            last on.
-
-    Raises:
-        ConfigError: none fits.
+    `sizes` are the parameters that rank 1 takes, by layer. Where not all of them fit, rank 1 goes to as many as do,
+    from the last on. Raises ConfigError where none fits.
     """
     rank = budget // sum(sizes.values())
     if rank:
@@ -114,7 +90,7 @@ def matched_rank(sizes: Mapping[str, int], budget: int) -> tuple[int, list[str]]
             names.append(name)
             left -= size
     if not names:
-        name = min(sizes, key=lambda name: sizes[name])
+        name = min(sizes, key=sizes.__getitem__)
         raise ConfigError(
             f"adapter=lora: HyperET would add {budget:,} parameters, but LoRA of rank 1 takes {sizes[name]:,} in "
             f"{name} alone; for rank 1 all the same, {sum(sizes.values()):,} parameters, set hyperet.rank=1"
@@ -127,22 +103,26 @@ def _wrap(model: host.Sam3Image, names: list[str], rank: int) -> None:
         from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import, and is optional
     except ImportError as error:
         raise ConfigError(f'adapter=lora needs peft ({error}): pip install "sam3_hyperet[peft]"') from error
-    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules="|".join(map(re.escape, names)))
     try:
-        inject_adapter_in_model(
-            LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules="|".join(map(re.escape, names))), model
-        )
+        with _kept_requires_grad(model):
+            inject_adapter_in_model(config, model)
     finally:
-        _restore_requires_grad(trained)
         vars(model).pop("peft_config", None)
     for name in names:
         layer = model.get_submodule(name)
         layer.train(layer.get_submodule(_BASE).training)
 
 
-def _restore_requires_grad(before: list[tuple[nn.Parameter, bool]]) -> None:
-    for parameter, trains in before:
-        parameter.requires_grad_(trains)
+@contextmanager
+def _kept_requires_grad(module: nn.Module) -> Iterator[None]:
+    """Context for peft, which changes along what requires a gradient."""
+    before = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, trains in before:
+            parameter.requires_grad_(trains)
 
 
 def _size_per_rank(model: nn.Module, name: str) -> int:

@@ -24,20 +24,12 @@ def install_attention(model: host.Sam3Image, config: HyperETConfig) -> None:
 
 
 def feed_forward_inputs(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
-    """The first linear layers behind the attentions.
-
-    `nn.MultiheadAttention` reads the weights of its own projections without calling them: LoRA in these would be dead.
-    """
+    """The first linear layers behind the attentions: LoRA in their own projections, never called, would be dead."""
     return [f"transformer.encoder.layers.{i}.linear1" for i in encoder_layers(model, config)]
 
 
 def _gates(model: host.Sam3Image, config: HyperETConfig, name: str) -> HyperbolicGates:
     attention = model.transformer.encoder.layers[0].self_attn
-    gates = HyperbolicGates(
-        attention.num_heads,
-        curvature=config.curvature,
-        learn_curvature=config.learn_curvature,
-        geometry="euclidean" if config.geometry == "euclidean" else "lorentz",
-        name=name,
-    )
+    geometry = "euclidean" if config.geometry == "euclidean" else "lorentz"
+    gates = HyperbolicGates(attention.num_heads, config.curvature, config.learn_curvature, geometry, name)
     return gates.to(next(attention.parameters()).device).train(model.training)

@@ -11,6 +11,8 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.sites.site import PyramidAdjustment, SiteAdjustment, adjustments, chosen, extended, folded
 
+OF_SHARED_FEATURES = "the detector reads the same features without it, and its last level is a residual sum"
+
 
 class FpnAdjustment(PyramidAdjustment):
     """Adjustments behind the last convolution of each level of the neck."""
@@ -21,17 +23,8 @@ class FpnAdjustment(PyramidAdjustment):
         return [pair for i in self.indices for pair in folded(convs[i][-1], self.level(i), f"{self.name}.{i}")]
 
 
-class PixelDecoderAdjustment(PyramidAdjustment):
-    """Adjustments of what the pixel decoder reads."""
-
-    obstacle = "the detector reads the same features without it, and its last level is a residual sum"
-
-
 class HyperETBackbone(host.SAM3VLBackbone):  # type: ignore[misc]  # sam3 is untyped
-    """SAM 3's backbone with adjustments behind its neck and its text encoder; every base parameter keeps its name.
-
-    Only what the detector reads is adjusted: features of a SAM 2 neck, if there is one, are left alone.
-    """
+    """SAM 3's backbone, adjusted where the detector reads it; features of a SAM 2 neck, if any, are left alone."""
 
     fpn_adjustment: PyramidAdjustment | None
     prompt_adjustment: SiteAdjustment | None
@@ -39,8 +32,7 @@ class HyperETBackbone(host.SAM3VLBackbone):  # type: ignore[misc]  # sam3 is unt
     def _forward_image_no_act_ckpt(self, samples: Tensor) -> dict[str, object]:
         output: dict[str, object] = super()._forward_image_no_act_ckpt(samples)
         if self.fpn_adjustment is not None:
-            pyramid = self.fpn_adjustment(output["backbone_fpn"])
-            output["backbone_fpn"] = pyramid
+            output["backbone_fpn"] = pyramid = self.fpn_adjustment(output["backbone_fpn"])
             output["vision_features"] = pyramid[-1]
         return output
 
@@ -72,10 +64,10 @@ def install_fpn(model: host.Sam3Image, config: HyperETConfig) -> None:
 def install_pixel_decoder(model: host.Sam3Image, config: HyperETConfig) -> None:
     """Adjust each chosen level, (B, D, H, W), that the pixel decoder reads."""
     head, indices = _segmentation_head(model), _levels(model, config)
-    decoder = extended(head.pixel_decoder, HyperETPixelDecoder, host.PixelDecoder)
     own = adjustments(config, 1 if config.share else len(indices), model.hidden_dim, 1, head)
-    decoder.adjustment = PixelDecoderAdjustment("pixel_decoder", indices, own).train(model.training)
-    head.pixel_decoder = decoder
+    site = PyramidAdjustment("pixel_decoder", indices, own, OF_SHARED_FEATURES).train(model.training)
+    head.pixel_decoder = extended(head.pixel_decoder, HyperETPixelDecoder, host.PixelDecoder)
+    head.pixel_decoder.adjustment = site
 
 
 def extended_backbone(model: host.Sam3Image) -> HyperETBackbone:
@@ -87,7 +79,7 @@ def extended_backbone(model: host.Sam3Image) -> HyperETBackbone:
     return backbone
 
 
-def pyramid_convolutions(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
+def fpn_convolutions(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
     """The last convolutions of the chosen levels."""
     return [f"backbone.vision_backbone.convs.{i}.conv_3x3" for i in _levels(model, config)]
 

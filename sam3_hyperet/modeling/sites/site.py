@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -20,8 +21,8 @@ _Module = TypeVar("_Module", bound=nn.Module)
 class SiteAdjustment(AdapterModule):
     """One adjustment of (…, D) features."""
 
-    def __init__(self, name: str, adjustment: HyperET) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, adjustment: HyperET, obstacle: str = AdapterModule.obstacle) -> None:
+        super().__init__(name, obstacle)
         self.hyperet = adjustment
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,16 +31,17 @@ class SiteAdjustment(AdapterModule):
 
 
 class PyramidAdjustment(AdapterModule):
-    """One adjustment per chosen level of a feature pyramid, or a shared one.
+    """One adjustment per chosen level of a feature pyramid, "<name>.<level>" in metrics, or one shared by all.
 
     Args:
-        name: of the site in metrics; each level has its own, "<name>.<level>".
         levels: the adjusted levels' indices, highest resolution first.
         adjustments: one for each of `levels`, or a single one for all.
     """
 
-    def __init__(self, name: str, levels: Sequence[int], adjustments: Sequence[HyperET]) -> None:
-        super().__init__(name)
+    def __init__(
+        self, name: str, levels: Sequence[int], adjustments: Sequence[HyperET], obstacle: str = AdapterModule.obstacle
+    ) -> None:
+        super().__init__(name, obstacle)
         self.indices = tuple(levels)
         self.adjustments = nn.ModuleList(adjustments)
 
@@ -62,11 +64,7 @@ class PyramidAdjustment(AdapterModule):
 
 
 def folded(layer: nn.Linear | nn.Conv2d, adjustment: HyperET, site: str) -> list[tuple[Tensor, Tensor]]:
-    """Weight and bias of `layer`, each with its value behind which `adjustment` is superfluous.
-
-    Raises:
-        ConfigError: the adjustment is not linear.
-    """
+    """Weight and bias of `layer`, each with its value behind which a linear `adjustment` is superfluous."""
     if adjustment.geometry not in ("euclidean", "mobius"):
         raise ConfigError(
             f"site {site} does not fold into the base weights: geometry {adjustment.geometry} is not a linear map "
@@ -81,14 +79,9 @@ def folded(layer: nn.Linear | nn.Conv2d, adjustment: HyperET, site: str) -> list
 
 
 def adjustments(config: HyperETConfig, count: int, dim: int, channel_dim: int, like: nn.Module) -> list[HyperET]:
-    """`count` new adjustments of `dim` channels, on the device of `like`.
-
-    Raises:
-        ConfigError: an option that `dim` channels cannot have.
-    """
-    names = ("structure", "geometry", "curvature", "learn_curvature", "residual", "learn_residual")
-    options = {name: getattr(config, name) for name in (*names, "block_size", "bandwidth")}
-    device = next(like.parameters()).device
+    """`count` new adjustments of `dim` channels, on the device of `like`."""
+    shared = inspect.signature(HyperET).parameters
+    options, device = {k: v for k, v in vars(config).items() if k in shared}, next(like.parameters()).device
     try:
         return [HyperET(dim, channel_dim=channel_dim, **options).to(device) for _ in range(count)]
     except ValueError as error:
@@ -96,17 +89,13 @@ def adjustments(config: HyperETConfig, count: int, dim: int, channel_dim: int, l
 
 
 def chosen(option: str, indices: Sequence[int] | None, present: int, what: str) -> tuple[int, ...]:
-    """The chosen ones of `present` levels, layers or blocks; None chooses all.
-
-    Raises:
-        ConfigError: one that is not there.
-    """
-    for index in indices or ():
-        if not 0 <= index < present:
-            raise ConfigError(
-                f"{option}={list(indices or ())}: the model has no {what} {index}; expected from 0 to {present - 1}"
-            )
-    return tuple(range(present) if indices is None else indices)
+    """The chosen ones of `present` levels, layers or blocks, all of which must be there; None chooses all."""
+    if indices is None:
+        return tuple(range(present))
+    if absent := [index for index in indices if not 0 <= index < present]:
+        found = f"{option}={list(indices)}: the model has no {what} {absent[0]}"
+        raise ConfigError(f"{found}; expected from 0 to {present - 1}")
+    return tuple(indices)
 
 
 def extended(module: nn.Module, cls: type[_Module], parent: type[nn.Module]) -> _Module:
@@ -115,11 +104,7 @@ def extended(module: nn.Module, cls: type[_Module], parent: type[nn.Module]) -> 
 
 
 def stock(module: nn.Module, cls: type[_Module]) -> _Module:
-    """`module`, which is of class `cls` itself.
-
-    Raises:
-        ConfigError: of another class, whose behaviour a replacement would drop, or with a compiled forward.
-    """
+    """`module`, which must be of class `cls` itself: a replacement would drop another one's behaviour."""
     if type(module) is not cls:
         raise ConfigError(f"hyperet: found a {type(module).__name__} in the model; expected SAM 3's {cls.__name__}")
     if "forward" in vars(module):

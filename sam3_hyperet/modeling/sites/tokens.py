@@ -13,17 +13,8 @@ from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.sites.pyramid import extended_backbone
 from sam3_hyperet.modeling.sites.site import SiteAdjustment, adjustments, chosen, extended, folded
 
-
-class LayerAdjustment(SiteAdjustment):
-    """An adjustment behind a layer of the fusion encoder."""
-
-    obstacle = "it follows the residual sum of a layer, which no single linear layer makes"
-
-
-class MemoryAdjustment(SiteAdjustment):
-    """An adjustment between the fusion encoder and the decoder."""
-
-    obstacle = "the segmentation head reads the same memory without it, and the decoder adds positions after it"
+BEHIND_SUM = "it follows the residual sum of a layer, which no single linear layer makes"
+OF_MEMORY = "the segmentation head reads the same memory without it, and the decoder adds positions after it"
 
 
 class PromptAdjustment(SiteAdjustment):
@@ -35,13 +26,11 @@ class PromptAdjustment(SiteAdjustment):
 
 
 class HyperETEncoderLayer(host.TransformerEncoderLayer):  # type: ignore[misc]  # sam3 is untyped
-    """A layer of the fusion encoder with an adjustment of its output.
-
-    `forward` is inherited: the activation-checkpointing wrapper reads its signature.
-    """
+    """A layer of the fusion encoder with an adjustment of its output."""
 
     adjustment: SiteAdjustment
 
+    # not `forward`, whose signature the activation-checkpointing wrapper reads
     def forward_pre(self, *args: object, **kwargs: object) -> Tensor:
         y: Tensor = self.adjustment(super().forward_pre(*args, **kwargs))
         return y
@@ -52,7 +41,7 @@ class HyperETEncoderLayer(host.TransformerEncoderLayer):  # type: ignore[misc]  
 
 
 class HyperETDecoder(host.TransformerDecoder):  # type: ignore[misc]  # sam3 is untyped
-    """SAM 3's decoder of object queries on adjusted memory; the segmentation head keeps the encoder's own."""
+    """SAM 3's decoder on adjusted memory; the segmentation head keeps the encoder's own."""
 
     adjustment: SiteAdjustment
 
@@ -65,7 +54,7 @@ def install_layers(model: host.Sam3Image, config: HyperETConfig) -> None:
     layers, indices = model.transformer.encoder.layers, encoder_layers(model, config)
     names = ["encoder_layer"] if config.share else [f"encoder_layer.{i}" for i in indices]
     own = adjustments(config, len(names), model.hidden_dim, -1, layers)
-    sites = [LayerAdjustment(name, adjustment) for name, adjustment in zip(names, own, strict=True)]
+    sites = [SiteAdjustment(name, adjustment, BEHIND_SUM) for name, adjustment in zip(names, own, strict=True)]
     for place, i in enumerate(indices):
         layers[i] = extended(layers[i], HyperETEncoderLayer, host.TransformerEncoderLayer)
         layers[i].adjustment = sites[0 if config.share else place].train(model.training)
@@ -75,7 +64,7 @@ def install_encoder_out(model: host.Sam3Image, config: HyperETConfig) -> None:
     """Adjust the (positions, B, D) memory that the decoder attends to."""
     decoder = extended(model.transformer.decoder, HyperETDecoder, host.TransformerDecoder)
     (adjustment,) = adjustments(config, 1, model.hidden_dim, -1, decoder)
-    decoder.adjustment = MemoryAdjustment("encoder_out", adjustment).train(model.training)
+    decoder.adjustment = SiteAdjustment("encoder_out", adjustment, OF_MEMORY).train(model.training)
     model.transformer.decoder = decoder
 
 
@@ -98,8 +87,3 @@ def feed_forward_outputs(model: host.Sam3Image, config: HyperETConfig) -> list[s
 def last_feed_forward_output(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
     """The last linear layer of the fusion encoder."""
     return [f"transformer.encoder.layers.{len(model.transformer.encoder.layers) - 1}.linear2"]
-
-
-def text_resizer(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
-    """The last linear layer of the text encoder."""
-    return ["backbone.language_backbone.resizer"]

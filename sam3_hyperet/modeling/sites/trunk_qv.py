@@ -21,8 +21,7 @@ class RowAdjustment(AdapterModule):
 
     def __init__(self, name: str, q: HyperET, v: HyperET) -> None:
         super().__init__(name)
-        self.q = q
-        self.v = v
+        self.q, self.v = q, v
 
     def site_name(self, child: str) -> str:
         return f"{self.name}.{child}"
@@ -70,23 +69,19 @@ class HyperETProjection(nn.Linear):
 
 
 def install_qv(model: host.Sam3Image, config: HyperETConfig) -> None:
-    """Adjust the q and v rows, of length D, of the chosen ViT blocks' fused weights.
-
-    A dense M each would be more than the adapters' 1 % of the parameters: unless `share` is false, the blocks share one
-    for q and one for v.
-    """
+    """Adjust the q and v rows, of length D, of the chosen ViT blocks' fused weights."""
     blocks, indices = model.backbone.vision_backbone.trunk.blocks, _blocks(model, config)
+    # a dense M for each block would be more than the adapters' 1 % of the parameters
     share = config.structure == "dense" if config.share is None else config.share
     names = ["trunk_qv"] if share else [f"trunk_qv.{i}" for i in indices]
     q, v = (adjustments(config, len(names), blocks[0].attn.qkv.in_features, -1, blocks) for _ in "qv")
     sites = [RowAdjustment(*parts) for parts in zip(names, q, v, strict=True)]
     for place, i in enumerate(indices):
-        attention = blocks[i].attn
-        attention.qkv = extended(attention.qkv, HyperETProjection, nn.Linear)
-        if attention.qkv.out_features != 3 * attention.qkv.in_features:
-            shape = tuple(attention.qkv.weight.shape)
+        blocks[i].attn.qkv = qkv = extended(blocks[i].attn.qkv, HyperETProjection, nn.Linear)
+        if qkv.out_features != 3 * qkv.in_features:
+            shape = tuple(qkv.weight.shape)
             raise ConfigError(f"hyperet: the qkv weight of ViT block {i} has shape {shape}; expected (3D, D)")
-        attention.qkv.adjustment = sites[0 if share else place].train(model.training)
+        qkv.adjustment = sites[0 if share else place].train(model.training)
 
 
 def query_key_value_projections(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
