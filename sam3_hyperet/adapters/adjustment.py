@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sam3_hyperet.adapters.structure import along_channels, make_structure
 from sam3_hyperet.choices import FORMER_GEOMETRIES, GEOMETRIES
 from sam3_hyperet.hyperbolic import closed_form
-from sam3_hyperet.hyperbolic.curvature import Curvature
+from sam3_hyperet.hyperbolic.curvature import NO_CURVATURE, Curvature
 from sam3_hyperet.hyperbolic.radius import radius_statistics
 
 
@@ -18,14 +18,13 @@ class HyperET(nn.Module):
     M is the structured matrix, c the curvature; x and y are tangent vectors at the origin:
 
     - `euclidean`  f(x) = Mx, the control;
-    - `mobius`    f(x) = log_0(M ⊗ exp_0(x)) [1], which is Mx with its norm capped;
-    - `lorentz`    f(x) = log_o(M applied to the space part of exp_o(x)) [5], which shifts the radius of far
-      points;
+    - `mobius`     f(x) = log_0(M ⊗ exp_0(x)) [1], which is Mx with its norm capped;
+    - `lorentz`    f(x) = log_o(M applied to the space part of exp_o(x)) [5], which shifts the radius of far points;
     - `gyro`       f(x) = log_0(exp_0(b) ⊕ (M ⊗ exp_0(x))) [2], b learnt from 0, which moves the root.
 
-    The input has `dim` channels along `channel_dim` and any other axes; the output has its shape and dtype.
-    Inside autocast, and for half precision, the arithmetic is fp32. At initialisation y is x to the last
-    bit, except where `mobius` caps the norm.
+    The input has `dim` channels along `channel_dim` and any other axes; the output has its shape and dtype. Inside
+    autocast, and for half precision, the arithmetic is fp32. At initialisation y is x to the last bit, except where
+    `mobius` caps the norm.
 
     Args:
         dim: number of channels D.
@@ -58,15 +57,11 @@ class HyperET(nn.Module):
         if geometry not in GEOMETRIES:
             raise ValueError(f"geometry must be one of {', '.join(GEOMETRIES)}; found {geometry!r}")
         if geometry == "euclidean" and learn_curvature:
-            raise ValueError(
-                "geometry 'euclidean' has no curvature to learn; set learn_curvature=False or choose another"
-            )
+            raise ValueError(NO_CURVATURE)
         if residual is None and learn_residual:
             raise ValueError("learn_residual=True needs a residual to start from, such as 0.1; found residual=None")
-        self.dim = dim
-        self.geometry = geometry
-        self.channel_dim = channel_dim
-        self.structure = structure
+        self.dim, self.channel_dim = dim, channel_dim
+        self.structure, self.geometry = structure, geometry
         self.matrix = make_structure(structure, dim, block_size, bandwidth)
         self.curvature = Curvature(curvature, learn_curvature)
         self.translation = nn.Parameter(torch.zeros(dim)) if geometry == "gyro" else None
@@ -105,10 +100,8 @@ class HyperET(nn.Module):
         With features x, also the radius statistics of the adjusted features (see `radius_statistics`).
         """
         identity = torch.eye(self.dim).to(self.matrix.offset)
-        statistics = {
-            "identity_gap": (self.matrix.as_matrix() - identity).norm().item(),
-            "curvature": self.curvature().item(),
-        }
+        gap = (self.matrix.as_matrix() - identity).norm()
+        statistics = {"identity_gap": gap.item(), "curvature": self.curvature().item()}
         if self.alpha is not None:
             statistics["residual"] = self.alpha.item()
         if self.translation is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sam3_hyperet.adapters.attention_functional import distance_attention, hyperbolic_attention, unit_interval
 from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.adapters.module import AdapterModule
-from sam3_hyperet.hyperbolic.curvature import Curvature
+from sam3_hyperet.hyperbolic.curvature import NO_CURVATURE, Curvature
 
 ATTENTION_GEOMETRIES = ("lorentz", "euclidean")
 
@@ -23,14 +23,7 @@ class HyperbolicGates(AdapterModule):
     - `euclidean`  the control of equal parameter count: c_h = 0, and u_h is a temperature instead,
       ℓ = (1 + u_h)⟨q, k⟩ − g_h‖k‖²/2.
 
-    The curvature itself has a gradient only where a curvature gate is not 0.
-
-    Args:
-        num_heads: heads of the attention.
-        curvature: c > 0; trained if `learn_curvature`.
-        geometry: one of the two above.
-        name: of the site in metrics.
-
+    The curvature c > 0 itself, trained if `learn_curvature`, has a gradient only where a curvature gate is not 0.
     Raises ValueError for options that cannot be.
     """
 
@@ -47,9 +40,7 @@ class HyperbolicGates(AdapterModule):
             expected = ", ".join(ATTENTION_GEOMETRIES)
             raise ValueError(f"geometry of attention must be one of {expected}; found {geometry!r}")
         if geometry == "euclidean" and learn_curvature:
-            raise ValueError(
-                "geometry 'euclidean' has no curvature to learn; set learn_curvature=False or choose another"
-            )
+            raise ValueError(NO_CURVATURE)
         self.geometry = geometry
         self.curvature_gate = nn.Parameter(torch.zeros(num_heads))
         self.distance_gate = nn.Parameter(torch.zeros(num_heads))
@@ -71,11 +62,8 @@ class HyperbolicGates(AdapterModule):
         """Means over the heads: `curvature` c_h, `curvature_gate` u_h and `distance_gate` g_h."""
         u, g = unit_interval(self.curvature_gate), unit_interval(self.distance_gate)
         curvature = u * self.curvature() if self.geometry == "lorentz" else torch.zeros_like(u)
-        return {
-            "curvature": curvature.mean().item(),
-            "curvature_gate": u.mean().item(),
-            "distance_gate": g.mean().item(),
-        }
+        means = {"curvature": curvature, "curvature_gate": u, "distance_gate": g}
+        return {name: values.mean().item() for name, values in means.items()}
 
     def extra_repr(self) -> str:
         return f"{self.name}, num_heads={self.num_heads}, geometry={self.geometry}"
@@ -84,7 +72,7 @@ class HyperbolicGates(AdapterModule):
 class HyperbolicMultiheadAttention(nn.MultiheadAttention):
     """`nn.MultiheadAttention` whose heads attend through `gates`; base parameters keep their names.
 
-    Made by `from_attention`. With `gates.enabled = False` it is `nn.MultiheadAttention` to the last bit.
+    With `gates.enabled = False` it is `nn.MultiheadAttention` to the last bit.
     """
 
     gates: HyperbolicGates
@@ -155,15 +143,13 @@ class HyperbolicMultiheadAttention(nn.MultiheadAttention):
 
 def _merged_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, heads: Tensor) -> Tensor | None:
     """Both masks, in `nn.MultiheadAttention`'s sense, as one to add to the logits; padding alone is `(B, 1, 1, S)`."""
-    merged = None
-    if key_padding_mask is not None:
-        merged = _additive(key_padding_mask, heads.dtype)[:, None, None]
-    if attn_mask is not None:
-        additive = _additive(attn_mask, heads.dtype)
-        if attn_mask.ndim == 3:
-            additive = additive.reshape(-1, heads.shape[1], *attn_mask.shape[1:])
-        merged = additive if merged is None else merged + additive
-    return merged
+    padding = None if key_padding_mask is None else _additive(key_padding_mask, heads.dtype)[:, None, None]
+    if attn_mask is None:
+        return padding
+    additive = _additive(attn_mask, heads.dtype)
+    if attn_mask.ndim == 3:
+        additive = additive.reshape(-1, heads.shape[1], *attn_mask.shape[1:])
+    return additive if padding is None else padding + additive
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

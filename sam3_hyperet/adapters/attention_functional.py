@@ -54,11 +54,9 @@ def hyperbolic_attention(
         root_scale = q.shape[-1] ** -0.25
         squares = [root_scale**2 * dot(q, q), root_scale**2 * dot(k, k), dot(v, v)]
         # All positions at once: on a CPU, the time of small operations is that of starting them.
-        lifted = _lift(torch.cat(squares, dim=-2), c)
-        lengths = [square.shape[-2] for square in squares]
-        (scale_q, scale_k, scale_v), (kappa_q, kappa_k, kappa_v), (_, squared_k, _) = (
-            torch.split(per_position, lengths, dim=-2) for per_position in lifted
-        )
+        lifted, lengths = _lift(torch.cat(squares, dim=-2), c), [square.shape[-2] for square in squares]
+        scales, kappas, (_, squared_k, _) = (torch.split(per_position, lengths, dim=-2) for per_position in lifted)
+        (scale_q, scale_k, scale_v), (kappa_q, kappa_k, kappa_v) = scales, kappas
         attended = _attend(
             (scale(q, root_scale * scale_q), -c * kappa_q, torch.ones_like(kappa_q)),
             (scale(k, root_scale * scale_k), kappa_k, (1.0 - g) / 2.0 * squared_k - kappa_k),
@@ -69,7 +67,7 @@ def hyperbolic_attention(
         squared = dot(space, space)
         # (m² − 1)/c ≥ 0 for weights that sum to 1, as dropout's do not; and rounding errs to either side.
         m_squared = 1.0 + c * F.relu(2.0 * kappa + c * kappa.square() - squared)
-        return scale(space, _asinh_quotient(c * squared / m_squared) * m_squared.rsqrt()).to(query.dtype)
+        return scale(space, _quotient(c * squared / m_squared, torch.asinh, _ASINH) * m_squared.rsqrt()).to(query.dtype)
 
 
 def distance_attention(
@@ -116,27 +114,19 @@ class _UnitInterval(torch.autograd.Function):
 
 def _lift(squared: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """From ‖v‖²: (the factor that makes s of v, κ, ‖v‖²), with v shortened to √c‖v‖ ≤ `MAX_ANGLE` first."""
-    limit = MAX_ANGLE**2
-    shrink = limit / (c * squared).clamp_min(limit)
+    shrink = MAX_ANGLE**2 / (c * squared).clamp_min(MAX_ANGLE**2)
     squared = shrink * squared
     # With S(z/4): C(z) = S(z/4)²/2, free of cancellation, and S(z) = S(z/4) cosh(√z/2).
-    half = _sinh_quotient(c * squared / 4.0)
+    half = _quotient(c * squared / 4.0, torch.sinh, _SINH)
     kappa = half.square() * squared / 2.0
     cosh_half = (1.0 + c * kappa / 2.0).sqrt()
     return shrink.sqrt() * half * cosh_half, kappa, squared
 
 
-def _sinh_quotient(z: Tensor) -> Tensor:
-    """S(z) = sinh(√z)/√z."""
-    return _quotient_of_root(z, torch.sinh, 1 / 6, 1 / 120, 1 / 5040)
+_SINH, _ASINH = (1 / 6, 1 / 120, 1 / 5040), (-1 / 6, 3 / 40, -5 / 112)
 
 
-def _asinh_quotient(z: Tensor) -> Tensor:
-    """A(z) = asinh(√z)/√z."""
-    return _quotient_of_root(z, torch.asinh, -1 / 6, 3 / 40, -5 / 112)
-
-
-def _quotient_of_root(z: Tensor, f: Callable[[Tensor], Tensor], *series: float) -> Tensor:
+def _quotient(z: Tensor, f: Callable[[Tensor], Tensor], series: tuple[float, float, float]) -> Tensor:
     """f(√z)/√z for z ≥ 0; near 0 by its Taylor series, whose gradient in z is finite where that of √z is not."""
     near = z < torch.finfo(z.dtype).eps ** 0.25
     root = torch.where(near, 1.0, z).sqrt()

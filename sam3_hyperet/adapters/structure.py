@@ -80,10 +80,7 @@ class BlockDiagonal(Structure):
 
 
 class Banded(Structure):
-    """The 2k + 1 diagonals within half-width k: D(2k + 1) − k(k + 1) parameters.
-
-    Raises ValueError unless 0 ≤ k < D.
-    """
+    """The 2k + 1 diagonals within half-width k: D(2k + 1) − k(k + 1) parameters. Raises ValueError unless 0 ≤ k < D."""
 
     def __init__(self, dim: int, bandwidth: int = 1) -> None:
         if not 0 <= bandwidth < dim:
@@ -93,28 +90,20 @@ class Banded(Structure):
 
     def matvec(self, x: Tensor, channel_dim: int = -1) -> Tensor:
         axis = channel_dim % x.ndim
-        padding = [0, 0] * (x.ndim - 1 - axis) + [self.bandwidth, self.bandwidth]
-        padded = F.pad(x, padding)
+        padded = F.pad(x, [0, 0] * (x.ndim - 1 - axis) + [self.bandwidth, self.bandwidth])
         y = x
         for shift, diagonal in self._diagonals():
             row = F.pad(diagonal, (max(0, -shift), max(0, shift))).to(x.dtype)
-            neighbour = padded.narrow(axis, self.bandwidth + shift, self.dim)
-            y = y + along_channels(row, x, channel_dim) * neighbour
+            y = y + along_channels(row, x, channel_dim) * padded.narrow(axis, self.bandwidth + shift, self.dim)
         return y
 
     def as_matrix(self) -> Tensor:
-        matrix = torch.eye(self.dim).to(self.offset)
-        for shift, diagonal in self._diagonals():
-            matrix = matrix + torch.diag(diagonal, shift)
-        return matrix
+        return torch.eye(self.dim).to(self.offset) + sum(torch.diag(diagonal, s) for s, diagonal in self._diagonals())
 
     def _diagonals(self) -> Iterator[tuple[int, Tensor]]:
         """(s, the diagonal M[i, i + s]) for s = −k … k, cut from `offset` in this order."""
-        start = 0
-        for shift in range(-self.bandwidth, self.bandwidth + 1):
-            length = self.dim - abs(shift)
-            yield shift, self.offset.narrow(0, start, length)
-            start += length
+        shifts = range(-self.bandwidth, self.bandwidth + 1)
+        yield from zip(shifts, torch.split(self.offset, [self.dim - abs(shift) for shift in shifts]), strict=True)
 
 
 class Dense(Structure):
@@ -124,8 +113,7 @@ class Dense(Structure):
         super().__init__(dim, dim, dim)
 
     def matvec(self, x: Tensor, channel_dim: int = -1) -> Tensor:
-        axis = channel_dim % x.ndim
-        offset = self.offset.to(x.dtype)
+        axis, offset = channel_dim % x.ndim, self.offset.to(x.dtype)
         channels_last = x.movedim(axis, -1)
         if axis == 0 or channels_last.is_contiguous():
             rows = channels_last.reshape(-1, self.dim)
@@ -141,15 +129,13 @@ def make_structure(name: str, dim: int, block_size: int = 4, bandwidth: int = 1)
     """The structure called `name`; raises ValueError for an unknown name or an impossible size."""
     if dim < 1:
         raise ValueError(f"dim must be at least 1, found {dim}")
-    if name == "diagonal":
-        return Diagonal(dim)
+    if name not in STRUCTURES:
+        raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; found {name!r}")
     if name == "block_diagonal":
         return BlockDiagonal(dim, block_size)
     if name == "banded":
         return Banded(dim, bandwidth)
-    if name == "dense":
-        return Dense(dim)
-    raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; found {name!r}")
+    return Diagonal(dim) if name == "diagonal" else Dense(dim)
 
 
 def along_channels(vector: Tensor, x: Tensor, channel_dim: int) -> Tensor:

@@ -18,8 +18,6 @@ from sam3_hyperet.choices import MIN_RADIUS
 from sam3_hyperet.hyperbolic.fused import norm
 from sam3_hyperet.hyperbolic.numerics import Scalar, sqrt_curvature
 
-"""K of [3]: points with √c‖s‖ ≤ 2K have a cone of half a space."""
-
 
 def half_aperture(x: Tensor, c: Scalar, min_radius: float = MIN_RADIUS) -> Tensor:
     """aper(x) = asin(2K / (√c‖s_x‖)) [3], π/2 where √c‖s_x‖ ≤ 2K = 2 `min_radius`; `(..., D + 1)` → `(...)`."""

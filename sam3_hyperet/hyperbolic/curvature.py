@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from sam3_hyperet.choices import CURVATURE_BOUNDS
 
+NO_CURVATURE = "geometry 'euclidean' has no curvature to learn; set learn_curvature=False or choose another"
+
 
 class Curvature(nn.Module):
     """c = c_min · (c_max/c_min)^sigmoid(raw), the magnitude of a curvature −c.
@@ -20,7 +22,6 @@ class Curvature(nn.Module):
     """
 
     BOUNDS = CURVATURE_BOUNDS
-
     raw: Tensor
 
     def __init__(self, value: float = 0.01, learnable: bool = False) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 _NORM_SCALE = 2.0**-40
-"""Vectors are scaled by this power of two (exactly) before they are squared: in fp32, norms from 1e-7 to
-1e31 are exact to rounding. Smaller ones come out as 0, where every quotient f(t)/t has long reached its
-limit; the squares of ordinary values stay clear of subnormal numbers, which a CPU handles a hundred times slower."""
+"""Vectors are scaled by this power of two (exactly) before they are squared: in fp32, norms from 1e-7 to 1e31 are exact
+to rounding. Smaller ones come out as 0, where every quotient f(t)/t has long reached its limit; the squares of ordinary
+values stay clear of subnormal numbers, which a CPU handles a hundred times slower."""
 
 _ROWS = 16
 
@@ -25,8 +25,6 @@ def norm(x: Tensor, dim: int = -1) -> Tensor:
 
 
 class _Norm(torch.autograd.Function):
-    """The norm with its gradient written out: taken through the squares, it would overflow before the norm."""
-
     generate_vmap_rule = True
 
     @staticmethod
@@ -55,8 +53,6 @@ def scale(v: Tensor, factor: Tensor, dim: int = -1) -> Tensor:
 
 
 class _Scale(torch.autograd.Function):
-    """The product with its gradient written out, for the sake of `dot`."""
-
     generate_vmap_rule = True
 
     @staticmethod

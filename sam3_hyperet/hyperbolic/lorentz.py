@@ -55,10 +55,7 @@ def logmap(x: Tensor, y: Tensor, c: Scalar) -> Tensor:
 
 
 def dist(x: Tensor, y: Tensor, c: Scalar) -> Tensor:
-    """d(x, y) = arccosh(−c⟨x,y⟩_L)/√c [3, eq. 4]; `(..., D + 1)` twice → `(...)`.
-
-    Computed as 2/√c asinh(√c/2 ‖x − y‖_L), which is exact for close points.
-    """
+    """d(x, y) = arccosh(−c⟨x,y⟩_L)/√c [3, eq. 4] = 2/√c asinh(√c/2 ‖x − y‖_L), exact for close points; → `(...)`."""
     return _dist(x, y, c).squeeze(-1)
 
 

@@ -90,10 +90,7 @@ def dist0(x: Tensor, c: Scalar) -> Tensor:
 
 
 def lift(x: Tensor, c: Scalar) -> Tensor:
-    """The point of the hyperboloid above x: [(1 + c‖x‖²)/√c, 2x] / (1 − c‖x‖²); `(..., D)` → `(..., D + 1)`.
-
-    The inverse of `lorentz.lower`, an isometry. The time coordinate comes first.
-    """
+    """[(1 + c‖x‖²)/√c, 2x] / (1 − c‖x‖²), the point of the hyperboloid above x: the inverse of `lorentz.lower`."""
     factor = _conformal_factor(x, c)
     return torch.cat([(factor - 1.0) / sqrt_curvature(c), factor * x], dim=-1)
 
@@ -107,9 +104,7 @@ def _conformal_factor(x: Tensor, c: Scalar) -> Tensor:
 def _mobius_add(x: Tensor, y: Tensor, c: Scalar) -> Tensor:
     """x ⊕ y, not projected: distances need what lies between the projection radius and the edge."""
     sqrt_curvature(c)
-    xy = (x * y).sum(-1, keepdim=True)
-    x2 = x.square().sum(-1, keepdim=True)
-    y2 = y.square().sum(-1, keepdim=True)
+    xy, x2, y2 = (product.sum(-1, keepdim=True) for product in (x * y, x.square(), y.square()))
     numerator = (1.0 + 2.0 * c * xy + c * y2) * x + (1.0 - c * x2) * y
     denominator = 1.0 + 2.0 * c * xy + c**2 * x2 * y2
     return numerator / denominator.clamp_min(torch.finfo(x.dtype).tiny)

@@ -1,8 +1,7 @@
 """How far from the root features lie: hyperbolic radius, normalised radius, and their statistics.
 
-Features are tangent vectors v at the origin. A small radius is the fine, low level (pixels, parts), a large
-one the coarse, semantic level, in HyperET's convention [1]; MERU [3] puts generic text near the root, so a
-plot should name its convention.
+Features are tangent vectors v at the origin. A small radius is the fine, low level (pixels, parts), a large one the
+coarse, semantic level, in HyperET's convention [1]; MERU [3] puts generic text near the root.
 """
 
 from __future__ import annotations
@@ -36,10 +35,9 @@ def saturation_rate(v: Tensor, c: Scalar, dim: int = -1) -> Tensor:
 
 @torch.no_grad()
 def radius_statistics(v: Tensor, c: Scalar, dim: int = -1) -> dict[str, float]:
-    """Mean, standard deviation and quantiles of both radii, and the saturation rate.
+    """`radius/mean`, `radius/std`, `radius/q05` … `radius/q95`, the same under `normalized_radius/`, and `saturation`.
 
-    Keys: `radius/mean`, `radius/std`, `radius/q05` … `radius/q95`, the same under `normalized_radius/`,
-    `saturation`. Raises ValueError if v holds no position.
+    Raises ValueError if v holds no position.
     """
     if v.numel() == 0:
         raise ValueError(f"radius statistics need at least one position, found shape {tuple(v.shape)}")

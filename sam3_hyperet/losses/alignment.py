@@ -40,8 +40,7 @@ class AlignmentLoss(nn.Module):
     def forward(self, model: host.Sam3Image, batch: host.BatchedDatapoint, output: dict[str, Any]) -> dict[str, Tensor]:
         """The terms that have a weight, unweighted; 0 where no prompt has a matched query.
 
-        Args:
-            output: of the last stage and step of `model(batch)`, with its matching.
+        `output` is that of the last stage and step of `model(batch)`, with its matching.
         """
         if not self.weights:
             return {}
@@ -78,11 +77,9 @@ class AlignmentLoss(nn.Module):
 
 
 def matched_queries(output: dict[str, Any], which: str) -> tuple[Tensor, Tensor]:
-    """Prompts with a matched query in the last layer, ascending, and one such query of each; (n,) each.
+    """Prompts with a matched query in the last layer, ascending, and one such query of each, of `QUERIES`; (n,) each.
 
-    Args:
-        output: of SAM 3, with `indices` and scores `pred_logits` (prompts, queries, 1).
-        which: one of `QUERIES`.
+    `output` is SAM 3's, with `indices` and scores `pred_logits` (prompts, queries, 1).
     """
     scores = output["pred_logits"].detach().squeeze(-1)
     matched = torch.zeros_like(scores, dtype=torch.bool)
@@ -100,13 +97,8 @@ def mean_text(features: Tensor, padding: Tensor) -> Tensor:
 
 
 def contrastive(similarity: Tensor, texts: Sequence[str]) -> Tensor:
-    """Symmetric InfoNCE of an (n, n) matrix with the pairs on its diagonal; a scalar.
-
-    Args:
-        texts: of the n pairs; others of the same text are left out of a pair's negatives.
-    """
-    same = torch.tensor([[a == b for b in texts] for a in texts], device=similarity.device)
-    same.fill_diagonal_(False)
+    """Symmetric InfoNCE of an (n, n) matrix with the pairs on its diagonal; pairs of one text are no negatives."""
+    same = torch.tensor([[a == b for b in texts] for a in texts], device=similarity.device).fill_diagonal_(False)
     logits, pairs = similarity.masked_fill(same, -math.inf), torch.arange(len(texts), device=similarity.device)
     return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2.0
 

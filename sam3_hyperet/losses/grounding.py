@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +51,8 @@ class _Sam3Loss(host.Sam3LossWrapper):  # type: ignore[misc]  # sam3 is untyped
 class GroundingLoss(nn.Module):
     """Boxes, scores, presence, instance masks and the semantic map, against matched targets.
 
-    Args:
-        model: of which the loss takes the matcher and the number of object queries, by which its classification term
-            is averaged; nothing of it is kept in the loss as a parameter.
-        options: the weight of each term, and those of the terms between queries and texts.
+    Of the model, it takes the matcher and the number of object queries, by which its classification term is averaged;
+    nothing of it is kept in the loss as a parameter.
     """
 
     def __init__(self, model: host.Sam3Image, options: LossOptions | None = None) -> None:
@@ -69,31 +67,23 @@ class GroundingLoss(nn.Module):
             loss_fns_find=[
                 host.loss_fns.Boxes(weight_dict={"loss_bbox": w.box, "loss_giou": w.giou}),
                 host.loss_fns.IABCEMdetr(
-                    weak_loss=False,
                     weight_dict={"loss_ce": w.classification, "presence_loss": w.presence},
+                    weak_loss=False,
                     pos_weight=10.0,
                     alpha=0.25,
                     gamma=2,
                     use_presence=True,
-                    pos_focal=False,
                     pad_n_queries=model.transformer.decoder.num_queries,
-                    pad_scale_pos=1.0,
                 ),
-                host.loss_fns.Masks(
-                    focal_alpha=0.25,
-                    focal_gamma=2.0,
-                    weight_dict={"loss_mask": w.mask, "loss_dice": w.dice},
-                    compute_aux=False,
-                ),
+                host.loss_fns.Masks({"loss_mask": w.mask, "loss_dice": w.dice}, focal_alpha=0.25, focal_gamma=2.0),
             ],
             loss_fn_semantic_seg=host.loss_fns.SemanticSegCriterion(
-                presence_head=False,
+                weight_dict={"loss_semantic_seg": w.semantic, "loss_semantic_dice": w.semantic_dice},
                 presence_loss=False,
                 focal=True,
                 focal_alpha=0.6,
                 focal_gamma=2.0,
                 downsample=False,
-                weight_dict={"loss_semantic_seg": w.semantic, "loss_semantic_dice": w.semantic_dice},
             ),
             scale_by_find_batch_size=True,
         )
@@ -101,10 +91,9 @@ class GroundingLoss(nn.Module):
     def forward(
         self, model: host.Sam3Image, batch: host.BatchedDatapoint, output: host.SAM3Output, step: Counts | None = None
     ) -> dict[str, Tensor]:
-        """Loss terms of one batch.
+        """Loss terms of one batch, from the output `model(batch)` of a model in training mode.
 
         Args:
-            output: `model(batch)`, of a model in training mode.
             step: of all the batches that one optimizer step sees, in all processes; None: of this batch alone. Every
                 term is then this batch's part of the step's: their sum is what one batch of all the images would
                 have. Not so for the contrastive `alignment_loss`, whose negatives are those of the batch, and for
@@ -113,9 +102,8 @@ class GroundingLoss(nn.Module):
         Returns:
             Every term by SAM 3's name for it, unweighted (but those of the one-to-many branch have its weight), and
             under "loss" their weighted sum times √(number of prompts), which is SAM 3's, plus the weighted terms of
-            `alignment`. "loss_matched" is the weighted sum of the last layer's one-to-one terms of SAM 3: it ranks
-            models. The whole sum does not: better boxes give the one-to-many branch more matches, and so more
-            loss; and aligned embeddings are no aim in themselves.
+            `alignment`. "loss_matched", the weighted sum of the last layer's one-to-one terms of SAM 3, ranks models.
+            The whole sum does not: better boxes give the one-to-many branch more matches, and so more loss.
         """
         own = count_targets([batch])
         step = step or own
@@ -123,7 +111,8 @@ class GroundingLoss(nn.Module):
         # SAM 3 averages over this batch's prompts, and sums up all terms before they can be told apart: with the
         # fraction in the boxes' number as well, one factor is right for both
         boxes = torch.tensor(max(1.0, step.boxes) * fraction, device=model.device)
-        targets = [_targets(model, target) | {"boxes_to_average_over": boxes} for target in batch.find_targets]
+        convert = getattr(model, "module", model).back_convert
+        targets = [convert(target) | {"boxes_to_average_over": boxes} for target in batch.find_targets]
         # TorchScript rewrites SAM 3's box losses after two calls, and their gradients then round in another way
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             terms = {name: term * fraction for name, term in self.wrapper(output, targets).items()}
@@ -135,8 +124,3 @@ class GroundingLoss(nn.Module):
             terms[name] = term * fraction
             terms[TOTAL] = terms[TOTAL] + self.alignment.weights[name] * terms[name]
         return terms
-
-
-def _targets(model: Any, target: object) -> dict[str, Tensor]:
-    targets: dict[str, Tensor] = getattr(model, "module", model).back_convert(target)
-    return targets

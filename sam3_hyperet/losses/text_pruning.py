@@ -1,7 +1,6 @@
-"""Random text pruning (RTP) [4]: more general texts for the same object.
+"""Random text pruning (RTP) [4]: more general texts for the same object, for losses between embeddings.
 
-Only losses between embeddings read them: the more general phrase is true of the object, but its annotations are not
-exhaustive, as grounding would need.
+Grounding would need exhaustive annotations, which the more general phrase does not have.
 """
 
 from __future__ import annotations
