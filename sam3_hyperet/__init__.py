@@ -3,8 +3,6 @@
 Names are loaded when first used, so that `sam3_hyperet.hyperbolic` and `.adapters` do not import sam3.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

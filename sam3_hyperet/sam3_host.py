@@ -16,8 +16,6 @@ five seconds, because any import of sam3 loads its video stack. What it works ar
 - device "cuda" is hard-coded in places: `build.py` passes the arguments that avoid it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import importlib.util

@@ -13,16 +13,5 @@ from sam3_hyperet.adapters.attention import HyperbolicGates, HyperbolicMultihead
 from sam3_hyperet.adapters.structure import Banded, BlockDiagonal, Dense, Diagonal, Structure, make_structure
 from sam3_hyperet.choices import GEOMETRIES, STRUCTURES
 
-__all__ = [
-    "GEOMETRIES",
-    "STRUCTURES",
-    "Banded",
-    "BlockDiagonal",
-    "Dense",
-    "Diagonal",
-    "HyperET",
-    "HyperbolicGates",
-    "HyperbolicMultiheadAttention",
-    "Structure",
-    "make_structure",
-]
+__all__ = ["GEOMETRIES", "STRUCTURES", "HyperET", "HyperbolicGates", "HyperbolicMultiheadAttention"]
+__all__ += ["Banded", "BlockDiagonal", "Dense", "Diagonal", "Structure", "make_structure"]

@@ -1,7 +1,5 @@
 """HyperET, an adjustment of a feature's hyperbolic radius and direction."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

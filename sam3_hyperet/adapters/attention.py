@@ -1,7 +1,5 @@
 """Hyperbolic multi-head attention (scheme C), with the parameter names of PyTorch's."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -78,7 +76,7 @@ class HyperbolicMultiheadAttention(nn.MultiheadAttention):
     gates: HyperbolicGates
 
     @classmethod
-    def from_attention(cls, attention: nn.MultiheadAttention, gates: HyperbolicGates) -> HyperbolicMultiheadAttention:
+    def from_attention(cls, attention: nn.MultiheadAttention, gates: HyperbolicGates) -> "HyperbolicMultiheadAttention":
         """The same attention, sharing its tensors, with gates.
 
         Raises ValueError for separate key or value sizes, `add_bias_kv`, `add_zero_attn`, or another number of heads.

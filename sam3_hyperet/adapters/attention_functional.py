@@ -15,8 +15,6 @@ As c → 0 the logits are ⟨q, k⟩ − ‖k‖²/2, minus half the squared dis
 key's own channel is β_k = ‖k‖²((1 − g)/2 − C(z_k)), so c = 0 and g = 0 are exactly ⟨q, k⟩ and the ordinary mean.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

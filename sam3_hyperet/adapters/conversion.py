@@ -1,7 +1,5 @@
 """Conversion of a module to a subclass and back, with the same parameters."""
 
-from __future__ import annotations
-
 import inspect
 from copy import copy
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """The interface of everything that `inject` adds to a model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor, nn

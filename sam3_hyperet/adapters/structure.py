@@ -4,8 +4,6 @@ Each stores Δ as its one parameter, `offset`, and adds Δx to x: at initialisat
 in every precision that the matrix product may run in. Only `matvec`, `n_params` and `as_matrix` are public.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -102,8 +100,11 @@ class Banded(Structure):
 
     def _diagonals(self) -> Iterator[tuple[int, Tensor]]:
         """(s, the diagonal M[i, i + s]) for s = −k … k, cut from `offset` in this order."""
-        shifts = range(-self.bandwidth, self.bandwidth + 1)
-        yield from zip(shifts, torch.split(self.offset, [self.dim - abs(shift) for shift in shifts]), strict=True)
+        start = 0
+        for shift in range(-self.bandwidth, self.bandwidth + 1):
+            length = self.dim - abs(shift)
+            yield shift, self.offset.narrow(0, start, length)
+            start += length
 
 
 class Dense(Structure):

@@ -14,13 +14,5 @@ from sam3_hyperet.hyperbolic import closed_form, lorentz, poincare
 from sam3_hyperet.hyperbolic.curvature import Curvature
 from sam3_hyperet.hyperbolic.radius import normalized_radius, radius, radius_statistics, saturation_rate
 
-__all__ = [
-    "Curvature",
-    "closed_form",
-    "lorentz",
-    "normalized_radius",
-    "poincare",
-    "radius",
-    "radius_statistics",
-    "saturation_rate",
-]
+__all__ = ["Curvature", "closed_form", "lorentz", "poincare"]
+__all__ += ["normalized_radius", "radius", "radius_statistics", "saturation_rate"]

@@ -15,8 +15,6 @@ which is exactly 0 at κ = 1, tends to log κ far out (the radius is shifted), a
 (the radius is scaled).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

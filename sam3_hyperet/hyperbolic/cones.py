@@ -7,8 +7,6 @@ Formulae: Desai et al., "Hyperbolic Image-Text Representations" (MERU), 2023 [3]
 "Hyperbolic Entailment Cones for Learning Hierarchical Embeddings", 2018, on the hyperboloid.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

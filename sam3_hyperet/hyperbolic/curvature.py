@@ -1,7 +1,5 @@
 """The curvature parameter c of one space: positive, bounded, learnable or fixed."""
 
-from __future__ import annotations
-
 import math
 
 import torch

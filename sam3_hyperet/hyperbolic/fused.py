@@ -3,8 +3,6 @@
 Gradients are written out: taken through the squares they would overflow, and compiled they would be slow.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

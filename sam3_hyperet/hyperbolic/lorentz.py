@@ -10,8 +10,6 @@ e^{2√c‖v‖}: in fp32 they overflow beyond √c‖v‖ = 44; `closed_form` d
 Conventions follow Desai et al., "Hyperbolic Image-Text Representations" (MERU), 2023 [3], but for the radius 2‖v‖.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

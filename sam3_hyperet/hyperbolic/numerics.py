@@ -4,8 +4,6 @@ Every formula in `poincare` and `lorentz` is even in the norms that it uses, so 
 tanh(t)/t, which are smooth at 0 where t and its direction are not. Nothing here divides by a norm that can be 0.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -9,8 +9,6 @@ Functions that return points project them (see `project`); a float c that is not
 Equations: Ganea, Bécigneul, Hofmann, "Hyperbolic Neural Networks", 2018 [2].
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Features are tangent vectors v at the origin. A small radius is the fine, low le
 coarse, semantic level, in HyperET's convention [1]; MERU [3] puts generic text near the root.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

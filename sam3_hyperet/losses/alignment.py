@@ -5,8 +5,6 @@ taken as tangent vectors at the origin of the hyperboloid of curvature −c; c i
 of the Poincaré ball as `poincare` projects it are taken at it. All of it is fp32, whatever the autocast dtype.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """SAM 3's grounding losses with their published weights, of a model's output and its batch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,16 +13,9 @@ from sam3_hyperet.losses.options import LossOptions
 
 TOTAL = "loss"
 MATCHED = "loss_matched"
-_WEIGHT_OF = {
-    "loss_bbox": "box",
-    "loss_giou": "giou",
-    "loss_ce": "classification",
-    "presence_loss": "presence",
-    "loss_mask": "mask",
-    "loss_dice": "dice",
-    "loss_semantic_seg": "semantic",
-    "loss_semantic_dice": "semantic_dice",
-}
+_WEIGHT_OF = {"loss_bbox": "box", "loss_giou": "giou", "loss_ce": "classification", "presence_loss": "presence"}
+_WEIGHT_OF |= {"loss_mask": "mask", "loss_dice": "dice"}
+_WEIGHT_OF |= {"loss_semantic_seg": "semantic", "loss_semantic_dice": "semantic_dice"}
 
 
 class Counts(NamedTuple):

@@ -1,7 +1,5 @@
 """Options of the training loss, without torch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Annotated

@@ -3,8 +3,6 @@
 Grounding would need exhaustive annotations, which the more general phrase does not have.
 """
 
-from __future__ import annotations
-
 import torch
 
 _PREPOSITIONS = (

@@ -3,8 +3,6 @@
 A fixed curvature or residual that differs from the configuration, as after `Curvature.set`, is kept beside them.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping
@@ -33,8 +31,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
 
     Raises ConfigError for a model without adapters.
     """
-    config = adapter_config(model)
-    if config is None:
+    if (config := adapter_config(model)) is None:
         raise ConfigError("the model has no adapters to save; call inject(model, config) first")
     tensors = {name: parameter.detach().contiguous() for name, parameter in adapter_parameters(model)}
     tensors |= {name: own.clone() for name, (own, configured) in _constants(model).items() if not own.equal(configured)}
@@ -65,8 +62,7 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
     config = _config(path, metadata)
     _check_base(path, metadata, model)
     with unchanged_on_error(model):
-        present = adapter_config(model)
-        if present is None:
+        if (present := adapter_config(model)) is None:
             inject(model, config)
         elif present != config:
             raise CheckpointError(
@@ -120,7 +116,7 @@ def _constants(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 def _check_fit(
     path: str | Path, tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], constants: dict[str, Tensor]
 ) -> None:
-    """Check that the file holds every parameter, and constants at most."""
+    """Check that the file holds every parameter, and else only constants."""
     if odd := sorted(parameters.keys() ^ (tensors.keys() - constants.keys())):
         raise CheckpointError(f"{path}: adapter keys differ from the model's, first {', '.join(odd[:3])}")
     for name, tensor in tensors.items():

@@ -1,7 +1,5 @@
 """SAM 3 image models from SAM 3's own classes: the official architecture, and a tiny one for two CPU cores."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from importlib import resources

@@ -1,7 +1,5 @@
 """Base weights: read in any layout met in the wild, written in SAM 3's own, and told apart by a fingerprint."""
 
-from __future__ import annotations
-
 import logging
 import pickle
 import re
@@ -47,8 +45,7 @@ def load_base(model: nn.Module, source: str | Path) -> int:
     wanted = base_state_dict(model)
     unread = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(UNREAD)}
     found = _named_as_in(wanted | unread, read_state(path))
-    missing = [key for key in wanted if key not in found]
-    if missing:
+    if missing := [key for key in wanted if key not in found]:
         raise CheckpointError(
             f"{path}: {len(wanted) - len(missing)} of {len(wanted)} weights of the model found; missing first "
             f"{', '.join(missing[:3])}; the file has first {', '.join(list(found)[:3])}"

@@ -1,7 +1,5 @@
 """What is injected: scheme or sites, structure, geometry and their options; impossible values are errors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated
@@ -111,7 +109,7 @@ class HyperETConfig:
         return not self.resolved_sites and self.adapter != "bitfit"
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, object]) -> HyperETConfig:
+    def from_mapping(cls, values: Mapping[str, object]) -> "HyperETConfig":
         """Build from plain values, as read from a file; a key that is not an option is an error."""
         return read_options(cls, values, "hyperet")
 

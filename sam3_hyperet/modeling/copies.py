@@ -1,7 +1,5 @@
 """Several models in memory with one set of frozen tensors."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fingerprints of base weights, by which an adapter finds its base again."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -37,7 +35,7 @@ class Rounded(NamedTuple):
         return f"{self.digest} {'exact' if self.is_exact else 'rounded'}"
 
     @classmethod
-    def parse(cls, text: str | None) -> Rounded | None:
+    def parse(cls, text: str | None) -> "Rounded | None":
         """The inverse of `str`; None of None."""
         return None if text is None else cls(text.partition(" ")[0], text.endswith(" exact"))
 

@@ -1,7 +1,5 @@
 """Adapters put into a SAM 3 model, switched off for a while, and taken out again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 

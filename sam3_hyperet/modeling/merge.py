@@ -5,10 +5,9 @@ fold where the adjustment is linear, which is `euclidean`, and `mobius` as long 
 LoRA folds up to rounding, tuned biases exactly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -71,17 +70,14 @@ def _longest(adjustments: dict[str, HyperET], run: Callable[[], object]) -> dict
     """Longest adjusted feature during `run` by site, in units of the norm cap."""
     longest = dict.fromkeys(adjustments, 0.0)
 
-    def watch(site: str) -> Callable[[HyperET, tuple[Tensor, ...]], None]:
-        def before(module: HyperET, inputs: tuple[Tensor, ...]) -> None:
-            z = module.matrix.matvec(inputs[0].float(), module.channel_dim)
-            length = (sqrt_curvature(module.curvature()) * norm(z, module.channel_dim)).max()
-            longest[site] = max(longest[site], length.item() / max_norm(z.dtype))
-
-        return before
+    def measure(site: str, module: HyperET, inputs: tuple[Tensor, ...]) -> None:
+        z = module.matrix.matvec(inputs[0].float(), module.channel_dim)
+        length = (sqrt_curvature(module.curvature()) * norm(z, module.channel_dim)).max()
+        longest[site] = max(longest[site], length.item() / max_norm(z.dtype))
 
     with ExitStack() as hooks:
         for site, adjustment in adjustments.items():
-            hooks.enter_context(adjustment.register_forward_pre_hook(watch(site)))
+            hooks.enter_context(adjustment.register_forward_pre_hook(partial(measure, site)))
         run()
     return longest
 

@@ -1,7 +1,5 @@
 """The model that the section `model` of a tool's configuration describes."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import sys

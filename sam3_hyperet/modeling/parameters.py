@@ -1,7 +1,5 @@
 """The parameters of a model: those of the base, and those that adapters add."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from sam3_hyperet.adapters.adjustment import HyperET, Unadjusted

@@ -1,8 +1,6 @@
 """Hyperbolic radii of features in front of and behind every adjustment, by forward hooks."""
 
-from __future__ import annotations
-
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -76,8 +74,9 @@ class RadiusProbe:
         self._latest: dict[str, tuple[Tensor, Tensor]] = {}
         self.sites: dict[str, SiteRadii] = {name: SiteRadii() for name in self._modules}
 
-    def __enter__(self) -> RadiusProbe:
-        self._handles = [module.register_forward_hook(self._hook(name)) for name, module in self._modules.items()]
+    def __enter__(self) -> "RadiusProbe":
+        modules = self._modules.items()
+        self._handles = [module.register_forward_hook(partial(self._record, name)) for name, module in modules]
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -144,17 +143,15 @@ class RadiusProbe:
             return set()
         kinds = {name.partition(".")[0] for name in self._reporting}
         layers = [name for name in self._modules if name.startswith("encoder_layer.")]
-        later = set(self._modules) & {"encoder_layer", *layers} - {min(layers, key=_index, default="")}
+        first = min(layers, key=lambda name: int(name.rpartition(".")[2]), default="")
+        later = self._modules.keys() & {"encoder_layer", *layers} - {first}
         return {name for name in self._modules.keys() - later if kinds.isdisjoint(_IN_FRONT[name.partition(".")[0]])}
 
-    def _hook(self, name: str) -> Any:
-        def hook(module: HyperET, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if self._accumulate:
-                self.sites[name].add(inputs[0], output, module)
-            else:
-                self._latest[name] = (inputs[0].detach(), output.detach())
-
-        return hook
+    def _record(self, name: str, module: HyperET, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if self._accumulate:
+            self.sites[name].add(inputs[0], output, module)
+        else:
+            self._latest[name] = (inputs[0].detach(), output.detach())
 
 
 def watchable_base(model: host.Sam3Image, base: host.Sam3Image | None = None) -> host.Sam3Image:
@@ -173,10 +170,6 @@ def watchable_base(model: host.Sam3Image, base: host.Sam3Image | None = None) ->
         for module in adjustments:
             module.__class__ = Unadjusted
     return twin
-
-
-def _index(name: str) -> int:
-    return int(name.rpartition(".")[2])
 
 
 def _counts(normalised: Tensor) -> Tensor:

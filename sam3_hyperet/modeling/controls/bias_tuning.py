@@ -1,7 +1,5 @@
 """Bias tuning as a control (BitFit [Ben Zaken et al. 2022]): the base's own biases train, chosen by name."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -4,8 +4,6 @@ W = W_0 + B A of rank r, with B = 0 at first [Hu et al. 2022, eq. 3]; the scale 
 convolution of the same kernel to r channels, its B one of kernel 1.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The site `attention` (scheme C): hyperbolic attention in the layers of the fusion encoder."""
 
-from __future__ import annotations
-
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.attention import HyperbolicGates, HyperbolicMultiheadAttention
 from sam3_hyperet.modeling.config import HyperETConfig

@@ -1,7 +1,5 @@
 """Sites of the feature pyramid: `fpn` (scheme A), read by everything behind, and `pixel_decoder`, by masks alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The parts that sites are made of: adapters of features, and the choice and replacement of SAM 3's modules."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """The table of sites: how each gets its adapters, and which layers feed it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ The geometry encoder's layers have the class of the fusion encoder's; only those
 touched.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host

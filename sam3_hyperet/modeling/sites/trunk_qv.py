@@ -1,7 +1,5 @@
 """The site `trunk_qv` (scheme P, the paper's): rows of the ViT's query and value weights."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
