@@ -68,19 +68,13 @@ class HyperbolicGates(AdapterModule):
 
 
 class HyperbolicMultiheadAttention(nn.MultiheadAttention):
-    """`nn.MultiheadAttention` whose heads attend through `gates`; base parameters keep their names.
-
-    With `gates.enabled = False` it is `nn.MultiheadAttention` to the last bit.
-    """
+    """`nn.MultiheadAttention` whose heads attend through `gates`, and the same to the last bit while they are off."""
 
     gates: HyperbolicGates
 
     @classmethod
     def from_attention(cls, attention: nn.MultiheadAttention, gates: HyperbolicGates) -> "HyperbolicMultiheadAttention":
-        """The same attention, sharing its tensors, with gates.
-
-        Raises ValueError for separate key or value sizes, `add_bias_kv`, `add_zero_attn`, or another number of heads.
-        """
+        """The same attention, sharing its tensors, with gates. Raises ValueError for what these cannot have."""
         if not attention._qkv_same_embed_dim or attention.bias_k is not None or attention.add_zero_attn:
             raise ValueError(
                 "hyperbolic attention needs keys and values of the size of queries (no kdim, vdim), and neither "
@@ -107,8 +101,7 @@ class HyperbolicMultiheadAttention(nn.MultiheadAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """As `nn.MultiheadAttention.forward`, but the weights are never formed: `(output, None)`.
 
-        `is_causal` is a hint about `attn_mask`, and changes nothing. Raises ValueError for need_weights=True, and
-        for the hint without the mask.
+        `is_causal` is a hint about `attn_mask`; ValueError for the hint without the mask, and for need_weights=True.
         """
         if need_weights:
             raise ValueError("hyperbolic attention forms no attention weights; call it with need_weights=False")

@@ -10,8 +10,7 @@ from sam3_hyperet.errors import ConfigError
 class AdapterModule(nn.Module):
     """The adapter of one site: named in metrics, switched on and off as one, removed or folded into the base.
 
-    While `enabled` is false, the model's outputs are those of the base, bit for bit. `obstacle` is why the adapter
-    does not fold into base weights.
+    While `enabled` is false, the model's outputs are the base's, bit for bit; `obstacle` is why it does not fold.
     """
 
     obstacle = "its place is not that of a linear layer"

@@ -1,7 +1,6 @@
 """Structured matrices M = I + Δ that start at the identity: diagonal, block diagonal, banded, dense.
 
-Each stores Δ as its one parameter, `offset`, and adds Δx to x: at initialisation Mx is x to the last bit,
-in every precision that the matrix product may run in. Only `matvec`, `n_params` and `as_matrix` are public.
+Each stores Δ as its one parameter, `offset`, and adds Δx to x: at initialisation Mx is x to the last bit.
 """
 
 from abc import ABC, abstractmethod

@@ -33,10 +33,7 @@ def saturation_rate(v: Tensor, c: Scalar, dim: int = -1) -> Tensor:
 
 @torch.no_grad()
 def radius_statistics(v: Tensor, c: Scalar, dim: int = -1) -> dict[str, float]:
-    """`radius/mean`, `radius/std`, `radius/q05` … `radius/q95`, the same under `normalized_radius/`, and `saturation`.
-
-    Raises ValueError if v holds no position.
-    """
+    """`radius/mean`, `…/std`, `…/q05` … `…/q95`, the same of `normalized_radius`, `saturation`; of ≥ 1 position."""
     if v.numel() == 0:
         raise ValueError(f"radius statistics need at least one position, found shape {tuple(v.shape)}")
     v = v.to(torch.promote_types(v.dtype, torch.float32))

@@ -7,6 +7,7 @@ of the Poincaré ball as `poincare` projects it are taken at it. All of it is fp
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,10 +37,7 @@ class AlignmentLoss(nn.Module):
         self.weights = {name: weight for name, weight in weights.items() if weight}
 
     def forward(self, model: host.Sam3Image, batch: host.BatchedDatapoint, output: dict[str, Any]) -> dict[str, Tensor]:
-        """The terms that have a weight, unweighted; 0 where no prompt has a matched query.
-
-        `output` is that of the last stage and step of `model(batch)`, with its matching.
-        """
+        """The terms that have a weight, unweighted, of the last stage and step of `model(batch)`; 0 without a match."""
         if not self.weights:
             return {}
         queries = output["queries"]
@@ -60,18 +58,16 @@ class AlignmentLoss(nn.Module):
                 similarity = -lorentz.dist(query[:, None], general_text[None], c) / temperature
                 terms["alignment_loss"] = contrastive(similarity, general)
             if "entailment_loss" in self.weights:
-                terms["entailment_loss"] = self._outside(text, query).mean()
+                outside = partial(outside_cone, c=self.options.curvature, min_radius=self.options.min_radius)
+                terms["entailment_loss"] = outside(text, query).mean()
                 if shorter := [i for i, pair in enumerate(zip(general, texts, strict=True)) if pair[0] != pair[1]]:
-                    terms["entailment_loss"] += self._outside(general_text[shorter], text[shorter]).mean()
+                    terms["entailment_loss"] += outside(general_text[shorter], text[shorter]).mean()
         return terms
 
     def _point(self, features: Tensor) -> Tensor:
         """(n, D) embeddings as points of the hyperboloid, (n, D + 1)."""
         tangent = features.float() / math.sqrt(features.shape[-1])
         return lorentz.expmap0(closed_form.mobius(tangent, self.options.curvature), self.options.curvature)
-
-    def _outside(self, general: Tensor, specific: Tensor) -> Tensor:
-        return outside_cone(general, specific, self.options.curvature, self.options.min_radius)
 
 
 def matched_queries(output: dict[str, Any], which: str) -> tuple[Tensor, Tensor]:

@@ -42,8 +42,7 @@ class _Sam3Loss(host.Sam3LossWrapper):  # type: ignore[misc]  # sam3 is untyped
 class GroundingLoss(nn.Module):
     """Boxes, scores, presence, instance masks and the semantic map, against matched targets.
 
-    Of the model, it takes the matcher and the number of object queries, by which its classification term is averaged;
-    nothing of it is kept in the loss as a parameter.
+    It takes the model's matcher and number of queries, by which the classification term is averaged, no parameters.
     """
 
     def __init__(self, model: host.Sam3Image, options: LossOptions | None = None) -> None:

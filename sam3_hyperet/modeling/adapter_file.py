@@ -16,7 +16,7 @@ from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hyperbolic.curvature import Curvature
 from sam3_hyperet.modeling.checkpoint import read_safetensors, write_safetensors
 from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
-from sam3_hyperet.modeling.fingerprint import Rounded, base_fingerprint, rounded_fingerprints
+from sam3_hyperet.modeling.fingerprint import base_fingerprint, rounded_fingerprints
 from sam3_hyperet.modeling.inject import check_model, inject, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.version import __version__
@@ -27,10 +27,7 @@ FORMAT = "sam3_hyperet-adapter-1"
 
 
 def save_adapter(model: nn.Module, path: str | Path) -> None:
-    """Write a model's adapters, their configuration and the base's fingerprints, atomically.
-
-    Raises ConfigError for a model without adapters.
-    """
+    """Write a model's adapters, their configuration and the base's fingerprints; ConfigError if it has no adapters."""
     if (config := adapter_config(model)) is None:
         raise ConfigError("the model has no adapters to save; call inject(model, config) first")
     tensors = {name: parameter.detach().contiguous() for name, parameter in adapter_parameters(model)}
@@ -40,7 +37,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
         "version": __version__,
         "config": json.dumps(config.to_dict()),
         "base": base_fingerprint(model),
-        **{f"base.{precision}": str(rounded) for precision, rounded in rounded_fingerprints(model).items()},
+        **{f"base.{precision}": digest for precision, digest in rounded_fingerprints(model).items()},
     }
     write_safetensors(tensors, path, metadata)
 
@@ -86,9 +83,9 @@ def _check_base(path: str | Path, metadata: Mapping[str, str], model: nn.Module)
         return
     compared = []
     for precision, ours in rounded_fingerprints(model).items():
-        theirs = Rounded.parse(metadata.get(f"base.{precision}"))
+        theirs = metadata.get(f"base.{precision}", "")
         compared += [precision] if theirs else []
-        if theirs and theirs.digest == ours.digest and (theirs.is_exact or ours.is_exact):
+        if theirs.split(" ")[0] == ours.split(" ")[0] and (theirs.endswith("exact") or ours.endswith("exact")):
             found = "made for this base in another precision; all weights are equal after rounding to"
             logger.warning("%s: %s %s", path, found, precision)
             return

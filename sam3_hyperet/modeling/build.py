@@ -112,10 +112,7 @@ def resolution(model: host.Sam3Image) -> int:
 
 
 def assemble(a: Architecture) -> host.Sam3Image:
-    """SAM 3's modules at the sizes of `a`, initialised from torch's global generator.
-
-    What is not given here has SAM 3's own default.
-    """
+    """SAM 3's modules at the sizes of `a`, else at its own defaults, initialised from torch's global generator."""
     step = a.patch_size * a.window_size  # the ViT's windows must tile its grid of patches
     if a.resolution < step or a.resolution % step:
         below = max(a.resolution // step, 1) * step

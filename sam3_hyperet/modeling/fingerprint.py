@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,32 +24,16 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-class Rounded(NamedTuple):
-    """A fingerprint of rounded base weights, and whether rounding changed none of them."""
+def rounded_fingerprints(model: nn.Module) -> dict[str, str]:
+    """Text "<digest> exact" or "<digest> rounded" of the base weights after rounding, by precision.
 
-    digest: str
-    is_exact: bool
-
-    def __str__(self) -> str:
-        return f"{self.digest} {'exact' if self.is_exact else 'rounded'}"
-
-    @classmethod
-    def parse(cls, text: str | None) -> "Rounded | None":
-        """The inverse of `str`; None of None."""
-        return None if text is None else cls(text.partition(" ")[0], text.endswith(" exact"))
-
-
-def rounded_fingerprints(model: nn.Module) -> dict[str, Rounded]:
-    """Fingerprints of the base weights after rounding, by precision, whatever their dtype.
-
-    Two bases of which one is a copy of the other in a lower precision share that precision's digest, and that one's is
-    exact.
+    It is exact where rounding changes nothing. A base and its copy in a precision have the same digest there.
     """
     base, found = sorted(base_state_dict(model).items()), {}
     for dtype in (torch.bfloat16, torch.float16):
         digest = tensors_digest((name, tensor.to(dtype)) for name, tensor in base)
         is_exact = all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for _, tensor in base)
-        found[str(dtype).removeprefix("torch.")] = Rounded(digest, is_exact)
+        found[str(dtype).removeprefix("torch.")] = f"{digest} {'exact' if is_exact else 'rounded'}"
     return found
 
 

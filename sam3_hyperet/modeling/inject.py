@@ -1,6 +1,6 @@
 """Adapters put into a SAM 3 model, switched off for a while, and taken out again."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 from torch import nn
@@ -74,12 +74,9 @@ def check_model(model: object) -> None:
 
 def hyperet_size(model: host.Sam3Image, config: HyperETConfig) -> int:
     """Number of parameters that HyperET of `config` would add to a model without adapters."""
-    restore = _snapshot(model)
-    try:
+    with unchanged_on_error(model, always=True):
         _install(model, config)
         return sum(p.numel() for _, p in adapter_parameters(model))
-    finally:
-        restore()
 
 
 def _install(model: host.Sam3Image, config: HyperETConfig) -> None:
@@ -88,29 +85,18 @@ def _install(model: host.Sam3Image, config: HyperETConfig) -> None:
 
 
 @contextmanager
-def unchanged_on_error(model: nn.Module) -> Iterator[None]:
-    """Context that brings modules, their modes and the configuration back after an error."""
-    restore = _snapshot(model)
+def unchanged_on_error(model: nn.Module, always: bool = False) -> Iterator[None]:
+    """Context that brings modules, their modes and the configuration back after an error, or `always`."""
+    before = [(module, dict(module._modules), module.training) for module in model.modules()]
+    config, restore = adapter_config(model), True
     try:
         yield
-    except BaseException:
-        restore()
-        raise
-
-
-def _snapshot(model: nn.Module) -> Callable[[], None]:
-    """A function that brings the present modules, their modes and the configuration back."""
-    before = [(module, dict(module._modules), module.training) for module in model.modules()]
-    config = adapter_config(model)
-
-    def restore() -> None:
-        for module, children, training in before:
-            module._modules = children
-            module.training = training
-        if config is None:
+        restore = always
+    finally:
+        for module, children, training in before if restore else ():
+            module._modules, module.training = children, training
+        if restore and config is None:
             vars(model).pop("hyperet_config", None)
-
-    return restore
 
 
 def adapters_disabled(model: nn.Module) -> AbstractContextManager[nn.Module]:

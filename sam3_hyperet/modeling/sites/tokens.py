@@ -1,7 +1,6 @@
 """Sites of token features: `encoder_layer` (scheme B), `encoder_out` on the detection path, and `prompt`.
 
-The geometry encoder's layers have the class of the fusion encoder's; only those in `transformer.encoder.layers` are
-touched.
+Only layers in `transformer.encoder.layers` are touched: the geometry encoder's have the same class.
 """
 
 from torch import Tensor, nn
