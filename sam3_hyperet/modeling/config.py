@@ -4,29 +4,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
+from sam3_hyperet import options
 from sam3_hyperet.choices import FORMER_GEOMETRIES, GEOMETRIES, STRUCTURES
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import (
-    PositiveFloat,
-    PositiveInt,
-    check_fields,
-    convert_fields,
-    one_of,
-    read_options,
-    warn_once,
-)
 
-SCHEMES: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "A": ("fpn",),
-    "B": ("encoder_layer",),
-    "C": ("attention",),
-    "P": ("trunk_qv",),
-}
+SCHEMES: dict[str, tuple[str, ...]]
+SCHEMES = {"none": (), "A": ("fpn",), "B": ("encoder_layer",), "C": ("attention",), "P": ("trunk_qv",)}
 SITES = ("fpn", "encoder_layer", "attention", "trunk_qv", "encoder_out", "pixel_decoder", "prompt")
 ADAPTERS = ("hyperet", "lora", "bitfit")
 ATTENTIONS = ("self", "cross", "both")
-_INDICES = ("levels", "layers", "blocks")
 
 
 @dataclass(frozen=True)
@@ -62,32 +48,32 @@ class HyperETConfig:
     sites: tuple[str, ...] | None = None
     structure: Annotated[str, STRUCTURES] = "dense"
     geometry: Annotated[str, GEOMETRIES] = "lorentz"
-    curvature: PositiveFloat = 0.01
+    curvature: options.PositiveFloat = 0.01
     learn_curvature: bool = False
     residual: float | None = None
     learn_residual: bool = False
-    block_size: PositiveInt = 4
-    bandwidth: PositiveInt = 1
+    block_size: options.PositiveInt = 4
+    bandwidth: options.PositiveInt = 1
     levels: tuple[int, ...] | None = None
     layers: tuple[int, ...] | None = None
     blocks: tuple[int, ...] | None = None
     attention: Annotated[str, ATTENTIONS] = "both"
     share: bool | None = None
     adapter: Annotated[str, ADAPTERS] = "hyperet"
-    rank: PositiveInt | None = None
+    rank: options.PositiveInt | None = None
     biases: tuple[str, ...] = (r"^backbone\.vision_backbone\.", r"^transformer\.")
 
     def __post_init__(self) -> None:
-        convert_fields(self)
+        options.convert_fields(self)
         if present := FORMER_GEOMETRIES.get(self.geometry):
-            warn_once(f"geometry {self.geometry} is now called {present}; the old name will go")
+            options.warn_once(f"geometry {self.geometry} is now called {present}; the old name will go")
             object.__setattr__(self, "geometry", present)
-        check_fields(self)
+        options.check_fields(self)
         for part in self.scheme.split("+"):
-            one_of("scheme", part, SCHEMES)
+            options.one_of("scheme", part, SCHEMES)
         for site in self.sites or ():
-            one_of("sites", site, SITES)
-        for name in _INDICES:
+            options.one_of("sites", site, SITES)
+        for name in ("levels", "layers", "blocks"):
             indices = getattr(self, name)
             if indices is not None and (not indices or len(set(indices)) < len(indices)):
                 raise ConfigError(f"{name}={list(indices)}; expected distinct integers, or null for every one")
@@ -99,9 +85,8 @@ class HyperETConfig:
     @property
     def resolved_sites(self) -> tuple[str, ...]:
         """The sites, or those of the scheme, each once."""
-        if self.sites is not None:
-            return tuple(dict.fromkeys(self.sites))
-        return tuple(dict.fromkeys(site for part in self.scheme.split("+") for site in SCHEMES[part]))
+        of_scheme = [site for part in self.scheme.split("+") for site in SCHEMES[part]]
+        return tuple(dict.fromkeys(of_scheme if self.sites is None else self.sites))
 
     @property
     def is_empty(self) -> bool:
@@ -111,7 +96,7 @@ class HyperETConfig:
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> "HyperETConfig":
         """Build from plain values, as read from a file; a key that is not an option is an error."""
-        return read_options(cls, values, "hyperet")
+        return options.read_options(cls, values, "hyperet")
 
     def to_dict(self) -> dict[str, object]:
         """Every option as plain values."""
