@@ -7,7 +7,7 @@ at IoU ≥ 1/2, each of which counts once. Where nothing is there and nothing is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,9 +21,10 @@ from sam3_hyperet.masks import decode
 from sam3_hyperet.report.figures.images import IGNORED, Detection, Example, SemanticExample
 from sam3_hyperet.report.tables import number
 
+_Records = Sequence[Record]
 
-@dataclass(frozen=True)
-class Extreme:
+
+class Extreme(NamedTuple):
     """An image, by its position in the split, and the id of the category that changed most on it.
 
     base, adapted: F1 over all instances of the image.
@@ -38,12 +39,9 @@ class Extreme:
 def examples(comparison: Comparison, extremes: Sequence[Extreme] | None = None) -> list[Example]:
     """Detections of the base and of the last model: on the task's examples, or at these extremes."""
     if extremes is None:
-        chosen = [(position, category_id, "") for position, category_id in comparison.task.shown]
+        chosen = [(*shown, "") for shown in comparison.task.shown]
     else:
-        chosen = [
-            (one.position, one.category_id, f"F1 of the image {number(one.base)} → {number(one.adapted)}")
-            for one in extremes
-        ]
+        chosen = [(i, c, f"F1 of the image {number(base)} → {number(adapted)}") for i, c, base, adapted in extremes]
     images = comparison.task.split.images
     categories = {category.id: category for category in images.categories}
     base, last = _base_and_last(comparison)
@@ -68,70 +66,50 @@ def semantic_examples(comparison: Comparison) -> list[SemanticExample]:
         return []
     names = tuple(category.name for category in labels.categories)
     base, last = _base_and_last(comparison)
-    return [
-        SemanticExample(
-            np.asarray(labels.load_image(i)),
-            _drawable(vocabulary_labels(labels, i)),
-            _drawable(_record(comparison, base or last, "label_maps", i)["shown"]),
-            _drawable(_record(comparison, last, "label_maps", i)["shown"]),
-            names,
+    found = []
+    for i in comparison.task.shown_maps:
+        maps = [_record(comparison, result, "label_maps", i)["shown"] for result in (base or last, last)]
+        truth, before, after = (
+            np.where(x < 0, IGNORED, x).astype(np.int64) for x in (vocabulary_labels(labels, i), *maps)
         )
-        for i in comparison.task.shown_maps
-    ]
+        found.append(SemanticExample(np.asarray(labels.load_image(i)), truth, before, after, names))
+    return found
 
 
 def extremes(comparison: Comparison, count: int) -> tuple[list[Extreme], list[Extreme]]:
-    """Where the last model gained and where it lost most on the base, as `gained_and_lost`.
-
-    None without a base or without instances.
-    """
+    """Where the last model gained and where it lost most on the base; none without a base or instances."""
     base, last = _base_and_last(comparison)
     evaluator = last.evaluators.get(INSTANCES)
     if base is None or not isinstance(evaluator, InstanceEvaluator):
         return [], []
     ids, positions = sorted(evaluator.categories), comparison.task.positions
-    gained, lost = gained_and_lost(base.records_of(INSTANCES), last.records_of(INSTANCES), count)
-
-    def named(found: list[Extreme]) -> list[Extreme]:
-        return [replace(one, position=positions[one.position], category_id=ids[one.category_id]) for one in found]
-
-    return named(gained), named(lost)
+    found = gained_and_lost(base.records_of(INSTANCES), last.records_of(INSTANCES), count)
+    gained, lost = ([Extreme(positions[i], ids[c], *f1) for i, c, *f1 in some] for some in found)
+    return gained, lost
 
 
-def gained_and_lost(
-    base: Sequence[Record], adapted: Sequence[Record], count: int
-) -> tuple[list[Extreme], list[Extreme]]:
+def gained_and_lost(base: _Records, adapted: _Records, count: int) -> tuple[list[Extreme], list[Extreme]]:
     """At most `count` images whose F1 rose, the largest rise first, and as many whose F1 fell.
 
-    Args:
-        base, adapted: records of `InstanceEvaluator`, of the same images in the same order.
-
-    Returns:
-        With the place among the records as position, and the column of the category as its id.
+    base, adapted: records of `InstanceEvaluator`, of the same images in the same order.
+    Returns the place among the records as position, and the column of the category as its id.
     """
-    before, after = _counts(base), _counts(adapted)
-    f1 = [_f1(counts.sum(axis=2)) for counts in (before, after)]
-    change, by_category = f1[1] - f1[0], _f1(after) - _f1(before)
-    order = np.argsort(-change, kind="stable")
+    counts = _counts(base), _counts(adapted)
+    before, after = (_f1(of_model.sum(axis=2)) for of_model in counts)
+    change, by_category = after - before, _f1(counts[1]) - _f1(counts[0])
+    order = np.argsort(-change, kind="stable").tolist()
 
-    def found(chosen: np.ndarray, sign: int) -> list[Extreme]:
-        return [
-            Extreme(i, int(np.argmax(sign * by_category[i])), float(f1[0][i]), float(f1[1][i]))
-            for i in chosen[:count].tolist()
-        ]
+    def found(order: list[int], sign: int) -> list[Extreme]:
+        chosen = [i for i in order if sign * change[i] > 0][:count]
+        return [Extreme(i, int(np.argmax(sign * by_category[i])), float(before[i]), float(after[i])) for i in chosen]
 
-    return found(order[change[order] > 0], 1), found(order[::-1][change[order[::-1]] < 0], -1)
+    return found(order, 1), found(order[::-1], -1)
 
 
-def _counts(records: Sequence[Record]) -> np.ndarray:
+def _counts(records: _Records) -> np.ndarray:
     """(3, images, categories) instances, confident detections, and right ones."""
-    return np.stack(
-        [
-            np.stack([record["instances"] for record in records]),
-            np.stack([record["claimed"] for record in records]),
-            np.stack([record["segm_hits"][:, 0] for record in records]),
-        ]
-    ).astype(float)
+    counts = [(record["instances"], record["claimed"], record["segm_hits"][:, 0]) for record in records]
+    return np.array(counts, float).swapaxes(0, 1)
 
 
 def _f1(counts: np.ndarray) -> np.ndarray:
@@ -153,7 +131,3 @@ def _detections(comparison: Comparison, result: EvalResult, i: int, category_id:
     assert isinstance(evaluator, ExampleEvaluator)
     found = evaluator.detections(i, category_id, _record(comparison, result, "examples", i))
     return tuple(Detection(decode(rle).astype(bool), score) for rle, score in found)
-
-
-def _drawable(labels: np.ndarray) -> np.ndarray:
-    return np.where(labels < 0, IGNORED, labels).astype(np.int64)
