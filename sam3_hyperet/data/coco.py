@@ -117,9 +117,8 @@ def read_coco(
     if tree is not None:
         categories = with_tree(categories, read_tree(Path(tree)), path, Path(tree))
     names = {category.id: category.name for category in categories}
-    image_records, position = _images(content, path, folder)
-    federated = _federated(content, path, position, names)
-    table = AnnotationTable(path, image_records, position, names, crowds == "instances")
+    table = AnnotationTable(path, _images(content, path, folder), names, crowds == "instances")
+    federated = _federated(content, path, names)
     for where, record in records(content, "annotations", path):
         table.add(record, where)
     table.finish()
@@ -152,13 +151,13 @@ def _categories(content: Mapping[str, Any], path: Path) -> list[Category]:
     return list(found.values())
 
 
-def _images(content: Mapping[str, Any], path: Path, folder: Path) -> tuple[list[ImageInfo], dict[int, int]]:
-    found, position = list[ImageInfo](), dict[int, int]()
+def _images(content: Mapping[str, Any], path: Path, folder: Path) -> list[ImageInfo]:
+    found: dict[int, ImageInfo] = {}
     listing, missing = Listing(folder), []
     for where, record in records(content, "images", path):
         number = whole_number(field(record, "id", where), f"{where}: its id")
         where = f"{path}: image {number}"
-        if number in position:
+        if number in found:
             raise DataError(f"{where}: two images have this id")
         if "text_input" in record:
             raise DataError(
@@ -177,25 +176,22 @@ def _images(content: Mapping[str, Any], path: Path, folder: Path) -> tuple[list[
         file = listing.find(file_name)
         if file is None:
             missing.append(f"{file_name} (image {number})")
-        position[number] = len(found)
-        found.append(ImageInfo(number, file or folder / file_name, height, width))
+        found[number] = ImageInfo(number, file or folder / file_name, height, width)
     if not found:
         raise DataError(f"{path}: it has no images")
     if missing:
         raise DataError(f"{path}: {len(missing)} of {len(found)} images are not in {folder}: {some(missing)}")
-    return found, position
+    return list(found.values())
 
 
-def _federated(
-    content: Mapping[str, Any], path: Path, position: Mapping[int, int], categories: Mapping[int, str]
-) -> dict[int, Federated]:
+def _federated(content: Mapping[str, Any], path: Path, categories: Mapping[int, str]) -> dict[int, Federated]:
     """LVIS's keys of the images that have them, by position."""
     found = {}
-    for _, record in records(content, "images", path):
+    for position, (_, record) in enumerate(records(content, "images", path)):
         listed = {key: record.get(key, []) for key in ("neg_category_ids", "not_exhaustive_category_ids")}
         for key, ids in listed.items():
             if not isinstance(ids, list) or any(type(one) is not int or one not in categories for one in ids):
                 raise DataError(f"{path}: image {record['id']}: its {key} are {shown(ids)}, expected category ids")
         if listed.keys() & record.keys():
-            found[position[record["id"]]] = Federated(*map(frozenset, listed.values()))
+            found[position] = Federated(*map(frozenset, listed.values()))
     return found

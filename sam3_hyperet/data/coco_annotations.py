@@ -28,15 +28,11 @@ class AnnotationTable:
     `instance` for a row. `unlabelled`: by position, the categories whose annotations there were all dropped."""
 
     def __init__(
-        self,
-        path: Path,
-        images: list[ImageInfo],
-        position: Mapping[int, int],
-        categories: Mapping[int, str],
-        crowds_are_instances: bool,
+        self, path: Path, images: list[ImageInfo], categories: Mapping[int, str], crowds_are_instances: bool
     ) -> None:
         """categories: names by id; crowds_are_instances: read `iscrowd: 1` as 0."""
-        self.path, self.images, self._position, self._categories = path, images, position, categories
+        self.path, self.images, self._categories = path, images, categories
+        self._position = {image.image_id: position for position, image in enumerate(images)}
         self._crowds_are_instances = crowds_are_instances
         self.dropped, self.adjusted = Counter[str](), Counter[str]()
         self._seen: set[int] = set()
@@ -98,7 +94,7 @@ class AnnotationTable:
                 return False
             self._rles[number] = rle
             return True
-        if not outline and (outline is None or outline == []) and (box is None or outline is None):
+        if outline is None or (outline == [] and box is None):
             self.dropped["annotation without box and mask" if box is None else "box without a mask"] += 1
             return False
         if not isinstance(outline, list) or not all(isinstance(polygon, list) for polygon in outline):
