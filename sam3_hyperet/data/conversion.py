@@ -50,8 +50,7 @@ class Conversion:
 
     def run(self, root: Path, workers: int, on_map: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Convert every label map, and return how many. Raises DataError for one that cannot be read."""
-        source, target = root / self.folder, root / self.to
-        found = find_by_stem(source, (self.ending,))
+        target, found = root / self.to, find_by_stem(root / self.folder, (self.ending,))
         table = np.full(65_536, self.other, np.uint8)
         table[list(self.values)] = list(self.values.values())
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")

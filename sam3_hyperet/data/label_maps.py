@@ -52,17 +52,16 @@ class LabelMaps(AnnotatedImages):
         wrong = found[(found != self._ignore) & ~np.isin(found - self._offset, self._known)]
         if len(wrong):
             low, high = self._known[[0, -1]] + self._offset
-            valid = f"{low} to {high}, or {self._ignore} for no class"
-            raise DataError(f"{path}: it has the label {some(wrong)}, expected {valid}")
+            expected = f"{low} to {high}, or {self._ignore} for no class"
+            raise DataError(f"{path}: it has the label {some(wrong)}, expected {expected}")
         return np.where(labels == self._ignore, IGNORED, labels - self._offset).astype(np.int32)
 
     def instances(self, i: int) -> tuple[Instance, ...]:
         """One region per class that image i shows."""
         labels = self.label_map(i)
-        shown_here = np.unique(labels[labels != IGNORED]).tolist()
-        masks = [labels == category for category in shown_here]
-        rles = encode_masks(np.stack(masks)) if masks else []
-        return tuple(Instance(category, rle) for category, rle in zip(shown_here, rles, strict=True))
+        shown_here = np.unique(labels[labels != IGNORED])
+        rles = encode_masks(labels == shown_here[:, None, None])
+        return tuple(Instance(category, rle) for category, rle in zip(shown_here.tolist(), rles, strict=True))
 
     @cached_property
     def counts(self) -> Mapping[int, int] | None:  # type: ignore[override]

@@ -155,15 +155,14 @@ def _annotations(instances: list[SceneInstance], image_id: int, first_id: int) -
             "id": first_id + number,
             "image_id": image_id,
             "category_id": CONCEPTS[instance.concept].id,
-            "bbox": [float(v) for v in coco_mask.toBbox(code)],
+            "bbox": coco_mask.toBbox(code).tolist(),
             "area": float(coco_mask.area(code)),
             "iscrowd": 0,
             "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode("ascii")},
             "object_id": first_id + instance.owner,
         }
-        if instance.color is not None:
-            annotation["attributes"] = {"color": instance.color}
-        annotations.append(annotation)
+        color = {} if instance.color is None else {"attributes": {"color": instance.color}}
+        annotations.append(annotation | color)
     return annotations
 
 
