@@ -189,7 +189,8 @@ def forgetting(base: Mapping[str, float], adapted: Mapping[str, float], groups: 
     """
     keys = [f"{group}/{metric}".lstrip("/") for group in groups for metric in _FORGETTABLE]
     both = {key: (base[key], adapted[key]) for key in keys if key in base and key in adapted}
-    return {f"forgetting/{k}": b - a for k, (b, a) in both.items() if not (k.endswith("AP") and -1 in (b, a))}
+    defined = {key: pair for key, pair in both.items() if not (key.endswith("AP") and -1 in pair)}
+    return {f"forgetting/{key}": before - after for key, (before, after) in defined.items()}
 
 
 def differences(data: str, results: Sequence[EvalResult], draws: int) -> dict[str, float]:

@@ -17,8 +17,7 @@ from sam3_hyperet.modeling.opening import open_model
 from sam3_hyperet.modeling.probe import watchable_base
 
 BASE = "base"
-EXACT = "last-model-exact"
-"""Folder of the records of the last model without `min_score`; no model has this name."""
+EXACT = "last-model-exact"  # folder of the last model's records without `min_score`; no model has this name
 
 
 @dataclass(frozen=True)

@@ -31,16 +31,12 @@ _PENDING = 16  # predictions that wait for their evaluators, at most
 
 @dataclass(frozen=True)
 class ModelRun:
-    """One model on some images of a task.
-
-    Attributes:
-        evaluators: by the name that their arrays have in a record; each is this run's alone.
-    """
+    """One model on some images of a task."""
 
     name: str
     predictor: Predictor
     task: EvalTask
-    evaluators: Mapping[str, Evaluator]
+    evaluators: Mapping[str, Evaluator]  # by the name that their arrays have in a record; each is this run's alone
     store: RecordStore
     positions: tuple[int, ...]
     probe: RadiusProbe | None = None

@@ -112,8 +112,7 @@ class PromptDetections:
     def __init__(
         self, prediction: PromptPrediction, height: int, width: int, max_dets: int = 100, mask_threshold: float = 0.5
     ) -> None:
-        self.prediction = prediction
-        self.height, self.width, self._mask_threshold = height, width, mask_threshold
+        self.prediction, self.height, self.width, self._mask_threshold = prediction, height, width, mask_threshold
         order = prediction.query_scores.argsort(descending=True, stable=True)
         ranked = torch.cat([prediction.query_scores[order, None], prediction.boxes[order]], dim=1).cpu()
         least = CONFIDENT_SCORE / prediction.presence if prediction.presence > 0 else math.inf

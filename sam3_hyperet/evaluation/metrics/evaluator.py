@@ -20,18 +20,12 @@ Headline = Callable[[np.ndarray], dict[str, float]]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text of the vocabulary, and what it stands for, as far as it does.
-
-    Attributes:
-        category_id: of the instances that it names.
-        class_index: position among the classes of the label maps; several texts may name one class.
-        concept: whether the concept tree has a concept of this name.
-    """
+    """A text of the vocabulary, and what it stands for, as far as it does."""
 
     text: str
-    category_id: int | None = None
-    class_index: int | None = None
-    concept: bool = False
+    category_id: int | None = None  # of the instances that it names
+    class_index: int | None = None  # position among the classes of the label maps; several texts may name one class
+    concept: bool = False  # whether the concept tree has a concept of this name
 
 
 class Evaluator(ABC):

@@ -61,7 +61,6 @@ class GranularityEvaluator(Evaluator):
         images: with the annotated regions.
         prompts: of the vocabulary: the names of the categories and those that `hierarchy.prompts` adds. Other prompts,
             such as synonyms, are not looked at.
-        hierarchy: the tree.
 
     Attributes:
         children: everything that has a parent, in the order of the numbers in the records.
@@ -103,8 +102,7 @@ class GranularityEvaluator(Evaluator):
     def finish(self) -> dict[str, np.ndarray]:
         """`kinds` (m, 5): the number of a parent and, in pixels, |P ∩ C|, |P ∪ C|, |P ∩ G| and |G|. `parts` (n, 3): the
         number of a child and the pixels of its mask in its wholes' and in all. `regions` (r,): the number of each
-        region's class among the children. `matches` (m, 2): a region and the number of a child whose
-        prompt matches it."""
+        region's class among the children. `matches` (m, 2): a region and the number of a child that matches it."""
         self._masks = {name: masks.union(found, *self._size) for name, found in self._found.items()}
         shown, matches = self._confusion()
         return {
@@ -138,25 +136,22 @@ class GranularityEvaluator(Evaluator):
         return rows
 
     def _confusion(self) -> tuple[list[int], list[tuple[int, int]]]:
-        children = self.children
-        shown = [(name, rle) for name in children for rle, crowd in self._annotated.get(name, ()) if not crowd]
+        shown = [(name, rle) for name in self.children for rle, crowd in self._annotated.get(name, ()) if not crowd]
         areas = [rle for _, rle in shown]
         matches = []
-        for number, name in enumerate(children):
-            found = self._found[name]
-            matched = masks.iou([*found, self._masks[name]], areas).max(axis=0, initial=0) >= MATCH_IOU
+        for number, name in enumerate(self.children):
+            matched = masks.iou([*self._found[name], self._masks[name]], areas).max(axis=0, initial=0) >= MATCH_IOU
             regions = self._annotated.get(name, ())
             there = masks.iou(areas, [rle for rle, _ in regions], [crowd for _, crowd in regions])
             absent = there.max(axis=1, initial=0) < MATCH_IOU
             matches += [(r, number) for r, (own, _) in enumerate(shown) if matched[r] and (absent[r] or own == name)]
-        return [children.index(name) for name, _ in shown], matches
+        return [self.children.index(name) for name, _ in shown], matches
 
     def _together(self, names: Sequence[str]) -> Rle:
         return masks.union([self._masks[name] for name in names], *self._size)
 
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
-        """Every metric that has a value, and the counts behind them: `hierarchy/pairs` of an image and a parent, and
-        `hierarchy/regions`."""
+        """Every metric with a value; as counts `hierarchy/pairs`, of an image and a parent, and `hierarchy/regions`."""
         once = np.ones(len(records), np.int64)
         found = {name: values.mean(once) for name, values in self._values(records).items() if len(values.values)}
         counts = {"pairs": len(_stack(records, "kinds")[0]), "regions": len(_stack(records, "regions")[0])}

@@ -13,8 +13,10 @@ from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.inference.prediction import Encoded, PromptDetections
 
+_Shown = Callable[[int], tuple[Collection[int], Collection[int]]]
+"""From a position to the ids of the categories that the image shows as instances, and as crowds."""
 _ABSENT, _PRESENT, _UNKNOWN = 0, 1, 2
-_HEADLINE = ("presence/IL_MCC", "presence/accuracy_present", "presence/accuracy_absent")
+_MAIN = ("presence/IL_MCC", "presence/accuracy_present", "presence/accuracy_absent")
 
 
 def presence_metrics(counts: np.ndarray) -> dict[str, float]:
@@ -38,18 +40,11 @@ class PresenceEvaluator(Evaluator):
     """Presence of each category of the vocabulary on each image, absent ones included.
 
     A category that an image shows as a crowd alone is neither present nor absent there.
-
-    Args:
-        shown: position -> ids of the categories that the image shows as instances, and as crowds.
-        groups: category ids by name; each group is reported below its name as well.
+    Each group, category ids by name, is reported below its name as well.
     """
 
     def __init__(
-        self,
-        category_ids: Collection[int],
-        shown: Callable[[int], tuple[Collection[int], Collection[int]]],
-        groups: Mapping[str, Collection[int]],
-        protocol: Protocol,
+        self, category_ids: Collection[int], shown: _Shown, groups: Mapping[str, Collection[int]], protocol: Protocol
     ) -> None:
         self._shown, self._threshold = shown, protocol.presence_threshold
         ids = np.array(sorted(category_ids))
@@ -76,7 +71,7 @@ class PresenceEvaluator(Evaluator):
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
         """The keys of `presence_metrics`, and the same below each group's name."""
         found = {name: presence_metrics(counts.sum(axis=0)) for name, counts in self._counts(records).items()}
-        return {MetricKey(key, group=name): value for name, of in found.items() for key, value in of.items()}
+        return {MetricKey(key, group=name): value for name, one in found.items() for key, value in one.items()}
 
     def headline(self, records: Sequence[Record]) -> Headline:
         """`presence/IL_MCC` and the two accuracies, and the same below each group's name; NaN without such a pair."""
@@ -84,9 +79,7 @@ class PresenceEvaluator(Evaluator):
 
         def accuracy(weights: np.ndarray) -> dict[str, float]:
             found = {name: presence_metrics(np.tensordot(weights, images, axes=1)) for name, images in counts.items()}
-            return {
-                MetricKey(key, group=name): of.get(key, math.nan) for name, of in found.items() for key in _HEADLINE
-            }
+            return {MetricKey(key, group=name): one.get(key, math.nan) for name, one in found.items() for key in _MAIN}
 
         return accuracy
 

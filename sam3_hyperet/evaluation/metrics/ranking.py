@@ -50,8 +50,7 @@ def auroc(uncertainty: Ranking, wrong: np.ndarray, weights: np.ndarray) -> float
 
 
 def risk_coverage(uncertainty: Ranking, loss: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fraction of the items that are kept, least uncertain first, and their mean loss: a point for each distinct
-    uncertainty."""
+    """Fraction of the items kept, least uncertain first, and their mean loss, for each distinct uncertainty."""
     kept, lost = _cumulative(uncertainty, loss, weights)
     return kept / kept[-1], lost / kept
 

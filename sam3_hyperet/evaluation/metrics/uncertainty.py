@@ -87,8 +87,8 @@ class UncertaintyEvaluator(Evaluator):
     def headline(self, records: Sequence[Record]) -> Headline:
         """ρ and AUROC of both, as far as they are defined."""
         detections = PooledDetections(records)
-        defined = detections.metrics(np.ones(len(detections.error)))
-        shown = [key for key, value in defined.items() if np.isfinite(value)]
+        every = np.ones(len(detections.error))
+        shown = [key for key, value in detections.metrics(every).items() if np.isfinite(value)]
 
         def resampled(weights: np.ndarray) -> dict[str, float]:
             found = detections.metrics(weights[detections.image])
