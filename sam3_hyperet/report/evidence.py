@@ -10,9 +10,8 @@ import numpy as np
 from sam3_hyperet.evaluation.compare import Comparison, EvalResult
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Record
 from sam3_hyperet.evaluation.metrics.hierarchy import GranularityEvaluator
+from sam3_hyperet.evaluation.metrics.instances import instance_metrics
 from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
-from sam3_hyperet.evaluation.metrics.instances.instance_metrics import group_columns
-from sam3_hyperet.evaluation.metrics.instances.instance_metrics import precision_recall as precision_by_category
 from sam3_hyperet.evaluation.metrics.radius import BEFORE, METRICS, RadiusEvaluator
 from sam3_hyperet.evaluation.metrics.uncertainty import PooledDetections, UncertaintyEvaluator
 from sam3_hyperet.evaluation.models import BASE
@@ -41,8 +40,8 @@ def precision_recall(comparison: Comparison) -> list[PrecisionRecall]:
     """Curves of the masks at IoU .5 and .75 by group of categories, or of all where there are no groups."""
     curves = []
     for label, evaluator, records in _evaluated(comparison.results, INSTANCES, InstanceEvaluator):
-        precision = precision_by_category(records, "segm")
-        columns = group_columns(evaluator.categories, evaluator.groups)
+        precision = instance_metrics.precision_recall(records, "segm")
+        columns = instance_metrics.group_columns(evaluator.categories, evaluator.groups)
         for group in [name for name in columns if name] or [""]:
             of_group = precision[..., columns[group]]
             there = of_group[0, 0] > -1

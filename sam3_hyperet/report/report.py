@@ -34,8 +34,7 @@ from sam3_hyperet.report.figures.radius_plots import RadiusShift, radius_plots
 from sam3_hyperet.report.figures.training_plots import training_plots
 from sam3_hyperet.report.summary import summary
 from sam3_hyperet.report.tables import MISSING, Row, number, value
-from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
-from sam3_hyperet.training.run_log import read_history
+from sam3_hyperet.training import run_log
 from sam3_hyperet.version import versions
 
 _RADIUS_MAPS = 3
@@ -50,9 +49,8 @@ _TABLES = {"md": tables.markdown_table, "tex": tables.latex_table}
 class Report:
     """All that a report shows; `metrics` as in metrics.json, `history` the lines of metrics.jsonl.
 
-    models: names of the adapted models where there are several (see `tables`); the curves' `model` is one of
-    them, "adapted" where there are not, or "base".
-    gained, lost: where adaptation helped and harmed most, as `examples`.
+    models: names of the adapted models where there are several; a curve's `model` is one of them, "adapted" or "base".
+    gained, lost: where adaptation helped and harmed most.
     instances: ground-truth instances by category.
     """
 
@@ -84,7 +82,7 @@ def write_comparison(comparison: Comparison, run_dir: Path, config_text: str) ->
     report = Report(
         title=run_dir.name,
         metrics=comparison.metrics,
-        history=read_history(run_dir / HISTORY_FILE),
+        history=run_log.read_history(run_dir / run_log.FILE),
         protocol=protocol_facts(comparison),
         config=config_text,
         versions=versions(),

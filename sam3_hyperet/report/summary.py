@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sam3_hyperet.report.tables import GRANULARITIES, UNMOVED, Cell, Row, between, data_set, number, rows, signed, value
 
-SMALL = 0.02
-"""A difference up to here is called small."""
+SMALL = 0.02  # a difference up to here is called small
 _MOST = 5  # clauses about AP and mIoU; a sentence of more is read by nobody
 _ABSENT = "presence/accuracy_absent"
 _INTERVAL = "95 % interval "
@@ -89,7 +88,7 @@ def _change(row: Row, several: bool) -> str:
     if abs(cell.difference) < UNMOVED:
         a, b = number(base, 3), number(cell.value, 3)
         return f"{label} stayed at {b}" if a == b else f"{label} hardly moved ({a} to {b})"
-    digits = _digits(cell)
+    digits = 3 if abs(cell.difference) < SMALL else 2
     if cell.open and cell.interval:
         moved = f"{number(base, digits)} to {number(cell.value, digits)}"
         return f"{label} shows no clear change ({moved}{_interval(cell, digits)})"
@@ -109,7 +108,7 @@ def _best_of(row: Row, models: Sequence[str], several: bool) -> str:
         return f"{label} is highest with {name} ({number(best)})"
     if _largest_change(row) < UNMOVED:
         return f"{label} stays at {number(row.base, 3)} with every model"
-    digits = _digits(cell)
+    digits = 3 if abs(cell.difference) < SMALL else 2
     highest, base, interval = number(best, digits), number(row.base, digits), _interval(cell, digits)
     if cell.verdict == "better":
         return f"{label} is highest with {name}: {highest}, base {base} ({_step(row, cell, digits)})"
@@ -143,10 +142,6 @@ def _lowest(row: Row) -> float:
 def _alarms(right: float | None) -> str:
     percent = 100 * (1 - (right or 0.0))
     return f"{f'{percent:.{0 if percent > 1 else 1}f}'.removesuffix('.0')} %"
-
-
-def _digits(cell: Cell) -> int:
-    return 3 if abs(cell.difference or 0.0) < SMALL else 2
 
 
 def _step(row: Row, cell: Cell, digits: int) -> str:

@@ -14,13 +14,12 @@ from itertools import groupby
 
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 
-UNMOVED = 0.005
-"""A smaller difference of an AP, an mIoU or a fraction is called none."""
+UNMOVED = 0.005  # a smaller difference of an AP, an mIoU or a fraction is called none
 MISSING = "–"
 GRANULARITIES = ("part", "object", "group", "class")
 
 _DATA_SETS = {"coco": "COCO", "ade20k": "ADE20K", "camvid": "CamVid", "": "the data"}
-_ORDER = (*GRANULARITIES, "fused", "instance", "semantic")
+_RANK = {name: place for place, name in enumerate(("", *GRANULARITIES, "fused", "instance", "semantic"))}
 _LATEX_WORDS = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
 _LATEX |= {character: rf"\text{word}{{}}" for character, word in _LATEX_WORDS.items()}
@@ -115,13 +114,9 @@ def prefixes(models: Sequence[str] = ()) -> dict[str, str]:
 
 def rows(metrics: Mapping[str, float], models: Sequence[str] = ()) -> list[Row]:
     """The rows of the main table, by metric, then data set, then granularity; `models` names several adapted ones."""
-    found = [
-        _row(metrics, models, metric, _scope(key), key)
-        for metric in METRICS
-        for key in _keys(metrics)
-        if key.metric == metric.key and not key.category
-    ]
-    return sorted(found, key=lambda row: (METRICS.index(row.metric), row.scope[:1], [_rank(p) for p in row.scope[1:]]))
+    keys = sorted(_keys(metrics), key=lambda key: (key.data, _RANK.get(key.group, len(_RANK)), key.group))
+    found = [(metric, key) for metric in METRICS for key in keys if key.metric == metric.key and not key.category]
+    return [_row(metrics, models, metric, _scope(key), key) for metric, key in found]
 
 
 def category_tables(metrics: Mapping[str, float], models: Sequence[str] = ()) -> dict[str, list[Row]]:
@@ -177,8 +172,7 @@ def number(x: float | None, digits: int = 2) -> str:
     """A fraction as .34, 1.00 or –; with a minus sign where negative."""
     if x is None or not math.isfinite(x):
         return MISSING
-    text = f"{abs(x):.{digits}f}"
-    text = text[1:] if text.startswith("0") else text
+    text = f"{abs(x):.{digits}f}".removeprefix("0")
     return f"−{text}" if x < 0 and text.strip(".0") else text
 
 
@@ -215,10 +209,6 @@ def _verdict(difference: float | None, interval: tuple[float, float] | None, low
     return "better" if (difference > 0) != lower_is_better else "worse"
 
 
-def _rank(part: str) -> tuple[int, str]:
-    return (_ORDER.index(part) if part in _ORDER else len(_ORDER), part)
-
-
 def markdown_table(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
     """A pipe table with a note below it; ends in a newline."""
     adapted = [markdown_text(name) for name in prefixes(models)]
@@ -235,12 +225,12 @@ def latex_table(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str
     head = ["metric", "data", "base"]
     for name in prefixes(models):
         head += [latex_text(name), "difference"]
-    lines = [f"% {_NOTE}", rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}", r"\toprule", _latex_line(head)]
+    lines = [f"% {_NOTE}", rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}", r"\toprule", rf"{' & '.join(head)} \\"]
     for _, found in groupby(rows(metrics, models), key=lambda row: row.metric):
         lines.append(r"\midrule")
         for k, row in enumerate(found):
             name, *others = _texts(row, latex_text, r"\textbf{{{}}}")
-            lines.append(_latex_line(["" if k else name, *others]))
+            lines.append(" & ".join(["" if k else name, *others]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
@@ -266,7 +256,3 @@ def _texts(row: Row, escape: Callable[[str], str], bold: str) -> list[str]:
         place = 2 if best == -1 else 3 + 2 * best
         texts[place] = bold.format(texts[place])
     return texts
-
-
-def _latex_line(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"

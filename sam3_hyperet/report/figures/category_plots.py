@@ -11,14 +11,11 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from sam3_hyperet.report.figures.plots import TEXT, Plot, new_axes, page_color, to_svg
+from sam3_hyperet.report.figures.plots import PAGE, TEXT, Plot, new_axes, to_svg
 from sam3_hyperet.report.tables import UNMOVED, Row, signed
 
-MOST_BARS = 15
-"""Bars of a plot: of more categories, those that gained and those that lost most."""
-MOST_CONCEPTS = 24
-"""Rows of a confusion plot whose names can still be read; of more, those confused most are shown."""
-
+MOST_BARS = 15  # of a plot: of more categories, those that gained and those that lost most
+MOST_CONCEPTS = 24  # rows of a confusion plot that can still be read; of more, those confused most are shown
 _NAME = 22  # characters of a category's name
 _HIDDEN = 0.005  # smaller shares are left blank
 
@@ -64,8 +61,8 @@ def difference_plots(
 
 def confusion_plots(confusion: TreeConfusion) -> list[Plot]:
     """A heat map for each model, of the same concepts in the same order."""
-    finite = {model: np.nan_to_num(np.asarray(shares, float)) for model, shares in confusion.shares.items()}
-    finite = {model: shares for model, shares in finite.items() if shares.size and shares.any()}
+    finite = {model: np.nan_to_num(shares) for model, shares in confusion.shares.items()}
+    finite = {model: shares for model, shares in finite.items() if shares.any()}
     if not finite:
         return []
     wrong = np.max([shares * (1 - np.eye(len(shares))) for shares in finite.values()], axis=0)
@@ -82,11 +79,11 @@ def confusion_plots(confusion: TreeConfusion) -> list[Plot]:
 def _bars(bars: Sequence[tuple[str, float, int | None]], reach: float) -> Markup:
     figure, axes = new_axes(height=0.45 + 0.21 * len(bars), grid="x")
     for place, (_, difference, _) in enumerate(bars):
-        axes.barh(place, difference, height=0.66, color=page_color("better" if difference > 0 else "worse"))
+        axes.barh(place, difference, height=0.66, color=PAGE["better" if difference > 0 else "worse"])
         side, align = (4, "left") if difference >= 0 else (-4, "right")
         text = axes.annotate(signed(difference, 2), (difference, place), (side, 0), textcoords="offset points")
-        text.set(ha=align, va="center", color=page_color("ink"), fontsize=TEXT)
-    axes.axvline(0, color=page_color("muted"), linewidth=1)
+        text.set(ha=align, va="center", color=PAGE["ink"], fontsize=TEXT)
+    axes.axvline(0, color=PAGE["muted"], linewidth=1)
     labels = [_short(name) + (f" ({count:,})" if count is not None else "") for name, _, count in bars]
     axes.set_yticks(range(len(bars)), labels, parse_math=False)
     axes.set_ylim(len(bars) - 0.4, -0.6)
@@ -107,10 +104,10 @@ def _heat_map(shares: np.ndarray, names: Sequence[str], parents: Sequence[str]) 
     axes.spines["bottom"].set_visible(False)
     for row, column in np.argwhere(shares >= _HIDDEN).tolist():
         share = min(float(shares[row, column]), 1.0)
-        color = page_color("adapted" if row == column else "worse")
+        color = PAGE["adapted" if row == column else "worse"]
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, alpha=share, linewidth=0))
         if count <= 12:
-            ink = page_color("page" if share > 0.6 else "ink")
+            ink = PAGE["page" if share > 0.6 else "ink"]
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=TEXT, color=ink)
     _outline_families(axes, parents)
     axes.set_xticks(range(count), labels, rotation=90, parse_math=False)
@@ -121,7 +118,7 @@ def _heat_map(shares: np.ndarray, names: Sequence[str], parents: Sequence[str]) 
 
 def _outline_families(axes: Axes, parents: Sequence[str]) -> None:
     """A frame around the concepts of each parent: inside it siblings, outside cousins."""
-    first, color = 0, page_color("muted")
+    first, color = 0, PAGE["muted"]
     for _, family in groupby(parents):
         size, corner = len(list(family)), (first - 0.5, first - 0.5)
         frame = Rectangle(corner, size, size, fill=False, edgecolor=color, linewidth=1, clip_on=False)

@@ -20,17 +20,15 @@ Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 Color = tuple[int, int, int]
 
-UNMATCHED = -1
-"""A colour number: the grey of a mask that belongs to nothing."""
+UNMATCHED = -1  # a colour number: the grey of a mask that belongs to nothing
 IGNORED = 255
-SIDE = 288
-"""Pixels of the longer side of a report's images."""
+SIDE = 288  # pixels of the longer side of a report's images
 
 _HUES = [  # the first seven are Okabe and Ito's
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442"),
     *("#8c510a", "#999933", "#117733", "#332288", "#aa3377", "#c2e699", "#6a51a3"),
 ]
-_GREY, _WHITE, _BLACK = (214, 214, 214), (255, 255, 255), (0, 0, 0)
+_GREY, _DARK, _WHITE, _BLACK = ((level,) * 3 for level in (214, 64, 255, 0))
 _HATCH = ((92, 92, 92), (128, 128, 128))
 _OPACITY = 0.5  # of a mask's tint
 _LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in lightness
@@ -86,7 +84,7 @@ def palette(count: int) -> Pixels:
     angle = np.deg2rad(20 + _GOLDEN_ANGLE * k)
     lab = np.stack([lightness, chroma * np.cos(angle), chroma * np.sin(angle)], axis=-1)
     rgb = cv2.cvtColor(lab[None].astype(np.float32), cv2.COLOR_LAB2RGB)[0]
-    chosen = np.array([tuple(bytes.fromhex(hue[1:])) for hue in _HUES], dtype=np.uint8)
+    chosen = np.array([list(bytes.fromhex(hue[1:])) for hue in _HUES], dtype=np.uint8)
     result: Pixels = np.concatenate([chosen, np.rint(rgb * 255).astype(np.uint8)])[:count]
     result.flags.writeable = False
     return result
@@ -97,12 +95,10 @@ def overlay(
 ) -> Pixels:
     """The image with tinted, outlined masks, and a label in each where there are any.
 
-    Args:
-        image: (H, W, 3) uint8; left as it is, a copy is returned.
-        masks: bool (H, W) each; an empty one draws nothing. The smaller of two lies on top.
-        labels: one a mask, or none; "" leaves that one out.
-        colors: a number into `palette` for each mask, or `UNMATCHED`; by default 0, 1, 2, ….
-
+    image: (H, W, 3) uint8; left as it is, a copy is returned.
+    masks: bool (H, W) each; an empty one draws nothing. The smaller of two lies on top.
+    labels: one a mask, or none; "" leaves that one out.
+    colors: a number into `palette` for each mask, or `UNMATCHED`; by default 0, 1, 2, ….
     Raises DataError for arrays that do not fit.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -123,9 +119,8 @@ def overlay(
     width = max(1, round(min(image.shape[:2]) / 180))
     for i in order:
         outline, _ = cv2.findContours(binary[i].astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        rim = tuple(int(0.3 * channel) for channel in _GREY) if hues[i] == _GREY else _WHITE
-        cv2.drawContours(result, outline, -1, rim, width + 2, cv2.LINE_AA)
-        cv2.drawContours(result, outline, -1, hues[i], width, cv2.LINE_AA)
+        for color, thickness in ((_DARK if hues[i] == _GREY else _WHITE, width + 2), (hues[i], width)):
+            cv2.drawContours(result, outline, -1, color, thickness, cv2.LINE_AA)
     labelled = [(binary[i], labels[i], hues[i]) for i in order if labels and labels[i] and binary[i].any()]
     return _write_labels(result, labelled) if labelled else result
 
@@ -193,16 +188,16 @@ def instance_panels(example: Example, score_threshold: float) -> list[Panel]:
             raise DataError(f"prompt {example.prompt!r}: a mask is {mask.shape}, its image {size} (height, width)")
     image = enlarge(example.image, SIDE)
     truth = [enlarge(np.asarray(mask, dtype=bool), SIDE) for mask in example.truth]
-    panels = [Panel("Image", data_uri(image))]
-    panels.append(Panel("Ground truth", data_uri(overlay(image, truth)), "" if truth else "not in this image"))
+    truth_panel = Panel("Ground truth", data_uri(overlay(image, truth)), "" if truth else "not in this image")
+    panels = [Panel("Image", data_uri(image)), truth_panel]
     for title, detections in (("Base", example.base), ("Adapted", example.adapted)):
         shown = sorted((d for d in detections if d.score >= score_threshold), key=lambda d: -d.score)
         masks = [enlarge(np.asarray(d.mask, dtype=bool), SIDE) for d in shown]
         colors = match(truth, masks)
         # What matches goes on top; of what does not, only the best is labelled, or labels would hide the image.
         order = sorted(range(len(shown)), key=lambda k: (colors[k] != UNMATCHED, -k))
-        labelled = [k for k in range(len(shown)) if colors[k] == UNMATCHED][:1]
-        labels = [f"{shown[k].score:.2f}" if colors[k] != UNMATCHED or k in labelled else "" for k in order]
+        labelled = [k for k, color in enumerate(colors) if color != UNMATCHED or UNMATCHED not in colors[:k]]
+        labels = [f"{shown[k].score:.2f}" if k in labelled else "" for k in order]
         drawn = overlay(image, [masks[k] for k in order], labels, colors=[colors[k] for k in order])
         panels.append(Panel(title, data_uri(drawn), "" if shown else f"nothing above {score_threshold:g}"))
     return panels
@@ -264,11 +259,9 @@ def _place(mask: np.ndarray, width: int, height: int, covered: np.ndarray, taken
     starts = [] if small else [(x, y), (x, y - height - 1), (x, y + height + 1)]
     starts += [(x, top - height - 4), (x, bottom + 4), (right + 4, y), (left - width - 4, y)]
     starts += [(left, top - height - 4), (right - width, bottom + 4), (x, y)]
-    boxes = []
-    for x, y in starts:
-        x = min(max(x, 0), max(0, mask.shape[1] - width - 1))
-        y = min(max(y, 0), max(0, mask.shape[0] - height - 1))
-        boxes.append((x, y, x + width, y + height))
+    most_x, most_y = max(0, mask.shape[1] - width - 1), max(0, mask.shape[0] - height - 1)
+    inside = [(min(max(x, 0), most_x), min(max(y, 0), most_y)) for x, y in starts]
+    boxes = [(x, y, x + width, y + height) for x, y in inside]
 
     def hidden(box: Box) -> int:
         labels = 4 * sum(_shared(box, other) for other in taken)

@@ -17,12 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-SERIES = 8
-"""Number of line colours of the page, `--series-0` and on."""
-WIDTH = 4.6
-"""Inches of a plot; two stand side by side on a page. At 100 pixels an inch its text is as large as small print."""
-TEXT = 9.0
-"""Points of all text in a plot."""
+SERIES = 8  # line colours of the page, `--series-0` and on
+WIDTH = 4.6  # inches of a plot, two side by side: at 100 pixels an inch its text is as large as small print
+TEXT = 9.0  # points of all text in a plot
 
 _COLORS = (
     "page",
@@ -35,7 +32,7 @@ _COLORS = (
     "worse",
     *(f"series-{k}" for k in range(SERIES)),
 )
-_STAND_INS = {name: f"#0a0b{k:02x}" for k, name in enumerate(_COLORS, start=16)}
+PAGE = {name: f"#0a0b{k:02x}" for k, name in enumerate(_COLORS, start=16)}  # the stand-ins that `to_svg` replaces
 
 
 @dataclass(frozen=True)
@@ -60,11 +57,6 @@ class Plot:
     note: str = ""
 
 
-def page_color(name: str) -> str:
-    """The stand-in for a colour of the page, which `to_svg` replaces."""
-    return _STAND_INS[name]
-
-
 def model_colors(count: int) -> tuple[str, ...]:
     """The page's colours of the base and of `count` adapted models."""
     return ("base", "adapted", *(f"series-{1 + k % (SERIES - 1)}" for k in range(count - 1)))[: count + 1]
@@ -78,12 +70,12 @@ def new_axes(x: str = "", y: str = "", *, height: float = 2.7, grid: Literal["x"
     axes.patch.set_visible(False)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_edgecolor(page_color("muted"))
-    axes.tick_params(which="both", length=0, labelsize=TEXT, labelcolor=page_color("muted"))
-    axes.grid(axis=grid, color=page_color("grid"), linewidth=0.8)
+        spine.set_edgecolor(PAGE["muted"])
+    axes.tick_params(which="both", length=0, labelsize=TEXT, labelcolor=PAGE["muted"])
+    axes.grid(axis=grid, color=PAGE["grid"], linewidth=0.8)
     axes.set_axisbelow(True)
     for label, text in ((axes.xaxis.label, x), (axes.yaxis.label, y)):
-        label.set(text=text, color=page_color("muted"), fontsize=TEXT)
+        label.set(text=text, color=PAGE["muted"], fontsize=TEXT)
     return figure, axes
 
 
@@ -98,15 +90,15 @@ def thinned(x: ArrayLike, y: ArrayLike, most: int) -> tuple[tuple[float, ...], t
     points = points[:, np.isfinite(points).all(axis=0)]
     count = points.shape[1]
     keep = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
-    found_x, found_y = points[:, keep].tolist()
-    return tuple(found_x), tuple(found_y)
+    kept_x, kept_y = points[:, keep].tolist()
+    return tuple(kept_x), tuple(kept_y)
 
 
 def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
     """Draw curves; a lone point would be invisible without its marker."""
     for line in lines:
         style, marker = (0, (4, 2)) if line.dashed else "-", "o" if line.marked or len(line.x) == 1 else ""
-        color = page_color(line.color)
+        color = PAGE[line.color]
         axes.plot(line.x, line.y, color=color, linewidth=1.6, linestyle=style, marker=marker, markersize=3.2)
 
 
@@ -137,6 +129,6 @@ def to_svg(figure: Figure) -> Markup:
     digest = hashlib.sha256(svg.encode()).hexdigest()[:8]
     for number, name in enumerate(dict.fromkeys(re.findall(r'id="([^"]*)"', svg))):
         svg = svg.replace(f'"{name}"', f'"plot-{digest}-{number}"').replace(f"#{name}", f"#plot-{digest}-{number}")
-    for name, stand_in in _STAND_INS.items():
+    for name, stand_in in PAGE.items():
         svg = svg.replace(stand_in, f"var(--{name})")
     return Markup(svg)

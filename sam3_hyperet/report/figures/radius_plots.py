@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from sam3_hyperet.report.figures.plots import new_axes, page_color, percent, to_svg
+from sam3_hyperet.report.figures.plots import PAGE, new_axes, percent, to_svg
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ def _histogram(shift: RadiusShift, limits: tuple[float, float]) -> Markup:
     """Both histograms as shares of their positions, the means as dashed lines where finite."""
     figure, axes = new_axes("fine ← normalised radius → coarse")
     shares = [np.asarray(counts, float) / max(float(np.sum(counts)), 1.0) for counts in (shift.before, shift.after)]
-    axes.stairs(shares[0], shift.edges, fill=True, color=page_color("base"), alpha=0.45)
-    axes.stairs(shares[1], shift.edges, color=page_color("adapted"), linewidth=1.8)
+    axes.stairs(shares[0], shift.edges, fill=True, color=PAGE["base"], alpha=0.45)
+    axes.stairs(shares[1], shift.edges, color=PAGE["adapted"], linewidth=1.8)
     top = max(float(share.max()) for share in shares) * 1.12 or 1.0
     for mean, color in ((shift.before_mean, "base"), (shift.after_mean, "adapted")):
         if math.isfinite(mean):
-            axes.vlines(mean, 0, top, color=page_color(color), linewidth=1.4, linestyle=(0, (4, 2)))
+            axes.vlines(mean, 0, top, color=PAGE[color], linewidth=1.4, linestyle=(0, (4, 2)))
     axes.set(xlim=limits, ylim=(0, top))
     axes.yaxis.set_major_formatter(percent)
     return to_svg(figure)

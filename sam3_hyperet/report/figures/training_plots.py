@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-from sam3_hyperet.report.figures.plots import SERIES, Line, Plot, draw_lines, new_axes, page_color, thinned, to_svg
+from sam3_hyperet.report.figures.plots import PAGE, SERIES, Line, Plot, draw_lines, new_axes, thinned, to_svg
 
 _Point = tuple[float, float]
 _History = Sequence[Mapping[str, float]]
@@ -73,18 +73,15 @@ def _line(history: _History, key: str, name: str, color: str, marked: bool = Fal
 
 def _best(lines: Sequence[Line], step: float | None) -> _Point | None:
     """The tuning loss of this step, or its lowest."""
-    tuning = next((line for line in lines if line.marked), None)
-    if tuning is None:
-        return None
-    points = list(zip(tuning.x, tuning.y, strict=True))
-    return next((p for p in points if p[0] == step), None) or min(points, key=lambda p: p[1])
+    points = [point for line in lines if line.marked for point in zip(line.x, line.y, strict=True)]
+    return next((p for p in points if p[0] == step), None) or min(points, key=lambda p: p[1], default=None)
 
 
 def _curves(lines: Sequence[Line], best: _Point | None = None, log: bool = False, zero: bool = False) -> Markup:
     figure, axes = new_axes("step")
     draw_lines(axes, lines)
     if best is not None:
-        color = page_color("adapted")
+        color = PAGE["adapted"]
         axes.axvline(best[0], color=color, linewidth=1, linestyle=(0, (3, 3)))
         axes.plot(*best, marker="o", markersize=8, markerfacecolor="none", clip_on=False, color=color)
     if log:
