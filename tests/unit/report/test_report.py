@@ -14,6 +14,7 @@ from sam3_hyperet.report.figures.radius_maps import RadiusMap
 from sam3_hyperet.report.figures.radius_plots import RadiusShift
 from sam3_hyperet.report.figures.score_plots import PrecisionRecall, RiskCoverage
 from sam3_hyperet.report.report import Report, write_report, write_tables
+from sam3_hyperet.report.tables import METRICS
 
 HOSTILE = "<script>alert('x')</script>\"&"
 
@@ -173,3 +174,10 @@ def test_tables_are_written(tmp_path):
     paths = write_tables(full(), tmp_path / "new")
     assert [path.name for path in paths] == ["comparison.md", "comparison.tex"]
     assert all("Mask AP" in path.read_text("utf-8") for path in paths)
+
+
+def test_every_metric_of_the_main_table_is_explained(tmp_path):
+    every = {key: value for metric in METRICS for key, value in metrics(key=metric.key).items()}
+    text = write_report(Report("t", keyed(every), [], {}, "", {}), tmp_path / "r.html").read_text("utf-8")
+    assert text.count('<tr class="name">') == len(METRICS)
+    assert "<span></span></th>" not in text
