@@ -1,7 +1,5 @@
 """Names and bounds that options and tensor code share; nothing here needs torch."""
 
-from __future__ import annotations
-
 GEOMETRIES = ("euclidean", "mobius", "lorentz", "gyro")
 FORMER_GEOMETRIES = {"moebius": "mobius"}
 """Former names, which files and commands may still have."""

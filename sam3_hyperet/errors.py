@@ -1,7 +1,5 @@
 """Errors that are the user's to mend: each message names the file, key or record, what was found and expected."""
 
-from __future__ import annotations
-
 
 class UserError(Exception):
     """Bad input, said in one clear message; the command line prints it and exits with status 1."""

@@ -1,7 +1,5 @@
 """Files of a run: atomic writes, sole use of a folder, and a list of what was written in it."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -4,8 +4,6 @@ The COCO tools do not refuse a mask whose runs do not cover its image: area and 
 dictionary of `size`, [height, width] in pixels, and `counts`, compressed (text or bytes) where nothing else is said.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

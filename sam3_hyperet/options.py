@@ -4,8 +4,6 @@ A key that was renamed is listed in the class's `ALIASES`, old name to new; it s
 A type may be annotated with a `Condition` on its values, or with the tuple of them.
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """Benchmarks of speed and memory, which are in the repository and not in the installed package."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 

@@ -3,8 +3,6 @@
 Nothing here imports torch, so that help and mistakes cost no time.
 """
 
-from __future__ import annotations
-
 import errno
 import functools
 import json

@@ -1,7 +1,5 @@
 """Any number of models side by side on a split of a data set: metrics.json and report.html."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Imports are within functions, so that Ctrl-C while they run is one line, too.
 """
 
-from __future__ import annotations
-
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """`tools/evaluate.py`: score the base and any number of adapted models side by side on any data set."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Collection

@@ -1,7 +1,5 @@
 """Help of a tool: what it does, the choices of its groups, its keys, and the options of a section."""
 
-from __future__ import annotations
-
 import json
 import textwrap
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """`sam3-hyperet merge`: an adapter folded into the base weights, checked on images, then written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

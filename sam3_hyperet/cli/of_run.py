@@ -1,7 +1,5 @@
 """Sections of a tool's configuration that come from the training runs that `run=` names."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

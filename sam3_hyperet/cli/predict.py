@@ -1,7 +1,5 @@
 """`sam3-hyperet predict`: what a model finds on images, as overlays and as one JSON file."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

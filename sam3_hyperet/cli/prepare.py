@@ -1,7 +1,5 @@
 """`sam3-hyperet prepare`: what a data set lacks and where to get it; a manifest where it lacks nothing."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence

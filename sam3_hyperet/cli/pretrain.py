@@ -1,7 +1,5 @@
 """Pretraining of the tiny base: train, then write the best weights in half precision, the file that is shipped."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

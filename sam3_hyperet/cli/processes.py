@@ -1,7 +1,5 @@
 """The processes of a run, by Lightning Fabric."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """All options of a training run, read from its configuration and checked before anything starts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`sam3-hyperet score`: the metrics of prediction files that anyone made."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What options a command line has: the sections with their dataclasses, and the checks of keys outside them."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from sam3_hyperet.data.options import DataOptions

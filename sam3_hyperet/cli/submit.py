@@ -1,7 +1,5 @@
 """`launcher=slurm` of `train`: one run, or a sweep as one array, each with its own saved configuration."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import sys

@@ -1,7 +1,5 @@
 """`sam3-hyperet train`: train, then score the base and the adapted model, and write the report."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """ADE20K's 150-class benchmark (ADEChallengeData2016), as its archive unpacks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from sam3_hyperet.data.annotations import prompt_name, shown

@@ -1,7 +1,5 @@
 """What every reader returns: categories, images with their instances, and a count of what was left out."""
 
-from __future__ import annotations
-
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Every file of a data set opened once: what is there, what was expected, and what cannot be used."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Mapping

@@ -5,8 +5,6 @@ without a pixel) is left out and counted in `dropped`; a box or an area that can
 counted in `adjusted`. Polygons become masks one image at a time, so the whole of train2017 can be read.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 Which of them count is one rule, in docs/evaluation.md under "Which annotations count".
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Label maps rewritten with other values, into a folder of their own that is there whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Mapping

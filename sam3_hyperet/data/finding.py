@@ -1,7 +1,5 @@
 """The one finder of files: hidden entries skipped, linked folders followed, names in any case and Unicode form."""
 
-from __future__ import annotations
-
 import os
 import unicodedata
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 """Concept trees: of category ids, for drawing prompts; of names, for measuring consistency; and their file."""
 
-from __future__ import annotations
-
 import graphlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Images with a label map each: ADE20K, CamVid, Cityscapes, any folder of single-channel images and a list of names."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """What a person should know of a data set before its numbers: lines that preparing, training and evaluating print."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

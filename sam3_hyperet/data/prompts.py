@@ -1,7 +1,5 @@
 """Which concepts to ask of an image: those it shows, and those it does not, the confusable ones first."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

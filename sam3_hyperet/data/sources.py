@@ -1,7 +1,5 @@
 """A data set by its options: which files make its training, tuning and validation images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path

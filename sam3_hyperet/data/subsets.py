@@ -1,7 +1,5 @@
 """Parts of a data set: some of its images, some of its annotations, some of its vocabulary."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 

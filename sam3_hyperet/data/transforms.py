@@ -1,7 +1,5 @@
 """Images and masks at the model's size: SAM 3's own preprocessing, and views of an image for training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

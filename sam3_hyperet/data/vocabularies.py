@@ -4,8 +4,6 @@ The split is that of Bansal et al., Zero-Shot Object Detection (ECCV 2018), whic
 report AP on: 48 base categories to train with, 17 novel ones. The other 15 of COCO's 80 belong to neither.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from sam3_hyperet.data.annotations import Category, prompt_name, some, spoken

@@ -1,7 +1,5 @@
 """How sure is a difference between two models? The paired percentile bootstrap over images (Efron, 1979)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Any number of models on one split: their records, and their metrics in one flat table."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence

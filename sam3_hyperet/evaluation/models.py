@@ -1,7 +1,5 @@
 """The models of an evaluation: the base, and what adapter files and training runs make of it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

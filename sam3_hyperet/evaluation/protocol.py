@@ -1,7 +1,5 @@
 """The evaluation protocol: the options that stand beside every number."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, ClassVar

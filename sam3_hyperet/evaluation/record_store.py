@@ -1,7 +1,5 @@
 """The records of one model on disk, from which a killed evaluation goes on."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import zipfile

@@ -1,7 +1,5 @@
 """Models run on images, each image for all models in turn; the evaluators' records of it are kept."""
 
-from __future__ import annotations
-
 import resource
 import sys
 import time

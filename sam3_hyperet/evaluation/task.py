@@ -1,7 +1,5 @@
 """The prompts of a split, one vocabulary for instances and label maps, and the evaluators of a model on it."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property

@@ -5,8 +5,6 @@ encoder's first layer, whose input is the image alone; and the parts that `mask_
 demand.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from functools import cache, cached_property

@@ -7,8 +7,6 @@ the map itself, one for each place in a pair of rows and of columns: 4/9 of the 
 before the products of queries and pixels is folded into the queries: ⟨e, Wp + b⟩ = ⟨Wᵀe, p⟩ + ⟨e, b⟩.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any

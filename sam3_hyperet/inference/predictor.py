@@ -1,7 +1,5 @@
 """Predictions for a vocabulary: each image is encoded once, the vocabulary once per run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property

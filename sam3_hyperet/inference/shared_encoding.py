@@ -1,7 +1,5 @@
 """Encoders that several models share run once for each input: trunk and neck, and the text encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial

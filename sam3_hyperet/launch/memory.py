@@ -1,7 +1,5 @@
 """Estimate of a run's memory from its parameters, and of its time from its own past."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Options of a Slurm job, without torch and submitit."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

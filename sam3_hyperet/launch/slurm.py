@@ -3,8 +3,6 @@
 Nothing here loads torch: a job that is preempted while it unpickles would die, as submitit listens only afterwards.
 """
 
-from __future__ import annotations
-
 import os
 import pkgutil
 import signal

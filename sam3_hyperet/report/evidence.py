@@ -1,7 +1,5 @@
 """The evidence behind a comparison's metrics, from its records: curves, confusion, counts, radii."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 

@@ -4,8 +4,6 @@ The extremes are by the F1 of an image's masks: a detection of score ≥ 1/2 is 
 at IoU ≥ 1/2, each of which counts once. Where nothing is there and nothing is detected, F1 is 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

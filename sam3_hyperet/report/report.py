@@ -3,8 +3,6 @@
 Parts without data are left out; a value that is not finite, or COCO's -1 for "nothing to find", is shown as "–".
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The summary of a comparison in one sentence, worded by the sign and size of each difference and its interval."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from sam3_hyperet.report.tables import GRANULARITIES, UNMOVED, Cell, Row, between, data_set, number, rows, signed, value

@@ -4,8 +4,6 @@ Metrics are flat, by `MetricKey`; `difference/…/low` and `/high` are the 95 % 
 from the base.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 Coordinates are the image's: units of 1/128 of its side, the origin at the top left, y downwards.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 Objects come first, so that an object's category id is also its value in the label maps (0 is unlabelled).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 _OBJECTS: dict[str, tuple[str | None, tuple[str, ...]]] = {

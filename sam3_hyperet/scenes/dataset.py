@@ -13,8 +13,6 @@ Beyond COCO's own keys, a category has `granularity`; an annotation has `object_
 that it is, is a part of, or is the group view of; a thing and its group view have `attributes: {"color": …}`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

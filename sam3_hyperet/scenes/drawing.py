@@ -4,8 +4,6 @@ Colours and labels are drawn by the same calls at three times the size. The imag
 pixels most of whose 3 × 3 samples carry its label, so masks are disjoint and parts lie within their object.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

@@ -4,8 +4,6 @@ Coordinates are a sprite's own: the origin at the middle of the thing's foot, x 
 in proportions, colour and details; its parts stay about ten units wide or more.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from sam3_hyperet.scenes.concepts import THINGS

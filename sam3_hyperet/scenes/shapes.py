@@ -3,8 +3,6 @@
 Lengths are in units of 1/128 of the image's side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple

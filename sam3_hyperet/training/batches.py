@@ -1,7 +1,5 @@
 """Training batches, endless from any step on; validation batches; parts of a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import TypeVar

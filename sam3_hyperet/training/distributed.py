@@ -1,7 +1,5 @@
 """Fully sharded training (FSDP2): each process keeps a part of every parameter, gradient and optimizer state."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Cache of a frozen trunk's features on disk: each view of an image goes through the trunk once."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math

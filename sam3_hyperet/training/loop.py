@@ -1,7 +1,5 @@
 """The training loop: setup, steps with their checks, the best and the last weights on disk."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math

@@ -1,7 +1,5 @@
 """AdamW with a learning rate for each group of parameters: linear warm-up, then a cosine."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Options of training: the loop, stages, optimizer, curvature, cache and loggers; without torch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Annotated

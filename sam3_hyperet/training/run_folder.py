@@ -1,7 +1,5 @@
 """Folder of a training run: its weights, its state, and which files are the run's own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Log of a run: metrics.jsonl, trackers (TensorBoard, Weights & Biases), and a progress bar or lines."""
 
-from __future__ import annotations
-
 import json
 import math
 import uuid

@@ -1,7 +1,5 @@
 """Stages of training: which parameters train (adapters, named layers as well, everything), and from when on."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Saved state of a run, with a checksum: trained parameters, optimizer, random generators, progress."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

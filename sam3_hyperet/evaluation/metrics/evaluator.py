@@ -4,8 +4,6 @@ The arrays of an image, its record, are written to disk as soon as the image is 
 resumed, several processes can share one by its images, and a bootstrap draws images without running the model again.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The confident detections of every image, small enough to keep all: a report chooses afterwards what it shows."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from sam3_hyperet.data.annotations import AnnotatedImages

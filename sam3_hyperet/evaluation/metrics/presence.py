@@ -1,7 +1,5 @@
 """Presence as an image-level classification of (image, prompt) pairs: are absent concepts recognised as absent?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 

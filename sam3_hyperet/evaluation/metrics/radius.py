@@ -1,7 +1,5 @@
 """Radius statistics of every site of adjustments, counted image by image so that they resume and add up."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

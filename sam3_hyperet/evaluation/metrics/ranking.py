@@ -5,8 +5,6 @@ weighting their items, and what takes long, the sorting, is done once. Equal val
 among items of equal uncertainty is averaged over.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import digamma
 

@@ -11,8 +11,6 @@ sign, and an AUROC below 1/2 says that the smaller radius means the error. `aurc
 mean error, and `aurc/oracle` that of the error's own.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """cgF1 of results on SA-Co's files, where what COCO calls an image is a pair of an image and a noun phrase."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

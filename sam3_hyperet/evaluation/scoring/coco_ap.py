@@ -7,8 +7,6 @@ size of a mask result is its mask's even where it has a `bbox` (pycocotools woul
 box result is its box's, or its mask's where the record has only a mask (so in pycocotools).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any

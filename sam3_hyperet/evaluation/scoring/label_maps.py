@@ -1,7 +1,5 @@
 """mIoU of label maps as files: which value in a file means which class."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

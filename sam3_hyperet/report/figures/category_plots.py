@@ -1,7 +1,5 @@
 """Categories that gained and lost, and those matched by the prompts of others, in the order of the concept tree."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby

@@ -1,7 +1,5 @@
 """Masks and label maps drawn on images, in colours as safe for the colour-blind as a dozen hues can be."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

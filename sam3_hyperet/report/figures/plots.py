@@ -1,7 +1,5 @@
 """Plots as small inline SVGs in the page's colours, light or dark: axes, ticks and lines without title or legend."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re

@@ -1,7 +1,5 @@
 """The normalised radius of a site's features over an image, in front of and behind the adjustment."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

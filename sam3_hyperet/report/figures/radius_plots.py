@@ -1,7 +1,5 @@
 """Histograms of the normalised radius at each site, into and out of its adjustment."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

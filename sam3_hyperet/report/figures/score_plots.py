@@ -1,7 +1,5 @@
 """Curves of what scores are worth: precision over recall, and risk over coverage."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Curves of a training run: losses and their parts, radius by site, learning rate."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np

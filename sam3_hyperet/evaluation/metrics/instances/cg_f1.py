@@ -11,8 +11,6 @@ sum of IoU; those of IoU ≥ t are true positives. Summed over pairs,
 SAM 3's small constants are kept: 1e-4 in each ratio over instances, 1e-6 in those over pairs; -1 where nothing counts.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 

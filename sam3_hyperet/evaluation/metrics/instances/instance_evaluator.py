@@ -1,7 +1,5 @@
 """Box and mask AP and cgF1 of one model, as an `Evaluator`: each image is matched at once, no mask is kept."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np

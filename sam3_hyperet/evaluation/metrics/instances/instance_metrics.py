@@ -1,7 +1,5 @@
 """Flat figures from the records of images: COCO's AP and AR, SAM 3's cgF1, and the few of them that are resampled."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np

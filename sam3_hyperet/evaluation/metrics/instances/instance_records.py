@@ -4,8 +4,6 @@ Only a detection that overlaps a ground truth can be matched. The others, most o
 they count for: ten bytes each. So COCO val with 100 detections of each of 80 categories fits in memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

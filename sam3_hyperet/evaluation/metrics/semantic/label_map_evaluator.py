@@ -12,8 +12,6 @@ g ≥ that threshold (`semantic`, `fused`). The pixel goes to the competing clas
 first of equals; a pixel without one is `UNASSIGNED`. Classes come one by one: memory is a few maps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import numpy as np

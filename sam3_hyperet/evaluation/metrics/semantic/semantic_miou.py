@@ -4,8 +4,6 @@ Pixels whose label is `ignore` are not counted. Pixels that no class was given t
 their own: they count as missed (dropping them would inflate the mean), and their fraction is reported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
