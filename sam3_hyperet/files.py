@@ -42,8 +42,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     The name is unique among processes, machines and containers that share the folder.
 
-    Raises:
-        StorageError: the file cannot be written, such as on a full disk; the one that was there before is kept.
+    Raises StorageError: the file cannot be written, such as on a full disk; the one that was there before is kept.
     """
     path = Path(path)
     with storage_errors(path):
@@ -89,8 +88,7 @@ def sole_use(folder: Path) -> Iterator[str]:
     Yields:
         What was taken over from, in one line, or "".
 
-    Raises:
-        ConfigError: another process uses the folder.
+    Raises ConfigError: another process uses the folder.
     """
     key = folder.resolve()
     if key in _held:

@@ -47,8 +47,7 @@ def parse_command(tool: str, argv: Sequence[str] | None = None, configs: Path = 
     subcommands (then the subcommand is ""). The defaults list there names groups, whose choices are files, too; the
     sections of `SECTIONS` have the defaults of their dataclasses below what the files say.
 
-    Raises:
-        ConfigError: an unknown subcommand, key or choice, a value that cannot be, or a `???` left without a value.
+    Raises ConfigError: an unknown subcommand, key or choice, a value that cannot be, or a `???` left without a value.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     flags = {argument for argument in arguments if argument in (*_HELP, _SHOW)}

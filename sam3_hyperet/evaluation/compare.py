@@ -85,8 +85,7 @@ def compare(
         None in a process that is not the first. The metrics are flat: `base/<data>/<metric>` of the base,
         `<data>/<metric>` of the adapted model, of several `<name>/<data>/<metric>`.
 
-    Raises:
-        ConfigError: a folder of records that no evaluation wrote.
+    Raises ConfigError: a folder of records that no evaluation wrote.
     """
     runs = [open_run(model, task, RecordStore(run_dir / RECORDS / model.name)) for model in models]
     exact = _exact_run(models[-1], task, run_dir / RECORDS)

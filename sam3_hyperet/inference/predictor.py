@@ -30,8 +30,7 @@ class Predictor:
         min_score: a prompt whose detections all score less keeps no query, and no mask of it is decoded.
         precision: "32-true", or "bf16-mixed" for autocast.
 
-    Raises:
-        ConfigError: no prompt, an empty one, one that SAM 3 would cut short, or an option that cannot be.
+    Raises ConfigError: no prompt, an empty one, one that SAM 3 would cut short, or an option that cannot be.
     """
 
     def __init__(

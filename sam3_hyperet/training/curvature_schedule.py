@@ -44,8 +44,7 @@ class RadiusControl:
     next plateau it goes on in the same direction if the loss improved in between; otherwise it undoes the move and
     makes the opposite one. Where a bound forbids a move it turns around. Nothing is drawn at random.
 
-    Raises:
-        ConfigError: a curvature that is also learnt, none to move, or a start outside the bounds of "dynamic".
+    Raises ConfigError: a curvature that is also learnt, none to move, or a start outside the bounds of "dynamic".
     """
 
     def __init__(self, model: nn.Module, options: RadiusOptions, max_steps: int) -> None:

@@ -96,8 +96,7 @@ def cached_trunk(model: host.Sam3Image, options: CacheOptions, views: int, preci
         views: how many different views of images training will show.
         precision: in which the trunk computes; its results are kept apart.
 
-    Raises:
-        ConfigError: a trunk that trains or has adapters, or a disk too small for `views` more views.
+    Raises ConfigError: a trunk that trains or has adapters, or a disk too small for `views` more views.
     """
     check_frozen_trunk(model)
     neck = model.backbone.vision_backbone

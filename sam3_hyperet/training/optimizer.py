@@ -34,8 +34,7 @@ def build_optimizer(
         starts: step at which a group began to train, by the group's name before a dot; 0 where it is not there.
         previous: its state is kept for parameters that go on.
 
-    Raises:
-        ConfigError: a warm-up that is longer than the run, or what AdamW refuses.
+    Raises ConfigError: a warm-up that is longer than the run, or what AdamW refuses.
     """
     if not 0 <= options.warmup_steps <= max_steps:
         raise ConfigError(f"optim.warmup_steps={options.warmup_steps}; expected from 0 to train.max_steps={max_steps}")

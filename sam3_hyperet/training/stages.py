@@ -43,8 +43,7 @@ def set_stage(model: nn.Module, stage: int, layers: Sequence[str] = KEY_LAYERS) 
         stage: 1 adapters only; 2 adapters and the layers that `layers` name; 3 everything.
         layers: regular expressions, matched from the start of a parameter's name; read in stage 2 alone.
 
-    Raises:
-        ConfigError: an unknown stage, nothing to train, or a pattern that matches nothing.
+    Raises ConfigError: an unknown stage, nothing to train, or a pattern that matches nothing.
     """
     if stage not in STAGES:
         raise ConfigError(f"stage={stage!r} is unknown; expected 1, 2 or 3")

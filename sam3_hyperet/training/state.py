@@ -68,8 +68,7 @@ def previous_state(path: Path) -> Path:
 def read_state(path: Path, world: int = 1) -> dict[str, Any]:
     """What `save_state` wrote, or what it wrote the time before, where that cannot be read or its checksum is wrong.
 
-    Raises:
-        CheckpointError: neither can be read, or the state is of another number of processes than `world`.
+    Raises CheckpointError: neither can be read, or the state is of another number of processes than `world`.
     """
     try:
         state = _verified(path)

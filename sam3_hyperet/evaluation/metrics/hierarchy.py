@@ -65,8 +65,7 @@ class GranularityEvaluator(Evaluator):
     Attributes:
         children: everything that has a parent, in the order of the numbers in the records.
 
-    Raises:
-        ConfigError: a concept of the tree that no prompt names.
+    Raises ConfigError: a concept of the tree that no prompt names.
     """
 
     def __init__(self, images: AnnotatedImages, prompts: Sequence[Prompt], hierarchy: Hierarchy) -> None:
