@@ -98,10 +98,9 @@ def iou(shapes: Sequence[Any], others: Sequence[Any], crowd: Sequence[bool] | No
 def invalid_rles(counts: Sequence[bytes], areas: Sequence[int]) -> np.ndarray:
     """Which of n compressed RLEs do not decode to their image: (n,) bool.
 
-    areas: height x width of each image, in pixels. Valid means: only
-    characters of the alphabet, ended where a run ends, no run negative, and the runs add up to the area. The
-    format: a run is little-endian base 32 in characters from "0", bit 5 set on all but its last; from the
-    fourth on, runs are differences to the run two before.
+    areas: height x width of each image, in pixels. Valid means: only characters of the alphabet, ended where a run
+    ends, no run negative, and the runs add up to the area. The format: a run is little-endian base 32 in characters
+    from "0", bit 5 set on all but its last; from the fourth on, runs are differences to the run two before.
     """
     lengths = np.array([len(c) for c in counts], dtype=np.int64)
     bad: np.ndarray = lengths == 0
@@ -111,7 +110,6 @@ def invalid_rles(counts: Sequence[bytes], areas: Sequence[int]) -> np.ndarray:
     last = np.cumsum(lengths[some]) - 1  # of each string's characters
     codes = np.frombuffer(b"".join(counts), dtype=np.uint8) - np.uint8(48)  # wraps: what is below "0" is above 63
     bad[some[np.searchsorted(last, np.flatnonzero(codes > 63))]] = True
-
     is_end = (codes & 0x20) == 0
     bad[some[~is_end[last]]] = True
     is_end[last] = True
@@ -120,7 +118,6 @@ def invalid_rles(counts: Sequence[bytes], areas: Sequence[int]) -> np.ndarray:
     widths = ends - starts + 1
     last_run = np.searchsorted(ends, last)
     bad[some[np.searchsorted(last_run, np.flatnonzero(widths > _MAX_BYTES))]] = True
-
     values = _run_values(codes, ends, widths)
     runs, first_rows = _undo_differences(values, np.diff(last_run, prepend=-1))
     if runs.min() < 0:

@@ -70,13 +70,11 @@ class ImageInfo:
 class AnnotatedImages:
     """Annotated images, by position 0 … len − 1.
 
-    Attributes:
-        dropped: by reason, how many annotations were left out. adjusted: those kept after a harmless repair.
-        crowds: how many annotations are crowds.
-        counts: annotations of each category id that has any, crowds included, in all images of the file; of a large
-            label-map set None. A category without any is never taken as absent.
-        is_upright: whether EXIF orientation is applied. COCO's, ADE20K's and CamVid's annotations are drawn on the
-            stored pixels.
+    dropped: by reason, how many annotations were left out. adjusted: those kept after a harmless repair.
+    crowds: how many annotations are crowds.
+    counts: annotations of each category id that has any, crowds included, in all images of the file; of a large
+        label-map set None. A category without any is never taken as absent.
+    is_upright: whether EXIF orientation is applied; COCO's, ADE20K's and CamVid's annotations are of the stored pixels.
     """
 
     counts: Mapping[int, int] | None = None

@@ -17,21 +17,15 @@ from sam3_hyperet.errors import ConfigError
 
 @dataclass(frozen=True)
 class Conversion:
-    """What to make of label maps with other labels than are scored; folders are below the data set's root.
+    """What to make of label maps with other labels than are scored; folders are below the data set's root."""
 
-    folder, ending: of the label maps as they come, and of their file names. to, to_ending: the same of those to make;
-        label maps with that ending in `folder` need no conversion.
-    values: label as it comes -> label to write. other: what all other labels become.
-    option: the key of the command line that names the folder of label maps.
-    """
-
-    folder: str
-    ending: str
-    to: str
-    to_ending: str
-    values: Mapping[int, int]
-    other: int
-    option: str
+    folder: str  # of the label maps as they come
+    ending: str  # of their file names
+    to: str  # folder of the label maps to make
+    to_ending: str  # of their file names; what has it in `folder` needs no conversion
+    values: Mapping[int, int]  # label as it comes -> label to write
+    other: int  # what all other labels become
+    option: str  # the key of the command line that names the folder of label maps
 
     def __post_init__(self) -> None:
         written = (*self.values.values(), self.other)

@@ -27,10 +27,9 @@ COCO_PROMPTS = {
 class Hierarchy:
     """Prompts above prompts; a child may have several parents.
 
-    Attributes:
-        kinds: parent -> its kinds, whose masks together are the parent's. A class that also stands for what is left of
-            its kind is among its own kinds (ADE20K has "building" beside "house").
-        parts: whole -> its parts, whose masks lie within the whole's.
+    kinds: parent -> its kinds, whose masks together are the parent's. A class that also stands for what is left of
+        its kind is among its own kinds (ADE20K has "building" beside "house").
+    parts: whole -> its parts, whose masks lie within the whole's.
     """
 
     kinds: Families

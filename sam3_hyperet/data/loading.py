@@ -189,14 +189,13 @@ class EndlessOrder(Sampler[Pick]):
     """What one process sees: every `world`-th image of an endless row of epochs, each epoch a permutation of its own.
 
     So all processes together see the row itself, without gap or repetition, whatever their number.
-    images: how many an epoch has. first: how many images this process has already seen.
     """
 
-    images: int
+    images: int  # of an epoch
     seed: int = 0
     rank: int = 0
     world: int = 1
-    first: int = 0
+    first: int = 0  # how many images this process has already seen
 
     def __iter__(self) -> Iterator[Pick]:
         shuffled: int | None = None

@@ -141,15 +141,12 @@ def _weights(stated: Mapping[str, float] | None, categories: Sequence[Category])
     if not stated:
         return {"": 1.0}
     found = sorted({c.granularity for c in categories})
-    for granularity, weight in stated.items():
-        if granularity not in found:
-            known = ", ".join(found)
-            raise ConfigError(f"granularity_weights names the granularity {granularity!r}, the data has {known}")
+    for level, weight in stated.items():
+        if level not in found:
+            raise ConfigError(f"granularity_weights names the granularity {level!r}, the data has {', '.join(found)}")
         if not (np.isfinite(weight) and weight >= 0):
-            raise ConfigError(
-                f"granularity_weights gives {granularity!r} the weight {weight}, expected a number from 0"
-            )
-    weights = {granularity: float(weight) for granularity, weight in stated.items() if weight > 0}
+            raise ConfigError(f"granularity_weights gives {level!r} the weight {weight}, expected a number from 0")
+    weights = {level: float(weight) for level, weight in stated.items() if weight > 0}
     if not weights:
         raise ConfigError("granularity_weights gives every granularity the weight 0: nothing would be prompted")
     return weights

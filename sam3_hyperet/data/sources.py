@@ -25,16 +25,13 @@ Files = tuple[AnnotatedImages, AnnotatedImages | None, Path | None]  # images, l
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set: images with instances, their label maps, and their COCO file, as far as there are.
-
-    groups: ids of categories that are scored together, by name. The COCO file may have more categories than `images`.
-    """
+    """One split of a data set: images with instances, their label maps, and their COCO file, as far as there are."""
 
     name: str
     images: AnnotatedImages
     labels: AnnotatedImages | None
-    coco_file: Path | None
-    groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    coco_file: Path | None  # it may have more categories than `images`
+    groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # ids of categories that are scored together
 
 
 def training_images(options: DataOptions, split: str) -> AnnotatedImages:

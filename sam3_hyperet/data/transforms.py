@@ -76,16 +76,11 @@ def image_tensor(image: Image.Image, resolution: int, view: View) -> torch.Tenso
 
 @dataclass(frozen=True)
 class Masks:
-    """N regions as a view shows them at the model's size.
+    """N regions as a view shows them at the model's size; boxes are from the masks at the image's size."""
 
-    pixels: (N,) how many of the image's pixels are within the view.
-    boxes: (N, 4) normalised centre x, centre y, width, height, from the mask at the image's size; 0 where empty.
-    masks: (N, resolution, resolution) bool.
-    """
-
-    pixels: np.ndarray
-    boxes: torch.Tensor
-    masks: torch.Tensor
+    pixels: np.ndarray  # (N,) how many of the image's pixels are within the view
+    boxes: torch.Tensor  # (N, 4) normalised centre x, centre y, width, height; 0 where empty
+    masks: torch.Tensor  # (N, resolution, resolution) bool
 
 
 def masks_in_view(rles: Sequence[dict[str, Any]], resolution: int, view: View) -> Masks:

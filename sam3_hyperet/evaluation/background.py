@@ -16,8 +16,7 @@ def background(threads: int) -> Iterator[Callable[[int], Line]]:
     """Threads for lines of work, 0 to do everything at once in the caller's; errors are raised where work is put or
     waited for, at the end at the latest.
 
-    Yields:
-        A function that starts another line, of which at most so many calls wait: so memory is bounded.
+    Yields a function that starts another line, of which at most so many calls wait: so memory is bounded.
     """
     executors = [ThreadPoolExecutor(1, thread_name_prefix="evaluation") for _ in range(threads)]
     lines: list[Line] = []

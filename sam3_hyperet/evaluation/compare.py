@@ -72,20 +72,13 @@ def compare(
     say: Callable[[str], None],
     progress: Callable[[int], AbstractContextManager[Callable[[], None]]],
 ) -> Comparison | None:
-    """Run all models on each image in turn and score them.
+    """Run all models on each image in turn and score them; None in a process that is not the first.
 
-    Args:
-        models: the base first, if it is named "base".
-        fabric: launched; its processes share the images.
-        resume: go on from the records in `run_dir` that the same models made on the same images; else start over.
-        say: called with lines for people.
-        progress: a context for a number of images, whose value is called after each of them.
-
-    Returns:
-        None in a process that is not the first. The metrics are flat: `base/<data>/<metric>` of the base,
-        `<data>/<metric>` of the adapted model, of several `<name>/<data>/<metric>`.
-
-    Raises ConfigError: a folder of records that no evaluation wrote.
+    The metrics are flat: `base/<data>/<metric>` of the base, `<data>/<metric>` of the adapted model, of several
+    `<name>/<data>/<metric>`. Raises ConfigError for a folder of records that no evaluation wrote.
+    models: the base first, if it is named "base". fabric: launched; its processes share the images.
+    resume: go on from the records in `run_dir` that the same models made on the same images; else start over.
+    say: called with lines for people. progress: a context for a number of images, its value called after each of them.
     """
     runs = [open_run(model, task, RecordStore(run_dir / RECORDS / model.name)) for model in models]
     exact = _exact_run(models[-1], task, run_dir / RECORDS)
@@ -176,13 +169,10 @@ def all_metrics(data: DataOptions, task: EvalTask, results: Sequence[EvalResult]
 def forgetting(base: Mapping[str, float], adapted: Mapping[str, float], groups: Iterable[str]) -> dict[str, float]:
     """Losses on groups of classes that were not adapted to: the base's metric − the adapted model's, > 0 is lost.
 
-    Args:
-        base, adapted: metrics of a data set, named without model or data set: `part/segm/AP`.
-        groups: granularities that were not annotated in training, `ov_novel`; "" for all classes.
-
-    Returns:
-        `forgetting/<group>/<metric>`; no key where one of the two is missing, or undefined (COCO's −1). Of
-        `presence/accuracy_absent` it is the growth of the fraction of absent prompts with false alarms.
+    base, adapted: metrics of a data set, named without model or data set: `part/segm/AP`.
+    groups: granularities that were not annotated in training, `ov_novel`; "" for all classes.
+    Returns `forgetting/<group>/<metric>`; no key where one of the two is missing, or undefined (COCO's −1). Of
+    `presence/accuracy_absent` it is the growth of the fraction of absent prompts with false alarms.
     """
     keys = [f"{group}/{metric}".lstrip("/") for group in groups for metric in _FORGETTABLE]
     both = {key: (base[key], adapted[key]) for key in keys if key in base and key in adapted}

@@ -29,10 +29,7 @@ class RecordStore:
 
     def prepare(self, fingerprint: Mapping[str, object], resume: bool = True) -> str:
         """Make the folder ready, in one process before any reads: records that other facts decided, or all with
-        resume=False, are removed.
-
-        Returns:
-            Why records were removed, in one line, or "".
+        resume=False, are removed. Returns why they were, in one line, or "".
         """
         wanted, said = json.loads(json.dumps(fingerprint)), ""
         why = self._mismatch(wanted) if resume else "resume=never"

@@ -60,12 +60,8 @@ def record_images(
     """Run each model on its images and write the records.
 
     All models process an image before any gets the next one, for `inference.shared_encoding`.
-
-    Args:
-        positions: of the images that this process is to record, for each run.
-        image: opens the image at a position.
-        workers: threads that do the evaluators' work while the models go on; 0 for none.
-        on_image: called after each image.
+    positions: of the images that this process is to record, for each run. image: opens the image at a position.
+    workers: threads that do the evaluators' work while the models go on; 0 for none. on_image: called after each image.
     """
     wanted = [set(own) for own in positions]
     with ExitStack() as stack:

@@ -28,16 +28,12 @@ _LABEL_MAPS = 4
 class EvalTask:
     """The prompts of a split, each text once, and the evaluators of a model on it.
 
-    Args:
-        positions: the images that are scored.
-        texts: category id of the label maps -> the texts that name it; None for its name.
-        hierarchy: the concept tree of the categories, whose parents are prompts in addition.
-        shown: (position, category id) pairs whose detections are kept for the report.
-        shown_maps: positions whose label map is kept.
-
-    Raises:
-        ConfigError: no COCO file and no label map.
-        DataError: instances and label maps that are not of the same images.
+    positions: the images that are scored.
+    texts: category id of the label maps -> the texts that name it; None for its name.
+    hierarchy: the concept tree of the categories, whose parents are prompts in addition.
+    shown: (position, category id) pairs whose detections are kept for the report, `shown_maps` positions whose label
+        map is.
+    Raises ConfigError without COCO file and label map, DataError where instances and label maps differ in their images.
     """
 
     def __init__(

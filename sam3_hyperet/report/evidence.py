@@ -73,12 +73,11 @@ def tree_confusion(comparison: Comparison) -> TreeConfusion | None:
 
 def instance_counts(comparison: Comparison) -> dict[str, int]:
     """Ground-truth instances by category name, on the scored images."""
-    counts = {}
     for _, evaluator, records in _evaluated(comparison.results[-1:], INSTANCES, InstanceEvaluator):
         totals = np.sum([record["instances"] for record in records], axis=0).tolist()
         names = [evaluator.categories[c] for c in sorted(evaluator.categories)]
-        counts = dict(zip(names, totals, strict=True))
-    return counts
+        return dict(zip(names, totals, strict=True))
+    return {}
 
 
 def radius_maps(comparison: Comparison, positions: Sequence[int]) -> list[RadiusMap]:

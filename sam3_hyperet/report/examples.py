@@ -23,14 +23,11 @@ _Records = Sequence[Record]
 
 
 class Extreme(NamedTuple):
-    """An image, by its position in the split, and the id of the category that changed most on it.
-
-    base, adapted: F1 over all instances of the image.
-    """
+    """An image, by its position in the split, and the id of the category that changed most on it."""
 
     position: int
     category_id: int
-    base: float
+    base: float  # F1 over all instances of the image
     adapted: float
 
 
@@ -66,10 +63,9 @@ def semantic_examples(comparison: Comparison) -> list[SemanticExample]:
     base, last = _base_and_last(comparison)
     found = []
     for i in comparison.task.shown_maps:
-        maps = [_record(comparison, result, "label_maps", i)["shown"] for result in (base or last, last)]
-        truth, before, after = (
-            np.where(x < 0, IGNORED, x).astype(np.int64) for x in (vocabulary_labels(labels, i), *maps)
-        )
+        maps = [vocabulary_labels(labels, i)]
+        maps += [_record(comparison, result, "label_maps", i)["shown"] for result in (base or last, last)]
+        truth, before, after = (np.where(one < 0, IGNORED, one).astype(np.int64) for one in maps)
         found.append(SemanticExample(np.asarray(labels.load_image(i)), truth, before, after, names))
     return found
 

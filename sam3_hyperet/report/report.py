@@ -48,8 +48,6 @@ class Report:
     """All that a report shows; `metrics` as in metrics.json, `history` the lines of metrics.jsonl.
 
     models: names of the adapted models where there are several; a curve's `model` is one of them, "adapted" or "base".
-    gained, lost: where adaptation helped and harmed most.
-    instances: ground-truth instances by category.
     """
 
     title: str
@@ -60,7 +58,7 @@ class Report:
     versions: Mapping[str, str]
     models: Sequence[str] = ()
     examples: Sequence[Example] = ()
-    gained: Sequence[Example] = ()
+    gained: Sequence[Example] = ()  # where adaptation helped and, in `lost`, harmed most
     lost: Sequence[Example] = ()
     semantic_examples: Sequence[SemanticExample] = ()
     radius: Sequence[RadiusShift] = ()
@@ -68,7 +66,7 @@ class Report:
     precision_recall: Sequence[score_plots.PrecisionRecall] = ()
     risk_coverage: Sequence[score_plots.RiskCoverage] = ()
     confusion: TreeConfusion | None = None
-    instances: Mapping[str, int] = field(default_factory=dict)
+    instances: Mapping[str, int] = field(default_factory=dict)  # in the ground truth, by category
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
 

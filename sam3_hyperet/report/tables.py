@@ -55,15 +55,12 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """An adapted model's value, and its difference from the base with the 95 % interval; None where there is none.
-
-    verdict: better, worse or same, "" without a difference. Same is also what the interval leaves open.
-    """
+    """An adapted model's value, and its difference from the base with the 95 % interval; None where there is none."""
 
     value: float | None
     difference: float | None
     interval: tuple[float, float] | None
-    verdict: str
+    verdict: str  # better, worse, or same, also where the interval leaves it open; "" without a difference
 
     @property
     def supported(self) -> bool:

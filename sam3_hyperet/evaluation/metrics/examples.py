@@ -21,9 +21,8 @@ class ExampleEvaluator(Evaluator):
         if prompt.category_id is not None:
             rles = detections.rles(detections.confident)
             scores = detections.scores[: len(rles)].tolist()
-            self._found += [
-                (prompt.category_id, s, rle["counts"].encode()) for s, rle in zip(scores, rles, strict=True)
-            ]
+            runs = [rle["counts"].encode() for rle in rles]
+            self._found += [(prompt.category_id, *pair) for pair in zip(scores, runs, strict=True)]
 
     def finish(self) -> dict[str, np.ndarray]:
         """Of n detections: `categories` and `scores` (n,), `runs`, the bytes of their masks' COCO run lengths one after

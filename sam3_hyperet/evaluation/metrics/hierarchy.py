@@ -57,15 +57,9 @@ class _Values:
 class GranularityEvaluator(Evaluator):
     """Consistency and confusion within a concept tree.
 
-    Args:
-        images: with the annotated regions.
-        prompts: of the vocabulary: the names of the categories and those that `hierarchy.prompts` adds. Other prompts,
-            such as synonyms, are not looked at.
-
-    Attributes:
-        children: everything that has a parent, in the order of the numbers in the records.
-
-    Raises ConfigError: a concept of the tree that no prompt names.
+    images: with the annotated regions. prompts: of the vocabulary: the names of the categories and those that
+    `hierarchy.prompts` adds; others, such as synonyms, are not looked at. As an attribute, children: everything that
+    has a parent, in the order of the numbers in the records. Raises ConfigError for a concept that no prompt names.
     """
 
     def __init__(self, images: AnnotatedImages, prompts: Sequence[Prompt], hierarchy: Hierarchy) -> None:

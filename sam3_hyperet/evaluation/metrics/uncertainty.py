@@ -105,8 +105,7 @@ class UncertaintyEvaluator(Evaluator):
 class PooledDetections:
     """The detections of all images, sorted once by each uncertainty.
 
-    Attributes:
-        error: (n,) 1 − IoU, and `errors`, its ranking. wrong: (n,) IoU < 1/2. image: (n,) its place in the records.
+    error: (n,) 1 − IoU, and `errors`, its ranking. wrong: (n,) IoU < 1/2. image: (n,) its place in the records.
     """
 
     def __init__(self, records: Sequence[Record]) -> None:

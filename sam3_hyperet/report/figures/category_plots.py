@@ -6,7 +6,6 @@ from itertools import groupby
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from sam3_hyperet.report.figures.plots import PAGE, TEXT, Plot, new_axes, to_svg
@@ -107,21 +106,16 @@ def _heat_map(shares: np.ndarray, names: Sequence[str], parents: Sequence[str]) 
         if count <= 12:
             ink = PAGE["page" if share > 0.6 else "ink"]
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=TEXT, color=ink)
-    _outline_families(axes, parents)
+    first = 0
+    for _, family in groupby(parents):  # a frame around the concepts of each: inside it siblings, outside cousins
+        size, corner = len(list(family)), (first - 0.5, first - 0.5)
+        frame = Rectangle(corner, size, size, fill=False, edgecolor=PAGE["muted"], linewidth=1, clip_on=False)
+        axes.add_patch(frame)
+        first += size
     axes.set_xticks(range(count), labels, rotation=90, parse_math=False)
     axes.set_yticks(range(count), labels, parse_math=False)
     axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5))
     return to_svg(figure)
-
-
-def _outline_families(axes: Axes, parents: Sequence[str]) -> None:
-    """A frame around the concepts of each parent: inside it siblings, outside cousins."""
-    first, color = 0, PAGE["muted"]
-    for _, family in groupby(parents):
-        size, corner = len(list(family)), (first - 0.5, first - 0.5)
-        frame = Rectangle(corner, size, size, fill=False, edgecolor=color, linewidth=1, clip_on=False)
-        axes.add_patch(frame)
-        first += size
 
 
 def _short(name: str) -> str:

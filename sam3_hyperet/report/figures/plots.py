@@ -19,17 +19,8 @@ SERIES = 8  # line colours of the page, `--series-0` and on
 WIDTH = 4.6  # inches of a plot, two side by side: at 100 pixels an inch its text is as large as small print
 TEXT = 9.0  # points of all text in a plot
 
-_COLORS = (
-    "page",
-    "ink",
-    "muted",
-    "grid",
-    "base",
-    "adapted",
-    "better",
-    "worse",
-    *(f"series-{k}" for k in range(SERIES)),
-)
+_COLORS = ["page", "ink", "muted", "grid", "base", "adapted", "better", "worse"]
+_COLORS += [f"series-{k}" for k in range(SERIES)]
 PAGE = {name: f"#0a0b{k:02x}" for k, name in enumerate(_COLORS, start=16)}  # the stand-ins that `to_svg` replaces
 
 

@@ -12,22 +12,17 @@ from sam3_hyperet.report.figures.plots import PAGE, new_axes, percent, to_svg
 
 @dataclass(frozen=True)
 class RadiusShift:
-    """Radii of one site's features, in front of and behind its adjustment.
-
-    edges: of the bins of the normalised radius tanh(√c‖v‖), one more than the counts `before` and `after`.
-    …_mean: of the normalised radius; …_radius: of the hyperbolic radius 2‖v‖, its mean too.
-    saturation: fraction of positions at the cap, behind.
-    """
+    """Radii of one site's features, in front of and behind its adjustment."""
 
     site: str
-    edges: tuple[float, ...]
+    edges: tuple[float, ...]  # of the bins of the normalised radius tanh(√c‖v‖), one more than the counts
     before: tuple[int, ...]
     after: tuple[int, ...]
-    before_mean: float
+    before_mean: float  # of the normalised radius
     after_mean: float
-    before_radius: float
+    before_radius: float  # mean of the hyperbolic radius 2‖v‖
     after_radius: float
-    saturation: float
+    saturation: float  # fraction of positions at the cap, behind
 
 
 def radius_plots(shifts: Sequence[RadiusShift]) -> list[Markup]:

@@ -12,14 +12,11 @@ _MOST_POINTS = 300  # of a curve: more cannot be told apart at this width
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """One curve of one model at one IoU threshold, a mean over the categories of a group ("" for all of them).
-
-    precision: at recalls evenly spaced from 0 to 1 (COCO has 101); curves that hold no number are left out.
-    """
+    """One curve of one model at one IoU threshold, a mean over the categories of a group ("" for all of them)."""
 
     model: str
     iou: float
-    precision: np.ndarray
+    precision: np.ndarray  # at recalls evenly spaced from 0 to 1 (COCO has 101); without a number there is no curve
     group: str = ""
 
 

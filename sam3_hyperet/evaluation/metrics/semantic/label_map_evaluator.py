@@ -72,9 +72,8 @@ def vocabulary_labels(images: AnnotatedImages, i: int) -> np.ndarray:
 class LabelMapEvaluator(Evaluator):
     """mIoU of the classes' predictions, fused to label maps at the labels' own size.
 
-    Args:
-        images: with the C classes as categories and the label maps; of several prompts for a class the best counts.
-        shown: positions whose label map is kept, as `shown`: (H, W) classes, -1 where a pixel has none.
+    images: with the C classes as categories and the label maps; of several prompts for a class the best counts.
+    shown: positions whose label map is kept, as `shown`: (H, W) classes, -1 where a pixel has none.
     """
 
     def __init__(self, images: AnnotatedImages, protocol: Protocol, shown: Collection[int]) -> None:
