@@ -41,7 +41,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Temporary name beside `path` to write to, renamed at the end: readers never see a partial file.
 
     The name is unique among processes, machines and containers that share the folder.
-
     Raises StorageError: the file cannot be written, such as on a full disk; the one that was there before is kept.
     """
     path = Path(path)
@@ -65,8 +64,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        fault = _fault(error, path.parent)
-        if fault is None:
+        if (fault := _fault(error, path.parent)) is None:
             raise
         raise StorageError(f"{path}: {fault}; expected a place with free space that can be written to") from error
 
@@ -85,10 +83,7 @@ def sole_use(folder: Path) -> Iterator[str]:
     the lock file's content decides: the holder is gone if its process is, if Slurm has requeued its job, or if it ran
     on another machine and nothing has changed in the folder for ten minutes. Nested use in one process is allowed.
 
-    Yields:
-        What was taken over from, in one line, or "".
-
-    Raises ConfigError: another process uses the folder.
+    Yields what was taken over from, in one line, or "". Raises ConfigError: another process uses the folder.
     """
     key = folder.resolve()
     if key in _held:

@@ -48,9 +48,8 @@ def read_options(cls: type[T], values: Mapping[str, object], section: str) -> T:
 
     Lists become tuples, and a text becomes one entry where a list of texts is expected.
 
-    Raises:
-        ConfigError: no mapping, a key that is not a field, a value of another type than its field's, or a field without
-            default that is missing.
+    Raises ConfigError: no mapping, a key that is not a field, a value of another type than its field's, or a field
+    without default that is missing.
     """
     values = current_names(cls, values, section)
     for field in fields(cls):  # type: ignore[arg-type]

@@ -44,12 +44,8 @@ def compare_and_report(
 ) -> dict[str, float]:
     """Compare models (see `evaluation.compare.compare`), print the main metrics, write metrics.json and report.html.
 
-    Args:
-        extra: more metrics to write.
-        resume: "auto" goes on from the records in `run_dir`, "never" starts over.
-
-    Returns:
-        The metrics; nothing in a process that is not the first.
+    `extra` has more metrics to write. `resume` is "auto" to go on from the records in `run_dir`, "never" to start over.
+    Returns the metrics; nothing in a process that is not the first.
     """
     Manifest(run_dir).check(*PRODUCTS)
     say, progress = partial(console.print, markup=False, soft_wrap=True), partial(_progress, console)

@@ -49,18 +49,10 @@ def main(argv: list[str] | None = None) -> Path:
         run_dir = from_first(fabric, begin)  # whose clock names it
         with fabric.rank_zero_first():  # it may draw the images
             split = open_split(data, str(config.split))
+        models = open_models(model_values, trained, fabric.device if fabric.world_size > 1 else device)
+        text, kept = OmegaConf.to_yaml(config), {"resume": config.resume, "keep_records": config.keep_records}
         compare_and_report(
-            open_models(model_values, trained, fabric.device if fabric.world_size > 1 else device),
-            data,
-            split,
-            protocol,
-            run_dir,
-            config_text=OmegaConf.to_yaml(config),
-            extra={},
-            console=console,
-            fabric=fabric,
-            resume=config.resume,
-            keep_records=config.keep_records,
+            models, data, split, protocol, run_dir, config_text=text, extra={}, console=console, fabric=fabric, **kept
         )
     console.print(f"wrote {run_dir / 'metrics.json'}, {run_dir / 'report.html'}", markup=False, soft_wrap=True)
     return run_dir

@@ -12,13 +12,10 @@ _WIDTH = 110
 
 
 def help_of_tool(usage: str, file: Path, choices: Mapping[str, list[str]], sections: Mapping[str, list[str]]) -> str:
-    """The help of a tool.
+    """The help of a tool that is called as `usage`.
 
-    Args:
-        usage: how the tool is called.
-        file: its configuration; the comments at its beginning are the summary, those behind keys explain them.
-        choices: of each group, the default first.
-        sections: names of the options by section.
+    The comments at the beginning of its configuration, `file`, are the summary; those behind keys explain them. Each
+    group's default comes first in its `choices`; `sections` have the names of their options.
     """
     lines = file.read_text(encoding="utf-8").splitlines()
     summary = [line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines)]

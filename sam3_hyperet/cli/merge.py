@@ -42,8 +42,7 @@ def main(argv: list[str] | None = None) -> Path:
         raise ConfigError("merge: needs adapter=… or run=… (see --help)")
     images = list(map(read_upright, find_images(config.images))) if config.images else []
     if not images:
-        noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        images = [Image.fromarray(noise)]
+        images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))]
     prompts = listed_prompts(config.prompts)
     model, adapter = open_adapted(config)
     if adapter is None:

@@ -106,9 +106,8 @@ def find_images(images: str | Sequence[str]) -> dict[Path, str]:
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_ENDINGS and not is_hidden(p.name))
             if not inside:
-                raise DataError(
-                    f"{path}: no images in this folder; expected files ending in {', '.join(IMAGE_ENDINGS)}"
-                )
+                expected = f"expected files ending in {', '.join(IMAGE_ENDINGS)}"
+                raise DataError(f"{path}: no images in this folder; {expected}")
             found += inside
         elif path.is_file():
             found.append(path)

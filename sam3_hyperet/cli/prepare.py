@@ -49,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
             read = lambda split=split: read_split(data, split).images  # noqa: E731
             inspected[split] = inspect(read, root, counts.get(split, {}), workers, on_image)
     _print_table(inspected, console)
-    failed = [f"{name}: {check.what}" for name, one in inspected.items() for check in one.failed]
-    if failed:
+    if failed := [f"{name}: {check.what}" for name, one in inspected.items() for check in one.failed]:
         raise DataError(f"{root}: {len(failed)} checks failed ({', '.join(failed)}); {remedy}")
     manifest = None if values["out"] is None else root / values["out"]
     if manifest:

@@ -57,8 +57,7 @@ class RunOptions(FitOptions):
     def check_same(self, run_dir: Path, where: str) -> None:
         """Raise a ConfigError if these options would train something else than the run in `run_dir` did.
 
-        Args:
-            where: what there would be gone on from or replaced, for the message.
+        `where` says what there would be gone on from or replaced, for the message.
         """
         file = run_dir / CONFIG_FILE
         if not file.is_file():

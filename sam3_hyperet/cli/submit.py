@@ -44,8 +44,7 @@ def parse_runs(tool: str, argv: Sequence[str] | None = None) -> tuple[list[DictC
 def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path:
     """Submit the runs that `parse_runs` read, or print the script if `launcher.dry_run`; returns `folder`.
 
-    Args:
-        train: what each task of a job calls, as "package.module:function".
+    Each task of a job calls `train`, given as "package.module:function".
     """
     from sam3_hyperet.launch.memory import estimate  # imports torch, and a command line is read without
 

@@ -74,11 +74,10 @@ def open_folder(options: RunOptions, values: dict[str, Any]) -> RunFolder:
 
 
 def train(config: DictConfig) -> Path:
-    """Train one run.
+    """Train one run; returns its folder.
 
-    Returns:
-        The run's folder: config.yaml, metrics.jsonl, TensorBoard files, the adapter (or, where the base trains as well,
-        the weights) of the best and of the last step, and with `evaluate=true` metrics.json and report.html.
+    It has config.yaml, metrics.jsonl, TensorBoard files, the adapter (or, where the base trains as well, the weights)
+    of the best and of the last step, and with `evaluate=true` metrics.json and report.html.
     """
     console = Console(highlight=False)
     values = OmegaConf.to_container(config, resolve=True)
@@ -109,7 +108,7 @@ def _train(
     if fabric.global_rank:
         torch.manual_seed(options.seed + fabric.global_rank)  # … and other draws while it trains
     stage = set_stage(model, options.stage.number, options.stage.layers)
-    report = parameter_report(model)
+    report, config_text = parameter_report(model), OmegaConf.to_yaml(config, resolve=True)
     training, tuning = _concept_prompts(splits, options, resolution(model), console)
     views = _views(training, tuning)
     # what `fit` would find out only after files are written
@@ -121,7 +120,7 @@ def _train(
     def prepare() -> None:
         run.prepare()
         with replacing(run.path / CONFIG_FILE) as file:  # a killed run goes on only if its configuration is whole
-            file.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+            file.write_text(config_text, encoding="utf-8")
         write_json(run.path / VERSIONS, versions())
         console.print(str(stage))
         console.print(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
@@ -149,7 +148,8 @@ def _train(
         )
     skipped = f"{result.skipped_steps} skipped; best step {result.best_step}"
     console.print(f"{result.step} steps in {result.seconds:.0f} s, {skipped}")
-    trainable = parameter_report(model)["trainable"]
+    extra = {"params/trainable": parameter_report(model)["trainable"], "train/steps": result.step}
+    extra |= {f"train/{name}": getattr(result, name) for name in ("seconds", "skipped_steps", "best_step")}
     if splits.evaluation is not None:
         if options.train.strategy == FSDP:  # the model that trained is split over the processes
             model = _adapted_model(values["model"], options.hyperet, fabric.device)
@@ -160,23 +160,8 @@ def _train(
         if base_trains(model) and values["model"].get("checkpoint") != "random":
             base = open_model(values["model"]).to(fabric.device)
         models = beside_base(model, base, run.path / ADAPTER["best"] if adapter_config(model) is not None else None)
-        compare_and_report(
-            models,
-            options.data,
-            splits.evaluation,
-            options.protocol,
-            run.path,
-            config_text=OmegaConf.to_yaml(config, resolve=True),
-            extra={
-                "params/trainable": trainable,
-                "train/steps": result.step,
-                "train/seconds": result.seconds,
-                "train/skipped_steps": result.skipped_steps,
-                "train/best_step": result.best_step,
-            },
-            console=console,
-            fabric=fabric,
-        )
+        inputs = models, options.data, splits.evaluation, options.protocol, run.path
+        compare_and_report(*inputs, config_text=config_text, extra=extra, console=console, fabric=fabric)
     _print_next(console, run.path, training.images)
     return run.path
 

@@ -27,9 +27,8 @@ _PORTS = range(15000, 32000)  # free for anyone, and below those that Linux give
 class TrainingJob(Checkpointable):  # type: ignore[misc]
     """Task of a job, which submitit pickles and runs: one training run.
 
-    Args:
-        train: where to find a function of a configuration, as "package.module:function".
-        config: plain values, with the run's folder in `run_dir`.
+    `train` is where to find a function of a configuration, as "package.module:function"; `config` has plain values,
+    with the run's folder in `run_dir`.
     """
 
     def __init__(self, train: str, config: Mapping[str, Any]) -> None:

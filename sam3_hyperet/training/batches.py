@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric.utilities import move_data_to_device
@@ -79,7 +79,6 @@ def _of(collated: T, chosen: Tensor, rows: slice) -> T:
         if isinstance(value, list):
             parts[name] = [value[i] for i in chosen.tolist()]
         elif isinstance(value, Tensor):
-            parts[name] = value[
-                rows if name in _PACKED else (slice(None), chosen) if name in _PROMPTS_SECOND else chosen
-            ]
+            index: Any = rows if name in _PACKED else (slice(None), chosen) if name in _PROMPTS_SECOND else chosen
+            parts[name] = value[index]
     return replace(collated, **parts)

@@ -49,11 +49,8 @@ class RadiusControl:
 
     def __init__(self, model: nn.Module, options: RadiusOptions, max_steps: int) -> None:
         self.options, self._max_steps = options, max_steps
-        self._curvatures = [
-            module.curvature
-            for module in model.modules()
-            if isinstance(module, HyperET | HyperbolicGates) and module.geometry != "euclidean"
-        ]
+        curved = (module for module in model.modules() if isinstance(module, HyperET | HyperbolicGates))
+        self._curvatures = [module.curvature for module in curved if module.geometry != "euclidean"]
         chosen = f"radius.schedule={options.schedule}"
         if not self._curvatures:
             remedy = "choose a scheme, and a geometry other than euclidean"

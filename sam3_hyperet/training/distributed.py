@@ -26,10 +26,7 @@ def whole_parameters(module: nn.Module, *, adapters_only: bool = False, on_cpu: 
     """Context in which the parameters of the first process are whole and plain, to be read and not to be changed.
 
     All processes must enter it at once. Parameters are gathered one at a time, and no process but the first keeps them;
-    nothing is done where nothing is sharded.
-
-    Args:
-        adapters_only: leave the base's parameters as they are.
+    nothing is done where nothing is sharded. `adapters_only` leaves the base's parameters as they are.
     """
     for part in module.modules():
         if isinstance(part, FSDPModule):

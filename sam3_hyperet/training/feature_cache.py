@@ -92,10 +92,7 @@ class CachedTrunk(host.ViT):  # type: ignore[misc]  # sam3 is untyped
 def cached_trunk(model: host.Sam3Image, options: CacheOptions, views: int, precision: str) -> Iterator[FeatureCache]:
     """Context in which the model's trunk reads features from the cache, and adds those that are missing.
 
-    Args:
-        views: how many different views of images training will show.
-        precision: in which the trunk computes; its results are kept apart.
-
+    Training will show `views` different views of images. What the trunk computes in each `precision` is kept apart.
     Raises ConfigError: a trunk that trains or has adapters, or a disk too small for `views` more views.
     """
     check_frozen_trunk(model)

@@ -90,9 +90,8 @@ def fit(
         run: gets metrics.jsonl, the trackers' files, the state and the weights; has the state to go on from.
         interrupted: called after every step, in all processes; whether to save the state and stop.
 
-    Raises:
-        Interrupted: `interrupted` returned true.
-        TrainingFailed: `max_bad_steps` consecutive steps without a finite loss and gradient.
+    Raises Interrupted once `interrupted` has returned true, and TrainingFailed after `max_bad_steps` consecutive steps
+    without a finite loss and gradient.
     """
     train, progress = options.train, Progress()
     stages = Stages(fabric, model, loss, options.stage, options.optim, train.max_steps)

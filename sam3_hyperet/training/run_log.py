@@ -34,12 +34,9 @@ def read_history(path: Path) -> list[dict[str, float]]:
 class RunLog:
     """Logger of one run, inactive in any process but the first.
 
-    At a terminal a bar shows how far the run is; in a file, such as a job's log, a line at each logged step.
-
-    Args:
-        total: steps of the whole run.
-        start: the step that a resumed run goes on from: later lines of an earlier attempt are dropped.
-        options: the trackers; none without.
+    At a terminal a bar shows how many of `total` steps are done; in a file, such as a job's log, a line at each logged
+    step. A resumed run goes on from the step `start`: later lines of an earlier attempt are dropped. `options` names
+    the trackers; there are none without.
     """
 
     def __init__(

@@ -53,9 +53,7 @@ def adapted_model(
         adapter: adapters to start from: a file of `save_adapter`, or a checkpoint that SAM 3's trainer wrote with the
             same `hyperet`.
 
-    Raises:
-        ConfigError: an unknown option, or one that cannot be.
-        CheckpointError: weights that do not fit.
+    Raises ConfigError for an unknown option or one that cannot be, CheckpointError for weights that do not fit.
     """
     options = OmegaConf.to_container(hyperet, resolve=True) if isinstance(hyperet, DictConfig) else hyperet
     model = build_model(name, checkpoint=checkpoint, resolution=resolution, seed=seed)

@@ -31,10 +31,8 @@ class Preemption:
     the exit status 128 + signal; after the requeue signal through the handler that was there before, which requeues the
     job. A second Ctrl-C interrupts at once. Outside submitit's jobs the requeue signal keeps its meaning.
 
-    Args:
-        fabric: launched; all its processes leave together, as soon as one of them has got a signal.
-        show: prints one line, from the first process.
-        way_on: what the user may do to go on.
+    All processes of `fabric`, which is launched, leave together, as soon as one of them has got a signal. The first one
+    prints a line by `show`, with the `way_on`: what the user may do to go on.
     """
 
     def __init__(self, fabric: Fabric, show: Callable[[str], None], way_on: str) -> None:

@@ -67,12 +67,9 @@ def set_stage(model: nn.Module, stage: int, layers: Sequence[str] = KEY_LAYERS) 
 def set_training_mode(model: nn.Module, *, checkpoint_activations: bool = False) -> None:
     """Put what trains into training mode and what is frozen into evaluation mode (no dropout, no drop path).
 
-    A module trains when all of its parameters do. The root is always in training mode: SAM 3 then returns
-    what its losses need.
-
-    Args:
-        checkpoint_activations: recompute the fusion encoder, decoder and mask head in the backward pass: less memory,
-            more time.
+    A module trains when all of its parameters do. The root is always in training mode: SAM 3 then returns what its
+    losses need. `checkpoint_activations` recomputes the fusion encoder, decoder and mask head in the backward pass:
+    less memory, more time.
     """
     _set_mode(model)
     model.training = True

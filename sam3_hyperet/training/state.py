@@ -34,10 +34,8 @@ def save_state(
 
     The state that was there before stays beside it, as `previous_state(path)`.
 
-    Args:
-        optimizer: or its state.
-        progress: counters, and what else has a `state_dict`, by name.
-        generators: of `random_generators`; None for those of this one process, on the CPU.
+    `progress` has counters, and what else has a `state_dict`, by name. `generators` are those of `random_generators`;
+    None for those of this one process, on the CPU.
     """
     state = {
         "format": _FORMAT,

@@ -42,12 +42,9 @@ def optimize(
 ) -> tuple[dict[str, Tensor], dict[str, float] | None]:
     """Take one optimizer step of the loss that one batch of all images would have.
 
-    Args:
-        batches: this process's, one after the other; only the last one's backward pass synchronises gradients.
-
-    Returns:
-        The loss terms of the whole step, in all processes, and the gradient's norm by metric, before it was clipped; or
-        None for it where loss or gradient was not finite and nothing was changed.
+    Only the backward pass of the last one of this process's `batches` synchronises gradients.
+    Returns the loss terms of the whole step, in all processes, and the gradient's norm by metric, before it was
+    clipped; or None for it where loss or gradient was not finite and nothing was changed.
     """
     module, optimizer = stages.module, stages.optimizer
     counts = Counts(*_summed(fabric, torch.tensor(count_targets(batches))).tolist())
