@@ -85,10 +85,8 @@ CONTEXT_LENGTH = 32  # tokens of a prompt, start and end included
 
 def _assert_contract() -> None:
     """Raise a HostError where sam3 has changed what this package needs."""
-    replaced = {
-        sam3_matcher: ("linear_sum_assignment",),
-        loss_fns: ("triton_sigmoid_focal_loss", "triton_sigmoid_focal_loss_reduce"),
-    }
+    focal = ("triton_sigmoid_focal_loss", "triton_sigmoid_focal_loss_reduce")
+    replaced = {sam3_matcher: ("linear_sum_assignment",), loss_fns: focal}
     lacking = [f"{m.__name__} has no {name}" for m, names in replaced.items() for name in names if not hasattr(m, name)]
     expected: dict[Callable[..., Any], set[str]] = {
         SAM3VLBackbone._forward_image_no_act_ckpt: {"samples"},
@@ -112,8 +110,7 @@ def _assert_contract() -> None:
 
 
 _assert_contract()
-_triton_focal = loss_fns.triton_sigmoid_focal_loss
-_triton_focal_sum = loss_fns.triton_sigmoid_focal_loss_reduce
+_triton_focal, _triton_focal_sum = loss_fns.triton_sigmoid_focal_loss, loss_fns.triton_sigmoid_focal_loss_reduce
 
 
 def _focal(inputs: torch.Tensor, targets: torch.Tensor, alpha: float = 0.25, gamma: float = 2) -> torch.Tensor:
@@ -199,5 +196,4 @@ def _assign(cost: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarra
 
 
 sam3_matcher.linear_sum_assignment = _assign
-loss_fns.triton_sigmoid_focal_loss = _focal
-loss_fns.triton_sigmoid_focal_loss_reduce = _focal_sum
+loss_fns.triton_sigmoid_focal_loss, loss_fns.triton_sigmoid_focal_loss_reduce = _focal, _focal_sum

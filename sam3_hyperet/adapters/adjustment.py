@@ -20,14 +20,12 @@ class HyperET(nn.Module):
     - `lorentz`    f(x) = log_o(M applied to the space part of exp_o(x)) [5], which shifts the radius of far points;
     - `gyro`       f(x) = log_0(exp_0(b) ⊕ (M ⊗ exp_0(x))) [2], b learnt from 0, which moves the root.
 
-    The input has `dim` channels along `channel_dim` and any other axes; the output has its shape and dtype. Inside
+    The input has `dim` (D) channels along `channel_dim` and any other axes; the output has its shape and dtype. Inside
     autocast, and for half precision, the arithmetic is fp32. At initialisation y is x to the last bit, except where
     `mobius` caps the norm.
 
     Args:
-        dim: number of channels D.
         structure: `diagonal`, `block_diagonal` (`block_size`), `banded` (half-width `bandwidth`) or `dense`.
-        geometry: one of the four above.
         curvature: c > 0; trained if `learn_curvature`.
         residual: α, or None for y = f(x); trained if `learn_residual`.
         channel_dim: the axis of the channels, 1 for `(B, D, H, W)`; nothing is permuted in memory.
@@ -71,7 +69,11 @@ class HyperET(nn.Module):
             self.register_buffer("alpha", torch.tensor(float(residual)))
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
+        if not -x.ndim <= self.channel_dim < x.ndim or x.shape[self.channel_dim] != self.dim:
+            shape = tuple(x.shape)
+            raise ValueError(f"expected {self.dim} channels along axis {self.channel_dim}, found shape {shape}")
+        if not x.is_floating_point():
+            raise TypeError(f"expected a floating-point tensor, found {x.dtype}")
         with torch.autocast(x.device.type, enabled=False):
             v = x.to(torch.promote_types(x.dtype, torch.float32))
             y = self._map(v)
@@ -97,8 +99,7 @@ class HyperET(nn.Module):
 
         With features x, also the radius statistics of the adjusted features (see `radius_statistics`).
         """
-        identity = torch.eye(self.dim).to(self.matrix.offset)
-        gap = (self.matrix.as_matrix() - identity).norm()
+        gap = (self.matrix.as_matrix() - torch.eye(self.dim).to(self.matrix.offset)).norm()
         statistics = {"identity_gap": gap.item(), "curvature": self.curvature().item()}
         if self.alpha is not None:
             statistics["residual"] = self.alpha.item()
@@ -113,13 +114,6 @@ class HyperET(nn.Module):
         if self.alpha is not None:
             text += f", residual={self.alpha.item():.4g} ({'learnable' if self.alpha.requires_grad else 'fixed'})"
         return text
-
-    def _check(self, x: Tensor) -> None:
-        if not -x.ndim <= self.channel_dim < x.ndim or x.shape[self.channel_dim] != self.dim:
-            shape = tuple(x.shape)
-            raise ValueError(f"expected {self.dim} channels along axis {self.channel_dim}, found shape {shape}")
-        if not x.is_floating_point():
-            raise TypeError(f"expected a floating-point tensor, found {x.dtype}")
 
 
 class Unadjusted(HyperET):

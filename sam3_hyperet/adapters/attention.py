@@ -39,14 +39,10 @@ class HyperbolicGates(AdapterModule):
             raise ValueError(f"geometry of attention must be one of {expected}; found {geometry!r}")
         if geometry == "euclidean" and learn_curvature:
             raise ValueError(NO_CURVATURE)
-        self.geometry = geometry
+        self.num_heads, self.geometry = num_heads, geometry
         self.curvature_gate = nn.Parameter(torch.zeros(num_heads))
         self.distance_gate = nn.Parameter(torch.zeros(num_heads))
         self.curvature = Curvature(curvature, learn_curvature)
-
-    @property
-    def num_heads(self) -> int:
-        return len(self.curvature_gate)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         """Attend; shapes and options as for `hyperbolic_attention`."""

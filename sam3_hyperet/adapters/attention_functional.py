@@ -35,12 +35,9 @@ def hyperbolic_attention(
 ) -> Tensor:
     """Attention by Lorentzian inner products, with Lorentz centroids: the equations at the top of this file.
 
-    Args:
-        query: `(B, H, L, d)`, the result's shape and dtype; `key` and `value` are `(B, H, S, d)`. Queries and keys are
-            multiplied by d^(−1/4) first, as ordinary logits are by d^(−1/2).
-        curvature: c_h ≥ 0, `(H,)`.
-        distance_gate: g_h in [0, 1], `(H,)`.
-        options: `attn_mask`, `dropout_p` and `is_causal`, as for `F.scaled_dot_product_attention`.
+    `query` is `(B, H, L, d)`, the result's shape and dtype; `key` and `value` are `(B, H, S, d)`. Queries and keys are
+    multiplied by d^(−1/4) first, as ordinary logits are by d^(−1/2). `curvature`, c_h ≥ 0, and `distance_gate`, g_h in
+    [0, 1], are `(H,)`. Options are `attn_mask`, `dropout_p` and `is_causal`, as for `F.scaled_dot_product_attention`.
 
     Norms up to 1e18 overflow nowhere, thanks to `MAX_ANGLE`. The relative error grows as ε cosh²(a)/a, with ε the
     machine precision: 1e-6 at a = 3 in fp32. So inside autocast, and for half precision, all of it is fp32, the

@@ -73,8 +73,7 @@ def radial_factor(a: Tensor, kappa: Tensor) -> Tensor:
     """
     kappa = kappa.clamp_min(torch.finfo(a.dtype).eps ** 0.5)
     decay = torch.exp(-4.0 * a)
-    h = -torch.expm1(-4.0 * a) / 2.0
-    g = (1.0 + decay) / 2.0
+    h, g = -torch.expm1(-4.0 * a) / 2.0, (1.0 + decay) / 2.0
     r = torch.sqrt(decay + (kappa * h).square())
     shift = torch.log1p((kappa - 1.0) * h * (1.0 + (kappa + 1.0) * h / (r + g)))
     return (1.0 + shift / (2.0 * a)) / kappa

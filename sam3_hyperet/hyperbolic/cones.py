@@ -2,7 +2,6 @@
 
 Points are those of `lorentz`, p = [t, s] of shape `(..., D + 1)`; c likewise. Cones widen towards the origin: the
 general lies near it, the specific beyond, in its cone.
-
 Formulae: Desai et al., "Hyperbolic Image-Text Representations" (MERU), 2023 [3]; the cones of Ganea et al.,
 "Hyperbolic Entailment Cones for Learning Hierarchical Embeddings", 2018, on the hyperboloid.
 """
@@ -30,9 +29,8 @@ def exterior_angle(x: Tensor, y: Tensor, c: Scalar) -> Tensor:
 
     [3]: acos((t_y + t_x c⟨x,y⟩_L) / (‖s_x‖ √((c⟨x,y⟩_L)² − 1))). With u = s_x/‖s_x‖ this is the angle of the vector
     (√c(t_x⟨u,s_y⟩ − ‖s_x‖t_y), ‖s_y − ⟨u,s_y⟩u‖), the parts of log_x(y) along the ray and across it up to one factor:
-    no arccosine, whose slope is infinite at 0. It is taken as 0 at y = x, and as π/2 at x = o.
-
-    `(..., D + 1)` twice → `(...)`, in [0, π].
+    no arccosine, whose slope is infinite at 0. It is taken as 0 at y = x, and as π/2 at x = o. `(..., D + 1)` twice →
+    `(...)`, in [0, π].
     """
     length = norm(x[..., 1:])
     away = length > 0.0

@@ -15,7 +15,6 @@ class Curvature(nn.Module):
 
     `raw` is stored, not c: every real number is a valid curvature, and the gradient vanishes only at the bounds. It is
     a parameter (one scalar) if `learnable`, otherwise a buffer; a checkpoint holds it under the same name either way.
-
     Raises ValueError for a value that is not strictly between the bounds.
     """
 

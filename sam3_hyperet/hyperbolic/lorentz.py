@@ -1,13 +1,12 @@
 """The hyperboloid (Lorentz model) of curvature −c: the Poincaré primitives' twins, with no edge.
 
-A point p = [t, s] is `(..., D + 1)`, time t first, with ⟨p,p⟩_L = ‖s‖² − t² = −1/c and t > 0. Tangent
-vectors at the origin o = [1/√c, 0] are `(..., D)` and mean the same as in `poincare` (v has length 2‖v‖),
-so `lorentz.expmap0(v, c)` is `poincare.lift(poincare.expmap0(v, c), c)`; at any other point a tangent
-vector is ambient, `(..., D + 1)`, with ⟨p,v⟩_L = 0 and length √⟨v,v⟩_L. c is a positive float or a tensor
-that broadcasts against `(..., 1)`; a float that is not positive raises ValueError. Coordinates grow as
-e^{2√c‖v‖}: in fp32 they overflow beyond √c‖v‖ = 44; `closed_form` does not.
-
-Conventions follow Desai et al., "Hyperbolic Image-Text Representations" (MERU), 2023 [3], but for the radius 2‖v‖.
+A point p = [t, s] is `(..., D + 1)`, time t first, with ⟨p,p⟩_L = ‖s‖² − t² = −1/c and t > 0. Tangent vectors at the
+origin o = [1/√c, 0] are `(..., D)` and mean the same as in `poincare` (v has length 2‖v‖), so `lorentz.expmap0(v, c)`
+is `poincare.lift(poincare.expmap0(v, c), c)`; at any other point a tangent vector is ambient, `(..., D + 1)`, with
+⟨p,v⟩_L = 0 and length √⟨v,v⟩_L. c is a positive float or a tensor that broadcasts against `(..., 1)`; a float that is
+not positive raises ValueError. Coordinates grow as e^{2√c‖v‖}: in fp32 they overflow beyond √c‖v‖ = 44; `closed_form`
+does not. Conventions follow Desai et al., "Hyperbolic Image-Text Representations" (MERU), 2023 [3], but for the radius
+2‖v‖.
 """
 
 import torch

@@ -5,7 +5,6 @@ the origin has length 2‖v‖. All tensors are `(..., D)` with the geometry alo
 others; c is a positive float or a tensor that broadcasts against `(..., 1)`. Distances and factors come back without
 the last axis. Every function is differentiable with finite gradients, at the origin and at coinciding points too.
 Functions that return points project them (see `project`); a float c that is not positive raises ValueError.
-
 Equations: Ganea, Bécigneul, Hofmann, "Hyperbolic Neural Networks", 2018 [2].
 """
 
@@ -95,8 +94,7 @@ def lift(x: Tensor, c: Scalar) -> Tensor:
 
 def _conformal_factor(x: Tensor, c: Scalar) -> Tensor:
     """λ_x with the last axis kept, the denominator no closer to 0 than a projected point's."""
-    squares = x.square().sum(-1, keepdim=True)
-    return 2.0 / (1.0 - c * squares).clamp_min(BALL_EPS[x.dtype])
+    return 2.0 / (1.0 - c * x.square().sum(-1, keepdim=True)).clamp_min(BALL_EPS[x.dtype])
 
 
 def _mobius_add(x: Tensor, y: Tensor, c: Scalar) -> Tensor:

@@ -54,23 +54,18 @@ class Grounding:
         """The model's own output for these prompts of the vocabulary, as far as it is not masks, and their masks."""
         find_input, count = find_stage(prompts, self._device), len(prompts)
         if not self._stock:
-            return self._ground_alone(find_input)
+            dummy = self._model._get_dummy_prompt(count)
+            out = self._model.forward_grounding(
+                backbone_out=dict(self._backbone_out), find_input=find_input, find_target=None, geometric_prompt=dummy
+            )
+            return out, list(map(_decoded, out["pred_masks"], out["semantic_seg"][:, 0]))
         prompt = torch.cat([self._text[:, find_input.text_ids], self._geometry.expand(-1, count, -1)])
         prompt_mask = torch.cat([self._text_mask[find_input.text_ids], self._geometry_mask.expand(count, -1)], dim=1)
         _, encoded, _ = self._model._run_encoder(self._backbone_out, find_input, prompt, prompt_mask)
-        memory = encoded["encoder_hidden_states"]
-        out, queries = self._model._run_decoder(
-            encoded["pos_embed"], memory, encoded["padding_mask"], {}, prompt, prompt_mask, encoded
-        )
+        memory, padding = encoded["encoder_hidden_states"], encoded["padding_mask"]
+        out, queries = self._model._run_decoder(encoded["pos_embed"], memory, padding, {}, prompt, prompt_mask, encoded)
         one_by_one = (memory.chunk(count, 1), queries.chunk(count, 1), prompt.chunk(count, 1), prompt_mask.chunk(count))
         return out, list(map(self._masks, *one_by_one))
-
-    def _ground_alone(self, find_input: host.FindStage) -> tuple[dict[str, Tensor], list[PromptMasks]]:
-        dummy = self._model._get_dummy_prompt(len(find_input.text_ids))
-        out = self._model.forward_grounding(
-            backbone_out=dict(self._backbone_out), find_input=find_input, find_target=None, geometric_prompt=dummy
-        )
-        return out, list(map(_decoded, out["pred_masks"], out["semantic_seg"][:, 0]))
 
     def _masks(self, memory: Tensor, queries: Tensor, prompt: Tensor, prompt_mask: Tensor) -> PromptMasks:
         """The masks of one prompt, for batch size 1."""

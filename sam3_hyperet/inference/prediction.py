@@ -99,14 +99,9 @@ class PromptPrediction:
 class PromptDetections:
     """The detections of one prompt at the size of its image, best first, computed once for every metric.
 
-    Args:
-        max_dets: detections kept; more only where more are confident.
-        mask_threshold: probability from which a pixel belongs to a mask.
-
-    Attributes:
-        scores: (n,) float64, presence included.
-        boxes: (n, 4) float64 x0, y0, x1, y1 in pixels, SAM 3's own: they may reach beyond the image.
-        confident: how many have `CONFIDENT_SCORE` or more; they come first.
+    At most `max_dets` are kept, more only where more are confident; pixels of a mask are those with a probability from
+    `mask_threshold`. `scores` are (n,) float64, presence included; `boxes` (n, 4) float64 x0, y0, x1, y1 in pixels, SAM
+    3's own: they may reach beyond the image. The first `confident` have `CONFIDENT_SCORE` or more.
     """
 
     def __init__(

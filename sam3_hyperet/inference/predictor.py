@@ -24,7 +24,6 @@ class Predictor:
 
     Args:
         model: in evaluation mode.
-        vocabulary: the prompts.
         resolution: side of the model's square input.
         prompts_at_once: prompts per forward pass; memory grows with it; 0 for `affordable_prompts`.
         min_score: a prompt whose detections all score less keeps no query, and no mask of it is decoded.
@@ -85,8 +84,7 @@ class Predictor:
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """The mode of everything that runs the model; as a decorator, of each call of a function."""
-        mixed = self.precision == "bf16-mixed"
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16-mixed"):
             yield
 
 

@@ -83,17 +83,15 @@ class GroundingLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Loss terms of one batch, from the output `model(batch)` of a model in training mode.
 
-        Args:
-            step: of all the batches that one optimizer step sees, in all processes; None: of this batch alone. Every
-                term is then this batch's part of the step's: their sum is what one batch of all the images would
-                have. Not so for the contrastive `alignment_loss`, whose negatives are those of the batch, and for
-                SAM 3's measures of quality (`ce_f1`, `miou_semantic_seg`), which are means weighted by the prompts.
+        `step` counts all the batches that one optimizer step sees, in all processes; None: this batch alone. Every term
+        is then this batch's part of the step's: their sum is what one batch of all the images would have. Not so for
+        the contrastive `alignment_loss`, whose negatives are those of the batch, and for SAM 3's measures of quality
+        (`ce_f1`, `miou_semantic_seg`), which are means weighted by the prompts.
 
-        Returns:
-            Every term by SAM 3's name for it, unweighted (but those of the one-to-many branch have its weight), and
-            under "loss" their weighted sum times √(number of prompts), which is SAM 3's, plus the weighted terms of
-            `alignment`. "loss_matched", the weighted sum of the last layer's one-to-one terms of SAM 3, ranks models.
-            The whole sum does not: better boxes give the one-to-many branch more matches, and so more loss.
+        Returns every term by SAM 3's name for it, unweighted (but those of the one-to-many branch have its weight), and
+        under "loss" their weighted sum times √(number of prompts), which is SAM 3's, plus the weighted terms of
+        `alignment`. "loss_matched", the weighted sum of the last layer's one-to-one terms of SAM 3, ranks models. The
+        whole sum does not: better boxes give the one-to-many branch more matches, and so more loss.
         """
         own = count_targets([batch])
         step = step or own

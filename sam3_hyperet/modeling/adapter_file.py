@@ -62,10 +62,8 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
         if (present := adapter_config(model)) is None:
             inject(model, config)
         elif present != config:
-            raise CheckpointError(
-                f"{path}: holds {config}, the model has {present}; take out the latter by remove_adapter(model) first, "
-                "or load the file onto adapted_copy(base, path)"
-            )
+            hint = "take out the latter by remove_adapter(model) first, or load the file onto adapted_copy(base, path)"
+            raise CheckpointError(f"{path}: holds {config}, the model has {present}; {hint}")
         parameters, constants = dict(adapter_parameters(model)), _constants(model)
         _check_fit(path, tensors, parameters, {name: buffer for name, (buffer, _) in constants.items()})
     with torch.no_grad():
@@ -90,10 +88,8 @@ def _check_base(path: str | Path, metadata: Mapping[str, str], model: nn.Module)
             logger.warning("%s: %s %s", path, found, precision)
             return
     rounded = f" (also after rounding to {' or '.join(compared)})" if compared else ""
-    raise CheckpointError(
-        f"{path}: made for the base {str(metadata.get('base'))[:12]}…, this model's is {base[:12]}…{rounded}; "
-        "load it onto the base weights that it was trained on"
-    )
+    found = f"made for the base {str(metadata.get('base'))[:12]}…, this model's is {base[:12]}…{rounded}"
+    raise CheckpointError(f"{path}: {found}; load it onto the base weights that it was trained on")
 
 
 def _constants(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:

@@ -54,10 +54,8 @@ def load_base(model: nn.Module, source: str | Path) -> int:
     for key, tensor in loaded.items():
         check_shape(path, key, found[key], tensor)
     if odd := [key for key in loaded if not all(end.isfinite() for end in found[key].aminmax())]:
-        raise CheckpointError(
-            f"{path}: {len(odd)} of {len(loaded)} weights have values that are not finite numbers, first {odd[0]}; "
-            "the file is damaged, or the run that wrote it has diverged"
-        )
+        infinite = f"{len(odd)} of {len(loaded)} weights have values that are not finite numbers, first {odd[0]}"
+        raise CheckpointError(f"{path}: {infinite}; the file is damaged, or the run that wrote it has diverged")
     with torch.no_grad():
         for key, tensor in loaded.items():
             tensor.copy_(found[key])
@@ -78,10 +76,8 @@ def save_official(model: nn.Module, path: str | Path, carry_over: str | Path | N
     `carry_over` is not an official file of this architecture and resolution.
     """
     if (config := adapter_config(model)) is not None:
-        raise ConfigError(
-            f"the model has adapters ({config}), which SAM 3's own builder cannot load; "
-            "merge them into the base first, or save them with save_adapter"
-        )
+        remedy = "merge them into the base first, or save them with save_adapter"
+        raise ConfigError(f"the model has adapters ({config}), which SAM 3's own builder cannot load; {remedy}")
     own = {k: v.detach() for k, v in model.state_dict().items() if not k.startswith(INTERACTIVE)}  # the tracker's
     tensors = {f"detector.{name}": tensor for name, tensor in own.items()}
     if carry_over is not None:
@@ -163,10 +159,8 @@ def _foreign_content(path: Path) -> str | None:
 def _reason(error: Exception) -> str:
     """One line of an error of torch.load."""
     if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return (
-            f"it holds an object of class {found[1]}, which is never loaded for safety; where it comes from, save its "
-            "tensors alone: torch.save(model.state_dict(), path)"
-        )
+        remedy = "where it comes from, save its tensors alone: torch.save(model.state_dict(), path)"
+        return f"it holds an object of class {found[1]}, which is never loaded for safety; {remedy}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

@@ -21,7 +21,6 @@ def inject(model: host.Sam3Image, config: HyperETConfig | Mapping[str, object]) 
 
     Works on `build_model`'s models and on those of `sam3.model_builder`: no base weight is copied or renamed, but that
     LoRA, the control, wraps its layers in peft's, and that bias tuning keeps a copy of the biases.
-
     Raises ConfigError for a model that is not SAM 3's or already has adapters, for a chosen level, layer or block that
     is not there, and for a control that does not fit the model.
     """

@@ -32,8 +32,7 @@ def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
     layer's, or bias tuning has changed them.
     """
     added = {name for name, _ in adapter_parameters(model)}
-    kept = ((k, v) for k, v in model.named_parameters() if k not in added and not k.startswith(UNREAD))
-    base: dict[str, Tensor] = dict(kept)
+    base: dict[str, Tensor] = {k: v for k, v in model.named_parameters() if k not in added and not k.startswith(UNREAD)}
     for adapter in adapter_sites(model).values():
         base = adapter.base_tensors(base)
     return base

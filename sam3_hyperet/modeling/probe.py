@@ -75,8 +75,7 @@ class RadiusProbe:
         self.sites: dict[str, SiteRadii] = {name: SiteRadii() for name in self._modules}
 
     def __enter__(self) -> "RadiusProbe":
-        modules = self._modules.items()
-        self._handles = [module.register_forward_hook(partial(self._record, name)) for name, module in modules]
+        self._handles = [m.register_forward_hook(partial(self._record, name)) for name, m in self._modules.items()]
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -79,8 +79,7 @@ def matched_rank(sizes: Mapping[str, int], budget: int) -> tuple[int, list[str]]
     `sizes` are the parameters that rank 1 takes, by layer. Where not all of them fit, rank 1 goes to as many as do,
     from the last on. Raises ConfigError where none fits.
     """
-    rank = budget // sum(sizes.values())
-    if rank:
+    if rank := budget // sum(sizes.values()):
         return rank, list(sizes)
     names, left = [], budget
     for name, size in reversed(list(sizes.items())):

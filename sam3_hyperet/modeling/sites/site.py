@@ -31,9 +31,7 @@ class SiteAdjustment(AdapterModule):
 class PyramidAdjustment(AdapterModule):
     """One adjustment per chosen level of a feature pyramid, "<name>.<level>" in metrics, or one shared by all.
 
-    Args:
-        levels: the adjusted levels' indices, highest resolution first.
-        adjustments: one for each of `levels`, or a single one for all.
+    `levels` are the indices of the adjusted levels, highest resolution first.
     """
 
     def __init__(
