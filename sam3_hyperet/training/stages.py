@@ -55,9 +55,11 @@ def set_stage(model: nn.Module, stage: int, layers: Sequence[str] = KEY_LAYERS) 
         hits = [pattern for pattern in patterns if re.match(pattern, name)]
         patterns.update((pattern, patterns[pattern] + 1) for pattern in hits)
         parameter.requires_grad_(stage == 3 or name in added or bool(hits))
-    # SAM 3 recomputes its text layers outside its own choice of attention kernels, which fails on CUDA where PyTorch's
-    # choice is another; at 32 tokens a prompt there is little to save.
-    model.backbone.language_backbone.encoder.transformer.grad_checkpointing = False
+    for module in model.modules():
+        if isinstance(module, host.VETextEncoder):
+            # SAM 3 recomputes its text layers outside its own choice of attention kernels, which fails on CUDA where
+            # PyTorch's choice is another; at 32 tokens a prompt there is little to save.
+            module.encoder.transformer.grad_checkpointing = False
     if unmatched := [pattern for pattern, count in patterns.items() if not count]:
         raise ConfigError(f"stage 2: no parameter's name matches {', '.join(unmatched)}")
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

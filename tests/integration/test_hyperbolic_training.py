@@ -61,7 +61,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(scenes, tmp_path, monkeypatch):
         assert {f"{'train' if 'train/loss' in line else 'tune'}/{name}" for name in TERMS} <= line.keys()
     course = [line["radius_control/curvature"] for line in steps(whole)]
     assert len(set(course)) > 1
-    with pytest.raises(ConfigError, match=r"resume: radius"):
+    with pytest.raises(ConfigError, match=r"radius\.schedule is constant, but dynamic in the run of"):
         main([*scenes, *OPTIONS, f"run_dir={tmp_path / 'cut'}"])
 
 
