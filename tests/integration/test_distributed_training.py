@@ -27,7 +27,7 @@ def four(scenes):
     return [*scenes, *data, "evaluate=false", "train.accelerator=cpu", "train.save_every=0"]
 
 
-def two_processes(*command):
+def two_processes(*command, status=0):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "error", "tools/train.py", *command, "train.devices=2"],
@@ -37,7 +37,8 @@ def two_processes(*command):
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == status, done.stderr[-3000:]
+    return done.stderr
 
 
 def losses(folder):
@@ -106,22 +107,13 @@ def test_an_error_of_the_user_is_one_line_of_all_processes(four, tmp_path):
     """Found by the first process alone, or by each of them."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("mine")
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     for options, message, lines in (
         ([f"run_dir={tmp_path / 'run'}"], "config.yaml is there and was not written by an earlier run", 1),
         ([f"run_dir={tmp_path / 'other'}", "optim.betas=[2,3]"], "optim: Invalid beta parameter", 2),
     ):
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "tools/train.py", *four, *options, "train.devices=2"],
-            cwd=REPOSITORY,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 1, done.stderr[-3000:]
-        assert "Traceback" not in done.stderr, done.stderr[-3000:]
-        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        said = two_processes(*four, *options, status=1)
+        assert "Traceback" not in said, said[-3000:]
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
         assert len(errors) <= lines
         assert message in errors[0]
     assert (tmp_path / "run" / "config.yaml").read_text() == "mine"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from sam3_hyperet.inference.grounding import find_stage
+from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.inference.predictor import model_input
 
 PROMPTS = ("car", "small red house", "sky")
@@ -43,3 +45,15 @@ def largest_relative_difference(found, expected):
 
 def equal(found, expected):
     return all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def drawn_prediction(detections, height, width, presence=1.0):
+    """The prediction of one prompt from (mask, score with presence) pairs; its semantic logits are 0."""
+    masks = np.array([mask for mask, _ in detections]).reshape(-1, height, width)
+    return PromptPrediction(
+        query_scores=torch.tensor([score / presence for _, score in detections]),
+        boxes=torch.zeros(len(detections), 4),
+        mask_logits=torch.tensor(np.where(masks, 20.0, -20.0), dtype=torch.float32),
+        semantic_logits=torch.zeros(height, width),
+        presence=presence,
+    )

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from metric_keys import keyed
+from plotted_runs import history, shift
 
 from sam3_hyperet.report.figures.category_plots import TreeConfusion
 from sam3_hyperet.report.figures.images import Detection, Example, SemanticExample
 from sam3_hyperet.report.figures.radius_maps import RadiusMap
-from sam3_hyperet.report.figures.radius_plots import RadiusShift
 from sam3_hyperet.report.figures.score_plots import PrecisionRecall, RiskCoverage
 from sam3_hyperet.report.report import Report, write_report, write_tables
 from sam3_hyperet.report.tables import METRICS
@@ -21,20 +21,6 @@ HOSTILE = "<script>alert('x')</script>\"&"
 
 def metrics(scope="scenes/group", base=0.01, adapted=0.34, key="segm/AP"):
     return {f"base/{scope}/{key}": base, f"{scope}/{key}": adapted}
-
-
-def history():
-    lines = [
-        {"step": s, "train/loss": 9 / s, "train/loss_mask": 5 / s, "train/lr": 1e-3, "radius/fpn.0/mean": s}
-        for s in range(1, 41)
-    ]
-    return [*lines, *({"step": s, "tune/loss": abs(s - 20) + 2.5} for s in (10, 20, 30, 40))]
-
-
-def shift(site="fpn.0", **changes):
-    values = {"edges": (0.0, 0.5, 1.0), "before": (3, 1), "after": (1, 3), "before_mean": 0.3, "after_mean": 0.6}
-    values |= {"before_radius": 6.0, "after_radius": 14.0, "saturation": 0.001}
-    return RadiusShift(site, **values | changes)
 
 
 def full():

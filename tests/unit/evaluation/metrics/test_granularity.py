@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
+from answers import drawn_prediction
 from drawn_pictures import Region
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +15,7 @@ from sam3_hyperet.data.hierarchy import Hierarchy
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics.evaluator import Prompt
 from sam3_hyperet.evaluation.metrics.hierarchy import GranularityEvaluator, concepts
-from sam3_hyperet.inference.prediction import PromptDetections, PromptPrediction
+from sam3_hyperet.inference.prediction import PromptDetections
 
 HEIGHT, WIDTH = 6, 8
 TREE = Hierarchy(
@@ -62,14 +62,7 @@ def block(x0, x1, y0=0, y1=HEIGHT):
 
 def answer(detections=(), presence=1.0):
     """Detections are (mask, score with presence)."""
-    masks = np.array([mask for mask, _ in detections]).reshape(-1, HEIGHT, WIDTH)
-    return PromptPrediction(
-        query_scores=torch.tensor([score / presence for _, score in detections]),
-        boxes=torch.zeros(len(detections), 4),
-        mask_logits=torch.tensor(np.where(masks, 20.0, -20.0), dtype=torch.float32),
-        semantic_logits=torch.zeros(HEIGHT, WIDTH),
-        presence=presence,
-    )
+    return drawn_prediction(detections, HEIGHT, WIDTH, presence)
 
 
 def prompts(vocabulary, tree):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from answers import drawn_prediction
 from drawn_pictures import Region
 from scipy.stats import spearmanr
 from torch import nn
@@ -21,7 +22,7 @@ from sam3_hyperet.evaluation.metrics.uncertainty import (
 )
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.hyperbolic.radius import normalized_radius
-from sam3_hyperet.inference.prediction import PromptDetections, PromptPrediction
+from sam3_hyperet.inference.prediction import PromptDetections
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.probe import watchable_base
 
@@ -60,14 +61,7 @@ def block(x0, x1):
 
 def answer(*detections, presence=1.0):
     """Detections are (mask, score with presence)."""
-    masks = np.array([mask for mask, _ in detections]).reshape(-1, SIDE, SIDE)
-    return PromptPrediction(
-        query_scores=torch.tensor([score / presence for _, score in detections]),
-        boxes=torch.zeros(len(detections), 4),
-        mask_logits=torch.tensor(np.where(masks, 20.0, -20.0), dtype=torch.float32),
-        semantic_logits=torch.zeros(SIDE, SIDE),
-        presence=presence,
-    )
+    return drawn_prediction(detections, SIDE, SIDE, presence)
 
 
 FEATURES = torch.arange(SIDE, dtype=torch.float32).expand(1, 1, SIDE, SIDE) + 1  # column x has the norm x + 1

@@ -4,6 +4,7 @@ import re
 import matplotlib
 import numpy as np
 import pytest
+from plotted_runs import history, shift
 
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.report.figures.category_plots import (
@@ -13,7 +14,7 @@ from sam3_hyperet.report.figures.category_plots import (
     difference_plots,
 )
 from sam3_hyperet.report.figures.plots import TEXT, WIDTH, model_colors
-from sam3_hyperet.report.figures.radius_plots import RadiusShift, radius_plots
+from sam3_hyperet.report.figures.radius_plots import radius_plots
 from sam3_hyperet.report.figures.score_plots import (
     PrecisionRecall,
     RiskCoverage,
@@ -24,20 +25,6 @@ from sam3_hyperet.report.figures.training_plots import training_plots
 from sam3_hyperet.report.tables import category_tables
 
 HOSTILE = "<script>&$x$ 猫"
-
-
-def history():
-    lines = [
-        {"step": s, "train/loss": 9 / s, "train/loss_mask": 5 / s, "train/lr": 1e-3, "radius/fpn.0/mean": s}
-        for s in range(1, 41)
-    ]
-    return [*lines, *({"step": s, "tune/loss": abs(s - 20) + 2.5} for s in (10, 20, 30, 40))]
-
-
-def shift(site="fpn.0", **changes):
-    values = {"edges": (0.0, 0.5, 1.0), "before": (3, 1), "after": (1, 3), "before_mean": 0.3, "after_mean": 0.6}
-    values |= {"before_radius": 6.0, "after_radius": 14.0, "saturation": 0.001}
-    return RadiusShift(site, **values | changes)
 
 
 def test_training_plots():
