@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hyperbolic.curvature import Curvature
-from sam3_hyperet.modeling.checkpoint import read_safetensors, write_safetensors
 from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
 from sam3_hyperet.modeling.fingerprint import base_fingerprint, rounded_fingerprints
 from sam3_hyperet.modeling.inject import check_model, inject, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_parameters
+from sam3_hyperet.modeling.tensor_files import read_safetensors, write_safetensors
 from sam3_hyperet.version import __version__
 
 logger = logging.getLogger(__name__)

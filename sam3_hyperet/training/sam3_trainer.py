@@ -15,10 +15,11 @@ from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import build_model
-from sam3_hyperet.modeling.checkpoint import check_shape, read_state
+from sam3_hyperet.modeling.checkpoint import check_shape
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.parameters import adapter_parameters
+from sam3_hyperet.modeling.tensor_files import read_state
 from sam3_hyperet.training.stages import set_stage, set_training_mode
 
 logger = logging.getLogger(__name__)

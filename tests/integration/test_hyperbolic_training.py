@@ -10,8 +10,8 @@ import torch
 import sam3_hyperet as hy
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.modeling.checkpoint import read_safetensors
 from sam3_hyperet.modeling.opening import open_model
+from sam3_hyperet.modeling.tensor_files import read_safetensors
 from sam3_hyperet.training.state import save_state
 
 pytestmark = pytest.mark.integration

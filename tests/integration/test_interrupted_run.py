@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sam3_hyperet.cli.train import main
-from sam3_hyperet.modeling.checkpoint import read_safetensors
+from sam3_hyperet.modeling.tensor_files import read_safetensors
 from sam3_hyperet.training import batches
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from mortal_runs import AfterSeconds, AtFileOperation, MortalRuns, WithinSave
 
-from sam3_hyperet.modeling.checkpoint import read_safetensors
+from sam3_hyperet.modeling.tensor_files import read_safetensors
 from sam3_hyperet.training.run_log import read_history
 
 REPOSITORY = Path(__file__).resolve().parents[2]

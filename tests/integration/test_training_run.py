@@ -17,7 +17,7 @@ from sam3_hyperet.cli.predict import main as predict
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
-from sam3_hyperet.modeling.checkpoint import read_safetensors
+from sam3_hyperet.modeling.tensor_files import read_safetensors
 from sam3_hyperet.training.state import save_state
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -15,9 +15,9 @@ from torch import nn
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.losses.grounding import MATCHED, TOTAL
-from sam3_hyperet.modeling.checkpoint import read_safetensors
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.modeling.sites.site import SiteAdjustment
+from sam3_hyperet.modeling.tensor_files import read_safetensors
 from sam3_hyperet.training import batches
 from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.options import FitOptions, OptimizerOptions, TrainOptions

@@ -15,7 +15,7 @@ from slurm_cluster import SlurmCluster, why_not
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
-from sam3_hyperet.modeling.checkpoint import read_safetensors
+from sam3_hyperet.modeling.tensor_files import read_safetensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 

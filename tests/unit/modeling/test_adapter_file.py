@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.inference.predictor import Predictor
-from sam3_hyperet.modeling import checkpoint
+from sam3_hyperet.modeling import tensor_files
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
 from sam3_hyperet.modeling.checkpoint import save_base
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
@@ -169,7 +169,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(saved, adapted, mon
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
+    monkeypatch.setattr(tensor_files, "save_file", half)
     with pytest.raises(OSError, match="no space left"):
         hy.save_adapter(adapted, saved)
     assert saved.read_bytes() == before
