@@ -34,6 +34,8 @@ CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "co
 """The folder in an installed package, or else that of the repository."""
 
 _HELP, _SHOW = ("-h", "--help"), "--cfg"
+_FOLDERS = {"prepare": ("data.root", "root")}
+"""Options that a tool takes without their name, as its first word, with their other names."""
 _DISK = (errno.ENOSPC, errno.EDQUOT)
 
 P = ParamSpec("P")
@@ -53,6 +55,7 @@ def parse_command(tool: str, argv: Sequence[str] | None = None, configs: Path = 
     flags = {argument for argument in arguments if argument in (*_HELP, _SHOW)}
     ignored = ("job",) if _SHOW in flags else ()  # Hydra's own spelling is --cfg job
     arguments = [argument for argument in arguments if argument not in (*_HELP, _SHOW, *ignored)]
+    arguments = in_words(tool, arguments) if not flags.intersection(_HELP) else arguments
     command, file = tool, configs / f"{tool}.yaml"
     if not file.exists():
         files = {path.stem: path for path in sorted((configs / tool).glob("*.yaml"))}
@@ -68,6 +71,16 @@ def parse_command(tool: str, argv: Sequence[str] | None = None, configs: Path = 
     if _SHOW in flags:
         _exit_with(OmegaConf.to_yaml(config).rstrip())
     return command.removeprefix(tool).strip(), config
+
+
+def in_words(tool: str, arguments: Sequence[str]) -> list[str]:
+    """Arguments with the folder that a tool takes as its first word, or by another name, as the option that it is."""
+    option, *others = _FOLDERS.get(tool, ("",))
+    given = list(arguments)
+    if option and given and "=" not in given[0] and not given[0].startswith("-"):
+        given[0] = f"{option}={given[0]}"
+    aliases = tuple(f"{name}=" for name in others)
+    return [f"{option}={one.partition('=')[2]}" if aliases and one.startswith(aliases) else one for one in given]
 
 
 def command_line(command: str, *arguments: str) -> str:

@@ -16,7 +16,7 @@ TOOLS = {  # function, and what it does
     "predict": ("predict:main", "find what phrases name on images: images=PATH prompts=car,wheel run=DIR"),
     "merge": ("merge:main", "fold an adapter into the base weights: run=DIR out=FILE"),
     "score": ("score:main", "metrics of prediction files that anyone made: score coco|cgf1|semantic"),
-    "prepare": ("prepare:main", "check a data set before it is used: data=coco root=DIR"),
+    "prepare": ("prepare:main", "check a data set before it is used: DIR"),
     "benchmark": ("benchmark:main", "measure speed and memory (in the repository only)"),
     "pretrain": ("pretrain:main", "train the tiny base from scratch, as the weights in the package were"),
 }

@@ -14,6 +14,7 @@ from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.processes import from_first, make_fabric
+from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
@@ -30,6 +31,8 @@ def main(argv: list[str] | None = None) -> Path:
     _, config = parse_command("evaluate", argv)
     protocol = read_options(Protocol, OmegaConf.to_container(config.protocol), "protocol")
     model_values = OmegaConf.to_container(config.model)
+    lines: list[str] = []  # printed by the first process alone
+    config = recognised(config, lines.append)
     data = read_options(DataOptions, OmegaConf.to_container(config.data), "data")
     use_weights = "model" in config.of_run
     trained = find_trained(listed(config.adapter), listed(config.run), data=data.name, use_weights=use_weights)
@@ -39,6 +42,8 @@ def main(argv: list[str] | None = None) -> Path:
     fabric = make_fabric(f"devices={devices}", accelerator=device.type, devices=devices, strategy=strategy)
     fabric.launch()
     console = Console(highlight=False, quiet=not fabric.is_global_zero)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
     with ExitStack() as stack:
 
         def begin() -> Path:

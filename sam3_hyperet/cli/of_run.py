@@ -18,7 +18,7 @@ _DECIDING = {  # what runs must have alike to be compared
     "model": ("name", "checkpoint", "resolution", "seed"),
     "data": (
         *("name", "format", "root", "splits", "limit", "seed", "size", "names", "vocabulary", "groups"),
-        *("ignore", "offset", "image_ending", "label_ending"),
+        *("ignore", "offset", "colors", "image_ending", "label_ending", "validation_fraction"),
     ),
 }
 
@@ -42,7 +42,7 @@ def sections_of_runs(run: object, names: Sequence[str], configs: Path) -> dict[s
         for folder, other in others:
             for key in _DECIDING[name]:
                 found, expected = other[name].get(key), config[name].get(key)
-                if found != expected:
+                if found != expected and (key in other[name]) == (key in config[name]):  # not there in an old run
                     fault = f"{name}.{key} is {found}, but {expected} in {first}"
                     raise ConfigError(f"run={folder}: {fault}; expected runs of one {name}, or {name}=…")
     return {name: config[name] for name in names}

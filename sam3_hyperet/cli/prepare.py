@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from sam3_hyperet.cli.command import command_line, parse_command, write_json
+from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.data.checks import Inspected, inspect
 from sam3_hyperet.data.conversion import Conversion
 from sam3_hyperet.data.options import DataOptions
@@ -29,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     Raises DataError where something is missing or wrong: the table printed says what, and no manifest is written.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    values = _values(arguments)
     console = Console(highlight=False)
-    root, workers = Path(values["root"]), values["workers"]
+    values = _values(arguments, partial(console.print, markup=False, soft_wrap=True))
+    root, workers = Path(values["data"]["root"]), values["workers"]
     source = values["sources"].get(values["data"]["name"])
     remedy = f"{f'get it from {source}; ' if source else ''}expected tree: docs/data.md"
     if not root.is_dir():
@@ -60,8 +62,11 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     return manifest
 
 
-def _values(arguments: Sequence[str]) -> dict[str, Any]:
-    return OmegaConf.to_container(parse_command("prepare", arguments)[1])  # type: ignore[return-value]
+def _values(arguments: Sequence[str], say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    config = parse_command("prepare", arguments)[1]
+    found = recognised(config, say)
+    own = {"counts": None} if config.data.format == "auto" else {}  # those of a set that is known by its name
+    return {**OmegaConf.to_container(found), **own}  # type: ignore[dict-item]
 
 
 def _converted(conversion: Conversion, root: Path, workers: int, console: Console) -> str | None:
@@ -108,6 +113,6 @@ def _is_manifest(path: Path) -> bool:
 
 def _run_options(values: dict[str, Any], root: Path, arguments: Sequence[str]) -> list[str]:
     """What `train` needs to use the data set as it was checked."""
-    chosen = [argument for argument in arguments if argument.startswith("data=")][-1:] or ["data=coco"]
+    chosen = [argument for argument in arguments if argument.startswith("data=")][-1:] or ["data=auto"]
     own = [one for one in arguments if one.startswith(("paths.", "data.")) and not one.startswith("data.root=")]
     return [*chosen, f"data.root={root}", *own]

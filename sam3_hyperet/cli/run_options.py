@@ -62,9 +62,10 @@ class RunOptions(FitOptions):
         file = run_dir / CONFIG_FILE
         if not file.is_file():
             return
-        before = read_run(OmegaConf.to_container(OmegaConf.load(file), resolve=True)).deciding
+        run = read_run(OmegaConf.to_container(OmegaConf.load(file), resolve=True))
+        before, is_recognised = run.deciding, "auto" not in (self.data.format, run.data.format)
         for key, now in self.deciding.items():
-            if now != before[key]:
+            if now != before[key] and (is_recognised or not key.startswith("data.")):
                 found = f"{key} is {now}, but {before[key]} in the run of {where}"
                 raise ConfigError(f"{found}; use another run_dir or resume=never")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import command_line, exit_cleanly, write_json
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.processes import from_first, make_fabric
+from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
 from sam3_hyperet.data.annotations import AnnotatedImages
@@ -48,6 +50,8 @@ def main(argv: list[str] | None = None, tool: str = "train") -> Path:
     configs, folder = parse_runs(tool, argv)
     if configs[0].launcher.name == "local":
         return train(configs[0])
+    say = partial(Console(highlight=False).print, markup=False, soft_wrap=True)
+    configs = [recognised_here(config, say) for config in configs]
     for config in configs:
         values = OmegaConf.to_container(config, resolve=True)
         open_folder(read_run(values), values)
@@ -80,12 +84,14 @@ def train(config: DictConfig) -> Path:
     of the best and of the last step, and with `evaluate=true` metrics.json and report.html.
     """
     console = Console(highlight=False)
-    values = OmegaConf.to_container(config, resolve=True)
-    options = read_run(values)
+    options = read_run(OmegaConf.to_container(config, resolve=True))
     set_threads(options.train.threads)
     fabric = _fabric(options.train, options.stage.last)
     fabric.launch()
     console.quiet = not fabric.is_global_zero
+    config = recognised(config, partial(console.print, markup=False, soft_wrap=True))
+    values = OmegaConf.to_container(config, resolve=True)
+    options = read_run(values)
     with contextlib.ExitStack() as stack:
 
         def begin() -> RunFolder:

@@ -4,6 +4,7 @@
 - `coco`, `coco_annotations`: COCO instances; which annotations count
 - `label_maps`, `ade20k`: label maps and lists of names
 - `finding`: the finder of files
+- `layouts`: the layouts of data sets as tools export them, recognised
 - `options`, `sources`: a data set by its options; what a run opens
 - `subsets`, `vocabularies`: parts of a data set, lists of category names
 - `hierarchy`: concept trees

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import NonNegativeInt, check_fields, one_of
+from sam3_hyperet.options import NonNegativeInt, Probability, check_fields, one_of
 
-FORMATS = ("scenes", "coco", "ade20k", "label_maps")
+FORMATS = ("scenes", "coco", "ade20k", "label_maps", "yolo", "auto")
 SPLITS = ("train", "tune", "val")
 CROWDS = ("ignore", "instances")
 EXIF = ("ignore", "apply")
@@ -22,17 +22,22 @@ class DataOptions:
     """Options of a data set.
 
     Attributes:
-        name: what its metrics begin with.
-        format: "scenes" (drawn when first used), "coco", "ade20k" or "label_maps".
+        name: what its metrics begin with; of format "auto", the folder's name where it is empty.
+        format: "scenes" (drawn when first used), "coco", "ade20k", "label_maps" or "yolo"; "auto" recognises the layout
+            of its folder, which then sets format, splits and what else follows from the files.
         root: its folder.
-        splits: split -> what the format calls it: the `train2017` of COCO, the `training` of ADE20K, [images, labels]
-            or [images, labels, list of the images to take] of a label-map set, the number of images of scenes.
+        splits: split -> what the format calls it: the `train2017` of COCO (for annotations/instances_train2017.json and
+            train2017/) or [folder of images, file.json]; the `training` of ADE20K; [images, labels] or [images, labels,
+            list of the images to take] of a label-map set; the number of images of scenes.
+        validation_fraction: of the training images, held out by seed and by name where there is no val split.
+        shots: train on so many images of each category, chosen by seed and by name; 0 for all.
         tune_images: images held out of training for choosing the best step, where there is no tune split.
         limit: at most this many training and as many tuning images, evenly spread; 0 for all. What is evaluated is
             limited by `protocol.limit` alone.
         seed: of the drawn scenes, and of what is held out.
         size: side of a drawn scene in pixels.
         names: a label-map set's class names, or their file, below root.
+        colors: of coloured label maps, [red, green, blue] by class name, or the file that lists them, below root.
         ignore: label of unlabelled pixels.
         offset: label of the first class.
         image_ending: what an image's file name ends in after the part that it shares with its label map's; any
@@ -74,11 +79,14 @@ class DataOptions:
     format: Annotated[str, FORMATS]
     root: str
     splits: Mapping[str, object]
+    validation_fraction: Probability = 0.2
+    shots: NonNegativeInt = 0
     tune_images: NonNegativeInt = 32
     limit: NonNegativeInt = 0
     seed: NonNegativeInt = 0
     size: int = 128
     names: str | tuple[str, ...] = ""
+    colors: str | Mapping[str, tuple[int, ...]] | None = None
     ignore: int = 255
     offset: int = 0
     image_ending: str = ""
@@ -102,7 +110,8 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
-        if self.name in RESERVED_NAMES or "/" in self.name or not self.name.strip():
+        is_named_later = self.format == "auto" and not self.name
+        if self.name in RESERVED_NAMES or "/" in self.name or not (self.name.strip() or is_named_later):
             raise ConfigError(
                 f"data.name={self.name!r}; expected a name without / that no other metrics begin with: not "
                 f"{', '.join(sorted(RESERVED_NAMES))}"

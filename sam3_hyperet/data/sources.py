@@ -111,6 +111,8 @@ def read_split(options: DataOptions, split: str) -> Split:
     """Read a split that the options name, with all its images. Raises ConfigError or DataError as `open_split`."""
     if split not in options.splits:
         raise ConfigError(f"data set {options.name} has no split {split!r}; it has {', '.join(options.splits)}")
+    if options.format == "auto":
+        raise ConfigError(f"data.format=auto has not been recognised at {options.root}: layouts.table.explicit does it")
     read = {"scenes": _read_scenes, "coco": _read_coco, "ade20k": _read_ade20k, "label_maps": _read_label_maps}
     images, labels, coco_file = read[options.format](options, split, Path(options.root).expanduser())
     images.is_upright = options.exif == "apply"
@@ -141,15 +143,23 @@ def _read_scenes(options: DataOptions, split: str, root: Path) -> Files:
 
 
 def _read_coco(options: DataOptions, split: str, root: Path) -> Files:
-    name = str(options.splits[split])
-    annotations = root / "annotations" / f"instances_{name}.json"
+    given = options.splits[split]
+    folder, file = (given, f"annotations/instances_{given}.json") if isinstance(given, str) else _pair(split, given)
+    annotations = root / file
     if not annotations.exists() and root.is_dir():
         found = sorted(path.relative_to(root).as_posix() for path in find_files(root, (".json",)).values())
         raise DataError(
-            f"{annotations}: no such file; found {some(found) or 'no .json file'} below {root}, expected "
-            f"annotations/instances_{name}.json, and its images in {name}/"
+            f"{annotations}: no such file; found {some(found) or 'no .json file'} below {root}, expected {file}, and "
+            f"its images in {folder}/; other names: data.splits={{{split}: [folder, file.json]}}"
         )
-    return read_coco(annotations, root / name, name=options.name, crowds=options.crowds), None, annotations
+    return read_coco(annotations, root / folder, name=options.name, crowds=options.crowds), None, annotations
+
+
+def _pair(split: str, given: object) -> tuple[str, str]:
+    """The folder of images and the file of a COCO split."""
+    if not isinstance(given, list | tuple) or len(given) != 2 or not all(isinstance(one, str) for one in given):
+        raise ConfigError(f"data.splits.{split}={given!r}; expected a name such as train2017, or [folder, file.json]")
+    return given[0], given[1]
 
 
 def _read_ade20k(options: DataOptions, split: str, root: Path) -> Files:

@@ -112,7 +112,7 @@ def test_a_user_s_error_is_one_line_in_child_processes_too(tmp_path):
 @pytest.mark.parametrize("data", DATA_SETS)
 def test_every_option_can_be_set_for_every_data_set(data):
     chosen = composed(
-        f"data={data}", "data.granularity_weights={object: 1.0}", "data.vocabulary=[car]", "data.size=64"
+        f"data={data}", "data.root=x", "data.granularity_weights={object: 1.0}", "data.vocabulary=[car]", "data.size=64"
     )["data"]
     assert chosen["size"] == 64
     assert chosen["vocabulary"] == ["car"]

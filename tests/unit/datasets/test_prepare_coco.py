@@ -47,7 +47,7 @@ def fails(capsys):
 
     def run(root, *arguments):
         with pytest.raises(SystemExit) as exit_:
-            exit_cleanly(main)([f"root={root}", *arguments])
+            exit_cleanly(main)(["data=coco", f"root={root}", *arguments])
         assert exit_.value.code == 1
         said = capsys.readouterr()
         assert said.err.startswith("error: ")
@@ -59,7 +59,7 @@ def fails(capsys):
 
 
 def test_a_complete_set_gets_a_manifest(coco, capsys):
-    assert main([f"root={coco}", COUNTS]) == coco / "prepared.json"
+    assert main(["data=coco", f"root={coco}", COUNTS]) == coco / "prepared.json"
     manifest = json.loads((coco / "prepared.json").read_text())
     assert (manifest["data"], manifest["splits"].keys()) == ("coco", {"train", "val"})
     train, val = (manifest["splits"][name] for name in ("train", "val"))
@@ -70,9 +70,9 @@ def test_a_complete_set_gets_a_manifest(coco, capsys):
     assert "train: coco: 2 images, 1 categories; repaired 1 × box without area, taken from the mask" in said
     assert f"next: sam3-hyperet train data=coco data.root={coco}" in said
     assert "FAILED" not in said
-    again = main([f"root={coco}", "counts=null", "out=elsewhere/again.json"])
+    again = main(["data=coco", f"root={coco}", "counts=null", "out=elsewhere/again.json"])
     assert json.loads(again.read_text()) == manifest
-    assert main([f"root={coco}", "counts=null", "out=null"]) is None
+    assert main(["data=coco", f"root={coco}", "counts=null", "out=null"]) is None
 
 
 def test_only_a_manifest_is_replaced(coco, capsys):
@@ -85,7 +85,7 @@ def test_only_a_manifest_is_replaced(coco, capsys):
 
 def test_a_file_of_another_size_changes_the_hash(coco):
     def hash_of():
-        return json.loads(main([f"root={coco}", "counts=null"]).read_text())["splits"]["val"]["sha256"]
+        return json.loads(main(["data=coco", f"root={coco}", "counts=null"]).read_text())["splits"]["val"]["sha256"]
 
     before = hash_of()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)).save(coco / "val2017/1.png")
@@ -135,12 +135,12 @@ def test_what_is_missing_is_said(coco, fails, spoil, message):
         (["root=/nowhere"], "/nowhere: no such folder; get it from https://cocodataset.org"),
         (["workers=0"], "workers=0; expected an integer from 1"),
         (["data.format=voc"], "data.format='voc' is unknown; expected one of scenes, coco"),
-        (["roots=x"], "key 'roots' is unknown (did you mean root?)"),
+        (["roots=x"], "key 'roots' is unknown; there are out"),
     ],
 )
 def test_options(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as exit_:
-        exit_cleanly(main)([f"root={tmp_path}", *arguments])
+        exit_cleanly(main)(["data=coco", f"root={tmp_path}", *arguments])
     assert exit_.value.code == 1
     assert message in capsys.readouterr().err
 

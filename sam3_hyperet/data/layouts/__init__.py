@@ -1,0 +1,6 @@
+"""Layouts of data sets as tools export them, recognised by their files and what is in these, without opening an image.
+
+- `layout`: what a recogniser returns
+- `coco`: COCO's tree and the exports that are COCO files
+- `table`: all layouts; `data.format=auto` made explicit
+"""

@@ -1,0 +1,83 @@
+"""All layouts that are known, and `data.format=auto` made explicit by them."""
+
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+
+from sam3_hyperet.data.finding import is_hidden
+from sam3_hyperet.data.layouts import coco
+from sam3_hyperet.data.layouts.layout import Found, Layout
+from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions
+from sam3_hyperet.errors import ConfigError, DataError
+
+LAYOUTS: tuple[Layout, ...] = (coco.LAYOUT,)
+_SHOWN = 12  # entries of a folder, in a message
+_DEFAULTS = {field.name: field.default for field in fields(DataOptions)}
+
+
+def explicit(options: DataOptions) -> tuple[DataOptions, list[str]]:
+    """The same options with `format: auto` replaced by what is recognised at their root, and lines that say so.
+
+    An option that was set keeps its value. Raises ConfigError or DataError where nothing, or more than one layout, is
+    recognised.
+    """
+    if options.format != "auto":
+        return options, []
+    folder, found = recognise(Path(options.root))
+    values: dict[str, object] = {"root": str(folder), **found.options}
+    kept = [name for name in values if name not in ("root", "format") and _is_set(options, name)]
+    values = {name: value for name, value in values.items() if name not in kept}
+    if not options.name:
+        values["name"] = _name(folder)
+    made = replace(options, **values)  # type: ignore[arg-type]
+    lines = [f"{folder}: recognised as {found.layout}", *found.notes]
+    lines += [f"data.{name}={getattr(options, name)!r} as given" for name in kept]
+    lines += [f"data {name}: {value}" for name, value in values.items() if name not in ("root", "name")]
+    return made, lines
+
+
+def recognise(root: Path) -> tuple[Path, Found]:
+    """The layout of a folder, or of the one folder in it that has one; with that folder. Raises DataError."""
+    folder = root.expanduser()
+    if not folder.is_dir():
+        raise DataError(f"{root}: no such folder; expected the folder of a data set as data.root")
+    found = [(folder, one) for one in _found_in(folder)]
+    found = found or [(below, one) for below in _folders(folder) for one in _found_in(below)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        entries = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(folder))
+        listed = ", ".join(entries[:_SHOWN]) + (f" and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else "")
+        known = "; ".join(f"{name} ({tree})" for layout in LAYOUTS for name, tree in layout.trees.items())
+        raise DataError(
+            f"{root}: no known layout of a data set; found {listed or 'nothing'}; expected one of: {known}; or a file "
+            "of options that names its parts, data=own.yaml (docs/data.md)"
+        )
+    folders = {str(path) for path, _ in found}
+    several = "; ".join(f"{one.layout} in {path}" for path, one in found)
+    if len(folders) > 1:
+        raise DataError(f"{root}: {len(found)} data sets: {several}; expected one of these folders as data.root")
+    raise DataError(
+        f"{root}: {len(found)} layouts at once: {several}; expected one, or a file of options that names its parts, "
+        "data=own.yaml (docs/data.md)"
+    )
+
+
+def _found_in(folder: Path) -> list[Found]:
+    return [one for layout in LAYOUTS for one in layout.recognise(folder)]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
+
+
+def _is_set(options: DataOptions, name: str) -> bool:
+    if name not in _DEFAULTS:
+        raise ConfigError(f"a recogniser returned data.{name}, which is no option")
+    return bool(options.splits) if name == "splits" else getattr(options, name) != _DEFAULTS[name]
+
+
+def _name(folder: Path) -> str:
+    """A data set's name, of its folder."""
+    name = folder.resolve().name.strip() or "data"
+    return f"{name}-data" if name in RESERVED_NAMES else name
