@@ -66,6 +66,12 @@ def from_run_lengths(rle: dict[str, Any], height: int, width: int, where: str) -
     return coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)  # type: ignore[no-any-return]
 
 
+def along_rows(rle: Rle) -> Rle:
+    """The mask of the same runs, read along rows instead of down columns."""
+    height, width = rle["size"]
+    return encode_masks(decode(rle).T.reshape(1, height, width).astype(bool))[0]
+
+
 def area(rle: Rle) -> int:
     """Pixels of a mask."""
     return int(coco_mask.area(rle))

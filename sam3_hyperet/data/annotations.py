@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from sam3_hyperet import masks
+from sam3_hyperet.data.finding import composed
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.masks import Rle
 
 GRANULARITIES = ("part", "object", "group")
 MAX_NAME = 200  # characters; SAM 3 reads 32 tokens of a prompt and silently drops the rest
-_MAX_ID = 2**31 - 1  # SAM 3 batches category ids as int32
+MAX_CATEGORY_ID = 2**31 - 1  # SAM 3 batches category ids as int32
 _BROKEN_PICTURE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -71,7 +72,7 @@ class AnnotatedImages:
     """Annotated images, by position 0 … len − 1.
 
     dropped: by reason, how many annotations were left out. adjusted: those kept after a harmless repair.
-    crowds: how many annotations are crowds.
+    crowds: how many annotations are crowds. rectangles: how many are outlined by their own box.
     counts: annotations of each category id that has any, crowds included, in all images of the file; of a large
         label-map set None. A category without any is never taken as absent.
     is_upright: whether EXIF orientation is applied; COCO's, ADE20K's and CamVid's annotations are of the stored pixels.
@@ -82,7 +83,7 @@ class AnnotatedImages:
     def __init__(self, name: str, categories: Iterable[Category]) -> None:
         self.name, self.categories = name, tuple(categories)
         self.dropped, self.adjusted = Counter[str](), Counter[str]()
-        self.crowds, self.is_upright = 0, False
+        self.crowds, self.rectangles, self.is_upright = 0, 0, False
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -188,7 +189,7 @@ def read_category(record: Mapping[str, Any], where: str, kind: str) -> tuple[Cat
 
 def category_id(value: object, where: str) -> int:
     """A category id that SAM 3 can batch."""
-    return whole_number(value, where, 0, _MAX_ID)
+    return whole_number(value, where, 0, MAX_CATEGORY_ID)
 
 
 def prompt_name(value: object, where: str) -> str:
@@ -202,8 +203,8 @@ def prompt_name(value: object, where: str) -> str:
 
 
 def spoken(name: str) -> str:
-    """A category's name as every reader and option takes it: underscores are spaces, none at its ends."""
-    return name.replace("_", " ").strip()
+    """A category's name as every reader and option takes it: underscores are spaces, one at a time."""
+    return " ".join(word for word in composed(name).replace("_", " ").strip().split(" ") if word)
 
 
 def records(content: Any, key: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

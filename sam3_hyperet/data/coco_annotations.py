@@ -13,12 +13,15 @@ from typing import Any, NoReturn
 import numpy as np
 
 from sam3_hyperet import masks
-from sam3_hyperet.data.annotations import ImageInfo, Instance, field, shown, whole_number
+from sam3_hyperet.data.annotations import ImageInfo, Instance, shown
+from sam3_hyperet.data.coco_records import read_box, read_flag, read_id, read_outline, reference
 from sam3_hyperet.errors import DataError
 
 _NO_BOX = (math.nan,) * 4
 _SLACK, _RELATIVE_SLACK = 2.0, 0.05  # pixels, and fraction of a side, that a box may be off its mask
-_FROM_MASK = "taken from the mask"
+_TRIED = 8  # run lengths that are read along rows
+_SOME_PIXELS = 16  # of a mask's box, for which an area of 1 or less is a fraction of the image
+_FROM_MASK, _NO_AREA = "taken from the mask", "area that is no number of pixels"
 
 
 class AnnotationTable:
@@ -33,7 +36,8 @@ class AnnotationTable:
         self._position = {image.image_id: position for position, image in enumerate(images)}
         self._crowds_are_instances = crowds_are_instances
         self.dropped, self.adjusted = Counter[str](), Counter[str]()
-        self._seen: set[int] = set()
+        self._seen: dict[int, int | None] = {}  # the row of each id
+        self._numbered = 0
         self._rows: list[tuple[int, ...]] = []  # id, image, category, crowd, first polygon, last + 1
         self._stated: list[tuple[float, ...]] = []  # x, y, width, height, area; NaN where it follows from the mask
         self._outlines: list[list[float]] = []
@@ -42,65 +46,80 @@ class AnnotationTable:
 
     def add(self, record: Mapping[str, Any], where: str) -> None:
         """Check one annotation. Raises DataError; counts and leaves out what has no mask."""
-        number = whole_number(field(record, "id", where), f"{where}: its id")
-        where = f"{self.path}: annotation {number}"
-        if number in self._seen:
-            raise DataError(f"{where}: two annotations have this id")
-        self._seen.add(number)
-        image_id, category = field(record, "image_id", where), field(record, "category_id", where)
-        if type(image_id) is not int or image_id not in self._position:
-            raise DataError(f"{where}: its image_id {shown(image_id)} is not among the {len(self._position)} images")
-        if type(category) is not int or category not in self._categories:
-            raise DataError(f"{where}: its category_id {shown(category)} is not among the categories")
+        number, earlier = self._number(record, where)
+        where = f"{self.path}: annotation {number}" if number >= 0 else where
+        image_id = reference(record, "image_id", self._position, where, self.adjusted)
+        category = reference(record, "category_id", self._categories, where, self.adjusted)
         phrase, name = record.get("noun_phrase"), self._categories[category]
         if phrase is not None and phrase != name:
             raise DataError(
                 f"{where}: its noun_phrase is {shown(phrase)}, its category {name!r}; phrases of single annotations, "
                 "as SAM 3's training files have, are not read: expected one category a phrase, or no noun_phrase"
             )
-        crowd = record.get("iscrowd", 0)
-        if crowd not in (0, 1):
-            raise DataError(f"{where}: its iscrowd is {shown(crowd)}, expected 0 or 1")
+        crowd = read_flag(record, "iscrowd", where, self.adjusted)
         if crowd and self._crowds_are_instances:
             self.adjusted["crowd, read as an instance"] += 1
             crowd = 0
         position, first = self._position[image_id], len(self._outlines)
         image = self.images[position]
-        box = _stated_box(record, image, where)
-        if self._take(record.get("segmentation"), box, number, image, where):
-            self._rows.append((number, position, category, bool(crowd), first, len(self._outlines)))
-            self._stated.append((*(box or _NO_BOX), self._stated_area(record, image)))
-            if record.get("bbox", ...) is not ... and box is None:
-                self.adjusted[f"box without area, {_FROM_MASK}"] += 1
-        else:
+        box, fault = read_box(record, image)
+        if not self._take(record.get("segmentation"), box, number, image, where):
             self._lost.append((position, category))
+            return
+        row = (number, position, category, bool(crowd), first, len(self._outlines))
+        if earlier is not None and self._is_same(row, self._rows[earlier]):
+            self.dropped["annotation that is in the file twice"] += 1
+            del self._outlines[first:]
+            self._rles.pop(number, None)
+            return
+        if number >= 0:
+            self._seen[number] = len(self._rows)
+        self._rows.append(row)
+        self._stated.append((*(box or _NO_BOX), self._stated_area(record, image)))
+        if fault:
+            self.adjusted[f"{fault}, {_FROM_MASK}"] += 1
+
+    def _number(self, record: Mapping[str, Any], where: str) -> tuple[int, int | None]:
+        """An annotation's id, a negative one until `finish` where it has none of its own; the row that has it, too."""
+        number = -1 if record.get("id") is None else read_id(record["id"], f"{where}: its id", self.adjusted)
+        if number >= 0 and number not in self._seen:
+            self._seen[number] = None
+            return number, None
+        self._numbered += 1
+        self.adjusted["annotation without an id of its own, numbered"] += 1
+        return -self._numbered, self._seen.get(number)
+
+    def _is_same(self, row: Sequence[int], other: Sequence[int]) -> bool:
+        """Whether two rows are one annotation but for their ids."""
+        outlines = [self._outlines[first:last] for *_, first, last in (row, other)]
+        masks_of = [self._rles.get(one[0]) for one in (row, other)]
+        return row[1:4] == other[1:4] and outlines[0] == outlines[1] and masks_of[0] == masks_of[1]
 
     def _stated_area(self, record: Mapping[str, Any], image: ImageInfo) -> float:
         area = record.get("area", ...)
         if type(area) in (int, float) and 0 < area <= image.height * image.width:
             return float(area)
         if area is not ...:
-            self.adjusted[f"area that is no number of pixels, {_FROM_MASK}"] += 1
+            self.adjusted[f"{_NO_AREA}, {_FROM_MASK}"] += 1
         return math.nan
 
     def _take(self, outline: object, box: tuple[float, ...] | None, number: int, image: ImageInfo, where: str) -> bool:
         """Keep the outline; False if there is nothing of it to keep."""
-        if isinstance(outline, dict):
-            rle = masks.from_run_lengths(outline, image.height, image.width, where)
+        shape = read_outline(outline, where, self.adjusted)
+        if not shape:
+            self.dropped["annotation without box and mask" if box is None else "box without a mask"] += 1
+            return False
+        if isinstance(shape, dict):
+            rle = masks.from_run_lengths(shape, image.height, image.width, where)
             if not masks.area(rle):
                 self.dropped["mask without a pixel"] += 1
                 return False
             self._rles[number] = rle
             return True
-        if outline is None or (outline == [] and box is None):
-            self.dropped["annotation without box and mask" if box is None else "box without a mask"] += 1
-            return False
-        if not isinstance(outline, list) or not all(isinstance(polygon, list) for polygon in outline):
-            raise DataError(f"{where}: its segmentation is {shown(outline)}, expected polygons or an RLE")
-        polygons = [polygon for polygon in outline if len(polygon) >= 6 and len(polygon) % 2 == 0]
+        polygons = [polygon for polygon in shape if len(polygon) >= 6 and len(polygon) % 2 == 0]
         if not polygons:
             self.dropped["outline without a polygon of 3 points"] += 1
-        elif len(polygons) < len(outline):
+        elif len(polygons) < len(shape):
             self.adjusted["outline with a polygon of fewer than 3 points"] += 1
         self._outlines += polygons
         return bool(polygons)
@@ -111,7 +130,12 @@ class AnnotationTable:
         self._boxes = np.asarray(self._stated, np.float64).reshape(-1, 5)
         owner = np.repeat(np.arange(len(rows)), rows[:, 5] - rows[:, 4])  # the row of each polygon
         self._polygons = Polygons(self._outlines, lambda k: f"{self.path}: annotation {rows[owner[k], 0]}")
+        self._refuse_fractions()
+        self.rectangles = int(
+            (self._polygons.are_rectangles() & (np.bincount(owner, minlength=len(rows))[owner] == 1)).sum()
+        )
         clipped = self._beyond(rows, owner)
+        self._number_anew(rows)
         solid = np.zeros(len(rows), bool)
         solid[owner[~(self._polygons.maybe_empty() | clipped)]] = True
         keep = np.ones(len(rows), bool)
@@ -128,7 +152,11 @@ class AnnotationTable:
         for column in ("id", "image", "category", "crowd", "_from", "_to", "_boxes"):
             setattr(self, column, getattr(self, column)[keep])
         if not len(self.id):
-            raise DataError(f"{self.path}: none of its {len(self._seen)} annotations has a mask ({dict(self.dropped)})")
+            count, why = len(self._seen) + self._numbered, f"; dropped {dict(self.dropped)}" if self.dropped else ""
+            raise DataError(
+                f"{self.path}: none of its {count} annotations has a mask{why}; expected a `segmentation` of "
+                "polygons or run lengths, as exports of instance segmentation have, for one annotation or more"
+            )
         if self.crowd.all():
             raise DataError(
                 f"{self.path}: all of its {len(self.id)} annotations with a mask are crowds (iscrowd: 1), of which "
@@ -136,6 +164,15 @@ class AnnotationTable:
             )
         self.unlabelled = self._without_annotation_left()
         del self._rows, self._stated, self._outlines, self._seen, self._position, self._lost
+
+    def _number_anew(self, rows: np.ndarray) -> None:
+        """Give annotations without an id of their own those after the largest."""
+        largest = max(self._seen, default=0)
+        for row in np.flatnonzero(rows[:, 0] < 0).tolist():
+            number = largest - int(rows[row, 0])
+            if rows[row, 0] in self._rles:
+                self._rles[number] = self._rles.pop(int(rows[row, 0]))
+            rows[row, 0] = number
 
     def instance(self, row: int) -> Instance:
         """The annotation of one row."""
@@ -175,9 +212,39 @@ class AnnotationTable:
         corners = np.concatenate([self._boxes[:, :2], self._boxes[:, :2] + self._boxes[:, 2:4]], axis=1).clip(0, sizes)
         sides = np.tile(extents[:, 2:] - extents[:, :2], 2)
         wrong = keep & (np.abs(corners - extents) > _SLACK + _RELATIVE_SLACK * sides).any(axis=1)  # never of a NaN
+        self._refuse_row_order(np.flatnonzero(wrong & (self._to == self._from)))
+        fraction = keep & (self._boxes[:, 4] <= 1) & (sides[:, 0] * sides[:, 1] > _SOME_PIXELS)
+        self._boxes[fraction, 4] = math.nan
+        if fraction.any():
+            self.adjusted[f"{_NO_AREA}, {_FROM_MASK}"] += int(fraction.sum())
         self._boxes[wrong, :4] = math.nan
         if wrong.any():
             self.adjusted[f"box that contradicts its mask, {_FROM_MASK}"] += int(wrong.sum())
+
+    def _refuse_fractions(self) -> None:
+        """Refuse polygons that all lie between 0 and 1: of an image, they would cover the first pixel."""
+        extents = self._polygons.extents
+        if (
+            len(extents)
+            and extents.min() >= 0
+            and extents.max() <= 1
+            and self._sizes(np.arange(len(self.images))).min() > 2
+        ):
+            raise DataError(
+                f"{self.path}: all of its {len(extents)} polygons lie between 0 and 1, as fractions of the image do; "
+                "expected pixels: multiply by the image's width and height"
+            )
+
+    def _refuse_row_order(self, rows: np.ndarray) -> None:
+        """Refuse run lengths that fit the box of their annotation only if they run along rows."""
+        for row in rows[:_TRIED].tolist():
+            image, box = self.images[self.image[row]], self._boxes[row, :4]
+            other = masks.box(masks.along_rows(self._rle(row)))
+            if np.abs(np.asarray(other) - box).max() <= _SLACK + _RELATIVE_SLACK * min(box[2:]):
+                raise DataError(
+                    f"{self.path}: annotation {self.id[row]}: its run lengths fit its bbox only if they run along "
+                    f"rows; COCO's run down the columns of the {image.height}x{image.width} mask (Fortran order)"
+                )
 
     def _sizes(self, positions: np.ndarray) -> np.ndarray:
         """(N, 2) width and height of the images at some positions."""
@@ -189,20 +256,6 @@ class AnnotationTable:
         for position, category in set(self._lost) - left:
             found[position] |= {category}
         return dict(found)
-
-
-def _stated_box(record: Mapping[str, Any], image: ImageInfo, where: str) -> tuple[float, ...] | None:
-    """[x, y, width, height] of the file; None where it has none, or one without area. Raises DataError."""
-    box = record.get("bbox")
-    if box is None or box == []:
-        return None
-    if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
-        raise DataError(f"{where}: its bbox is {shown(box)}, expected [x, y, width, height]")
-    x, y, w, h = box
-    width, height = image.width, image.height
-    if not (abs(x) <= width and abs(y) <= height and 0 <= w <= 2 * width and 0 <= h <= 2 * height):
-        raise DataError(f"{where}: its bbox is {shown(box)}, the image is {width}x{height}")
-    return (x, y, w, h) if w > 0 and h > 0 else None
 
 
 class Polygons:
@@ -239,6 +292,20 @@ class Polygons:
     def polygon(self, k: int) -> list[float]:
         """Polygon k as COCO writes it."""
         return self.flat[self.starts[k] : self.starts[k + 1]].tolist()
+
+    def are_rectangles(self) -> np.ndarray:
+        """(K,) which polygons are their own boxes: four corners, the first of them once more at the end or not."""
+        found = np.zeros(len(self.extents), bool)
+        lengths = np.diff(self.starts)
+        for length in (8, 10):
+            which = np.flatnonzero(lengths == length)
+            points = self.flat[self.starts[which, None] + np.arange(length)].reshape(len(which), length // 2, 2)
+            low, high = self.extents[which, None, :2], self.extents[which, None, 2:]
+            at_corners = ((points == low) | (points == high)).all(axis=(1, 2))
+            one_by_one = ((np.diff(points, axis=1) != 0).sum(axis=2) == 1).all(axis=1)
+            is_closed = (points[:, 0] == points[:, -1]).all(axis=1) | (length == 8)
+            found[which] = at_corners & one_by_one & is_closed
+        return found
 
     def maybe_empty(self) -> np.ndarray:
         """(K,) True where a polygon is so small or thin that rasterising it could cover no pixel."""

@@ -3,7 +3,9 @@
 import os
 import unicodedata
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import unquote
 
 from sam3_hyperet.errors import DataError
 
@@ -12,8 +14,8 @@ LABEL_ENDINGS = (".png", ".tif", ".tiff", ".bmp")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is no data: `._a.png`, `.ipynb_checkpoints`, `__MACOSX`."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Whether a file or folder is no data: `._a.png`, `.ipynb_checkpoints`, `__MACOSX`, a Synology's `@eaDir`."""
+    return name.startswith((".", "@eaDir", "$RECYCLE")) or name == "__MACOSX"
 
 
 def find_files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
@@ -62,6 +64,7 @@ class Listing:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._listed: dict[str, dict[str, str]] = {}
+        self._any_case: dict[str, dict[str, str | None]] = {}
 
     def find(self, file_name: str) -> Path | None:
         """The file of a name below the folder: as it is, with "\\" as "/", or in the other Unicode form."""
@@ -72,6 +75,39 @@ class Listing:
                 if actual := entries.get(last) or entries.get(composed(last)):
                     return self.folder / form / actual
         return None
+
+    def find_by_end(self, path: str) -> Path | None:
+        """The one file that a path of another machine, a URL or an encoded name can mean: by the longest end of the
+        path that leads to a file here, in any case; else by its name alone, where one file below the folder has it."""
+        text = composed(unquote(path)).replace("\\", "/")
+        for whole in (text, text.partition("?")[0], text.partition("?d=")[2]):  # a query; Label Studio's local files
+            parts = [part for part in whole.split("/") if part not in ("", ".", "..")]
+            for first in range(len(parts)):
+                parent, last = "/".join(parts[first:-1]), parts[-1]
+                if found := self.find(f"{parent}/{last}") if parent else self.find(last):
+                    return found
+                if actual := self._of_any_case(parent).get(last.casefold()):
+                    return self.folder / parent / actual
+            if parts and (found := self._by_name.get(parts[-1])):
+                return found
+        return None
+
+    def _of_any_case(self, parent: str) -> dict[str, str | None]:
+        """Names in a folder by what they are without case, None where two are alike."""
+        if parent not in self._any_case:
+            names = self._any_case[parent] = {}
+            for name in set(self._entries(parent).values()):
+                names[composed(name).casefold()] = None if composed(name).casefold() in names else name
+        return self._any_case[parent]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Path | None]:
+        """Files below the folder by their name alone, None where two have it."""
+        found: dict[str, Path | None] = {}
+        for path in find_files(self.folder, ("",)).values() if self.folder.is_dir() else ():
+            name = composed(path.name)
+            found[name] = None if name in found else path
+        return found
 
     def _entries(self, parent: str) -> dict[str, str]:
         if parent not in self._listed:

@@ -8,6 +8,7 @@ from sam3_hyperet.data.label_maps import COUNTED
 from sam3_hyperet.data.prompts import PromptSampler
 
 _LISTED = 40  # categories by name in a line
+_MANY_RECTANGLES = 0.5  # fraction of the annotations
 _LOOKED_AT = 256  # images that are opened for a note
 _ORIENTATION = 0x0112
 
@@ -25,6 +26,12 @@ def data_notes(images: AnnotatedImages) -> list[str]:
     if images.unannotated:
         absent = [names[category] for category in names if category in images.unannotated]
         lines.append(f"{images.name}: without any annotation, so never taken as absent: {some(absent, _LISTED)}")
+    annotations = sum((images.counts or {}).values())
+    if images.rectangles and images.rectangles >= _MANY_RECTANGLES * annotations:
+        lines.append(
+            f"{images.name}: warning: {images.rectangles:,} of {annotations:,} outlines are upright rectangles; boxes "
+            "in place of masks teach the model to draw boxes"
+        )
     turned, looked_at = _turned(images)
     if turned:
         what = "turned by it (data.exif=apply)" if images.is_upright else "shown as they are stored (data.exif=ignore)"

@@ -152,7 +152,9 @@ def _read_coco(options: DataOptions, split: str, root: Path) -> Files:
             f"{annotations}: no such file; found {some(found) or 'no .json file'} below {root}, expected {file}, and "
             f"its images in {folder}/; other names: data.splits={{{split}: [folder, file.json]}}"
         )
-    return read_coco(annotations, root / folder, name=options.name, crowds=options.crowds), None, annotations
+    upright = options.exif == "apply"
+    images = read_coco(annotations, root / folder, name=options.name, crowds=options.crowds, upright=upright)
+    return images, None, annotations
 
 
 def _pair(split: str, given: object) -> tuple[str, str]:

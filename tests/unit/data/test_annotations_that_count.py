@@ -12,7 +12,7 @@ from sam3_hyperet.errors import DataError
 DEGENERATE = {
     "two points": ({"segmentation": [[1, 1, 5, 5]]}, "outline without a polygon of 3 points"),
     "odd length": ({"segmentation": [[1, 1, 5, 5, 9, 9, 3]]}, "outline without a polygon of 3 points"),
-    "no polygon": ({"segmentation": []}, "outline without a polygon of 3 points"),
+    "no polygon": ({"segmentation": []}, "box without a mask"),
     "empty polygon": ({"segmentation": [[]]}, "outline without a polygon of 3 points"),
     "one point thrice": ({"segmentation": [[5, 5, 5, 5, 5, 5]]}, "mask without a pixel"),
     "a sliver": ({"segmentation": [[5, 5, 5.01, 5, 5.01, 9]]}, "mask without a pixel"),

@@ -29,7 +29,7 @@ FROM_MASK = ", taken from the mask"
 # case: how many instances each split has, what is dropped and repaired in "train"; or what the refusal says
 CASES = {
     "c04-area-null": (4, {}, {"area that is no number of pixels" + FROM_MASK: 1}),
-    "c05-segm-empty-one": (3, {"outline without a polygon of 3 points": 1}, {}),
+    "c05-segm-empty-one": (3, {"box without a mask": 1}, {}),
     "c07-one-degenerate-polygon": (4, {}, {"outline with a polygon of fewer than 3 points": 1}),
     "c11-bbox-empty-list": (4, {}, {"box without area" + FROM_MASK: 1}),
     "c12-bbox-xyxy": (4, {}, {"box that contradicts its mask" + FROM_MASK: 4}),

@@ -24,7 +24,7 @@ DROPPED = [
      "dropped 1 × outline without a polygon of 3 points"),
     ("an odd number of coordinates", annotation("segmentation", [SQUARE[:-1]]),
      "dropped 1 × outline without a polygon of 3 points"),
-    ("no polygon", annotation("segmentation", []), "dropped 1 × outline without a polygon of 3 points"),
+    ("no polygon", annotation("segmentation", []), "dropped 1 × box without a mask"),
     ("a polygon between the pixels", annotation("segmentation", [[2.1, 2.1, 2.2, 2.1, 2.2, 2.2]]),
      "dropped 1 × mask without a pixel"),
     ("an RLE without a pixel", annotation("segmentation", RLE | {"counts": [HEIGHT * WIDTH]}),
