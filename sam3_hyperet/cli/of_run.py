@@ -1,5 +1,6 @@
 """Sections of a tool's configuration that come from the training runs that `run=` names."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.files import read_yaml_text
 
 OF_RUN = "of_run"
 """The choice of a group that stands for the runs' own section, and the key that lists the groups where it was made."""
@@ -50,11 +52,12 @@ def sections_of_runs(run: object, names: Sequence[str], configs: Path) -> dict[s
 
 def read_yaml(file: Path, given: str, expected: str = "keys with values") -> DictConfig:
     """The mapping in a YAML file; `given` is how the user named it, and `expected` what it should be."""
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise ConfigError(f"{given}: {file} does not exist")
+    text = read_yaml_text(file)
     try:
-        content = OmegaConf.load(file)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        content = OmegaConf.create(text)
+    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{file}: not {expected}")
@@ -63,10 +66,12 @@ def read_yaml(file: Path, given: str, expected: str = "keys with values") -> Dic
 
 def _config_of_run(folder: Path) -> DictConfig:
     file = folder / "config.yaml"
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise ConfigError(f"run={folder}: {file} does not exist; expected the folder of a training run")
     expected = "the configuration of a training run; expected the sections model and data"
-    found = OmegaConf.create(OmegaConf.to_container(read_yaml(file, f"run={folder}", expected), resolve=True))
-    if not {"model", "data"} <= found.keys():
+    found = read_yaml(file, f"run={folder}", expected)
+    if "${" in OmegaConf.to_yaml(found):  # a run writes them resolved, and those of others may be without end
+        raise ConfigError(f"{file}: it has interpolations (${{…}}), expected the values that a run writes")
+    if not all(isinstance(found.get(section), DictConfig) for section in ("model", "data")):
         raise ConfigError(f"{file}: not {expected}")
     return found

@@ -1,6 +1,5 @@
 """`sam3-hyperet prepare`: what a data set lacks and where to get it; a manifest where it lacks nothing."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from sam3_hyperet.data.conversion import Conversion
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import read_split
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.files import read_json
 from sam3_hyperet.options import read_options
 from sam3_hyperet.version import __version__
 
@@ -106,8 +106,8 @@ def _write_manifest(path: Path, name: str, inspected: dict[str, Inspected]) -> N
 
 def _is_manifest(path: Path) -> bool:
     try:
-        return "sam3_hyperet" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return "sam3_hyperet" in read_json(path)
+    except (DataError, TypeError):
         return False
 
 

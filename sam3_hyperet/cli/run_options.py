@@ -1,5 +1,6 @@
 """All options of a training run, read from its configuration and checked before anything starts."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sam3_hyperet.cli.command import SECTIONS
+from sam3_hyperet.cli.of_run import read_yaml
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.protocol import Protocol
@@ -60,9 +62,13 @@ class RunOptions(FitOptions):
         `where` says what there would be gone on from or replaced, for the message.
         """
         file = run_dir / CONFIG_FILE
-        if not file.is_file():
+        if not os.path.lexists(file):
             return
-        run = read_run(OmegaConf.to_container(OmegaConf.load(file), resolve=True))
+        config = OmegaConf.to_container(read_yaml(file, f"run_dir={run_dir}"))
+        try:
+            run = read_run(config)  # type: ignore[arg-type]
+        except (KeyError, ConfigError) as error:
+            raise ConfigError(f"{file}: not the configuration of a run ({error}); use another run_dir") from error
         before, is_recognised = run.deciding, "auto" not in (self.data.format, run.data.format)
         for key, now in self.deciding.items():
             if now != before[key] and (is_recognised or not key.startswith("data.")):

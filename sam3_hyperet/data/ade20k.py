@@ -30,7 +30,7 @@ def is_object_info(line: str) -> bool:
 def read_object_info(path: Path | str) -> list[tuple[str, tuple[str, ...]]]:
     """(name, synonyms) of every class, in the order of their labels, from CSAIL's tab-separated table."""
     path = Path(path)
-    lines = text_lines(path, "list of names")
+    lines = text_lines(path)
     header, *rows = [[cell.strip() for cell in line.split("\t")] for line in lines if line.strip()] or [[]]
     if not is_object_info("\t".join(header)):
         raise DataError(f"{path}: its first line is {shown(header)}, expected columns Idx … Name")

@@ -12,6 +12,7 @@ from PIL import Image
 from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, Instance, one_line, prompt_name, some
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, composed, find_by_stem
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.files import read_text
 from sam3_hyperet.masks import MAX_SIDE, encode_masks
 
 IGNORED = -1
@@ -118,7 +119,7 @@ def label_categories(names: Sequence[str] | Path | str, ignored: int) -> list[Ca
     """Categories 0, 1, … from names, or from a file of them, without the one at `ignored`."""
     source = "names"
     if isinstance(names, str | Path):
-        source, names = str(names), text_lines(Path(names), "list of names")
+        source, names = str(names), text_lines(Path(names))
     found: dict[str, Category] = {}
     for number, line in enumerate(names):
         where = f"{source}: name {number + 1}"
@@ -135,19 +136,16 @@ def label_categories(names: Sequence[str] | Path | str, ignored: int) -> list[Ca
     return list(found.values())
 
 
-def text_lines(path: Path, what: str) -> list[str]:
+def text_lines(path: Path) -> list[str]:
     """The lines of a text file, without the empty ones at its end."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no readable {what} ({one_line(error)})") from None
+    lines = read_text(path).splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     return lines
 
 
 def _only_listed(path: Path, files: dict[str, Path], folder: Path) -> dict[str, Path]:
-    stems = [composed(line.strip()) for line in text_lines(path, "list of images")]
+    stems = [composed(line.strip()) for line in text_lines(path)]
     if not stems or len(set(stems)) != len(stems):
         raise DataError(f"{path}: {len(stems)} images are listed, {len(set(stems))} different ones")
     if missing := [stem for stem in stems if stem not in files]:

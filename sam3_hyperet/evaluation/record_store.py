@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,13 @@ import numpy as np
 
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.metrics.evaluator import Record
-from sam3_hyperet.files import remove_leftovers, replacing
+from sam3_hyperet.files import read_json, regular_file, remove_leftovers, replacing
 
 FINGERPRINT = "fingerprint.json"
-_BROKEN = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_BROKEN = (  # what numpy and zipfile raise on damaged files; a DataError is a ValueError
+    *(OSError, ValueError, EOFError, KeyError, RuntimeError, OverflowError, MemoryError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
 
 
 class RecordStore:
@@ -51,7 +55,7 @@ class RecordStore:
     def read(self, position: int) -> dict[str, np.ndarray] | None:
         """The record of an image; None where there is none, or where it is damaged."""
         try:
-            with self._file(position).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with regular_file(self._file(position)).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         except _BROKEN:
             return None
@@ -77,8 +81,8 @@ class RecordStore:
     def _mismatch(self, wanted: dict[str, object]) -> str:
         """The first fact by which the records on disk differ from the wanted ones; "" where they fit."""
         try:
-            found = json.loads((self.folder / FINGERPRINT).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = read_json(self.folder / FINGERPRINT)
+        except DataError:
             return "their fingerprint is missing"
         if not isinstance(found, dict):
             return f"{FINGERPRINT} is not what it was written as"

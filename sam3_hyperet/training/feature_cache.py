@@ -48,6 +48,8 @@ class FeatureCache:
     def get(self, key: str) -> Tensor | None:
         """The features, read from the mapped file; None where there is none, or a damaged one."""
         try:
+            if not self._file(key).is_file():  # nor a pipe, which would never end
+                raise FileNotFoundError(self._file(key))
             bits = torch.from_numpy(np.load(self._file(key), mmap_mode="c"))
             if (bits.dtype, tuple(bits.shape)) != (self._bits, self.shape):
                 raise ValueError("of another shape")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import uuid
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from sam3_hyperet.files import replacing, storage_errors
+from sam3_hyperet.errors import DataError
+from sam3_hyperet.files import parse_json, read_text, replacing, storage_errors
 from sam3_hyperet.training.options import CONFIG_FILE, LoggerOptions
 
 FILE = "metrics.jsonl"
@@ -26,9 +28,17 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
     A last line without its end is left out: a process was killed, or is still at work, in the middle of it.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return []
-    return [json.loads(line) for line in path.read_text().rpartition("\n")[0].splitlines()]
+    found = []
+    for number, line in enumerate(read_text(path).rpartition("\n")[0].splitlines(), 1):
+        try:
+            found.append(parse_json(line))
+        except ValueError as error:
+            raise DataError(f"{path}: line {number} is not valid JSON ({error})") from None
+        if not isinstance(found[-1], dict) or type(found[-1].get("step")) is not int:
+            raise DataError(f"{path}: line {number} is {line:.60}, expected a step and its numbers by name")
+    return found
 
 
 class RunLog:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sam3_hyperet.errors import CheckpointError
-from sam3_hyperet.files import replacing
+from sam3_hyperet.files import regular_file, replacing
 from sam3_hyperet.training.distributed import load_optimizer_state, split_as
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,7 @@ def restore_state(
 
 
 def _verified(path: Path) -> dict[str, Any]:
+    regular_file(path, CheckpointError)
     try:
         with path.open("rb") as file:
             expected = _digest(file, path.stat().st_size - _DIGEST_SIZE)

@@ -47,7 +47,7 @@ def read_names(path: str | Path, offset: int | None = None, ignore: int | None =
 
     Underscores are read as spaces. Raises DataError.
     """
-    lines = [line.strip() for line in text_lines(Path(path), "list of names") if line.strip()]
+    lines = [line.strip() for line in text_lines(Path(path)) if line.strip()]
     if not lines:
         raise DataError(f"{path}: no class names")
     if is_object_info(lines[0]):

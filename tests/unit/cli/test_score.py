@@ -111,7 +111,7 @@ BAD_LINES = [
     (["coco", "gt"], "'gt' is not key=value"),
     (["coco", "groups={{a:[5]"], "{a:[5]"),
     (["coco", "gt={}/none.json", "predictions=x"], "none.json: no such file"),
-    (["coco", "gt={}/labels", "predictions=x"], "labels: cannot be read (Is a directory)"),
+    (["coco", "gt={}/labels", "predictions=x"], "labels: cannot be read (it is a folder, expected a file)"),
     (["coco", "gt={}/names.txt", "predictions=x"], "names.txt: not valid JSON"),
     (["coco", "gt={}/gt.json", "predictions={}/gt.json"], "expected a list of detections"),
     (
@@ -127,7 +127,7 @@ BAD_LINES = [
     (["cgf1", "gt={}/gt.json", "predictions={}/detections.json"], "is_instance_exhaustive is None"),
     (["cgf1", "gt={}/gt.json", "predictions=x", "iou_type=x"], "the types are bbox, segm"),
     (["semantic", "labels=1", "predictions=2", "names={}/names.txt"], "1: no such folder"),
-    (["semantic", "labels={}/labels", "predictions={}/predictions", "names={}"], "no readable list of names"),
+    (["semantic", "labels={}/labels", "predictions={}/predictions", "names={}"], "cannot be read (it is a folder"),
     (
         ["semantic", "labels={}/labels", "predictions={}/predictions", "names={}/names.txt", "ignore=none"],
         "ignore is 'none'",

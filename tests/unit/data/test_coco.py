@@ -217,7 +217,7 @@ def test_missing_or_binary_file(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_coco(tmp_path / "none.json", tmp_path)
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="not valid JSON"):
+    with pytest.raises(DataError, match="it is UTF-16"):
         read_coco(tmp_path / "a.json", tmp_path)
     with pytest.raises(DataError, match="cannot be read"):
         read_coco(tmp_path, tmp_path)

@@ -182,8 +182,8 @@ def test_wrong_names_are_errors(folders, names, message):
 
 
 def test_wrong_files_of_names_are_errors(folders, tmp_path):
-    with pytest.raises(DataError, match=r"none\.txt: no readable list of names"):
+    with pytest.raises(DataError, match=r"none\.txt: no such file"):
         read_label_maps(*folders, tmp_path / "none.txt", ignore=255)
     (tmp_path / "names.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(DataError, match="no readable list"):
+    with pytest.raises(DataError, match="it is UTF-16; expected a text in UTF-8"):
         read_label_maps(*folders, tmp_path / "names.txt", ignore=255)

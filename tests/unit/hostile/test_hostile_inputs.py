@@ -50,7 +50,7 @@ ANNOTATION = [
     ("a folder in place of the file", "evaluate coco", folder(ANNOTATIONS), "instances_val.json: cannot be read"),
     ("no file", "train coco", gone("coco/annotations"), "instances_train.json: no such file"),
     ("brackets 100,000 deep", "evaluate coco", text(ANNOTATIONS, "[" * 100_000), "not valid JSON"),
-    ("not UTF-8", "evaluate coco", text(ANNOTATIONS, b'{"images": "\xff"}'), "not valid JSON"),
+    ("not UTF-8", "evaluate coco", text(ANNOTATIONS, b'{"images": "\xff"}'), "byte 12 is not UTF-8"),
     ("a list, not an object", "evaluate coco", text(ANNOTATIONS, "[]"), "found a list, expected an object"),
     ("no annotations key", "evaluate coco", without(ANNOTATIONS, "annotations"), "the key 'annotations' is missing"),
     ("images that are text", "evaluate coco", setting(ANNOTATIONS, "images", "all"),
@@ -114,14 +114,14 @@ VOCABULARY = [
     ("an empty name", "evaluate coco", category("name", "  "), "its name is ' ', expected 1 to 200"),
     ("a name of two lines", "evaluate coco", category("name", "bus\nstop"), "its name is 'bus\\nstop'"),
     ("a name that is a number", "evaluate coco", category("name", 7), "its name is 7, expected text"),
-    ("no names file", "train maps", gone("maps/names.txt"), "names.txt: no readable list of names"),
+    ("no names file", "train maps", gone("maps/names.txt"), "names.txt: no such file"),
     ("an empty names file", "evaluate maps", text("maps/names.txt", "\n\n"), "names.txt: it has no names"),
     ("names twice", "train maps", text("maps/names.txt", "sky\nsky\n"), "name 2 is 'sky', as name 1 is"),
     ("names in Latin-1", "evaluate maps", text("maps/names.txt", "sky\nstraße\n".encode("latin-1")),
-     "no readable list of names"),
+     "names.txt: byte 8 is not UTF-8"),
     ("scored names twice", "score semantic", text("maps/names.txt", "sky\nsky\n"), "the name 'sky' occurs twice"),
     ("scored names, none", "score semantic", text("maps/names.txt", ""), "names.txt: no class names"),
-    ("scored names, a folder", "score semantic", folder("maps/names.txt"), "names.txt: no readable list of names"),
+    ("scored names, a folder", "score semantic", folder("maps/names.txt"), "names.txt: cannot be read (it is a folder"),
 ]
 # fmt: on
 DETECTIONS = "detections.json"

@@ -165,7 +165,7 @@ def test_names_files(tmp_path: Path, text: str, expected: tuple[tuple[str, ...],
         (b"Idx\tName\n1\n", "line 2 is .*expected class 1"),
         (b"a\nb\na\n", "'a' occurs twice"),
         (b"none (ignore)\na\n", "line 1"),
-        (b"\xff\xfe\x00", "no readable list of names"),
+        (b"\xff\xfe\x00", "it is UTF-16; expected a text in UTF-8"),
     ],
 )
 def test_bad_names_files(tmp_path: Path, content: bytes, message: str) -> None:
