@@ -1,6 +1,7 @@
 """`sam3-hyperet score`: the metrics of prediction files that anyone made."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -73,7 +74,8 @@ def _semantic(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
         "protocol/ignore": encoding.ignore,
         "protocol/unassigned": f"the value {encoding.ignore} in a prediction; counts as missed",
     }
-    return protocol, score_label_folders(str(options["labels"]), str(options["predictions"]), encoding)
+    say = partial(Console().print, markup=False, soft_wrap=True, highlight=False)
+    return protocol, score_label_folders(str(options["labels"]), str(options["predictions"]), encoding, say)
 
 
 def _truths(options: Mapping[str, Any]) -> list[Any]:

@@ -106,6 +106,10 @@ class AnnotatedImages:
         """(H, W) category id of every pixel, `label_maps.IGNORED` for none; None where a data set has no label maps."""
         return None
 
+    def value_lines(self, listed: int) -> list[str]:
+        """Of label maps, what the values mean and how many pixels have each; so many classes are listed in a line."""
+        return []
+
     def files(self, i: int) -> tuple[Path, ...]:
         """The image's file, and its label map's where it has one."""
         return (self.image(i).path,)

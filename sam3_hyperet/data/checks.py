@@ -10,6 +10,7 @@ from pathlib import Path
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.coco import CocoInstances
 from sam3_hyperet.data.label_maps import IGNORED
+from sam3_hyperet.data.label_values import MAX_VALUE
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.errors import DataError
 
@@ -79,7 +80,7 @@ def inspect(
     text = "".join(f"{name}\t{size}\n" for name, size in sorted(listing.items()))
     shares = {"labelled": labelled / pixels} if pixels else {}
     totals = {"bytes": sum(listing.values()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    return Inspected(tuple(data_notes(images)), tuple(checks), {**counts, **shares, **totals})
+    return Inspected(tuple(data_notes(images, MAX_VALUE)), tuple(checks), {**counts, **shares, **totals})
 
 
 def _open(images: AnnotatedImages, i: int) -> tuple[list[str], int, int]:

@@ -1,8 +1,6 @@
 """Images with a label map each: ADE20K, CamVid, Cityscapes, any folder of single-channel images and a list of names."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -11,12 +9,20 @@ from PIL import Image
 
 from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, Instance, one_line, prompt_name, some
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, composed, find_by_stem
+from sam3_hyperet.data.label_values import (
+    IGNORE_MARK,
+    MAX_VALUE,
+    LabelValues,
+    check_readings,
+    count_values,
+    implied_offset,
+)
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.files import read_text
 from sam3_hyperet.masks import MAX_SIDE, encode_masks
 
 IGNORED = -1
-COUNTED = 1000  # label maps that are opened to see which classes occur; larger sets are not
+_UNKNOWN = -2
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 
 
@@ -24,11 +30,21 @@ class LabelMaps(AnnotatedImages):
     """Images with label maps, opened one by one; made by `read_label_maps`. A category's id is its label − offset."""
 
     def __init__(
-        self, name: str, categories: Sequence[Category], files: Sequence[tuple[Path, Path]], *, ignore: int, offset: int
+        self,
+        name: str,
+        categories: Sequence[Category],
+        files: Sequence[tuple[Path, Path]],
+        *,
+        ignore: Sequence[int],
+        offset: int,
+        read: Callable[[Path], np.ndarray],
     ) -> None:
         super().__init__(name, categories)
-        self._files, self._ignore, self._offset = list(files), ignore, offset
-        self._known = np.asarray(sorted(category.id for category in self.categories))
+        self._files, self._ignore, self._offset, self._read = list(files), tuple(ignore), offset, read
+        self._ids = np.full(MAX_VALUE + 1, _UNKNOWN, np.int32)  # by value
+        for category in self.categories:
+            self._ids[category.id + offset] = category.id
+        self._ids[list(ignore)] = IGNORED
 
     def __len__(self) -> int:
         return len(self._files)
@@ -46,35 +62,37 @@ class LabelMaps(AnnotatedImages):
 
     def label_map(self, i: int) -> np.ndarray:
         path = self._files[i][1]
-        labels = read_label_values(path)
-        found = np.unique(labels)
-        wrong = found[(found != self._ignore) & ~np.isin(found - self._offset, self._known)]
-        if len(wrong):
-            low, high = self._known[[0, -1]] + self._offset
-            expected = f"{low} to {high}, or {self._ignore} for no class"
-            raise DataError(f"{path}: it has the label {some(wrong)}, expected {expected}")
-        return np.where(labels == self._ignore, IGNORED, labels - self._offset).astype(np.int32)
+        values = self._read(path)
+        labels = self._ids[values]
+        if (wrong := labels == _UNKNOWN).any():
+            low, high = (self.categories[at].id + self._offset for at in (0, -1))
+            expected = f"{low} to {high}, or {some(self._ignore)} for no class"
+            raise DataError(f"{path}: it has the label {some(np.unique(values[wrong]))}, expected {expected}")
+        return labels
 
     def instances(self, i: int) -> tuple[Instance, ...]:
         """One region per class that image i shows."""
         labels = self.label_map(i)
-        shown_here = np.unique(labels[labels != IGNORED])
+        shown_here = np.flatnonzero(np.bincount(labels.ravel() - IGNORED)[-IGNORED:])
         rles = encode_masks(labels == shown_here[:, None, None])
         return tuple(Instance(category, rle) for category, rle in zip(shown_here.tolist(), rles, strict=True))
 
     @cached_property
-    def counts(self) -> Mapping[int, int] | None:  # type: ignore[override]
-        """Label maps that show each class, of those that can be read; None of more than `COUNTED`."""
-        if len(self) > COUNTED:
-            return None
-        with ThreadPoolExecutor(8) as pool:
-            return Counter(c for found in pool.map(self._classes, range(len(self))) for c in found if c != IGNORED)
+    def values(self) -> LabelValues:
+        """The values of some label maps, counted when first asked for."""
+        names = {category.id + self._offset: category.name for category in self.categories}
+        return LabelValues(names, self._ignore, count_values([label for _, label in self._files], self._read))
 
-    def _classes(self, i: int) -> list[int]:
-        try:
-            return np.unique(self.label_map(i)).tolist()
-        except DataError:  # named when the image is opened
-            return []
+    def value_lines(self, listed: int) -> list[str]:
+        return self.values.lines(listed)
+
+    @property
+    def counts(self) -> Mapping[int, int] | None:  # type: ignore[override]
+        """Label maps that show each class, of those that can be read; None where not all were looked at."""
+        counts = self.values.counts
+        if counts.looked_at < counts.total:
+            return None
+        return {value - self._offset: n for value, n in counts.maps.items() if value in self.values.names}
 
 
 def read_label_maps(
@@ -82,8 +100,8 @@ def read_label_maps(
     labels: Path | str,
     names: Sequence[str] | Path | str,
     *,
-    ignore: int,
-    offset: int = 0,
+    ignore: int | Sequence[int],
+    offset: int | None = None,
     name: str = "label maps",
     image_ending: str | None = None,
     label_ending: str | None = None,
@@ -93,11 +111,13 @@ def read_label_maps(
 
     names: one per class, in the order of their labels, or a text file with one a line; after a comma, synonyms. An
         underscore is read as a space. A name at the ignored label is no category.
-    ignore: the label of pixels without a class. offset: the label of the first class.
+    ignore: the label or labels of pixels without a class. offset: the label of the first class; None: what the ignored
+        labels imply, else 0, which the labels must then not contradict.
     image_ending, label_ending: what to strip to pair files, e.g. "_leftImg8bit.png" with "_gtFine_labelTrainIds.png";
         other files are then passed over. By default any image's suffix, and any label map's.
     listed: a text file of the images to take, one path without the ending a line; by default all are.
-    Raises DataError: a folder or partner is missing; of one image, a label map of several channels or other labels.
+    Raises DataError: a folder or partner is missing; labels that are no class, or fit the names in two ways; of one
+    image, a label map of several channels.
     """
     folder, label_folder = Path(images), Path(labels)
     images_by_stem = find_by_stem(folder, (image_ending,) if image_ending else IMAGE_ENDINGS)
@@ -111,22 +131,41 @@ def read_label_maps(
         if alone := sorted(these.keys() - others.keys()):
             raise DataError(f"{these[alone[0]].parent}: {len(alone)} {what} {where}: {some(alone)}")
     files = [(images_by_stem[stem], maps[stem]) for stem in sorted(images_by_stem)]
-    categories = label_categories(names, ignore - offset)
-    return LabelMaps(name, categories, files, ignore=ignore, offset=offset)
+    source, classes = _listed(names)
+    if not classes:
+        raise DataError(f"{source}: it has no names")
+    ignored = (ignore,) if isinstance(ignore, int) else tuple(ignore)
+    stated = implied_offset(classes, ignored) if offset is None else offset
+    first = stated or 0
+    marked = [first + number for number, line in enumerate(classes) if line.rstrip().endswith(IGNORE_MARK)]
+    ignored = tuple(dict.fromkeys((*ignored, *marked)))
+    if wrong := [value for value in (first, first + len(classes) - 1, *ignored) if not 0 <= value <= MAX_VALUE]:
+        stated_as = f"data.offset={first}, data.ignore={some(ignored)}"
+        raise DataError(f"{source}: {stated_as} give the label {wrong[0]}; expected 0 to {MAX_VALUE}")
+    categories = label_categories(classes, {label - first for label in ignored}, source)
+    found = LabelMaps(name, categories, files, ignore=ignored, offset=first, read=read_label_values)
+    check_readings(found.values.counts, classes, first if marked else stated, ignored, label_folder, "data.")
+    return found
 
 
-def label_categories(names: Sequence[str] | Path | str, ignored: int) -> list[Category]:
-    """Categories 0, 1, … from names, or from a file of them, without the one at `ignored`."""
-    source = "names"
+def _listed(names: Sequence[str] | Path | str) -> tuple[str, Sequence[str]]:
+    """Where names come from, for messages, and the names."""
+    source, listed = "names", names
     if isinstance(names, str | Path):
-        source, names = str(names), text_lines(Path(names))
+        source, listed = str(names), text_lines(Path(names))
+    for number, name in enumerate(listed, start=1):
+        if not isinstance(name, str):
+            raise DataError(f"{source}: name {number} is {name!r}, expected text")
+    return source, listed
+
+
+def label_categories(names: Sequence[str], ignored: Collection[int], source: str) -> list[Category]:
+    """Categories 0, 1, … from names, without those at the positions `ignored`."""
     found: dict[str, Category] = {}
     for number, line in enumerate(names):
         where = f"{source}: name {number + 1}"
-        if not isinstance(line, str):
-            raise DataError(f"{where} is {line!r}, expected text")
         word, *synonyms = (prompt_name(part, where) for part in line.split(","))
-        if number == ignored:
+        if number in ignored:
             continue
         if word in found:
             raise DataError(f"{where} is {word!r}, as name {found[word].id + 1} is")
@@ -170,6 +209,9 @@ def read_label_values(path: Path) -> np.ndarray:
     """(H, W) int64 labels; a palette's indices, not its colours. Raises DataError naming the file."""
     with _open_label(path) as image:
         try:
-            return np.asarray(image).astype(np.int64)
+            values = np.asarray(image).astype(np.int64)
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"{path}: not a readable label map ({one_line(error)})") from None
+    if values.size and (values.min() < 0 or values.max() > MAX_VALUE):
+        raise DataError(f"{path}: it has labels from {values.min()} to {values.max()}, expected 0 to {MAX_VALUE}")
+    return values

@@ -4,7 +4,6 @@ import numpy as np
 from PIL import Image
 
 from sam3_hyperet.data.annotations import AnnotatedImages, some
-from sam3_hyperet.data.label_maps import COUNTED
 from sam3_hyperet.data.prompts import PromptSampler
 
 _LISTED = 40  # categories by name in a line
@@ -13,19 +12,22 @@ _LOOKED_AT = 256  # images that are opened for a note
 _ORIENTATION = 0x0112
 
 
-def data_notes(images: AnnotatedImages) -> list[str]:
-    """The summary, the categories with their counts, those without annotation, and turned images."""
+def data_notes(images: AnnotatedImages, listed: int = _LISTED) -> list[str]:
+    """The summary, the categories with their counts, those without annotation, and turned images.
+
+    listed: how many categories a line names.
+    """
     lines = [images.summary()]
     names = {category.id: category.name for category in images.categories}
-    if images.counts is None:
-        lines.append(f"{images.name}: more than {COUNTED:,} label maps, so classes without a pixel were not looked for")
-    else:
+    if of_values := images.value_lines(listed):
+        lines += [f"{images.name}: {line}" for line in of_values]
+    elif images.counts is not None:
         counts = sorted(((n, names[i]) for i, n in images.counts.items() if i in names), key=lambda one: -one[0])
-        listed = [f"{name} {n:,}" for n, name in counts]
-        lines.append(f"{images.name}: annotations by category: {some(listed, _LISTED)}")
-    if images.unannotated:
-        absent = [names[category] for category in names if category in images.unannotated]
-        lines.append(f"{images.name}: without any annotation, so never taken as absent: {some(absent, _LISTED)}")
+        named = [f"{name} {n:,}" for n, name in counts]
+        lines.append(f"{images.name}: annotations by category: {some(named, listed)}")
+        if images.unannotated:
+            absent = [names[category] for category in names if category in images.unannotated]
+            lines.append(f"{images.name}: without any annotation, so never taken as absent: {some(absent, listed)}")
     annotations = sum((images.counts or {}).values())
     if images.rectangles and images.rectangles >= _MANY_RECTANGLES * annotations:
         lines.append(

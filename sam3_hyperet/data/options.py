@@ -38,8 +38,9 @@ class DataOptions:
         size: side of a drawn scene in pixels.
         names: a label-map set's class names, or their file, below root.
         colors: of coloured label maps, [red, green, blue] by class name, or the file that lists them, below root.
-        ignore: label of unlabelled pixels.
-        offset: label of the first class.
+        ignore: label, or labels, of unlabelled pixels.
+        offset: label of the first class. Where none is given, 1 if `ignore` is 0 and the first name is a class, else 0;
+            labels that fit both are refused.
         image_ending: what an image's file name ends in after the part that it shares with its label map's; any
             image's suffix if empty.
         label_ending: the same for label maps.
@@ -87,8 +88,8 @@ class DataOptions:
     size: int = 128
     names: str | tuple[str, ...] = ""
     colors: str | Mapping[str, tuple[int, ...]] | None = None
-    ignore: int = 255
-    offset: int = 0
+    ignore: int | tuple[int, ...] = 255
+    offset: int | None = None
     image_ending: str = ""
     label_ending: str = ""
     vocabulary: str | tuple[str, ...] = ()

@@ -46,6 +46,9 @@ class Subset(AnnotatedImages):
     def counts(self) -> Mapping[int, int] | None:  # type: ignore[override]
         return self._whole.counts
 
+    def value_lines(self, listed: int) -> list[str]:
+        return self._whole.value_lines(listed)
+
 
 class _OfCategories(Subset):
     """A data set with the annotations of some categories alone."""

@@ -215,7 +215,9 @@ def test_exif_orientation_is_counted_and_applied_by_option(options, shared_cases
 
 def test_a_class_without_a_pixel_is_named_and_never_absent(options):
     data = options("l06-binary-0-255")
-    assert "so never taken as absent: trachea" in data_notes(open_split(data, "train").images)[-1]
+    notes = "\n".join(data_notes(open_split(data, "train").images))
+    assert "without a pixel in all label maps, never taken as absent: trachea (1)" in notes
+    assert "data.colors={background: 0, trachea: 255}" in notes
     assert ("trachea", False) not in asked(data)
 
 

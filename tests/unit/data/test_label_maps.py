@@ -136,7 +136,7 @@ CONTENT = {
     "floats": (save("labels", "a.tif", mode="F"), "found F pixels"),
     "empty": (write("labels", "a.png", b""), "not a readable label map"),
     "no picture": (write("labels", "a.png", b"text"), "not a readable label map"),
-    "label unknown": (save("labels", array=np.full((20, 30), 3, np.uint8)), "label 3, expected 0 to 2, or 255 for no"),
+    "label unknown": (save("labels", array=np.full((20, 30), 7, np.uint8)), "label 7, expected 0 to 2, or 255 for no"),
 }
 
 

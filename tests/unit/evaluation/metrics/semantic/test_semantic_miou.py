@@ -228,7 +228,7 @@ def test_hostile_folders(tmp_path: Path) -> None:
     metrics = score_label_folders(labels, predictions, encoding)
     assert (metrics["mIoU"], metrics["unassigned"], metrics["predictions_without_label"]) == (0, 1, 1)
     save(labels / "a.png", np.full((2, 3), 9, np.uint8))
-    with pytest.raises(DataError, match=r"labels/a\.png: has the value 9"):
+    with pytest.raises(DataError, match=r"labels/a\.png: it has the label 9"):
         score_label_folders(labels, predictions, encoding)
 
 

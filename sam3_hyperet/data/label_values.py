@@ -1,0 +1,172 @@
+"""The values of label maps: how many pixels have each, and whether they fit the names in more than one way."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sam3_hyperet.data.annotations import some, spoken
+from sam3_hyperet.errors import DataError
+
+MAX_VALUE = 65_535
+LOOKED_AT = 1000  # label maps that are opened to see which values occur; of larger sets so many, evenly spread
+IGNORE_MARK = "(ignore)"
+_VOID = frozenset(
+    {
+        "background",
+        "bg",
+        "void",
+        "unlabeled",
+        "unlabelled",
+        "ignore",
+        "ignored",
+        "other",
+        "none",
+        "unknown",
+        "unassigned",
+    }
+)
+
+
+@dataclass(frozen=True)
+class ValueCounts:
+    """Pixels and label maps of each value, and the first label map that has it, in `looked_at` of `total`."""
+
+    pixels: Mapping[int, int]
+    maps: Mapping[int, int]
+    first: Mapping[int, Path]
+    looked_at: int
+    total: int
+
+    def fraction(self, value: int) -> str:
+        """The fraction of the pixels that have a value, in per cent."""
+        return f"{self.pixels.get(value, 0) / max(sum(self.pixels.values()), 1):.2%}"
+
+    @property
+    def where(self) -> str:
+        """Which label maps were looked at."""
+        return f"{self.looked_at:,} of {self.total:,} label maps" if self.looked_at < self.total else "all label maps"
+
+
+def count_values(files: Sequence[Path], read: Callable[[Path], np.ndarray]) -> ValueCounts:
+    """Count the values of some label maps, evenly spread; those that cannot be read are passed over.
+
+    read: (H, W) values of a file, from 0. Whoever reads the file later names it.
+    """
+    chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), LOOKED_AT)).round().astype(int)).tolist()
+
+    def counts(i: int) -> np.ndarray:
+        try:
+            return np.bincount(read(files[i]).ravel())
+        except DataError:
+            return np.zeros(0, int)
+
+    pixels, maps, first = Counter[int](), Counter[int](), dict[int, Path]()
+    with ThreadPoolExecutor(8) as pool:
+        for i, found in zip(chosen, pool.map(counts, chosen), strict=True):
+            for value in np.flatnonzero(found).tolist():
+                pixels[value] += int(found[value])
+                maps[value] += 1
+                first.setdefault(value, files[i])
+    return ValueCounts(pixels, maps, first, len(chosen), len(files))
+
+
+@dataclass(frozen=True)
+class LabelValues:
+    """What the values of label maps mean, beside what they are: names by value, the ignored values, their counts."""
+
+    names: Mapping[int, str]
+    ignore: tuple[int, ...]
+    counts: ValueCounts
+
+    def lines(self, listed: int) -> list[str]:
+        """Each class with its value and fraction of the pixels, classes without a pixel, and what is ignored."""
+        found, counts = self.counts.pixels, self.counts
+        present = [f"{value} {name} {counts.fraction(value)}" for value, name in self.names.items() if value in found]
+        lines = [f"value, class and fraction of the pixels, in {counts.where}: {some(present, listed) or 'none'}"]
+        if missing := [f"{name} ({value})" for value, name in self.names.items() if value not in found]:
+            asked = ", never taken as absent" if counts.looked_at == counts.total else ""
+            lines.append(f"warning: without a pixel in {counts.where}{asked}: {some(missing, listed)}")
+        ignored = [f"{value} {counts.fraction(value)}" for value in self.ignore if value in found]
+        if nowhere := [value for value in self.ignore if value not in found]:
+            lines.append(f"the ignored value {some(nowhere)} occurs nowhere in {counts.where}")
+        if ignored:
+            lines.append(f"ignored value and fraction of the pixels: {', '.join(ignored)}")
+        if set(found) == {0, 255} and 255 in self.ignore and 1 in self.names:
+            name = self.names[1]
+            lines.append(
+                f"warning: the label maps have the values 0 and 255 alone, and 255 is ignored; if it is {name!r}, say "
+                f"data.colors={{{self.names.get(0, 'background')}: 0, {name}: 255}}"
+            )
+        return lines
+
+
+def is_void(name: str) -> bool:
+    """Whether a class's name says that its pixels have no class."""
+    return name.rstrip().endswith(IGNORE_MARK) or spoken(name).strip("( )").lower() in _VOID
+
+
+def implied_offset(names: Sequence[str], ignore: Sequence[int]) -> int | None:
+    """The value of the first name where names and ignored values tell it, else None.
+
+    A name of no class that is at an ignored value, counted from 0, is where it belongs; where 0 is ignored and the
+    first name is a class, the names begin at 1.
+    """
+    if any(value < len(names) and is_void(names[value]) for value in ignore):
+        return 0
+    return 1 if 0 in ignore else None
+
+
+def check_readings(
+    counts: ValueCounts, names: Sequence[str], offset: int | None, ignore: Sequence[int], where: Path, options: str
+) -> None:
+    """Raise a DataError where the values do not fit the names, or, without an `offset`, fit them in two ways.
+
+    options: what the options `offset` and `ignore` begin with in a remedy, such as "data.".
+    """
+    found, number, first = sorted(counts.pixels.keys() - set(ignore)), len(names), offset or 0
+    if not found:
+        return
+    values = f"{found[0]} to {found[-1]}" if len(found) > 1 else str(found[0])
+    wrong = [value for value in found if not first <= value < first + number]
+    from_one = f"{options}offset=1"
+    if offset is None:
+        from_one = f"{options}ignore=0" if 0 in found else from_one
+    if offset is None and wrong == [number]:
+        also = ", or a name more, for 0, before the others" if 0 in found else ""
+        zero = "0 is no class and " if 0 in found else ""
+        raise DataError(
+            f"{where}: label maps have the values {values}, for {number} names; if {zero}the names begin at 1, "
+            f"expected {from_one}{also}"
+        )
+    if wrong:
+        value = wrong[0]
+        maps = f"in {counts.maps[value]} of {counts.looked_at} label maps looked at"
+        more = f" (and {len(wrong) - 1} more such values)" if len(wrong) > 1 else ""
+        zero = f"; if 0 is no class: {options}ignore=0" if value == 0 else ""
+        raise DataError(
+            f"{counts.first[value]}: it has the label {value}{more}, expected {first} to {first + number - 1}, or "
+            f"{some(ignore)} for no class{zero}; {counts.fraction(value)} of the pixels have it, {maps}"
+        )
+    if offset is not None or is_void(names[0]):
+        return
+    if 0 not in found:
+        other = f"from 0, so that {names[0]!r} has no pixel, or from 1"
+    elif number == 1 and 255 in ignore and 255 in counts.pixels:
+        raise DataError(
+            f"{where}: label maps have the values 0 and 255 alone, for one name; expected "
+            f"{options}colors={{background: 0, {names[0]}: 255}} if 255 is {names[0]!r}, or {options}offset=0 if 0 is"
+        )
+    elif len(found) < number and not counts.pixels.keys() & set(ignore):
+        other = f"from 0, so that every pixel has a class, or from 1, with 0 as no class ({counts.fraction(0)} of them)"
+    else:
+        return
+    shares = [f"{value} {counts.fraction(value)}" for value in found]
+    raise DataError(
+        f"{where}: the values {values} of its label maps fit the {number} names in two ways: {other}; expected "
+        f"{options}offset=0 for the first, {from_one} for the second. Value and fraction of the pixels: "
+        f"{some(shares, 12)}; the names begin with {some(map(repr, names))}"
+    )
