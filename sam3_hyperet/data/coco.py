@@ -29,7 +29,7 @@ from sam3_hyperet.data.annotations import (
 from sam3_hyperet.data.coco_annotations import AnnotationTable
 from sam3_hyperet.data.coco_records import as_whole_number, read_id, read_side, size_of_file
 from sam3_hyperet.data.finding import Listing, leaves_folder
-from sam3_hyperet.data.hierarchy import read_tree, with_tree
+from sam3_hyperet.data.hierarchy import ConceptTree, read_tree, with_tree
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.files import read_json
 from sam3_hyperet.masks import MAX_SIDE
@@ -118,6 +118,10 @@ def read_coco(
     categories = _categories(content, path, adjusted)
     if tree is not None:
         categories = with_tree(categories, read_tree(Path(tree)), path, Path(tree))
+    try:
+        ConceptTree(categories)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     names = {category.id: category.name for category in categories}
     infos = _images(content, path, Listing(folder), upright, adjusted)
     table = AnnotationTable(path, infos, names, crowds == "instances")

@@ -8,19 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from thrice import verdicts
 
 from sam3_hyperet.cli.train import main as train
 from sam3_hyperet.data.annotations import read_image
-from sam3_hyperet.data.checks import inspect
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.notes import data_notes, prompt_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_run, open_split, prompt_sampler, read_split
-from sam3_hyperet.errors import DataError, UserError
-from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
-from sam3_hyperet.evaluation.protocol import Protocol
+from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.scoring.label_maps import read_names, score_label_folders
-from sam3_hyperet.evaluation.task import open_task
 
 COCO = {"train": "train", "val": "val"}
 MAPS = {"train": ["train", "trainannot"], "val": ["test", "testannot"]}
@@ -74,55 +71,6 @@ def options(shared_cases):
     return of
 
 
-def prepared(data: DataOptions) -> list[int]:
-    """Instances of each split, as preparing sees them. Raises DataError for what it refuses."""
-    found = []
-    for name in data.splits:
-        inspected = inspect(lambda name=name: read_split(data, name).images, Path(data.root), {})
-        if inspected.failed:
-            raise DataError("; ".join(detail for check in inspected.failed for detail in check.details))
-        images = read_split(data, name).images
-        found.append(sum(not one.crowd for i in range(len(images)) for one in images.instances(i)))
-    return found
-
-
-def trained(data: DataOptions) -> list[int]:
-    """Different instances that training prompts for, in "train" and, for comparison, in "val"."""
-    opened = open_run(data, tune=False, evaluate=True)
-    found = []
-    for images in (opened.training, opened.evaluation.images):
-        every = replace(data, num_positives=9, num_negatives=9)
-        dataset = ConceptPrompts(images, 128, prompt_sampler(every, images), None)
-        found.append(sum(len(dataset[i].images[0].objects) for i in range(len(dataset))))
-    return found
-
-
-def evaluated(data: DataOptions) -> list[int]:
-    """Instances of each split that an evaluation is to find; of label maps, the classes of each."""
-    found = []
-    for name in data.splits:
-        split = open_split(data, name)
-        task = open_task(split, Protocol(granularity=False))
-        images = split.images
-        ids = [category.id for category in images.categories]
-        evaluator = InstanceEvaluator(images, task.category_ids or ids, task.groups, task.protocol)
-        records = []
-        for i in task.positions:
-            images.load_image(i)
-            evaluator.start(i, None)
-            records.append(evaluator.finish())
-        found.append(sum(int(record["instances"].sum()) for record in records))
-        assert sum(int(record["positives"][:, 0].sum()) for record in records) == found[-1]
-    return found
-
-
-def verdict(step, data: DataOptions):
-    try:
-        return step(data)
-    except UserError as error:
-        return str(error)
-
-
 def test_every_case_is_tested(shared_cases):
     others = {"p03-exif", "s19-pred"}
     assert {path.name for path in shared_cases.iterdir() if path.is_dir()} == CASES.keys() | others
@@ -131,17 +79,17 @@ def test_every_case_is_tested(shared_cases):
 @pytest.mark.parametrize("case", CASES)
 def test_preparing_training_and_evaluating_agree(options, case):
     data, expected = options(case), CASES[case]
-    verdicts = [verdict(step, data) for step in (prepared, trained, evaluated)]
+    found = verdicts(data)
     if isinstance(expected, str):
-        for said in verdicts:
+        for said in found:
             assert isinstance(said, str), said
             with pytest.raises(DataError, match=expected):
                 raise DataError(said)
         return
     instances, dropped, repaired = expected
-    assert verdicts[0] == verdicts[1] == verdicts[2]
+    assert found[0] == found[1] == found[2]
     if instances is not None:
-        assert verdicts[0] == [instances, instances]
+        assert found[0] == [instances, instances]
     images = read_split(data, "train").images
     assert (images.dropped, images.adjusted) == (Counter(dropped), Counter(repaired))
 
@@ -170,7 +118,7 @@ def asked(data: DataOptions, draws: int = 20) -> Counter[tuple[str, bool]]:
 
 def test_crowds_of_a_brush_are_instances_by_option(options):
     data = options("c16-iscrowd-all-polygons", crowds="instances")
-    assert verdict(prepared, data) == verdict(trained, data) == verdict(evaluated, data) == [4, 4]
+    assert verdicts(data) == [[4, 4]] * 3
 
 
 def test_a_root_category_is_never_absent(options):

@@ -1,0 +1,330 @@
+"""What labelling tools export in COCO's format, a row a kind, and what is right for it."""
+
+from __future__ import annotations
+
+from coco_cases import (
+    HEIGHT,
+    WIDTH,
+    Case,
+    all_of,
+    category,
+    each,
+    encoded,
+    first,
+    mask,
+    moved,
+    named,
+    outline,
+    packed,
+    pairs,
+    roboflow_root,
+    top,
+    without,
+)
+
+FROM_MASK = ", taken from the mask"
+NO_BOX = "box that is not [x, y, width, height] in the image" + FROM_MASK
+AS_NUMBER = "id that is no whole number, read as one"
+BY_END = "image path of another place or spelling, found by its end"
+NESTING = "outline of another nesting, read as polygons"
+NUMBERED = "annotation without an id of its own, numbered"
+NO_POLYGON = "outline without a polygon of 3 points"
+SIZE = "image without a size, taken from its file"
+SIZE_AS_NUMBER = "image size that is no whole number, read as one"
+
+ANNOTATIONS = {
+    "area negative": Case(
+        each("annotations", "area", -1), repaired={"area that is no number of pixels" + FROM_MASK: 4}
+    ),
+    "area text": Case(each("annotations", "area", "550"), repaired={"area that is no number of pixels" + FROM_MASK: 4}),
+    "area NaN": Case(
+        each("annotations", "area", float("nan")), repaired={"area that is no number of pixels" + FROM_MASK: 4}
+    ),
+    "area a fraction": Case(
+        each("annotations", "area", 0.09), repaired={"area that is no number of pixels" + FROM_MASK: 4}
+    ),
+    "area missing": Case(without("annotations", "area")),
+    "box missing": Case(without("annotations", "bbox")),
+    "box null": Case(each("annotations", "bbox", None), repaired={"box without area" + FROM_MASK: 4}),
+    "box zero": Case(each("annotations", "bbox", [0, 0, 0, 0]), repaired={"box without area" + FROM_MASK: 4}),
+    "box negative": Case(each("annotations", "bbox", [8, 10, -28, -22]), repaired={NO_BOX: 4}),
+    "box text": Case(each("annotations", "bbox", lambda r: list(map(str, r["bbox"]))), repaired={NO_BOX: 4}),
+    "box NaN": Case(each("annotations", "bbox", [float("nan")] * 4), repaired={NO_BOX: 4}),
+    "box an object": Case(each("annotations", "bbox", {"x": 8, "y": 10, "w": 28, "h": 22}), repaired={NO_BOX: 4}),
+    "box of fractions": Case(
+        each("annotations", "bbox", [0.1, 0.2, 0.3, 0.4]),
+        repaired={"box that contradicts its mask" + FROM_MASK: 4},
+    ),
+    "outline null": Case(first("annotations", "segmentation", None), 3, dropped={"box without a mask": 1}),
+    "outline missing": Case(
+        lambda c: c["annotations"][0].pop("segmentation") and None, 3, dropped={"box without a mask": 1}
+    ),
+    "outline [[]]": Case(first("annotations", "segmentation", [[]]), 3, dropped={NO_POLYGON: 1}),
+    "outline an empty object": Case(first("annotations", "segmentation", {}), 3, dropped={"box without a mask": 1}),
+    "outline of two points": Case(first("annotations", "segmentation", [[8, 10, 36, 32]]), 3, dropped={NO_POLYGON: 1}),
+    "outline of two pairs": Case(
+        first("annotations", "segmentation", [[8, 10], [36, 32]]),
+        3,
+        dropped={NO_POLYGON: 1},
+        repaired={NESTING: 1},
+    ),
+    "outlines nowhere": Case(
+        each("annotations", "segmentation", []),
+        refused=r"none of its 4 annotations has a mask.*expected a `segmentation`",
+    ),
+    "outlines flat": Case(outline(lambda polygon: polygon), repaired={NESTING: 4}),
+    "outlines of pairs": Case(outline(pairs), repaired={NESTING: 4}),
+    "outlines of lists of pairs": Case(outline(lambda polygon: [pairs(polygon)]), repaired={NESTING: 4}),
+    "outlines a list too deep": Case(outline(lambda polygon: [[polygon]]), repaired={NESTING: 4}),
+    "outlines closed": Case(outline(lambda polygon: [polygon + polygon[:2]])),
+    "outlines twice": Case(outline(lambda polygon: [polygon, polygon])),
+    "outlines that cross themselves": Case(
+        first("annotations", "segmentation", [[8, 10, 36, 32, 36, 10, 8, 32]]),
+    ),
+    "outline beyond the border": Case(
+        all_of(
+            first("annotations", "segmentation", [[-20, 10, 36, 10, 36, 32, -20, 32]]),
+            first("annotations", "bbox", [-20, 10, 56, 22]),
+        ),
+        repaired={"outline beyond the image's border, clipped": 1},
+    ),
+    "outline far outside": Case(
+        first("annotations", "segmentation", [[900, 10, 936, 10, 936, 32]]), refused="annotation 1: a polygon spans"
+    ),
+    "outline with NaN": Case(
+        first("annotations", "segmentation", [[8, float("nan"), 36, 10, 36, 32]]),
+        refused="annotation 1: a polygon has a coordinate that is not finite",
+    ),
+    "outline with null": Case(
+        first("annotations", "segmentation", [[8, None, 36, 10, 36, 32]]), refused="annotation 1: .*coordinate None"
+    ),
+    "outlines as fractions": Case(
+        outline(lambda polygon: [[round(v / (HEIGHT if i % 2 else WIDTH), 4) for i, v in enumerate(polygon)]]),
+        refused="all of its 4 polygons lie between 0 and 1, .*multiply by the image's width and height",
+    ),
+    "outlines of points as objects": Case(
+        outline(lambda polygon: [{"x": x, "y": y} for x, y in pairs(polygon)]),
+        refused="annotation 1: its segmentation is .*expected polygons or an RLE",
+    ),
+    "run lengths": Case(each("annotations", "segmentation", mask)),
+    "run lengths, compressed": Case(
+        each("annotations", "segmentation", lambda r: packed(r) | {"counts": packed(r)["counts"].decode()})
+    ),
+    "run lengths in a list": Case(
+        each("annotations", "segmentation", lambda r: [mask(r)]),
+        repaired={"outline in a list of its own, taken out of it": 4},
+    ),
+    "run lengths as Python bytes": Case(
+        each("annotations", "segmentation", lambda r: packed(r) | {"counts": str(packed(r)["counts"])}),
+        repaired={"run lengths written as Python bytes, read as text": 4},
+    ),
+    "run lengths along rows": Case(
+        each("annotations", "segmentation", lambda r: mask(r, "C")),
+        refused="annotation 1: its run lengths fit its bbox only if they run along rows",
+    ),
+    "run lengths of the turned size": Case(
+        each("annotations", "segmentation", lambda r: mask(r) | {"size": [WIDTH, HEIGHT]}),
+        refused=r"annotation 1: its RLE has the size \[96, 64\], the image is \[64, 96\]",
+    ),
+    "crowd true": Case(first("annotations", "iscrowd", True), 3),
+    "crowd false": Case(each("annotations", "iscrowd", False)),
+    "crowd text": Case(each("annotations", "iscrowd", "0"), repaired={"iscrowd that is no number, read as one": 4}),
+    "crowd null": Case(each("annotations", "iscrowd", None), repaired={"iscrowd that is no number, read as one": 4}),
+    "crowd missing": Case(without("annotations", "iscrowd")),
+    "crowd maybe": Case(first("annotations", "iscrowd", "maybe"), refused="annotation 1: its iscrowd is 'maybe'"),
+    "crowds all, and true": Case(
+        each("annotations", "iscrowd", True), refused="all of its 4 annotations .*data.crowds=instances"
+    ),
+    "empty and zero, as COCO Annotator leaves them": Case(
+        lambda c: c["annotations"].append(
+            {"id": 9, "image_id": 1, "category_id": 3, "segmentation": [], "area": 0, "bbox": [0, 0, 0, 0]}
+            | {"iscrowd": False, "isbbox": False, "color": "#037fc6", "metadata": {}, "keypoints": None}
+        ),
+        dropped={"annotation without box and mask": 1},
+    ),
+    "annotation of no category": Case(
+        first("annotations", "category_id", None),
+        refused="annotation 1: its category_id None is not among the categories",
+    ),
+    "annotations of ids one off": Case(
+        each("annotations", "category_id", lambda r: r["category_id"] + 2),
+        refused="annotation 2: its category_id 4 is not among the categories",
+    ),
+    "annotations missing": Case(lambda c: c.pop("annotations") and None, refused="the key 'annotations' is missing"),
+    "annotations none": Case(top(annotations=[]), refused="none of its 0 annotations has a mask"),
+}
+IDS = {
+    "ids as text": Case(
+        all_of(
+            *(each(part, "id", lambda r: str(r["id"])) for part in ("images", "annotations", "categories")),
+            *(each("annotations", key, lambda r, key=key: f"{r[key]}") for key in ("image_id", "category_id")),
+        ),
+        repaired={AS_NUMBER: 2 + 4 + 3 + 8},
+    ),
+    "ids as floats": Case(
+        all_of(
+            each("images", "id", lambda r: float(r["id"])),
+            each("annotations", "image_id", lambda r: float(r["image_id"])),
+        ),
+        repaired={AS_NUMBER: 6},
+    ),
+    "image ids as time stamps": Case(
+        all_of(
+            each("images", "id", lambda r: f"154171516140{r['id']}"),
+            each("annotations", "image_id", lambda r: f"154171516140{r['image_id']}"),
+        ),
+        repaired={AS_NUMBER: 6},
+    ),
+    "image ids that are no numbers": Case(
+        each("images", "id", lambda r: f"img-{r['id']}"),
+        refused=r"images\[0\]: its id is 'img-1', expected a whole number",
+    ),
+    "ids from 0": Case(
+        all_of(
+            *(each(part, "id", lambda r: r["id"] - 1) for part in ("images", "annotations", "categories")),
+            *(each("annotations", key, lambda r, key=key: r[key] - 1) for key in ("image_id", "category_id")),
+        )
+    ),
+    "annotations all of id 0": Case(each("annotations", "id", 0), repaired={NUMBERED: 3}),
+    "annotations without id": Case(without("annotations", "id"), repaired={NUMBERED: 4}),
+    "annotations twice": Case(
+        lambda c: c["annotations"].extend([dict(record) for record in c["annotations"]]),
+        repaired={NUMBERED: 4},
+        dropped={"annotation that is in the file twice": 4},
+    ),
+    "images twice": Case(
+        lambda c: c["images"].append(c["images"][0] | {"id": 7}),
+        refused="image 7: its file .*0001.png is that of image 1, too; expected one record an image",
+    ),
+    "image ids twice": Case(each("images", "id", 1), refused="image 1: two images have this id"),
+    "category without id": Case(without("categories", "id"), refused=r"categories\[0\]: the key 'id' is missing"),
+    "categories as names": Case(
+        top(categories=["car", "house", "dog"]), refused=r"categories\[0\] is 'car', expected an object"
+    ),
+}
+CATEGORIES = {
+    "category twice, one without annotation": Case(
+        category(id=9, name="Dog "), repaired={"category without annotation, named as another is, left out": 1}
+    ),
+    "category twice, both annotated": Case(
+        all_of(category(id=9, name="Car"), first("annotations", "category_id", 9)),
+        refused="category 9: category 1 has the same name 'Car' .'car'., and so the same prompt",
+    ),
+    "category twice but for white space": Case(
+        all_of(
+            first("categories", "name", "sports  car"),
+            category(id=9, name="sports_car"),
+            lambda c: c["annotations"][0].update(category_id=9),
+        ),
+        refused="category 9: category 1 has the same name 'sports car'",
+    ),
+    "a root of a class's name": Case(
+        roboflow_root, repaired={"category without annotation, named as another is, left out": 1}
+    ),
+    "a root with annotations": Case(
+        all_of(
+            category(id=9, name="thing", supercategory="none"),
+            each("categories", "supercategory", lambda r: "none" if r["name"] == "thing" else "thing"),
+            lambda c: c["annotations"][0].update(category_id=9),
+        )
+    ),
+    "a chain of supercategories": Case(
+        all_of(
+            category(id=8, name="vehicle", supercategory="thing"),
+            category(id=9, name="thing", supercategory=None),
+        )
+    ),
+    "a circle of supercategories": Case(
+        all_of(first("categories", "supercategory", "house"), lambda c: c["categories"][1].update(supercategory="car")),
+        refused="instances_train.json: .*runs in a circle",
+    ),
+    "supercategories of their own names": Case(each("categories", "supercategory", lambda r: r["name"])),
+    "supercategories empty, null and numbers": Case(
+        lambda c: [r.update(supercategory=s) for r, s in zip(c["categories"], ("", None, 3), strict=True)]
+    ),
+    "supercategories missing": Case(without("categories", "supercategory")),
+}
+IMAGES = {
+    "sizes missing": Case(all_of(without("images", "width"), without("images", "height")), repaired={SIZE: 2}),
+    "sizes null": Case(all_of(each("images", "width", None), each("images", "height", None)), repaired={SIZE: 2}),
+    "sizes 0": Case(all_of(each("images", "width", 0), each("images", "height", 0)), repaired={SIZE: 2}),
+    "sizes as text": Case(
+        all_of(each("images", "width", "96"), each("images", "height", "64.0".removesuffix(".0"))),
+        repaired={SIZE_AS_NUMBER: 4},
+    ),
+    "sizes as floats": Case(
+        all_of(each("images", "width", 96.0), each("images", "height", 64.0)), repaired={SIZE_AS_NUMBER: 4}
+    ),
+    "sizes swapped": Case(
+        all_of(each("images", "width", HEIGHT), each("images", "height", WIDTH)),
+        refused="0001.png: image 1 is 96x64 pixels, its annotations are for 64x96",
+    ),
+    "sizes of a smaller copy": Case(
+        all_of(each("images", "width", 95), each("images", "height", 63)),
+        refused="0001.png: image 1 is 96x64 pixels, its annotations are for 95x63",
+    ),
+    "paths with ./": Case(named("./{}")),
+    "paths with a leading slash": Case(named("/{}"), repaired={BY_END: 2}),
+    "paths with the split's folder": Case(named("train/{}"), repaired={BY_END: 2}),
+    "paths of another machine": Case(named("/home/ann/shop/{}"), repaired={BY_END: 2}),
+    "paths of Windows": Case(named("C:\\Users\\Ann\\shop\\{}"), repaired={BY_END: 2}),
+    "paths upwards, of Windows": Case(named("..\\..\\media\\upload\\4\\{}"), repaired={BY_END: 2}),
+    "paths as URLs": Case(named("https://images.example.org/shop/{}"), repaired={BY_END: 2}),
+    "paths as signed URLs": Case(
+        named("https://bucket.example.org/shop/{}?X-Signature=a%2Fb&t=1"), repaired={BY_END: 2}
+    ),
+    "paths of Label Studio's local files": Case(named("/data/local-files/?d=shop/{}"), repaired={BY_END: 2}),
+    "paths percent-encoded": Case(
+        named("a%20car%20{}"), repaired={BY_END: 2}, files=moved(lambda name: f"a car {name}")
+    ),
+    "paths with a percent sign of their own": Case(named("50%25{}"), files=moved(lambda name: f"50%25{name}")),
+    "paths of a folder that was left out": Case(
+        named("{}"), repaired={BY_END: 2}, files=moved(lambda name: f"default/{name}")
+    ),
+    "names in another case": Case(each("images", "file_name", lambda r: r["file_name"].upper()), repaired={BY_END: 2}),
+    "names in decomposed Unicode": Case(named("e\u0301{}"), files=moved(lambda name: f"\xe9{name}")),
+    "names with spaces and emoji": Case(named("my 🚗 {}"), files=moved(lambda name: f"my 🚗 {name}")),
+    "names that two folders have": Case(
+        each("images", "file_name", lambda r: f"x/000{r['id']}.png"),
+        refused="2 of 2 images are not in",
+        files=lambda root: [
+            (
+                moved(lambda name: f"a/{name}")(root),
+                [
+                    (file.parents[1] / "b").mkdir(exist_ok=True)
+                    or (file.parents[1] / "b" / file.name).write_bytes(file.read_bytes())
+                    for file in root.glob("*/a/*.png")
+                ],
+            )
+        ],
+    ),
+    "images that are not there": Case(
+        lambda c: c["images"].append({"id": 7, "file_name": "gone.png", "width": WIDTH, "height": HEIGHT}),
+        refused=r"1 of 3 images are not in .*gone.png \(image 7\)",
+    ),
+    "images without annotation": Case(lambda c: c["annotations"].__delitem__(slice(2, None)), 2),
+    "LVIS, by coco_url": Case(
+        all_of(
+            each("images", "coco_url", lambda r: f"http://images.cocodataset.org/train2017/{r['file_name']}"),
+            without("images", "file_name"),
+            each("images", "neg_category_ids", [3]),
+            each("images", "not_exhaustive_category_ids", [1]),
+        ),
+        repaired={BY_END: 2},
+    ),
+    "LVIS's lists, null": Case(each("images", "neg_category_ids", None), refused="neg_category_ids are None"),
+    "no image": Case(top(images=[], annotations=[]), refused="it has no images"),
+    "licences null, info missing": Case(top(licenses=None, info=None)),
+    "with a byte-order mark": Case(encoded("utf-8-sig")),
+    "in UTF-16": Case(encoded("utf-16"), refused="instances_train.json: it is UTF-16; expected a text in UTF-8"),
+    "in Latin-1": Case(encoded("latin-1"), refused="instances_train.json: byte .* is not UTF-8"),
+    "other files beside the images": Case(
+        lambda content: None,
+        files=lambda root: [
+            (root / split / name).write_bytes(b"\0")
+            for split in ("train", "val")
+            for name in ("Thumbs.db", "._0001.png", "desktop.ini")
+        ],
+    ),
+}
+CASES = {**ANNOTATIONS, **IDS, **CATEGORIES, **IMAGES}

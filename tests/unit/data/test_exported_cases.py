@@ -1,0 +1,32 @@
+"""COCO sets as labelling tools export them: preparing, training and evaluating see the same in each."""
+
+from __future__ import annotations
+
+import pytest
+from coco_case_table import CASES
+from coco_cases import write_case
+from thrice import verdicts
+
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import read_split
+from sam3_hyperet.errors import DataError
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_set_means_the_same_to_preparing_training_and_evaluating(tmp_path, kind):
+    case = CASES[kind]
+    root = write_case(tmp_path / "shop", case)
+    data = DataOptions("shop", "coco", str(root), {"train": "train", "val": "val"}, tune_images=0)
+    found = verdicts(data)
+    if case.refused:
+        for said in found:
+            assert isinstance(said, str), said
+            assert "\n" not in said.split("; ")[0]
+            with pytest.raises(DataError, match=case.refused):
+                raise DataError(said)
+        return
+    assert found == [[case.instances, case.instances]] * 3
+    images = read_split(data, "train").images
+    assert (images.dropped, images.adjusted) == case.counts
+    for reason in (*images.dropped, *images.adjusted):
+        assert f"× {reason}" in images.summary()
