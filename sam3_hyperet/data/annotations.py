@@ -20,6 +20,8 @@ MAX_NAME = 200  # characters; SAM 3 reads 32 tokens of a prompt and silently dro
 MAX_CATEGORY_ID = 2**31 - 1  # SAM 3 batches category ids as int32
 _BROKEN_PICTURE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
+_ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)  # of EXIF
+
 
 @dataclass(frozen=True)
 class Category:
@@ -130,14 +132,22 @@ class AnnotatedImages:
         """Image i in RGB. Raises DataError if it cannot be read or its size is not the record's."""
         record = self.image(i)
         image = read_image(record.path, upright=self.is_upright)
-        if image.size != (record.width, record.height):
-            turned = image.size == (record.height, record.width)
+        self._check_size(record, *image.size)
+        return image
+
+    def check_header(self, i: int) -> None:
+        """Raise the DataError of `load_image`, as far as the beginning of the file tells."""
+        record = self.image(i)
+        self._check_size(record, *image_size(record.path, upright=self.is_upright))
+
+    def _check_size(self, record: ImageInfo, width: int, height: int) -> None:
+        if (width, height) != (record.width, record.height):
+            turned = (height, width) == (record.width, record.height)
             remedy = f"; expected data.exif={'ignore' if self.is_upright else 'apply'}, if EXIF turns it"
             raise DataError(
-                f"{record.path}: image {record.image_id} is {image.width}x{image.height} pixels, its annotations are "
-                f"for {record.width}x{record.height}{remedy if turned else ''}"
+                f"{record.path}: image {record.image_id} is {width}x{height} pixels, its annotations are for "
+                f"{record.width}x{record.height}{remedy if turned else ''}"
             )
-        return image
 
     def summary(self) -> str:
         """One line: how many images and categories, and what was left out or repaired, and why."""
@@ -164,6 +174,16 @@ def read_image(path: Path, *, upright: bool = False) -> Image.Image:
         raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such image") from None
+    except _BROKEN_PICTURE as error:
+        raise DataError(f"{path}: not a readable image ({one_line(error)})") from None
+
+
+def image_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
+    """Width and height of the image at `path`, by the beginning of the file. Raises DataError naming the file."""
+    try:
+        with Image.open(path) as file:
+            turned = upright and file.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
+            return (file.height, file.width) if turned else (file.width, file.height)
     except _BROKEN_PICTURE as error:
         raise DataError(f"{path}: not a readable image ({one_line(error)})") from None
 

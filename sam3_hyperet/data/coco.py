@@ -20,6 +20,7 @@ from sam3_hyperet.data.annotations import (
     ImageInfo,
     Instance,
     field,
+    image_size,
     read_category,
     records,
     shown,
@@ -27,7 +28,7 @@ from sam3_hyperet.data.annotations import (
     spoken,
 )
 from sam3_hyperet.data.coco_annotations import AnnotationTable
-from sam3_hyperet.data.coco_records import as_whole_number, read_id, read_side, size_of_file
+from sam3_hyperet.data.coco_records import as_whole_number, read_id, read_side
 from sam3_hyperet.data.finding import Listing, leaves_folder
 from sam3_hyperet.data.hierarchy import ConceptTree, read_tree, with_tree
 from sam3_hyperet.errors import DataError
@@ -198,7 +199,7 @@ def _images(
         width, height = (read_side(record, side, where, adjusted, MAX_SIDE) for side in ("width", "height"))
         if not (width and height) and not missing:
             adjusted["image without a size, taken from its file"] += 1
-            width, height = size_of_file(file, upright)
+            width, height = image_size(file, upright=upright)
         found[number] = ImageInfo(number, file, height, width)
     if not found:
         raise DataError(f"{path}: it has no images")

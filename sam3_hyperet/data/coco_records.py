@@ -4,12 +4,9 @@ import ast
 from collections import Counter
 from collections.abc import Mapping
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from sam3_hyperet.data.annotations import ImageInfo, field, one_line, shown, whole_number
+from sam3_hyperet.data.annotations import ImageInfo, field, shown, whole_number
 from sam3_hyperet.errors import DataError
 
 _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "": 0}
@@ -69,16 +66,6 @@ def read_side(record: Mapping[str, Any], key: str, where: str, adjusted: Counter
     if number is not None and type(value) is not int:
         adjusted["image size that is no whole number, read as one"] += 1
     return whole_number(value if number is None else number, f"{where}: its {key}", 1, high)
-
-
-def size_of_file(path: Path, upright: bool) -> tuple[int, int]:
-    """Width and height of an image, `upright` turned by its EXIF orientation. Raises DataError."""
-    try:
-        with Image.open(path) as image:
-            turned = upright and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return image.size[::-1] if turned else image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image ({one_line(error)})") from None
 
 
 def read_outline(outline: object, where: str, adjusted: Counter[str]) -> list[Any] | dict[str, Any]:

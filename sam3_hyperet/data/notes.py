@@ -48,7 +48,7 @@ def prompt_notes(images: AnnotatedImages, sampler: PromptSampler) -> list[str]:
     """A warning where no image that was looked at lacks a concept that it can be prompted with as absent."""
     if sampler.num_negatives == 0:
         return []
-    looked_at = _spread(len(images))
+    looked_at = spread(len(images))
     if any(sampler.absent({one.category_id for one in images.instances(i)}, images.unlabelled(i)) for i in looked_at):
         return []
     return [
@@ -59,7 +59,7 @@ def prompt_notes(images: AnnotatedImages, sampler: PromptSampler) -> list[str]:
 
 def _turned(images: AnnotatedImages) -> tuple[int, int]:
     """How many of some images, evenly spread, have an EXIF orientation, and how many were looked at."""
-    turned, positions = 0, _spread(len(images))
+    turned, positions = 0, spread(len(images))
     for i in positions:
         try:
             with Image.open(images.files(i)[0]) as image:
@@ -69,6 +69,6 @@ def _turned(images: AnnotatedImages) -> tuple[int, int]:
     return turned, len(positions)
 
 
-def _spread(count: int) -> list[int]:
+def spread(count: int) -> list[int]:
     """Some of `count` positions, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, _LOOKED_AT)).round().astype(int)).tolist()

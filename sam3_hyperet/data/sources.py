@@ -11,6 +11,7 @@ from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.data.finding import find_files
 from sam3_hyperet.data.label_maps import read_label_maps
+from sam3_hyperet.data.notes import spread
 from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.data.subsets import OfGranularities, OfVocabulary, Subset
@@ -63,8 +64,8 @@ def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
 def open_split(options: DataOptions, split: str) -> Split:
     """Read "train", "tune" or "val"; tuning images come out of the training ones where there is no tune split.
 
-    `options.limit` shortens "train" and "tune", never what is evaluated. Raises ConfigError for a split that the data
-    set does not have, DataError for files that cannot be used.
+    `options.limit` shortens "train" and "tune", never what is evaluated. Some images' headers are read. Raises
+    ConfigError for a split that the data set does not have, DataError for files that cannot be used.
     """
     carved = split == "tune" and "tune" not in options.splits
     source = read_split(options, "train" if carved or split == "train" else split)
@@ -80,10 +81,12 @@ def open_split(options: DataOptions, split: str) -> Split:
         positions = np.sort(order[:held] if carved else order[held:])
     if options.limit and split != "val" and len(positions) > options.limit:
         positions = positions[np.linspace(0, len(positions) - 1, options.limit).round().astype(int)]
-    if len(positions) == len(source.images):
-        return source
-    labels = None if source.labels is None else Subset(source.labels, positions)
-    return replace(source, name=split, images=Subset(source.images, positions), labels=labels)
+    if len(positions) < len(source.images):
+        labels = None if source.labels is None else Subset(source.labels, positions)
+        source = replace(source, name=split, images=Subset(source.images, positions), labels=labels)
+    for i in spread(len(source.images)):
+        source.images.check_header(i)
+    return source
 
 
 def prompt_sampler(options: DataOptions, images: AnnotatedImages) -> PromptSampler:

@@ -16,6 +16,7 @@ class Subset(AnnotatedImages):
         super().__init__(whole.name, whole.categories)
         self._whole, self._positions = whole, list(positions)
         self.dropped, self.adjusted, self.crowds = whole.dropped, whole.adjusted, whole.crowds
+        self.rectangles = whole.rectangles
         self.is_upright = whole.is_upright
 
     def __len__(self) -> int:

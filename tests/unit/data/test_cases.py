@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coco_case_table import CASES as VARIANTS
+from coco_cases import write_case
 from thrice import verdicts
 
 from sam3_hyperet.cli.train import main as train
@@ -103,6 +105,13 @@ def test_a_split_that_cannot_be_read_ends_a_run_before_its_model_is_built(shared
     options = ["data=coco", f"data.root={root}", "data.splits={train: train, val: gone}", f"run_dir={tmp_path / 'run'}"]
     with pytest.raises(DataError, match=r"instances_gone\.json: no such file"):
         train([*options, "data.tune_images=0", "train.tune_every=0", "logger=none"])
+
+
+@pytest.mark.parametrize("kind", ["sizes swapped", "sizes of a smaller copy"])
+def test_sizes_are_checked_before_a_run_begins(tmp_path, kind):
+    data = DataOptions("shop", "coco", str(write_case(tmp_path / "shop", VARIANTS[kind])), COCO)
+    with pytest.raises(DataError, match=VARIANTS[kind].refused):
+        open_run(data, tune=False, evaluate=False)
 
 
 def asked(data: DataOptions, draws: int = 20) -> Counter[tuple[str, bool]]:
