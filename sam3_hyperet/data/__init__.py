@@ -2,7 +2,9 @@
 
 - `annotations`: what every reader returns, and checks of single values
 - `coco`, `coco_annotations`: COCO instances; which annotations count
+- `yolo`: Ultralytics' text files of polygons
 - `label_maps`, `ade20k`: label maps and lists of names
+- `label_values`: which values label maps have, and whether they fit the names in two ways
 - `finding`: the finder of files
 - `layouts`: the layouts of data sets as tools export them, recognised
 - `options`, `sources`: a data set by its options; what a run opens

@@ -77,10 +77,14 @@ class AnnotatedImages:
     crowds: how many annotations are crowds. rectangles: how many are outlined by their own box.
     counts: annotations of each category id that has any, crowds included, in all images of the file; of a large
         label-map set None. A category without any is never taken as absent.
+    remarks: sentences about the files, which are printed with the summary.
+    has_instances: whether the regions are single objects, to be scored by AP; those of a label map are whole classes.
     is_upright: whether EXIF orientation is applied; COCO's, ADE20K's and CamVid's annotations are of the stored pixels.
     """
 
     counts: Mapping[int, int] | None = None
+    remarks: tuple[str, ...] = ()
+    has_instances = True
 
     def __init__(self, name: str, categories: Iterable[Category]) -> None:
         self.name, self.categories = name, tuple(categories)

@@ -29,6 +29,8 @@ _MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 class LabelMaps(AnnotatedImages):
     """Images with label maps, opened one by one; made by `read_label_maps`. A category's id is its label − offset."""
 
+    has_instances = False
+
     def __init__(
         self,
         name: str,

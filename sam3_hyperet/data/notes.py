@@ -17,7 +17,7 @@ def data_notes(images: AnnotatedImages, listed: int = _LISTED) -> list[str]:
 
     listed: how many categories a line names.
     """
-    lines = [images.summary()]
+    lines = [images.summary(), *(f"{images.name}: {remark}" for remark in images.remarks)]
     names = {category.id: category.name for category in images.categories}
     if of_values := images.value_lines(listed):
         lines += [f"{images.name}: {line}" for line in of_values]

@@ -10,7 +10,7 @@ from sam3_hyperet.options import NonNegativeInt, Probability, check_fields, one_
 FORMATS = ("scenes", "coco", "ade20k", "label_maps", "yolo", "auto")
 SPLITS = ("train", "tune", "val")
 CROWDS = ("ignore", "instances")
-EXIF = ("ignore", "apply")
+EXIF = ("auto", "ignore", "apply")
 RESERVED_NAMES = frozenset(
     ("base", "difference", "params", "radius", "normalized_radius", "speed", "train", "forgetting")
 )
@@ -28,7 +28,8 @@ class DataOptions:
         root: its folder.
         splits: split -> what the format calls it: the `train2017` of COCO (for annotations/instances_train2017.json and
             train2017/) or [folder of images, file.json]; the `training` of ADE20K; [images, labels] or [images, labels,
-            list of the images to take] of a label-map set; the number of images of scenes.
+            list of the images to take] of a label-map set; folders or lists of images of "yolo"; the number of images
+            of scenes.
         validation_fraction: of the training images, held out by seed and by name where there is no val split.
         shots: train on so many images of each category, chosen by seed and by name; 0 for all.
         tune_images: images held out of training for choosing the best step, where there is no tune split.
@@ -36,7 +37,7 @@ class DataOptions:
             limited by `protocol.limit` alone.
         seed: of the drawn scenes, and of what is held out.
         size: side of a drawn scene in pixels.
-        names: a label-map set's class names, or their file, below root.
+        names: a label-map or "yolo" set's class names, or their file, below root.
         colors: of coloured label maps, [red, green, blue] by class name, or the file that lists them, below root.
         ignore: label, or labels, of unlabelled pixels.
         offset: label of the first class. Where none is given, 1 if `ignore` is 0 and the first name is a class, else 0;
@@ -56,7 +57,7 @@ class DataOptions:
         crowds: "ignore" leaves crowds (`iscrowd: 1`) out of training and ignores detections on them; "instances" reads
             each as one instance, as brush tools mean it.
         exif: "ignore" shows images as they are stored, on which most annotations are drawn; "apply" turns them by
-            their EXIF orientation.
+            their EXIF orientation; "auto" turns those of format "yolo", as Ultralytics does, and no others.
         absent_concepts: names, or the name of a list of them, of which none is to be seen in any training image: more
             concepts to ask for as absent.
         num_positives: at most this many present concepts per image and step.
@@ -99,7 +100,7 @@ class DataOptions:
     negative_granularity_weights: Mapping[str, float] | None = None
     annotated: tuple[str, ...] = ()
     crowds: Annotated[str, CROWDS] = "ignore"
-    exif: Annotated[str, EXIF] = "ignore"
+    exif: Annotated[str, EXIF] = "auto"
     absent_concepts: str | tuple[str, ...] = ()
     num_positives: int = 2
     num_negatives: int = 1

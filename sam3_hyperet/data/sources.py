@@ -17,6 +17,7 @@ from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.data.subsets import OfGranularities, OfVocabulary, Subset
 from sam3_hyperet.data.transforms import Augmentation
 from sam3_hyperet.data.vocabularies import absent_concepts, vocabulary_ids
+from sam3_hyperet.data.yolo import read_yolo
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.options import one_of
 from sam3_hyperet.scenes.dataset import write_scenes
@@ -33,6 +34,11 @@ class Split:
     labels: AnnotatedImages | None
     coco_file: Path | None  # it may have more categories than `images`
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # ids of categories that are scored together
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether AP is scored."""
+        return self.images.has_instances
 
 
 def training_images(options: DataOptions, split: str) -> AnnotatedImages:
@@ -110,15 +116,19 @@ def augmentation(options: DataOptions) -> Augmentation:
     return Augmentation(flip=options.flip, zoom=options.zoom, views=options.views)
 
 
+def is_upright(options: DataOptions) -> bool:
+    """Whether images are turned by their EXIF orientation."""
+    return options.exif == "apply" or (options.exif == "auto" and options.format == "yolo")
+
+
 def read_split(options: DataOptions, split: str) -> Split:
     """Read a split that the options name, with all its images. Raises ConfigError or DataError as `open_split`."""
     if split not in options.splits:
         raise ConfigError(f"data set {options.name} has no split {split!r}; it has {', '.join(options.splits)}")
     if options.format == "auto":
         raise ConfigError(f"data.format=auto has not been recognised at {options.root}: layouts.table.explicit does it")
-    read = {"scenes": _read_scenes, "coco": _read_coco, "ade20k": _read_ade20k, "label_maps": _read_label_maps}
-    images, labels, coco_file = read[options.format](options, split, Path(options.root).expanduser())
-    images.is_upright = options.exif == "apply"
+    images, labels, coco_file = _READERS[options.format](options, split, Path(options.root).expanduser())
+    images.is_upright = is_upright(options)
     groups = options.groups or {}
     if options.vocabulary:
         same = labels is images
@@ -189,3 +199,21 @@ def _read_label_maps(options: DataOptions, split: str, root: Path) -> Files:
         listed=listed[0] if listed else None,
     )
     return labels, labels, None
+
+
+def _read_yolo(options: DataOptions, split: str, root: Path) -> Files:
+    given = options.splits[split]
+    sources = [given] if isinstance(given, str) else given
+    if not isinstance(sources, list | tuple) or not sources or not all(isinstance(one, str) for one in sources):
+        raise ConfigError(f"data.splits.{split}={given!r}; expected folders or .txt lists of images, below data.root")
+    names = root / (options.names or "data.yaml") if isinstance(options.names, str) else options.names
+    return read_yolo(root, sources, names, name=options.name, upright=is_upright(options)), None, None
+
+
+_READERS = {
+    "scenes": _read_scenes,
+    "coco": _read_coco,
+    "ade20k": _read_ade20k,
+    "label_maps": _read_label_maps,
+    "yolo": _read_yolo,
+}

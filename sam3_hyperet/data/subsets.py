@@ -17,7 +17,7 @@ class Subset(AnnotatedImages):
         self._whole, self._positions = whole, list(positions)
         self.dropped, self.adjusted, self.crowds = whole.dropped, whole.adjusted, whole.crowds
         self.rectangles = whole.rectangles
-        self.is_upright = whole.is_upright
+        self.is_upright, self.remarks, self.has_instances = whole.is_upright, whole.remarks, whole.has_instances
 
     def __len__(self) -> int:
         return len(self._positions)

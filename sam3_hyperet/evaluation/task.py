@@ -33,7 +33,7 @@ class EvalTask:
     hierarchy: the concept tree of the categories, whose parents are prompts in addition.
     shown: (position, category id) pairs whose detections are kept for the report, `shown_maps` positions whose label
         map is.
-    Raises ConfigError without COCO file and label map, DataError where instances and label maps differ in their images.
+    Raises ConfigError without instances and label maps, DataError where the two differ in their images.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class EvalTask:
     ) -> None:
         self.split, self.protocol, self.positions = split, protocol, tuple(positions)
         self.hierarchy, self.shown, self.shown_maps = hierarchy, tuple(shown), tuple(shown_maps)
-        ids = {category.name: category.id for category in split.images.categories} if split.coco_file else {}
+        ids = {category.name: category.id for category in split.images.categories} if split.has_instances else {}
         classes = {
             text: index
             for index, category in enumerate(split.labels.categories if split.labels else ())
@@ -57,7 +57,7 @@ class EvalTask:
         }
         if not ids and not classes:
             raise ConfigError("a split without instances and without label maps cannot be evaluated")
-        if split.coco_file and (labels := split.labels):
+        if split.has_instances and (labels := split.labels):
             for i in self.positions:  # a model gets each image once, for its instances and its label map
                 one, other = split.images.image(i).path, labels.image(i).path if i < len(labels) else None
                 if one != other:
@@ -131,7 +131,7 @@ def shown_examples(split: Split, scored: Sequence[int], count: int) -> tuple[lis
     chosen = evenly_spread(scored, count)
     pairs: list[tuple[int, int]] = []
     granularity = {category.id: category.granularity for category in split.images.categories}
-    for turn, i in enumerate(chosen if split.coco_file else ()):
+    for turn, i in enumerate(chosen if split.has_instances else ()):
         there = sorted({one.category_id for one in split.images.instances(i) if not one.crowd})
         levels = sorted({granularity[c] for c in there})
         for level in levels if len(levels) > 1 else levels * _SHOWN_PER_IMAGE:

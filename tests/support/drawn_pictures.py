@@ -128,6 +128,10 @@ class Part:
     labels: Drawn | None = None
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
+    @property
+    def has_instances(self) -> bool:
+        return self.coco_file is not None
+
 
 class Knowing:
     """Answers with the truth: one query per instance, and the same queries unwanted where there is none."""

@@ -21,6 +21,7 @@ from export_pictures import (
     write_json,
     write_pictures,
 )
+from mask_exports import cvat_yolo, roboflow_yolo, yolo
 
 TRAIN_VAL_TEST = {"train": "train", "tune": "val", "val": "test"}
 """What most trees call the splits: tuned on val, scored on test."""
@@ -175,6 +176,9 @@ EXPORTS: dict[str, Callable[[Path], Path]] = {
     "Label Studio": label_studio,
     "LVIS": lvis,
     "SA-Co": sa_co,
+    "YOLO": yolo,
+    "YOLO of Roboflow": roboflow_yolo,
+    "YOLO of CVAT": cvat_yolo,
 }
 """By the name of a layout, its writer."""
 ONE_SPLIT = {"COCO, one file", "CVAT", "Label Studio"}

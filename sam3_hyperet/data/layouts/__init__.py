@@ -2,5 +2,6 @@
 
 - `layout`: what a recogniser returns
 - `coco`: COCO's tree and the exports that are COCO files
+- `yolo`: Ultralytics' data.yaml, images and labels
 - `table`: all layouts; `data.format=auto` made explicit
 """

@@ -5,12 +5,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from sam3_hyperet.data.finding import is_hidden
-from sam3_hyperet.data.layouts import coco
+from sam3_hyperet.data.layouts import coco, yolo
 from sam3_hyperet.data.layouts.layout import Found, Layout
 from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions
 from sam3_hyperet.errors import ConfigError, DataError
 
-LAYOUTS: tuple[Layout, ...] = (coco.LAYOUT,)
+LAYOUTS: tuple[Layout, ...] = (coco.LAYOUT, yolo.LAYOUT)
 _SHOWN = 12  # entries of a folder, in a message
 _DEFAULTS = {field.name: field.default for field in fields(DataOptions)}
 

@@ -1,0 +1,58 @@
+"""Ultralytics' layout, as YOLO, Roboflow and CVAT export it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sam3_hyperet.data.finding import is_hidden
+from sam3_hyperet.data.layouts.layout import Found, Layout
+from sam3_hyperet.data.yolo import path_below, read_yolo_file
+from sam3_hyperet.errors import DataError
+
+_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+
+
+def recognise_yolo(root: Path) -> Sequence[Found]:
+    """A folder with a data.yaml that names classes and splits. Raises DataError for one of another task."""
+    files = [root / name for name in _NAMES if (root / name).is_file()]
+    if not files:
+        files = [file for file in sorted(root.glob("*.y*ml")) if not is_hidden(file.name) and _is_dataset(file)]
+    if len(files) != 1:
+        return []
+    content = read_yolo_file(files[0])
+    splits: dict[str, list[str]] = {}
+    notes = []
+    for split, entries in content.splits.items():
+        found = [_below(root, content.path, entry) for entry in entries]
+        if None in found:
+            missing = entries[found.index(None)]
+            if split == "train":
+                raise DataError(f"{files[0]}: {split} is {missing}, which is not below {root}")
+            notes.append(f"{files[0].name} names {missing} for {split}, which is not there")
+        else:
+            splits[split] = [one for one in found if one is not None]
+    if "test" in splits and "val" in splits:
+        splits["tune"], splits["val"] = splits["val"], splits.pop("test")
+        notes.append("val is for choosing the best step, test is scored")
+    elif "test" in splits:
+        splits["val"] = splits.pop("test")
+    if not splits:
+        return []
+    return [Found("YOLO (Ultralytics)", {"format": "yolo", "splits": splits, "names": files[0].name}, tuple(notes))]
+
+
+def _below(root: Path, path: str, entry: str) -> str | None:
+    for text in (f"{path}/{entry}", entry):
+        if found := path_below(root, text, by_end=text.startswith("/")):
+            return found.relative_to(root).as_posix()
+    return None
+
+
+def _is_dataset(file: Path) -> bool:
+    try:
+        content = read_yolo_file(file)
+    except DataError:
+        return False
+    return bool(content.splits)
+
+
+LAYOUT = Layout({"YOLO (Ultralytics)": "data.yaml with names and train; images/… beside labels/….txt"}, recognise_yolo)

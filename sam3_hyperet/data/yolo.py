@@ -1,0 +1,222 @@
+"""Instances in Ultralytics' format: a data.yaml, and beside each image's folder a text file of polygons per image.
+
+The polygons are fractions of the image as it is seen, turned by its EXIF orientation, as Ultralytics reads it.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sam3_hyperet.data.annotations import Category, ImageInfo, image_size, prompt_name, shown, some
+from sam3_hyperet.data.coco import CocoInstances
+from sam3_hyperet.data.coco_annotations import AnnotationTable
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, find_files
+from sam3_hyperet.errors import DataError
+from sam3_hyperet.files import read_text, read_yaml_text
+
+_SLACK = 0.01  # that a coordinate may be off 0 to 1, as in Ultralytics
+_BOX, _POLYGON, _ORIENTED = 4, 6, 8  # numbers of a box, of the smallest polygon, of an oriented box
+_OTHER_TEXTS = frozenset(("classes.txt", "notes.txt", "README.txt"))
+
+
+@dataclass(frozen=True)
+class YoloFile:
+    """A data.yaml: class names by index, and by split its folders or lists of images as the file writes them."""
+
+    names: Mapping[int, str]
+    splits: Mapping[str, tuple[str, ...]]
+    path: str  # what the splits are relative to, or ""
+
+
+def read_yolo_file(file: Path) -> YoloFile:
+    """Read a data.yaml. Raises DataError naming it, also where it is of another task than segmentation."""
+    try:
+        content = yaml.safe_load(read_yaml_text(file, DataError))
+    except yaml.YAMLError as error:
+        raise DataError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{file}: found {shown(content)}, expected names, train and val")
+    if "kpt_shape" in content:
+        raise DataError(f"{file}: it has kpt_shape, so its labels are keypoints; expected polygons (YOLO segmentation)")
+    names = _names(content.get("names"), file)
+    if "nc" in content and content["nc"] != len(names):
+        raise DataError(f"{file}: nc is {shown(content['nc'])}, but it has {len(names)} names")
+    splits = {}
+    for split in ("train", "val", "validation", "test"):
+        if listed := content.get(split):
+            listed = [listed] if isinstance(listed, str) else listed
+            if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+                raise DataError(f"{file}: {split} is {shown(listed)}, expected folders or lists of images")
+            splits["val" if split == "validation" else split] = tuple(listed)
+    path = content.get("path") or ""
+    if not isinstance(path, str):
+        raise DataError(f"{file}: path is {shown(path)}, expected a folder")
+    return YoloFile(names, splits, path)
+
+
+class YoloInstances(CocoInstances):
+    """Instances whose annotations lie in a text file per image; made by `read_yolo`."""
+
+    labels: Sequence[Path | None]  # by position; None where there is no file
+
+    def files(self, i: int) -> tuple[Path, ...]:
+        label = self.labels[i]
+        return super().files(i) if label is None else (*super().files(i), label)
+
+
+def read_yolo(
+    root: Path,
+    sources: Sequence[str],
+    names: Sequence[str] | Path,
+    *,
+    name: str = "yolo",
+    upright: bool = True,
+) -> YoloInstances:
+    """Read instances of Ultralytics' format; of the images, only the sizes are read here.
+
+    sources: folders of images, or .txt lists of images, below `root`. An image's labels lie at its path with its last
+        folder `images` replaced by `labels`, and its ending by .txt; without such a file, the image shows nothing.
+    names: of the classes, in the order of their indices, or a data.yaml.
+    upright: whether images are turned by their EXIF orientation.
+    What has no mask, such as a row of a class and a box, is dropped and counted, as in `read_coco`. Raises DataError
+    naming file and line.
+    """
+    classes = read_yolo_file(names).names if isinstance(names, Path) else _names(list(names), root)
+    files = list(dict.fromkeys(file for source in sources for file in _images(root, source)))
+    with ThreadPoolExecutor(8) as pool:
+        sizes = list(pool.map(lambda file: image_size(file, upright=upright), files))
+    infos = [
+        ImageInfo(i, file, height, width) for i, (file, (width, height)) in enumerate(zip(files, sizes, strict=True))
+    ]
+    table = AnnotationTable(root, infos, classes, crowds_are_instances=False)
+    labels: list[Path | None] = []
+    number, empty, oriented = 0, 0, 0
+    for info in infos:
+        label = label_file(info.path)
+        labels.append(label if label.is_file() else None)
+        rows = list(_rows(label, classes, table.dropped)) if labels[-1] else []
+        empty += labels[-1] is not None and not rows
+        for where, index, numbers in rows:
+            oriented += len(numbers) == _ORIENTED
+            number += 1
+            table.add({"id": number, **_record(index, numbers, info)}, where)
+    missing = labels.count(None)
+    if missing == len(files):
+        raise DataError(f"{root}: none of {missing} images has a label file, such as {label_file(files[0])}")
+    table.finish()
+    categories = [Category(index, text) for index, text in classes.items()]
+    found = YoloInstances(name, categories, table, {})
+    found.labels, found.remarks = labels, tuple(_remarks(files, labels, empty, oriented >= len(table.id)))
+    return found
+
+
+def label_file(image: Path) -> Path:
+    """Where Ultralytics looks for an image's labels."""
+    parts = list(image.with_suffix(".txt").parts)
+    for at in range(len(parts) - 2, -1, -1):
+        if parts[at] == "images":
+            parts[at] = "labels"
+            break
+    return Path(*parts)
+
+
+def path_below(root: Path, text: str, *, by_end: bool = False) -> Path | None:
+    """The file or folder below `root` that a data.yaml or a list of images names; None if there is none.
+
+    Leading `..` are passed over: Roboflow writes `../train/images` for what lies at `train/images`. by_end: the longest
+    end of the path that leads to something, for paths of another machine.
+    """
+    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    for first in range(len(parts) if by_end else 1):
+        if parts and (found := root.joinpath(*parts[first:])).exists():
+            return found
+    return None
+
+
+def _images(root: Path, source: str) -> list[Path]:
+    found = path_below(root, source)
+    if found is None:
+        raise DataError(f"{root / source}: no such folder or list of images")
+    if found.is_dir():
+        files = sorted(find_files(found, IMAGE_ENDINGS).values())
+        if not files:
+            raise DataError(f"{found}: no images in this folder")
+        return files
+    lines = [line.strip() for line in read_text(found).splitlines() if line.strip()]
+    below = {line: path_below(root, line, by_end=True) for line in lines}
+    missing = [line for line, file in below.items() if file is None or not file.is_file()]
+    if missing or not lines:
+        raise DataError(f"{found}: {len(missing)} of {len(lines)} listed images are not below {root}: {some(missing)}")
+    return [file for file in below.values() if file is not None]
+
+
+def _names(names: object, source: Path) -> dict[int, str]:
+    """Class names by index, from a list or a mapping."""
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise DataError(f"{source}: names is {shown(names)}, expected the class names, a list or by their index")
+    found: dict[int, str] = {}
+    for index, text in names.items():
+        if not str(index).isdecimal():
+            raise DataError(f"{source}: names has the index {shown(index)}, expected a whole number")
+        if not isinstance(text, str):
+            raise DataError(f"{source}: name {index} is {shown(text)}, expected text; put it in quotes")
+        word = prompt_name(text, f"{source}: name {index}")
+        if word in found.values():
+            raise DataError(f"{source}: name {index} is {word!r}, as another is")
+        found[int(index)] = word
+    return found
+
+
+def _rows(file: Path, classes: Mapping[int, str], dropped: Counter[str]) -> Iterator[tuple[str, int, list[float]]]:
+    """Where each row of a label file is, its class, and its numbers."""
+    seen = set[str]()
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        words, where = line.split(), f"{file}: line {number}"
+        if not words:
+            continue
+        try:
+            index, *numbers = map(float, words)
+        except ValueError:
+            raise DataError(f"{where} is {shown(line)}, expected a class index and numbers") from None
+        if index not in classes:
+            raise DataError(f"{where}: the class {words[0]} is none of the {len(classes)} names' indices")
+        if len(numbers) % 2 or len(numbers) < _BOX:
+            confidence = "; is the last one a confidence?" if len(numbers) > _BOX else ""
+            raise DataError(f"{where} has {len(numbers)} numbers after the class, expected pairs x y{confidence}")
+        if wrong := [value for value in numbers if not -_SLACK <= value <= 1 + _SLACK]:
+            raise DataError(f"{where} has the coordinate {wrong[0]:g}, expected fractions of the image, 0 to 1")
+        if " ".join(words) in seen:
+            dropped["row that is in the file twice"] += 1
+            continue
+        seen.add(" ".join(words))
+        yield where, int(index), numbers
+
+
+def _record(index: int, numbers: Sequence[float], info: ImageInfo) -> dict[str, Any]:
+    """A row as a COCO annotation; one of four numbers is a box, centre and size, without a mask."""
+    record: dict[str, Any] = {"image_id": info.image_id, "category_id": index}
+    if len(numbers) < _POLYGON:
+        x, y, width, height = numbers
+        box = [(x - width / 2) * info.width, (y - height / 2) * info.height, width * info.width, height * info.height]
+        return record | {"bbox": box}
+    return record | {"segmentation": [[v * (info.height if n % 2 else info.width) for n, v in enumerate(numbers)]]}
+
+
+def _remarks(files: Sequence[Path], labels: Sequence[Path | None], empty: int, only_oriented: bool) -> Iterator[str]:
+    missing = labels.count(None)
+    if empty or missing:
+        yield f"{empty} of {len(files)} images have an empty label file and {missing} have none: they show nothing"
+    folders = {label.parent for label in labels if label is not None}
+    used = set(labels)
+    beside = [path for folder in folders for path in folder.glob("*.txt") if path not in used]
+    if stray := [path for path in beside if path.name not in _OTHER_TEXTS]:
+        yield f"warning: {len(stray)} label files have no image in this split, such as {stray[0]}"
+    if only_oriented:
+        yield "warning: all outlines have four points, as oriented boxes do; boxes in place of masks teach boxes"
