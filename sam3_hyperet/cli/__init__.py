@@ -15,5 +15,6 @@ predict: overlays and detections of images.
 merge: an adapter folded into base weights.
 score: metrics of prediction files.
 prepare: checks of a data set.
+doctor: what would fail in a run.
 benchmark: the door to `benchmarks/` of the repository.
 """

@@ -34,6 +34,7 @@ CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "co
 """The folder in an installed package, or else that of the repository."""
 
 _HELP, _SHOW = ("-h", "--help"), "--cfg"
+_SWITCHES = {"--json": "json=true"}
 _FOLDERS = {"prepare": ("data.root", "root")}
 """Options that a tool takes without their name, as its first word, with their other names."""
 _DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -55,6 +56,7 @@ def parse_command(tool: str, argv: Sequence[str] | None = None, configs: Path = 
     flags = {argument for argument in arguments if argument in (*_HELP, _SHOW)}
     ignored = ("job",) if _SHOW in flags else ()  # Hydra's own spelling is --cfg job
     arguments = [argument for argument in arguments if argument not in (*_HELP, _SHOW, *ignored)]
+    arguments = [_SWITCHES.get(argument, argument) for argument in arguments]
     arguments = in_words(tool, arguments) if not flags.intersection(_HELP) else arguments
     command, file = tool, configs / f"{tool}.yaml"
     if not file.exists():

@@ -36,7 +36,7 @@ def sections_of_runs(run: object, names: Sequence[str], configs: Path) -> dict[s
 
     Raises ConfigError for a folder without the configuration of a run, and for runs that differ in these sections.
     """
-    runs = {folder: _config_of_run(folder) for folder in listed(run)}
+    runs = {folder: config_of_run(folder) for folder in listed(run)}
     if not runs:
         return {name: read_yaml(configs / name / f"{_WITHOUT_RUN[name]}.yaml", name) for name in names}
     (first, config), *others = runs.items()
@@ -64,7 +64,8 @@ def read_yaml(file: Path, given: str, expected: str = "keys with values") -> Dic
     return content
 
 
-def _config_of_run(folder: Path) -> DictConfig:
+def config_of_run(folder: Path) -> DictConfig:
+    """The configuration of the training run in a folder. Raises ConfigError where it has none."""
     file = folder / "config.yaml"
     if not os.path.lexists(file):
         raise ConfigError(f"run={folder}: {file} does not exist; expected the folder of a training run")

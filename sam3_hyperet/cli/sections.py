@@ -37,6 +37,8 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
     "evaluate": Switch,
     "keep_records": Switch,
     "device": Annotated[str, Condition(lambda v: str(v).split(":")[0] in ("auto", "cpu", "cuda"), "auto, cpu or cuda")],
+    "trial": Switch | None,
+    "json": Switch,
     "evaluate resume": Annotated[str, Condition(lambda v: v in ("auto", "never"), "auto or never")],
 }
 

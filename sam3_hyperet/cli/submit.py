@@ -3,8 +3,9 @@
 import itertools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -12,12 +13,16 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.doctor import check_before_submission
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import Manifest, replacing, sole_use
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.launch.slurm import TrainingJob, open_executor, script, submit
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.options import CONFIG_FILE, TrainOptions
+
+_OF_ONE_RUN = ("run_dir", "seed", "name")
+"""Keys in which runs of a sweep may differ without another check."""
 
 
 def parse_runs(tool: str, argv: Sequence[str] | None = None) -> tuple[list[DictConfig], Path]:
@@ -71,6 +76,8 @@ def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path
     if options.dry_run:
         console.print(script(options, logs, name, len(configs)), markup=False)
         return folder
+    if options.doctor:
+        _check(plain, console)
     executor = open_executor(options, logs, name)
     for config in configs:
         run_dir = Path(config.run_dir)
@@ -83,6 +90,21 @@ def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path
         log = logs / f"{job}_0_log.out"
         console.print(f"submitted {job}: {values['run_dir']}; log: {log}; to end it: scancel {job}")
     return folder
+
+
+def _check(runs: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print the warnings of `doctor`, each once. Raises ConfigError if one of the runs would fail."""
+    warned: set[str] = set()
+    checked: list[dict[str, Any]] = []
+    for values in runs:
+        same = {key: value for key, value in values.items() if key not in _OF_ONE_RUN}
+        if same in checked:
+            continue
+        checked.append(same)
+        for line in check_before_submission(values):
+            if line not in warned:
+                console.print(line, markup=False)
+            warned.add(line)
 
 
 def _choices(argument: str) -> list[str]:

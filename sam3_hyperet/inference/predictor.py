@@ -121,10 +121,14 @@ def check_prompts(model: host.Sam3Image, prompts: Sequence[str]) -> None:
     """Raise a ConfigError unless there are prompts and SAM 3 reads all of each: it silently cuts the longer ones."""
     if not prompts:
         raise ConfigError("there is no prompt; expected one noun phrase or more")
-    tokenizer = model.backbone.language_backbone.tokenizer
     most = host.CONTEXT_LENGTH - 2  # the start and the end take one each
     for prompt in prompts:
         if not prompt.strip():
             raise ConfigError(f"the prompt {prompt!r} is empty; expected a noun phrase")
-        if (count := len(tokenizer.encode(prompt))) > most:
+        if (count := count_tokens(model, prompt)) > most:
             raise ConfigError(f"the prompt {prompt[:200]!r} has {count} tokens; SAM 3 reads {most} and drops the rest")
+
+
+def count_tokens(model: host.Sam3Image, prompt: str) -> int:
+    """Tokens of a prompt, without start and end."""
+    return len(model.backbone.language_backbone.tokenizer.encode(prompt))

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from sam3_hyperet import sam3_host as host
 from sam3_hyperet.modeling.build import build_model
-from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.options import StageOptions
@@ -52,16 +53,19 @@ def estimate(
     model: Mapping[str, Any], hyperet: Mapping[str, Any], stage: Mapping[str, Any], steps: int, run_dir: Path
 ) -> Estimate:
     """Count the parameters of the run that these sections of a configuration describe, without making any weight."""
-    with _WithoutWeights():
-        built = build_model(model["name"], checkpoint="random", resolution=model["resolution"])
-        config = HyperETConfig.from_mapping(hyperet)
-        if not config.is_empty:
-            inject(built, config)
-        options = read_options(StageOptions, stage, "stage")
-        report = set_stage(built, options.last, options.layers)
+    built = outline(read_options(ModelOptions, model, "model"), HyperETConfig.from_mapping(hyperet))
+    options = read_options(StageOptions, stage, "stage")
+    report = set_stage(built, options.last, options.layers)
     done = [line for line in read_history(run_dir / HISTORY_FILE) if "train/seconds" in line][-1:]
     seconds = [line["train/seconds"] / line["step"] * max(0, steps - line["step"]) for line in done]
     return Estimate(report.trainable + report.frozen, report.trainable, *(seconds or [None]))
+
+
+def outline(model: ModelOptions, hyperet: HyperETConfig) -> host.Sam3Image:
+    """The adapted model with the names and shapes of its parameters, of which nearly none have memory."""
+    with _WithoutWeights():
+        built = build_model(model.name, checkpoint="random", resolution=model.resolution)
+        return built if hyperet.is_empty else inject(built, hyperet)
 
 
 class _WithoutWeights(TorchFunctionMode):

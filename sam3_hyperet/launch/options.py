@@ -31,7 +31,8 @@ class SlurmOptions:
         array_parallelism: at most so many jobs of a sweep run at once.
         setup: shell commands of the script, before srun.
         additional: more options of sbatch by their long names.
-        dry_run: print the script and submit nothing.
+        doctor: `sam3-hyperet doctor`'s checks of the run before it is submitted, which a failed one stops.
+        dry_run: print the script, check and submit nothing.
     """
 
     name: Annotated[str, ("slurm", "local")] = "slurm"
@@ -51,6 +52,7 @@ class SlurmOptions:
     array_parallelism: PositiveInt = 256
     setup: tuple[str, ...] = ()
     additional: Mapping[str, Any] = field(default_factory=dict)
+    doctor: bool = True
     dry_run: bool = False
 
     def __post_init__(self) -> None:

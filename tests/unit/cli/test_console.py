@@ -36,6 +36,7 @@ HEAVY = ("torch", "sam3", "lightning_fabric", "matplotlib", "cv2", "scipy")
         (["predict", "prompts=[car]"], 1, "needs images=…"),
         (["score", "coco"], 1, "needs gt=… predictions=…"),
         (["prepare", "dat=coco"], 1, "did you mean data?"),
+        (["doctor", "data.rot=x"], 1, "did you mean root?"),
         (["merge", "output=x"], 1, "did you mean out?"),
         (["benchmark"], 1, "subcommand is missing; there are attention, "),
         (["pretrain", "data=voc"], 1, "data='voc' is unknown"),

@@ -215,7 +215,7 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path, capsys, no_slu
         (["scheme=A,Z"], "scheme='Z' is unknown; expected one of none, A, B, C, P"),
         (["data.root=a/b,a:b"], "two runs of the sweep would be written to"),
         (["resume=/nowhere/state.pt"], "resume=/nowhere/state.pt: no such file"),
-        ([], "there is no srun here"),
+        ([], "run would fail: failed slurm srun not on the PATH expected: Slurm's commands remedy: run this on"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_submitted(tmp_path, capsys, no_slurm, arguments, message):

@@ -1,0 +1,104 @@
+"""`sam3-hyperet doctor`: what would fail in a run, with the remedy, before it does."""
+
+import contextlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.of_run import config_of_run
+from sam3_hyperet.cli.run_options import read_run
+from sam3_hyperet.doctor.examination import Setup, examine
+from sam3_hyperet.doctor.findings import Finding
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.launch.options import SlurmOptions
+from sam3_hyperet.options import read_options
+from sam3_hyperet.version import __version__
+
+_ADAPTER, _WEIGHTS = "adapter.safetensors", "weights.safetensors"  # training.run_folder has them, and loads torch
+_OWN = ("run=", "adapter_file=", "trial=", "json=", "--")
+
+
+def main(argv: list[str] | None = None) -> list[Finding]:
+    """Run the tool; returns the rows. Ends with status 1 if a check has failed."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    runs = [one for one in arguments if one.startswith("run=") and one != "run=null"]
+    others = [one for one in arguments if not one.startswith(_OWN)]
+    if runs and others:
+        raise ConfigError(f"{others[0]} beside {runs[0]}, whose own options are checked; expected one of them")
+    _, config = parse_command("doctor", arguments)
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if runs:
+        values |= _of_run(Path(config.run))
+    findings = []
+    with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):  # of what is imported and loaded, too
+        for finding in examine(setup_of(values)):
+            findings.append(finding)
+            print("\n".join(_lines(finding)), flush=True)
+    counts = Counter(finding.status for finding in findings)
+    if config.json:
+        rows = [asdict(finding) for finding in findings]
+        content = {"sam3_hyperet": __version__, "ok": not counts["failed"], "counts": dict(counts), "checks": rows}
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+    else:
+        healthy = "" if counts["failed"] else "; nothing was found that would fail"
+        print(f"\n{len(findings)} checks: {', '.join(f'{n} {status}' for status, n in counts.items() if n)}{healthy}")
+    if counts["failed"]:
+        raise SystemExit(1)
+    return findings
+
+
+def check_before_submission(values: Mapping[str, Any]) -> list[str]:
+    """A line for each warning about a run that is about to be submitted. Raises ConfigError if something would fail.
+
+    What the submitting machine cannot know is left out: GPUs, memory, and whatever needs the model's weights in memory.
+    """
+    found = list(examine(setup_of(values, is_submitted=True)))
+    if failures := [" ".join(" ".join(_lines(one)).split()) for one in found if one.status == "failed"]:
+        remedy = "mend it, or submit it as it is with launcher.doctor=false"
+        raise ConfigError(f"{values['run_dir']} would fail: {' | '.join(failures)}; {remedy}")
+    return ["\n".join(_lines(one)) for one in found if one.status == "warning"]
+
+
+def setup_of(values: Mapping[str, Any], *, is_submitted: bool = False) -> Setup:
+    """The setup that a configuration's plain values describe. Raises ConfigError."""
+    run, adapter = read_run(values), values.get("adapter_file")
+    return Setup(
+        model=run.model,
+        hyperet=run.hyperet,
+        data=run.data,
+        fit=run,
+        loss=run.loss,
+        cache=run.cache,
+        launcher=read_options(SlurmOptions, values["launcher"], "launcher"),
+        run_dir=Path(values["run_dir"]),
+        seed=run.seed,
+        evaluate=run.evaluate,
+        adapter=None if adapter is None else Path(adapter),
+        tries=values.get("trial"),
+        is_submitted=is_submitted,
+    )
+
+
+def _of_run(folder: Path) -> dict[str, Any]:
+    """The options of a training run, with its own weights and adapter, as far as it has come."""
+    values: dict[str, Any] = OmegaConf.to_container(config_of_run(folder), resolve=True)  # type: ignore[assignment]
+    values["run_dir"] = str(folder)
+    if (folder / _WEIGHTS).is_file():
+        values["model"]["checkpoint"] = str(folder / _WEIGHTS)
+    if (folder / _ADAPTER).is_file():
+        values["adapter_file"] = str(folder / _ADAPTER)
+    return values
+
+
+def _lines(finding: Finding) -> list[str]:
+    """A row for people: status, check and what was found; below, what was expected and the remedy."""
+    more = {"expected": finding.expected, "remedy": finding.remedy}
+    first = f"{finding.status:<9}{finding.check:<17}{finding.found}"
+    return [first, *(f"{'':<9}{'':<17}{name}: {text}" for name, text in more.items() if text)]

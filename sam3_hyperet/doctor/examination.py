@@ -1,0 +1,168 @@
+"""All checks of a setup, in order."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.doctor import cluster, installation, machine, weights
+from sam3_hyperet.doctor.findings import Examination, Finding, warning
+from sam3_hyperet.doctor.sizes import Sizes
+from sam3_hyperet.launch.options import SlurmOptions
+from sam3_hyperet.losses.options import LossOptions
+from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
+from sam3_hyperet.training.options import CacheOptions, FitOptions
+
+if TYPE_CHECKING:
+    from sam3_hyperet.doctor.splits import Splits
+    from sam3_hyperet.doctor.trial import Trial
+
+_SIDES = {"tiny": 128, "large": 1008}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run before it begins.
+
+    adapter: a file to check against the base; None for the run's own adapters at their start.
+    tries: whether the model is built and tried; None: unless that takes minutes, as of `large` on a CPU.
+    is_submitted: the machine that runs it is another one, so that nothing is asked of this one's devices.
+    """
+
+    model: ModelOptions
+    hyperet: HyperETConfig
+    data: DataOptions
+    fit: FitOptions
+    loss: LossOptions
+    cache: CacheOptions
+    launcher: SlurmOptions
+    run_dir: Path
+    seed: int = 0
+    evaluate: bool = True
+    adapter: Path | None = None
+    tries: bool | None = None
+    is_submitted: bool = False
+
+
+def examine(setup: Setup) -> Iterator[Finding]:
+    """The rows of all checks, each as soon as it is known."""
+    examination = Examination()
+    check, train = examination.check, setup.fit.train
+    yield from check("python", installation.python_rows)
+    extras = ["peft"] if setup.hyperet.adapter == "lora" else []
+    yield from check("packages", lambda: installation.package_rows(extras))
+    yield from check("torchvision", installation.torchvision_rows)
+    yield from check("torch", installation.torch_rows)
+    yield from check("sam3", installation.sam3_rows, "torch")
+    if setup.launcher.name == "slurm":
+        yield from check("slurm", cluster.slurm_rows)
+        yield from check("partition", lambda: cluster.partition_rows(setup.launcher), "slurm")
+        yield from check("run_dir of a job", lambda: cluster.shared_folder_rows(setup.run_dir))
+    gpus = machine.Gpus()
+    if not setup.is_submitted and "torch" in examination.passed:
+        gpus = machine.find_gpus()
+    if not setup.is_submitted:
+        yield from check("gpu", lambda: machine.gpu_rows(train, gpus), "torch")
+        yield from check("precision", lambda: machine.precision_rows(train, gpus), "gpu")
+        yield from check("cores", lambda: machine.core_rows(train, machine.available_cores(), "for this process"))
+        side = setup.model.resolution or _SIDES.get(setup.model.name, 1008)
+        yield from check("shared memory", lambda: machine.shared_memory_rows(train, side))
+    else:
+        cores = setup.launcher.cpus_per_task * setup.launcher.tasks_per_node
+        yield from check("cores", lambda: machine.core_rows(train, cores, "of launcher.cpus_per_task"))
+    yield from _of_model(setup, examination, gpus)
+
+
+def _of_model(setup: Setup, examination: Examination, gpus: machine.Gpus) -> Iterator[Finding]:
+    """The checks that need sam3: sizes, disk, weights, data, and the trial."""
+    check, fit = examination.check, setup.fit
+    sizes = Sizes(setup.model, setup.hyperet, fit)
+    yield from check("sizes", sizes.rows, "sam3")
+    yield from check("disk", lambda: machine.disk_rows("disk", setup.run_dir, sizes.bytes_written, "another run_dir"))
+    if not setup.is_submitted:
+        yield from check("memory", lambda: sizes.memory_rows(gpus), "sizes", "gpu")
+    if "sam3" not in examination.passed:
+        names = ("checkpoint", "data", "model")
+        yield from (Finding(name, "skipped", "needs sam3") for name in names)
+        return
+    from sam3_hyperet.doctor.splits import Splits, small
+
+    yield from _of_weights(setup, examination, sizes)
+    with tempfile.TemporaryDirectory() as folder:
+        splits = Splits(small(setup.data, Path(folder)), tune=bool(fit.train.tune_every))
+        if setup.data.format == "auto":
+            yield from check("layout", splits.layout_rows)
+        yield from _of_data(setup, examination, sizes, splits)
+        if not setup.is_submitted:
+            on_gpu = bool(gpus.names) and fit.train.accelerator != "cpu"
+            yield from _tried(setup, examination, splits, setup.model.name != "large" or on_gpu)
+
+
+def _of_weights(setup: Setup, examination: Examination, sizes: Sizes) -> Iterator[Finding]:
+    checkpoint, needs = setup.model.checkpoint, ["sizes"]
+    if checkpoint is not None and weights.on_hub(checkpoint):
+        yield from examination.check("hub", lambda: weights.hub_rows(checkpoint), "sam3")
+        if "hub" in examination.passed and weights.cached(checkpoint) is None:
+            yield Finding("checkpoint", "skipped", f"{checkpoint} is not fetched yet; the run does it")
+            return
+        needs.append("hub")
+    yield from examination.check("checkpoint", lambda: weights.checkpoint_rows(setup.model, sizes.model), *needs)
+
+
+def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Splits) -> Iterator[Finding]:
+    check, root = examination.check, Path(setup.data.root).expanduser()
+    if setup.is_submitted and setup.data.format != "scenes" and not root.is_dir():
+        yield warning(
+            "data", f"{root} is no folder on this machine: not checked", remedy="doctor on a node that sees it"
+        )
+        return
+    needs = ["sam3", *(["layout"] if setup.data.format == "auto" else [])]
+    wanted = ["train", *(["tune"] if setup.fit.train.tune_every else []), *(["val"] if setup.evaluate else [])]
+    for split in wanted:
+        yield from check(f"data: {split}", partial(splits.rows, split), *needs)
+    yield from check("data: files", splits.file_rows, "data: train")
+    yield from check("data: overlap", splits.overlap_rows, *(f"data: {split}" for split in wanted))
+    yield from check("prompts", lambda: splits.prompt_rows(sizes.model), "data: train", "sizes")
+    if setup.cache.folder:
+        folder, views = Path(setup.cache.folder).expanduser(), max(1, setup.data.views)
+
+        def rows() -> Iterator[Finding]:
+            shown = len(splits.opened["train"]) * views + len(splits.opened.get("tune", ()))
+            size, remedy = sizes.bytes_of_cache(setup.cache, shown), "cache.dtype=bfloat16, or fewer data.views"
+            return machine.disk_rows("feature cache", folder, size, remedy)
+
+        yield from check("feature cache", rows, "sizes", "data: train")
+
+
+def _tried(setup: Setup, examination: Examination, splits: Splits, is_quick: bool) -> Iterator[Finding]:
+    """The trial, if it is wanted; an adapter file is compared with its base in any case."""
+    check, tries = examination.check, is_quick if setup.tries is None else setup.tries
+    if not tries and setup.adapter is None:
+        yield Finding(
+            "model", "skipped", "a step of the official architecture takes minutes on a CPU; trial=true tries it"
+        )
+        return
+    trials: list[Trial] = []
+
+    def build() -> Iterator[Finding]:
+        from sam3_hyperet.doctor.trial import open_trial
+
+        trial, finding = open_trial(setup.model, setup.fit)
+        trials.append(trial)
+        yield finding
+
+    yield from check("model", build, "sizes", "memory", "precision", "checkpoint")
+    adapter = lambda: trials[0].adapter_rows(setup.adapter, setup.hyperet)  # noqa: E731
+    yield from check("adapter", adapter, "model")
+    if tries:
+        forward = lambda: trials[0].forward_rows(splits.opened["train"], setup.fit.train.precision)  # noqa: E731
+        yield from check("forward pass", forward, "adapter", "data: files")
+        step = lambda: trials[0].step_rows(  # noqa: E731
+            splits.opened["train"], splits.data, setup.loss, setup.fit, setup.seed
+        )
+        yield from check("training step", step, "forward pass", "prompts")

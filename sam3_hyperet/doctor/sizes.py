@@ -1,0 +1,62 @@
+"""What a run's model weighs: parameters, memory, what is written, what a feature cache takes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sam3_hyperet.doctor.findings import Finding, ok
+from sam3_hyperet.doctor.machine import Gpus, memory_rows
+from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
+from sam3_hyperet.training.options import CacheOptions, FitOptions
+
+_LOG_BYTES = 64 * 2**20  # of metrics, TensorBoard, records and the report
+_FLOAT = 4  # bytes
+
+
+class Sizes:
+    """Sizes of the adapted model, found without making its weights.
+
+    Attributes:
+        model: the adapted model without weights; None before `rows`.
+        total, trained: numbers of parameters, at the stage that trains most.
+    """
+
+    def __init__(self, model: ModelOptions, hyperet: HyperETConfig, fit: FitOptions) -> None:
+        self._options, self._hyperet, self._fit = model, hyperet, fit
+        self.model: Any = None
+        self.total = self.trained = 0
+
+    def rows(self) -> Iterator[Finding]:
+        """Build the outline. Raises ConfigError for a resolution, sites or a stage that the model cannot have."""
+        from sam3_hyperet.launch.memory import outline
+        from sam3_hyperet.modeling.build import resolution
+        from sam3_hyperet.training.stages import set_stage
+
+        self.model = outline(self._options, self._hyperet)
+        stage = self._fit.stage
+        report = set_stage(self.model, stage.last, stage.layers)
+        self.total, self.trained = report.trainable + report.frozen, report.trainable
+        side, sites = resolution(self.model), ", ".join(self._hyperet.resolved_sites) or self._hyperet.adapter
+        size = f"{self.total / 1e6:.1f} M parameters, of which {self.trained:,} train"
+        yield ok("sizes", f"{self._options.name} at {side} pixels with {sites}: {size} in stage {stage.last}")
+
+    @property
+    def bytes_written(self) -> int:
+        """About what a run writes: two saved states and a third while it is written, and the best and last weights."""
+        states = 3 * 3 * _FLOAT * self.trained
+        weights = 2 * _FLOAT * (self.total if self._fit.stage.last > 1 else self.trained)
+        return states + weights + _LOG_BYTES
+
+    def bytes_of_cache(self, options: CacheOptions, views: int) -> int:
+        """What the features of so many views take on disk."""
+        from sam3_hyperet.training.feature_cache import bytes_per_view
+
+        return views * bytes_per_view(self.model, options.dtype)
+
+    def memory_rows(self, gpus: Gpus) -> Iterator[Finding]:
+        """Whether weights, gradients and optimizer state fit into the memory of the device that trains."""
+        import psutil
+
+        needed = (self.total + 3 * self.trained) * _FLOAT
+        on_gpu = bool(gpus.names) and self._fit.train.accelerator != "cpu"
+        free, where = (min(gpus.free), "on the GPU") if on_gpu else (psutil.virtual_memory().available, "here")
+        yield from memory_rows(needed, free, where, "weights, gradients and AdamW's moments")

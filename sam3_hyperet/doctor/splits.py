@@ -1,0 +1,151 @@
+"""Every split of the data: opened as a run opens it, a sample of its files read, its prompts counted in tokens."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from sam3_hyperet.data.annotations import AnnotatedImages, some
+from sam3_hyperet.data.layouts.table import explicit
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
+from sam3_hyperet.errors import DataError
+
+_READ = 64  # images of a split, evenly spread
+_SIZED = 20_000  # images of which the file's size is asked for
+_SCENES = 4  # drawn for the check instead of all
+_WARNING = "warning: "
+
+
+def small(data: DataOptions, folder: Path) -> DataOptions:
+    """The same data; of scenes, which are drawn when first used, a few in another folder."""
+    if data.format != "scenes":
+        return data
+    few = {split: min(n, _SCENES) if type(n) is int else n for split, n in data.splits.items()}
+    return replace(data, root=str(folder), splits=few)
+
+
+class Splits:
+    """The splits of a data set, each opened by its own check."""
+
+    def __init__(self, data: DataOptions, *, tune: bool) -> None:
+        self.data = data if tune else replace(data, tune_images=0)
+        self.opened: dict[str, AnnotatedImages] = {}
+
+    def layout_rows(self) -> Iterator[Finding]:
+        """Recognise the layout of a folder (`data=auto`), which the other checks then read."""
+        self.data, lines = explicit(self.data)
+        yield ok("layout", "; ".join(lines))
+
+    def rows(self, split: str) -> Iterator[Finding]:
+        """What a split has, with the notes that training and evaluating print."""
+        from sam3_hyperet.data.loading import ConceptPrompts
+        from sam3_hyperet.data.notes import data_notes, prompt_notes
+        from sam3_hyperet.data.sources import open_split, prompt_sampler, training_images
+
+        check = f"data: {split}"
+        images = open_split(self.data, split).images if split == "val" else training_images(self.data, split)
+        notes = data_notes(images)
+        if split != "val":
+            sampler = prompt_sampler(self.data, images)
+            ConceptPrompts(images, 1, sampler)  # raises where no image can be prompted
+            notes += prompt_notes(images, sampler)
+        empty = sum(1 for i in _spread(images) if not images.instances(i))
+        if empty == len(_spread(images)):
+            yield failed(check, f"none of {empty} images looked at has an annotation", "annotations")
+            return
+        self.opened[split] = images
+        if self.data.format == "scenes":
+            notes.insert(0, "a few scenes drawn for this check; the run draws its own when first used")
+        told = [line.removeprefix(f"{images.name}: ") for line in notes]
+        yield ok(check, "; ".join(line for line in told if not line.startswith(_WARNING)))
+        for line in told:
+            if line.startswith(_WARNING):
+                found, _, remedy = line.removeprefix(_WARNING).partition("; ")
+                yield warning(check, found, remedy=remedy)
+
+    def file_rows(self) -> Iterator[Finding]:
+        """Whether a sample of the images and label maps can be read."""
+        faults, read = [], 0
+        for images in self.opened.values():
+            for i in _spread(images):
+                read += 1
+                try:
+                    images.load_image(i)
+                    images.label_map(i)
+                except DataError as error:
+                    faults.append(str(error))
+        if faults:
+            remedy = "`sam3-hyperet prepare` opens every file and names all that cannot be used"
+            yield failed("data: files", f"{len(faults)} of {read} that were opened: {some(faults)}", "0", remedy)
+        else:
+            yield ok("data: files", f"{read} images opened")
+
+    def overlap_rows(self) -> Iterator[Finding]:
+        """Whether what is evaluated, or chosen by, is trained on as well, or has categories that training lacks."""
+        training, others = self.opened["train"], sorted(self.opened.keys() - {"train"})
+        names = {category.name for category in training.categories if category.id not in training.unannotated}
+        is_clean = True
+        for split in others:
+            other = self.opened[split]
+            if same := same_images(training, other):
+                found = f"{len(same)} images of {split} are in train as well: {some(same)}"
+                remedy = "take them out of one of the splits: a score on them says nothing"
+                yield warning("data: overlap", found, "different images", remedy)
+            shown = [c.name for c in other.categories if c.id not in other.unannotated and c.name not in names]
+            if shown and self.data.format != "scenes":  # of which only a few are looked at
+                found = f"{len(shown)} categories of {split} have no annotation in train: {some(shown)}"
+                yield warning("data: overlap", found, "every category in train")
+            is_clean &= not same
+        if is_clean:
+            yield ok("data: overlap", f"no image of train in {' or '.join(others) or 'another split'}")
+
+    def prompt_rows(self, model: object) -> Iterator[Finding]:
+        """Whether SAM 3 reads the whole of each category's name."""
+        from sam3_hyperet.inference.predictor import count_tokens
+        from sam3_hyperet.sam3_host import CONTEXT_LENGTH
+
+        most = CONTEXT_LENGTH - 2  # the start and the end take one each
+        names = dict.fromkeys(c.name for images in self.opened.values() for c in images.categories)
+        counts = {name: count_tokens(model, name) for name in names}  # type: ignore[arg-type]
+        if long := [f"{name[:60]!r} has {count} tokens" for name, count in counts.items() if count > most]:
+            expected = f"at most {most}, which SAM 3 reads of a prompt; it drops the rest"
+            yield failed("prompts", some(long), expected, "a shorter name in the annotations")
+        else:
+            yield ok(
+                "prompts", f"{len(names)} category names of at most {max(counts.values())} tokens; {most} are read"
+            )
+
+
+def same_images(one: AnnotatedImages, other: AnnotatedImages) -> list[str]:
+    """Names of images of `other` that `one` has too: the same file, the same bytes, or versions of one upload."""
+    ours, theirs = ({images.image(i).path for i in range(len(images))} for images in (one, other))
+    found = {path.name for path in ours & theirs}
+    uploads = {name for path in ours if (name := _upload(path))}
+    found |= {path.name for path in theirs if _upload(path) in uploads}
+    if len(ours) + len(theirs) <= _SIZED:
+        sizes: dict[int, list[Path]] = {}
+        for path in ours:
+            sizes.setdefault(path.stat().st_size, []).append(path)
+        for path in theirs - ours:
+            like = sizes.get(path.stat().st_size, [])
+            if like and _digest(path) in map(_digest, like):
+                found.add(path.name)
+    return sorted(found)
+
+
+def _upload(path: Path) -> str:
+    """What Roboflow calls the image that a file is a version of, or "" for other files."""
+    match = re.fullmatch(r"(.+)\.rf\.[0-9A-Za-z]{16,}", path.stem)
+    return match[1] if match else ""
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _spread(images: AnnotatedImages) -> list[int]:
+    """Some positions, evenly spread."""
+    step = max(1, len(images) // _READ)
+    return list(range(0, len(images), step))[:_READ]

@@ -1,0 +1,137 @@
+"""The run's own model, tried: built, an adapter file loaded, one forward pass, two training steps and their memory."""
+
+import resource
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.loading import ConceptPrompts
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import augmentation, prompt_sampler
+from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
+from sam3_hyperet.doctor.machine import size_text
+from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss
+from sam3_hyperet.losses.options import LossOptions
+from sam3_hyperet.modeling.adapter_file import load_adapter
+from sam3_hyperet.modeling.build import build_model, resolution
+from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions, adapter_config
+from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.modeling.inject import inject
+from sam3_hyperet.training.batches import parts_of, training_batches
+from sam3_hyperet.training.options import FitOptions
+from sam3_hyperet.training.stages import Stages, set_training_mode
+from sam3_hyperet.training.step import optimize
+
+_PROMPTS = 3  # of the forward pass
+
+
+@dataclass
+class Trial:
+    """A model on the device of a run, tried step by step; each method is a check."""
+
+    fabric: Fabric
+    model: host.Sam3Image
+
+    def adapter_rows(self, path: Path | None, hyperet: HyperETConfig) -> Iterator[Finding]:
+        """Whether an adapter file belongs to this base; without one, the run's own adapters are added."""
+        if path is not None:
+            load_adapter(self.model, path)
+            yield ok("adapter", f"{path} belongs to this base: {adapter_config(self.model)}")
+        elif not hyperet.is_empty:
+            inject(self.model, hyperet)
+
+    def forward_rows(self, images: AnnotatedImages, precision: str) -> Iterator[Finding]:
+        """Whether a prediction of the first training image is finite."""
+        names = [category.name for category in images.categories[:_PROMPTS]]
+        autocast = "bf16-mixed" if precision.startswith("bf16") else "32-true"
+        self.model.eval()
+        began, odd = time.perf_counter(), set[str]()
+        predictor = Predictor(self.model, names, resolution(self.model), precision=autocast)
+        for prediction in predictor.predict(images.load_image(0)):
+            parts = {"scores": prediction.scores, "boxes": prediction.boxes, "masks": prediction.mask_logits}
+            odd |= {name for name, tensor in parts.items() if not tensor.isfinite().all()}
+        found = f"{', '.join(names)} on {images.image(0).path.name}: {time.perf_counter() - began:.1f} s"
+        if odd:
+            expected, remedy = "finite scores, boxes and masks", "other weights, or train.precision=32-true"
+            yield failed("forward pass", f"{found}; {', '.join(sorted(odd))} are not finite", expected, remedy)
+        else:
+            yield ok("forward pass", f"{found}, finite scores, boxes and masks")
+
+    def step_rows(
+        self, images: AnnotatedImages, data: DataOptions, loss: LossOptions, fit: FitOptions, seed: int
+    ) -> Iterator[Finding]:
+        """Two steps as the run's first ones, at the stage that trains most: finite loss, gradients, time, memory."""
+        train, model = fit.train, self.model
+        at_most = replace(fit.stage, number=fit.stage.last, boundaries=(), plateau=0)
+        stages = Stages(self.fabric, model, GroundingLoss(model, loss), at_most, fit.optim, train.max_steps)
+        report = stages.begin()
+        set_training_mode(model, checkpoint_activations=train.checkpoint_activations)
+        prompts = ConceptPrompts(images, resolution(model), prompt_sampler(data, images), augmentation(data), seed)
+        batches = training_batches(prompts, train.batch_size, seed=seed, device=self.fabric.device)
+        for step in range(2):
+            stages.set_learning_rates(step)
+            batch = next(batches)
+            parts = list(parts_of(batch, train.prompts_at_once)) if train.prompts_at_once else [batch]
+            began = time.perf_counter()
+            terms, norms = optimize(self.fabric, stages, parts, train.clip_norm, by_group=False)
+            values = f"loss {float(terms[TOTAL]):.4g}"
+            seconds = time.perf_counter() - began
+            if norms is None:
+                odd = [name for name, term in terms.items() if not term.isfinite()]
+                found = f"step {step + 1}: {values}; not finite: {', '.join(odd) or 'the gradient'}"
+                remedy = "train.precision=32-true, a lower optim.lr, a longer optim.warmup_steps"
+                yield failed("training step", found, "a finite loss and gradient", remedy)
+                return
+        yield from _gradient_rows(model, at_most.number, report.trainable)
+        total = seconds * train.accumulate * train.max_steps
+        pace = f"{seconds:.2f} s for {train.batch_size} images; all {train.max_steps} steps about {total / 60:.0f} min"
+        size, of_what = _peak(self.fabric.device)
+        peak = f"peak {size_text(size)} {of_what}; images with more objects need more"
+        yield ok("training step", f"{values}, matched {float(terms[MATCHED]):.4g}; {pace}; {peak}")
+
+
+def open_trial(options: ModelOptions, fit: FitOptions) -> tuple[Trial, Finding]:
+    """The base model on one device of the run, and the row that says so. Raises ConfigError or CheckpointError."""
+    train = fit.train
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The `srun` command is available")  # but not wanted
+        fabric = Fabric(accelerator=train.accelerator, devices=1, precision=train.precision)  # type: ignore[arg-type]
+    model = build_model(**vars(options)).to(fabric.device)
+    found = f"{options.name} at {resolution(model)} pixels on {fabric.device}; base {base_fingerprint(model)[:12]}…"
+    return Trial(fabric, model), ok("model", found)
+
+
+def _gradient_rows(model: host.Sam3Image, stage: int, trainable: int) -> Iterator[Finding]:
+    """Whether the parameters that train have a gradient; those of the base have none for prompts that are no text."""
+    training = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    without = [name for name, p in training.items() if p.grad is None]
+    moved = sum(1 for p in training.values() if p.grad is not None and bool(p.grad.any()))
+    reached = f"{len(training) - len(without)} of {len(training)} tensors ({trainable:,} parameters)"
+    if not moved:
+        remedy = "check that the sites of the scheme are ones that the detector reads"
+        yield failed("gradients", "every gradient is zero", "gradients in what trains", remedy)
+    elif without and stage == 1:
+        found = f"{reached} get a gradient; not {', '.join(without[:3])}"
+        yield warning("gradients", found, "all", "leave these sites, levels or layers out (hyperet.…)")
+    else:
+        rest = (
+            f"; {len(without)} are of prompts by points and boxes, or of heads that text does not use"
+            if without
+            else ""
+        )
+        yield ok("gradients", f"{reached} get one{rest}")
+
+
+def _peak(device: torch.device) -> tuple[int, str]:
+    """Bytes: the largest that the card's allocations, or this process as a whole, have been; and which of them."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), f"of {torch.cuda.get_device_name(device)}"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "of this process"

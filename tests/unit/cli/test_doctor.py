@@ -1,0 +1,115 @@
+"""`sam3-hyperet doctor`: rows for people, runs by their folder, and the checks before a job is submitted."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from sam3_hyperet.cli.command import exit_cleanly, parse_command
+from sam3_hyperet.cli.doctor import check_before_submission, main
+from sam3_hyperet.cli.train import main as train
+from sam3_hyperet.doctor import cluster
+from sam3_hyperet.doctor.findings import failed, ok, warning
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.modeling.adapter_file import save_adapter
+from sam3_hyperet.modeling.build import build_model
+from sam3_hyperet.modeling.inject import inject
+
+SLURM = ["launcher=slurm", "experiment=smoke"]
+
+
+@pytest.fixture
+def examined(monkeypatch):
+    """A function that replaces all checks by these rows; returns the list of what was examined."""
+
+    def rows(*found):
+        setups = []
+        monkeypatch.setattr("sam3_hyperet.cli.doctor.examine", lambda setup: setups.append(setup) or iter(found))
+        return setups
+
+    return rows
+
+
+def test_rows_for_people(examined, capsys):
+    examined(ok("disk", "3 GiB free"), failed("hub", "nobody is logged in", "a login", "hf auth login"))
+    with pytest.raises(SystemExit, match="1"):
+        main(["run_dir=x"])
+    assert capsys.readouterr().out.splitlines() == [
+        "ok       disk             3 GiB free",
+        "failed   hub              nobody is logged in",
+        "                          expected: a login",
+        "                          remedy: hf auth login",
+        "",
+        "2 checks: 1 ok, 1 failed",
+    ]
+
+
+def test_nothing_failed(examined, capsys):
+    examined(ok("disk", "3 GiB free"), warning("cores", "1 core"))
+    main(["run_dir=x"])
+    assert capsys.readouterr().out.endswith("\n2 checks: 1 ok, 1 warning; nothing was found that would fail\n")
+
+
+def test_a_run_by_its_folder(examined, tmp_path):
+    config = parse_command("train", ["scheme=B", "train.max_steps=7", f"run_dir={tmp_path}"])[1]
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    (tmp_path / "adapter.safetensors").touch()
+    setups = examined(ok("disk", "free"))
+    main([f"run={tmp_path}"])
+    [setup] = setups
+    assert (setup.hyperet.scheme, setup.fit.train.max_steps, setup.run_dir) == ("B", 7, tmp_path)
+    assert setup.adapter == tmp_path / "adapter.safetensors"
+
+
+def test_options_beside_a_run_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="scheme=A beside run="):
+        main([f"run={tmp_path}", "scheme=A"])
+
+
+def test_the_adapter_of_a_run_belongs_to_its_base(tmp_path, capsys):
+    arguments = ["experiment=smoke", "model.checkpoint=random", f"run_dir={tmp_path}", f"paths.scenes={tmp_path}"]
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(parse_command("train", arguments)[1], resolve=True))
+    save_adapter(inject(build_model("tiny", checkpoint="random"), {"scheme": "A"}), tmp_path / "adapter.safetensors")
+    rows = {row.check: row for row in main([f"run={tmp_path}"])}
+    assert f"{tmp_path}/adapter.safetensors belongs to this base" in rows["adapter"].found
+    assert rows["training step"].status == "ok"
+    assert rows["checkpoint"].status == "warning"  # random weights
+    assert "nothing was found that would fail" in capsys.readouterr().out
+
+
+def test_a_job_that_would_fail_is_not_submitted(examined, tmp_path, capsys):
+    setups = examined(failed("partition", "launcher.partition=gpu", "one of long", "launcher.partition=long"))
+    with pytest.raises(SystemExit, match="1"):
+        exit_cleanly(train)([*SLURM, f"run_dir={tmp_path / 'run'}"])
+    error = capsys.readouterr().err
+    assert (
+        f"error: {tmp_path / 'run'} would fail: failed partition launcher.partition=gpu expected: one of long" in error
+    )
+    assert "remedy: launcher.partition=long; mend it, or submit it as it is with launcher.doctor=false" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    assert setups[0].is_submitted
+
+
+def test_warnings_are_printed_once_and_the_checks_can_be_switched_off(examined, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sam3_hyperet.cli.submit.submit", lambda executor, jobs: [f"7_{i}" for i in range(len(jobs))])
+    monkeypatch.setattr("sam3_hyperet.cli.submit.open_executor", lambda *arguments: None)
+    setups = examined(warning("partition", "old is down"))
+    train([*SLURM, "optim.lr=1e-3,2e-3", "seed=0,1", f"run_dir={tmp_path / 'run'}"])
+    out = capsys.readouterr().out
+    assert out.count("warning  partition        old is down") == 1
+    assert out.count("submitted 7_") == 4
+    assert len(setups) == 2  # runs that differ in their seed alone are checked once
+    train([*SLURM, "launcher.doctor=false", f"run_dir={tmp_path / 'other'}"])
+    assert len(setups) == 2
+
+
+def test_what_is_checked_before_a_job(monkeypatch, tmp_path):
+    """Nothing of this machine's devices, and no model is built."""
+    monkeypatch.setattr("sam3_hyperet.doctor.machine.find_gpus", pytest.fail)
+    monkeypatch.setattr("sam3_hyperet.doctor.examination._tried", pytest.fail)
+    monkeypatch.setattr("shutil.which", lambda name, *rest: f"/usr/bin/{name}")
+    monkeypatch.setattr(cluster, "_sinfo", lambda: "long*|infinite|up\n")
+    values = OmegaConf.to_container(parse_command("train", [*SLURM, f"run_dir={tmp_path / 'run'}"])[1], resolve=True)
+    [line] = check_before_submission(values)  # pytest's folder is of one machine
+    assert "is of this machine alone" in line

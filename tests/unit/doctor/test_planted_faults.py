@@ -1,0 +1,278 @@
+"""`doctor` finds each planted fault, names it with a remedy, and says of a healthy set-up that it is one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sam3_hyperet.cli.command import exit_cleanly
+from sam3_hyperet.cli.doctor import main
+from sam3_hyperet.doctor import machine
+from sam3_hyperet.modeling.adapter_file import save_adapter
+from sam3_hyperet.modeling.checkpoint import save_base
+from sam3_hyperet.modeling.inject import inject
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory) -> Path:
+    """A small healthy COCO set: two categories, three training images and two for validation, all different."""
+    root = tmp_path_factory.mktemp("shop")
+    (root / "annotations").mkdir()
+    for split, first, count in (("train", 1, 3), ("val", 11, 2)):
+        (root / split).mkdir()
+        images, annotations = [], []
+        for number in range(first, first + count):
+            pixels = np.random.default_rng(number).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / split / f"{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "height": 64, "width": 96})
+            outline = [8, 8, 40, 8, 40, 40, 8, 40]
+            name = {"segmentation": [outline], "bbox": [8, 8, 32, 32], "area": 1024, "iscrowd": 0}
+            category = 1 + number % 2
+            annotations.append({"id": number, "image_id": number, "category_id": category, **name})
+        categories = [{"id": 1, "name": "apple"}, {"id": 2, "name": "tin"}]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory, base) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "base.safetensors"
+    save_base(base, path)
+    return path
+
+
+@pytest.fixture
+def options(shop, weights, tmp_path):
+    """The options of a healthy run, by key; a test spoils one."""
+    return {
+        "data": "coco",
+        "data.root": str(shop),
+        "data.splits": "{train: train, val: val}",
+        "data.name": "shop",
+        "model.checkpoint": str(weights),
+        "train.batch_size": "2",
+        "run_dir": str(tmp_path / "run"),
+        "trial": "false",
+    }
+
+
+@pytest.fixture
+def examined(options, capsys):
+    """A function from more options to the rows by check and status, and the exit status, by `--json`."""
+
+    def run(**more: object) -> tuple[dict[tuple[str, str], dict[str, str]], int]:
+        given = {**options, **more}
+        code = 0
+        try:
+            exit_cleanly(main)([*(f"{key}={value}" for key, value in given.items()), "--json"])
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        said = capsys.readouterr()
+        assert said.out, said.err
+        content = json.loads(said.out)
+        assert content["ok"] is (code == 0)
+        return {(row["check"], row["status"]): row for row in content["checks"]}, code
+
+    return run
+
+
+def test_a_healthy_set_up_is_one(examined, options):
+    rows, code = examined(trial="true")
+    assert code == 0
+    assert {status for _, status in rows} == {"ok"}
+    assert {check for check, _ in rows} >= {
+        *("python", "packages", "torchvision", "torch", "sam3", "gpu", "precision", "cores", "shared memory", "disk"),
+        *("sizes", "memory", "checkpoint", "data: train", "data: val", "data: files", "data: overlap", "prompts"),
+        *("model", "forward pass", "gradients", "training step"),
+    }
+    assert "2 of 2 tensors (8,192 parameters)" in rows["gradients", "ok"]["found"]
+    assert not Path(options["run_dir"]).exists()
+
+
+def _torchvision(monkeypatch, options, tmp_path):
+    real = importlib.metadata.requires
+    wanted = lambda name: ["numpy", "torch==2.1.0"] if name == "torchvision" else real(name)  # noqa: E731
+    monkeypatch.setattr("importlib.metadata.requires", wanted)
+
+
+def _old_package(monkeypatch, options, tmp_path):
+    real = importlib.metadata.version
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.1.3" if name == "sam3" else real(name))
+
+
+def _no_sam3(monkeypatch, options, tmp_path):
+    monkeypatch.setitem(sys.modules, "sam3_hyperet.sam3_host", None)
+
+
+def _full_disk(monkeypatch, options, tmp_path):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(2**40, 2**40 - 2**20, 2**20))
+
+
+def _folder_is_a_file(monkeypatch, options, tmp_path):
+    (tmp_path / "file").touch()
+    options["run_dir"] = str(tmp_path / "file" / "run")
+
+
+def _html(monkeypatch, options, tmp_path):
+    (tmp_path / "sam3.pt").write_text("<!DOCTYPE html><title>Log in</title>")
+    options["model.checkpoint"] = str(tmp_path / "sam3.pt")
+
+
+def _pointer(monkeypatch, options, tmp_path):
+    (tmp_path / "sam3.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    options["model.checkpoint"] = str(tmp_path / "sam3.pt")
+
+
+def _spoilt_weights(monkeypatch, options, tmp_path, change):
+    from safetensors.torch import load_file, save_file
+
+    tensors = change(load_file(options["model.checkpoint"]))
+    options["model.checkpoint"] = str(tmp_path / "base.safetensors")
+    save_file(tensors, options["model.checkpoint"])
+
+
+def _other_size(monkeypatch, options, tmp_path):
+    pad = lambda t: torch.cat([t, t[:1]]) if t.ndim else t  # noqa: E731
+    _spoilt_weights(monkeypatch, options, tmp_path, lambda tensors: {name: pad(t) for name, t in tensors.items()})
+
+
+def _other_names(monkeypatch, options, tmp_path):
+    _spoilt_weights(monkeypatch, options, tmp_path, lambda tensors: {f"net.{name}": t for name, t in tensors.items()})
+
+
+def _nan_weights(monkeypatch, options, tmp_path):
+    nan = lambda tensors: {name: torch.full_like(t, torch.nan) for name, t in tensors.items()}  # noqa: E731
+    _spoilt_weights(monkeypatch, options, tmp_path, nan)
+
+
+def _gated(monkeypatch, options, tmp_path):
+    monkeypatch.setattr("sam3_hyperet.doctor.weights.cached", lambda repository: None)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    options["model.checkpoint"] = "facebook/sam3"
+
+
+def _no_val(monkeypatch, options, tmp_path):
+    options["data.splits"] = "{train: train, val: valid}"
+
+
+def _copied(options, tmp_path) -> Path:
+    root = tmp_path / "shop"
+    shutil.copytree(options["data.root"], root)
+    options["data.root"] = str(root)
+    return root
+
+
+def _edited(options, tmp_path, split, change):
+    file = _copied(options, tmp_path) / "annotations" / f"instances_{split}.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def _image_missing(monkeypatch, options, tmp_path):
+    (_copied(options, tmp_path) / "train" / "2.png").unlink()
+
+
+def _image_broken(monkeypatch, options, tmp_path):
+    (_copied(options, tmp_path) / "val" / "11.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+
+
+def _all_crowds(monkeypatch, options, tmp_path):
+    _edited(options, tmp_path, "train", lambda c: [one.update(iscrowd=1) for one in c["annotations"]])
+
+
+def _long_prompt(monkeypatch, options, tmp_path):
+    _edited(options, tmp_path, "train", lambda c: c["categories"][0].update(name="the one behind " * 12))
+
+
+def _no_sbatch(monkeypatch, options, tmp_path):
+    which = shutil.which
+    monkeypatch.setattr("shutil.which", lambda name, *rest: None if name == "sbatch" else which(name, *rest))
+    options["launcher"] = "slurm"
+
+
+def _other_base(monkeypatch, options, tmp_path):
+    from sam3_hyperet.modeling.build import build_model
+
+    save_adapter(inject(build_model("tiny", checkpoint="random", seed=1), {"scheme": "A"}), tmp_path / "a.safetensors")
+    options["adapter_file"] = str(tmp_path / "a.safetensors")
+
+
+def _small_shm(monkeypatch, options, tmp_path):
+    real = shutil.disk_usage
+    docker = lambda path: Usage(2**26, 0, 2**20) if str(path) == "/dev/shm" else real(path)  # noqa: E731
+    monkeypatch.setattr("shutil.disk_usage", docker)
+    options["train.workers"] = "1"
+
+
+def _nan_loss(monkeypatch, options, tmp_path):
+    from sam3_hyperet.losses.grounding import GroundingLoss
+
+    real = GroundingLoss.forward
+    spoilt = lambda *args: {name: term * torch.nan for name, term in real(*args).items()}  # noqa: E731
+    monkeypatch.setattr(GroundingLoss, "forward", spoilt)
+    options["trial"] = "true"
+
+
+FAULTS = [
+    (_torchvision, "torchvision", "torch==2.1.0", "pip install"),
+    (_old_package, "packages", "sam3 0.1.3 (expected 0.1.4)", 'pip install "sam3>=0.1.4"'),
+    (_no_sam3, "sam3", "sam3_hyperet.sam3_host", "pip install"),
+    (_full_disk, "disk", "1 MiB free", "free some space"),
+    (_folder_is_a_file, "disk", "Not a directory", "another run_dir"),
+    (_html, "checkpoint", "it is a web page", "download the file itself"),
+    (_pointer, "checkpoint", "it is a Git LFS pointer", "git lfs pull"),
+    (_other_size, "checkpoint", "has shape", "expected"),
+    (_other_names, "checkpoint", "0 of ", "missing first"),
+    (_nan_weights, "checkpoint", "not finite", ""),
+    (_gated, "hub", "facebook/sam3 is gated, and nobody is logged in", "hf auth login"),
+    (_no_val, "data: val", "instances_valid.json: no such file", ""),
+    (_image_missing, "data: train", "1 of 3 images are not in", ""),
+    (_image_broken, "data: files", "11.png: not a readable image", "prepare"),
+    (_all_crowds, "data: train", "crowds", "data.crowds=instances"),
+    (_long_prompt, "prompts", "has 36 tokens", "a shorter name"),
+    (_no_sbatch, "slurm", "sbatch not on the PATH", "launcher=local"),
+    (_other_base, "adapter", "made for the base", "load it onto the base weights"),
+    (_small_shm, "shared memory", "1 MiB free at /dev/shm", "--shm-size=1g"),
+    (_nan_loss, "training step", "loss nan; not finite", "train.precision=32-true"),
+]
+
+
+@pytest.mark.parametrize(("plant", "check", "found", "remedy"), FAULTS, ids=lambda one: getattr(one, "__name__", ""))
+def test_a_planted_fault_is_found(plant, check, found, remedy, examined, options, monkeypatch, tmp_path):
+    plant(monkeypatch, options, tmp_path)
+    rows, code = examined()
+    assert code == 1
+    row = rows[check, "failed"]
+    text = " ".join([row["found"], row["expected"], row["remedy"]])
+    assert found in text
+    assert remedy in text
+    assert [one for one, status in rows if status == "failed"] == [check]  # and nothing else
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "check", "found", "expected"),
+    [
+        ("model.resolution", 100, "sizes", "expected a multiple of 64", ""),
+        ("hyperet.levels", "[7]", "sizes", "the model has no FPN level 7", ""),
+        ("train.accelerator", "cuda", "gpu", "this machine has no GPU", "a GPU for train.accelerator=cuda"),
+    ],
+)
+def test_options_that_cannot_be(option, value, check, found, expected, examined, monkeypatch):
+    monkeypatch.setattr(machine, "find_gpus", machine.Gpus)
+    rows, code = examined(**{option: value})
+    assert code == 1
+    assert found in rows[check, "failed"]["found"]
+    assert expected in rows[check, "failed"]["expected"]
