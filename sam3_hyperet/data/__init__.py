@@ -8,6 +8,8 @@
 - `finding`: the finder of files
 - `layouts`: the layouts of data sets as tools export them, recognised
 - `options`, `sources`: a data set by its options; what a run opens
+- `selection`: images held out, and few shots, by seed and name
+- `phrases`: SA-Co's pairs of an image and a phrase, and noun phrases of annotations
 - `subsets`, `vocabularies`: parts of a data set, lists of category names
 - `hierarchy`: concept trees
 - `prompts`: which concepts an image is prompted with

@@ -120,6 +120,10 @@ class AnnotatedImages:
         """The image's file, and its label map's where it has one."""
         return (self.image(i).path,)
 
+    def present(self, i: int) -> frozenset[int]:
+        """Ids of the categories of which image i shows an instance, crowds aside."""
+        return frozenset(one.category_id for one in self.instances(i) if not one.crowd)
+
     def crowd_only(self, i: int) -> frozenset[int]:
         """Ids of the categories that image i shows only as crowds, as far as known without opening it."""
         return frozenset()

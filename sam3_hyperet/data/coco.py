@@ -31,6 +31,7 @@ from sam3_hyperet.data.coco_annotations import AnnotationTable
 from sam3_hyperet.data.coco_records import as_whole_number, read_id, read_side
 from sam3_hyperet.data.finding import Listing, leaves_folder
 from sam3_hyperet.data.hierarchy import ConceptTree, read_tree, with_tree
+from sam3_hyperet.data.phrases import has_phrases, with_phrases_as_categories
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.files import read_json
 from sam3_hyperet.masks import MAX_SIDE
@@ -71,6 +72,10 @@ class CocoInstances(AnnotatedImages):
 
     def instances(self, i: int) -> tuple[Instance, ...]:
         return tuple(self._table.instance(row) for row in self._rows(i).tolist())
+
+    def present(self, i: int) -> frozenset[int]:
+        rows = self._rows(i)
+        return frozenset(self._table.category[rows][~self._table.crowd[rows]].tolist())
 
     def crowd_only(self, i: int) -> frozenset[int]:
         rows = self._rows(i)
@@ -116,6 +121,8 @@ def read_coco(
     if not isinstance(content, dict):
         raise DataError(f"{path}: found a {type(content).__name__}, expected an object with images, annotations, …")
     adjusted = Counter[str]()
+    if has_phrases(content):
+        content = with_phrases_as_categories(content, path, adjusted)
     categories = _categories(content, path, adjusted)
     if tree is not None:
         categories = with_tree(categories, read_tree(Path(tree)), path, Path(tree))
@@ -182,12 +189,6 @@ def _images(
         where = f"{path}: image {number}"
         if number in found:
             raise DataError(f"{where}: two images have this id")
-        if "text_input" in record:
-            raise DataError(
-                f"{where}: its text_input is {shown(record['text_input'])}; pairs of an image and a phrase, as SA-Co's "
-                "files have, are no data set to train on (score.py cgf1 scores results on them): expected phrases as "
-                "categories"
-            )
         file = _file(record, where, listing, adjusted)
         if file is None:
             missing.append(f"{record.get('file_name')} (image {number})")

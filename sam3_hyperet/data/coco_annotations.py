@@ -50,12 +50,6 @@ class AnnotationTable:
         where = f"{self.path}: annotation {number}" if number >= 0 else where
         image_id = reference(record, "image_id", self._position, where, self.adjusted)
         category = reference(record, "category_id", self._categories, where, self.adjusted)
-        phrase, name = record.get("noun_phrase"), self._categories[category]
-        if phrase is not None and phrase != name:
-            raise DataError(
-                f"{where}: its noun_phrase is {shown(phrase)}, its category {name!r}; phrases of single annotations, "
-                "as SAM 3's training files have, are not read: expected one category a phrase, or no noun_phrase"
-            )
         crowd = read_flag(record, "iscrowd", where, self.adjusted)
         if crowd and self._crowds_are_instances:
             self.adjusted["crowd, read as an instance"] += 1

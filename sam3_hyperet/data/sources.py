@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sam3_hyperet.data import selection
 from sam3_hyperet.data.ade20k import read_ade20k
 from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.coco import read_coco
@@ -68,31 +69,70 @@ def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
 
 
 def open_split(options: DataOptions, split: str) -> Split:
-    """Read "train", "tune" or "val"; tuning images come out of the training ones where there is no tune split.
+    """Read "train", "tune" or "val"; where one of the last two is no split of its own, it is held out of "train".
 
     `options.limit` shortens "train" and "tune", never what is evaluated. Some images' headers are read. Raises
     ConfigError for a split that the data set does not have, DataError for files that cannot be used.
     """
-    carved = split == "tune" and "tune" not in options.splits
-    source = read_split(options, "train" if carved or split == "train" else split)
-    positions = np.arange(len(source.images))
-    if "tune" not in options.splits and split in ("train", "tune"):
-        held = min(options.tune_images, len(positions) // 2)
-        if carved and not held:
-            raise ConfigError(
-                f"data set {options.name} has no image to tune on: {len(positions)} training images and "
-                f"data.tune_images={options.tune_images}; expected 2 and 1 at least, or train.tune_every=0"
-            )
-        order = np.random.default_rng(options.seed).permutation(len(positions))
-        positions = np.sort(order[:held] if carved else order[held:])
-    if options.limit and split != "val" and len(positions) > options.limit:
-        positions = positions[np.linspace(0, len(positions) - 1, options.limit).round().astype(int)]
-    if len(positions) < len(source.images):
-        labels = None if source.labels is None else Subset(source.labels, positions)
-        source = replace(source, name=split, images=Subset(source.images, positions), labels=labels)
+    is_held_out = split in ("tune", "val") and split not in options.splits and "train" in options.splits
+    source = read_split(options, "train" if is_held_out else split)
+    chosen, remarks = list(range(len(source.images))), ()
+    if is_held_out or split == "train":
+        chosen, remarks = _chosen(options, source.images, split)
+    if options.limit and split != "val" and len(chosen) > options.limit:
+        chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, options.limit).round().astype(int).tolist()]
+    if len(chosen) < len(source.images):
+        images = Subset(source.images, chosen, remarks)
+        labels = images if source.labels is source.images else source.labels and Subset(source.labels, chosen)
+        source = replace(source, name=split, images=images, labels=labels)
     for i in spread(len(source.images)):
         source.images.check_header(i)
     return source
+
+
+def _chosen(options: DataOptions, images: AnnotatedImages, split: str) -> tuple[list[int], tuple[str, ...]]:
+    """Positions of the training images that are "train", "tune" or "val", and lines about it. Raises ConfigError."""
+    total, remarks = len(images), []
+    needs = [name for name in ("val", "tune") if name not in options.splits]
+    if not (needs or options.shots):
+        return list(range(total)), ()
+    groups = selection.in_chance_order(images, options.seed)
+    if "val" in needs:
+        wanted = max(1, round(options.validation_fraction * total)) if options.validation_fraction else 0
+        held, groups = selection.take(groups, wanted)
+        count = sum(map(len, held))
+        remarks.append(
+            f"no val split: {count} of {total} training images are held out for it "
+            f"(data.validation_fraction={options.validation_fraction:g}, data.seed={options.seed})"
+        )
+        if split == "val":
+            if not count:
+                raise ConfigError(
+                    f"data set {options.name} has no image to score: no val split, {total} training images and "
+                    f"data.validation_fraction={options.validation_fraction:g}; expected a split, or more of both"
+                )
+            return selection.positions(held), tuple(remarks)
+    rest = groups
+    if options.shots:
+        chosen, lines = selection.few_shots(images, groups, options.shots)
+        remarks += lines
+        rest = selection.without(groups, chosen)
+    if "tune" in needs:
+        left = sum(map(len, rest))
+        held, rest = selection.take(rest, min(options.tune_images, left if options.shots else left // 2))
+        if split == "tune":
+            if not held:
+                raise ConfigError(
+                    f"data set {options.name} has no image to tune on: {left} training images and "
+                    f"data.tune_images={options.tune_images}; expected 2 and 1 at least, or train.tune_every=0"
+                )
+            return selection.positions(held), tuple(remarks)
+        if options.shots and held:
+            remarks.append(
+                f"{sum(map(len, held))} more images choose the best step, where train.tune_every is set: 0 uses none "
+                "but the shots"
+            )
+    return (chosen if options.shots else selection.positions(rest)), tuple(remarks)
 
 
 def prompt_sampler(options: DataOptions, images: AnnotatedImages) -> PromptSampler:

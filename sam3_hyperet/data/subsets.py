@@ -12,12 +12,13 @@ from sam3_hyperet.data.label_maps import IGNORED
 class Subset(AnnotatedImages):
     """Some images of a data set, by their positions in it."""
 
-    def __init__(self, whole: AnnotatedImages, positions: Sequence[int]) -> None:
+    def __init__(self, whole: AnnotatedImages, positions: Sequence[int], remarks: Sequence[str] = ()) -> None:
         super().__init__(whole.name, whole.categories)
         self._whole, self._positions = whole, list(positions)
         self.dropped, self.adjusted, self.crowds = whole.dropped, whole.adjusted, whole.crowds
         self.rectangles = whole.rectangles
-        self.is_upright, self.remarks, self.has_instances = whole.is_upright, whole.remarks, whole.has_instances
+        self.is_upright, self.has_instances = whole.is_upright, whole.has_instances
+        self.remarks = (*whole.remarks, *remarks)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -33,6 +34,9 @@ class Subset(AnnotatedImages):
 
     def files(self, i: int) -> tuple[Path, ...]:
         return self._whole.files(self._positions[i])
+
+    def present(self, i: int) -> frozenset[int]:
+        return self._whole.present(self._positions[i])
 
     def crowd_only(self, i: int) -> frozenset[int]:
         return self._whole.crowd_only(self._positions[i])
@@ -60,6 +64,9 @@ class _OfCategories(Subset):
 
     def instances(self, i: int) -> tuple[Instance, ...]:
         return tuple(one for one in super().instances(i) if one.category_id in self._kept)
+
+    def present(self, i: int) -> frozenset[int]:
+        return super().present(i) & self._kept
 
     def crowd_only(self, i: int) -> frozenset[int]:
         return super().crowd_only(i) & self._kept

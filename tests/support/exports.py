@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from export_pictures import (
     ALL,
@@ -66,7 +67,7 @@ def roboflow_name(picture: Picture, copy: int = 0) -> str:
 def odinw(root: Path) -> Path:
     """A data set of ODinW, with the other files of its folders."""
     for split, name in {"train": "train", "tune": "valid", "val": "test"}.items():
-        for file in ("annotations_without_background", "annotations_with_background"):
+        for file in ("annotations_without_background", "_annotations.coco"):
             write_json(root / name / f"{file}.json", coco_content(SPLITS[split]))
         write_pictures(root / name, SPLITS[split])
     write_json(root / "train" / "fewshot_train_shot1_seed3.json", coco_content(SPLITS["train"][:2]))
@@ -120,16 +121,21 @@ def files_beside_folders(root: Path) -> Path:
 def lvis(root: Path) -> Path:
     """LVIS beside COCO's pictures: named by URLs, with what each does not show, and what more it may show."""
     for split, name in {"train": "train", "val": "val"}.items():
-        content = coco_content(SPLITS[split])
+        content = coco_content(SPLITS[split], flat)
         ids = {category["name"]: category["id"] for category in content["categories"]}
         for image, picture in zip(content["images"], SPLITS[split], strict=True):
-            image["coco_url"] = f"http://images.cocodataset.org/train2017/{image.pop('file_name')}"
+            image["coco_url"] = f"http://images.cocodataset.org/train2017/{quote(image.pop('file_name'))}"
             shown = {category for category, *_ in picture.boxes}
             image["neg_category_ids"] = [ids[name] for name in CATEGORIES if name not in shown][:1]
             image["not_exhaustive_category_ids"] = []
         write_json(root / f"lvis_v1_{name}.json", content)
-        write_pictures(root / "train2017", SPLITS[split])
+        write_pictures(root / "train2017", SPLITS[split], flat)
     return root
+
+
+def flat(picture: Picture) -> str:
+    """A picture's name without folders."""
+    return picture.name.replace("/", "-")
 
 
 def sa_co(root: Path) -> Path:

@@ -1,21 +1,183 @@
-"""COCO files, as COCO itself and as annotation tools lay them out."""
+"""COCO files, as COCO itself and as annotation tools lay them out.
 
-from collections.abc import Sequence
+A file's split is told by its name or its folder's, the folder of its images by where some of them are.
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from sam3_hyperet.data.annotations import some
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, Listing, is_hidden, leaves_folder
 from sam3_hyperet.data.layouts.layout import Found, Layout
+from sam3_hyperet.data.layouts.look import CocoLook, look_at
+from sam3_hyperet.data.options import SPLITS
+from sam3_hyperet.errors import DataError
+
+_WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+_OTHERS = re.compile(
+    r"captions_|person_keypoints_|panoptic_|stuff_|image_info_|fewshot_|prepared\.json|_with_background"
+)
+"""COCO's files of other tasks, ODinW's drawn few-shot sets, and its files in which the background is a category."""
+_IMAGE_FOLDERS = ("", "images", "imgs", "img", "JPEGImages", "data")
+_MOST = 64  # JSON files of a folder that are looked at
+
+
+@dataclass(frozen=True)
+class _File:
+    """A COCO file below the root: its split, "" where that is not told, and the word that tells it."""
+
+    path: Path
+    look: CocoLook
+    split: str
+    word: str
 
 
 def recognise_coco(root: Path) -> Sequence[Found]:
-    """COCO's tree in a folder."""
-    names = sorted(path.stem.removeprefix("instances_") for path in (root / "annotations").glob("instances_*.json"))
-    splits = {
-        split: [name, f"annotations/instances_{name}.json"]
-        for split in ("train", "val")
-        for name in names
-        if name.startswith(split)
-    }
-    return [Found("COCO", {"format": "coco", "splits": splits})] if splits else []
+    """The COCO files of a folder as one data set. Raises DataError for files of which it is not clear what they are."""
+    files = [_File(path, look, *_split(path, root)) for path in _json_files(root) if (look := look_at(path))]
+    if not files:
+        return []
+    notes: list[str] = []
+    by_split = _by_split(root, files, notes)
+    splits = {ours: [_folder(root, file, notes), _below(root, file.path)] for ours, file in by_split.items()}
+    name = _layout(root, list(by_split.values()))
+    if any(file.look.has_pairs for file in by_split.values()):
+        notes.append("images are paired with phrases: of others than it is paired with, nothing is known in an image")
+    return [Found(name, {"format": "coco", "splits": splits}, tuple(notes))]
 
 
-LAYOUT = Layout({"COCO": "annotations/instances_train.json, train/"}, recognise_coco)
+def _json_files(root: Path) -> Iterator[Path]:
+    """The JSON files of a folder and of its folders, but those of single images."""
+    for folder in (root, *_folders(root)):
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not is_hidden(entry.name))
+        images = {name.rpartition(".")[0] for name in names if name.lower().endswith(IMAGE_ENDINGS)}
+        found = [name for name in names if name.lower().endswith(".json") and name.rpartition(".")[0] not in images]
+        yield from (folder / name for name in [one for one in found if not _OTHERS.search(one)][:_MOST])
+
+
+def _split(path: Path, root: Path) -> tuple[str, str]:
+    """COCO's name of the split that a file is of, and the word that tells it, by the file's name or its folder's."""
+    for name in (path.stem, "" if path.parent == root else path.parent.name):
+        for word in reversed(re.findall(r"[A-Za-z]+", name)):
+            for split, words in _WORDS.items():
+                if word.lower() in words:
+                    return split, word
+    return "", ""
+
+
+def _by_split(root: Path, files: list[_File], notes: list[str]) -> dict[str, _File]:
+    """The file of each of our splits. Raises DataError where there are several for one."""
+    named = defaultdict[str, list[_File]](list)
+    for file in files:
+        named[file.split].append(file)
+    for split, listed in named.items():
+        for is_preferred in (_is_odinw, _is_plain) if len(listed) > 1 else ():
+            if len(chosen := [one for one in listed if is_preferred(one)]) == 1:
+                others = some(_below(root, one.path) for one in listed if one not in chosen)
+                notes.append(f"left aside beside {_below(root, chosen[0].path)}: {others}")
+                named[split] = chosen
+                break
+    if "" in named and len(named) > 1:
+        notes.append(f"left aside, of no split: {some(_below(root, one.path) for one in named.pop(''))}")
+    for split, listed in named.items():
+        if len(listed) > 1:
+            raise DataError(f"{root}: {len(listed)} COCO files {_several(root, split, listed)}")
+    single = {split: listed[0] for split, listed in named.items()}
+    for split in [split for split, file in single.items() if split != "train" and not file.look.is_annotated]:
+        notes.append(f"left aside, without annotations: {_below(root, single.pop(split).path)}")
+    if {"val", "test"} <= single.keys():
+        notes.append("three splits: the best step is chosen on the second, the model is scored on the third")
+        ours = {"train": "train", "val": "tune", "test": "val"}
+    else:
+        ours = {"": "train", "train": "train", "val": "val", "test": "val"}
+    found = {ours[split]: file for split, file in single.items()}
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _several(root: Path, split: str, files: list[_File]) -> str:
+    """What to do about several files for one split."""
+    paths = some((_below(root, one.path) for one in files), most=6)
+    ours = "val" if split in ("val", "test") else "train"
+    example = f"{{{ours}: [{_folder(root, files[0], [])}, {_below(root, files[0].path)}]}}"
+    return (
+        f"{f'for {split}' if split else 'whose splits are not told'}: {paths}; expected one of each split; name them: "
+        f"data=coco data.root={root} 'data.splits={example}'"
+    )
+
+
+def _is_odinw(file: _File) -> bool:
+    return file.path.name == "annotations_without_background.json"
+
+
+def _is_plain(file: _File) -> bool:
+    """Whether the word of a split is all that the file's or its folder's name tells of it: `valid`, not `mini_val`."""
+    names = (file.path.parent.name, file.path.stem.rpartition("_")[2])
+    return any(re.fullmatch(rf"{file.word}\d*", name) for name in names if file.word)
+
+
+def _folder(root: Path, file: _File, notes: list[str]) -> str:
+    """The folder, below root, that most of a few of the file's images are in; says so where not all of them are."""
+    stem, parent = file.path.stem, file.path.parent
+    ends = [stem.removeprefix("instances_"), *(re.findall(rf"{file.word}\d*", stem) if file.word else ())]
+    ends += [parent.name] if parent != root else []
+    names = dict.fromkeys([*ends, *_WORDS.get(file.split, ()), "default"])
+    tried = [root / base / name for name in names for base in _IMAGE_FOLDERS]
+    tried += [root / name / "images" for name in names]
+    tried += [parent, *(root / base for base in _IMAGE_FOLDERS), *_folders(root)]
+    folders = [Listing(folder) for folder in dict.fromkeys(tried) if folder.is_dir()]
+    counts = [_found(folder, file.look.names) for folder in folders]
+    if not any(counts):  # paths of another machine: the reader finds files by their ends
+        counts = [_found(folder, [re.split(r"[/\\]", name)[-1] for name in file.look.names]) for folder in folders]
+    if max(counts) < len(file.look.names):
+        missing = f"{len(file.look.names) - max(counts)} of the first {len(file.look.names)} images"
+        notes.append(f"{missing} of {_below(root, file.path)} ({some(file.look.names)}) were found nowhere")
+    return _below(root, folders[counts.index(max(counts))].folder)
+
+
+def _found(folder: Listing, names: Sequence[str]) -> int:
+    """How many of these files are in a folder."""
+    return sum(not leaves_folder(name) and folder.find(name) is not None for name in names)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(Path(one.path) for one in os.scandir(root) if one.is_dir() and not is_hidden(one.name))
+
+
+def _below(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _layout(root: Path, files: list[_File]) -> str:
+    """What the layout of some files is called."""
+    paths = [_below(root, file.path) for file in files]
+    if any(file.look.has_pairs for file in files):
+        return "SA-Co"
+    if all(path.endswith("_annotations.coco.json") for path in paths):
+        return "Roboflow, COCO format"
+    if all(path.endswith("annotations_without_background.json") for path in paths):
+        return "ODinW"
+    if paths == ["annotations/instances_default.json"]:
+        return "CVAT, COCO format"
+    if paths == ["result.json"]:
+        return "Label Studio, COCO format"
+    if any(file.look.has_urls or "lvis" in file.path.stem for file in files):
+        return "LVIS"
+    return "COCO"
+
+
+LAYOUT = Layout(
+    {
+        "COCO": "annotations/instances_train.json, instances_val.json, images in train/, images/train/ …; or one file",
+        "Roboflow, COCO format": "train/_annotations.coco.json, and valid/, test/, as RF100-VL has it, too",
+        "ODinW": "train/annotations_without_background.json, and valid/, test/",
+        "CVAT, COCO format": "annotations/instances_default.json and images/",
+        "Label Studio, COCO format": "result.json and images/",
+        "LVIS": "lvis_v1_train.json and lvis_v1_val.json beside COCO's train2017/ and val2017/",
+        "SA-Co": "a COCO file whose images have a text_input",
+    },
+    recognise_coco,
+)

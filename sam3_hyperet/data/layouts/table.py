@@ -4,6 +4,7 @@ import os
 from dataclasses import fields, replace
 from pathlib import Path
 
+from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.finding import is_hidden
 from sam3_hyperet.data.layouts import coco, yolo
 from sam3_hyperet.data.layouts.layout import Found, Layout
@@ -12,6 +13,7 @@ from sam3_hyperet.errors import ConfigError, DataError
 
 LAYOUTS: tuple[Layout, ...] = (coco.LAYOUT, yolo.LAYOUT)
 _SHOWN = 12  # entries of a folder, in a message
+_MOST = 200  # folders within the root that are looked into
 _DEFAULTS = {field.name: field.default for field in fields(DataOptions)}
 
 
@@ -42,19 +44,19 @@ def recognise(root: Path) -> tuple[Path, Found]:
     if not folder.is_dir():
         raise DataError(f"{root}: no such folder; expected the folder of a data set as data.root")
     found = [(folder, one) for one in _found_in(folder)]
-    found = found or [(below, one) for below in _folders(folder) for one in _found_in(below)]
+    found = found or [(below, one) for below in _folders(folder)[:_MOST] for one in _found_in(below)]
     if len(found) == 1:
         return found[0]
     if not found:
         entries = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(folder))
-        listed = ", ".join(entries[:_SHOWN]) + (f" and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else "")
+        listed = some(entries, _SHOWN)
         known = "; ".join(f"{name} ({tree})" for layout in LAYOUTS for name, tree in layout.trees.items())
         raise DataError(
             f"{root}: no known layout of a data set; found {listed or 'nothing'}; expected one of: {known}; or a file "
             "of options that names its parts, data=own.yaml (docs/data.md)"
         )
     folders = {str(path) for path, _ in found}
-    several = "; ".join(f"{one.layout} in {path}" for path, one in found)
+    several = some((f"{one.layout} in {path}" for path, one in found), most=6)
     if len(folders) > 1:
         raise DataError(f"{root}: {len(found)} data sets: {several}; expected one of these folders as data.root")
     raise DataError(

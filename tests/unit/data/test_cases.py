@@ -41,7 +41,7 @@ CASES = {
     "c60-roboflow-layout": "instances_train.json: no such file; found train/_annotations.coco.json",
     "c61-cvat-layout": "instances_train.json: no such file; found annotations/instances_default.json",
     "c65-xanylabeling-empty": (4, {"annotation without box and mask": 1}, {}),
-    "c67-noun-phrase": "its noun_phrase is 'red car', its category 'car'",
+    "c67-noun-phrase": (4, {}, {"noun phrase of an annotation, read as its category": 4}),
     "l06-binary-0-255": (2, {}, {}),
     "l13-apple": (None, {}, {}),
     "l19-upper-PNG": (None, {}, {}),

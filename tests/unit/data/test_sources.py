@@ -53,7 +53,7 @@ def coco_root(tmp_path_factory, scenes_root):
 def coco(coco_root):
     def options(**changes):
         values = {"name": "c", "format": "coco", "root": str(coco_root), "splits": {"train": "train2017"}}
-        return DataOptions(**values | {"tune_images": 3} | changes)
+        return DataOptions(**values | {"tune_images": 3, "validation_fraction": 0} | changes)
 
     return options
 
@@ -121,7 +121,7 @@ def test_the_limit_of_training_leaves_the_evaluation_whole(scenes):
 def test_a_run_opens_what_it_will_use_and_nothing_else(coco):
     opened = open_run(coco(), tune=False, evaluate=False)
     assert (len(opened.training), opened.tuning, opened.evaluation) == (COUNT, None, None)
-    with pytest.raises(ConfigError, match="data set c has no split 'val'; it has train"):
+    with pytest.raises(ConfigError, match="data set c has no image to score: no val split, 9 training images"):
         open_run(coco(), tune=True, evaluate=True)
 
 

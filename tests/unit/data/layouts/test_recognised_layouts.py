@@ -1,0 +1,124 @@
+"""Every layout is recognised by its files, and shows the same images, masks and absent categories as COCO's tree."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from export_pictures import ALL, SPLITS, coco_content, expected, seen, write_json, write_pictures
+from exports import EXPORTS, ONE_SPLIT
+
+from sam3_hyperet.data.layouts.table import LAYOUTS, explicit, recognise
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.errors import DataError
+
+
+def auto(root, **changes) -> DataOptions:
+    return DataOptions(**{"name": "", "format": "auto", "root": str(root), "splits": {}, "tune_images": 0} | changes)
+
+
+def masks(found):
+    return {name: instances for name, (instances, _) in found.items()}
+
+
+@pytest.fixture(scope="module", params=EXPORTS)
+def exported(request, tmp_path_factory):
+    """The name of a layout and the folder of a set that has it."""
+    return request.param, EXPORTS[request.param](tmp_path_factory.mktemp("export") / "shop")
+
+
+def test_each_layout_shows_what_cocos_tree_shows(exported):
+    layout, root = exported
+    options, lines = explicit(auto(root))
+    assert (options.format != "auto", options.name) == (True, "shop")
+    assert lines[0].startswith(f"{root}: recognised as ")
+    if layout in ONE_SPLIT:
+        train, val = (seen(open_split(options, split).images) for split in ("train", "val"))
+        assert masks(train) | masks(val) == masks(expected(pictures=ALL))
+        assert len(val) == round(0.2 * len(ALL))
+        return
+    for split in options.splits:
+        found = seen(open_split(options, split).images)
+        assert masks(found) == masks(expected(split))
+        for name, (_, absent) in found.items():  # LVIS's are those that it lists
+            assert absent == expected(split)[name][1] or (layout == "LVIS" and len(absent) == 1)
+
+
+def test_an_option_that_is_given_is_kept_and_said(tmp_path):
+    root = EXPORTS["COCO"](tmp_path / "shop")
+    options, lines = explicit(auto(root, name="mine", splits={"val": ["val", "annotations/instances_val.json"]}))
+    assert (options.name, list(options.splits)) == ("mine", ["val"])
+    assert any(line.startswith("data.splits=") and line.endswith("as given") for line in lines)
+    assert explicit(options) == (options, [])
+
+
+def test_a_folder_within_the_folder_is_found(tmp_path):
+    EXPORTS["Roboflow"](tmp_path / "downloads" / "shop.v3i.coco")
+    (tmp_path / "downloads" / "__MACOSX").mkdir()
+    options, _ = explicit(auto(tmp_path / "downloads"))
+    assert (options.root, options.name) == (str(tmp_path / "downloads" / "shop.v3i.coco"), "shop.v3i.coco")
+    EXPORTS["CVAT"](tmp_path / "downloads" / "task_1")
+    with pytest.raises(
+        DataError, match=r"2 data sets: Roboflow, COCO format in .*v3i.coco, CVAT, COCO format in .*/task_1"
+    ):
+        explicit(auto(tmp_path / "downloads"))
+
+
+def test_an_unknown_folder_is_refused_with_what_is_known(tmp_path):
+    write_pictures(tmp_path / "photos", SPLITS["val"])
+    (tmp_path / "annotations.json").write_text('{"images": 3}')
+    (tmp_path / "empty.json").write_text("")
+    with pytest.raises(DataError) as refused:
+        recognise(tmp_path)
+    assert "found annotations.json, empty.json, photos/;" in str(refused.value)
+    for layout in LAYOUTS:
+        assert all(f"{name} ({tree})" in str(refused.value) for name, tree in layout.trees.items())
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        recognise(tmp_path / "nowhere")
+
+
+def test_files_that_are_not_told_apart_are_refused_with_what_to_write(tmp_path):
+    root = EXPORTS["SA-Co"](tmp_path / "shop")
+    shutil.copy(root / "gold_shop_merged_a_release_test.json", root / "gold_shop_merged_b_release_test.json")
+    with pytest.raises(
+        DataError, match=r"2 COCO files for test: .*'data.splits={val: \[shop-images, gold_shop_merged_a"
+    ):
+        recognise(root)
+
+
+def test_what_is_left_aside_is_said(tmp_path):
+    root = EXPORTS["COCO"](tmp_path / "shop")
+    write_json(root / "annotations" / "instances_test.json", coco_content(SPLITS["val"]) | {"annotations": []})
+    write_json(root / "annotations" / "instances_minival.json", coco_content(SPLITS["tune"]))
+    write_json(root / "annotations" / "everything.json", coco_content(ALL))
+    _, found = recognise(root)
+    assert found.options["splits"] == {
+        "train": ["train", "annotations/instances_train.json"],
+        "val": ["val", "annotations/instances_val.json"],
+    }
+    assert sorted(found.notes) == [
+        "left aside, of no split: annotations/everything.json, annotations/instances_minival.json",
+        "left aside, without annotations: annotations/instances_test.json",
+    ]
+
+
+def test_images_that_are_not_there_are_said(tmp_path):
+    write_json(tmp_path / "instances_train.json", coco_content(SPLITS["train"]))
+    _, found = recognise(tmp_path)
+    assert found.notes == (
+        "5 of the first 5 images of instances_train.json (street 1.png, café.png, IMG_0003.PNG and 2 more) were found "
+        "nowhere",
+    )
+
+
+def test_files_of_single_images_are_not_looked_at(tmp_path):
+    root = EXPORTS["COCO, one file"](tmp_path / "shop")
+    (root / "0006.json").write_text(json.dumps(coco_content(SPLITS["train"][:1])))
+    assert explicit(auto(root))[0].splits == {"train": [".", "annotations.json"]}
+
+
+@pytest.mark.parametrize(("folder", "name"), [("train", "train-data"), ("my set", "my set")])
+def test_a_set_is_named_after_its_folder(tmp_path, folder, name):
+    assert explicit(auto(EXPORTS["CVAT"](tmp_path / folder)))[0].name == name
