@@ -4,6 +4,7 @@ config          options of adapters and of the base model, without torch
 build           SAM 3's architecture from its own classes, official or tiny
 opening         the base model that a tool's configuration describes
 checkpoint      base weights: read in any layout, written in SAM 3's own
+layouts         the layouts in which base weights are published
 tensor_files    safetensors and torch.save read safely, safetensors written
 fingerprint     digests by which an adapter finds its base again
 parameters      which parameters are the base's, and which the adapters'

@@ -15,7 +15,7 @@ from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hyperbolic.curvature import Curvature
 from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
-from sam3_hyperet.modeling.fingerprint import base_fingerprint, rounded_fingerprints
+from sam3_hyperet.modeling.fingerprint import VERSION, base_fingerprint, fingerprints, rounded_fingerprints
 from sam3_hyperet.modeling.inject import check_model, inject, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.modeling.tensor_files import read_safetensors, write_safetensors
@@ -36,8 +36,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
         "format": FORMAT,
         "version": __version__,
         "config": json.dumps(config.to_dict()),
-        "base": base_fingerprint(model),
-        **{f"base.{precision}": digest for precision, digest in rounded_fingerprints(model).items()},
+        **fingerprints(model),
     }
     write_safetensors(tensors, path, metadata)
 
@@ -76,11 +75,16 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
 
 def _check_base(path: str | Path, metadata: Mapping[str, str], model: nn.Module) -> None:
     """Compare the model's base with the file's, to the bit or after rounding."""
-    base = base_fingerprint(model)
+    version = metadata.get("fingerprint", "1")
+    if version not in ("1", VERSION):
+        raise CheckpointError(
+            f"{path}: has fingerprints of version {version!r}, of a newer package; expected 1 or {VERSION}"
+        )
+    base = base_fingerprint(model, version)
     if metadata.get("base") == base:
         return
     compared = []
-    for precision, ours in rounded_fingerprints(model).items():
+    for precision, ours in rounded_fingerprints(model, version).items():
         theirs = metadata.get(f"base.{precision}", "")
         compared += [precision] if theirs else []
         if theirs.split(" ")[0] == ours.split(" ")[0] and (theirs.endswith("exact") or ours.endswith("exact")):
@@ -89,7 +93,10 @@ def _check_base(path: str | Path, metadata: Mapping[str, str], model: nn.Module)
             return
     rounded = f" (also after rounding to {' or '.join(compared)})" if compared else ""
     found = f"made for the base {str(metadata.get('base'))[:12]}…, this model's is {base[:12]}…{rounded}"
-    raise CheckpointError(f"{path}: {found}; load it onto the base weights that it was trained on")
+    remedy = "load it onto the base weights that it was trained on"
+    if version == "1":  # it covers what some layouts lack
+        remedy += "; an earlier version wrote it, which also needs their file to be of the same layout"
+    raise CheckpointError(f"{path}: {found}; {remedy}")
 
 
 def _constants(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:

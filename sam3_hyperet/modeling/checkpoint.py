@@ -1,4 +1,4 @@
-"""Base weights: read in any layout met in the wild, written in SAM 3's own, and told apart by a fingerprint."""
+"""Base weights: read in any layout met in the wild, and written in SAM 3's own or as bare safetensors."""
 
 import logging
 from collections import Counter
@@ -11,37 +11,53 @@ from torch import Tensor, nn
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.files import replacing
 from sam3_hyperet.modeling.config import adapter_config
-from sam3_hyperet.modeling.parameters import INTERACTIVE, UNREAD, base_state_dict
-from sam3_hyperet.modeling.tensor_files import read_state, write_safetensors
+from sam3_hyperet.modeling.layouts.base_files import locate_base, read_official
+from sam3_hyperet.modeling.parameters import INTERACTIVE, TRACKER, base_state_dict, unread
+from sam3_hyperet.modeling.tensor_files import write_safetensors
 
 logger = logging.getLogger(__name__)
 
-HUB_REPOSITORY = "facebook/sam3"
-HUB_FILE = "sam3.pt"
 _PREFIXES = ("detector.", "model.", "module.")
+_NECK = "backbone.vision_backbone."
+_IN_3_1 = (  # where SAM 3.1 has what SAM 3 calls otherwise, for the image model's interactive predictor
+    (f"{_NECK}interactive_convs.", f"{_NECK}sam2_convs."),
+    ("tracker.model.interactive_", "tracker."),
+    ("tracker.model.interactivity_", "tracker."),
+)
+_LEFT_OUT = {  # first fitting part of a name: what it is of
+    f"{_NECK}sam2_convs.": "the tracker's neck",
+    f"{_NECK}interactive_convs.": "the interactive neck",
+    f"{_NECK}propagation_convs.": "the tracker's neck",
+    "tracker": "the tracker",
+}
+_BUFFERS = "the buffers, which are computed"
 
 
 def load_base(model: nn.Module, source: str | Path) -> int:
     """Load all base weights, and return their number; adapters, if there are any, stay as they are.
 
     Accepts a bare state dict, one below "detector.", "model." or "module." (nested as they come), and one wrapped in
-    {"model": …} or {"state_dict": …}. What only the tracker reads is left out, but for a model that has a SAM 2 neck or
-    an interactive predictor: these get what the file has for them and may stay as they are. One line is logged: how
-    many weights were loaded, and what was left out.
+    {"model": …} or {"state_dict": …}, of SAM 3 or 3.1; and the layout of Hugging Face transformers. A weight that SAM 3
+    never reads may be absent, and is then zero. What only the tracker reads is left out, but for a model that has a
+    SAM 2 neck or an interactive predictor: these get what the file has for them and may stay as they are. One line is
+    logged: how many weights were loaded, and what was left out.
 
-    `source` is a `.safetensors` or `torch.save` file, or "facebook/sam3" for the gated official weights.
+    `source` is a `.safetensors` or `torch.save` file, a folder with one that is published, or "facebook/sam3" or
+    "facebook/sam3.1" for the gated official weights.
     Raises CheckpointError for no such file, unreadable, of another shape, not finite, or with base keys missing.
     """
-    path = _download() if str(source) == HUB_REPOSITORY else Path(source)
-    wanted = base_state_dict(model)
-    unread = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(UNREAD)}
-    found = _named_as_in(wanted | unread, read_state(path))
-    if missing := [key for key in wanted if key not in found]:
+    path = locate_base(source)
+    tensors, layout = read_official(path)
+    base, never_read = base_state_dict(model), unread(model)
+    of_tracker = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(TRACKER)}
+    found = _named_as_in(base | of_tracker, tensors)
+    absent = [key for key in base if key not in found]
+    if missing := [key for key in absent if not key.startswith(never_read)]:
         raise CheckpointError(
-            f"{path}: {len(wanted) - len(missing)} of {len(wanted)} weights of the model found; missing first "
+            f"{path}: {len(base) - len(absent)} of {len(base)} weights of the model found; missing first "
             f"{', '.join(missing[:3])}; the file has first {', '.join(list(found)[:3])}"
         )
-    loaded = wanted | {key: tensor for key, tensor in unread.items() if key in found}
+    loaded = {key: tensor for key, tensor in (base | of_tracker).items() if key in found}
     for key, tensor in loaded.items():
         check_shape(path, key, found[key], tensor)
     if odd := [key for key in loaded if not all(end.isfinite() for end in found[key].aminmax())]:
@@ -50,39 +66,58 @@ def load_base(model: nn.Module, source: str | Path) -> int:
     with torch.no_grad():
         for key, tensor in loaded.items():
             tensor.copy_(found[key])
+        for key in absent:
+            base[key].zero_()
     buffers = {name for name, _ in model.named_buffers()}
-    others = Counter(key.split(".")[0] for key in found if key not in loaded and key not in buffers)
-    tracker = f"; {len(loaded) - len(wanted):,} of {len(unread):,} that only the tracker reads" if unread else ""
-    rest = f"; left out: {', '.join(f'{count:,} of {name}' for name, count in others.items())}" if others else ""
-    logger.info(f"{path}: {len(wanted):,} of {len(wanted):,} base weights loaded{tracker}{rest}")
-    return len(wanted)
+    others = Counter(_BUFFERS if key in buffers else _owner(key) for key in found if key not in loaded)
+    lines = [f"{path}: {len(base) - len(absent):,} of {len(base):,} base weights loaded"]
+    lines[0] += " from transformers' layout" if layout == "transformers" else ""
+    if absent:
+        lines.append(f"set to zero, for SAM 3 never reads them: {', '.join(sorted(set(map(_module, absent))))}")
+    if of_tracker:
+        lines.append(f"{sum(key in loaded for key in of_tracker):,} of {len(of_tracker):,} that only the tracker reads")
+    if others:
+        lines.append(f"left out: {', '.join(f'{count:,} of {name}' for name, count in others.items())}")
+    logger.info("; ".join(lines))
+    return len(base) - len(absent)
 
 
 def save_official(model: nn.Module, path: str | Path, carry_over: str | Path | None = None) -> None:
     """Write the model as SAM 3's own builders read it: its state dict, buffers included, below "detector.".
 
-    Buffers have the size of the model's resolution, and SAM 3's builders accept 1008 pixels alone. `carry_over` is an
-    official file of the same architecture, whose other tensors (the tracker's, the SAM 2 neck's), which SAM 3's video
-    builder needs, are written along. Raises ConfigError for a model with adapters, and CheckpointError where
-    `carry_over` is not an official file of this architecture and resolution.
+    Buffers have the size of the model's resolution, and SAM 3's builders accept 1008 pixels alone. `carry_over` is a
+    published file of the same architecture in any layout, whose other tensors (the tracker's, the SAM 2 neck's), which
+    SAM 3's video builder needs, are written along. Raises ConfigError for a model with adapters, and CheckpointError
+    where `carry_over` is not a file of this architecture and resolution.
+    """
+    tensors, absent = official_tensors(model, carry_over)
+    with replacing(path) as temporary:
+        torch.save({key: tensor for key, tensor in tensors.items() if key not in absent}, temporary)
+
+
+def official_tensors(model: nn.Module, carry_over: str | Path | None = None) -> tuple[dict[str, Tensor], set[str]]:
+    """The model's and the carried over tensors by official names, and which of the model's `carry_over` has not.
+
+    These are such as SAM 3 never reads. Raises as `save_official` does.
     """
     if (config := adapter_config(model)) is not None:
         remedy = "merge them into the base first, or save them with save_adapter"
         raise ConfigError(f"the model has adapters ({config}), which SAM 3's own builder cannot load; {remedy}")
     own = {k: v.detach() for k, v in model.state_dict().items() if not k.startswith(INTERACTIVE)}  # the tracker's
     tensors = {f"detector.{name}": tensor for name, tensor in own.items()}
-    if carry_over is not None:
-        others = read_state(carry_over)
-        if missing := [key for key in tensors if key not in others]:
-            raise CheckpointError(
-                f"{carry_over}: not an official file of this model; {len(tensors) - len(missing)} of {len(tensors)} "
-                f"keys found, missing first {', '.join(missing[:3])}"
-            )
-        for key, tensor in tensors.items():
-            check_shape(carry_over, key, others[key], tensor)
-        tensors = others | tensors
-    with replacing(path) as temporary:
-        torch.save(tensors, temporary)
+    if carry_over is None:
+        return tensors, set()
+    others, _ = read_official(locate_base(carry_over))
+    optional = tuple(f"detector.{name}" for name in (*unread(model), *dict(model.named_buffers())))
+    absent = {key for key in tensors if key not in others}
+    if missing := [key for key in absent if not key.startswith(optional)]:
+        raise CheckpointError(
+            f"{carry_over}: not an official file of this model; {len(tensors) - len(absent)} of {len(tensors)} "
+            f"keys found, missing first {', '.join(sorted(missing)[:3])}"
+        )
+    for key in tensors.keys() - absent:
+        check_shape(carry_over, key, others[key], tensors[key])
+    return others | tensors, absent - {f"detector.{name}" for name, _ in model.named_buffers()}
 
 
 def save_base(model: nn.Module, path: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -98,26 +133,26 @@ def _named_as_in(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) ->
     for name, tensor in tensors.items():
         while name not in wanted and name.startswith(_PREFIXES):
             name = name.split(".", 1)[1]
-        interactive = f"{INTERACTIVE}model.{name.removeprefix('tracker.')}"
-        named[interactive if name.startswith("tracker.") and interactive in wanted else name] = tensor
+        in_3 = name
+        for former, present in _IN_3_1:
+            in_3 = present + name.removeprefix(former) if name.startswith(former) else in_3
+        interactive = in_3.replace("tracker.", f"{INTERACTIVE}model.", 1) if in_3.startswith("tracker.") else name
+        candidates = (name, in_3, interactive)
+        named[next((one for one in candidates if one in wanted), name)] = tensor
     return named
+
+
+def _owner(key: str) -> str:
+    """What a left out tensor is of, in words; an unknown one's first part."""
+    return next((owner for part, owner in _LEFT_OUT.items() if key.startswith(part)), key.partition(".")[0])
+
+
+def _module(key: str) -> str:
+    """Name of a weight without its last part, but for one that is a module's own."""
+    return key.rpartition(".")[0] if key.endswith((".weight", ".bias")) else key
 
 
 def check_shape(path: str | Path, key: str, found: Tensor, expected: Tensor) -> None:
     """Raise a CheckpointError unless the file's tensor has the shape of the model's."""
     if found.shape != expected.shape:
         raise CheckpointError(f"{path}: {key} has shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
-
-
-def _download() -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE))
-    except GatedRepoError as error:
-        remedy = "ask for access on its page, then log in with `hf auth login`"
-        raise CheckpointError(f"{HUB_REPOSITORY} is gated: {remedy}") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        found = f"{HUB_REPOSITORY}/{HUB_FILE} cannot be fetched ({type(error).__name__})"
-        raise CheckpointError(f"{found}; give checkpoint=PATH of a local copy") from error

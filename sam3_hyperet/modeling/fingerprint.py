@@ -1,18 +1,33 @@
-"""Fingerprints of base weights, by which an adapter finds its base again."""
+"""Fingerprints of base weights, by which an adapter finds its base again.
+
+They cover what the image detector reads, so that a base is the same in every layout it is published in.
+"""
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from sam3_hyperet.modeling.config import adapter_config
-from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites, base_state_dict, changes_features
+from sam3_hyperet.modeling.layouts.transformers import has_class_token
+from sam3_hyperet.modeling.parameters import (
+    adapter_parameters,
+    adapter_sites,
+    base_state_dict,
+    changes_features,
+    unread,
+)
+
+VERSION = "2"
+"""Of what is covered: all of `base_state_dict` in "1", without what nothing reads in "2"."""
+_saved: WeakKeyDictionary[nn.Module, tuple[object, dict[str, str]]] = WeakKeyDictionary()
 
 
-def base_fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, dtypes and values of `base_state_dict`, by which two models have the same base."""
-    return tensors_digest(sorted(base_state_dict(model).items()))
+def base_fingerprint(model: nn.Module, version: str = VERSION) -> str:
+    """SHA-256 over names, shapes, dtypes and values of the base weights that the detector reads."""
+    return tensors_digest(_covered(model, version))
 
 
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -24,17 +39,28 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def rounded_fingerprints(model: nn.Module) -> dict[str, str]:
+def rounded_fingerprints(model: nn.Module, version: str = VERSION) -> dict[str, str]:
     """Text "<digest> exact" or "<digest> rounded" of the base weights after rounding, by precision.
 
     It is exact where rounding changes nothing. A base and its copy in a precision have the same digest there.
     """
-    base, found = sorted(base_state_dict(model).items()), {}
+    base, found = _covered(model, version), {}
     for dtype in (torch.bfloat16, torch.float16):
         digest = tensors_digest((name, tensor.to(dtype)) for name, tensor in base)
         is_exact = all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for _, tensor in base)
         found[str(dtype).removeprefix("torch.")] = f"{digest} {'exact' if is_exact else 'rounded'}"
     return found
+
+
+def fingerprints(model: nn.Module) -> dict[str, str]:
+    """All of a base, as an adapter file keeps them. They are computed once as long as the base is frozen."""
+    base = base_state_dict(model).values()
+    is_frozen = not any(tensor.requires_grad or tensor.is_inference() for tensor in base)
+    state = tuple((tensor.data_ptr(), tensor._version) for tensor in base) if is_frozen else None
+    if state is None or _saved.get(model, (None, {}))[0] != state:
+        rounded = {f"base.{precision}": digest for precision, digest in rounded_fingerprints(model).items()}
+        _saved[model] = state, {"fingerprint": VERSION, "base": base_fingerprint(model), **rounded}
+    return _saved[model][1]
 
 
 def model_facts(models: Sequence[nn.Module]) -> list[dict[str, object]]:
@@ -47,6 +73,19 @@ def model_facts(models: Sequence[nn.Module]) -> list[dict[str, object]]:
         device = next(model.parameters()).device.type
         facts.append({"base": bases[tensors], "adapter": _adapter(model), "device": device})
     return facts
+
+
+def _covered(model: nn.Module, version: str) -> list[tuple[str, Tensor]]:
+    """The base weights in a fixed order, of which version "2" leaves out what is never read."""
+    base = sorted(base_state_dict(model).items())
+    if version == "1":
+        return base
+    return [(name, _read_rows(name, tensor)) for name, tensor in base if not name.startswith(unread(model))]
+
+
+def _read_rows(name: str, tensor: Tensor) -> Tensor:
+    """A weight without the position embedding of a class token, which SAM 3 drops."""
+    return tensor[:, 1:] if name.endswith("trunk.pos_embed") and has_class_token(tensor) else tensor
 
 
 def _adapter(model: nn.Module) -> str | None:

@@ -1,12 +1,14 @@
 """The parameters of a model: those of the base, and those that adapters add."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from sam3_hyperet.adapters.adjustment import HyperET, Unadjusted
 from sam3_hyperet.adapters.module import AdapterModule
 
 INTERACTIVE = "inst_interactive_predictor."
-UNREAD = ("backbone.vision_backbone.sam2_convs.", INTERACTIVE)  # the tracker's: the image detector never reads them
+TRACKER = ("backbone.vision_backbone.sam2_convs.", INTERACTIVE)  # what only the tracker reads
 
 
 def adapter_sites(model: nn.Module) -> dict[str, AdapterModule]:
@@ -26,16 +28,34 @@ def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters of the image detector by name, without adapters and what it never reads (`UNREAD`).
+    """Parameters of the image detector by name, without adapters and what only the tracker reads.
 
     SAM 3 keeps no other state than derived buffers. Names and values are the base's own also where LoRA has renamed a
     layer's, or bias tuning has changed them.
     """
     added = {name for name, _ in adapter_parameters(model)}
-    base: dict[str, Tensor] = {k: v for k, v in model.named_parameters() if k not in added and not k.startswith(UNREAD)}
+    base: dict[str, Tensor] = {
+        k: v for k, v in model.named_parameters() if k not in added and not k.startswith(TRACKER)
+    }
     for adapter in adapter_sites(model).values():
         base = adapter.base_tensors(base)
     return base
+
+
+def unread(model: nn.Module) -> tuple[str, ...]:
+    """Prefixes of base weights whose output SAM 3 drops, and of point prompts, which its detector is never given.
+
+    Not every published file has them, no adapter depends on them, and they would never train.
+    """
+    sam3: Any = model
+    neck, head = sam3.backbone.vision_backbone, sam3.segmentation_head
+    levels = len(neck.convs) - sam3.backbone.scalp
+    found = ["backbone.language_backbone.encoder.text_projection", "geometry_encoder.points_"]
+    found += [f"backbone.vision_backbone.convs.{i}." for i in range(levels, len(neck.convs))]
+    if head is not None:
+        for i in range(max(1, levels - 1), len(head.pixel_decoder.conv_layers)):
+            found += [f"segmentation_head.pixel_decoder.{kind}.{i}." for kind in ("conv_layers", "norms")]
+    return tuple(found)
 
 
 def parameter_report(model: nn.Module) -> dict[str, float]:

@@ -17,8 +17,8 @@ from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import replacing
 from sam3_hyperet.modeling.build import resolution
-from sam3_hyperet.modeling.fingerprint import base_fingerprint
-from sam3_hyperet.modeling.parameters import adapter_parameters
+from sam3_hyperet.modeling.fingerprint import tensors_digest
+from sam3_hyperet.modeling.parameters import adapter_parameters, base_state_dict
 from sam3_hyperet.training.options import STAGES, CacheOptions
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,8 @@ def cached_trunk(model: host.Sam3Image, options: CacheOptions, views: int, preci
     check_frozen_trunk(model)
     neck = model.backbone.vision_backbone
     trunk = neck.trunk
-    folder = Path(str(options.folder)).expanduser() / f"{base_fingerprint(trunk)[:16]}-{precision}-{options.dtype}"
+    digest = tensors_digest(sorted(base_state_dict(trunk).items()))
+    folder = Path(str(options.folder)).expanduser() / f"{digest[:16]}-{precision}-{options.dtype}"
     folder.mkdir(parents=True, exist_ok=True)
     cache = FeatureCache(folder, options.dtype, _shape(model))
     _check_disk(folder, views, bytes_per_view(model, options.dtype))

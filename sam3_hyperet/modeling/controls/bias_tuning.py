@@ -10,7 +10,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.module import AdapterModule
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig
-from sam3_hyperet.modeling.parameters import base_state_dict
+from sam3_hyperet.modeling.parameters import base_state_dict, unread
 
 
 class BiasTuning(AdapterModule):
@@ -61,7 +61,7 @@ def install_bias_tuning(model: host.Sam3Image, config: HyperETConfig) -> None:
     """Tune the biases of the base whose names match a pattern of `config.biases`; each pattern must match one."""
     if not config.biases:
         raise ConfigError("adapter=bitfit: biases is empty; expected regular expressions")
-    names = [name for name in base_state_dict(model) if name.endswith("bias") and not name.startswith(_unread(model))]
+    names = [name for name in base_state_dict(model) if name.endswith("bias") and not name.startswith(unread(model))]
     for pattern in config.biases:
         try:
             if not any(re.search(pattern, name) for name in names):
@@ -70,14 +70,3 @@ def install_bias_tuning(model: host.Sam3Image, config: HyperETConfig) -> None:
             raise ConfigError(f"biases: {pattern!r} is not a regular expression ({error})") from error
     chosen = [name for name in names if any(re.search(pattern, name) for pattern in config.biases)]
     model.hyperet_control = BiasTuning(model, chosen).train(model.training)
-
-
-def _unread(model: host.Sam3Image) -> tuple[str, ...]:
-    """Prefixes of layers whose output SAM 3 drops: their biases would never train."""
-    neck, head = model.backbone.vision_backbone, model.segmentation_head
-    levels = len(neck.convs) - model.backbone.scalp
-    unread = [f"backbone.vision_backbone.convs.{i}." for i in range(levels, len(neck.convs))]
-    if head is not None:
-        for i in range(max(1, levels - 1), len(head.pixel_decoder.conv_layers)):
-            unread += [f"segmentation_head.pixel_decoder.{kind}.{i}." for kind in ("conv_layers", "norms")]
-    return tuple(unread)

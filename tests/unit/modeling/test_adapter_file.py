@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.inference.predictor import Predictor
-from sam3_hyperet.modeling import tensor_files
+from sam3_hyperet.modeling import fingerprint, tensor_files
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
 from sam3_hyperet.modeling.checkpoint import save_base
-from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.modeling.fingerprint import base_fingerprint, rounded_fingerprints
 from sam3_hyperet.modeling.parameters import adapter_parameters
 
 CONFIG = hy.HyperETConfig(geometry="gyro", structure="banded", learn_curvature=True, levels=[1, 0], residual=0.5)
@@ -184,3 +184,47 @@ def test_a_file_with_the_former_name_of_a_geometry_is_read(model, another, tmp_p
     other = hy.load_adapter(another(), path)
     assert other.hyperet_config == model.hyperet_config
     assert hy.HyperET(4, geometry="moebius").geometry == "mobius"
+
+
+def test_adapters_of_earlier_versions_find_the_whole_base(adapted, saved, another, tmp_path):
+    """Their fingerprints cover what nothing reads, too: they need the same file, or one of the same layout."""
+    with safe_open(saved, "pt") as file:
+        metadata = file.metadata()
+    assert metadata.pop("fingerprint") == "2"
+    rounded = rounded_fingerprints(adapted, "1")
+    former = {"base": base_fingerprint(adapted, "1"), **{f"base.{key}": value for key, value in rounded.items()}}
+    assert former["base"] != metadata["base"]
+    old = tmp_path / "old.safetensors"
+    save_file(load_file(saved), old, {**metadata, **former})
+    hy.load_adapter(another(), old)
+    half = another()
+    for parameter in half.parameters():
+        parameter.data = parameter.data.half()
+    hy.load_adapter(half, old)
+    other = another()
+    with torch.no_grad():
+        other.geometry_encoder.points_pool_project.bias.add_(1)  # of point prompts, which are never given
+    hy.load_adapter(other, saved)
+    hy.remove_adapter(other)
+    with pytest.raises(CheckpointError, match=r"an earlier version wrote it, which also needs .* the same layout"):
+        hy.load_adapter(other, old)
+    save_file(load_file(saved), old, {**metadata, "fingerprint": "3"})
+    with pytest.raises(CheckpointError, match=r"fingerprints of version '3', of a newer package; expected 1 or 2"):
+        hy.load_adapter(another(), old)
+
+
+def test_a_frozen_base_is_read_once(adapted, tmp_path, monkeypatch):
+    digests = []
+    monkeypatch.setattr(fingerprint, "tensors_digest", lambda tensors: digests.append(1) or str(len(digests)))
+    adapted.requires_grad_(False)
+    for _ in range(2):
+        hy.save_adapter(adapted, tmp_path / "adapter.safetensors")
+    assert len(digests) == 3
+    bias = adapted.dot_prod_scoring.hs_proj.bias
+    bias.add_(1)  # by whatever means: its version counts
+    hy.save_adapter(adapted, tmp_path / "adapter.safetensors")
+    assert len(digests) == 6
+    bias.requires_grad_(True)
+    for _ in range(2):
+        hy.save_adapter(adapted, tmp_path / "adapter.safetensors")
+    assert len(digests) == 12

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError
-from sam3_hyperet.modeling import checkpoint
 from sam3_hyperet.modeling.checkpoint import load_base, save_base
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.modeling.layouts.base_files import HUB_FILES, locate_base
 from sam3_hyperet.modeling.parameters import base_state_dict
 
 
@@ -138,7 +138,7 @@ REFUSED = {
         r"2 of \d+ weights have values that are not finite numbers, first dot_prod_scoring\.hs_proj\.",
     ),
     "missing": (lambda s, p: None, r"no such file"),
-    "a folder": (lambda s, p: p.mkdir(), r"no such file"),
+    "a folder": (lambda s, p: p.mkdir(), r"a folder without base weights; found nothing; expected sam3.pt"),
 }
 
 
@@ -172,23 +172,40 @@ def test_the_hub_says_how_to_get_access(model, monkeypatch):
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
     response = httpx.Response(401, request=httpx.Request("GET", "https://huggingface.co/facebook/sam3"))
-    for error, message in (
-        (GatedRepoError("gated", response=response), r"facebook/sam3 is gated: ask for access .*hf auth login"),
-        (LocalEntryNotFoundError("offline"), r"cannot be fetched .*checkpoint=PATH"),
-    ):
+    for repository, file in HUB_FILES.items():
+        for error, message in (
+            (GatedRepoError("gated", response=response), rf"{repository} is gated: ask for access .*hf auth login"),
+            (LocalEntryNotFoundError("offline"), rf"{repository}/{file} cannot be fetched .*checkpoint=PATH"),
+        ):
 
-        def refuse(*args, error=error):
-            raise error
+            def refuse(*args, error=error):
+                raise error
 
-        monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-        with pytest.raises(CheckpointError, match=message):
-            load_base(model, "facebook/sam3")
+            monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+            with pytest.raises(CheckpointError, match=message):
+                load_base(model, repository)
 
 
-def test_the_hub_file_is_loaded_like_any_other(model, source, monkeypatch, tmp_path):
-    torch.save(prefixed("detector.")(source), tmp_path / "sam3.pt")
-    monkeypatch.setattr(checkpoint, "_download", lambda: tmp_path / "sam3.pt")
-    assert load_base(model, "facebook/sam3") == len(list(model.parameters()))
+@pytest.mark.parametrize(
+    ("repository", "file"), [("facebook/sam3", "sam3.pt"), ("facebook/sam3.1", "sam3.1_multiplex.pt")]
+)
+def test_the_hub_file_is_loaded_like_any_other(model, source, monkeypatch, tmp_path, repository, file):
+    import huggingface_hub
+
+    torch.save(prefixed("detector.")(source), tmp_path / file)
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *what: asked.append(what) or tmp_path / what[1])
+    assert load_base(model, repository) == len(list(model.parameters()))
+    assert asked == [(repository, file)]
+
+
+@pytest.mark.parametrize(
+    "names", [["sam3.pt", "model.safetensors"], ["sam3.1_multiplex.pt"], ["model.safetensors.index.json"]]
+)
+def test_the_published_file_of_a_folder_is_found(tmp_path, names):
+    for name in ["config.json", *names]:
+        (tmp_path / name).touch()
+    assert locate_base(tmp_path) == tmp_path / names[0]
 
 
 def test_fingerprint_sees_values_names_and_nothing_of_the_adapters(model, another):

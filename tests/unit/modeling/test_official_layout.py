@@ -8,6 +8,7 @@ import logging
 import pytest
 import torch
 from official import image_model, on_meta, video_model
+from published_layouts import keys_of_3_1
 from reachable import tensors_of
 
 import sam3_hyperet as hy
@@ -74,9 +75,34 @@ def test_the_official_keys_load_in_every_layout(large, official_file, tmp_path, 
     torch.save(LAYOUTS[layout](official_file), path)
     with caplog.at_level(logging.INFO, LOGGER):
         assert load_base(large, path) == len(list(large.parameters())) == WEIGHTS
-    left_out = f"; left out: {SAM2_NECK} of backbone, {TRACKER} of tracker"
+    tracker = f", {SAM2_NECK} of the tracker's neck, {TRACKER} of the tracker"
     assert caplog.messages == [
-        f"{path}: 1,102 of 1,102 base weights loaded{'' if layout == 'image model alone' else left_out}"
+        f"{path}: 1,102 of 1,102 base weights loaded; left out: 32 of the buffers, which are computed"
+        f"{'' if layout == 'image model alone' else tracker}"
+    ]
+
+
+@pytest.mark.parametrize("repackaged", [False, True])
+def test_the_keys_of_sam_3_1_load(large, official_file, tmp_path, caplog, repackaged):
+    """Also as others repackage the file, without buffers and CLIP's projection, in half precision."""
+    shapes = {key: tensor.shape for key, tensor in official_file.items()}
+    state = {key: torch.zeros(1).expand(shapes.get(key, (3, 2))) for key in keys_of_3_1(official_file)}
+    if repackaged:
+        state = {key: tensor.half() for key, tensor in state.items() if "freqs_cis" not in key}
+        del state["detector.backbone.language_backbone.encoder.text_projection"]
+    path = tmp_path / "sam3.1_multiplex.pt"
+    torch.save(state, path)
+    assert len(state) == 1623 - 33 * repackaged
+    neck = "backbone.vision_backbone.convs.3"
+    absent = f"{neck}.conv_1x1, {neck}.conv_3x3"
+    text = "backbone.language_backbone.encoder.text_projection, " if repackaged else ""
+    buffers = "" if repackaged else "32 of the buffers, which are computed, "
+    count = WEIGHTS - 4 - repackaged
+    with caplog.at_level(logging.INFO, LOGGER):
+        assert load_base(large, path) == count
+    assert caplog.messages == [
+        f"{path}: {count:,} of 1,102 base weights loaded; set to zero, for SAM 3 never reads them: {text}{absent}; "
+        f"left out: {buffers}18 of the interactive neck, 18 of the tracker's neck, 457 of the tracker"
     ]
 
 
@@ -106,7 +132,8 @@ def test_the_video_detector_is_the_same_base(large, video, official_file, tmp_pa
     torch.save(official_file, path)
     with caplog.at_level(logging.INFO, LOGGER):
         load_base(video.detector, path)
-    assert f"{SAM2_NECK} of {SAM2_NECK} that only the tracker reads; left out: {TRACKER} of tracker" in caplog.text
+    read = f"{SAM2_NECK} of {SAM2_NECK} that only the tracker reads; left out: 32 of the buffers, which are computed"
+    assert f"{read}, {TRACKER} of the tracker" in caplog.text
 
 
 def test_what_is_written_and_carried_over_is_the_whole_official_file(large, official_file):
@@ -129,7 +156,7 @@ def test_the_interactive_image_model_is_the_same_base(large, official_file, tmp_
         load_base(model, path)
     own = SAM2_NECK + TRACKER  # with the random matrix of its position encoding, which is a buffer
     assert f"{own} of {own} that only the tracker reads" in caplog.text
-    assert "left out" not in caplog.text
+    assert caplog.messages[0].endswith("; left out: 32 of the buffers, which are computed")
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")
@@ -184,6 +211,19 @@ def test_the_tracker_gets_what_the_file_has_for_it(base, with_tracker, tmp_path)
     torch.save(state | {"tracker.weight": torch.ones(2, 2)}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"inst_interactive_predictor\.model\.weight has shape \(2, 2\)"):
         load_base(with_tracker, tmp_path / "other.pt")
+
+
+def test_the_tracker_of_sam_3_1_is_its_interactive_head(base, with_tracker, tmp_path):
+    state = {f"detector.{key}": tensor for key, tensor in base.state_dict().items()}
+    state["detector.backbone.vision_backbone.interactive_convs.1.conv_1x1.bias"] = torch.full((64,), 7.0)
+    state |= {"tracker.model.weight": torch.ones(9), "tracker.model.interactive_weight": torch.full((3, 2), 5.0)}
+    state["tracker.model.interactivity_bias"] = torch.full((3,), 6.0)
+    torch.save(state, tmp_path / "sam3.1_multiplex.pt")
+    load_base(with_tracker, tmp_path / "sam3.1_multiplex.pt")
+    linear = with_tracker.inst_interactive_predictor.model
+    assert linear.weight.eq(5).all()
+    assert linear.bias.eq(6).all()
+    assert with_tracker.backbone.vision_backbone.sam2_convs[1].conv_1x1.bias.eq(7).all()
 
 
 def test_what_is_written_loads_with_sam3s_own_loader(model, tmp_path, capsys):

@@ -18,7 +18,8 @@ def test_biases_of_layers_that_nothing_reads_are_left_alone(model):
     assert f"{LAYERS}.0.self_attn.in_proj_bias" in names
     assert all(name.endswith("bias") for name in names)
     left = {name for name in base_state_dict(model) if name.endswith("bias")} - set(names)
-    assert left == {f"{CONVS}.2.conv_1x1.bias", f"{CONVS}.2.conv_3x3.bias"}
+    points = {f"geometry_encoder.points_{way}_project.bias" for way in ("direct", "pool", "pos_enc")}
+    assert left == {f"{CONVS}.2.conv_1x1.bias", f"{CONVS}.2.conv_3x3.bias"} | points
 
 
 def test_patterns_choose_the_biases(model, base):
