@@ -16,18 +16,18 @@ _LOCAL = "or model.checkpoint=PATH of a local copy"
 
 def on_hub(checkpoint: str | None) -> bool:
     """Whether a checkpoint names a repository of the Hugging Face hub."""
-    from sam3_hyperet.modeling.checkpoint import HUB_REPOSITORY
+    from sam3_hyperet.modeling.layouts.base_files import HUB_FILES
 
-    return checkpoint == HUB_REPOSITORY
+    return checkpoint in HUB_FILES
 
 
 def cached(repository: str) -> Path | None:
     """The file of a repository in the hub's cache on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
-    from sam3_hyperet.modeling.checkpoint import HUB_FILE
+    from sam3_hyperet.modeling.layouts.base_files import HUB_FILES
 
-    found = try_to_load_from_cache(repository, HUB_FILE)
+    found = try_to_load_from_cache(repository, HUB_FILES[repository])
     return Path(found) if isinstance(found, str) else None
 
 
@@ -37,7 +37,7 @@ def hub_rows(repository: str, ask: Callable[[str], None] | None = None) -> Itera
     from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
-    from sam3_hyperet.modeling.checkpoint import HUB_FILE
+    from sam3_hyperet.modeling.layouts.base_files import HUB_FILES
 
     if (here := cached(repository)) is not None:
         yield ok("hub", f"{repository}: {here} is here already")
@@ -55,7 +55,7 @@ def hub_rows(repository: str, ask: Callable[[str], None] | None = None) -> Itera
             yield failed("hub", f"{repository}: this login has no access", "access", remedy)
         except LocalEntryNotFoundError as error:
             found = f"{repository}: no answer within {_SECONDS} s ({type(error).__name__})"
-            yield failed("hub", found, "a connection to the hub", f"fetch {HUB_FILE} elsewhere, {_LOCAL}")
+            yield failed("hub", found, "a connection to the hub", f"fetch {HUB_FILES[repository]} elsewhere, {_LOCAL}")
         except EntryNotFoundError:
             yield ok("hub", f"{repository}: this login has access")
         except HfHubHTTPError as error:
@@ -70,7 +70,7 @@ def checkpoint_rows(options: ModelOptions, model: object) -> Iterator[Finding]:
     from torch import nn
 
     from sam3_hyperet.modeling.checkpoint import load_base
-    from sam3_hyperet.modeling.tensor_files import read_state
+    from sam3_hyperet.modeling.layouts.base_files import locate_base, read_official
 
     assert isinstance(model, nn.Module)
     if options.checkpoint == "random" or (options.checkpoint is None and options.name != "tiny"):
@@ -82,11 +82,12 @@ def checkpoint_rows(options: ModelOptions, model: object) -> Iterator[Finding]:
         return
     path = cached(options.checkpoint) if on_hub(options.checkpoint) else Path(options.checkpoint).expanduser()
     assert path is not None  # a checkpoint of the hub is checked once it is here
+    file = locate_base(path)
     with _logged(logging.getLogger(load_base.__module__)) as lines:
-        load_base(model, path)
-    kinds = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in read_state(path).values())
+        load_base(model, file)
+    kinds = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in read_official(file)[0].values())
     of_kinds = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-    yield ok("checkpoint", f"{' '.join(lines)}; tensors in it: {of_kinds}; {size_text(path.stat().st_size)}")
+    yield ok("checkpoint", f"{' '.join(lines)}; tensors in it: {of_kinds}; {size_text(file.stat().st_size)}")
 
 
 @contextlib.contextmanager
