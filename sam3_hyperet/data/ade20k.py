@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from sam3_hyperet.data.annotations import prompt_name, shown
-from sam3_hyperet.data.label_maps import LabelMaps, read_label_maps, text_lines
+from sam3_hyperet.data.class_names import text_lines
+from sam3_hyperet.data.label_maps import LabelMaps, read_label_maps
 from sam3_hyperet.errors import DataError
 
 SPLITS = ("training", "validation")

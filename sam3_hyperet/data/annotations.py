@@ -192,6 +192,8 @@ def image_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
         with Image.open(path) as file:
             turned = upright and file.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
             return (file.height, file.width) if turned else (file.width, file.height)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such image") from None
     except _BROKEN_PICTURE as error:
         raise DataError(f"{path}: not a readable image ({one_line(error)})") from None
 

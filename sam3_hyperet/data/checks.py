@@ -75,7 +75,7 @@ def inspect(
     checks.append(Check("unusable files", f"{len(faults):,}", "0", not faults, tuple(faults[:_SHOWN])))
     if pixels:
         checks.append(Check("labelled pixels", f"{labelled / pixels:.1%}", "more than 0", labelled > 0))
-    files = [path for i in range(len(images)) for path in images.files(i)]
+    files = [path for i in range(len(images)) for path in images.files(i) if path.is_file()]  # not a broken link
     listing = {Path(os.path.relpath(path, root)).as_posix(): path.stat().st_size for path in files}
     text = "".join(f"{name}\t{size}\n" for name, size in sorted(listing.items()))
     shares = {"labelled": labelled / pixels} if pixels else {}

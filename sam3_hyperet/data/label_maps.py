@@ -1,5 +1,6 @@
 """Images with a label map each: ADE20K, CamVid, Cityscapes, any folder of single-channel images and a list of names."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, Instance, one_line, prompt_name, some
+from sam3_hyperet.data.class_names import read_class_names, text_lines
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, composed, find_by_stem
 from sam3_hyperet.data.label_values import (
     IGNORE_MARK,
@@ -18,7 +20,6 @@ from sam3_hyperet.data.label_values import (
     implied_offset,
 )
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.files import read_text
 from sam3_hyperet.masks import MAX_SIDE, encode_masks
 
 IGNORED = -1
@@ -131,13 +132,16 @@ def read_label_maps(
     map_alone = (maps, images_by_stem, "label maps without an image in", folder)
     for these, others, what, where in (image_alone, map_alone):
         if alone := sorted(these.keys() - others.keys()):
-            raise DataError(f"{these[alone[0]].parent}: {len(alone)} {what} {where}: {some(alone)}")
+            unpaired = sorted(others.keys() - these.keys())
+            remedy = _endings(images_by_stem, maps) if unpaired else ""
+            raise DataError(f"{these[alone[0]].parent}: {len(alone)} {what} {where}: {some(alone)}{remedy}")
     files = [(images_by_stem[stem], maps[stem]) for stem in sorted(images_by_stem)]
-    source, classes = _listed(names)
+    source, classes, numbered_from, left_out = _listed(names)
     if not classes:
         raise DataError(f"{source}: it has no names")
     ignored = (ignore,) if isinstance(ignore, int) else tuple(ignore)
-    stated = implied_offset(classes, ignored) if offset is None else offset
+    stated = numbered_from if offset is None else offset
+    stated = implied_offset(classes, ignored) if stated is None else stated
     first = stated or 0
     marked = [first + number for number, line in enumerate(classes) if line.rstrip().endswith(IGNORE_MARK)]
     ignored = tuple(dict.fromkeys((*ignored, *marked)))
@@ -146,19 +150,35 @@ def read_label_maps(
         raise DataError(f"{source}: {stated_as} give the label {wrong[0]}; expected 0 to {MAX_VALUE}")
     categories = label_categories(classes, {label - first for label in ignored}, source)
     found = LabelMaps(name, categories, files, ignore=ignored, offset=first, read=read_label_values)
-    check_readings(found.values.counts, classes, first if marked else stated, ignored, label_folder, "data.")
+    counts = found.values.counts
+    check_readings(counts, classes, first if marked else stated, ignored, label_folder, "data.")
+    if counts.pixels and not counts.pixels.keys() - set(ignored):
+        raise DataError(
+            f"{label_folder}: no pixel of {counts.where} has a class; found {some(sorted(counts.pixels))} alone, which "
+            f"is ignored (data.ignore={some(ignored)})"
+        )
+    found.adjusted += left_out
     return found
 
 
-def _listed(names: Sequence[str] | Path | str) -> tuple[str, Sequence[str]]:
-    """Where names come from, for messages, and the names."""
-    source, listed = "names", names
+def _endings(images: Collection[str], maps: Collection[str]) -> str:
+    """What to say where files are paired by other names than their own."""
+    for option, stems, others in (("label", maps, images), ("image", images, maps)):
+        ends = {stem[len(other) :] for other in others for stem in stems if stem.startswith(other)}
+        for end in sorted(ends - {""}):
+            if {stem.removesuffix(end) for stem in stems} == set(others):
+                return f"; if all of them end in {end!r} before the suffix: data.{option}_ending={end}.png"
+    return f"; there are {some(sorted(maps))} for {some(sorted(images))}"
+
+
+def _listed(names: Sequence[str] | Path | str) -> tuple[str, Sequence[str], int | None, Counter[str]]:
+    """Where names come from, for messages, and what `read_class_names` returns."""
     if isinstance(names, str | Path):
-        source, listed = str(names), text_lines(Path(names))
-    for number, name in enumerate(listed, start=1):
+        return str(names), *read_class_names(Path(names))
+    for number, name in enumerate(names, start=1):
         if not isinstance(name, str):
-            raise DataError(f"{source}: name {number} is {name!r}, expected text")
-    return source, listed
+            raise DataError(f"names: name {number} is {name!r}, expected text")
+    return "names", names, None, Counter()
 
 
 def label_categories(names: Sequence[str], ignored: Collection[int], source: str) -> list[Category]:
@@ -169,20 +189,12 @@ def label_categories(names: Sequence[str], ignored: Collection[int], source: str
         word, *synonyms = (prompt_name(part, where) for part in line.split(","))
         if number in ignored:
             continue
-        if word in found:
-            raise DataError(f"{where} is {word!r}, as name {found[word].id + 1} is")
-        found[word] = Category(number, word, tuple(synonyms))
+        if other := found.get(word.lower()):
+            raise DataError(f"{where} is {word!r}, as name {other.id + 1} is")
+        found[word.lower()] = Category(number, word, tuple(synonyms))
     if not found:
         raise DataError(f"{source}: it has no names")
     return list(found.values())
-
-
-def text_lines(path: Path) -> list[str]:
-    """The lines of a text file, without the empty ones at its end."""
-    lines = read_text(path).splitlines()
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return lines
 
 
 def _only_listed(path: Path, files: dict[str, Path], folder: Path) -> dict[str, Path]:
@@ -199,6 +211,9 @@ def _open_label(path: Path) -> Image.Image:
         image = Image.open(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable label map ({one_line(error)})") from None
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        image.close()
+        raise DataError(f"{path}: it has {pages} pages, expected a label map of one")
     if image.mode in _MODES and max(image.size) <= MAX_SIDE:
         return image
     image.close()

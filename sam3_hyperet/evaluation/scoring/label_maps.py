@@ -8,8 +8,9 @@ import numpy as np
 
 from sam3_hyperet.data.ade20k import is_object_info, read_object_info
 from sam3_hyperet.data.annotations import spoken
+from sam3_hyperet.data.class_names import read_class_names, text_lines
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, find_by_stem, find_files
-from sam3_hyperet.data.label_maps import read_label_values, text_lines
+from sam3_hyperet.data.label_maps import read_label_values
 from sam3_hyperet.data.label_values import IGNORE_MARK, LabelValues, check_readings, count_values, implied_offset
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import UNASSIGNED, SemanticMIoU
@@ -59,6 +60,10 @@ def read_names(path: str | Path, offset: int | None = None, ignore: int | None =
         offset, ignore = (1 if offset is None else offset), (0 if ignore is None else ignore)
         is_stated = True
     else:
+        named, numbered_from, _ = read_class_names(Path(path))
+        lines = [line.strip() for line in named if line.strip()]
+        is_stated = is_stated or numbered_from is not None
+        offset = numbered_from if offset is None else offset
         marked = [n for n, line in enumerate(lines) if line.endswith(IGNORE_MARK)]
         if marked and marked != [len(lines) - 1]:
             raise DataError(f"{path}: line {marked[0] + 1} is marked {IGNORE_MARK}; only the last line may be")

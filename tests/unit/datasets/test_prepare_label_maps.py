@@ -141,4 +141,4 @@ def test_a_map_without_a_labelled_pixel_fails(tmp_path, capsys):
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     with pytest.raises(SystemExit):
         exit_cleanly(main)(["data=camvid", f"root={tmp_path}", "counts=null"])
-    assert "3 checks failed (train: labelled pixels" in capsys.readouterr().err
+    assert "3 checks failed (train: readable" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+"""Files of class names: one a line, in the order of their labels; numbers before the names say where labels begin."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from sam3_hyperet.errors import DataError
+from sam3_hyperet.files import read_text
+
+_NUMBERED = re.compile(r"\s*(\d+)\s*([:;,.)\t ])\s*(\S.*)")
+_HEADER = re.compile(r"\W*(id|idx|index|label|value|class|train_?id)s?\W+\w*(name|label|class)\w*\W*", re.IGNORECASE)
+
+
+def read_class_names(path: Path) -> tuple[list[str], int | None, Counter[str]]:
+    """The names, the label of the first where the file numbers them, and what was left out of the file.
+
+    labelme's first line, `__ignore__`, stands for the label before 0. Raises DataError.
+    """
+    lines = text_lines(path)
+    if lines and lines[0].lstrip().startswith(("{", "[")):
+        raise DataError(f"{path}: it looks like JSON; expected a name a line, in the order of their labels")
+    left_out = Counter[str]()
+    if lines and lines[0].strip() == "__ignore__":
+        lines = lines[1:]
+        left_out["labelme's line __ignore__ before the first name, left out"] += 1
+    for number, line in enumerate(lines, start=1):
+        if line.lstrip().startswith("#"):
+            raise DataError(f"{path}: line {number} is the comment {line.strip()[:60]!r}; expected names alone")
+    names, first = _without_numbers(lines, path)
+    if first is not None:
+        left_out["name with a number before it, which is left out"] += len(names)
+    return names, first, left_out
+
+
+def text_lines(path: Path) -> list[str]:
+    """The lines of a text file, without the empty ones at its end."""
+    lines = read_text(path).splitlines()
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def _without_numbers(lines: list[str], path: Path) -> tuple[list[str], int | None]:
+    rows = lines[1:] if lines and _HEADER.fullmatch(lines[0]) else lines
+    matches = [_NUMBERED.fullmatch(line) for line in rows]
+    if len(rows) < 2 or not all(matches):
+        return lines, None
+    numbers, marks, names = zip(*(match.groups() for match in matches if match), strict=True)
+    first = int(numbers[0])
+    if [int(number) for number in numbers] == list(range(first, first + len(numbers))):
+        return list(names), first
+    if set(marks) == {" "} and rows is lines:  # such as the names of coins
+        return lines, None
+    raise DataError(
+        f"{path}: its names are numbered {', '.join(numbers[:6])}{' …' if len(numbers) > 6 else ''}; expected names "
+        "alone, a line for each label from the first to the last"
+    )
