@@ -10,6 +10,7 @@ import inspect
 import logging
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from numbers import Integral, Real
@@ -83,13 +84,15 @@ def check_value(name: str, value: object, hint: Any) -> None:
         if isinstance(condition, tuple):
             one_of(name, value, condition)
         elif not condition.holds(value):
-            raise ConfigError(f"{name}={value!r}; expected {condition.expected}{', or null' if is_optional else ''}")
+            raise ConfigError(
+                f"{name}={_shown(value)}; expected {condition.expected}{', or null' if is_optional else ''}"
+            )
 
 
 def current_names(cls: type, values: Mapping[str, object], section: str) -> dict[str, object]:
     """The values by the present names of their options. Raises ConfigError for a key that is no option."""
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{section}={values!r}; expected options by name")
+        raise ConfigError(f"{section}={_shown(values)}; expected options by name")
     return {current_name(cls, key, section): value for key, value in values.items()}
 
 
@@ -128,7 +131,7 @@ def meanings(cls: type) -> dict[str, str]:
 def one_of(name: str, value: object, valid: Mapping[str, object] | tuple[str, ...]) -> None:
     """Raise a ConfigError that lists the valid values unless `value` is one of them."""
     if not isinstance(value, str) or value not in valid:
-        raise ConfigError(f"{name}={value!r} is unknown; expected one of {', '.join(valid)}{close(value, valid)}")
+        raise ConfigError(f"{name}={_shown(value)} is unknown; expected one of {', '.join(valid)}{close(value, valid)}")
 
 
 def close(found: object, valid: Iterable[str]) -> str:
@@ -148,6 +151,15 @@ def warn_once(message: str) -> None:
     logging.getLogger(__name__).warning(message)
 
 
+def _shown(value: object) -> str:
+    """A value as a message quotes it."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "nested too deeply"
+    return text if len(text) <= 200 else f"{text[:197]}…"
+
+
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
 
@@ -156,7 +168,7 @@ def _converted(value: object, hint: Any, name: str) -> object:
     if isinstance(value, str) and not _fits(value, hint) and _fits((value,), hint):
         return (value,)
     if not _fits(value, hint):
-        raise ConfigError(f"{name}={value!r}; expected {_meaning(hint)}")
+        raise ConfigError(f"{name}={_shown(value)}; expected {_meaning(hint)}")
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -171,7 +183,11 @@ def _fits(value: object, hint: Any) -> bool:
         return len(kinds) == len(value) and all(map(_fits, value, kinds))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
-    return hint not in _PLAIN or type(value) is hint or (hint is float and type(value) is int)
+    return (
+        hint not in _PLAIN
+        or type(value) is hint
+        or (hint is float and type(value) is int and abs(value) <= sys.float_info.max)
+    )
 
 
 def _meaning(hint: Any) -> str:

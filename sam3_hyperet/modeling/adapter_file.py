@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.files import parse_json
 from sam3_hyperet.hyperbolic.curvature import Curvature
 from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
 from sam3_hyperet.modeling.fingerprint import VERSION, base_fingerprint, fingerprints, rounded_fingerprints
 from sam3_hyperet.modeling.inject import check_model, inject, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_parameters
-from sam3_hyperet.modeling.tensor_files import read_safetensors, write_safetensors
+from sam3_hyperet.modeling.tensor_files import check_finite, check_fits, read_safetensors, write_safetensors
 from sam3_hyperet.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
         "format": FORMAT,
         "version": __version__,
         "config": json.dumps(config.to_dict()),
+        "tensors": str(len(tensors)),
         **fingerprints(model),
     }
     write_safetensors(tensors, path, metadata)
@@ -44,6 +46,12 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
 def read_adapter_config(path: str | Path) -> HyperETConfig:
     """Configuration in an adapter file's metadata."""
     return _config(path, read_safetensors(path)[1])
+
+
+def inject_from_file(model: nn.Module, path: str | Path) -> None:
+    """Add adapters as an adapter file has them, at the identity. Raises CheckpointError as `load_adapter` does."""
+    tensors, metadata = read_safetensors(path)
+    _inject(model, path, tensors, metadata)
 
 
 def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
@@ -59,7 +67,7 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
     _check_base(path, metadata, model)
     with unchanged_on_error(model):
         if (present := adapter_config(model)) is None:
-            inject(model, config)
+            _inject(model, path, tensors, metadata)
         elif present != config:
             hint = "take out the latter by remove_adapter(model) first, or load the file onto adapted_copy(base, path)"
             raise CheckpointError(f"{path}: holds {config}, the model has {present}; {hint}")
@@ -71,6 +79,21 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
         for name, (buffer, configured) in constants.items():
             buffer.copy_(tensors.get(name, configured))
     return model
+
+
+def _inject(model: nn.Module, path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Inject what a file's tensors are of: no pattern of the file is run, and no more memory is taken than it has."""
+    config = _config(path, metadata)
+    for name, tensor in tensors.items():
+        if ".lora_A." in name and config.rank not in (None, *tensor.shape[:1]):
+            raise CheckpointError(f"{path}: {name} has shape {tuple(tensor.shape)}, expected the rank {config.rank}")
+    is_bitfit = config.adapter == "bitfit"
+    if is_bitfit and (saved := metadata.get("tensors", str(len(tensors)))) != str(len(tensors)):
+        raise CheckpointError(f"{path}: adapter keys differ from those that were saved: {len(tensors)} of {saved:.20}")
+    try:
+        inject(model, config, biases=tensors if is_bitfit else None)
+    except ValueError as error:  # so is a ConfigError
+        raise CheckpointError(f"{path}: its configuration does not fit this model ({error})") from error
 
 
 def _check_base(path: str | Path, metadata: Mapping[str, str], model: nn.Module) -> None:
@@ -120,19 +143,15 @@ def _check_fit(
     if odd := sorted(parameters.keys() ^ (tensors.keys() - constants.keys())):
         raise CheckpointError(f"{path}: adapter keys differ from the model's, first {', '.join(odd[:3])}")
     for name, tensor in tensors.items():
-        expected = (parameters | constants)[name].shape
-        if tensor.shape != expected:
-            raise CheckpointError(f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}")
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected floating-point numbers")
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: {name} is not finite; the run that wrote it has diverged")
+        check_fits(path, name, tensor, (parameters | constants)[name])
+    check_finite(path, tensors)
 
 
-def _config(path: str | Path, metadata: dict[str, str]) -> HyperETConfig:
+def _config(path: str | Path, metadata: Mapping[str, str]) -> HyperETConfig:
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not an adapter file; format is {metadata.get('format')!r}, expected {FORMAT!r}")
+        found = f"format is {metadata.get('format')!r:.60}, expected {FORMAT!r}"
+        raise CheckpointError(f"{path}: not an adapter file; {found}; base weights are given as model.checkpoint=")
     try:
-        return HyperETConfig.from_mapping(json.loads(metadata["config"]))
-    except (KeyError, TypeError, json.JSONDecodeError, ConfigError) as error:
+        return HyperETConfig.from_mapping(parse_json(metadata["config"]))
+    except (KeyError, ValueError) as error:  # so is a ConfigError
         raise CheckpointError(f"{path}: its configuration cannot be read ({error})") from error

@@ -13,7 +13,7 @@ from sam3_hyperet.files import replacing
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.layouts.base_files import locate_base, read_official
 from sam3_hyperet.modeling.parameters import INTERACTIVE, TRACKER, base_state_dict, unread
-from sam3_hyperet.modeling.tensor_files import write_safetensors
+from sam3_hyperet.modeling.tensor_files import check_finite, check_fits, dtype_name, write_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def load_base(model: nn.Module, source: str | Path) -> int:
     tensors, layout = read_official(path)
     base, never_read = base_state_dict(model), unread(model)
     of_tracker = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(TRACKER)}
-    found = _named_as_in(base | of_tracker, tensors)
+    found = _named_as_in(path, base | of_tracker, tensors)
     absent = [key for key in base if key not in found]
     if missing := [key for key in absent if not key.startswith(never_read)]:
         raise CheckpointError(
@@ -59,10 +59,8 @@ def load_base(model: nn.Module, source: str | Path) -> int:
         )
     loaded = {key: tensor for key, tensor in (base | of_tracker).items() if key in found}
     for key, tensor in loaded.items():
-        check_shape(path, key, found[key], tensor)
-    if odd := [key for key in loaded if not all(end.isfinite() for end in found[key].aminmax())]:
-        infinite = f"{len(odd)} of {len(loaded)} weights have values that are not finite numbers, first {odd[0]}"
-        raise CheckpointError(f"{path}: {infinite}; the file is damaged, or the run that wrote it has diverged")
+        check_fits(path, key, found[key], tensor)
+    check_finite(path, {key: found[key] for key in loaded})
     with torch.no_grad():
         for key, tensor in loaded.items():
             tensor.copy_(found[key])
@@ -72,6 +70,8 @@ def load_base(model: nn.Module, source: str | Path) -> int:
     others = Counter(_BUFFERS if key in buffers else _owner(key) for key in found if key not in loaded)
     lines = [f"{path}: {len(base) - len(absent):,} of {len(base):,} base weights loaded"]
     lines[0] += " from transformers' layout" if layout == "transformers" else ""
+    if stored := {dtype_name(found[key]) for key, tensor in loaded.items() if found[key].dtype != tensor.dtype}:
+        lines[0] += f", stored as {', '.join(sorted(stored))}"
     if absent:
         lines.append(f"set to zero, for SAM 3 never reads them: {', '.join(sorted(set(map(_module, absent))))}")
     if of_tracker:
@@ -116,7 +116,7 @@ def official_tensors(model: nn.Module, carry_over: str | Path | None = None) -> 
             f"keys found, missing first {', '.join(sorted(missing)[:3])}"
         )
     for key in tensors.keys() - absent:
-        check_shape(carry_over, key, others[key], tensors[key])
+        check_fits(carry_over, key, others[key], tensors[key])
     return others | tensors, absent - {f"detector.{name}" for name, _ in model.named_buffers()}
 
 
@@ -127,10 +127,11 @@ def save_base(model: nn.Module, path: str | Path, dtype: torch.dtype | None = No
     write_safetensors(tensors, path, {"format": "sam3_hyperet-base-1"})
 
 
-def _named_as_in(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A file's tensors by the model's names."""
+def _named_as_in(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A file's tensors by the model's names. Raises CheckpointError where two are of one name."""
     named = {}
-    for name, tensor in tensors.items():
+    for key, tensor in tensors.items():
+        name = key
         while name not in wanted and name.startswith(_PREFIXES):
             name = name.split(".", 1)[1]
         in_3 = name
@@ -138,7 +139,10 @@ def _named_as_in(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) ->
             in_3 = present + name.removeprefix(former) if name.startswith(former) else in_3
         interactive = in_3.replace("tracker.", f"{INTERACTIVE}model.", 1) if in_3.startswith("tracker.") else name
         candidates = (name, in_3, interactive)
-        named[next((one for one in candidates if one in wanted), name)] = tensor
+        name = next((one for one in candidates if one in wanted), name)
+        if name in named and name in wanted:
+            raise CheckpointError(f"{path}: has {name} twice, also as {key}; expected one, without the other's prefix")
+        named[name] = tensor
     return named
 
 
@@ -150,9 +154,3 @@ def _owner(key: str) -> str:
 def _module(key: str) -> str:
     """Name of a weight without its last part, but for one that is a module's own."""
     return key.rpartition(".")[0] if key.endswith((".weight", ".bias")) else key
-
-
-def check_shape(path: str | Path, key: str, found: Tensor, expected: Tensor) -> None:
-    """Raise a CheckpointError unless the file's tensor has the shape of the model's."""
-    if found.shape != expected.shape:
-        raise CheckpointError(f"{path}: {key} has shape {tuple(found.shape)}, expected {tuple(expected.shape)}")

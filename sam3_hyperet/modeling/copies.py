@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.modeling.adapter_file import load_adapter, read_adapter_config
+from sam3_hyperet.modeling.adapter_file import inject_from_file, load_adapter
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import check_model, inject
 from sam3_hyperet.modeling.parameters import adapter_parameters
@@ -22,7 +22,10 @@ def adapted_copy(base: host.Sam3Image, adapter: HyperETConfig | Mapping[str, obj
     """
     check_model(base)
     model = shared_copy(base)
-    inject(model, read_adapter_config(adapter) if isinstance(adapter, str | Path) else adapter)
+    if isinstance(adapter, str | Path):
+        inject_from_file(model, adapter)
+    else:
+        inject(model, adapter)
     shared = {id(parameter) for parameter in base.parameters()}
     for name, parameter in adapter_parameters(model):
         if id(parameter) in shared:  # bias tuning trains the base's own

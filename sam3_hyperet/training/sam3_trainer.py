@@ -15,11 +15,10 @@ from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import build_model
-from sam3_hyperet.modeling.checkpoint import check_shape
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.parameters import adapter_parameters
-from sam3_hyperet.modeling.tensor_files import read_state
+from sam3_hyperet.modeling.tensor_files import check_fits, read_state
 from sam3_hyperet.training.stages import set_stage, set_training_mode
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ def _load_trained(model: nn.Module, path: str | Path) -> None:
         expected = "expected hyperet= as it was when the checkpoint was written"
         raise CheckpointError(f"{path}: {there}; missing first {', '.join(missing[:3])}; {expected}")
     for name, parameter in parameters.items():
-        check_shape(path, name, found[name], parameter)
+        check_fits(path, name, found[name], parameter)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(found[name])

@@ -1,7 +1,7 @@
 """Bias tuning as a control (BitFit [Ben Zaken et al. 2022]): the base's own biases train, chosen by name."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -57,16 +57,25 @@ class BiasTuning(AdapterModule):
         return [getattr(owner, attribute) for owner, attribute in self._owners]
 
 
-def install_bias_tuning(model: host.Sam3Image, config: HyperETConfig) -> None:
-    """Tune the biases of the base whose names match a pattern of `config.biases`; each pattern must match one."""
+def install_bias_tuning(model: host.Sam3Image, config: HyperETConfig, chosen: Collection[str] | None = None) -> None:
+    """Tune the biases `chosen`, or those whose names match a pattern of `config.biases`; each pattern must match one.
+
+    Raises ConfigError for a pattern that matches none, and for a chosen name that is no bias that trains.
+    """
     if not config.biases:
         raise ConfigError("adapter=bitfit: biases is empty; expected regular expressions")
     names = [name for name in base_state_dict(model) if name.endswith("bias") and not name.startswith(unread(model))]
+    if chosen is not None:
+        if odd := [name for name in chosen if name not in names]:
+            raise ConfigError(f"adapter=bitfit: {odd[0]} is not among the {len(names)} biases of the base that train")
+        names = [name for name in names if name in chosen]
+        model.hyperet_control = BiasTuning(model, names).train(model.training)
+        return
     for pattern in config.biases:
         try:
             if not any(re.search(pattern, name) for name in names):
                 raise ConfigError(f"biases: {pattern!r} is found in no bias's name; these are {', '.join(names[:3])} …")
         except re.error as error:
             raise ConfigError(f"biases: {pattern!r} is not a regular expression ({error})") from error
-    chosen = [name for name in names if any(re.search(pattern, name) for pattern in config.biases)]
-    model.hyperet_control = BiasTuning(model, chosen).train(model.training)
+    names = [name for name in names if any(re.search(pattern, name) for pattern in config.biases)]
+    model.hyperet_control = BiasTuning(model, names).train(model.training)

@@ -68,6 +68,9 @@ def install_lora(model: host.Sam3Image, config: HyperETConfig, budget: int | Non
     names = [name for name, _ in model.named_modules() if name in feeding]
     sizes = {name: _size_per_rank(model, name) for name in names}
     if names:
+        largest = max(_full_rank(model, name) for name in names)
+        if (config.rank or 0) > largest:
+            raise ConfigError(f"rank={config.rank}; expected at most {largest}, the full rank of the largest layer")
         rank, names = matched_rank(sizes, budget or 0) if config.rank is None else (config.rank, names)
         _wrap(model, names, rank)
     model.hyperet_control = LowRankUpdates(model, names).train(model.training)
@@ -120,6 +123,11 @@ def _kept_requires_grad(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter, trains in before:
             parameter.requires_grad_(trains)
+
+
+def _full_rank(model: nn.Module, name: str) -> int:
+    weight = model.get_submodule(name).get_parameter("weight")
+    return min(weight.shape[0], weight[0].numel())
 
 
 def _size_per_rank(model: nn.Module, name: str) -> int:

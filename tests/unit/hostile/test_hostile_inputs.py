@@ -207,7 +207,7 @@ ADAPTER_FILE = [
     ("half a file", "merge", cut(ADAPTER), "adapter.safetensors: not a readable safetensors file"),
     ("a header of 2^60 bytes", "predict", text(ADAPTER, b"\0" * 7 + b"\x10" + b"{}"),
      "not a readable safetensors file"),
-    ("a folder", "predict", folder(ADAPTER), "adapter.safetensors: no such file"),
+    ("a folder", "predict", folder(ADAPTER), "adapter.safetensors: cannot be read (it is a folder"),
     ("no file", "merge", gone(ADAPTER), "adapter.safetensors: no such file"),
     ("no metadata", "evaluate adapter", tensors(lambda t, m: m.clear()), "not an adapter file; format is None"),
     ("of another base", "evaluate adapter", tensors(lambda t, m: m.update(base="0" * 64)),
@@ -225,10 +225,10 @@ ADAPTER_FILE = [
     ("a renamed key", "merge", tensors(_renamed), "adapter keys differ from the model's"),
     ("a wrong shape", "predict", tensors(lambda t, m: t.update({_first(t): torch.zeros(3, 5, 7)})),
      "has shape (3, 5, 7), expected"),
-    ("NaN", "predict", tensors(lambda t, m: t[_first(t)].fill_(float("nan")) is None or None), "is not finite"),
-    ("infinity", "merge", tensors(lambda t, m: t[_first(t)].fill_(float("inf")) is None or None), "is not finite"),
+    ("NaN", "predict", tensors(lambda t, m: t[_first(t)].fill_(float("nan")) is None or None), "not finite numbers"),
+    ("infinity", "merge", tensors(lambda t, m: t[_first(t)].fill_(float("inf")) is None or None), "not finite numbers"),
     ("integers", "predict", tensors(lambda t, m: t.update({_first(t): t[_first(t)].to(torch.int32)})),
-     "expected floating-point numbers"),
+     "is int32; expected float32, bfloat16"),
 ]
 COMMAND = [
     ("a prompt of 10,000 characters", "predict", f"prompts=['{LONG}']", "tokens; SAM 3 reads 30"),

@@ -97,12 +97,12 @@ def test_the_keys_of_sam_3_1_load(large, official_file, tmp_path, caplog, repack
     absent = f"{neck}.conv_1x1, {neck}.conv_3x3"
     text = "backbone.language_backbone.encoder.text_projection, " if repackaged else ""
     buffers = "" if repackaged else "32 of the buffers, which are computed, "
-    count = WEIGHTS - 4 - repackaged
+    count, stored = WEIGHTS - 4 - repackaged, ", stored as float16" if repackaged else ""
     with caplog.at_level(logging.INFO, LOGGER):
         assert load_base(large, path) == count
     assert caplog.messages == [
-        f"{path}: {count:,} of 1,102 base weights loaded; set to zero, for SAM 3 never reads them: {text}{absent}; "
-        f"left out: {buffers}18 of the interactive neck, 18 of the tracker's neck, 457 of the tracker"
+        f"{path}: {count:,} of 1,102 base weights loaded{stored}; set to zero, for SAM 3 never reads them: "
+        f"{text}{absent}; left out: {buffers}18 of the interactive neck, 18 of the tracker's neck, 457 of the tracker"
     ]
 
 
