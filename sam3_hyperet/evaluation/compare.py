@@ -233,7 +233,8 @@ def _own_positions(run: ModelRun, fabric: Fabric, say: Callable[[str], None]) ->
 
 def _result(model: EvalModel, run: ModelRun) -> EvalResult:
     records = run.store.read_all(run.positions)
-    return EvalResult(model, run.evaluators, records, evaluate_records(run.evaluators, records, len(run.task.prompts)))
+    prompts = sum(len(run.task.asked(position)) for position in run.positions)
+    return EvalResult(model, run.evaluators, records, evaluate_records(run.evaluators, records, prompts))
 
 
 def _not_adapted_to(data: DataOptions, task: EvalTask) -> list[str]:

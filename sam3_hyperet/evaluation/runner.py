@@ -93,8 +93,10 @@ class _Turn:
         encoded = self._run.predictor.encode(image)
         for evaluator in self._run.evaluators.values():
             evaluator.start(position, encoded)
-        predictions = self._run.predictor.predict(encoded)
-        for prompt, prediction in zip(self._run.task.prompts, predictions, strict=True):
+        task = self._run.task
+        asked = task.asked(position)
+        predictions = self._run.predictor.predict(encoded, asked)
+        for prompt, prediction in zip([task.prompts[k] for k in asked], predictions, strict=True):
             self._model_seconds += time.perf_counter() - started
             self._line.put(self._add, prompt, prediction, image.size)
             started = time.perf_counter()
@@ -125,7 +127,7 @@ def records_of(records: Sequence[Record], name: str) -> list[dict[str, np.ndarra
 
 
 def evaluate_records(evaluators: Mapping[str, Evaluator], records: Sequence[Record], prompts: int) -> dict[str, float]:
-    """All metrics of a model from the records of its images, and their cost.
+    """All metrics of a model from the records of its images, and their cost; `prompts` on all images together.
 
     `speed/images_per_s` and `speed/prompts_per_s` are of the time that the model and its evaluators worked, however
     many threads or processes shared it; `speed/peak_memory_gib` of the process, or of its device, that had most.
@@ -134,7 +136,7 @@ def evaluate_records(evaluators: Mapping[str, Evaluator], records: Sequence[Reco
     for name, evaluator in evaluators.items():
         metrics |= evaluator.evaluate(records_of(records, name))
     seconds = float(sum(record[_SECONDS] for record in records))
-    metrics |= {"speed/images_per_s": len(records) / seconds, "speed/prompts_per_s": len(records) * prompts / seconds}
+    metrics |= {"speed/images_per_s": len(records) / seconds, "speed/prompts_per_s": prompts / seconds}
     return metrics | {"speed/peak_memory_gib": max(int(record[_PEAK_BYTES]) for record in records) / 2**30}
 
 

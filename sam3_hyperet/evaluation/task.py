@@ -74,6 +74,14 @@ class EvalTask:
         """The texts of the prompts."""
         return tuple(prompt.text for prompt in self.prompts)
 
+    def asked(self, i: int) -> Sequence[int]:
+        """Positions of the prompts that an image is asked: not of categories of which nothing is known in it alone."""
+        unknown = self.split.images.unlabelled(i) if self.category_ids else ()
+        if not unknown:
+            return range(len(self.prompts))
+        is_idle = [one.category_id in unknown and one.class_index is None and not one.concept for one in self.prompts]
+        return [k for k, idle in enumerate(is_idle) if not idle]
+
     @cached_property
     def category_ids(self) -> frozenset[int]:
         """Of the categories that are scored as instances."""

@@ -6,7 +6,7 @@ demand.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ class Grounding:
         else:
             _log_once(f"{type(model).__name__} grounds prompts in its own way: nothing is shared between them")
 
-    def ground(self, prompts: range) -> tuple[dict[str, Tensor], list[PromptMasks]]:
+    def ground(self, prompts: Sequence[int]) -> tuple[dict[str, Tensor], list[PromptMasks]]:
         """The model's own output for these prompts of the vocabulary, as far as it is not masks, and their masks."""
         find_input, count = find_stage(prompts, self._device), len(prompts)
         if not self._stock:
@@ -170,7 +170,7 @@ def _log_once(message: str) -> None:
     logger.info(message)
 
 
-def find_stage(prompts: range, device: torch.device) -> host.FindStage:
+def find_stage(prompts: Sequence[int], device: torch.device) -> host.FindStage:
     """SAM 3's description of prompts of the vocabulary on the one image, without boxes or points."""
     return host.FindStage(
         img_ids=torch.zeros(len(prompts), dtype=torch.long, device=device),

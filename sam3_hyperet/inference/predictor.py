@@ -63,15 +63,19 @@ class Predictor:
             features: Encoded = self.model.backbone.forward_image(pixels[None])
         return features
 
-    def predict(self, image: Image.Image | Encoded) -> Iterator[PromptPrediction]:
-        """The prediction for each prompt, in the vocabulary's order, on an image or on what `encode` made of it."""
+    def predict(self, image: Image.Image | Encoded, prompts: Sequence[int] | None = None) -> Iterator[PromptPrediction]:
+        """The prediction for each prompt on an image, or on what `encode` made of it.
+
+        prompts: those of the vocabulary to be used, by position; None for all.
+        """
+        asked: Sequence[int] = range(len(self.vocabulary)) if prompts is None else prompts
         encoded = self.encode(image) if isinstance(image, Image.Image) else image
         with self._computing():
             grounding = Grounding(self.model, {**encoded, **self.text})
         count = self.prompts_at_once or affordable_prompts(self.model, self.resolution, self.device)
-        for start in range(0, len(self.vocabulary), count):
+        for start in range(0, len(asked), count):
             with self._computing():
-                out, masks = grounding.ground(range(start, min(start + count, len(self.vocabulary))))
+                out, masks = grounding.ground(asked[start : start + count])
                 presence, boxes = out["presence_logit_dec"].float().flatten().sigmoid(), out["pred_boxes_xyxy"].float()
                 scores = out["pred_logits"].float().squeeze(-1).sigmoid()
             # the device is waited for once for all prompts of a pass

@@ -146,10 +146,10 @@ class Knowing:
     def encode(self, image: Image.Image) -> int:
         return image.getpixel((0, 0))
 
-    def predict(self, i: int):
+    def predict(self, i: int, prompts=None):
         self.asked.append(i)
-        for prompt in self.vocabulary:
-            yield self.answer(i, prompt.split("'")[0])
+        for k in range(len(self.vocabulary)) if prompts is None else prompts:
+            yield self.answer(i, self.vocabulary[k].split("'")[0])
 
     def answer(self, i: int, name: str) -> PromptPrediction:
         ids = {category.name: category.id for category in self.pictures.categories}

@@ -41,7 +41,8 @@ def evaluate(tmp_path):
         for rank in range(world):  # one after the other, as processes would beside each other
             record_images([run], [run.positions[rank::world]], split.images.load_image, workers=protocol.workers)
         records = store.read_all(run.positions)
-        return run, records, evaluate_records(run.evaluators, records, len(task.vocabulary))
+        prompts = sum(len(task.asked(i)) for i in run.positions)
+        return run, records, evaluate_records(run.evaluators, records, prompts)
 
     return evaluated
 

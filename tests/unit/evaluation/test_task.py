@@ -154,15 +154,37 @@ def test_synonyms_count_by_their_best(evaluate, pictures):
             found = super().answer(i, name)
             return found if self.vocabulary_left.pop() else found.top(0)
 
-        def predict(self, encoded):
+        def predict(self, encoded, prompts=None):
             self.vocabulary_left = [k % 2 == 1 for k in range(len(self.vocabulary))][::-1]
-            yield from super().predict(encoded)
+            yield from super().predict(encoded, prompts)
 
     texts = {i: (f"{name}'s other name", name) for i, (name, _) in CLASSES.items()}
     split = Part(pictures, labels=pictures)
     _, _, metrics = evaluate(Forgetful(pictures), split, Protocol(granularity=False), texts=texts)
     assert metrics["instance/mIoU"] == metrics["fused/mIoU"] == pytest.approx(1)
     assert metrics["speed/prompts_per_s"] == pytest.approx(8 * metrics["speed/images_per_s"])
+
+
+def test_an_image_is_not_asked_for_what_is_unknown_of_it(evaluate, pictures, coco_file, monkeypatch):
+    """As in LVIS and SA-Co. A prompt that label maps need is asked all the same."""
+    dog, car = 8, 7
+    monkeypatch.setattr(pictures, "unlabelled", lambda i: frozenset([dog, car] if i == 2 else []), raising=False)
+    asked = []
+
+    class Asked(Knowing):
+        def answer(self, i, name):
+            asked.append((i, name))
+            return super().answer(i, name)
+
+    protocol = Protocol(granularity=False)
+    _, records, metrics = evaluate(Asked(pictures), Part(pictures, coco_file), protocol)
+    names = [name for name, _ in CLASSES.values()]
+    assert asked == [(i, name) for i in range(3) for name in names if i < 2 or name not in ("dog", "car")]
+    assert metrics["speed/prompts_per_s"] == pytest.approx(10 / 3 * metrics["speed/images_per_s"])
+    assert records[2]["presence/truth"].tolist() == [1, 2, 2, 1]
+    asked.clear()
+    evaluate(Asked(pictures), Part(pictures, coco_file, pictures), protocol)
+    assert len(asked) == 12
 
 
 @pytest.mark.parametrize(
