@@ -1,4 +1,4 @@
-"""`sam3-hyperet merge`: an adapter folded into the base weights, checked on images, then written."""
+"""`sam3-hyperet merge`: an adapter folded into the base weights, checked on images, then written in a chosen layout."""
 
 from pathlib import Path
 
@@ -16,16 +16,20 @@ from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.inference.predictor import Predictor, model_input
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.checkpoint import save_base, save_official
+from sam3_hyperet.modeling.layouts.base_files import REMAINDER
+from sam3_hyperet.modeling.layouts.transformers_folder import check_new_folder, save_transformers
 from sam3_hyperet.modeling.merge import merge
 from sam3_hyperet.modeling.opening import set_threads
+from sam3_hyperet.options import one_of
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 
+LAYOUTS = ("official", "base", "transformers")
 TOLERANCE = 1e-4
 """Largest difference of an output, relative to the output's largest value, that rounding explains."""
 
 
 def main(argv: list[str] | None = None) -> Path:
-    """Run the tool; returns the file written.
+    """Run the tool; returns the file or folder written.
 
     Raises ConfigError for an adapter that does not fold, CheckpointError for files that do not fit and for outputs that
     changed. Nothing is written then.
@@ -34,31 +38,50 @@ def main(argv: list[str] | None = None) -> Path:
     console = Console(highlight=False)
     set_threads(config.threads)
     out = Path(config.out)
-    if out.suffix == ".safetensors" and config.carry_over:
-        raise ConfigError(f"carry_over={config.carry_over} is for SAM 3's own layout; out={out} is for checkpoint=")
+    layout = _layout(config.layout, out, config.carry_over)
     of_run = (run / name for run in listed(config.run) for name in (*ADAPTER.values(), *WEIGHTS.values()))
     check_output(out, config.adapter, config.carry_over, config.model.checkpoint, *of_run)
-    if config.adapter is None and config.run is None:
-        raise ConfigError("merge: needs adapter=… or run=… (see --help)")
+    if config.adapter is None and config.run is None and config.layout is None:
+        raise ConfigError("merge: needs adapter=… or run=…, or layout=… to write the base alone (see --help)")
     images = list(map(read_upright, find_images(config.images))) if config.images else []
     if not images:
         images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))]
     prompts = listed_prompts(config.prompts)
     model, adapter = open_adapted(config)
-    if adapter is None:
-        raise ConfigError(f"run={config.run} has no adapter; expected weights to fold one into")
-    before = _outputs(model, images, prompts)
-    merge(model, torch.stack([model_input(image, resolution(model), model.device) for image in images]))
-    after = _outputs(model, images, prompts)
-    difference = max(float((x - y).abs().max() / x.abs().max()) for x, y in zip(before, after, strict=True))
-    if not difference <= TOLERANCE:
-        raise CheckpointError(f"{adapter}: merged outputs differ by {difference:.1e}; expected at most {TOLERANCE}")
-    if out.suffix == ".safetensors":
+    if adapter is None and config.layout is None:
+        raise ConfigError(f"run={config.run} has no adapter; expected weights to fold one into, or layout=…")
+    checked = "no adapter"
+    if adapter is not None:
+        before = _outputs(model, images, prompts)
+        merge(model, torch.stack([model_input(image, resolution(model), model.device) for image in images]))
+        after = _outputs(model, images, prompts)
+        difference = max(float((x - y).abs().max() / x.abs().max()) for x, y in zip(before, after, strict=True))
+        if not difference <= TOLERANCE:
+            raise CheckpointError(f"{adapter}: merged outputs differ by {difference:.1e}; expected at most {TOLERANCE}")
+        checked = f"outputs on {len(images)} images differ by {difference:.1e}"
+    if layout == "base":
         save_base(model, out)
-    else:
+    elif layout == "official":
         save_official(model, out, config.carry_over)
-    console.print(f"outputs on {len(images)} images differ by {difference:.1e}; wrote {out}")
+    elif kept := save_transformers(model.to("cpu"), out, config.carry_over):
+        console.print(f"kept beside, in {REMAINDER}, for transformers has no place for it: {kept}", soft_wrap=True)
+    console.print(f"{checked}; wrote {out}", markup=False, soft_wrap=True)
     return out
+
+
+def _layout(layout: str | None, out: Path, carry_over: str | None) -> str:
+    """The layout to write, chosen or by the ending of `out`. Raises ConfigError for an ending that misleads."""
+    is_safetensors = out.suffix == ".safetensors"
+    layout = layout or ("base" if is_safetensors else "official")
+    one_of("layout", layout, LAYOUTS)
+    if layout == "transformers":
+        check_new_folder(out)
+    elif is_safetensors is not (layout == "base"):
+        expected = "*.safetensors" if layout == "base" else "another ending, such as .pt, which its builders read"
+        raise ConfigError(f"out={out} with layout={layout}; expected {expected}")
+    if layout == "base" and carry_over:
+        raise ConfigError(f"carry_over={carry_over} is for SAM 3's own layout; out={out} is for checkpoint=")
+    return layout
 
 
 def _outputs(model: host.Sam3Image, images: list[Image.Image], prompts: list[str]) -> list[Tensor]:

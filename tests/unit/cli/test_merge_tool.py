@@ -8,6 +8,7 @@ import torch
 from answers import answers, largest_relative_difference
 from omegaconf import OmegaConf
 from PIL import Image
+from published_layouts import same
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli import merge as tool
@@ -54,9 +55,40 @@ def test_sam3s_layout_and_what_is_carried_over(adapter, picture, base, tmp_path)
     assert largest_relative_difference(answers(merged, picture), answers(adapted, picture)) <= 1e-5
 
 
+def test_the_layout_of_transformers(adapter, picture, tmp_path, capsys):
+    file, adapted = adapter(scheme="P", structure="diagonal")
+    out = run(file, tmp_path / "folder", "layout=transformers")
+    said = capsys.readouterr().out
+    assert "kept beside, in not_in_transformers.safetensors" in said
+    assert "1 of a class token's position, 6 of point prompts" in said
+    merged = hy.build_model("tiny", checkpoint=out)
+    assert largest_relative_difference(answers(merged, picture), answers(adapted, picture)) <= 1e-5
+    assert (out / "config.json").is_file()
+
+
+def test_a_base_is_written_in_another_layout(base, tmp_path, capsys):
+    """Without an adapter: from SAM 3's own to transformers', and back to the same file."""
+    steps = [("sam3.pt", "random", []), ("folder", "sam3.pt", ["sam3.pt"]), ("again.pt", "folder", ["folder"])]
+    for out, checkpoint, carried in steps:
+        tool.main(
+            [
+                f"out={tmp_path / out}",
+                f"layout={'transformers' if out == 'folder' else 'official'}",
+                f"model.checkpoint={checkpoint if checkpoint == 'random' else tmp_path / checkpoint}",
+                *(f"carry_over={tmp_path / one}" for one in carried),
+            ]
+        )
+        assert f"no adapter; wrote {tmp_path / out}" in capsys.readouterr().out
+    first, last = (torch.load(tmp_path / name, weights_only=True) for name in ("sam3.pt", "again.pt"))
+    assert same(first, last)
+    assert same(first, {f"detector.{key}": tensor for key, tensor in base.state_dict().items()})
+
+
 @pytest.mark.parametrize(
     ("options", "arguments", "message"),
     [
+        ({"scheme": "P"}, ["layout=official"], "with layout=official; expected another ending, such as .pt"),
+        ({"scheme": "P"}, ["layout=hf"], "layout='hf' is unknown; expected one of official, base"),
         ({"scheme": "A"}, [], "site fpn.0 does not fold into the base weights: geometry lorentz"),
         ({"scheme": "A+B", "geometry": "euclidean"}, [], "site encoder_layer does not fold"),
         ({"scheme": "P"}, ["images=/nowhere"], "/nowhere: no such image or folder"),
