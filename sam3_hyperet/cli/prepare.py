@@ -15,10 +15,12 @@ from rich.table import Table
 
 from sam3_hyperet.cli.command import command_line, parse_command, write_json
 from sam3_hyperet.cli.recognition import recognised
+from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.checks import Inspected, inspect
 from sam3_hyperet.data.conversion import Conversion
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.data.sources import read_split
+from sam3_hyperet.data.selection import shared_remark
+from sam3_hyperet.data.sources import open_split, read_split
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.files import read_json
 from sam3_hyperet.options import read_options
@@ -46,13 +48,24 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     data = replace(read_options(DataOptions, values["data"], "data"), root=str(root))
     counts = (values["counts"] or {}).get(data.name, {})
     inspected: dict[str, Inspected] = {}
+    opened: dict[str, AnnotatedImages] = {}
+
+    def read(split: str) -> AnnotatedImages:
+        opened[split] = read_split(data, split).images
+        return opened[split]
+
     for split in data.splits:
         with _progress(console, f"{data.name} {split}") as on_image:
-            read = lambda split=split: read_split(data, split).images  # noqa: E731
-            inspected[split] = inspect(read, root, counts.get(split, {}), workers, on_image)
+            inspected[split] = inspect(partial(read, split), root, counts.get(split, {}), workers, on_image)
     _print_table(inspected, console)
+    for split in opened.keys() - {"train"} if "train" in opened else ():
+        if remark := shared_remark(opened["train"], opened[split], split):
+            console.print(f"{split}: {data.name}: {remark}", soft_wrap=True, markup=False)
     if failed := [f"{name}: {check.what}" for name, one in inspected.items() for check in one.failed]:
         raise DataError(f"{root}: {len(failed)} checks failed ({', '.join(failed)}); {remedy}")
+    if "train" in data.splits and "val" not in data.splits:
+        for remark in open_split(data, "val").images.remarks:
+            console.print(f"val: {data.name}: {remark}", soft_wrap=True, markup=False)
     manifest = None if values["out"] is None else root / values["out"]
     if manifest:
         _write_manifest(manifest, data.name, inspected)

@@ -22,12 +22,17 @@ _KEPT = ("id", "file_name", "coco_url", "width", "height")
 def has_phrases(content: Record) -> bool:
     """Whether any image has a `text_input`, or any annotation a `noun_phrase`, in what may be a COCO file."""
     lists = ((content.get("images"), "text_input"), (content.get("annotations"), "noun_phrase"))
-    return any(isinstance(one, dict) and key in one for found, key in lists if isinstance(found, list) for one in found)
+    return any(
+        isinstance(one, dict) and one.get(key) is not None
+        for found, key in lists
+        if isinstance(found, list)
+        for one in found
+    )
 
 
 def with_phrases_as_categories(content: Record, path: Path, adjusted: Counter[str]) -> Record:
     """The same content with phrases as its categories; counts what was joined. Raises DataError."""
-    if any("text_input" in record for _, record in records(content, "images", path)):
+    if any(record.get("text_input") is not None for _, record in records(content, "images", path)):
         return _of_pairs(content, path, adjusted)
     return _of_noun_phrases(content, path, adjusted)
 
@@ -99,8 +104,9 @@ def _of_noun_phrases(content: Record, path: Path, adjusted: Counter[str]) -> Rec
         if category is None or category not in names:
             raise DataError(f"{where}: its category_id {shown(record['category_id'])} is not among the categories")
         name = names[category]
-        phrase = phrases.number(record.get("noun_phrase", name), f"{where}: its noun_phrase", name)
-        differing += record.get("noun_phrase", name) != name
+        said = name if record.get("noun_phrase") is None else record["noun_phrase"]
+        phrase = phrases.number(said, f"{where}: its noun_phrase", name)
+        differing += said != name
         annotations.append({**record, "category_id": phrase})
         of_phrase[phrase].add(category)
         of_image[as_whole_number(record.get("image_id"))].add(category)

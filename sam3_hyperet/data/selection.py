@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.finding import composed
@@ -85,12 +86,21 @@ def without(groups: Groups, positions: Collection[int]) -> Groups:
 
 
 def shared_pictures(one: AnnotatedImages, other: AnnotatedImages) -> list[str]:
-    """Names of the pictures of which Roboflow's copies are in both sets."""
-    found = [
-        {picture_name(name) for i in range(len(images)) if ".rf." in (name := images.image(i).path.name)}
-        for images in (one, other)
-    ]
-    return sorted(found[0] & found[1])
+    """Names of the pictures that are in both sets: as the same file, or as copies that Roboflow made of one picture."""
+    found = [{_identity(images.image(i).path) for i in range(len(images))} for images in (one, other)]
+    return sorted(name.rpartition("/")[2] for name in found[0] & found[1])
+
+
+def _identity(path: Path) -> str:
+    return picture_name(path.name) if ".rf." in path.name else str(path)
+
+
+def shared_remark(training: AnnotatedImages, other: AnnotatedImages, split: str) -> str:
+    """A warning of pictures that are trained on and in another split, "" if there are none."""
+    shared = shared_pictures(training, other)
+    if not shared:
+        return ""
+    return f"warning: {len(shared)} pictures of train are in {split}, too ({some(shared)}): on them, memory is measured"
 
 
 def positions(groups: Sequence[Sequence[int]]) -> list[int]:

@@ -65,7 +65,10 @@ def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
     """Open what will be used; without `tune` no training image is held out for it. Raises as `open_split`."""
     kept = options if tune else replace(options, tune_images=0)
     training, tuning = training_images(kept, "train"), training_images(kept, "tune") if tune else None
-    return RunSplits(training, tuning, open_split(options, "val") if evaluate else None)
+    evaluation = open_split(options, "val") if evaluate else None
+    if evaluation and (remark := selection.shared_remark(training, evaluation.images, "val")):
+        training.remarks = (*training.remarks, remark)
+    return RunSplits(training, tuning, evaluation)
 
 
 def open_split(options: DataOptions, split: str) -> Split:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, Listing, is_hidden, leaves_folder
@@ -131,7 +132,8 @@ def _folder(root: Path, file: _File, notes: list[str]) -> str:
     folders = [Listing(folder) for folder in dict.fromkeys(tried) if folder.is_dir()]
     counts = [_found(folder, file.look.names) for folder in folders]
     if not any(counts):  # paths of another machine: the reader finds files by their ends
-        counts = [_found(folder, [re.split(r"[/\\]", name)[-1] for name in file.look.names]) for folder in folders]
+        ends = [unquote(re.split(r"[/\\=]", name)[-1].partition("?")[0]) for name in file.look.names]
+        counts = [_found(folder, ends) for folder in folders]
     if max(counts) < len(file.look.names):
         missing = f"{len(file.look.names) - max(counts)} of the first {len(file.look.names)} images"
         notes.append(f"{missing} of {_below(root, file.path)} ({some(file.look.names)}) were found nowhere")

@@ -134,3 +134,14 @@ def test_noun_phrases_that_are_the_categories_names_change_nothing(write):
     images = read_coco(file, folder)
     assert [category.id for category in images.categories] == [3, 6]
     assert not images.adjusted
+
+
+def test_keys_of_phrases_that_are_null_say_nothing(write):
+    file, folder = write(
+        {
+            "images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 30, "text_input": None}],
+            "annotations": [annotation(1, image_id=1, category_id=3, noun_phrase=None)],
+            "categories": [{"id": 3, "name": "car"}, {"id": 6, "name": "dog"}],
+        }
+    )
+    assert [category.id for category in read_coco(file, folder).categories] == [3, 6]

@@ -9,7 +9,7 @@ from sam3_hyperet.data.annotations import Category, ImageInfo, Instance
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.selection import few_shots, in_chance_order, picture_name, positions, shared_pictures, take
-from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.data.sources import open_run, open_split
 from sam3_hyperet.errors import ConfigError
 
 NAMES = [f"{number:03}.png" for number in range(20)]
@@ -74,7 +74,7 @@ def test_copies_of_one_picture_stay_together(images):
 
 def test_pictures_on_both_sides_are_found(images):
     train, val = images(["a_jpg.rf.1.jpg", "b_jpg.rf.2.jpg", "c.jpg"]), images(["b_jpg.rf.3.jpg", "c.jpg"])
-    assert shared_pictures(train, val) == ["b"]
+    assert shared_pictures(train, val) == ["b", "c.jpg"]
 
 
 def test_the_rarest_category_chooses_first(images):
@@ -144,3 +144,10 @@ def test_nothing_to_score_is_refused(one_file):
     with pytest.raises(ConfigError, match=r"no image to score: no val split, 11 training images and .*fraction=0;"):
         open_split(one_file(validation_fraction=0.0), "val")
     assert len(ids(one_file(validation_fraction=0.0, tune_images=0), "train")) == 11
+
+
+def test_pictures_of_two_splits_are_warned_of(one_file):
+    both = one_file(splits={**one_file().splits, "val": one_file().splits["train"]})
+    remarks = open_run(both, tune=False, evaluate=True).training.remarks
+    assert remarks[-1].startswith("warning: 11 pictures of train are in val, too (")
+    assert not open_run(one_file(), tune=False, evaluate=True).training.remarks[-1].startswith("warning")

@@ -122,3 +122,15 @@ def test_files_of_single_images_are_not_looked_at(tmp_path):
 @pytest.mark.parametrize(("folder", "name"), [("train", "train-data"), ("my set", "my set")])
 def test_a_set_is_named_after_its_folder(tmp_path, folder, name):
     assert explicit(auto(EXPORTS["CVAT"](tmp_path / folder)))[0].name == name
+
+
+def test_encoded_names_are_found_in_their_folder(tmp_path):
+    content = coco_content(SPLITS["train"])
+    for number, image in enumerate(content["images"]):
+        image["file_name"] = f"images/my%20{number}.png"
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / f"images/my {number}.png").write_bytes(SPLITS["train"][number].data)
+    write_json(tmp_path / "result.json", content)
+    options, lines = explicit(auto(tmp_path))
+    assert options.splits == {"train": ["images", "result.json"]}
+    assert not any("nowhere" in line for line in lines)
