@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from sam3_hyperet.data.annotations import Category, ImageInfo, image_size, prompt_name, shown, some
+from sam3_hyperet.data.class_names import read_class_names
 from sam3_hyperet.data.coco import CocoInstances
 from sam3_hyperet.data.coco_annotations import AnnotationTable
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, find_files
@@ -81,12 +82,15 @@ def read_yolo(
 
     sources: folders of images, or .txt lists of images, below `root`. An image's labels lie at its path with its last
         folder `images` replaced by `labels`, and its ending by .txt; without such a file, the image shows nothing.
-    names: of the classes, in the order of their indices, or a data.yaml.
+    names: of the classes, in the order of their indices, or a data.yaml, or a text file with one a line.
     upright: whether images are turned by their EXIF orientation.
     What has no mask, such as a row of a class and a box, is dropped and counted, as in `read_coco`. Raises DataError
     naming file and line.
     """
-    classes = read_yolo_file(names).names if isinstance(names, Path) else _names(list(names), root)
+    if isinstance(names, Path) and names.suffix == ".txt":
+        classes: Mapping[int, str] = _names(read_class_names(names)[0], names)
+    else:
+        classes = read_yolo_file(names).names if isinstance(names, Path) else _names(list(names), root)
     files = list(dict.fromkeys(file for source in sources for file in _images(root, source)))
     with ThreadPoolExecutor(8) as pool:
         sizes = list(pool.map(lambda file: image_size(file, upright=upright), files))
@@ -111,7 +115,10 @@ def read_yolo(
     table.finish()
     categories = [Category(index, text) for index, text in classes.items()]
     found = YoloInstances(name, categories, table, {})
-    found.labels, found.remarks = labels, tuple(_remarks(files, labels, empty, oriented >= len(table.id)))
+    found.labels, found.remarks = (
+        labels,
+        tuple(_remarks(files, labels, empty, oriented >= len(table.id) > table.rectangles)),
+    )
     return found
 
 
@@ -168,7 +175,7 @@ def _names(names: object, source: Path) -> dict[int, str]:
         if not isinstance(text, str):
             raise DataError(f"{source}: name {index} is {shown(text)}, expected text; put it in quotes")
         word = prompt_name(text, f"{source}: name {index}")
-        if word in found.values():
+        if word.lower() in (other.lower() for other in found.values()):
             raise DataError(f"{source}: name {index} is {word!r}, as another is")
         found[int(index)] = word
     return found

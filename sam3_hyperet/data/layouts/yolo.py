@@ -1,7 +1,7 @@
 """Ultralytics' layout, as YOLO, Roboflow and CVAT export it."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sam3_hyperet.data.finding import is_hidden
 from sam3_hyperet.data.layouts.layout import Found, Layout
@@ -17,7 +17,7 @@ def recognise_yolo(root: Path) -> Sequence[Found]:
     if not files:
         files = [file for file in sorted(root.glob("*.y*ml")) if not is_hidden(file.name) and _is_dataset(file)]
     if len(files) != 1:
-        return []
+        return _without_yaml(root) if not files else []
     content = read_yolo_file(files[0])
     splits: dict[str, list[str]] = {}
     notes = []
@@ -40,9 +40,26 @@ def recognise_yolo(root: Path) -> Sequence[Found]:
     return [Found("YOLO (Ultralytics)", {"format": "yolo", "splits": splits, "names": files[0].name}, tuple(notes))]
 
 
+def _without_yaml(root: Path) -> Sequence[Found]:
+    """Label Studio's and X-AnyLabeling's export: names in classes.txt, and labels/ beside images/."""
+    images, labels = root / "images", root / "labels"
+    if not ((root / "classes.txt").is_file() and images.is_dir() and next(labels.rglob("*.txt"), None)):
+        return []
+    words = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
+    folders = {split: [f"images/{n}"] for split, names in words.items() for n in names if (images / n).is_dir()}
+    if {"val", "test"} <= folders.keys():
+        folders["tune"] = folders["val"]
+    folders |= {"val": folders.pop("test")} if "test" in folders else {}
+    return [
+        Found(
+            "YOLO (classes.txt)", {"format": "yolo", "splits": folders or {"train": ["images"]}, "names": "classes.txt"}
+        )
+    ]
+
+
 def _below(root: Path, path: str, entry: str) -> str | None:
     for text in (f"{path}/{entry}", entry):
-        if found := path_below(root, text, by_end=text.startswith("/")):
+        if found := path_below(root, text, by_end=bool(PurePosixPath(text).root or PureWindowsPath(text).drive)):
             return found.relative_to(root).as_posix()
     return None
 
@@ -55,4 +72,10 @@ def _is_dataset(file: Path) -> bool:
     return bool(content.splits)
 
 
-LAYOUT = Layout({"YOLO (Ultralytics)": "data.yaml with names and train; images/… beside labels/….txt"}, recognise_yolo)
+LAYOUT = Layout(
+    {
+        "YOLO (Ultralytics)": "data.yaml with names and train; images/… beside labels/….txt",
+        "YOLO (classes.txt)": "classes.txt, images/ and labels/, as Label Studio and X-AnyLabeling export it",
+    },
+    recognise_yolo,
+)
