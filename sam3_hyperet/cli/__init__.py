@@ -15,6 +15,7 @@ predict: overlays and detections of images.
 merge: an adapter folded into base weights.
 score: metrics of prediction files.
 prepare: checks of a data set.
+init: a data file and an experiment for a folder.
 doctor: what would fail in a run.
 benchmark: the door to `benchmarks/` of the repository.
 """

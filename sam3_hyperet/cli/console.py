@@ -17,6 +17,7 @@ TOOLS = {  # function, and what it does
     "merge": ("merge:main", "fold an adapter into the base weights: run=DIR out=FILE"),
     "score": ("score:main", "metrics of prediction files that anyone made: score coco|cgf1|semantic"),
     "prepare": ("prepare:main", "check a data set before it is used: DIR"),
+    "init": ("init:main", "write a data file and an experiment for a folder of your own: DIR"),
     "doctor": ("doctor:main", "say what would fail in a run before it does: options of train, or run=DIR"),
     "benchmark": ("benchmark:main", "measure speed and memory (in the repository only)"),
     "pretrain": ("pretrain:main", "train the tiny base from scratch, as the weights in the package were"),

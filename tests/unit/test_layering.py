@@ -20,7 +20,7 @@ FLOORS = (  # from the bottom; imports only go down
     ("inference",),
     ("training",),
     ("evaluation", "launch"),
-    ("report", "doctor"),
+    ("report", "doctor", "recipes"),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,113 @@
+"""`sam3-hyperet init`: a data file and an experiment for a folder of one's own."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from sam3_hyperet.cli.command import command_line, in_words, parse_command
+from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.layouts.table import explicit
+from sam3_hyperet.data.options import SPLITS, DataOptions
+from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.files import replacing
+from sam3_hyperet.options import read_options
+from sam3_hyperet.recipes.choices import Content, data_choices, held_out, run_choices
+from sam3_hyperet.recipes.commented import document
+from sam3_hyperet.version import __version__
+
+_LISTED = 200  # categories with their counts
+
+
+def main(argv: Sequence[str] | None = None) -> tuple[Path, Path]:
+    """Run the tool; returns the data file and the experiment that were written.
+
+    Raises ConfigError where one of them exists, and what recognising and reading the data raises.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _, config = parse_command("init", arguments)
+    console = Console(highlight=False)
+    data, notes = explicit(read_options(DataOptions, OmegaConf.to_container(config.data), "data"))
+    data = replace(data, root=str(Path(data.root).expanduser().absolute()))
+    folder = Path(config.out)
+    files = folder / f"{data.name}.yaml", folder / f"{data.name}-experiment.yaml"
+    for file in files:
+        if os.path.lexists(file):
+            raise ConfigError(f"{file} exists and is left alone; expected another out=, or data.name=")
+    for line in notes:
+        console.print(line, markup=False, soft_wrap=True)
+    data, content = _opened(data)
+    given = [one for one in in_words("init", arguments) if one.startswith(("model=", "model."))]
+    model = given if any(one.startswith("model=") for one in given) else [f"model={config.model.name}", *given]
+    options = [f"data={files[0]}", f"experiment={files[1]}", *model]
+    commands = [
+        command_line("prepare", options[0]),
+        command_line("doctor", *options),
+        command_line("train", *options, f"run_dir=runs/{data.name}"),
+    ]
+    recognised = notes[0].partition(": ")[2] if notes else "as given"
+    texts = (
+        document(_data_head(data.name, content, notes), data_choices(data, content, recognised)),
+        document(_run_head(data.name, commands[-1]), run_choices(data.name, config.model.name, content, _cores())),
+    )
+    for file, text in zip(files, texts, strict=True):
+        with replacing(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        console.print(f"wrote {file}", markup=False, soft_wrap=True)
+    for command in commands:
+        console.print(f"next: {command}", markup=False, soft_wrap=True)
+    return files
+
+
+def _opened(data: DataOptions) -> tuple[DataOptions, Content]:
+    """The options with as many tuning images held out as suit the set, and what its splits have. Raises DataError."""
+    images = {"train": open_split(replace(data, tune_images=0), "train").images, "val": open_split(data, "val").images}
+    if "tune" not in data.splits and data.tune_images == DataOptions.tune_images:
+        held = held_out(len(images["train"]))
+        data = replace(data, tune_images=held)
+        if held:
+            images["train"] = open_split(data, "train").images
+    if "tune" in data.splits or data.tune_images:
+        images["tune"] = open_split(data, "tune").images
+    names = dict.fromkeys(category.name for one in images.values() for category in one.categories)
+    counts = {split: _annotations(images[split]) for split in data.splits if split in images}
+    annotations = {name: {split: found.get(name, 0) for split, found in counts.items() if found} for name in names}
+    return data, Content({split: len(images[split]) for split in SPLITS if split in images}, annotations)
+
+
+def _annotations(images: AnnotatedImages) -> dict[str, int]:
+    """Annotations of each category, by name; empty where not all of them were counted."""
+    counts = images.counts
+    return {} if counts is None else {category.name: counts.get(category.id, 0) for category in images.categories}
+
+
+def _data_head(name: str, content: Content, notes: Sequence[str]) -> Iterator[str]:
+    yield f"Data set {name}, written by sam3-hyperet init {__version__}. All options: sam3-hyperet train --help data"
+    yield from (line for line in notes if not line.startswith("data "))  # these are below
+    splits = list(dict.fromkeys(split for counts in content.annotations.values() for split in counts))
+    rows = sorted(content.annotations.items(), key=lambda row: -sum(row[1].values()))
+    yield ""
+    yield f"{content.categories} categories" + (f", with their annotations in {', '.join(splits)}:" if splits else ":")
+    width = min(40, max(map(len, content.annotations)))
+    for category, counts in rows[:_LISTED]:
+        none = "   none in train: never prompted as absent" if counts.get("train") == 0 else ""
+        yield f"  {category:<{width}}{''.join(f'{counts[split]:>9,}' for split in splits)}{none}"
+    if len(rows) > _LISTED:
+        yield f"  and {len(rows) - _LISTED} more"
+
+
+def _run_head(name: str, command: str) -> Iterator[str]:
+    yield "@package _global_"
+    yield f"A first run on {name}, written by sam3-hyperet init {__version__}:"
+    yield f"    {command}"
+    yield "Nothing was measured on official weights: accuracy is that of the tiny model on drawn scenes (the demo),"
+    yield "time and memory those of the official architecture at random weights on one H100: docs/benchmarks.md."
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

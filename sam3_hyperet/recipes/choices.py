@@ -1,0 +1,128 @@
+"""Options of a first run, from what the data set has and from what was measured (docs/benchmarks.md)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from sam3_hyperet.data.options import DataOptions
+
+_SEEN = 4480  # images that the demo's 560 steps show
+_MOST_SEEN = 20_000
+_MOST_EPOCHS = 50
+_IMAGES_A_STEP = 8  # the demo's
+_TUNINGS = 5  # the demo's measurements of the loss on the tuning images
+_STEP_SECONDS = 0.29  # of an image in a training step of the official architecture on one H100, bf16-mixed, 4 prompts
+_TWENTY_PROMPTS_SECONDS = 0.8  # of an image's evaluation there with 20 prompts and their masks, in fp32
+_WARMUP = 20
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An option's key below its section, its value, and why."""
+
+    key: str
+    value: object
+    reason: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the splits of a data set have.
+
+    images: how many of each split that a run opens ("train", "tune", "val"), after what is held out.
+    annotations: of each category by name, in the files of each split; empty where not counted.
+    """
+
+    images: Mapping[str, int]
+    annotations: Mapping[str, Mapping[str, int]]
+
+    @property
+    def categories(self) -> int:
+        """How many categories there are."""
+        return len(self.annotations)
+
+
+def data_choices(data: DataOptions, content: Content, recognised: str) -> list[Choice]:
+    """Every option that describes the data set, or differs from its default."""
+    shown = content.images
+    named = {
+        "name": "what its metrics begin with",
+        "format": recognised,
+        "root": "its folder; the paths below are relative to it",
+        "splits": ", ".join(f"{split}: {count:,} images" for split, count in shown.items()),
+    }
+    if "val" not in data.splits:
+        named["validation_fraction"] = f"no validation split: {shown['val']:,} training images are held out by seed"
+    if "tune" not in data.splits:
+        named["tune_images"] = "training images held out for choosing the best step: a fifth, at most the default of 32"
+    named |= {
+        "num_positives": "at most so many categories that an image shows are prompted at a step; not measured",
+        "num_negatives": "and so many that it does not show: the model must learn to find nothing, too; not measured",
+        "hard_negative_ratio": "fraction of these that are siblings (same supercategory) of what is shown; the default",
+        "flip": "probability of mirroring an image; the default",
+        "zoom": "largest factor of a random crop, for objects of more sizes; not measured",
+    }
+    if content.categories == 1:
+        remedy = "with one category that needs data.absent_concepts=[…]: names of what no image shows"
+        named["num_negatives"] = f"{named['num_negatives']}; {remedy}"
+    changed = [field.name for field in fields(data) if field.name not in named and _is_changed(data, field.name)]
+    named |= dict.fromkeys(changed, "recognised or given")
+    return [Choice(name, getattr(data, name), reason) for name, reason in named.items()]
+
+
+def held_out(training: int) -> int:
+    """How many of so many training images are held out for choosing the best step: a fifth, not more than usual."""
+    return min(DataOptions.tune_images, math.ceil(training / 5)) if training > 1 else 0
+
+
+def run_choices(name: str, model: str, content: Content, cores: int) -> list[Choice]:
+    """The options of the run by their path. What they rest on was not measured on official weights."""
+    training, is_large = content.images["train"], model == "large"
+    seen = min(max(_SEEN, min(training, _MOST_SEEN)), _MOST_EPOCHS * training)
+    steps = max(1, round(seen / _IMAGES_A_STEP))
+    tune_every = -(-steps // _TUNINGS) if content.images.get("tune") else 0
+    epochs = f"{steps * _IMAGES_A_STEP / training:.1f} epochs of {training:,} images, {_IMAGES_A_STEP} a step"
+    rule = f"as many images as in the demo ({_SEEN:,}), an epoch at least (to {_MOST_SEEN:,}), {_MOST_EPOCHS} at most"
+    time = _minutes(is_large, steps * _IMAGES_A_STEP * _STEP_SECONDS)
+    choices = [
+        Choice("name", name, "of the run's folder, where run_dir is not given: runs/<name>-<date>"),
+        Choice(
+            "hyperet.sites",
+            ["encoder_layer", "prompt"],
+            "highest AP of groups measured on the demo, .485 (base .040; scheme=A, the default, .361), and .674 of "
+            "objects (base .709; scheme A .629)",
+        ),
+        Choice("hyperet.structure", "dense", "that of the table in docs/benchmarks.md"),
+        Choice("hyperet.geometry", "lorentz", "that of the table; euclidean did as well there"),
+        Choice("train.max_steps", steps, f"{epochs}. Rule: {rule}{time}"),
+    ]
+    if is_large:
+        memory = "of a pass: 7.7 GiB with 4 prompts in bf16-mixed; train.prompts_at_once=1 takes less, and longer"
+        choices += [
+            Choice("train.batch_size", 1, memory),
+            Choice("train.accumulate", _IMAGES_A_STEP, "passes of a step, which sees as many images as in the demo"),
+            Choice("train.precision", "bf16-mixed", "a third of fp32's time and a fifth of its memory (scheme A)"),
+            Choice("train.workers", min(4, max(0, cores - 1)), "loader processes: a core each, 4 at most"),
+        ]
+    else:
+        choices.append(Choice("train.batch_size", _IMAGES_A_STEP, "that of the demo"))
+    scored = content.images.get("val", 0) * math.ceil(content.categories / 20) * _TWENTY_PROMPTS_SECONDS
+    limit = f"0: all {content.images.get('val', 0):,} validation images, for the base and for the adapted model"
+    return [
+        *choices,
+        Choice("train.tune_every", tune_every, f"{_TUNINGS} times, as in the demo; the best step is kept"),
+        Choice("train.save_every", -(-steps // _TUNINGS), "from here a run that was killed goes on"),
+        Choice("optim.lr", 4e-3, "that of the demo"),
+        Choice("optim.warmup_steps", min(_WARMUP, steps // _TUNINGS), "the default, or a fifth of the run"),
+        Choice("protocol.limit", 0, f"{limit}{_minutes(is_large, 2 * scored)}"),
+        Choice("seed", 0, "of the first weights, and of the order, the views and the prompts of images"),
+    ]
+
+
+def _minutes(is_large: bool, seconds: float) -> str:
+    """The time on the card that was measured; nothing for the tiny model."""
+    return f"; about {max(1, round(seconds / 60)):,} min on an H100" if is_large else ""
+
+
+def _is_changed(data: DataOptions, name: str) -> bool:
+    return bool(getattr(data, name) != next(f.default for f in fields(data) if f.name == name))

@@ -1,0 +1,101 @@
+"""`sam3-hyperet init`: files that compose, say what was recognised, and replace nothing."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.init import main
+from sam3_hyperet.cli.run_options import read_run
+from sam3_hyperet.data.layouts.table import explicit
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """A COCO tree of seven training images and two for validation; "pear" has no annotation, "${tin}" an odd name."""
+    root = tmp_path_factory.mktemp("data") / "my shop"
+    (root / "annotations").mkdir(parents=True)
+    names = ("apple", "${tin}", "pear")
+    categories = [{"id": number, "name": name, "supercategory": "goods"} for number, name in enumerate(names, 1)]
+    for split, first, count in (("train", 1, 7), ("val", 11, 2)):
+        (root / split).mkdir()
+        images, annotations = [], []
+        for number in range(first, first + count):
+            pixels = np.random.default_rng(number).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / split / f"{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "height": 48, "width": 64})
+            shape = {"segmentation": [[8, 8, 40, 8, 40, 40, 8, 40]], "bbox": [8, 8, 32, 32], "area": 1024, "iscrowd": 0}
+            annotations.append({"id": number, "image_id": number, "category_id": 1 + number % 2, **shape})
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def commands(capsys) -> list[list[str]]:
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    return [shlex.split(line.removeprefix("next: sam3-hyperet ")) for line in lines]
+
+
+@pytest.mark.parametrize("model", [[], ["model=tiny"], ["model.checkpoint=/w/sam3.pt"]])
+def test_the_printed_commands_compose(exported, here, capsys, model, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sam3-hyperet"])
+    files = main([str(exported), *model])
+    assert files == (Path("my shop.yaml"), Path("my shop-experiment.yaml"))
+    prepare, doctor, train = commands(capsys)
+    assert prepare == ["prepare", "data=my shop.yaml"]
+    assert doctor[0] == "doctor"
+    parse_command("prepare", prepare[1:])
+    parse_command("doctor", doctor[1:])
+    run = read_run(OmegaConf.to_container(parse_command("train", train[1:])[1], resolve=True))
+    assert run.model.name == ("tiny" if "model=tiny" in model else "large")
+    assert run.model.checkpoint == {0: "facebook/sam3", 1: "/w/sam3.pt"}.get(len(model) - ("model=tiny" in model) * 2)
+    assert run.hyperet.resolved_sites == ("encoder_layer", "prompt")
+    assert run.train.batch_size * run.train.accumulate == 8
+    assert files[1].read_text().splitlines()[2].endswith(shlex.join(train[1:]))
+
+
+def test_the_data_file_is_what_was_recognised(exported, here):
+    data, _ = main([str(exported)])
+    config = parse_command("train", [f"data={data}"])[1]
+    found = read_run(OmegaConf.to_container(config, resolve=True)).data
+    expected, _ = explicit(DataOptions("", "auto", str(exported), {}, num_positives=3, num_negatives=2, zoom=1.5))
+    assert asdict(found) == asdict(expected) | {"tune_images": 2, "splits": found.splits}
+    assert {split: list(files) for split, files in found.splits.items()} == dict(expected.splits)
+    text = data.read_text()
+    assert "my shop: recognised as COCO" in text
+    assert "# 3 categories, with their annotations in train, val:\n" in text
+    assert "#   ${tin}        4        1\n#   apple         3        1\n" in text
+    assert "#   pear          0        0   none in train: never prompted as absent\n" in text
+    assert "splits: # train: 5 images, tune: 2 images, val: 2 images\n" in text
+
+
+def test_files_that_exist_are_left_alone(exported, here):
+    (here / "my shop-experiment.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match=r"my shop-experiment.yaml exists and is left alone; expected another out="):
+        main([str(exported)])
+    assert [file.name for file in here.iterdir()] == ["my shop-experiment.yaml"]
+    main([f"root={exported}", "out=files/shop"])
+    assert len(list((here / "files" / "shop").iterdir())) == 2
+
+
+def test_a_folder_that_is_no_data_set(here):
+    (here / "empty").mkdir()
+    with pytest.raises(DataError, match="no known layout of a data set"):
+        main(["empty"])
+    assert [file.name for file in here.iterdir()] == ["empty"]
