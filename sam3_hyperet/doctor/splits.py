@@ -62,8 +62,7 @@ class Splits:
         yield ok(check, "; ".join(line for line in told if not line.startswith(_WARNING)))
         for line in told:
             if line.startswith(_WARNING):
-                found, _, remedy = line.removeprefix(_WARNING).partition("; ")
-                yield warning(check, found, remedy=remedy)
+                yield warning(check, line.removeprefix(_WARNING))
 
     def file_rows(self) -> Iterator[Finding]:
         """Whether a sample of the images and label maps can be read."""

@@ -36,6 +36,8 @@ HEAVY = ("torch", "sam3", "lightning_fabric", "matplotlib", "cv2", "scipy")
         (["predict", "prompts=[car]"], 1, "needs images=…"),
         (["score", "coco"], 1, "needs gt=… predictions=…"),
         (["prepare", "dat=coco"], 1, "did you mean data?"),
+        (["init", "--help"], 0, "Files that exist are left alone"),
+        (["init"], 1, "needs data.root=…"),
         (["doctor", "data.rot=x"], 1, "did you mean root?"),
         (["merge", "output=x"], 1, "did you mean out?"),
         (["benchmark"], 1, "subcommand is missing; there are attention, "),

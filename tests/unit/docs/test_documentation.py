@@ -56,6 +56,8 @@ def elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for content, name in re.findall(r"```yaml\n(name: (\w+).*?)```", text_of(REPOSITORY / "docs" / "data.md"), re.S):
         (tmp_path / f"{name}.yaml").write_text(content)
+    for name in {value for command in COMMANDS for value in re.findall(r"\bexperiment=(\S+\.yaml)", command)}:
+        (tmp_path / name).write_text("name: shop\n")
     _, config = parse_command("train", ["scheme=A", "run_dir=elsewhere"])
     for run in {value for command in COMMANDS for value in re.findall(r"\brun=(\S+)", command)}:
         folder = tmp_path / run

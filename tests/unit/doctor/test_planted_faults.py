@@ -36,7 +36,7 @@ def shop(tmp_path_factory) -> Path:
             pixels = np.random.default_rng(number).integers(0, 255, (64, 96, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / split / f"{number}.png")
             images.append({"id": number, "file_name": f"{number}.png", "height": 64, "width": 96})
-            outline = [8, 8, 40, 8, 40, 40, 8, 40]
+            outline = [8, 8, 40, 8, 40, 40, 20, 40]
             name = {"segmentation": [outline], "bbox": [8, 8, 32, 32], "area": 1024, "iscrowd": 0}
             category = 1 + number % 2
             annotations.append({"id": number, "image_id": number, "category_id": category, **name})
@@ -186,7 +186,8 @@ def _image_missing(monkeypatch, options, tmp_path):
 
 
 def _image_broken(monkeypatch, options, tmp_path):
-    (_copied(options, tmp_path) / "val" / "11.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    file = _copied(options, tmp_path) / "val" / "11.png"
+    file.write_bytes(file.read_bytes()[:2000])  # as a download that broke off
 
 
 def _all_crowds(monkeypatch, options, tmp_path):
