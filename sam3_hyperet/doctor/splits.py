@@ -1,7 +1,6 @@
 """Every split of the data: opened as a run opens it, a sample of its files read, its prompts counted in tokens."""
 
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.layouts.table import explicit
 from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.selection import shared_pictures
 from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
 from sam3_hyperet.errors import DataError
 
@@ -118,11 +118,9 @@ class Splits:
 
 
 def same_images(one: AnnotatedImages, other: AnnotatedImages) -> list[str]:
-    """Names of images of `other` that `one` has too: the same file, the same bytes, or versions of one upload."""
+    """Names of pictures that are in both, also under another name, where there are not too many to compare."""
+    found = set(shared_pictures(one, other))
     ours, theirs = ({images.image(i).path for i in range(len(images))} for images in (one, other))
-    found = {path.name for path in ours & theirs}
-    uploads = {name for path in ours if (name := _upload(path))}
-    found |= {path.name for path in theirs if _upload(path) in uploads}
     if len(ours) + len(theirs) <= _SIZED:
         sizes: dict[int, list[Path]] = {}
         for path in ours:
@@ -132,12 +130,6 @@ def same_images(one: AnnotatedImages, other: AnnotatedImages) -> list[str]:
             if like and _digest(path) in map(_digest, like):
                 found.add(path.name)
     return sorted(found)
-
-
-def _upload(path: Path) -> str:
-    """What Roboflow calls the image that a file is a version of, or "" for other files."""
-    match = re.fullmatch(r"(.+)\.rf\.[0-9A-Za-z]{16,}", path.stem)
-    return match[1] if match else ""
 
 
 def _digest(path: Path) -> str:
