@@ -13,8 +13,8 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import parse_command, write_json
 from sam3_hyperet.cli.evaluate import choose_device, unique
 from sam3_hyperet.cli.of_run import listed
-from sam3_hyperet.data.annotations import read_image
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden
+from sam3_hyperet.data.image_files import read_image
 from sam3_hyperet.errors import CheckpointError, ConfigError, DataError
 from sam3_hyperet.files import Manifest
 from sam3_hyperet.inference.predictor import Predictor

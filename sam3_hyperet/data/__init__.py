@@ -5,7 +5,7 @@
 - `yolo`: Ultralytics' text files of polygons
 - `label_maps`, `ade20k`: label maps and lists of names
 - `label_values`: which values label maps have, and whether they fit the names in two ways
-- `finding`: the finder of files
+- `finding`, `image_files`: the finder of files; images known by their content and size
 - `layouts`: the layouts of data sets as tools export them, recognised
 - `options`, `sources`: a data set by its options; what a run opens
 - `selection`: images held out, and few shots, by seed and name

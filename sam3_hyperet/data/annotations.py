@@ -1,26 +1,24 @@
 """What every reader returns: categories, images with their instances, and a count of what was left out."""
 
-import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sam3_hyperet import masks
 from sam3_hyperet.data.finding import composed
+from sam3_hyperet.data.image_files import image_size, read_image
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.masks import Rle
 
 GRANULARITIES = ("part", "object", "group")
 MAX_NAME = 200  # characters; SAM 3 reads 32 tokens of a prompt and silently drops the rest
 MAX_CATEGORY_ID = 2**31 - 1  # SAM 3 batches category ids as int32
-_BROKEN_PICTURE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-
-_ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)  # of EXIF
 
 
 @dataclass(frozen=True)
@@ -139,9 +137,7 @@ class AnnotatedImages:
     def load_image(self, i: int) -> Image.Image:
         """Image i in RGB. Raises DataError if it cannot be read or its size is not the record's."""
         record = self.image(i)
-        image = read_image(record.path, upright=self.is_upright)
-        self._check_size(record, *image.size)
-        return image
+        return read_image(record.path, upright=self.is_upright, check=partial(self._check_size, record))
 
     def check_header(self, i: int) -> None:
         """Raise the DataError of `load_image`, as far as the beginning of the file tells."""
@@ -166,36 +162,6 @@ class AnnotatedImages:
             if counts:
                 line += f"; {verb} " + ", ".join(f"{n} × {reason}" for reason, n in sorted(counts.items()))
         return line
-
-
-def read_image(path: Path, *, upright: bool = False) -> Image.Image:
-    """The image at `path` in RGB, as it is stored or, `upright`, as EXIF says. Raises DataError naming the file."""
-    try:
-        with Image.open(path) as stored:
-            file = ImageOps.exif_transpose(stored) if upright else stored
-            if file.mode.startswith(("I", "F")):
-                raise DataError(f"{path}: found {file.mode} pixels, expected 8 bits a channel")
-            if file.mode == "P" and "transparency" in file.info:
-                return file.convert("RGBA").convert("RGB")
-            return file.convert("RGB")
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such image") from None
-    except _BROKEN_PICTURE as error:
-        raise DataError(f"{path}: not a readable image ({one_line(error)})") from None
-
-
-def image_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
-    """Width and height of the image at `path`, by the beginning of the file. Raises DataError naming the file."""
-    try:
-        with Image.open(path) as file:
-            turned = upright and file.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
-            return (file.height, file.width) if turned else (file.width, file.height)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such image") from None
-    except _BROKEN_PICTURE as error:
-        raise DataError(f"{path}: not a readable image ({one_line(error)})") from None
 
 
 def whole_number(value: object, where: str, low: int = 0, high: int = 2**63 - 1) -> int:

@@ -24,8 +24,15 @@ def find_files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
         raise DataError(f"{folder}: no such folder")
     lowered = tuple(ending.lower() for ending in endings)
     found: dict[str, Path] = {}
+    above = {str(folder): {folder.resolve()}}  # of a folder, where it and those around it are in truth
     for parent, folders, files in os.walk(folder, followlinks=True):
+        around = above.pop(parent)
         folders[:] = [name for name in folders if not is_hidden(name)]
+        for name in list(folders):
+            inside = Path(parent, name).resolve()
+            if inside in around:
+                raise DataError(f"{Path(parent, name)}: links to a folder that it lies in; remove the link")
+            above[os.path.join(parent, name)] = around | {inside}
         for file in (*files, *folders):  # a folder by a file's name is an error when it is opened
             if file.lower().endswith(lowered) and not is_hidden(file):
                 path = Path(parent, file)

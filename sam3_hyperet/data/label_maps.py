@@ -1,16 +1,18 @@
 """Images with a label map each: ADE20K, CamVid, Cityscapes, any folder of single-channel images and a list of names."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, Instance, one_line, prompt_name, some
+from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, Instance, prompt_name, some
 from sam3_hyperet.data.class_names import read_class_names, text_lines
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, composed, find_by_stem
+from sam3_hyperet.data.image_files import open_label_image
 from sam3_hyperet.data.label_values import (
     IGNORE_MARK,
     MAX_VALUE,
@@ -206,29 +208,20 @@ def _only_listed(path: Path, files: dict[str, Path], folder: Path) -> dict[str, 
     return {stem: files[stem] for stem in stems}
 
 
-def _open_label(path: Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable label map ({one_line(error)})") from None
-    if (pages := getattr(image, "n_frames", 1)) > 1:
-        image.close()
-        raise DataError(f"{path}: it has {pages} pages, expected a label map of one")
-    if image.mode in _MODES and max(image.size) <= MAX_SIDE:
-        return image
-    image.close()
-    if image.mode not in _MODES:
-        raise DataError(f"{path}: found {image.mode} pixels, expected a label map of a single channel")
-    raise DataError(f"{path}: it is {image.width}x{image.height} pixels, expected at most {MAX_SIDE} a side")
+@contextmanager
+def _open_label(path: Path) -> Iterator[Image.Image]:
+    with open_label_image(path) as image:
+        if image.mode not in _MODES:
+            raise DataError(f"{path}: found {image.mode} pixels, expected a label map of a single channel")
+        if max(image.size) > MAX_SIDE:
+            raise DataError(f"{path}: it is {image.width}x{image.height} pixels, expected at most {MAX_SIDE} a side")
+        yield image
 
 
 def read_label_values(path: Path) -> np.ndarray:
     """(H, W) int64 labels; a palette's indices, not its colours. Raises DataError naming the file."""
     with _open_label(path) as image:
-        try:
-            values = np.asarray(image).astype(np.int64)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{path}: not a readable label map ({one_line(error)})") from None
+        values = np.asarray(image).astype(np.int64)
     if values.size and (values.min() < 0 or values.max() > MAX_VALUE):
         raise DataError(f"{path}: it has labels from {values.min()} to {values.max()}, expected 0 to {MAX_VALUE}")
     return values

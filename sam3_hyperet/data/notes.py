@@ -1,15 +1,15 @@
 """What a person should know of a data set before its numbers: lines that preparing, training and evaluating print."""
 
 import numpy as np
-from PIL import Image
 
 from sam3_hyperet.data.annotations import AnnotatedImages, some
+from sam3_hyperet.data.image_files import has_orientation
 from sam3_hyperet.data.prompts import PromptSampler
+from sam3_hyperet.errors import DataError
 
 _LISTED = 40  # categories by name in a line
 _MANY_RECTANGLES = 0.5  # fraction of the annotations
 _LOOKED_AT = 256  # images that are opened for a note
-_ORIENTATION = 0x0112
 
 
 def data_notes(images: AnnotatedImages, listed: int = _LISTED) -> list[str]:
@@ -62,9 +62,8 @@ def _turned(images: AnnotatedImages) -> tuple[int, int]:
     turned, positions = 0, spread(len(images))
     for i in positions:
         try:
-            with Image.open(images.files(i)[0]) as image:
-                turned += image.getexif().get(_ORIENTATION, 1) not in (0, 1)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            turned += has_orientation(images.files(i)[0])
+        except DataError:
             continue  # named when the image is read
     return turned, len(positions)
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 
-from sam3_hyperet.data.annotations import Category, ImageInfo, image_size, prompt_name, shown, some
+from sam3_hyperet.data.annotations import Category, ImageInfo, prompt_name, shown, some
 from sam3_hyperet.data.class_names import read_class_names
 from sam3_hyperet.data.coco import CocoInstances
 from sam3_hyperet.data.coco_annotations import AnnotationTable
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, find_files
+from sam3_hyperet.data.image_files import image_size
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.files import read_text, read_yaml_text
 

@@ -130,7 +130,7 @@ MAPS = {
     "JPEG files": MapCase(
         lambda v, path: Image.fromarray(v).save(path.with_suffix(".jpg")), refused="labels: no file ends in .png"
     ),
-    "TIFF of two pages": MapCase(pages, refused="f0.tif: it has 2 pages, expected a label map of one"),
+    "TIFF of two pages": MapCase(pages, refused="f0.tif: it has 2 pages or frames, expected one label map"),
     "a pixel smaller": MapCase(of(lambda v: v[:-1]), refused="image 0 is 96x64 pixels, .* for 96x63"),
     "turned": MapCase(TURNED, refused="image 0 is 96x64 pixels, .* for 64x96; expected data.exif=apply, if EXIF"),
     "turned, as EXIF turns the image": MapCase(
@@ -167,7 +167,7 @@ MAPS = {
     "system files": MapCase(files=system_files),
     "upper-case suffixes": MapCase(files=each_file("*/*/*.png", lambda path: path.rename(path.with_suffix(".PNG")))),
     "linked files": MapCase(files=each_file("*/*/*.png", linked)),
-    "links to nothing": MapCase(files=each_file("*/images/*.png", dangling), refused="f0.png: no such image"),
+    "links to nothing": MapCase(files=each_file("*/images/*.png", dangling), refused="f0.png: no such file"),
     "names with spaces and accents": MapCase(
         files=each_file("*/*/*.png", lambda path: path.rename(path.with_name(f"é 🚗 {path.name}")))
     ),

@@ -13,7 +13,7 @@ from coco_cases import write_case
 from thrice import verdicts
 
 from sam3_hyperet.cli.train import main as train
-from sam3_hyperet.data.annotations import read_image
+from sam3_hyperet.data.image_files import read_image
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.notes import data_notes, prompt_notes
 from sam3_hyperet.data.options import DataOptions

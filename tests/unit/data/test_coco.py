@@ -237,7 +237,7 @@ def test_pictures_that_cannot_be_used(write, tmp_path):
     with pytest.raises(DataError, match="expected 8 bits a channel"):
         images.load_image(0)
     picture.unlink()
-    with pytest.raises(DataError, match="no such image"):
+    with pytest.raises(DataError, match="no such file"):
         images.load_image(0)
 
 

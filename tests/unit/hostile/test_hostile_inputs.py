@@ -100,7 +100,7 @@ ANNOTATION = [
     ("a picture missing", "evaluate coco", gone("coco/val/2.png"), "1 of 2 images are not in"),
     ("a picture that breaks off", "evaluate coco", cut("coco/val/2.png"), "not a readable image"),
     ("a picture of no bytes", "evaluate coco", text(PICTURE, ""), "1.png: not a readable image"),
-    ("a folder in place of a picture", "evaluate coco", folder(PICTURE), "1.png: not a readable image"),
+    ("a folder in place of a picture", "evaluate coco", folder(PICTURE), "1.png: cannot be read (it is a folder"),
     ("a picture that declares 60,000 x 60,000", "predict", huge_png(PICTURE, 60_000, 60_000),
      "1.png: not a readable image"),
     ("a picture of 16 bits", "predict", both(picture(PICTURE, lambda v: v[..., 0].astype(np.uint16))),

@@ -191,7 +191,7 @@ def test_label_files_that_are_no_label_maps(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=message) as error:
             read_label_values(path)
         assert str(path) in str(error.value)
-    with pytest.raises(DataError, match=r"none\.png: not a readable label map"):
+    with pytest.raises(DataError, match=r"none\.png: no such file"):
         read_label_values(tmp_path / "none.png")
 
 

@@ -1,0 +1,102 @@
+"""Images as files: known by their content, and by their size before a pixel is decoded."""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from sam3_hyperet.errors import DataError, UserError
+from sam3_hyperet.files import foreign_content, regular_file
+
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+_EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")
+_LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
+_ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)  # the tag of EXIF, and its values for which width is height
+_SUBFILE_TYPE = 254  # the tag of TIFF whose lowest bit marks a smaller copy of another page
+_BROKEN = (  # what Pillow's readers raise on damaged files
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(AssertionError, RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+
+@contextmanager
+def open_image(path: Path, kind: str = "image") -> Iterator[Image.Image]:
+    """Open an image as it is stored; its pixels are decoded when they are asked for.
+
+    Raises DataError naming the file: it is none, has several frames, or cannot be decoded within the context.
+    """
+    regular_file(path)
+    Image.init()
+    known = [name for name in _FORMATS if name in Image.OPEN]  # a build of Pillow may lack some
+    try:
+        with Image.open(path, formats=known) as image:
+            if (frames := _frames(image)) > 1:
+                raise DataError(f"{path}: it has {frames} pages or frames, expected one {kind}")
+            yield image
+    except UserError:
+        raise
+    except _BROKEN as error:
+        found = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            found = f"it is none of {', '.join(known)}, or damaged"
+        raise DataError(f"{path}: not a readable {kind} ({foreign_content(path) or found})") from None
+
+
+@contextmanager
+def open_label_image(path: Path) -> Iterator[Image.Image]:
+    """`open_image` for what is exact to the pixel. Raises DataError also for a lossy format, whatever its name."""
+    with open_image(path, "label map") as image:
+        compression = str(image.info.get("compression")) if image.format == "TIFF" else ""
+        if image.format not in _EXACT or compression in _LOSSY_TIFF:
+            found = f"it is {' with '.join(filter(None, (image.format, compression)))}, which changes labels at edges"
+            raise DataError(f"{path}: {found}; expected PNG from where the labels come from; converting is no remedy")
+        yield image
+
+
+def read_image(path: Path, *, upright: bool = False, check: Callable[[int, int], None] | None = None) -> Image.Image:
+    """The image at `path` in RGB, as it is stored or, `upright`, as EXIF says. Raises DataError naming the file.
+
+    `check` gets the width and height before a pixel is decoded, and may raise.
+    """
+    with open_image(path) as stored:
+        if check is not None:
+            check(*_size(stored, upright))
+        file = ImageOps.exif_transpose(stored) if upright else stored
+        if file.mode.startswith(("I", "F")):
+            raise DataError(f"{path}: found {file.mode} pixels, expected 8 bits a channel")
+        if file.mode == "P" and "transparency" in file.info:
+            return file.convert("RGBA").convert("RGB")
+        return file.convert("RGB")
+
+
+def image_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
+    """Width and height of the image at `path`, by the beginning of the file. Raises DataError naming the file."""
+    with open_image(path) as file:
+        return _size(file, upright)
+
+
+def has_orientation(path: Path) -> bool:
+    """Whether EXIF turns or mirrors the image at `path`. Raises DataError naming the file."""
+    with open_image(path) as file:
+        return file.getexif().get(_ORIENTATION, 1) not in (0, 1)
+
+
+def _size(file: Image.Image, upright: bool) -> tuple[int, int]:
+    turned = upright and file.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
+    return (file.height, file.width) if turned else (file.width, file.height)
+
+
+def _frames(image: Image.Image) -> int:
+    """Number of images in a file, without the previews of a camera and the smaller copies in a pyramid."""
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if image.format != "TIFF" or frames == 1:
+        return frames
+    smaller = 0
+    for frame in range(1, frames):
+        image.seek(frame)
+        smaller += int(image.tag_v2.get(_SUBFILE_TYPE, 0)) & 1  # type: ignore[attr-defined]
+    image.seek(0)
+    return frames - smaller
