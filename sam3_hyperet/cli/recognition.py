@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from sam3_hyperet.data.layouts.table import explicit
 from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.layouts.table import explicit
 from sam3_hyperet.options import read_options
 
 

@@ -1,12 +1,12 @@
 """Annotated images, the prompts made of them, and their way into SAM 3's batches. Only `loading` imports sam3.
 
 - `annotations`: what every reader returns, and checks of single values
-- `coco`, `coco_annotations`: COCO instances; which annotations count
+- `coco`, `coco_records`, `coco_annotations`: COCO instances; which annotations count
+- `coco_json`, `coco_file`, `coco_index`: a large file in arrays, and its index
 - `yolo`: Ultralytics' text files of polygons
 - `label_maps`, `ade20k`: label maps and lists of names
 - `label_values`: which values label maps have, and whether they fit the names in two ways
 - `finding`, `image_files`: the finder of files; images known by their content and size
-- `layouts`: the layouts of data sets as tools export them, recognised
 - `options`, `sources`: a data set by its options; what a run opens
 - `selection`: images held out, and few shots, by seed and name
 - `phrases`: SA-Co's pairs of an image and a phrase, and noun phrases of annotations

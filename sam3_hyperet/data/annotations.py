@@ -207,15 +207,18 @@ def spoken(name: str) -> str:
     return " ".join(word for word in composed(name).replace("_", " ").strip().split(" ") if word)
 
 
-def records(content: Any, key: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each object of the list content[key] of a JSON file, with the words an error about it begins with."""
+def records(content: Any, key: str, path: Path, first: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each object of the list content[key] of a JSON file, with the words an error about it begins with.
+
+    first: how many objects of the file came before the list's.
+    """
     if key not in content:
         found = ", ".join(map(shown, list(content)[:8])) or "none"
         raise DataError(f"{path}: the key {key!r} is missing; found {found}")
     listed = content[key]
     if not isinstance(listed, list):
         raise DataError(f"{path}: {key} is {shown(listed)}, expected a list")
-    for position, record in enumerate(listed):
+    for position, record in enumerate(listed, first):
         where = f"{path}: {key}[{position}]"
         if not isinstance(record, dict):
             raise DataError(f"{where} is {shown(record)}, expected an object")

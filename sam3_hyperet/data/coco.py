@@ -5,14 +5,16 @@ without a pixel) is left out and counted in `dropped`; a box or an area that can
 counted in `adjusted`. Polygons become masks one image at a time, so the whole of train2017 can be read.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sam3_hyperet.arrays.ragged import Ragged
 from sam3_hyperet.data.annotations import (
     MAX_CATEGORY_ID,
     AnnotatedImages,
@@ -28,75 +30,79 @@ from sam3_hyperet.data.annotations import (
     spoken,
 )
 from sam3_hyperet.data.coco_annotations import AnnotationTable
+from sam3_hyperet.data.coco_file import CocoFile, image_fields
+from sam3_hyperet.data.coco_index import CocoIndex
+from sam3_hyperet.data.coco_json import CocoJson
 from sam3_hyperet.data.coco_records import as_whole_number, read_id, read_side
 from sam3_hyperet.data.finding import Listing, leaves_folder
 from sam3_hyperet.data.hierarchy import ConceptTree, read_tree, with_tree
 from sam3_hyperet.data.phrases import has_phrases, with_phrases_as_categories
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.files import read_json
 from sam3_hyperet.masks import MAX_SIDE
 
 
-@dataclass(frozen=True)
-class Federated:
-    """LVIS's ids of the categories that an image does not show, and of those it may show more of than is annotated."""
-
-    absent: frozenset[int]
-    not_exhaustive: frozenset[int]
-
-
 class CocoInstances(AnnotatedImages):
-    """COCO instances, stored in flat arrays ordered by image; made by `read_coco`."""
+    """COCO instances; made by `read_coco`."""
 
     def __init__(
-        self, name: str, categories: list[Category], table: AnnotationTable, federated: Mapping[int, Federated]
+        self,
+        name: str,
+        categories: Sequence[Category],
+        file: CocoFile,
+        paths: Sequence[Path | str],
+        folder: Path = Path(),
+        crowds: str = "ignore",
     ) -> None:
+        """paths: of the images, below the folder."""
         super().__init__(name, categories)
-        self._images, self._table, self._federated = table.images, table, federated
-        self.dropped, self.adjusted = table.dropped, table.adjusted
-        self.crowds, self.rectangles = int(table.crowd.sum()), table.rectangles
-        self.counts = Counter(table.category.tolist())
-        self._order = np.argsort(table.image, kind="stable")
-        self._first = np.searchsorted(table.image[self._order], np.arange(len(table.images) + 1))
+        self._file, self._paths, self._folder, self._has_crowds = file, paths, folder, crowds == "ignore"
+        self.dropped, self.adjusted = Counter(file.dropped), Counter(file.adjusted)
+        self.crowds, self.rectangles = int(file.crowd.sum()) if self._has_crowds else 0, file.rectangles
+        if file.crowds and not self._has_crowds:
+            self.adjusted["crowd, read as an instance"] = file.crowds
+        ids, counts = np.unique(file.categories, return_counts=True)
+        self.counts = dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._paths)
 
     @property
     def annotation_count(self) -> int:
         """How many annotations the file has, dropped ones included."""
-        return len(self._table.id) + self.dropped.total()
+        return len(self._file.ids) + self.dropped.total()
 
     def image(self, i: int) -> ImageInfo:
-        return self._images[i]
+        height, width = self._file.sizes[i].tolist()
+        return ImageInfo(int(self._file.image_ids[i]), self._folder / self._paths[i], height, width)
 
     def instances(self, i: int) -> tuple[Instance, ...]:
-        return tuple(self._table.instance(row) for row in self._rows(i).tolist())
+        return tuple(self._file.instance(row, self._has_crowds) for row in self._rows(i).tolist())
 
     def present(self, i: int) -> frozenset[int]:
         rows = self._rows(i)
-        return frozenset(self._table.category[rows][~self._table.crowd[rows]].tolist())
+        if self._has_crowds:
+            rows = rows[~self._file.crowd[rows]]
+        return frozenset(self._file.categories[rows].tolist())
 
     def crowd_only(self, i: int) -> frozenset[int]:
+        if not self.crowds:
+            return frozenset()
         rows = self._rows(i)
-        crowd, category = self._table.crowd[rows], self._table.category[rows]
-        return frozenset(category[crowd].tolist()) - frozenset(category[~crowd].tolist())
+        return frozenset(self._file.categories[rows[self._file.crowd[rows]]].tolist()) - self.present(i)
 
     def unlabelled(self, i: int) -> frozenset[int]:
         i = range(len(self))[i]
-        lost = self._table.unlabelled.get(i, frozenset())
-        if i not in self._federated:
+        lost = frozenset(self._file.unlabelled[i].tolist())
+        if not self._file.federated[i]:
             return lost
-        known = self._federated[i].absent.union(self._table.category[self._rows(i)].tolist())
+        known = {*self._file.absent[i].tolist(), *self._file.categories[self._rows(i)].tolist()}
         return lost | (frozenset(category.id for category in self.categories) - known)  # nothing is known of the rest
 
     def not_exhaustive(self, i: int) -> frozenset[int]:
-        i = range(len(self))[i]
-        return self._federated[i].not_exhaustive if i in self._federated else frozenset()
+        return frozenset(self._file.not_exhaustive[range(len(self))[i]].tolist())
 
     def _rows(self, i: int) -> np.ndarray:
-        i = range(len(self))[i]
-        return self._order[self._first[i] : self._first[i + 1]]
+        return self._file.rows[range(len(self))[i]]
 
 
 def read_coco(
@@ -110,6 +116,8 @@ def read_coco(
 ) -> CocoInstances:
     """Read a COCO instances JSON whose images lie in the folder `images`, listed once; no image is opened here.
 
+    A large file has an index beside it, from which it is read the next time.
+
     tree: a concepts.json, whose synonyms, granularities and parents the categories take by id; without one, a
         category's `synonyms` and `granularity` are its own and its siblings are those of its `supercategory`.
     crowds: "instances" reads each `iscrowd: 1` as one instance; "ignore" as a region that is ignored.
@@ -117,31 +125,58 @@ def read_coco(
     Raises DataError, naming file and record.
     """
     path, folder = Path(annotations), Path(images)
-    content = read_json(path)
+    index = CocoIndex(path)
+    file = index.read()
+    if file is None:
+        source, adjusted = CocoJson(path), Counter[str]()
+        head = _read_head(source, adjusted)
+        categories = _with_tree(head["vocabulary"], path, tree)
+        paths, found_by_end = _paths(path, folder, head["image_ids"], head["file_names"])
+        has_sizes = _fill_sizes(head["sizes"], paths, folder, upright, adjusted)
+        names = {category.id: category.name for category in categories}
+        table = AnnotationTable(path, head["image_ids"].tolist(), head["sizes"], names)
+        source.add_annotations(table)
+        table.adjusted += adjusted
+        file = CocoFile(**head, **table.finish())
+        if has_sizes:
+            file = index.write(file)
+    else:
+        categories = _with_tree(file.vocabulary, path, tree)
+        paths, found_by_end = _paths(path, folder, file.image_ids, file.file_names)
+    if crowds == "ignore" and file.crowd.all():
+        raise DataError(
+            f"{path}: all of its {len(file.ids)} annotations with a mask are crowds (iscrowd: 1), of which "
+            "nothing is learnt or scored; if each is one instance, read it so by data.crowds=instances"
+        )
+    found = CocoInstances(name, categories, file, paths, folder, crowds)
+    if found_by_end:
+        found.adjusted["image path of another place or spelling, found by its end"] = found_by_end
+    found.remarks = tuple(index.remarks)
+    return found
+
+
+def _read_head(source: CocoJson, adjusted: Counter[str]) -> dict[str, Any]:
+    """The fields of a `CocoFile` that are not of annotations; counts what was repaired."""
+    content, path = source.content, source.path
     if not isinstance(content, dict):
         raise DataError(f"{path}: found a {type(content).__name__}, expected an object with images, annotations, …")
-    adjusted = Counter[str]()
     if has_phrases(content):
-        content = with_phrases_as_categories(content, path, adjusted)
-    categories = _categories(content, path, adjusted)
-    if tree is not None:
-        categories = with_tree(categories, read_tree(Path(tree)), path, Path(tree))
+        source.content = content = with_phrases_as_categories(content, path, adjusted)
+    vocabulary = tuple(_categories(source, content, adjusted))
+    return {"vocabulary": vocabulary, **_images(content, path, {one.id for one in vocabulary}, adjusted)}
+
+
+def _with_tree(vocabulary: Sequence[Category], path: Path, tree: Path | str | None) -> Sequence[Category]:
+    categories = vocabulary if tree is None else with_tree(vocabulary, read_tree(Path(tree)), path, Path(tree))
     try:
         ConceptTree(categories)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    names = {category.id: category.name for category in categories}
-    infos = _images(content, path, Listing(folder), upright, adjusted)
-    table = AnnotationTable(path, infos, names, crowds == "instances")
-    federated = _federated(content, path, names)
-    for where, record in records(content, "annotations", path):
-        table.add(record, where)
-    table.adjusted += adjusted
-    table.finish()
-    return CocoInstances(name, categories, table, federated)
+    return categories
 
 
-def _categories(content: Mapping[str, Any], path: Path, adjusted: Counter[str]) -> list[Category]:
+def _categories(source: CocoJson, content: Mapping[str, Any], adjusted: Counter[str]) -> list[Category]:
+    path = source.path
     listed = list(records(content, "categories", path))
     named = [record for _, record in listed if isinstance(record.get("name"), str)]
     named_by = {spoken(record["name"]): as_whole_number(record.get("id")) for record in named}
@@ -154,7 +189,7 @@ def _categories(content: Mapping[str, Any], path: Path, adjusted: Counter[str]) 
         if number in found:
             raise DataError(f"{where}: two categories have this id ({found[number].name!r} and {text!r})")
         if (other := ids.get(text.lower())) is not None:
-            used = {as_whole_number(one.get("category_id")) for _, one in records(content, "annotations", path)}
+            used = source.used_categories()
             if number in used and other in used:
                 raise DataError(
                     f"{where}: category {other} has the same name {text!r} ({found[other].name!r}), and so the same "
@@ -178,66 +213,70 @@ def _categories(content: Mapping[str, Any], path: Path, adjusted: Counter[str]) 
     return list(found.values())
 
 
-def _images(
-    content: Mapping[str, Any], path: Path, listing: Listing, upright: bool, adjusted: Counter[str]
-) -> list[ImageInfo]:
-    found: dict[int, ImageInfo] = {}
-    owners: dict[Path, int] = {}
-    missing = []
+def _images(content: Mapping[str, Any], path: Path, categories: Set[int], adjusted: Counter[str]) -> dict[str, Any]:
+    """The fields of a `CocoFile` that say which images there are; a size that the file does not say is 0."""
+    names, sizes = dict[int, str](), []
+    federated, known = [], {"neg_category_ids": list[tuple[int, int]](), "not_exhaustive_category_ids": []}
     for where, record in records(content, "images", path):
         number = read_id(field(record, "id", where), f"{where}: its id", adjusted)
         where = f"{path}: image {number}"
-        if number in found:
+        if number in names:
             raise DataError(f"{where}: two images have this id")
-        file = _file(record, where, listing, adjusted)
-        if file is None:
-            missing.append(f"{record.get('file_name')} (image {number})")
-            file = listing.folder / "missing"
-        elif owners.setdefault(file, number) != number:
-            raise DataError(
-                f"{where}: its file {file} is that of image {owners[file]}, too; expected one record an image"
-            )
-        width, height = (read_side(record, side, where, adjusted, MAX_SIDE) for side in ("width", "height"))
-        if not (width and height) and not missing:
-            adjusted["image without a size, taken from its file"] += 1
-            width, height = image_size(file, upright=upright)
-        found[number] = ImageInfo(number, file, height, width)
-    if not found:
-        raise DataError(f"{path}: it has no images")
-    if missing:
-        raise DataError(f"{path}: {len(missing)} of {len(found)} images are not in {listing.folder}: {some(missing)}")
-    return list(found.values())
-
-
-def _file(record: Mapping[str, Any], where: str, listing: Listing, adjusted: Counter[str]) -> Path | None:
-    """An image's file, by its `file_name` or, in LVIS, by the end of its `coco_url`; None if it is not there."""
-    file_name = (
-        record["coco_url"] if "coco_url" in record and "file_name" not in record else field(record, "file_name", where)
-    )
-    if not isinstance(file_name, str) or not file_name.strip() or "\0" in file_name:
-        raise DataError(f"{where}: its file_name is {shown(file_name)}, expected a path below the image folder")
-    leaves = leaves_folder(file_name)
-    if not leaves and (file := listing.find(file_name)):
-        return file
-    if file := listing.find_by_end(file_name):
-        adjusted["image path of another place or spelling, found by its end"] += 1
-        return file
-    if leaves:
-        raise DataError(
-            f"{where}: its file_name {shown(file_name)} leaves the image folder, and no file in {listing.folder} is "
-            "named as its end"
-        )
-    return None
-
-
-def _federated(content: Mapping[str, Any], path: Path, categories: Mapping[int, str]) -> dict[int, Federated]:
-    """LVIS's keys of the images that have them, by position."""
-    found = {}
-    for position, (_, record) in enumerate(records(content, "images", path)):
-        listed = {key: record.get(key, []) for key in ("neg_category_ids", "not_exhaustive_category_ids")}
-        for key, ids in listed.items():
+        if not known.keys().isdisjoint(record):
+            federated.append(len(names))
+        for key, pairs in known.items():
+            ids = record.get(key, [])
             if not isinstance(ids, list) or any(type(one) is not int or one not in categories for one in ids):
-                raise DataError(f"{path}: image {record['id']}: its {key} are {shown(ids)}, expected category ids")
-        if listed.keys() & record.keys():
-            found[position] = Federated(*map(frozenset, listed.values()))
-    return found
+                raise DataError(f"{where}: its {key} are {shown(ids)}, expected category ids")
+            pairs += [(len(names), one) for one in ids]
+        # LVIS has no file_name
+        is_url = "coco_url" in record and "file_name" not in record
+        name = record["coco_url"] if is_url else field(record, "file_name", where)
+        if not isinstance(name, str) or not name.strip() or "\0" in name:
+            raise DataError(f"{where}: its file_name is {shown(name)}, expected a path below the image folder")
+        sizes.append([read_side(record, side, where, adjusted, MAX_SIDE) for side in ("height", "width")])
+        names[number] = name
+    if not names:
+        raise DataError(f"{path}: it has no images")
+    return image_fields(list(names), sizes, list(names.values()), federated, *known.values())
+
+
+def _paths(path: Path, folder: Path, ids: np.ndarray, file_names: Ragged) -> tuple[list[str], int]:
+    """The file of each image, below the folder, and how many were found by the end of their path alone.
+
+    Raises DataError if one is not there, or is that of two images.
+    """
+    text, ends = file_names.values.tobytes(), file_names.starts.tolist()
+    names = [text[start:end].decode("utf-8", "surrogatepass") for start, end in itertools.pairwise(ends)]
+    listing = Listing(folder)
+    found = [None if leaves_folder(name) else listing.name(name) for name in names]
+    by_end = {i: listing.find_by_end(names[i]) for i, name in enumerate(found) if name is None}
+    missing = []
+    for i, file in by_end.items():
+        if file is not None:
+            found[i] = file.relative_to(folder).as_posix()
+        elif leaves_folder(names[i]):
+            raise DataError(
+                f"{path}: image {ids[i]}: its file_name {shown(names[i])} leaves the image folder, and no file in "
+                f"{folder} is named as its end"
+            )
+        else:
+            missing.append(f"{names[i]} (image {ids[i]})")
+    if missing:
+        raise DataError(f"{path}: {len(missing)} of {len(found)} images are not in {folder}: {some(missing)}")
+    if len(owners := dict(zip(found, ids.tolist(), strict=True))) < len(found):
+        i = next(i for i, name in enumerate(found) if owners[name] != ids[i])
+        raise DataError(
+            f"{path}: image {owners[found[i]]}: its file {folder / found[i]} is that of image {ids[i]}, too; expected "
+            "one record an image"
+        )
+    return found, len(by_end)
+
+
+def _fill_sizes(sizes: np.ndarray, paths: Sequence[str], folder: Path, upright: bool, adjusted: Counter[str]) -> bool:
+    """Take the sizes that the file does not say from the images; whether there was none."""
+    unknown = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
+    for i in unknown:
+        adjusted["image without a size, taken from its file"] += 1
+        sizes[i] = image_size(folder / paths[i], upright=upright)[::-1]
+    return not unknown

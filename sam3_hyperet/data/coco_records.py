@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from sam3_hyperet.data.annotations import ImageInfo, field, shown, whole_number
+from sam3_hyperet.data.annotations import field, shown, whole_number
 from sam3_hyperet.errors import DataError
 
 _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "": 0}
@@ -112,7 +112,7 @@ def _text_of_bytes(counts: str, where: str) -> str:
         raise DataError(f"{where}: its RLE has the counts {shown(counts)}, expected text") from None
 
 
-def read_box(record: Mapping[str, Any], image: ImageInfo) -> tuple[tuple[float, ...] | None, str]:
+def read_box(record: Mapping[str, Any], height: int, width: int) -> tuple[tuple[float, ...] | None, str]:
     """[x, y, width, height] of the file, or None and what is wrong with it, "" where it has none."""
     box = record.get("bbox", ...)
     if box is ...:
@@ -122,7 +122,6 @@ def read_box(record: Mapping[str, Any], image: ImageInfo) -> tuple[tuple[float, 
     if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
         return None, _ANOTHER_BOX
     x, y, w, h = box
-    width, height = image.width, image.height
     if not (abs(x) <= width and abs(y) <= height and 0 <= w <= 2 * width and 0 <= h <= 2 * height):
         return None, _ANOTHER_BOX
     return ((x, y, w, h), "") if w > 0 and h > 0 else (None, "box without area")

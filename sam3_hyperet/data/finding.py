@@ -1,16 +1,19 @@
 """The one finder of files: hidden entries skipped, linked folders followed, names in any case and Unicode form."""
 
 import os
+import posixpath
+import re
 import unicodedata
 from collections.abc import Collection, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from urllib.parse import unquote
 
 from sam3_hyperet.errors import DataError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 LABEL_ENDINGS = (".png", ".tif", ".tiff", ".bmp")
+_LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|\Z)")  # absolute, with a drive, or upwards
 
 
 def is_hidden(name: str) -> bool:
@@ -61,8 +64,7 @@ def composed(name: str) -> str:
 
 def leaves_folder(file_name: str) -> bool:
     """Whether a relative path, with either slash, leads out of its folder."""
-    windows = PureWindowsPath(file_name)
-    return PurePosixPath(file_name).is_absolute() or bool(windows.anchor) or ".." in windows.parts
+    return _LEAVES.search(file_name) is not None
 
 
 class Listing:
@@ -74,13 +76,18 @@ class Listing:
         self._any_case: dict[str, dict[str, str | None]] = {}
 
     def find(self, file_name: str) -> Path | None:
-        """The file of a name below the folder: as it is, with "\\" as "/", or in the other Unicode form."""
+        """The file of a name below the folder; `name` says which."""
+        found = self.name(file_name)
+        return None if found is None else self.folder / found
+
+    def name(self, file_name: str) -> str | None:
+        """The actual name of a file below the folder: as it is, with "\\" as "/", or in the other Unicode form."""
         for name in (file_name, file_name.replace("\\", "/")):
             parent, _, last = name.rpartition("/")
             for form in (parent, composed(parent), unicodedata.normalize("NFD", parent)):
                 entries = self._entries(form)
                 if actual := entries.get(last) or entries.get(composed(last)):
-                    return self.folder / form / actual
+                    return posixpath.normpath(f"{form}/{actual}") if form else actual
         return None
 
     def find_by_end(self, path: str) -> Path | None:

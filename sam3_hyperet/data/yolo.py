@@ -16,6 +16,7 @@ from sam3_hyperet.data.annotations import Category, ImageInfo, prompt_name, show
 from sam3_hyperet.data.class_names import read_class_names
 from sam3_hyperet.data.coco import CocoInstances
 from sam3_hyperet.data.coco_annotations import AnnotationTable
+from sam3_hyperet.data.coco_file import CocoFile, image_fields
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, find_files
 from sam3_hyperet.data.image_files import image_size
 from sam3_hyperet.errors import DataError
@@ -98,7 +99,8 @@ def read_yolo(
     infos = [
         ImageInfo(i, file, height, width) for i, (file, (width, height)) in enumerate(zip(files, sizes, strict=True))
     ]
-    table = AnnotationTable(root, infos, classes, crowds_are_instances=False)
+    head = image_fields(range(len(infos)), [(info.height, info.width) for info in infos])
+    table = AnnotationTable(root, range(len(infos)), head["sizes"], classes)
     labels: list[Path | None] = []
     number, empty, oriented = 0, 0, 0
     for info in infos:
@@ -113,13 +115,11 @@ def read_yolo(
     missing = labels.count(None)
     if missing == len(files):
         raise DataError(f"{root}: none of {missing} images has a label file, such as {label_file(files[0])}")
-    table.finish()
-    categories = [Category(index, text) for index, text in classes.items()]
-    found = YoloInstances(name, categories, table, {})
-    found.labels, found.remarks = (
-        labels,
-        tuple(_remarks(files, labels, empty, oriented >= len(table.id) > table.rectangles)),
-    )
+    categories = tuple(Category(index, text) for index, text in classes.items())
+    content = CocoFile(categories, **head, **table.finish())
+    found = YoloInstances(name, categories, content, files)
+    only_oriented = oriented >= len(content.ids) > content.rectangles
+    found.labels, found.remarks = labels, tuple(_remarks(files, labels, empty, only_oriented))
     return found
 
 

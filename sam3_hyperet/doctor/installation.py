@@ -23,6 +23,7 @@ REQUIRED = {  # as in setup.cfg
     "pillow": "10",
     "opencv-python-headless": "4.9",
     "pycocotools": "2.0.10",
+    "msgspec": "0.18",
     "faster-coco-eval": "1.6",
     "hydra-core": "1.3.2",
     "omegaconf": "2.3",

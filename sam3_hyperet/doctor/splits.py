@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from sam3_hyperet.data.annotations import AnnotatedImages, some
-from sam3_hyperet.data.layouts.table import explicit
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.selection import shared_pictures
 from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.layouts.table import explicit
 
 _READ = 64  # images of a split, evenly spread
 _SIZED = 20_000  # images of which the file's size is asked for

@@ -11,6 +11,7 @@ import numpy as np
 from lightning_fabric import Fabric
 
 from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.digest import sha256
 from sam3_hyperet.evaluation.bootstrap import paired_differences
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey
@@ -139,7 +140,7 @@ def split_facts(data: DataOptions, task: EvalTask) -> dict[str, object]:
         **{f"protocol.{name}": value for name, value in task.protocol.deciding().items()},
         "data": f"{data.name}, {split.name} split, {len(task.positions)} of {len(split.images)} images",
         **{name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in values.items()},
-        "annotations": hashlib.sha256(split.coco_file.read_bytes()).hexdigest() if split.coco_file else None,
+        "annotations": sha256(split.coco_file) if split.coco_file else None,
         **{f"version.{name}": version for name, version in versions().items()},
     }
 

@@ -14,10 +14,10 @@ PACKAGE = REPOSITORY / "sam3_hyperet"
 
 FLOORS = (  # from the bottom; imports only go down
     ("choices", "errors", "version"),
-    ("files", "hyperbolic"),
+    ("files", "digest", "arrays", "hyperbolic"),
     ("options", "masks", "adapters", "sam3_host", "scenes"),
     ("modeling", "data", "losses"),
-    ("inference",),
+    ("inference", "layouts"),
     ("training",),
     ("evaluation", "launch"),
     ("report", "doctor", "recipes"),

@@ -8,7 +8,7 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks import attention, evaluation, gpu, large, metrics, ops, schemes, startup, training
+from benchmarks import attention, data, evaluation, gpu, large, metrics, ops, schemes, startup, training
 from sam3_hyperet.cli.benchmark import main
 from sam3_hyperet.cli.command import CONFIGS, exit_cleanly
 
@@ -17,6 +17,7 @@ SUBCOMMANDS = {
     "attention": attention,
     "schemes": schemes,
     "startup": startup,
+    "data": data,
     "large": large,
     "metrics": metrics,
     "training": training,

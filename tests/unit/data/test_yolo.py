@@ -8,7 +8,6 @@ from export_pictures import expected, seen
 from exports import EXPORTS
 from PIL import Image
 
-from sam3_hyperet.data.layouts.table import explicit
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
@@ -16,6 +15,7 @@ from sam3_hyperet.data.yolo import read_yolo, read_yolo_file
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import INSTANCES, open_task
+from sam3_hyperet.layouts.table import explicit
 from sam3_hyperet.masks import area, decode
 
 SQUARE = "0.2 0.2 0.6 0.2 0.6 0.8 0.2 0.8"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sam3_hyperet.data.layouts.table import explicit
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import read_split
 from sam3_hyperet.errors import UserError
+from sam3_hyperet.layouts.table import explicit
 
 ROWS = "0 .1 .1 .4 .1 .4 .5 .2 .5 .1 .4\n1 .5 .2 .8 .2 .8 .6 .5 .6\n"
 NAMES = "names: [car, house]\n"

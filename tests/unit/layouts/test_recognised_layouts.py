@@ -9,10 +9,10 @@ import pytest
 from export_pictures import ALL, SPLITS, coco_content, expected, seen, write_json, write_pictures
 from exports import EXPORTS, ONE_SPLIT
 
-from sam3_hyperet.data.layouts.table import LAYOUTS, explicit, recognise
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.layouts.table import LAYOUTS, explicit, recognise
 
 
 def auto(root, **changes) -> DataOptions:

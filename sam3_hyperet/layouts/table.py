@@ -6,10 +6,10 @@ from pathlib import Path
 
 from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.finding import is_hidden
-from sam3_hyperet.data.layouts import coco, yolo
-from sam3_hyperet.data.layouts.layout import Found, Layout
 from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.layouts import coco, yolo
+from sam3_hyperet.layouts.layout import Found, Layout
 
 LAYOUTS: tuple[Layout, ...] = (coco.LAYOUT, yolo.LAYOUT)
 _SHOWN = 12  # entries of a folder, in a message

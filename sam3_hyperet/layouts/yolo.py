@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sam3_hyperet.data.finding import is_hidden
-from sam3_hyperet.data.layouts.layout import Found, Layout
 from sam3_hyperet.data.yolo import path_below, read_yolo_file
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.layouts.layout import Found, Layout
 
 _NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 

@@ -13,10 +13,10 @@ from urllib.parse import unquote
 
 from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, Listing, is_hidden, leaves_folder
-from sam3_hyperet.data.layouts.layout import Found, Layout
-from sam3_hyperet.data.layouts.look import CocoLook, look_at
 from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.layouts.layout import Found, Layout
+from sam3_hyperet.layouts.look import CocoLook, look_at
 
 _WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 _OTHERS = re.compile(

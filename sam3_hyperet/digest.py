@@ -1,0 +1,22 @@
+"""Digests of large files, which are never held in memory as a whole."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        for block in blocks(file):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def blocks(file: BinaryIO) -> Iterator[memoryview]:
+    """The rest of a file by the mebibyte, each to be used before the next is read into the same memory."""
+    memory = memoryview(bytearray(2**20))
+    while count := file.readinto(memory):  # type: ignore[attr-defined]
+        yield memory[:count]
