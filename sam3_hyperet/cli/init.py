@@ -11,11 +11,11 @@ from rich.console import Console
 
 from sam3_hyperet.cli.command import command_line, in_words, parse_command
 from sam3_hyperet.data.annotations import AnnotatedImages
-from sam3_hyperet.data.layouts.table import explicit
 from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import replacing
+from sam3_hyperet.layouts.table import explicit
 from sam3_hyperet.options import read_options
 from sam3_hyperet.recipes.choices import Content, data_choices, held_out, run_choices
 from sam3_hyperet.recipes.commented import document

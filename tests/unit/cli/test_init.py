@@ -15,9 +15,9 @@ from PIL import Image
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.init import main
 from sam3_hyperet.cli.run_options import read_run
-from sam3_hyperet.data.layouts.table import explicit
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.layouts.table import explicit
 
 
 @pytest.fixture(scope="module")
