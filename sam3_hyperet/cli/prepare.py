@@ -16,11 +16,11 @@ from rich.table import Table
 from sam3_hyperet.cli.command import command_line, parse_command, write_json
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.data.annotations import AnnotatedImages
-from sam3_hyperet.data.checks import Inspected, inspect
+from sam3_hyperet.data.checks import Inspected, inspect, same_files
 from sam3_hyperet.data.conversion import Conversion
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.selection import shared_remark
-from sam3_hyperet.data.sources import open_split, read_split
+from sam3_hyperet.data.sources import choose, read_split
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.files import read_json
 from sam3_hyperet.options import read_options
@@ -63,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
             console.print(f"{split}: {data.name}: {remark}", soft_wrap=True, markup=False)
     if failed := [f"{name}: {check.what}" for name, one in inspected.items() for check in one.failed]:
         raise DataError(f"{root}: {len(failed)} checks failed ({', '.join(failed)}); {remedy}")
-    if "train" in data.splits and "val" not in data.splits:
-        for remark in open_split(data, "val").images.remarks:
-            console.print(f"val: {data.name}: {remark}", soft_wrap=True, markup=False)
+    chosen = choose(data, opened["train"], "train")[1] if "train" in opened else ()
+    for line in (*chosen, *same_files(opened)):
+        console.print(f"{data.name}: {line}", soft_wrap=True, markup=False)
     manifest = None if values["out"] is None else root / values["out"]
     if manifest:
         _write_manifest(manifest, data.name, inspected)

@@ -28,5 +28,5 @@ def recognised_here(config: DictConfig, say: Callable[[str], None]) -> DictConfi
     root = Path(str(config.data.root))
     if config.data.format != "auto" or root.expanduser().is_dir():
         return recognised(config, say)
-    say(f"data=auto: {root} is no folder on this machine, so the job recognises it where it runs")
+    say(f"data=auto: {root} is no folder on this machine, so the job recognises it there")
     return config

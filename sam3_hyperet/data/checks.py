@@ -2,18 +2,21 @@
 
 import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
-from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.coco import CocoInstances
 from sam3_hyperet.data.label_maps import IGNORED
 from sam3_hyperet.data.label_values import MAX_VALUE
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.errors import DataError
 
+_END = 1 << 16  # bytes at both ends of a file
 _SHOWN = 10  # sentences of a failed check
 
 
@@ -81,6 +84,37 @@ def inspect(
     shares = {"labelled": labelled / pixels} if pixels else {}
     totals = {"bytes": sum(listing.values()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
     return Inspected(tuple(data_notes(images, MAX_VALUE)), tuple(checks), {**counts, **shares, **totals})
+
+
+def same_files(splits: Mapping[str, AnnotatedImages]) -> list[str]:
+    """Warnings of files that two splits have under different names: the same size, first and last bytes."""
+    warnings = []
+    sizes = {name: _sizes(images) for name, images in splits.items()}
+    for one, other in combinations(splits, 2):
+        common = sizes[one].keys() & sizes[other].keys()
+        first, second = ({_ends(file): file for n in common for file in sizes[name][n]} for name in (one, other))
+        pairs = [(first[key], second[key]) for key in first if key in second and first[key] != second[key]]
+        if pairs:
+            listed = some(f"{file.name} and {copy.name}" for file, copy in pairs)
+            warnings.append(f"warning: {len(pairs)} files of {other} are the same as in {one}: {listed}")
+    return warnings
+
+
+def _sizes(images: AnnotatedImages) -> dict[int, list[Path]]:
+    """Image files by their size in bytes."""
+    found = defaultdict[int, list[Path]](list)
+    for i in range(len(images)):
+        path = images.image(i).path
+        found[path.stat().st_size].append(path)
+    return found
+
+
+def _ends(path: Path) -> bytes:
+    """A hash of the first and the last bytes of a file."""
+    with path.open("rb") as file:
+        start = file.read(_END)
+        file.seek(max(0, path.stat().st_size - _END))
+        return hashlib.blake2b(start + file.read(_END), digest_size=16).digest()
 
 
 def _open(images: AnnotatedImages, i: int) -> tuple[list[str], int, int]:

@@ -81,7 +81,7 @@ def open_split(options: DataOptions, split: str) -> Split:
     source = read_split(options, "train" if is_held_out else split)
     chosen, remarks = list(range(len(source.images))), ()
     if is_held_out or split == "train":
-        chosen, remarks = _chosen(options, source.images, split)
+        chosen, remarks = choose(options, source.images, split)
     if options.limit and split != "val" and len(chosen) > options.limit:
         chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, options.limit).round().astype(int).tolist()]
     if len(chosen) < len(source.images):
@@ -93,7 +93,7 @@ def open_split(options: DataOptions, split: str) -> Split:
     return source
 
 
-def _chosen(options: DataOptions, images: AnnotatedImages, split: str) -> tuple[list[int], tuple[str, ...]]:
+def choose(options: DataOptions, images: AnnotatedImages, split: str) -> tuple[list[int], tuple[str, ...]]:
     """Positions of the training images that are "train", "tune" or "val", and lines about it. Raises ConfigError."""
     total, remarks = len(images), []
     needs = [name for name in ("val", "tune") if name not in options.splits]
@@ -117,7 +117,9 @@ def _chosen(options: DataOptions, images: AnnotatedImages, split: str) -> tuple[
             return selection.positions(held), tuple(remarks)
     rest = groups
     if options.shots:
-        chosen, lines = selection.few_shots(images, groups, options.shots)
+        prompts = vocabulary_ids(options.prompts, images.categories, "data.prompts") if options.prompts else None
+        prompted = images if prompts is None else OfVocabulary(images, prompts)
+        chosen, lines = selection.few_shots(prompted, groups, options.shots)
         remarks += lines
         rest = selection.without(groups, chosen)
     if "tune" in needs:

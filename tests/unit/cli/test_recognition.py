@@ -1,0 +1,90 @@
+"""`data=auto` on the command line: spelled out before a run, left to the job where its folder is elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import yaml
+from export_pictures import SPLITS, coco_content, write_json, write_pictures
+from exports import EXPORTS, roboflow_name
+from omegaconf import OmegaConf
+
+from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.prepare import main as prepare
+from sam3_hyperet.cli.recognition import recognised, recognised_here
+from sam3_hyperet.cli.run_options import read_run
+from sam3_hyperet.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def roboflow(tmp_path_factory):
+    return EXPORTS["Roboflow"](tmp_path_factory.mktemp("export") / "shop")
+
+
+def plain(config):
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def composed(*arguments):
+    return parse_command("train", ["data=auto", *arguments])[1]
+
+
+def test_a_configuration_is_spelled_out(roboflow):
+    said = []
+    config = recognised(composed(f"data.root={roboflow}", "data.flip=0"), said.append)
+    data = config.data
+    assert (data.format, data.name, data.flip) == ("coco", "shop", 0)
+    assert data.splits.val == ["test", "test/_annotations.coco.json"]
+    assert said[0] == f"{roboflow}: recognised as Roboflow, COCO format"
+    assert recognised(config, pytest.fail) is config
+
+
+def test_a_folder_that_is_elsewhere_is_left_to_the_job(roboflow, tmp_path):
+    said = []
+    assert recognised_here(composed(f"data.root={roboflow}"), said.append).data.format == "coco"
+    assert recognised_here(composed(f"data.root={tmp_path / 'there'}"), said.append).data.format == "auto"
+    assert said[-1] == f"data=auto: {tmp_path / 'there'} is no folder on this machine, so the job recognises it there"
+    with pytest.raises(DataError, match="there: no such folder"):
+        recognised(composed(f"data.root={tmp_path / 'there'}"), said.append)
+
+
+def test_a_run_goes_on_where_one_of_its_configurations_was_not_yet_recognised(roboflow, tmp_path):
+    """As after a submission from a machine without the data: the job writes what it recognised."""
+    auto = composed(f"data.root={roboflow}", f"run_dir={tmp_path}")
+    found = recognised(auto, lambda line: None)
+    for before, now in ((auto, found), (found, auto), (auto, auto)):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(before)))
+        read_run(plain(now)).check_same(tmp_path, "here")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(found)))
+    other = recognised(composed(f"data.root={roboflow}", "data.seed=1"), lambda line: None)
+    with pytest.raises(ConfigError, match=r"data\.seed is 1, but 0 in the run of here"):
+        read_run(plain(other)).check_same(tmp_path, "here")
+
+
+def test_prepare_takes_a_folder_and_prints_what_to_paste(roboflow, tmp_path, capsys):
+    out = f"out={tmp_path / 'manifest.json'}"
+    assert prepare([str(roboflow), out]) == tmp_path / "manifest.json"
+    said = capsys.readouterr().out
+    assert f"next: sam3-hyperet train data=auto data.root={roboflow}\n" in said
+    assert "warning: " not in "".join(line for line in said.splitlines() if "rectangles" not in line)
+    prepare([f"root={roboflow}", out, "data.shots=1"])
+    said = capsys.readouterr().out
+    assert f"next: sam3-hyperet train data=auto data.root={roboflow} data.shots=1\n" in said
+    assert "shop: data.shots=1: 3 of 6 images; images by category: car 1, dog 1, house 1\n" in said
+
+
+def test_prepare_says_what_is_held_out_and_which_images_are_in_two_splits(tmp_path, capsys):
+    root = EXPORTS["Roboflow"](tmp_path / "shop")
+    again, copied = SPLITS["train"][1], SPLITS["train"][0]
+    for split, picture, name in (("test", again, "again.png"), ("valid", copied, roboflow_name(copied, copy=2))):
+        shutil.rmtree(root / split)
+        write_json(root / split / "_annotations.coco.json", coco_content([picture], lambda picture, name=name: name))
+        write_pictures(root / split, [picture], lambda picture, name=name: name)
+    (root / "valid" / roboflow_name(copied, copy=2)).write_bytes(SPLITS["tune"][0].data)  # flipped, say
+    prepare([str(root), "out=null"])
+    said = capsys.readouterr().out
+    assert f"shop: warning: 1 files of val are the same as in train: {roboflow_name(again)} and again.png\n" in said
+    assert "tune: shop: warning: 1 pictures of train are in tune, too (street-1): on them, memory is measured\n" in said
+    prepare([str(EXPORTS["CVAT"](tmp_path / "one")), "out=null"])
+    assert "one: no val split: 2 of 11 training images are held out for it" in capsys.readouterr().out
