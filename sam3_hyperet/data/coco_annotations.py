@@ -54,6 +54,9 @@ class AnnotationTable:
         image_id = reference(record, "image_id", self.position, where, self.adjusted)
         category = reference(record, "category_id", self.categories, where, self.adjusted)
         crowd = read_flag(record, "iscrowd", where, self.adjusted)
+        if read_flag(record, "ignore", where, self.adjusted) and not crowd:
+            self.adjusted["annotation marked `ignore`, read as a crowd"] += 1
+            crowd = 1
         self.crowds += crowd
         position = self.position[image_id]
         height, width = self._size[position]

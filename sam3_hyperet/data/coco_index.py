@@ -26,7 +26,7 @@ from sam3_hyperet.digest import blocks, sha256
 from sam3_hyperet.files import replacing
 from sam3_hyperet.version import __version__
 
-_READER = f"{__version__}.1"  # to be changed with every change of what is read or stored
+_READER = f"{__version__}.2"  # to be changed with every change of what is read or stored
 _MAGIC = b"sam3hyp\n"
 _START = struct.Struct("<8sQQ")  # the magic word, the checksum of all behind it, the bytes of the header
 _ALIGNED = 64  # bytes

@@ -58,6 +58,7 @@ class _Usual(msgspec.Struct, gc=False):
     bbox: tuple[float, float, float, float] = _NO_BOX
     area: float = math.nan
     iscrowd: int | bool = 0
+    ignore: int | bool = 0
 
 
 _MANY, _ONE = msgspec.json.Decoder(list[_Usual]), msgspec.json.Decoder(_Usual)
@@ -141,7 +142,7 @@ class _UsualRecords:
         self._ids = [one.id for one in every]
         images = np.array([position.get(one.image_id, -1) for one in every], np.int64)
         categories = np.array([one.category_id if one.category_id in names else -1 for one in every], np.int64)
-        crowd = np.array([one.iscrowd if one.iscrowd in (0, 1) else -1 for one in every], np.int64)
+        crowd = np.array([one.iscrowd if one.iscrowd in (0, 1) and not one.ignore else -1 for one in every], np.int64)
         self._rows = np.stack([self._ids, images, categories, crowd], axis=1)
         boxes = chain.from_iterable((*one.bbox, one.area) for one in every)
         self._stated = np.fromiter(boxes, np.float64, count=5 * len(every)).reshape(-1, 5)

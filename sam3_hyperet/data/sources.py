@@ -208,7 +208,7 @@ def _read_coco(options: DataOptions, split: str, root: Path) -> Files:
         found = sorted(path.relative_to(root).as_posix() for path in find_files(root, (".json",)).values())
         raise DataError(
             f"{annotations}: no such file; found {some(found) or 'no .json file'} below {root}, expected {file}, and "
-            f"its images in {folder}/; other names: data.splits={{{split}: [folder, file.json]}}"
+            f"its images in {folder}/; other names: data.splits={{{split}: [folder, file.json]}}, or data=auto"
         )
     upright = options.exif == "apply"
     images = read_coco(annotations, root / folder, name=options.name, crowds=options.crowds, upright=upright)

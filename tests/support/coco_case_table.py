@@ -132,6 +132,10 @@ ANNOTATIONS = {
     "crowd null": Case(each("annotations", "iscrowd", None), repaired={"iscrowd that is no number, read as one": 4}),
     "crowd missing": Case(without("annotations", "iscrowd")),
     "crowd maybe": Case(first("annotations", "iscrowd", "maybe"), refused="annotation 1: its iscrowd is 'maybe'"),
+    "marked to be ignored": Case(
+        first("annotations", "ignore", 1), 3, repaired={"annotation marked `ignore`, read as a crowd": 1}
+    ),
+    "marked not to be ignored": Case(each("annotations", "ignore", 0)),
     "crowds all, and true": Case(
         each("annotations", "iscrowd", True), refused="all of its 4 annotations .*data.crowds=instances"
     ),
