@@ -202,7 +202,8 @@ def _print_next(console: Console, run_dir: Path, images: AnnotatedImages) -> Non
     """Print where the results are, and a command to paste that uses them."""
     files = [name for name in (ADAPTER["best"], WEIGHTS["best"], "report.html") if (run_dir / name).is_file()]
     console.print("wrote " + ", ".join(str(run_dir / name) for name in files), markup=False, soft_wrap=True)
-    prompts = ",".join(category.name for category in images.categories[:3])
+    names = [category.name for category in images.categories if category.id != images.background]
+    prompts = ",".join(names[:3])
     command = command_line("predict", f"run={run_dir}", f"images={images.image(0).path}", f"prompts={prompts}")
     console.print(f"next: {command}", markup=False, soft_wrap=True)  # one line
 

@@ -4,7 +4,8 @@
 - `coco`, `coco_records`, `coco_annotations`: COCO instances; which annotations count
 - `coco_json`, `coco_file`, `coco_index`: a large file in arrays, and its index
 - `yolo`: Ultralytics' text files of polygons
-- `label_maps`, `ade20k`: label maps and lists of names
+- `label_maps`, `ade20k`: label maps, of a single channel or coloured
+- `class_names`, `colors`: the files that name classes and colours; `label_pairs`: images and their label maps
 - `label_values`: which values label maps have, and whether they fit the names in two ways
 - `finding`, `image_files`: the finder of files; images known by their content and size
 - `options`, `sources`: a data set by its options; what a run opens

@@ -2,20 +2,29 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from sam3_hyperet.data.annotations import shown
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.files import read_text
+from sam3_hyperet.files import read_json, read_text
 
 _NUMBERED = re.compile(r"\s*(\d+)\s*([:;,.)\t ])\s*(\S.*)")
-_HEADER = re.compile(r"\W*(id|idx|index|label|value|class|train_?id)s?\W+\w*(name|label|class)\w*\W*", re.IGNORECASE)
+_HEADER = re.compile(
+    r"\W*(id|idx|index|label|value|pixel value|class|train_?id)s?\W+\w*(name|label|class)\w*\W*", re.IGNORECASE
+)
+_NAME_KEYS, _VALUE_KEYS = ("name", "class_name", "label", "class"), ("id", "value", "png_index", "index", "trainId")
 
 
 def read_class_names(path: Path) -> tuple[list[str], int | None, Counter[str]]:
     """The names, the label of the first where the file numbers them, and what was left out of the file.
 
-    labelme's first line, `__ignore__`, stands for the label before 0. Raises DataError.
+    A JSON file has names, names by label, labels by name, or records of both. labelme's first line, `__ignore__`,
+    stands for the label before 0. Raises DataError.
     """
+    if path.suffix.lower() == ".json":
+        return *_of_json(read_json(path), path), Counter()
     lines = text_lines(path)
     if lines and lines[0].lstrip().startswith(("{", "[")):
         raise DataError(f"{path}: it looks like JSON; expected a name a line, in the order of their labels")
@@ -55,3 +64,31 @@ def _without_numbers(lines: list[str], path: Path) -> tuple[list[str], int | Non
         f"{path}: its names are numbered {', '.join(numbers[:6])}{' …' if len(numbers) > 6 else ''}; expected names "
         "alone, a line for each label from the first to the last"
     )
+
+
+def _of_json(content: Any, path: Path) -> tuple[list[str], int | None]:
+    if isinstance(content, list) and all(isinstance(one, str) for one in content):
+        return content, None
+    if isinstance(content, list) and all(isinstance(one, dict) for one in content):
+        names = [next((one[key] for key in _NAME_KEYS if key in one), None) for one in content]
+        values = [next((one[key] for key in _VALUE_KEYS if key in one), None) for one in content]
+        return _by_value(zip(values, names, strict=True), path)
+    if isinstance(content, dict) and all(isinstance(name, str) for name in content.values()):
+        return _by_value(content.items(), path)
+    if isinstance(content, dict) and all(type(value) is int for value in content.values()):
+        return _by_value(((value, name) for name, value in content.items()), path)
+    raise DataError(f"{path}: found {shown(content)}, expected class names, or names by label")
+
+
+def _by_value(pairs: Iterable[tuple[Any, Any]], path: Path) -> tuple[list[str], int]:
+    found: dict[int, str] = {}
+    for value, name in pairs:
+        if not str(value).isdecimal() or not isinstance(name, str):
+            raise DataError(f"{path}: found the label {shown(value)} of {shown(name)}, expected a number and a name")
+        if int(value) in found:
+            raise DataError(f"{path}: {found[int(value)]!r} and {name!r} have the label {value}")
+        found[int(value)] = name
+    labels = sorted(found)
+    if not labels or labels != list(range(labels[0], labels[0] + len(labels))):
+        raise DataError(f"{path}: its labels are {shown(labels)}, expected consecutive ones")
+    return [found[label] for label in labels], labels[0]

@@ -43,10 +43,16 @@ def find_files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def find_by_stem(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
-    """The same by their path without the ending, in composed Unicode. Raises DataError for none or two of one stem."""
+def find_by_stem(folder: Path, endings: Sequence[str], *, apart_from: Collection[Path] = ()) -> dict[str, Path]:
+    """The same by their path without the ending, in composed Unicode, and without some files.
+
+    Raises DataError for none or two of one stem.
+    """
     found: dict[str, Path] = {}
+    left_out = set(apart_from)
     for name, path in find_files(folder, endings).items():
+        if path in left_out:
+            continue
         ending = max((e for e in endings if name.lower().endswith(e.lower())), key=len)
         stem = composed(name[: -len(ending)])
         if stem in found:

@@ -1,18 +1,27 @@
-"""Images with a label map each: ADE20K, CamVid, Cityscapes, any folder of single-channel images and a list of names."""
+"""Images with a label map each, of a single channel or coloured: ADE20K, CamVid, Cityscapes, VOC, any two folders."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, Instance, prompt_name, some
-from sam3_hyperet.data.class_names import read_class_names, text_lines
-from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, composed, find_by_stem
-from sam3_hyperet.data.image_files import open_label_image
+from sam3_hyperet.data.annotations import (
+    AnnotatedImages,
+    Category,
+    ImageInfo,
+    Instance,
+    prompt_name,
+    some,
+)
+from sam3_hyperet.data.class_names import read_class_names
+from sam3_hyperet.data.colors import NO_CLASS, VOC_BORDER, ColorTable, packed_colors, read_colors
+from sam3_hyperet.data.image_files import image_size, open_label_image
+from sam3_hyperet.data.label_pairs import image_label_pairs, with_same_names
 from sam3_hyperet.data.label_values import (
     IGNORE_MARK,
     MAX_VALUE,
@@ -20,6 +29,8 @@ from sam3_hyperet.data.label_values import (
     check_readings,
     count_values,
     implied_offset,
+    is_background,
+    is_void,
 )
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.masks import MAX_SIDE, encode_masks
@@ -29,27 +40,42 @@ _UNKNOWN = -2
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 
 
-class LabelMaps(AnnotatedImages):
-    """Images with label maps, opened one by one; made by `read_label_maps`. A category's id is its label − offset."""
+@dataclass(frozen=True)
+class Encoding:
+    """How files become labels. ignore: labels of no class. offset: the label of the first class.
 
-    has_instances = False
+    read: (H, W) labels of a file. size: its width and height. shown: what to call a label that stands for a colour.
+    """
+
+    ignore: tuple[int, ...]
+    offset: int
+    read: Callable[[Path], np.ndarray]
+    size: Callable[[Path], tuple[int, int]]
+    shown: Mapping[int, str]
+
+
+class LabelMaps(AnnotatedImages):
+    """Images with label maps, opened one by one; made by `read_label_maps`. A category's id is its label − offset.
+
+    objects: of each image, a map that tells the objects of a class apart, as VOC's; without, a class is one region.
+    """
 
     def __init__(
         self,
         name: str,
         categories: Sequence[Category],
         files: Sequence[tuple[Path, Path]],
-        *,
-        ignore: Sequence[int],
-        offset: int,
-        read: Callable[[Path], np.ndarray],
+        encoding: Encoding,
+        objects: Sequence[Path] = (),
     ) -> None:
         super().__init__(name, categories)
-        self._files, self._ignore, self._offset, self._read = list(files), tuple(ignore), offset, read
-        self._ids = np.full(MAX_VALUE + 1, _UNKNOWN, np.int32)  # by value
+        self._files, self._encoding, self._objects = list(files), encoding, list(objects)
+        self.has_instances = bool(objects)
+        self.background = next((category.id for category in self.categories if is_background(category.name)), None)
+        self._ids = np.full(MAX_VALUE + 1, _UNKNOWN, np.int32)  # by label
         for category in self.categories:
-            self._ids[category.id + offset] = category.id
-        self._ids[list(ignore)] = IGNORED
+            self._ids[category.id + encoding.offset] = category.id
+        self._ids[list(encoding.ignore)] = IGNORED
 
     def __len__(self) -> int:
         return len(self._files)
@@ -58,35 +84,43 @@ class LabelMaps(AnnotatedImages):
         """The record of image i: its id is its position, its size that of the label map."""
         i = range(len(self))[i]
         image, label = self._files[i]
-        with _open_label(label) as opened:
-            width, height = opened.size
+        width, height = self._encoding.size(label)
         return ImageInfo(i, image, height, width)
 
     def files(self, i: int) -> tuple[Path, ...]:
-        return self._files[i]
+        return (*self._files[i], *([self._objects[i]] if self._objects else ()))
+
+    def unlabelled(self, i: int) -> frozenset[int]:
+        """The background, of which no prompt asks."""
+        return frozenset() if self.background is None else frozenset([self.background])
 
     def label_map(self, i: int) -> np.ndarray:
         path = self._files[i][1]
-        values = self._read(path)
+        values = self._encoding.read(path)
         labels = self._ids[values]
         if (wrong := labels == _UNKNOWN).any():
-            low, high = (self.categories[at].id + self._offset for at in (0, -1))
-            expected = f"{low} to {high}, or {some(self._ignore)} for no class"
+            low, high = (self.categories[at].id + self._encoding.offset for at in (0, -1))
+            expected = f"{low} to {high}, or {some(self._encoding.ignore)} for no class"
             raise DataError(f"{path}: it has the label {some(np.unique(values[wrong]))}, expected {expected}")
         return labels
 
     def instances(self, i: int) -> tuple[Instance, ...]:
-        """One region per class that image i shows."""
+        """One region per class that image i shows, but the background, or one per object where they are told apart."""
         labels = self.label_map(i)
-        shown_here = np.flatnonzero(np.bincount(labels.ravel() - IGNORED)[-IGNORED:])
-        rles = encode_masks(labels == shown_here[:, None, None])
+        classes = np.where(labels == self.background, IGNORED, labels)
+        if self._objects:
+            return _objects(classes, self._objects[i])
+        shown_here = _present(classes)
+        rles = encode_masks(classes == shown_here[:, None, None])
         return tuple(Instance(category, rle) for category, rle in zip(shown_here.tolist(), rles, strict=True))
 
     @cached_property
     def values(self) -> LabelValues:
         """The values of some label maps, counted when first asked for."""
-        names = {category.id + self._offset: category.name for category in self.categories}
-        return LabelValues(names, self._ignore, count_values([label for _, label in self._files], self._read))
+        encoding = self._encoding
+        names = {category.id + encoding.offset: category.name for category in self.categories}
+        counts = count_values([label for _, label in self._files], encoding.read)
+        return LabelValues(names, encoding.ignore, counts, encoding.shown)
 
     def value_lines(self, listed: int) -> list[str]:
         return self.values.lines(listed)
@@ -97,16 +131,18 @@ class LabelMaps(AnnotatedImages):
         counts = self.values.counts
         if counts.looked_at < counts.total:
             return None
-        return {value - self._offset: n for value, n in counts.maps.items() if value in self.values.names}
+        return {value - self._encoding.offset: n for value, n in counts.maps.items() if value in self.values.names}
 
 
 def read_label_maps(
     images: Path | str,
     labels: Path | str,
-    names: Sequence[str] | Path | str,
+    names: Sequence[str] | Path | str = "",
     *,
-    ignore: int | Sequence[int],
+    ignore: int | Sequence[int] = 255,
     offset: int | None = None,
+    colors: Mapping[str, object] | Path | None = None,
+    objects: Path | None = None,
     name: str = "label maps",
     image_ending: str | None = None,
     label_ending: str | None = None,
@@ -114,30 +150,33 @@ def read_label_maps(
 ) -> LabelMaps:
     """Pair the images below `images` with the label maps below `labels` by their path without the ending.
 
-    names: one per class, in the order of their labels, or a text file with one a line; after a comma, synonyms. An
-        underscore is read as a space. A name at the ignored label is no category.
-    ignore: the label or labels of pixels without a class. offset: the label of the first class; None: what the ignored
-        labels imply, else 0, which the labels must then not contradict.
+    names: one per class, in the order of their labels, or a file of them (see `class_names`); after a comma, synonyms.
+        An underscore is read as a space. A name at an ignored label, or that ends in "(ignore)", is no category; of a
+        class "background", whose pixels count, no prompt asks.
+    ignore: the label or labels of pixels without a class. offset: the label of the first class; None: what the names'
+        file says or the ignored labels imply, else 0, which the labels must then not contradict.
+    colors: of coloured label maps, the names and colours (see `read_colors`), in place of names, ignore and offset;
+        classes "void", "unlabelled" and the like are then ignored.
+    objects: the folder of maps that tell the objects of a class apart: 0, black or a colour of VOC's border for none.
     image_ending, label_ending: what to strip to pair files, e.g. "_leftImg8bit.png" with "_gtFine_labelTrainIds.png";
         other files are then passed over. By default any image's suffix, and any label map's.
     listed: a text file of the images to take, one path without the ending a line; by default all are.
     Raises DataError: a folder or partner is missing; labels that are no class, or fit the names in two ways; of one
     image, a label map of several channels.
     """
-    folder, label_folder = Path(images), Path(labels)
-    images_by_stem = find_by_stem(folder, (image_ending,) if image_ending else IMAGE_ENDINGS)
-    maps = find_by_stem(label_folder, (label_ending,) if label_ending else LABEL_ENDINGS)
-    if listed is not None:
-        images_by_stem = _only_listed(Path(listed), images_by_stem, folder)
-        maps = _only_listed(Path(listed), maps, label_folder)
-    image_alone = (images_by_stem, maps, "images without a label map in", label_folder)
-    map_alone = (maps, images_by_stem, "label maps without an image in", folder)
-    for these, others, what, where in (image_alone, map_alone):
-        if alone := sorted(these.keys() - others.keys()):
-            unpaired = sorted(others.keys() - these.keys())
-            remedy = _endings(images_by_stem, maps) if unpaired else ""
-            raise DataError(f"{these[alone[0]].parent}: {len(alone)} {what} {where}: {some(alone)}{remedy}")
-    files = [(images_by_stem[stem], maps[stem]) for stem in sorted(images_by_stem)]
+    pairs = image_label_pairs(Path(images), Path(labels), image_ending, label_ending, listed)
+    files = list(pairs.values())
+    maps = with_same_names(pairs, objects, label_ending) if objects else []
+    if colors is not None:
+        table = read_colors(colors)
+        categories, encoding = _of_colors(table)
+        found = LabelMaps(name, categories, files, encoding, maps)
+        if found.values.counts.faults:
+            raise DataError(found.values.counts.faults[0])
+        found.values.check_present(Path(labels))
+        return found
+    if names == "":
+        raise DataError("data.names is empty; expected class names, their file below data.root, or data.colors")
     source, classes, numbered_from, left_out = _listed(names)
     if not classes:
         raise DataError(f"{source}: it has no names")
@@ -151,26 +190,22 @@ def read_label_maps(
         stated_as = f"data.offset={first}, data.ignore={some(ignored)}"
         raise DataError(f"{source}: {stated_as} give the label {wrong[0]}; expected 0 to {MAX_VALUE}")
     categories = label_categories(classes, {label - first for label in ignored}, source)
-    found = LabelMaps(name, categories, files, ignore=ignored, offset=first, read=read_label_values)
-    counts = found.values.counts
-    check_readings(counts, classes, first if marked else stated, ignored, label_folder, "data.")
-    if counts.pixels and not counts.pixels.keys() - set(ignored):
-        raise DataError(
-            f"{label_folder}: no pixel of {counts.where} has a class; found {some(sorted(counts.pixels))} alone, which "
-            f"is ignored (data.ignore={some(ignored)})"
-        )
+    found = LabelMaps(name, categories, files, Encoding(ignored, first, read_label_values, _label_size, {}), maps)
+    check_readings(found.values.counts, classes, first if marked else stated, ignored, Path(labels), "data.")
+    found.values.check_present(Path(labels))
     found.adjusted += left_out
     return found
 
 
-def _endings(images: Collection[str], maps: Collection[str]) -> str:
-    """What to say where files are paired by other names than their own."""
-    for option, stems, others in (("label", maps, images), ("image", images, maps)):
-        ends = {stem[len(other) :] for other in others for stem in stems if stem.startswith(other)}
-        for end in sorted(ends - {""}):
-            if {stem.removesuffix(end) for stem in stems} == set(others):
-                return f"; if all of them end in {end!r} before the suffix: data.{option}_ending={end}.png"
-    return f"; there are {some(sorted(maps))} for {some(sorted(images))}"
+def _of_colors(table: ColorTable) -> tuple[list[Category], Encoding]:
+    """Categories and encoding of a table of colours, whose positions are the labels."""
+    void = [at for at, name in enumerate(table.names) if is_void(name) and not is_background(name)]
+    names = [name.replace(",", " ") for name in table.names]
+    categories = label_categories(names, void, table.source)
+    border = [] if VOC_BORDER in table.colors else [NO_CLASS]
+    return categories, Encoding(
+        (*void, *border), 0, table.read, image_size, table.shown | {NO_CLASS: "of VOC's border"}
+    )
 
 
 def _listed(names: Sequence[str] | Path | str) -> tuple[str, Sequence[str], int | None, Counter[str]]:
@@ -199,13 +234,22 @@ def label_categories(names: Sequence[str], ignored: Collection[int], source: str
     return list(found.values())
 
 
-def _only_listed(path: Path, files: dict[str, Path], folder: Path) -> dict[str, Path]:
-    stems = [composed(line.strip()) for line in text_lines(path)]
-    if not stems or len(set(stems)) != len(stems):
-        raise DataError(f"{path}: {len(stems)} images are listed, {len(set(stems))} different ones")
-    if missing := [stem for stem in stems if stem not in files]:
-        raise DataError(f"{path}: {len(missing)} of {len(stems)} listed images are not in {folder}: {some(missing)}")
-    return {stem: files[stem] for stem in stems}
+def _present(labels: np.ndarray) -> np.ndarray:
+    """The labels that occur, in order, without IGNORED."""
+    return np.flatnonzero(np.bincount(labels.ravel() - IGNORED)[-IGNORED:])
+
+
+def _objects(classes: np.ndarray, path: Path) -> tuple[Instance, ...]:
+    """An instance for each value of a map of objects and class under it. Raises DataError."""
+    numbers = packed_colors(path)
+    if numbers.shape != classes.shape:
+        sizes = ["x".join(map(str, one.shape[::-1])) for one in (numbers, classes)]
+        raise DataError(f"{path}: it is {sizes[0]} pixels, its label map {sizes[1]}")
+    there = (classes != IGNORED) & (numbers != 0)
+    regions = np.where(there, classes.astype(np.int64) << 24 | numbers, IGNORED)
+    found = np.unique(regions[there])
+    rles = encode_masks(regions == found[:, None, None])
+    return tuple(Instance(int(one) >> 24, rle) for one, rle in zip(found, rles, strict=True))
 
 
 @contextmanager
@@ -216,6 +260,11 @@ def _open_label(path: Path) -> Iterator[Image.Image]:
         if max(image.size) > MAX_SIDE:
             raise DataError(f"{path}: it is {image.width}x{image.height} pixels, expected at most {MAX_SIDE} a side")
         yield image
+
+
+def _label_size(path: Path) -> tuple[int, int]:
+    with _open_label(path) as image:
+        return image.size
 
 
 def read_label_values(path: Path) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ class ValueCounts:
     first: Mapping[int, Path]
     looked_at: int
     total: int
+    faults: tuple[str, ...] = ()  # of those that cannot be read
 
     def fraction(self, value: int) -> str:
         """The fraction of the pixels that have a value, in per cent."""
@@ -52,56 +53,89 @@ class ValueCounts:
 
 
 def count_values(files: Sequence[Path], read: Callable[[Path], np.ndarray]) -> ValueCounts:
-    """Count the values of some label maps, evenly spread; those that cannot be read are passed over.
+    """Count the values of some label maps, evenly spread; those that cannot be read are among the `faults`.
 
-    read: (H, W) values of a file, from 0. Whoever reads the file later names it.
+    read: (H, W) values of a file, from 0; raises DataError.
     """
     chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), LOOKED_AT)).round().astype(int)).tolist()
 
-    def counts(i: int) -> np.ndarray:
+    def counts(i: int) -> np.ndarray | str:
         try:
             return np.bincount(read(files[i]).ravel())
-        except DataError:
-            return np.zeros(0, int)
+        except DataError as error:
+            return str(error)
 
-    pixels, maps, first = Counter[int](), Counter[int](), dict[int, Path]()
+    pixels, maps, first, faults = Counter[int](), Counter[int](), dict[int, Path](), list[str]()
     with ThreadPoolExecutor(8) as pool:
         for i, found in zip(chosen, pool.map(counts, chosen), strict=True):
+            if isinstance(found, str):
+                faults.append(found)
+                continue
             for value in np.flatnonzero(found).tolist():
                 pixels[value] += int(found[value])
                 maps[value] += 1
                 first.setdefault(value, files[i])
-    return ValueCounts(pixels, maps, first, len(chosen), len(files))
+    return ValueCounts(pixels, maps, first, len(chosen), len(files), tuple(faults))
 
 
 @dataclass(frozen=True)
 class LabelValues:
-    """What the values of label maps mean, beside what they are: names by value, the ignored values, their counts."""
+    """What the values of label maps mean, beside what they are: names by value, the ignored values, their counts.
+
+    shown: what to call a value, where it stands for a colour.
+    """
 
     names: Mapping[int, str]
     ignore: tuple[int, ...]
     counts: ValueCounts
+    shown: Mapping[int, str] = field(default_factory=dict)
 
     def lines(self, listed: int) -> list[str]:
         """Each class with its value and fraction of the pixels, classes without a pixel, and what is ignored."""
         found, counts = self.counts.pixels, self.counts
-        present = [f"{value} {name} {counts.fraction(value)}" for value, name in self.names.items() if value in found]
-        lines = [f"value, class and fraction of the pixels, in {counts.where}: {some(present, listed) or 'none'}"]
-        if missing := [f"{name} ({value})" for value, name in self.names.items() if value not in found]:
+        shown = {value: self.shown.get(value, str(value)) for value in (*self.names, *self.ignore)}
+        present = [f"{shown[v]} {name} {counts.fraction(v)}" for v, name in self.names.items() if v in found]
+        kind = "colour" if self.shown else "value"
+        lines = [f"{kind}, class and fraction of the pixels, in {counts.where}: {some(present, listed) or 'none'}"]
+        if counts.faults:
+            lines.append(f"warning: {len(counts.faults)} of them cannot be read, the first: {counts.faults[0]}")
+        if missing := [f"{name} ({shown[value]})" for value, name in self.names.items() if value not in found]:
             asked = ", never taken as absent" if counts.looked_at == counts.total else ""
             lines.append(f"warning: without a pixel in {counts.where}{asked}: {some(missing, listed)}")
-        ignored = [f"{value} {counts.fraction(value)}" for value in self.ignore if value in found]
-        if nowhere := [value for value in self.ignore if value not in found]:
-            lines.append(f"the ignored value {some(nowhere)} occurs nowhere in {counts.where}")
+        ignored = [f"{shown[value]} {counts.fraction(value)}" for value in self.ignore if value in found]
+        if nowhere := [shown[value] for value in self.ignore if value not in found]:
+            lines.append(f"the ignored {kind} {some(nowhere)} occurs nowhere in {counts.where}")
         if ignored:
-            lines.append(f"ignored value and fraction of the pixels: {', '.join(ignored)}")
-        if set(found) == {0, 255} and 255 in self.ignore and 1 in self.names:
-            name = self.names[1]
-            lines.append(
-                f"warning: the label maps have the values 0 and 255 alone, and 255 is ignored; if it is {name!r}, say "
-                f"data.colors={{{self.names.get(0, 'background')}: 0, {name}: 255}}"
-            )
+            lines.append(f"ignored {kind} and fraction of the pixels: {', '.join(ignored)}")
+        if hint := self._of_binary_masks():
+            lines.append(f"warning: {hint}")
         return lines
+
+    def check_present(self, where: Path) -> None:
+        """Raise a DataError where no pixel has a class that a prompt can ask for."""
+        found, classes = self.counts.pixels, {v: name for v, name in self.names.items() if not is_background(name)}
+        if found and not classes.keys() & found.keys():
+            values = [f"{self.shown.get(value, value)} {self.counts.fraction(value)}" for value in sorted(found)]
+            hint = self._of_binary_masks()
+            raise DataError(
+                f"{where}: no pixel of {self.counts.where} has one of the classes {some(classes.values())}; found "
+                f"{some(values)}, which are no class, background or ignored{'; ' if hint else ''}{hint}"
+            )
+
+    def _of_binary_masks(self) -> str:
+        """What to do about masks of 0 and 255 whose 255 is ignored."""
+        if set(self.counts.pixels) != {0, 255} or 255 not in self.ignore or 1 not in self.names:
+            return ""
+        other, name = self.names.get(0, "background"), self.names[1]
+        return (
+            f"the label maps have the values 0 and 255 alone, and 255 is ignored; if it is {name!r}, say "
+            f"data.colors={{{other}: 0, {name}: 255}}"
+        )
+
+
+def is_background(name: str) -> bool:
+    """Whether a class is what is left when all others are taken: its pixels count, but no prompt asks for it."""
+    return spoken(name).strip("_ ").lower() in ("background", "bg")
 
 
 def is_void(name: str) -> bool:

@@ -38,7 +38,10 @@ class DataOptions:
         seed: of the drawn scenes, and of what is held out.
         size: side of a drawn scene in pixels.
         names: a label-map or "yolo" set's class names, or their file, below root.
-        colors: of coloured label maps, [red, green, blue] by class name, or the file that lists them, below root.
+        colors: of coloured label maps, [red, green, blue] or a grey value by class name, or the file that lists them,
+            below root; in place of `names`, `ignore` and `offset`.
+        objects: of label maps, the folder below root of maps that tell the objects of a class apart, as VOC's
+            SegmentationObject; AP is then scored as well.
         ignore: label, or labels, of unlabelled pixels.
         offset: label of the first class. Where none is given, 1 if `ignore` is 0 and the first name is a class, else 0;
             labels that fit both are refused.
@@ -88,7 +91,8 @@ class DataOptions:
     seed: NonNegativeInt = 0
     size: int = 128
     names: str | tuple[str, ...] = ""
-    colors: str | Mapping[str, tuple[int, ...]] | None = None
+    colors: str | Mapping[str, tuple[int, ...] | int] | None = None
+    objects: str = ""
     ignore: int | tuple[int, ...] = 255
     offset: int | None = None
     image_ending: str = ""

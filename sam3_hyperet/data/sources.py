@@ -235,9 +235,11 @@ def _read_label_maps(options: DataOptions, split: str, root: Path) -> Files:
     labels = read_label_maps(
         folder,
         maps,
-        root / options.names if isinstance(options.names, str) else options.names,
+        root / options.names if options.names and isinstance(options.names, str) else options.names,
         ignore=options.ignore,
         offset=options.offset,
+        colors=root / options.colors if isinstance(options.colors, str) else options.colors,
+        objects=root / options.objects if options.objects else None,
         name=options.name,
         image_ending=options.image_ending or None,
         label_ending=options.label_ending or None,

@@ -18,7 +18,7 @@ class Subset(AnnotatedImages):
         self.dropped, self.adjusted, self.crowds = whole.dropped, whole.adjusted, whole.crowds
         self.rectangles = whole.rectangles
         self.is_upright, self.has_instances = whole.is_upright, whole.has_instances
-        self.remarks = (*whole.remarks, *remarks)
+        self.remarks, self.background = (*whole.remarks, *remarks), whole.background
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -86,8 +86,8 @@ class OfVocabulary(_OfCategories):
     """A data set with some of its categories alone, by id: what shows another one is there, unlabelled."""
 
     def __init__(self, whole: AnnotatedImages, ids: Collection[int]) -> None:
-        super().__init__(whole, ids)
-        self.categories = tuple(category for category in whole.categories if category.id in ids)
+        super().__init__(whole, {*ids, *([] if whole.background is None else [whole.background])})
+        self.categories = tuple(category for category in whole.categories if category.id in self._kept)
 
     def label_map(self, i: int) -> np.ndarray | None:
         labels = super().label_map(i)

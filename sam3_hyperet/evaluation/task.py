@@ -49,10 +49,12 @@ class EvalTask:
     ) -> None:
         self.split, self.protocol, self.positions = split, protocol, tuple(positions)
         self.hierarchy, self.shown, self.shown_maps = hierarchy, tuple(shown), tuple(shown_maps)
-        ids = {category.name: category.id for category in split.images.categories} if split.has_instances else {}
+        asked = [category for category in split.images.categories if category.id != split.images.background]
+        ids = {category.name: category.id for category in asked} if split.has_instances else {}
         classes = {
             text: index
             for index, category in enumerate(split.labels.categories if split.labels else ())
+            if category.id != split.labels.background
             for text in (texts or {}).get(category.id, (category.name,))
         }
         if not ids and not classes:

@@ -2,6 +2,7 @@
 
 - `layout`: what a recogniser returns
 - `coco`: COCO's tree and the exports that are COCO files
+- `masks`: label maps and coloured masks, as VOC, CVAT, Roboflow and benchmarks lay them out
 - `yolo`: Ultralytics' data.yaml, images and labels
 - `table`: all layouts; `data.format=auto` made explicit
 """

@@ -8,10 +8,10 @@ from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.finding import is_hidden
 from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.layouts import coco, yolo
+from sam3_hyperet.layouts import coco, masks, yolo
 from sam3_hyperet.layouts.layout import Found, Layout
 
-LAYOUTS: tuple[Layout, ...] = (coco.LAYOUT, yolo.LAYOUT)
+LAYOUTS: tuple[Layout, ...] = (coco.LAYOUT, yolo.LAYOUT, masks.LAYOUT)
 _SHOWN = 12  # entries of a folder, in a message
 _MOST = 200  # folders within the root that are looked into
 _DEFAULTS = {field.name: field.default for field in fields(DataOptions)}

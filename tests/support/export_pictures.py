@@ -92,7 +92,9 @@ def seen(images) -> Seen:
     for i in range(len(images)):
         instances = images.instances(i)
         unknown = images.unlabelled(i) | images.unannotated | {one.category_id for one in instances}
-        masks = sorted((by_id[one.category_id], one.rle["counts"]) for one in instances)
+        counts = [one.rle["counts"] for one in instances]
+        runs = [one.encode() if isinstance(one, str) else one for one in counts]
+        masks = sorted(zip([by_id[one.category_id] for one in instances], runs, strict=True))
         absent = {name for number, name in by_id.items() if number not in unknown}
         found[names[images.image(i).path.read_bytes()]] = masks, absent
     return found

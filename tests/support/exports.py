@@ -22,7 +22,7 @@ from export_pictures import (
     write_json,
     write_pictures,
 )
-from mask_exports import cvat_yolo, roboflow_yolo, yolo
+from mask_exports import cvat_masks, cvat_yolo, roboflow_yolo, yolo
 
 TRAIN_VAL_TEST = {"train": "train", "tune": "val", "val": "test"}
 """What most trees call the splits: tuned on val, scored on test."""
@@ -185,7 +185,8 @@ EXPORTS: dict[str, Callable[[Path], Path]] = {
     "YOLO": yolo,
     "YOLO of Roboflow": roboflow_yolo,
     "YOLO of CVAT": cvat_yolo,
+    "masks of CVAT": cvat_masks,
 }
 """By the name of a layout, its writer."""
-ONE_SPLIT = {"COCO, one file", "CVAT", "Label Studio"}
+ONE_SPLIT = {"COCO, one file", "CVAT", "Label Studio", "masks of CVAT"}
 """Layouts without splits, whose validation images are held out of all."""

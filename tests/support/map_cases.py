@@ -141,12 +141,18 @@ MAPS = {
     "values from 1, and said so": MapCase(of(lambda v: v + 1), options={"offset": 1}, note="1 sky .*3 house"),
     "a value more than names": MapCase(names="car\nhouse\n", refused="values 0 to 2, for 2 names; .*data.ignore=0"),
     "0 and 255, one name": MapCase(BINARY, names="car\n", refused="values 0 and 255 alone, for one name"),
-    "0 and 255, two names": MapCase(BINARY, 2, names="background\ncar\n", note="say data.colors="),
+    "0 and 255, two names": MapCase(
+        BINARY, names="background\ncar\n", refused="one of the classes car; .* data.colors="
+    ),
+    "0 and 255, two classes": MapCase(BINARY, 2, names="road\ncar\n", note="say data.colors="),
+    "0 and 255, as grey values": MapCase(
+        BINARY, 2, options={"colors": {"background": 0, "car": 255}}, note=r"\[255, 255, 255\] car"
+    ),
     "0, 128 and 255": MapCase(
         of(lambda v: np.array([0, 128, 255], np.uint8)[v]), refused="has the label 128, expected 0 to 2, or 255"
     ),
     "everything ignored": MapCase(
-        of(lambda v: v * 0 + 255), refused="no pixel of all label maps has a class; found 255"
+        of(lambda v: v * 0 + 255), refused="no pixel of all label maps has one of the classes sky, .*; found 255 100"
     ),
     "names with their numbers": MapCase(names="0: sky\n1: car\n2: house\n", repaired={NUMBER: 3}, note="0 sky"),
     "names with their numbers, from 1": MapCase(
@@ -160,6 +166,7 @@ MAPS = {
     "names with a gap": MapCase(names="sky\n\ncar\nhouse\n", refused="name 2 is ''"),
     "names that differ in case": MapCase(names="sky\ncar\nCar\n", refused="name 3 is 'Car', as name 2 is"),
     "names of labelme": MapCase(
+        regions=4,
         names="__ignore__\n_background_\ncar\nhouse\n",
         repaired={"labelme's line __ignore__ before the first name, left out": 1},
         note="0 background",

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from export_pictures import CATEGORIES, HEIGHT, SPLITS, WIDTH, Picture, polygon, write_pictures
+import numpy as np
+from export_pictures import ALL, CATEGORIES, HEIGHT, SPLITS, WIDTH, Picture, polygon, write_pictures
+from PIL import Image
+
+from sam3_hyperet.layouts.masks import voc_colors
 
 NAMES = list(CATEGORIES)
+LABELS = {name: value for value, name in enumerate(NAMES, start=1)}
+VOC_LABELS = {"car": 7, "dog": 12, "house": 15}  # houses are people here: VOC has no house
+COLORS = {"background": (0, 0, 0), "car": (128, 0, 0), "dog": (0, 128, 0), "house": (10, 20, 30)}
 
 
 def yolo(root: Path) -> Path:
@@ -43,6 +50,88 @@ def cvat_yolo(root: Path) -> Path:
     return root
 
 
+def voc(root: Path) -> Path:
+    """VOC's tree: palette maps of classes and of objects, each with a border of no class."""
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for split, name in {"train": "train", "val": "val"}.items():
+        write_pictures(root / "JPEGImages", SPLITS[split])
+        (lists / f"{name}.txt").write_text("\n".join(picture.stem for picture in SPLITS[split]) + "\n")
+        for picture in SPLITS[split]:
+            for folder, values in {"Class": VOC_LABELS, "Object": None}.items():
+                drawn = Image.fromarray(label_map(picture, values)).convert("P")
+                drawn.putpalette([value for color in voc_colors(256) for value in color])
+                save(drawn, root / f"Segmentation{folder}" / f"{picture.stem}.png")
+    return root
+
+
+def cvat_masks(root: Path) -> Path:
+    """CVAT's "Segmentation mask 1.1": coloured masks, one list for all."""
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (root / "ImageSets" / "Segmentation" / "default.txt").write_text("\n".join(picture.stem for picture in ALL) + "\n")
+    rows = [f"{name}:{','.join(map(str, color))}::" for name, color in COLORS.items()]
+    (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\n" + "\n".join(rows) + "\n")
+    write_pictures(root / "JPEGImages", ALL)
+    for picture in ALL:
+        save(coloured(picture), root / "SegmentationClass" / f"{picture.stem}.png")
+        objects = np.asarray(voc_colors(256), np.uint8)[label_map(picture, None)]
+        save(Image.fromarray(objects), root / "SegmentationObject" / f"{picture.stem}.png")
+    return root
+
+
+def roboflow_masks(root: Path) -> Path:
+    """Roboflow's semantic masks beside the images."""
+    for split, name in {"train": "train", "tune": "valid", "val": "test"}.items():
+        write_pictures(root / name, SPLITS[split])
+        for picture in SPLITS[split]:
+            save(Image.fromarray(label_map(picture)), root / name / f"{picture.stem}_mask.png")
+        rows = [f"{value}, {label}" for value, label in enumerate(["background", *NAMES])]
+        (root / name / "_classes.csv").write_text("Pixel Value, Class\n" + "\n".join(rows) + "\n")
+    return root
+
+
+def camvid_masks(root: Path) -> Path:
+    """CamVid as it is on Kaggle: coloured masks and a table."""
+    for split, name in {"train": "train", "tune": "val", "val": "test"}.items():
+        write_pictures(root / name, SPLITS[split])
+        for picture in SPLITS[split]:
+            save(coloured(picture), root / f"{name}_labels" / f"{picture.stem}_L.png")
+    rows = [f"{name},{','.join(map(str, color))}" for name, color in COLORS.items()]
+    (root / "class_dict.csv").write_text("name,r,g,b\n" + "\n".join(rows) + "\n")
+    return root
+
+
+def label_maps(root: Path) -> Path:
+    """Images and masks with splits in them, and a list of names."""
+    for split, name in {"train": "train", "val": "val"}.items():
+        write_pictures(root / "images" / name, SPLITS[split])
+        for picture in SPLITS[split]:
+            save(Image.fromarray(label_map(picture)), root / "masks" / name / f"{picture.stem}.png")
+    (root / "classes.txt").write_text("\n".join(["background", *NAMES]) + "\n")
+    return root
+
+
+def label_map(picture: Picture, labels: dict[str, int] | None = LABELS) -> np.ndarray:
+    """(H, W) uint8, 0 where nothing is; without labels, the number of each object, and 255 in a corner."""
+    found = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for number, (category, x, y, width, height) in enumerate(picture.boxes, start=1):
+        found[y : y + height, x : x + width] = number if labels is None else labels[category]
+    if labels in (None, VOC_LABELS):
+        found[:2, :2] = 255
+    return found
+
+
+def coloured(picture: Picture) -> Image.Image:
+    """The label map in colours."""
+    return Image.fromarray(np.asarray(list(COLORS.values()), np.uint8)[label_map(picture)])
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Save an image; parent folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
 def write_yolo(
     images: Path, labels: Path, pictures: Iterable[Picture], name: Callable[[Picture], str] = lambda p: p.name
 ) -> None:
@@ -57,3 +146,13 @@ def write_yolo(
         path = (labels / name(picture)).with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(rows) + "\n" if rows else "")
+
+
+MASKS: dict[str, Callable[[Path], Path]] = {
+    "VOC": voc,
+    "CVAT, segmentation masks": cvat_masks,
+    "Roboflow, semantic masks": roboflow_masks,
+    "CamVid, coloured": camvid_masks,
+    "label maps": label_maps,
+}
+"""By the name of a layout of masks, its writer."""

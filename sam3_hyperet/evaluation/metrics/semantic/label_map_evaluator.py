@@ -32,8 +32,9 @@ SHOWN = "fused"  # the fusion whose label maps are kept for the report
 class FusedLabels:
     """A label map to which classes are added one by one: `labels`, (H, W) int64 on the values' device."""
 
-    def __init__(self, size: Sequence[int]) -> None:
-        self.labels, self._best = torch.full(tuple(size), UNASSIGNED), torch.full(tuple(size), -torch.inf)
+    def __init__(self, size: Sequence[int], nothing: int = UNASSIGNED) -> None:
+        """nothing: the label of pixels that no class takes."""
+        self.labels, self._best = torch.full(tuple(size), nothing), torch.full(tuple(size), -torch.inf)
 
     def add(self, label: int, value: Tensor) -> None:
         """Add a class by its value at each pixel, one of `class_values`."""
@@ -72,17 +73,20 @@ def vocabulary_labels(images: AnnotatedImages, i: int) -> np.ndarray:
 class LabelMapEvaluator(Evaluator):
     """mIoU of the classes' predictions, fused to label maps at the labels' own size.
 
-    images: with the C classes as categories and the label maps; of several prompts for a class the best counts.
+    images: with the C classes as categories and the label maps; of several prompts for a class the best counts. Where
+        one of them is the background, it gets the pixels that no other class takes.
     shown: positions whose label map is kept, as `shown`: (H, W) classes, -1 where a pixel has none.
     """
 
     def __init__(self, images: AnnotatedImages, protocol: Protocol, shown: Collection[int]) -> None:
         self.names = tuple(category.name for category in images.categories)
+        ids = [category.id for category in images.categories]
+        self._nothing = UNASSIGNED if images.background is None else ids.index(images.background)
         self._images, self._protocol, self._shown = images, protocol, shown
 
     def start(self, position: int, encoded: Encoded) -> None:
         self._position, self._labels = position, vocabulary_labels(self._images, position)
-        self._maps = {name: FusedLabels(self._labels.shape) for name in FUSIONS}
+        self._maps = {name: FusedLabels(self._labels.shape, self._nothing) for name in FUSIONS}
 
     def add(self, prompt: Prompt, detections: PromptDetections) -> None:
         prediction, protocol = detections.prediction, self._protocol
