@@ -16,7 +16,7 @@ from sam3_hyperet.doctor.sizes import Sizes
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
-from sam3_hyperet.training.options import CacheOptions, FitOptions
+from sam3_hyperet.training.options import FSDP, CacheOptions, FitOptions
 
 if TYPE_CHECKING:
     from sam3_hyperet.doctor.splits import Splits
@@ -57,17 +57,17 @@ def examine(setup: Setup) -> Iterator[Finding]:
     extras = ["peft"] if setup.hyperet.adapter == "lora" else []
     yield from check("packages", lambda: installation.package_rows(extras))
     yield from check("torchvision", installation.torchvision_rows)
-    yield from check("torch", installation.torch_rows)
-    yield from check("sam3", installation.sam3_rows, "torch")
+    yield from check("imports", installation.import_rows)
+    yield from check("sam3", installation.sam3_rows, "imports")
     if setup.launcher.name == "slurm":
         yield from check("slurm", cluster.slurm_rows)
         yield from check("partition", lambda: cluster.partition_rows(setup.launcher), "slurm")
         yield from check("run_dir of a job", lambda: cluster.shared_folder_rows(setup.run_dir))
     gpus = machine.Gpus()
-    if not setup.is_submitted and "torch" in examination.passed:
+    if not setup.is_submitted and "imports" in examination.passed:
         gpus = machine.find_gpus()
     if not setup.is_submitted:
-        yield from check("gpu", lambda: machine.gpu_rows(train, gpus), "torch")
+        yield from check("gpu", lambda: machine.gpu_rows(train, gpus), "imports")
         yield from check("precision", lambda: machine.precision_rows(train, gpus), "gpu")
         yield from check("cores", lambda: machine.core_rows(train, machine.available_cores(), "for this process"))
         side = setup.model.resolution or _SIDES.get(setup.model.name, 1008)
@@ -142,10 +142,12 @@ def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Split
 def _tried(setup: Setup, examination: Examination, splits: Splits, is_quick: bool) -> Iterator[Finding]:
     """The trial, if it is wanted; an adapter file is compared with its base in any case."""
     check, tries = examination.check, is_quick if setup.tries is None else setup.tries
+    if setup.fit.train.strategy == FSDP:
+        yield Finding("model", "skipped", f"train.strategy={FSDP} shares it out among processes; here is one")
+        return
     if not tries and setup.adapter is None:
-        yield Finding(
-            "model", "skipped", "a step of the official architecture takes minutes on a CPU; trial=true tries it"
-        )
+        why = "trial=false" if setup.tries is False else "a step of `large` takes minutes on a CPU; trial=true tries it"
+        yield Finding("model", "skipped", why)
         return
     trials: list[Trial] = []
 

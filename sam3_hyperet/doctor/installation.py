@@ -36,6 +36,16 @@ REQUIRED = {  # as in setup.cfg
     "jinja2": "3.1",
     "pyyaml": "6",
 }
+_COMPILED = {  # module: package
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "pycocotools.mask": "pycocotools",
+    "safetensors": "safetensors",
+    "scipy.optimize": "scipy",
+    "torch": "torch",
+    "torchvision": "torchvision",
+}
 _SHOWN = ("torch", "torchvision", "sam3", "numpy")
 _REINSTALL = 'pip install --upgrade --force-reinstall "torch>=2.7" "torchvision>=0.22" (both from the same index)'
 _BROKEN = (ImportError, OSError, RuntimeError, AttributeError, TypeError, ValueError)  # of a damaged or mixed install
@@ -88,15 +98,17 @@ def torchvision_rows() -> Iterator[Finding]:
         yield ok("torchvision", f"torchvision {torchvision} fits torch {torch}")
 
 
-def torch_rows() -> Iterator[Finding]:
-    """Whether torch and torchvision can be imported."""
-    for name in ("torch", "torchvision"):
+def import_rows() -> Iterator[Finding]:
+    """Whether the packages with compiled code can be imported."""
+    for module, package in _COMPILED.items():
         try:
-            importlib.import_module(name)
+            importlib.import_module(module)
         except _BROKEN as error:
-            yield failed("torch", f"import {name}: {_one_line(error)}", "an import without errors", _REINSTALL)
+            is_torch = module in ("torch", "torchvision")
+            remedy = _REINSTALL if is_torch else f'pip install --force-reinstall "{package}>={REQUIRED[package]}"'
+            yield failed("imports", f"import {module}: {_one_line(error)}", "an import without errors", remedy)
             return
-    yield ok("torch", "torch and torchvision import")
+    yield ok("imports", f"{', '.join(_COMPILED)}")
 
 
 def sam3_rows() -> Iterator[Finding]:

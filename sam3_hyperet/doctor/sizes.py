@@ -6,7 +6,7 @@ from typing import Any
 from sam3_hyperet.doctor.findings import Finding, ok
 from sam3_hyperet.doctor.machine import Gpus, memory_rows
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
-from sam3_hyperet.training.options import CacheOptions, FitOptions
+from sam3_hyperet.training.options import FSDP, CacheOptions, FitOptions
 
 _LOG_BYTES = 64 * 2**20  # of metrics, TensorBoard, records and the report
 _FLOAT = 4  # bytes
@@ -56,7 +56,9 @@ class Sizes:
         """Whether weights, gradients and optimizer state fit into the memory of the device that trains."""
         import psutil
 
-        needed = (self.total + 3 * self.trained) * _FLOAT
-        on_gpu = bool(gpus.names) and self._fit.train.accelerator != "cpu"
+        train = self._fit.train
+        parts = train.devices * train.nodes if train.strategy == FSDP else 1  # of each parameter, one a process
+        needed = (self.total + 3 * self.trained) * _FLOAT // parts
+        on_gpu = bool(gpus.names) and train.accelerator != "cpu"
         free, where = (min(gpus.free), "on the GPU") if on_gpu else (psutil.virtual_memory().available, "here")
         yield from memory_rows(needed, free, where, "weights, gradients and AdamW's moments")

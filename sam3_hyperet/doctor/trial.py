@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.data.annotations import AnnotatedImages
@@ -101,9 +102,10 @@ class Trial:
 def open_trial(options: ModelOptions, fit: FitOptions) -> tuple[Trial, Finding]:
     """The base model on one device of the run, and the row that says so. Raises ConfigError or CheckpointError."""
     train = fit.train
+    alone = LightningEnvironment()  # also within a job of several tasks
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The `srun` command is available")  # but not wanted
-        fabric = Fabric(accelerator=train.accelerator, devices=1, precision=train.precision)  # type: ignore[arg-type]
+        fabric = Fabric(accelerator=train.accelerator, devices=1, precision=train.precision, plugins=alone)  # type: ignore[arg-type]
     model = build_model(**vars(options)).to(fabric.device)
     found = f"{options.name} at {resolution(model)} pixels on {fabric.device}; base {base_fingerprint(model)[:12]}…"
     return Trial(fabric, model), ok("model", found)

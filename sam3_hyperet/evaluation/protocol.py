@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, ClassVar
 
-import numpy as np
-
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import PRECISIONS, NonNegativeInt, PositiveInt, Probability, check_fields
 
@@ -66,6 +64,8 @@ class Protocol:
 
 def evenly_spread(positions: Sequence[int], count: int) -> list[int]:
     """All positions, or `count` of them, evenly spread; 0 for all."""
+    import numpy as np  # here, since options are read, and `doctor` runs, where numpy may be broken
+
     if not count or count >= len(positions):
         return list(positions)
     return [positions[k] for k in np.linspace(0, len(positions) - 1, count).round().astype(int)]

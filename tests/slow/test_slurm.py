@@ -194,5 +194,7 @@ def test_the_dry_run_prints_what_is_submitted(jobs, capsys):
 
 
 def test_a_job_that_slurm_refuses_is_an_error_in_words(cluster, tmp_path):
-    with pytest.raises(ConfigError, match="sbatch refused the job: sbatch: error: invalid partition specified: none"):
+    with pytest.raises(ConfigError, match=r"failed partition launcher.partition=none expected: one of main"):
         main([*RUN, "launcher.partition=none", f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises(ConfigError, match="sbatch refused the job: sbatch: error: invalid partition specified: none"):
+        main([*RUN, "launcher.partition=none", "launcher.doctor=false", f"run_dir={tmp_path / 'run'}"])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,16 +68,35 @@ def test_every_requirement_is_looked_for(pytestconfig):
 
 
 def test_a_torch_that_cannot_be_imported(monkeypatch):
+    real = importlib.import_module
+
     def broken(name):
-        raise OSError("libcudart.so.12: cannot open")
+        if name == "torch":
+            raise OSError("libcudart.so.12: missing")
+        return real(name)
 
     monkeypatch.setattr(importlib, "import_module", broken)
-    row = only(installation.torch_rows())
+    row = only(installation.import_rows())
     assert (row.status, row.found) == (
         "failed",
-        "import torch: OSError: libcudart.so.12: cannot open",
+        "import torch: OSError: libcudart.so.12: missing",
     )
     assert row.remedy.startswith("pip install")
+
+
+def test_a_broken_installation_is_no_traceback(tmp_path):
+    for name in ("torch", "numpy", "cv2"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is broken')")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from sam3_hyperet.cli.console import main; "
+    arguments = ["doctor", "data=auto", f"data.root={tmp_path}", f"run_dir={tmp_path / 'run'}", "--json"]
+    command = [sys.executable, "-c", f"{program} main({arguments!r})"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    rows = {row["check"]: row for row in json.loads(done.stdout)["checks"]}
+    assert rows["imports"]["found"] == "import numpy: ImportError: numpy is broken"
+    assert rows["imports"]["remedy"] == 'pip install --force-reinstall "numpy>=1.26"'
+    assert {rows[name]["status"] for name in ("sam3", "gpu", "checkpoint", "data", "model")} == {"skipped"}
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -182,8 +204,6 @@ def test_a_slurm_that_does_not_answer():
 def test_a_folder_of_one_machine(tmp_path):
     mounts = tmp_path / "mounts"
     mounts.write_text("/dev/sda / ext4 rw 0 0\ntmpfs /scratch tmpfs rw 0 0\nnas:/ /data nfs4 rw 0 0\n")
-    from pathlib import Path
-
     assert only(cluster.shared_folder_rows(Path("/scratch/run"), mounts)).status == "warning"
     assert only(cluster.shared_folder_rows(Path("/tmp/run"), mounts)).status == "warning"
     row = only(cluster.shared_folder_rows(Path("/data/runs/a"), mounts))

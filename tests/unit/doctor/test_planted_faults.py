@@ -93,7 +93,7 @@ def test_a_healthy_set_up_is_one(examined, options):
     assert code == 0
     assert {status for _, status in rows} == {"ok"}
     assert {check for check, _ in rows} >= {
-        *("python", "packages", "torchvision", "torch", "sam3", "gpu", "precision", "cores", "shared memory", "disk"),
+        *("python", "packages", "torchvision", "imports", "sam3", "gpu", "precision", "cores", "shared memory", "disk"),
         *("sizes", "memory", "checkpoint", "data: train", "data: val", "data: files", "data: overlap", "prompts"),
         *("model", "forward pass", "gradients", "training step"),
     }
