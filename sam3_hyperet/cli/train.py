@@ -1,6 +1,7 @@
 """`sam3-hyperet train`: train, then score the base and the adapted model, and write the report."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -202,8 +203,11 @@ def _print_next(console: Console, run_dir: Path, images: AnnotatedImages) -> Non
     """Print where the results are, and a command to paste that uses them."""
     files = [name for name in (ADAPTER["best"], WEIGHTS["best"], "report.html") if (run_dir / name).is_file()]
     console.print("wrote " + ", ".join(str(run_dir / name) for name in files), markup=False, soft_wrap=True)
-    names = [category.name for category in images.categories if category.id != images.background]
-    prompts = ",".join(names[:3])
+    counts = images.counts or {}
+    classes = [category for category in images.categories if category.id != images.background]
+    annotated = [category for category in classes if counts.get(category.id)] or classes
+    names = [category.name for category in annotated[:3]]
+    prompts = json.dumps(names, ensure_ascii=False) if any("," in name for name in names) else ",".join(names)
     command = command_line("predict", f"run={run_dir}", f"images={images.image(0).path}", f"prompts={prompts}")
     console.print(f"next: {command}", markup=False, soft_wrap=True)  # one line
 
