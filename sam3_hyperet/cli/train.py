@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from sam3_hyperet.files import replacing, sole_use
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
+from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
 from sam3_hyperet.modeling.inject import inject
@@ -117,6 +119,7 @@ def _train(
     stage = set_stage(model, options.stage.number, options.stage.layers)
     report, config_text = parameter_report(model), OmegaConf.to_yaml(config, resolve=True)
     training, tuning = _concept_prompts(splits, options, resolution(model), console)
+    loss = _loss_options(options.loss, training.images, console)
     views = _views(training, tuning)
     # what `fit` would find out only after files are written
     radius_control(model, options.radius, options.train.max_steps)
@@ -151,7 +154,7 @@ def _train(
             stack.enter_context(cached_trunk(model, options.cache, views, options.train.precision))
         stopped = preemption.requested
         result = fit(  # whose loss goes with it: it holds on to the model
-            fabric, model, GroundingLoss(model, options.loss), batches, tuning_batches, options, run, stopped
+            fabric, model, GroundingLoss(model, loss), batches, tuning_batches, options, run, stopped
         )
     skipped = f"{result.skipped_steps} skipped; best step {result.best_step}"
     console.print(f"{result.step} steps in {result.seconds:.0f} s, {skipped}")
@@ -185,6 +188,17 @@ def _concept_prompts(
     if held_out is None:
         return training, None
     return training, ConceptPrompts(held_out, side, prompt_sampler(data, held_out), None, options.seed)
+
+
+def _loss_options(options: LossOptions, images: AnnotatedImages, console: Console) -> LossOptions:
+    """The loss of a run: without the semantic map, of which boxes say nothing, where annotations have no mask."""
+    if not images.boxed:
+        return options
+    console.print(
+        "boxes without a mask: their masks are not learnt, and loss.semantic and loss.semantic_dice count as 0",
+        soft_wrap=True,
+    )
+    return replace(options, semantic=0.0, semantic_dice=0.0)
 
 
 def _adapted_model(values: dict[str, object], hyperet: HyperETConfig, device: torch.device) -> host.Sam3Image:

@@ -38,6 +38,7 @@ class Instance:
     """One annotated region: a compressed COCO RLE at the image's full size. A crowd is many, not told apart.
 
     `stated_box` and `stated_area`, in pixels, are the annotation file's, by which AP counts; None: the mask's.
+    `is_boxed`: there is no mask; `rle` is the box's.
     """
 
     category_id: int
@@ -46,6 +47,7 @@ class Instance:
     id: int = -1
     stated_box: tuple[float, ...] | None = None
     stated_area: float | None = None
+    is_boxed: bool = False
 
     @property
     def box(self) -> tuple[float, ...]:
@@ -73,6 +75,7 @@ class AnnotatedImages:
 
     dropped: by reason, how many annotations were left out. adjusted: those kept after a harmless repair.
     crowds: how many annotations are crowds. rectangles: how many are outlined by their own box.
+    boxed: how many are boxes without a mask, of which the box alone is learnt.
     counts: annotations of each category id that has any, crowds included, in all images of the file; of a large
         label-map set None. A category without any is never taken as absent.
     remarks: sentences about the files, which are printed with the summary.
@@ -89,7 +92,7 @@ class AnnotatedImages:
     def __init__(self, name: str, categories: Iterable[Category]) -> None:
         self.name, self.categories = name, tuple(categories)
         self.dropped, self.adjusted = Counter[str](), Counter[str]()
-        self.crowds, self.rectangles, self.is_upright = 0, 0, False
+        self.crowds, self.rectangles, self.boxed, self.is_upright = 0, 0, 0, False
 
     def __len__(self) -> int:
         raise NotImplementedError

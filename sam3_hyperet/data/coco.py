@@ -58,6 +58,7 @@ class CocoInstances(AnnotatedImages):
         self._file, self._paths, self._folder, self._has_crowds = file, paths, folder, crowds == "ignore"
         self.dropped, self.adjusted = Counter(file.dropped), Counter(file.adjusted)
         self.crowds, self.rectangles = int(file.crowd.sum()) if self._has_crowds else 0, file.rectangles
+        self.boxed = int(file.boxed.sum())
         if file.crowds and not self._has_crowds:
             self.adjusted["crowd, read as an instance"] = file.crowds
         ids, counts = np.unique(file.categories, return_counts=True)
@@ -112,6 +113,7 @@ def read_coco(
     name: str = "coco",
     tree: Path | str | None = None,
     crowds: str = "ignore",
+    boxes: str = "drop",
     upright: bool = False,
 ) -> CocoInstances:
     """Read a COCO instances JSON whose images lie in the folder `images`, listed once; no image is opened here.
@@ -121,11 +123,13 @@ def read_coco(
     tree: a concepts.json, whose synonyms, granularities and parents the categories take by id; without one, a
         category's `synonyms` and `granularity` are its own and its siblings are those of its `supercategory`.
     crowds: "instances" reads each `iscrowd: 1` as one instance; "ignore" as a region that is ignored.
+    boxes: "instances" reads a box without a mask as an instance whose box alone is known; "drop" leaves it out.
     upright: whether images are turned by their EXIF orientation, for those whose size the file does not say.
     Raises DataError, naming file and record.
     """
     path, folder = Path(annotations), Path(images)
-    index = CocoIndex(path)
+    with_boxes = boxes == "instances"
+    index = CocoIndex(path, boxes=with_boxes)
     file = index.read()
     if file is None:
         source, adjusted = CocoJson(path), Counter[str]()
@@ -134,7 +138,7 @@ def read_coco(
         paths, found_by_end = _paths(path, folder, head["image_ids"], head["file_names"])
         has_sizes = _fill_sizes(head["sizes"], paths, folder, upright, adjusted)
         names = {category.id: category.name for category in categories}
-        table = AnnotationTable(path, head["image_ids"].tolist(), head["sizes"], names)
+        table = AnnotationTable(path, head["image_ids"].tolist(), head["sizes"], names, boxes=with_boxes)
         source.add_annotations(table)
         table.adjusted += adjusted
         file = CocoFile(**head, **table.finish())

@@ -26,15 +26,24 @@ _SLACK, _RELATIVE_SLACK = 2.0, 0.05  # pixels, and fraction of a side, that a bo
 _TRIED = 8  # run lengths that are read along rows
 _SOME_PIXELS = 16  # of a mask's box, for which an area of 1 or less is a fraction of the image
 _FROM_MASK, _NO_AREA = "taken from the mask", "area that is no number of pixels"
-_COLUMNS = 6  # of a row: id, image, category, crowd, and the two of `CocoFile.parts`
+_COLUMNS = 6  # of a row: id, image, category, crowd (and `_BOXED` more), and the two of `CocoFile.parts`
+_BOXED = 2  # of a box without a mask
 
 
 class AnnotationTable:
     """`add` the records in the file's order, then `finish`."""
 
-    def __init__(self, path: Path, image_ids: Sequence[int], sizes: np.ndarray, categories: Mapping[int, str]) -> None:
-        """sizes: (N, 2) height, width. categories: names by id."""
-        self.path, self.categories = path, categories
+    def __init__(
+        self,
+        path: Path,
+        image_ids: Sequence[int],
+        sizes: np.ndarray,
+        categories: Mapping[int, str],
+        *,
+        boxes: bool = False,
+    ) -> None:
+        """sizes: (N, 2) height, width. categories: names by id. boxes: keep boxes without a mask, as rectangles."""
+        self.path, self.categories, self.boxes = path, categories, boxes
         self.position = {image_id: position for position, image_id in enumerate(image_ids)}
         self.dropped, self.adjusted = Counter[str](), Counter[str]()
         self.crowds = 0
@@ -61,11 +70,15 @@ class AnnotationTable:
         position = self.position[image_id]
         height, width = self._size[position]
         box, fault = read_box(record, height, width)
-        parts = self._take(record.get("segmentation"), box, height, width, where)
+        outline = record.get("segmentation")
+        is_boxed = self.boxes and box is not None and not outline
+        if is_boxed:
+            outline = [_rectangle(box, height, width)]
+        parts = self._take(outline, box, height, width, where)
         if parts is None:
             self._lost.append((position, category))
             return
-        row = (number, position, category, crowd, *parts)
+        row = (number, position, category, crowd + _BOXED * is_boxed, *parts)
         if earlier is not None and self._is_same(row, self._row(earlier)):
             self.dropped["annotation that is in the file twice"] += 1
             self._take_back(*parts)
@@ -185,21 +198,25 @@ class AnnotationTable:
             count, why = len(self.seen) + self._numbered, f"; dropped {dict(self.dropped)}" if self.dropped else ""
             raise DataError(
                 f"{self.path}: none of its {count} annotations has a mask{why}; expected a `segmentation` of "
-                "polygons or run lengths, as exports of instance segmentation have, for one annotation or more"
+                "polygons or run lengths, as exports of instance segmentation have, for one annotation or more; or "
+                "data.boxes=instances, to learn and score boxes alone"
             )
         is_rectangle = polygons.are_rectangles(outlines, reach)
+        is_rectangle &= np.bincount(owner, minlength=len(keep))[owner] == 1
+        is_rectangle &= rows[owner, 3] < _BOXED
         rows = rows[keep]
         return {
             "dropped": dict(self.dropped),
             "adjusted": dict(self.adjusted),
             "crowds": self.crowds,
-            "rectangles": int((is_rectangle & (np.bincount(owner, minlength=len(keep))[owner] == 1)).sum()),
+            "rectangles": int(is_rectangle.sum()),
             "unlabelled": self._without_annotation_left(rows),
             "rows": Ragged.grouped(rows[:, 1], np.arange(len(rows)), len(self._size)),
             "ids": rows[:, 0].copy(),
             "images": rows[:, 1].copy(),
             "categories": rows[:, 2].copy(),
-            "crowd": rows[:, 3] == 1,
+            "crowd": rows[:, 3] % _BOXED == 1,
+            "boxed": rows[:, 3] >= _BOXED,
             "stated": stated,
             "parts": rows[:, 4:].copy(),
             "polygons": outlines,
@@ -282,6 +299,13 @@ class AnnotationTable:
     def _without_annotation_left(self, rows: np.ndarray) -> Ragged:
         left = set(zip(rows[:, 1].tolist(), rows[:, 2].tolist(), strict=True)) if self._lost else set()
         return Ragged.of_pairs(sorted(set(self._lost) - left), len(self._size))
+
+
+def _rectangle(box: tuple[float, ...], height: int, width: int) -> list[float]:
+    """The outline of a box [x, y, width, height], within the image."""
+    x, y, w, h = map(float, box)
+    left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
+    return [left, top, right, top, right, bottom, left, bottom]
 
 
 def _check_numbers(polygon: Sequence[Any], where: str) -> None:

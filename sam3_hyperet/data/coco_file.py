@@ -21,9 +21,9 @@ class CocoFile:
     dropped, adjusted: counts by reason. crowds, rectangles: how many annotations are that, dropped ones included.
     sizes: (N, 2) height, width. file_names: UTF-8. By image, category ids: `absent` and `not_exhaustive`, of those that
     LVIS calls `federated`, and `unlabelled`, whose annotations were all dropped; and `rows`.
-    images: positions. crowd: `iscrowd`. stated: (A, 5) x, y, width, height, area; NaN where that follows from the mask.
-    parts: (A, 2) the first of a row's polygons and the one after the last; where these are equal, the number of its
-    compressed run lengths.
+    images: positions. crowd: `iscrowd`. boxed: outlined by the box, for want of a mask. stated: (A, 5) x, y, width,
+    height, area; NaN where that follows from the mask. parts: (A, 2) the first of a row's polygons and the one after
+    the last; where these are equal, the number of its compressed run lengths.
     """
 
     vocabulary: tuple[Category, ...]
@@ -43,6 +43,7 @@ class CocoFile:
     images: np.ndarray
     categories: np.ndarray
     crowd: np.ndarray
+    boxed: np.ndarray
     stated: np.ndarray
     parts: np.ndarray
     polygons: Ragged
@@ -58,7 +59,8 @@ class CocoFile:
         else:
             rle = masks.from_polygons([self.polygons[k].tolist() for k in range(first, last)], height, width)
         stated = None if math.isnan(box[0]) else tuple(box), None if math.isnan(area) else area
-        return Instance(int(self.categories[row]), rle, crowds and bool(self.crowd[row]), int(self.ids[row]), *stated)
+        is_crowd, is_boxed = crowds and bool(self.crowd[row]), bool(self.boxed[row])
+        return Instance(int(self.categories[row]), rle, is_crowd, int(self.ids[row]), *stated, is_boxed)
 
 
 def image_fields(

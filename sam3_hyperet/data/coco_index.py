@@ -26,7 +26,7 @@ from sam3_hyperet.digest import blocks, sha256
 from sam3_hyperet.files import replacing
 from sam3_hyperet.version import __version__
 
-_READER = f"{__version__}.2"  # to be changed with every change of what is read or stored
+_READER = f"{__version__}.3"  # to be changed with every change of what is read or stored
 _MAGIC = b"sam3hyp\n"
 _START = struct.Struct("<8sQQ")  # the magic word, the checksum of all behind it, the bytes of the header
 _ALIGNED = 64  # bytes
@@ -39,9 +39,10 @@ class CocoIndex:
     remarks: what a person should know of it, in lines.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, boxes: bool = False) -> None:
+        """boxes: of what is read with boxes that have no mask."""
         self.path, self.remarks = path, list[str]()
-        self._key = ""
+        self._key, self._ending = "", ".boxes.index" if boxes else ".index"
         with contextlib.suppress(OSError):  # said when the file itself is read
             if is_large(path):
                 self._key = f"{_READER} {sha256(path)}"
@@ -77,7 +78,7 @@ class CocoIndex:
         return content
 
     def _places(self) -> Iterator[Path]:
-        name = f".{self.path.name}.index"
+        name = f".{self.path.name}{self._ending}"
         yield self.path.with_name(name)
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         if cache.is_absolute():

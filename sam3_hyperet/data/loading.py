@@ -161,7 +161,8 @@ def _datapoint(
         mine, first = regions.category == prompt.category_id, len(objects)
         for n in np.flatnonzero(mine & regions.target).tolist():
             mask, box, number = regions.view.masks[n], regions.view.boxes[n], regions.instances[n].id
-            objects.append(Object(box, float(mask.sum()), object_id=number, frame_index=0, segment=mask))
+            segment = None if regions.instances[n].is_boxed else mask
+            objects.append(Object(box, float(mask.sum()), object_id=number, frame_index=0, segment=segment))
         metadata = InferenceMetadata(
             coco_image_id=record.image_id,
             original_image_id=record.image_id,

@@ -29,6 +29,11 @@ def data_notes(images: AnnotatedImages, listed: int = _LISTED) -> list[str]:
             absent = [names[category] for category in names if category in images.unannotated]
             lines.append(f"{images.name}: without any annotation, so never taken as absent: {some(absent, listed)}")
     annotations = sum((images.counts or {}).values())
+    if images.boxed:
+        lines.append(
+            f"{images.name}: {images.boxed:,} of {annotations:,} annotations are boxes without a mask "
+            "(data.boxes=instances): box AP is of these; in mask AP, each is a rectangle"
+        )
     if images.rectangles and images.rectangles >= _MANY_RECTANGLES * annotations:
         lines.append(
             f"{images.name}: warning: {images.rectangles:,} of {annotations:,} outlines are upright rectangles; boxes "

@@ -10,6 +10,7 @@ from sam3_hyperet.options import NonNegativeInt, Probability, check_fields, one_
 FORMATS = ("scenes", "coco", "ade20k", "label_maps", "yolo", "auto")
 SPLITS = ("train", "tune", "val")
 CROWDS = ("ignore", "instances")
+BOXES = ("drop", "instances")
 EXIF = ("auto", "ignore", "apply")
 RESERVED_NAMES = frozenset(
     ("base", "difference", "params", "radius", "normalized_radius", "speed", "train", "forgetting")
@@ -59,6 +60,7 @@ class DataOptions:
             count as absent. Empty for all.
         crowds: "ignore" leaves crowds (`iscrowd: 1`) out of training and ignores detections on them; "instances" reads
             each as one instance, as brush tools mean it.
+        boxes: "drop" leaves out annotations that have a box and no mask; "instances" learns and scores the box of each.
         exif: "ignore" shows images as they are stored, on which most annotations are drawn; "apply" turns them by
             their EXIF orientation; "auto" turns those of format "yolo", as Ultralytics does, and no others.
         absent_concepts: names, or the name of a list of them, of which none is to be seen in any training image: more
@@ -104,6 +106,7 @@ class DataOptions:
     negative_granularity_weights: Mapping[str, float] | None = None
     annotated: tuple[str, ...] = ()
     crowds: Annotated[str, CROWDS] = "ignore"
+    boxes: Annotated[str, BOXES] = "drop"
     exif: Annotated[str, EXIF] = "auto"
     absent_concepts: str | tuple[str, ...] = ()
     num_positives: int = 2

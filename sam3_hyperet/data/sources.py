@@ -210,9 +210,8 @@ def _read_coco(options: DataOptions, split: str, root: Path) -> Files:
             f"{annotations}: no such file; found {some(found) or 'no .json file'} below {root}, expected {file}, and "
             f"its images in {folder}/; other names: data.splits={{{split}: [folder, file.json]}}, or data=auto"
         )
-    upright = options.exif == "apply"
-    images = read_coco(annotations, root / folder, name=options.name, crowds=options.crowds, upright=upright)
-    return images, None, annotations
+    how = {"name": options.name, "crowds": options.crowds, "boxes": options.boxes, "upright": options.exif == "apply"}
+    return read_coco(annotations, root / folder, **how), None, annotations
 
 
 def _pair(split: str, given: object) -> tuple[str, str]:
@@ -254,7 +253,8 @@ def _read_yolo(options: DataOptions, split: str, root: Path) -> Files:
     if not isinstance(sources, list | tuple) or not sources or not all(isinstance(one, str) for one in sources):
         raise ConfigError(f"data.splits.{split}={given!r}; expected folders or .txt lists of images, below data.root")
     names = root / (options.names or "data.yaml") if isinstance(options.names, str) else options.names
-    return read_yolo(root, sources, names, name=options.name, upright=is_upright(options)), None, None
+    how = {"name": options.name, "boxes": options.boxes, "upright": is_upright(options)}
+    return read_yolo(root, sources, names, **how), None, None
 
 
 _READERS = {

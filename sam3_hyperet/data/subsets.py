@@ -16,7 +16,7 @@ class Subset(AnnotatedImages):
         super().__init__(whole.name, whole.categories)
         self._whole, self._positions = whole, list(positions)
         self.dropped, self.adjusted, self.crowds = whole.dropped, whole.adjusted, whole.crowds
-        self.rectangles = whole.rectangles
+        self.rectangles, self.boxed = whole.rectangles, whole.boxed
         self.is_upright, self.has_instances = whole.is_upright, whole.has_instances
         self.remarks, self.background = (*whole.remarks, *remarks), whole.background
 

@@ -78,6 +78,7 @@ def read_yolo(
     names: Sequence[str] | Path,
     *,
     name: str = "yolo",
+    boxes: str = "drop",
     upright: bool = True,
 ) -> YoloInstances:
     """Read instances of Ultralytics' format; of the images, only the sizes are read here.
@@ -85,9 +86,9 @@ def read_yolo(
     sources: folders of images, or .txt lists of images, below `root`. An image's labels lie at its path with its last
         folder `images` replaced by `labels`, and its ending by .txt; without such a file, the image shows nothing.
     names: of the classes, in the order of their indices, or a data.yaml, or a text file with one a line.
+    boxes: "instances" reads rows of a class and a box as instances whose boxes alone are known.
     upright: whether images are turned by their EXIF orientation.
-    What has no mask, such as a row of a class and a box, is dropped and counted, as in `read_coco`. Raises DataError
-    naming file and line.
+    What has no mask is dropped and counted, as in `read_coco`. Raises DataError naming file and line.
     """
     if isinstance(names, Path) and names.suffix == ".txt":
         classes: Mapping[int, str] = _names(read_class_names(names)[0], names)
@@ -100,7 +101,7 @@ def read_yolo(
         ImageInfo(i, file, height, width) for i, (file, (width, height)) in enumerate(zip(files, sizes, strict=True))
     ]
     head = image_fields(range(len(infos)), [(info.height, info.width) for info in infos])
-    table = AnnotationTable(root, range(len(infos)), head["sizes"], classes)
+    table = AnnotationTable(root, range(len(infos)), head["sizes"], classes, boxes=boxes == "instances")
     labels: list[Path | None] = []
     number, empty, oriented = 0, 0, 0
     for info in infos:

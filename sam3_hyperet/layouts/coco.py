@@ -48,7 +48,11 @@ def recognise_coco(root: Path) -> Sequence[Found]:
     name = _layout(root, list(by_split.values()))
     if any(file.look.has_pairs for file in by_split.values()):
         notes.append("images are paired with phrases: of others than it is paired with, nothing is known in an image")
-    return [Found(name, {"format": "coco", "splits": splits}, tuple(notes))]
+    options: dict[str, object] = {"format": "coco", "splits": splits}
+    if not any(file.look.has_masks for file in by_split.values()):
+        options["boxes"] = "instances"
+        notes.append("there are boxes and no masks: boxes alone are learnt and scored, and mask AP means nothing")
+    return [Found(name, options, tuple(notes))]
 
 
 def _json_files(root: Path) -> Iterator[Path]:

@@ -14,6 +14,7 @@ _LISTS = (rb'"images"\s*:\s*\[', rb'"annotations"\s*:\s*\[', rb'"categories"\s*:
 _NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _URL = re.compile(rb'"coco_url"\s*:\s*("(?:[^"\\]|\\.)*")')
 _PAIR = re.compile(rb'"text_input"\s*:\s*"')
+_MASK = re.compile(rb'"segmentation"\s*:\s*(?:\{|\[\s*[^\s\]])')
 _NO_ANNOTATION = re.compile(rb'"annotations"\s*:\s*\[\s*\]')
 
 
@@ -25,6 +26,7 @@ class CocoLook:
     is_annotated: bool
     has_pairs: bool  # of an image and a phrase, as SA-Co has them
     has_urls: bool
+    has_masks: bool
 
 
 def look_at(path: Path) -> CocoLook | None:
@@ -43,6 +45,7 @@ def look_at(path: Path) -> CocoLook | None:
                 is_annotated=_NO_ANNOTATION.search(content) is None,
                 has_pairs=_PAIR.search(content, 0, 1 << 24) is not None,
                 has_urls=bool(urls),
+                has_masks=_MASK.search(content) is not None,
             )
     except (OSError, ValueError):  # an empty file cannot be mapped
         return None

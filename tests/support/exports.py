@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -64,11 +65,23 @@ def roboflow_name(picture: Picture, copy: int = 0) -> str:
     return f"{stem.replace(' ', '-')}_{ending}.rf.{copy:02}{picture.data[-20:].hex()[:30]}.jpg"
 
 
+def rf100_vl(root: Path) -> Path:
+    """A data set of RF100-VL: Roboflow's export of boxes alone."""
+    for file in roboflow(root).glob("*/_annotations.coco.json"):
+        write_json(file, without_masks(json.loads(file.read_text(encoding="utf-8"))))
+    return root
+
+
+def without_masks(content: dict) -> dict:
+    """The same with boxes alone."""
+    return {**content, "annotations": [{**one, "segmentation": []} for one in content["annotations"]]}
+
+
 def odinw(root: Path) -> Path:
-    """A data set of ODinW, with the other files of its folders."""
+    """A data set of ODinW, boxes alone, with the other files of its folders."""
     for split, name in {"train": "train", "tune": "valid", "val": "test"}.items():
         for file in ("annotations_without_background", "_annotations.coco"):
-            write_json(root / name / f"{file}.json", coco_content(SPLITS[split]))
+            write_json(root / name / f"{file}.json", without_masks(coco_content(SPLITS[split])))
         write_pictures(root / name, SPLITS[split])
     write_json(root / "train" / "fewshot_train_shot1_seed3.json", coco_content(SPLITS["train"][:2]))
     return root
@@ -176,6 +189,7 @@ EXPORTS: dict[str, Callable[[Path], Path]] = {
     "COCO, files beside folders": files_beside_folders,
     "COCO, one file": one_file,
     "Roboflow": roboflow,
+    "RF100-VL": rf100_vl,
     "ODinW": odinw,
     "CVAT": cvat,
     "CVAT project": cvat_project,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from export_pictures import ALL, SPLITS, coco_content, expected, seen, write_json, write_pictures
 from exports import EXPORTS, ONE_SPLIT
 
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.data.loading import ConceptPrompts
+from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import DataError
@@ -44,6 +48,23 @@ def test_each_layout_shows_what_cocos_tree_shows(exported):
         assert masks(found) == masks(expected(split))
         for name, (_, absent) in found.items():  # LVIS's are those that it lists
             assert absent == expected(split)[name][1] or (layout == "LVIS" and len(absent) == 1)
+
+
+@pytest.mark.parametrize("layout", ["ODinW", "RF100-VL"])
+def test_boxes_alone_are_learnt_where_there_are_no_masks(layout, tmp_path):
+    options, lines = explicit(auto(EXPORTS[layout](tmp_path / "shop")))
+    assert options.boxes == "instances"
+    assert "there are boxes and no masks: boxes alone are learnt and scored, and mask AP means nothing" in lines
+    images = open_split(options, "train").images
+    assert (images.boxed, images.rectangles) == (10, 0)
+    assert "shop: 10 of 10 annotations are boxes without a mask (data.boxes=instances)" in "\n".join(data_notes(images))
+    prompts = ConceptPrompts(images, 64, None)
+    batch = host.collate([prompts[i] for i in range(3)])
+    targets = batch.find_targets[0]
+    assert targets.is_valid_segment.tolist() == [False] * len(targets.boxes)
+    assert len(targets.boxes) == 5
+    with pytest.raises(DataError, match=r"none of its 10 annotations has a mask.* or data\.boxes=instances, to learn"):
+        open_split(replace(options, boxes="drop"), "train")
 
 
 def test_an_option_that_is_given_is_kept_and_said(tmp_path):
