@@ -80,8 +80,8 @@ def build_model(
 
     Args:
         name: "tiny" (its object-level weights come with the package) or "large" (the official architecture).
-        checkpoint: a file of base weights, "facebook/sam3" for the gated official ones, or "random" for none; None is
-            the packaged weights for "tiny" and "random" for "large".
+        checkpoint: a file or folder of base weights in any published layout, "facebook/sam3" or "facebook/sam3.1" for
+            the gated official ones, or "random" for none; None is the packaged weights for "tiny", else "random".
         resolution: side of the square input in pixels; None is the architecture's own.
         seed: of the initial weights.
 

@@ -108,7 +108,7 @@ def official_tensors(model: nn.Module, carry_over: str | Path | None = None) -> 
     if carry_over is None:
         return tensors, set()
     others, _ = read_official(locate_base(carry_over))
-    optional = tuple(f"detector.{name}" for name in (*unread(model), *dict(model.named_buffers())))
+    optional = tuple(f"detector.{name}" for name in (*unread(model), *TRACKER, *dict(model.named_buffers())))
     absent = {key for key in tensors if key not in others}
     if missing := [key for key in absent if not key.startswith(optional)]:
         raise CheckpointError(

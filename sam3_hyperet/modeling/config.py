@@ -109,8 +109,8 @@ class ModelOptions:
 
     Attributes:
         name: "tiny", which comes with the package, or "large", the official architecture.
-        checkpoint: base weights: a file, a repository of the Hugging Face hub, or "random"; None for those in the
-            package, which only "tiny" has.
+        checkpoint: base weights: a file or a folder in any published layout, "facebook/sam3" or "facebook/sam3.1" of
+            the Hugging Face hub, or "random"; None for those in the package, which only "tiny" has.
         resolution: side of the model's square input in pixels; None for 128 of "tiny" and 1008 of "large".
         seed: of random weights.
     """

@@ -72,7 +72,7 @@ def _read_parts(index: Path) -> dict[str, Tensor]:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise CheckpointError(f"{index}: names the file {name!r}; expected one in its own folder")
-        tensors |= read_safetensors(index.with_name(name))[0]
+        tensors |= read_state(index.with_name(name))
     if missing := [key for key in places if key not in tensors]:
         raise CheckpointError(f"{index}: {len(missing)} of {len(places)} tensors are in no file, first {missing[0]}")
     return tensors

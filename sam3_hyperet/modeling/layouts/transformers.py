@@ -21,6 +21,7 @@ _STACKED_POINTS = "tracker_model.prompt_encoder.point_embed.weight"
 _GAUSSIAN = "tracker_model.prompt_encoder.shared_embedding.positional_embedding"
 _GAUSSIAN_COPY = "tracker_model.shared_image_embedding.positional_embedding"
 _ROOTS = ("detector_model.", "tracker_model.", "tracker_neck.")
+_TWICE = "tracker_model.tracker_model."  # what transformers 5.24 saves of its video model
 _DETECTOR = "detector_model."
 _MARK = "detr_decoder.query_embed.weight"
 
@@ -99,6 +100,6 @@ def _with_roots(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     outer = before.removesuffix(_DETECTOR)
     named = {}
     for name, tensor in tensors.items():
-        inner = name.removeprefix(outer)
+        inner = name.removeprefix(outer).replace(_TWICE, _ROOTS[1])
         named[inner if inner.startswith(_ROOTS) else _DETECTOR + inner] = tensor
     return named

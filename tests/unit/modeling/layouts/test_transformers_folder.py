@@ -8,7 +8,7 @@ import pytest
 import torch
 from published_layouts import same
 from safetensors import safe_open
-from transformers_models import largest_difference, our_answers, tiny_transformers_model, transformers_answers
+from transformers_models import TINY, largest_difference, our_answers, tiny_transformers_model, transformers_answers
 
 import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError, ConfigError
@@ -138,17 +138,27 @@ def test_no_weight_is_lost_on_the_way_round(base, another, tmp_path, version):
     assert config["model_type"] == ("sam3_video" if version == "3" else "sam3")
 
 
-def test_the_video_folder_is_also_one_of_the_image_model(base, another, tmp_path, picture):
-    from transformers import Sam3Model, Sam3VideoProcessor
+def test_the_video_model_of_transformers_comes_back(tmp_path):
+    """Its tracker at the published size, carried over from its own folder; the image model opens the folder, too."""
+    from transformers import Sam3Model, Sam3VideoConfig, Sam3VideoModel, Sam3VideoProcessor
 
-    torch.save(official_file(base, "3"), tmp_path / "sam3.pt")
-    model = another()
-    load_base(model, tmp_path / "sam3.pt")
-    save_transformers(model, tmp_path / "folder", carry_over=tmp_path / "sam3.pt")
-    loaded, found = Sam3Model.from_pretrained(tmp_path / "folder", output_loading_info=True)
-    assert not any(found.values())
-    assert torch.equal(loaded.dot_product_scoring.query_proj.bias, model.dot_prod_scoring.hs_proj.bias)
-    assert Sam3VideoProcessor.from_pretrained(tmp_path / "folder").video_processor.size.height == 128
+    theirs = Sam3VideoModel(Sam3VideoConfig(detector_config={"model_type": "sam3", **TINY}))
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = hy.build_model("tiny", checkpoint=tmp_path / "theirs")
+    kept = save_transformers(ours, tmp_path / "ours", carry_over=tmp_path / "theirs")
+    assert kept == "1 of a class token's position, 6 of point prompts"
+    before, after = (read_safetensors(tmp_path / name / TRANSFORMERS_FILE)[0] for name in ("theirs", "ours"))
+    before = {key.replace("tracker_model.tracker_model.", "tracker_model."): tensor for key, tensor in before.items()}
+    once, twice = (
+        f"tracker_model.{name}.positional_embedding"
+        for name in ("prompt_encoder.shared_embedding", "shared_image_embedding")
+    )
+    before[twice] = before[once]  # drawn apart here, and equal where they are published
+    assert same(before, after)
+    for cls in (Sam3VideoModel, Sam3Model):
+        _, found = cls.from_pretrained(tmp_path / "ours", output_loading_info=True)
+        assert not any(found.values())
+    assert Sam3VideoProcessor.from_pretrained(tmp_path / "ours").video_processor.size.height == 128
 
 
 def test_the_file_of_transformers_comes_back(theirs, tmp_path):
