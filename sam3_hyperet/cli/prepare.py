@@ -18,10 +18,10 @@ from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.checks import Inspected, inspect, same_files
 from sam3_hyperet.data.conversion import Conversion
-from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.selection import shared_remark
 from sam3_hyperet.data.sources import choose, read_split
-from sam3_hyperet.errors import DataError
+from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.files import read_json
 from sam3_hyperet.options import read_options
 from sam3_hyperet.version import __version__
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
             arguments.append(f"{conversion.option}={folder}")
             values = _values(arguments)
     data = replace(read_options(DataOptions, values["data"], "data"), root=str(root))
+    if not data.splits:
+        raise ConfigError(f"data.splits is empty; expected {', '.join(SPLITS)} by name")
     counts = (values["counts"] or {}).get(data.name, {})
     inspected: dict[str, Inspected] = {}
     opened: dict[str, AnnotatedImages] = {}

@@ -38,6 +38,7 @@ from sam3_hyperet.masks import MAX_SIDE, encode_masks
 IGNORED = -1
 _UNKNOWN = -2
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+_SEVERAL = ("RGB", "RGBA", "LA")  # channels, of which one is taken where they are the same
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,7 @@ def _objects(classes: np.ndarray, path: Path) -> tuple[Instance, ...]:
 @contextmanager
 def _open_label(path: Path) -> Iterator[Image.Image]:
     with open_label_image(path) as image:
-        if image.mode not in _MODES:
+        if image.mode not in _MODES and image.mode not in _SEVERAL:
             raise DataError(f"{path}: found {image.mode} pixels, expected a label map of a single channel")
         if max(image.size) > MAX_SIDE:
             raise DataError(f"{path}: it is {image.width}x{image.height} pixels, expected at most {MAX_SIDE} a side")
@@ -264,13 +265,27 @@ def _open_label(path: Path) -> Iterator[Image.Image]:
 
 def _label_size(path: Path) -> tuple[int, int]:
     with _open_label(path) as image:
-        return image.size
+        size, mode = image.size, image.mode
+    if mode in _SEVERAL:
+        read_label_values(path)  # for its DataError
+    return size
 
 
 def read_label_values(path: Path) -> np.ndarray:
-    """(H, W) int64 labels; a palette's indices, not its colours. Raises DataError naming the file."""
+    """(H, W) int64 labels; a palette's indices, not its colours; of three channels that are the same, one.
+
+    Raises DataError naming the file.
+    """
     with _open_label(path) as image:
-        values = np.asarray(image).astype(np.int64)
+        values, mode = np.asarray(image).astype(np.int64), image.mode
+    if mode in _SEVERAL:
+        grey = values[..., 0]
+        if mode != "LA" and (values[..., :3] != grey[..., None]).any():
+            raise DataError(
+                f"{path}: found {mode} pixels, expected a label map of a single channel; if its colours are classes, "
+                "name them by data.colors"
+            )
+        values = grey
     if values.size and (values.min() < 0 or values.max() > MAX_VALUE):
         raise DataError(f"{path}: it has labels from {values.min()} to {values.max()}, expected 0 to {MAX_VALUE}")
     return values

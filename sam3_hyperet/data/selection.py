@@ -100,7 +100,7 @@ def shared_remark(training: AnnotatedImages, other: AnnotatedImages, split: str)
     shared = shared_pictures(training, other)
     if not shared:
         return ""
-    return f"warning: {len(shared)} pictures of train are in {split}, too ({some(shared)}): on them, memory is measured"
+    return f"warning: {len(shared)} pictures of train are in {split}, too; scores on them say nothing: {some(shared)}"
 
 
 def positions(groups: Sequence[Sequence[int]]) -> list[int]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, is_hidden
+from sam3_hyperet.data.label_maps import read_label_values
 from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.layouts.layout import Found, Layout
@@ -22,12 +23,42 @@ _WORDS = {
     "train": ("train", "training", "Train"),
     "val": ("val", "valid", "validation", "Validation"),
     "test": ("test", "testing", "Test"),
-    "": ("default", "trainval", "all"),
+    "": ("", "default", "trainval", "all"),
 }
-_IMAGES = ("images", "image", "imgs", "img", "JPEGImages", "leftImg8bit", "rgb", "CamVid_RGB", "701_StillsRaw_full")
+_IMAGES = (
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "JPEGImages",
+    "leftImg8bit",
+    "rgb",
+    "img_dir",
+    "CamVid_RGB",
+    "701_StillsRaw_full",
+)
 _MASKS = (
-    *("masks", "mask", "labels", "label", "annotations", "annotation", "annots", "ann", "gt", "segmentation"),
-    *("SegmentationClass", "masks_machine", "ground_truth", "labelmaps", "LabeledApproved_full"),
+    *(
+        "masks",
+        "mask",
+        "labels",
+        "label",
+        "annotations",
+        "annotation",
+        "annots",
+        "ann",
+        "gt",
+        "segmentation",
+        "ann_dir",
+    ),
+    *(
+        "SegmentationClass",
+        "SegmentationClassPNG",
+        "masks_machine",
+        "ground_truth",
+        "labelmaps",
+        "LabeledApproved_full",
+    ),
 )
 _SUFFIXES = ("annot", "_annot", "_labels", "labels", "_masks", "masks", "_mask", "_gt")
 _NAMES = (
@@ -71,7 +102,13 @@ def _voc(root: Path) -> Found | None:
     elif _mode(file) == "RGB":
         options["colors"] = dict(zip(VOC_NAMES, voc_colors(len(VOC_NAMES)), strict=True))
     else:
-        options |= {"names": VOC_NAMES, "ignore": 255, "offset": 0}
+        own = next((name for name in _NAMES if (root / name).is_file()), None)  # labelme's class_names.txt
+        options |= {"names": own or VOC_NAMES, "ignore": 255, "offset": 0}
+        if own is None:
+            notes = (
+                *notes,
+                "names: PASCAL VOC's own, as no file names the classes; if they are others, say data.names=",
+            )
     if _first(root / "SegmentationObject", LABEL_ENDINGS):
         options["objects"] = "SegmentationObject"
     return Found("CVAT, segmentation masks" if "default" in {p.stem for p in lists} else "VOC", options, notes)
@@ -145,7 +182,7 @@ def _folders_and_names(root: Path) -> Found | None:
     options: dict[str, object] = {"format": "label_maps", "splits": splits}
     images, maps = next(iter(pairs.values()))
     options |= _endings(root / images, root / maps)
-    is_coloured = _mode(_first(root / maps, LABEL_ENDINGS)) in ("RGB", "RGBA")
+    is_coloured = _is_coloured(_first(root / maps, LABEL_ENDINGS))
     files = [name for name in (_COLORS if is_coloured else _NAMES) if (root / name).is_file()]
     if not files:
         kind = "coloured masks" if is_coloured else "label maps"
@@ -227,6 +264,17 @@ def _mode(file: Path | None) -> str:
             return image.mode
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return ""
+
+
+def _is_coloured(file: Path | None) -> bool:
+    """Whether a label map has colours: several channels that are not all the same."""
+    if file is None or _mode(file) not in ("RGB", "RGBA"):
+        return False
+    try:
+        read_label_values(file)
+    except DataError:
+        return True
+    return False
 
 
 def _is_brush(root: Path) -> bool:

@@ -26,6 +26,8 @@ def explicit(options: DataOptions) -> tuple[DataOptions, list[str]]:
     if options.format != "auto":
         return options, []
     folder, found = recognise(Path(options.root))
+    if not found.options["splits"]:
+        raise DataError(f"{folder}: {found.layout}, but none of it is for training or scoring; expected data.splits=")
     values: dict[str, object] = {"root": str(folder), **found.options}
     kept = [name for name in values if name not in ("root", "format") and _is_set(options, name)]
     values = {name: value for name, value in values.items() if name not in kept}

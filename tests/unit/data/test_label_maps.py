@@ -131,8 +131,10 @@ def test_a_missing_folder_is_an_error(folders, tmp_path):
 
 
 CONTENT = {
-    "colours": (save("labels", mode="RGB"), "found RGB pixels, expected a label map of a single channel"),
-    "with alpha": (save("labels", mode="LA"), "found LA pixels"),
+    "colours": (
+        save("labels", array=np.full((20, 30, 3), [1, 2, 0], np.uint8), mode="RGB"),
+        "found RGB pixels, expected a label map of a single channel; if its colours are classes, name them",
+    ),
     "floats": (save("labels", "a.tif", mode="F"), "found F pixels"),
     "empty": (write("labels", "a.png", b""), "not a readable label map"),
     "no picture": (write("labels", "a.png", b"text"), "not a readable label map"),

@@ -130,6 +130,11 @@ def test_the_values_of_label_maps_decide_as_they_do_without_auto(tmp_path):
     assert {c.name for c in images.categories} == set(CATEGORIES)
 
 
+def coloured(file):
+    grey = Image.open(file).convert("L")
+    Image.merge("RGB", (grey, grey, grey.point(lambda value: 255 - value))).save(file)
+
+
 REFUSED = {
     "no names": (lambda root: (root / "classes.txt").unlink(), "nothing names them; expected a file of class names"),
     "brush masks": (
@@ -137,7 +142,7 @@ REFUSED = {
         "Label Studio's brush masks",
     ),
     "colours without a table": (
-        lambda root: [Image.open(f).convert("RGB").save(f) for f in (root / "masks").rglob("*.png")],
+        lambda root: [coloured(f) for f in (root / "masks").rglob("*.png")],
         "nothing names them; expected a file of their colours",
     ),
 }
