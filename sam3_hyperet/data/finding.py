@@ -88,9 +88,9 @@ class Listing:
 
     def name(self, file_name: str) -> str | None:
         """The actual name of a file below the folder: as it is, with "\\" as "/", or in the other Unicode form."""
-        for name in (file_name, file_name.replace("\\", "/")):
+        for name in dict.fromkeys((file_name, file_name.replace("\\", "/"))):
             parent, _, last = name.rpartition("/")
-            for form in (parent, composed(parent), unicodedata.normalize("NFD", parent)):
+            for form in dict.fromkeys((parent, composed(parent), unicodedata.normalize("NFD", parent))):
                 entries = self._entries(form)
                 if actual := entries.get(last) or entries.get(composed(last)):
                     return posixpath.normpath(f"{form}/{actual}") if form else actual
