@@ -1,22 +1,23 @@
-"""`sam3-hyperet predict`: what a model finds on images, as overlays and as one JSON file."""
+"""`sam3-hyperet predict`: what a model finds on images, as overlays, as one JSON file, and as COCO results."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import parse_command, write_json
-from sam3_hyperet.cli.evaluate import choose_device, unique
+from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
-from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden
-from sam3_hyperet.data.image_files import read_image
-from sam3_hyperet.errors import CheckpointError, ConfigError, DataError
-from sam3_hyperet.files import Manifest
+from sam3_hyperet.cli.predict_inputs import Inputs
+from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.files import Manifest, replacing
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.masks import encode_masks
 from sam3_hyperet.modeling.adapter_file import load_adapter
@@ -25,36 +26,48 @@ from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.report.figures.images import overlay
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 
-_PREDICTIONS = "predictions.json"
+_PREDICTIONS, _RESULTS, _IMAGES = "predictions.json", "results.json", "images.json"
 
 
 def main(argv: list[str] | None = None) -> Path:
-    """Run the tool; returns the folder with the overlays and predictions.json."""
+    """Run the tool; returns the folder with the overlays, predictions.json, results.json and images.json."""
     _, config = parse_command("predict", argv)
     console = Console(highlight=False)
-    images = find_images(config.images)
+    inputs = Inputs.of(config)
+    names: Sequence[str | None] = inputs.overlays() if config.overlays else [None] * len(inputs.paths)
+    written = [name for name in (*names, _PREDICTIONS, _RESULTS, _IMAGES) if name]
     run_dir = Path(config.run_dir)
-    if overwritten := {(run_dir / name).resolve() for name in images.values()} & {path.resolve() for path in images}:
-        raise ConfigError(f"run_dir={run_dir}: the overlay would replace the image {overwritten.pop()}; use another")
-    Manifest(run_dir).check(*images.values(), _PREDICTIONS)
-    for path in images:
-        read_upright(path)  # a broken one is reported now, before anything is written
-    prompts = listed_prompts(config.prompts)
+    if replaced := {(run_dir / name).resolve() for name in written} & {path.resolve() for path in inputs.paths}:
+        raise ConfigError(f"run_dir={run_dir}: the overlay would replace the image {replaced.pop()}; use another")
+    Manifest(run_dir).check(*written)
+    inputs.check()
     set_threads(config.threads)
     model, adapter = open_adapted(config)
-    predictor = Predictor(model, prompts, resolution(model), config.prompts_at_once)
+    predictor = Predictor(model, list(inputs.categories), resolution(model), config.prompts_at_once)
     run_dir.mkdir(parents=True, exist_ok=True)
-    Manifest(run_dir).claim(*images.values(), _PREDICTIONS)
-    entries = []
-    for path, name in images.items():
-        entry, drawn = _predict(predictor, path, config)
-        Image.fromarray(drawn).save(run_dir / name)
-        entries.append({**entry, "overlay": name})
-        found = ", ".join(f"{p['prompt']} {len(p['detections'])}" for p in entry["prompts"])
-        console.print(f"{path.name}: {found}", markup=False)
-    content = {"adapter": adapter, "score_threshold": config.score_threshold, "pictures": entries}
-    write_json(run_dir / _PREDICTIONS, content)
-    console.print(f"wrote {len(entries)} overlays and {_PREDICTIONS} to {run_dir}", markup=False, soft_wrap=True)
+    Manifest(run_dir).claim(*written)
+    sizes = []
+    head = json.dumps({"adapter": adapter, "score_threshold": config.score_threshold}, ensure_ascii=False)
+    with ExitStack() as stack:
+        # written image by image, for all of them may not fit in memory
+        pictures = stack.enter_context(_open_list(run_dir / _PREDICTIONS, f'{head[:-1]}, "pictures": ', "}"))
+        results = stack.enter_context(_open_list(run_dir / _RESULTS))
+        for i, (path, name) in enumerate(zip(inputs.paths, names, strict=True)):
+            image = inputs.load(i)
+            entry, drawn = _predict(predictor, image, config)
+            if name:
+                Image.fromarray(drawn).save(run_dir / name)
+            pictures.write({"file": str(path), "image_id": inputs.ids[i], **entry, "overlay": name})
+            for result in _coco_results(entry, inputs.ids[i], inputs.categories):
+                results.write(result)
+            sizes.append(image.size)
+            found = ", ".join(f"{p['prompt']} {len(p['detections'])}" for p in entry["prompts"])
+            console.print(f"{path.name}: {found}", markup=False)
+    write_json(run_dir / _IMAGES, inputs.listing(sizes))
+    ids = f"ids of {config.annotations}" if config.annotations else f"ids as in {_IMAGES}"
+    what = f"{len(sizes)} overlays, " if config.overlays else ""
+    line = f"wrote {what}{_PREDICTIONS} and, in COCO's format, {_RESULTS} ({ids}) to {run_dir}"
+    console.print(line, markup=False, soft_wrap=True)
     return run_dir
 
 
@@ -82,45 +95,29 @@ def open_adapted(config: DictConfig) -> tuple[host.Sam3Image, str | None]:
     return model, adapter
 
 
-def listed_prompts(prompts: str | ListConfig) -> list[str]:
-    """The noun phrases of `prompts=car,house` or `prompts=[car,house]`. Raises ConfigError for a null."""
-    if not isinstance(prompts, ListConfig):
-        return [prompt.strip() for prompt in str(prompts).split(",")]
-    if None in prompts:
-        raise ConfigError("prompts has a null; expected noun phrases")
-    return list(map(str, prompts))
+class _JsonList:
+    """A list in a JSON file, written item by item."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file, self._separator = file, "\n"
+
+    def write(self, item: object) -> None:
+        """Add an item. Raises ValueError for a NaN."""
+        self._file.write(self._separator + json.dumps(item, ensure_ascii=False, allow_nan=False))
+        self._separator = ",\n"
 
 
-def read_upright(path: Path) -> Image.Image:
-    """The image at `path` in RGB, turned as its EXIF orientation says. Raises DataError naming the file."""
-    return read_image(path, upright=True)
+@contextmanager
+def _open_list(path: Path, before: str = "", after: str = "") -> Iterator[_JsonList]:
+    """A list to write to, between two texts; the file is there only when it is whole."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(f"{before}[")
+        yield _JsonList(file)
+        file.write(f"\n]{after}\n")
 
 
-def find_images(images: str | Sequence[str]) -> dict[Path, str]:
-    """The images that `images=` names, each with a file name of its own for the overlay; hidden files are skipped.
-
-    Raises DataError for a path that does not exist, and for a folder without images.
-    """
-    found: list[Path] = []
-    for path in listed(images):
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_ENDINGS and not is_hidden(p.name))
-            if not inside:
-                expected = f"expected files ending in {', '.join(IMAGE_ENDINGS)}"
-                raise DataError(f"{path}: no images in this folder; {expected}")
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise DataError(f"{path}: no such image or folder")
-    stems: dict[Path, str] = {}
-    for path in dict.fromkeys(found):
-        stems[path] = unique(path.stem, stems.values())
-    return {path: f"{stem}.png" for path, stem in stems.items()}
-
-
-def _predict(predictor: Predictor, path: Path, config: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
-    image = read_upright(path)
+def _predict(predictor: Predictor, image: Image.Image, config: DictConfig) -> tuple[dict[str, Any], np.ndarray | None]:
+    """What is found on an image, and the image with it drawn in, if it is asked for."""
     predictions, masks_shown, labels = [], [], []
     for prompt, prediction in zip(predictor.vocabulary, predictor.predict(image), strict=True):
         best = prediction.top(len(prediction.query_scores))
@@ -131,7 +128,18 @@ def _predict(predictor: Predictor, path: Path, config: DictConfig) -> tuple[dict
         found = zip(scores, boxes.tolist(), encode_masks(masks), strict=True)
         detections = [{"score": score, "box_xyxy": box, "segmentation": rle} for score, box, rle in found]
         predictions.append({"prompt": prompt, "presence": prediction.presence, "detections": detections})
-        masks_shown += list(masks)
-        labels += [f"{prompt} {score:.2f}" for score in scores]
-    entry = {"file": str(path), "width": image.width, "height": image.height, "prompts": predictions}
-    return entry, overlay(np.asarray(image), masks_shown, labels)
+        if config.overlays:
+            masks_shown += list(masks)
+            labels += [f"{prompt} {score:.2f}" for score in scores]
+    entry = {"width": image.width, "height": image.height, "prompts": predictions}
+    return entry, overlay(np.asarray(image), masks_shown, labels) if config.overlays else None
+
+
+def _coco_results(entry: Mapping[str, Any], image_id: int, categories: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """The detections of an image as COCO has them: a box is [x, y, width, height]."""
+    for prompt in entry["prompts"]:
+        ids = {"image_id": image_id, "category_id": categories[prompt["prompt"]]}
+        for one in prompt["detections"]:
+            x0, y0, x1, y1 = one["box_xyxy"]
+            box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "segmentation": one["segmentation"], "score": one["score"]}
+            yield {**ids, **box}

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.options import EXIF, DataOptions
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.losses.options import LossOptions
@@ -35,6 +35,8 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
     "score_threshold": Probability,
     "mask_threshold": Probability,
     "evaluate": Switch,
+    "overlays": Switch,
+    "exif": Annotated[str, Condition(lambda v: v in EXIF, f"one of {', '.join(EXIF)}")],
     "keep_records": Switch,
     "device": Annotated[str, Condition(lambda v: str(v).split(":")[0] in ("auto", "cpu", "cuda"), "auto, cpu or cuda")],
     "trial": Switch | None,

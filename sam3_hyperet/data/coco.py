@@ -159,6 +159,40 @@ def read_coco(
     return found
 
 
+class CocoImages(AnnotatedImages):
+    """The images and categories of a COCO file, whatever its annotations; made by `read_coco_images`."""
+
+    def __init__(self, categories: Sequence[Category], images: Sequence[ImageInfo]) -> None:
+        super().__init__("coco", categories)
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, i: int) -> ImageInfo:
+        return self._images[i]
+
+    def instances(self, i: int) -> tuple[Instance, ...]:
+        return ()
+
+
+def read_coco_images(annotations: Path, images: Path, *, upright: bool = False) -> CocoImages:
+    """The images and categories of a COCO file, also of one without annotations, such as those of test images.
+
+    Raises DataError, naming file and record.
+    """
+    source, adjusted = CocoJson(annotations), Counter[str]()
+    if isinstance(source.content, dict) and has_phrases(source.content):
+        raise DataError(f"{annotations}: its prompts are phrases of images, so it has no categories to predict")
+    head = _read_head(source, adjusted)
+    paths, _ = _paths(annotations, images, head["image_ids"], head["file_names"])
+    _fill_sizes(head["sizes"], paths, images, upright, adjusted)
+    records_of = zip(head["image_ids"].tolist(), paths, head["sizes"].tolist(), strict=True)
+    found = CocoImages(head["vocabulary"], [ImageInfo(i, images / path, *size) for i, path, size in records_of])
+    found.is_upright = upright
+    return found
+
+
 def _read_head(source: CocoJson, adjusted: Counter[str]) -> dict[str, Any]:
     """The fields of a `CocoFile` that are not of annotations; counts what was repaired."""
     content, path = source.content, source.path

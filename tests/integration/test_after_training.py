@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from sam3_hyperet.cli.evaluate import main as evaluate
 from sam3_hyperet.cli.predict import main as predict
 from sam3_hyperet.cli.train import main as train
 from sam3_hyperet.errors import CheckpointError
+from sam3_hyperet.evaluation.scoring.coco_ap import score_coco_files
 from sam3_hyperet.files import MANIFEST
 from sam3_hyperet.masks import decode
 
 pytestmark = pytest.mark.integration
+WRITTEN = ("predictions.json", "results.json", "images.json")
 TRAINING_ALONE = ("train/", "params/trainable")
 
 
@@ -98,7 +104,7 @@ def test_predictions_are_overlays_and_one_file(trained, tiny_model, tmp_path):
     (pictures / "notes.txt").write_text("no picture")
     command = ["prompts=[car,red wheel]", *tiny_model, f"adapter={trained / 'adapter.safetensors'}"]
     folder = predict([f"images={pictures}", *command, "score_threshold=0", f"run_dir={tmp_path / 'out'}"])
-    assert {path.name for path in folder.iterdir()} == {"a.png", "a-2.png", "b.png", "predictions.json", MANIFEST}
+    assert {path.name for path in folder.iterdir()} == {"a.png", "a-2.png", "b.png", *WRITTEN, MANIFEST}
     content = json.loads((folder / "predictions.json").read_text(), parse_constant=pytest.fail)
     assert [Path(one["file"]).name for one in content["pictures"]] == ["a.jpg", "a.png", "b.PNG"]
     for record in content["pictures"]:
@@ -136,3 +142,26 @@ def test_the_score_threshold_is_the_score_s_own(tiny_model, tmp_path):
     threshold = (every[3] + every[4]) / 2
     assert every[3] > threshold > every[4]
     assert scores(threshold) == every[:4]
+
+
+def test_coco_results_score_as_the_evaluation_does(trained, again, scenes, tmp_path, read_metrics):
+    """By our own scoring of files and by pycocotools, which knows nothing of us."""
+    root = Path(next(one for one in scenes if one.startswith("paths.scenes=")).partition("=")[2])
+    truth = root / "annotations" / "instances_val.json"
+    asked = [f"run={trained}", f"images={root / 'val' / 'images'}", f"annotations={truth}", "score_threshold=0"]
+    folder = predict([*asked, "overlays=false", f"run_dir={tmp_path / 'out'}"])
+    assert {path.name for path in folder.iterdir()} == {*WRITTEN, MANIFEST}
+    metrics = {key.removeprefix("scenes/"): value for key, value in read_metrics(again).items()}
+    found = score_coco_files(truth, folder / "results.json")
+    keys = [key for key in found if key.startswith(("segm/", "bbox/")) and "/AP/" not in key]
+    assert len(keys) > 20
+    assert {key: found[key] for key in keys} == pytest.approx({key: metrics[key] for key in keys}, abs=1e-9)
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO(str(truth))
+        results = reference.loadRes(str(folder / "results.json"))
+        COCO(str(folder / "images.json")).loadRes(str(folder / "results.json"))
+        evaluation = COCOeval(reference, results, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[:2].tolist() == pytest.approx([metrics["bbox/AP"], metrics["bbox/AP50"]], abs=1e-9)

@@ -13,11 +13,15 @@ from PIL import Image
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.cli.predict import _predict, find_images, main, read_upright
+from sam3_hyperet.cli.predict import _predict, main
+from sam3_hyperet.cli.predict_inputs import Inputs, find_images
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.files import MANIFEST
 from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.modeling.checkpoint import save_base
+
+
+WRITTEN = ("predictions.json", "results.json", "images.json")
 
 
 @pytest.fixture
@@ -97,20 +101,21 @@ def test_every_picture_is_found_once_with_a_name_of_its_own(pictures, tmp_path):
     other.mkdir()
     (pictures / "0.png").rename(other / "1.JPG")
     images = OmegaConf.create([str(pictures), str(other), str(other / "1.JPG")])
-    assert find_images(images) == {pictures / "1.png": "1.png", other / "1.JPG": "1-2.png"}
-    assert find_images(str(other / "1.JPG")) == {other / "1.JPG": "1.png"}
+    found = find_images(images)
+    assert found == [pictures / "1.png", other / "1.JPG"]
+    assert Inputs(found, (1, 2), {}, upright=True).overlays() == ["1.png", "1-2.png"]
+    assert find_images(str(other / "1.JPG")) == [other / "1.JPG"]
     with pytest.raises(DataError, match="no such image or folder"):
         find_images(OmegaConf.create([str(pictures), "nowhere"]))
 
 
-def test_boxes_are_sam_3_s_own(tmp_path):
+def test_boxes_are_sam_3_s_own():
     """One that reaches beyond the image is written as it is."""
-    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
     box = torch.tensor([[-0.25, 0.0, 0.5, 1.5]])
     found = PromptPrediction(torch.tensor([0.9]), box, torch.ones(1, 4, 4), torch.ones(4, 4), 1.0)
     predictor = SimpleNamespace(vocabulary=("car",), predict=lambda image: [found])
-    config = SimpleNamespace(score_threshold=0.5, mask_threshold=0.5)
-    entry, _ = _predict(predictor, tmp_path / "a.png", config)
+    config = SimpleNamespace(score_threshold=0.5, mask_threshold=0.5, overlays=False)
+    entry, _ = _predict(predictor, Image.new("RGB", (40, 20)), config)
     assert entry["prompts"][0]["detections"][0]["box_xyxy"] == [-10.0, 0.0, 20.0, 30.0]
 
 
@@ -168,13 +173,13 @@ def test_nothing_is_replaced_that_predict_did_not_write(pictures, tmp_path, monk
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["predictions.json"]
     for _ in range(2):  # what it wrote itself is replaced
         folder = main([*asked, "images=0.png", f"run_dir={tmp_path / 'out'}"])
-    assert {path.name for path in folder.iterdir()} == {"0.png", "predictions.json", MANIFEST}
+    assert {path.name for path in folder.iterdir()} == {"0.png", *WRITTEN, MANIFEST}
 
 
 def test_hidden_files_are_skipped(pictures):
     (pictures / "._0.png").write_bytes(b"resource fork")
     (pictures / ".ipynb_checkpoints").mkdir()
-    assert set(find_images(str(pictures))) == {pictures / "0.png", pictures / "1.png"}
+    assert find_images(str(pictures)) == [pictures / "0.png", pictures / "1.png"]
 
 
 def test_images_are_turned_as_their_exif_orientation_says(tmp_path):
@@ -183,7 +188,9 @@ def test_images_are_turned_as_their_exif_orientation_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to show it
     Image.fromarray(pixels).save(tmp_path / "phone.jpg", exif=exif, quality=100)
-    upright = np.asarray(read_upright(tmp_path / "phone.jpg"))
+    phone = tmp_path / "phone.jpg"
+    upright, stored = (np.asarray(Inputs([phone], [1], {}, upright=turned).load(0)) for turned in (True, False))
+    assert stored.shape == (20, 30, 3)
     assert upright.shape == (30, 20, 3)
     assert upright[:8, 12:].min() > 200
     assert upright[12:].max() < 50

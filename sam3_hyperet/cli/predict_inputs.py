@@ -1,0 +1,114 @@
+"""What `predict` is asked: images with their ids, and prompts with the ids of their categories."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+from PIL import Image
+
+from sam3_hyperet.cli.evaluate import unique
+from sam3_hyperet.cli.of_run import listed
+from sam3_hyperet.data.annotations import AnnotatedImages, some, spoken
+from sam3_hyperet.data.coco import read_coco_images
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden
+from sam3_hyperet.data.image_files import read_image
+from sam3_hyperet.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """paths, ids: of the images. categories: id of each prompt. content: the rest of what `images.json` has."""
+
+    paths: Sequence[Path]
+    ids: Sequence[int]
+    categories: Mapping[str, int]
+    upright: bool
+    annotated: AnnotatedImages | None = None  # those of `annotations=`
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "Inputs":
+        """Those of `images=`, `prompts=` and `annotations=`. Raises ConfigError or DataError."""
+        upright = config.exif == "apply" or (config.exif == "auto" and config.annotations is None)
+        if config.annotations is None:
+            if config.prompts is None:
+                raise ConfigError("predict: needs prompts=…, or annotations=FILE for the categories of a COCO file")
+            paths, prompts = find_images(config.images), listed_prompts(config.prompts)
+            ids = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts), start=1)}
+            return cls(paths, range(1, len(paths) + 1), ids, upright)
+        (file, *more), folders = listed(config.annotations), listed(config.images)
+        if more or len(folders) != 1 or not folders[0].is_dir():
+            raise ConfigError(
+                f"images={config.images} with annotations={config.annotations}; expected one COCO file and the one "
+                "folder below which its images lie"
+            )
+        found = read_coco_images(file, folders[0], upright=upright)
+        known = {category.name.lower(): category for category in found.categories}
+        prompts = listed_prompts(config.prompts) if config.prompts is not None else list(known)
+        if unknown := [prompt for prompt in prompts if spoken(prompt).lower() not in known]:
+            raise ConfigError(f"prompts={some(unknown)}: no category of {file}, which has {some(known, 20)}")
+        chosen = [known[spoken(prompt).lower()] for prompt in prompts]
+        images = [found.image(i) for i in range(len(found))]
+        categories = {category.name: category.id for category in chosen}
+        return cls([one.path for one in images], [one.image_id for one in images], categories, upright, found)
+
+    def load(self, i: int) -> Image.Image:
+        """Image i in RGB. Raises DataError naming the file, also where its size is not that in the annotations."""
+        return self.annotated.load_image(i) if self.annotated else read_image(self.paths[i], upright=self.upright)
+
+    def check(self) -> None:
+        """Decode every image once: a broken one is an error before anything is written."""
+        with ThreadPoolExecutor(8) as pool:
+            for _ in pool.map(lambda i: self.load(i) and None, range(len(self.paths))):
+                pass
+
+    def overlays(self) -> list[str]:
+        """A file name for each image's overlay."""
+        names, taken = [], set[str]()
+        for path in self.paths:
+            names.append(f"{unique(path.stem, taken)}.png")
+            taken.add(names[-1].removesuffix(".png"))
+        return names
+
+    def listing(self, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """A COCO file without annotations for these ids; sizes: width and height of each image."""
+        images = zip(self.ids, self.paths, sizes, strict=True)
+        return {
+            "images": [
+                {"id": number, "file_name": str(path), "width": width, "height": height}
+                for number, path, (width, height) in images
+            ],
+            "categories": [{"id": number, "name": name} for name, number in self.categories.items()],
+            "annotations": [],
+        }
+
+
+def listed_prompts(prompts: str | ListConfig) -> list[str]:
+    """The noun phrases of `prompts=car,house` or `prompts=[car,house]`. Raises ConfigError for a null."""
+    if not isinstance(prompts, ListConfig):
+        return [prompt.strip() for prompt in str(prompts).split(",")]
+    if None in prompts:
+        raise ConfigError("prompts has a null; expected noun phrases")
+    return list(map(str, prompts))
+
+
+def find_images(images: str | Sequence[str]) -> list[Path]:
+    """The images that `images=` names, each once; hidden files are skipped.
+
+    Raises DataError for a path that does not exist, and for a folder without images.
+    """
+    found: list[Path] = []
+    for path in listed(images):
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_ENDINGS and not is_hidden(p.name))
+            if not inside:
+                expected = f"expected files ending in {', '.join(IMAGE_ENDINGS)}"
+                raise DataError(f"{path}: no images in this folder; {expected}")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise DataError(f"{path}: no such image or folder")
+    return list(dict.fromkeys(found))
