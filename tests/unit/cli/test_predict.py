@@ -20,7 +20,6 @@ from sam3_hyperet.files import MANIFEST
 from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.modeling.checkpoint import save_base
 
-
 WRITTEN = ("predictions.json", "results.json", "images.json")
 
 

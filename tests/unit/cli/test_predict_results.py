@@ -110,7 +110,7 @@ def test_ids_and_frame_are_those_of_an_annotation_file(run, photos, test_images,
 def test_some_categories_of_an_annotation_file(run, photos, test_images):
     folder = run(f"images={photos}", f"annotations={test_images}", "prompts=Traffic_Light")
     assert {one["category_id"] for one in read(folder, "results.json")} == {3}
-    with pytest.raises(ConfigError, match="prompts=cat: no category of .*, which has dog, traffic light"):
+    with pytest.raises(ConfigError, match=r"prompts=cat: no category of .*, which has dog, traffic light"):
         run(f"images={photos}", f"annotations={test_images}", "prompts=dog,cat")
 
 
