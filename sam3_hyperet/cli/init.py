@@ -11,8 +11,9 @@ from rich.console import Console
 
 from sam3_hyperet.cli.command import command_line, in_words, parse_command
 from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.notes import data_notes, prompt_notes
 from sam3_hyperet.data.options import SPLITS, DataOptions
-from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.data.sources import open_split, prompt_sampler
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import replacing
 from sam3_hyperet.layouts.table import explicit
@@ -41,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> tuple[Path, Path]:
             raise ConfigError(f"{file} exists and is left alone; expected another out=, or data.name=")
     for line in notes:
         console.print(line, markup=False, soft_wrap=True)
-    data, content = _opened(data)
+    data, content, warnings = _opened(data)
+    for line in warnings:
+        console.print(line, markup=False, soft_wrap=True)
     given = [one for one in in_words("init", arguments) if one.startswith(("model=", "model."))]
     model = given if any(one.startswith("model=") for one in given) else [f"model={config.model.name}", *given]
     options = [f"data={files[0]}", f"experiment={files[1]}", *model]
@@ -52,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Path, Path]:
     ]
     recognised = notes[0].partition(": ")[2] if notes else "as given"
     texts = (
-        document(_data_head(data.name, content, notes), data_choices(data, content, recognised)),
+        document(_data_head(data, content, [*notes, *warnings]), data_choices(data, content, recognised)),
         document(_run_head(data.name, commands[-1]), run_choices(data.name, config.model.name, content, _cores())),
     )
     for file, text in zip(files, texts, strict=True):
@@ -64,8 +67,11 @@ def main(argv: Sequence[str] | None = None) -> tuple[Path, Path]:
     return files
 
 
-def _opened(data: DataOptions) -> tuple[DataOptions, Content]:
-    """The options with as many tuning images held out as suit the set, and what its splits have. Raises DataError."""
+def _opened(data: DataOptions) -> tuple[DataOptions, Content, list[str]]:
+    """The options with as many tuning images held out as suit the set, what its splits have, and warnings about them.
+
+    Raises DataError for files that cannot be used.
+    """
     images = {"train": open_split(replace(data, tune_images=0), "train").images, "val": open_split(data, "val").images}
     if "tune" not in data.splits and data.tune_images == DataOptions.tune_images:
         held = held_out(len(images["train"]))
@@ -77,7 +83,10 @@ def _opened(data: DataOptions) -> tuple[DataOptions, Content]:
     names = dict.fromkeys(category.name for one in images.values() for category in one.categories)
     counts = {split: _annotations(images[split]) for split in data.splits if split in images}
     annotations = {name: {split: found.get(name, 0) for split, found in counts.items() if found} for name in names}
-    return data, Content({split: len(images[split]) for split in SPLITS if split in images}, annotations)
+    noted = [line for split in SPLITS if split in images for line in data_notes(images[split])]
+    noted += prompt_notes(images["train"], prompt_sampler(data, images["train"]))
+    warnings = list(dict.fromkeys(line for line in noted if "warning: " in line))
+    return data, Content({split: len(images[split]) for split in SPLITS if split in images}, annotations), warnings
 
 
 def _annotations(images: AnnotatedImages) -> dict[str, int]:
@@ -86,13 +95,14 @@ def _annotations(images: AnnotatedImages) -> dict[str, int]:
     return {} if counts is None else {category.name: counts.get(category.id, 0) for category in images.categories}
 
 
-def _data_head(name: str, content: Content, notes: Sequence[str]) -> Iterator[str]:
-    yield f"Data set {name}, written by sam3-hyperet init {__version__}. All options: sam3-hyperet train --help data"
+def _data_head(data: DataOptions, content: Content, notes: Sequence[str]) -> Iterator[str]:
+    yield f"Data set {data.name}, written by sam3-hyperet init {__version__}; options: sam3-hyperet train --help data"
     yield from (line for line in notes if not line.startswith("data "))  # these are below
     splits = list(dict.fromkeys(split for counts in content.annotations.values() for split in counts))
     rows = sorted(content.annotations.items(), key=lambda row: -sum(row[1].values()))
     yield ""
-    yield f"{content.categories} categories" + (f", with their annotations in {', '.join(splits)}:" if splits else ":")
+    what = "the label maps that show them" if data.format in ("label_maps", "ade20k") else "their annotations"
+    yield f"{content.categories} categories" + (f", with {what} in {', '.join(splits)}:" if splits else ":")
     width = min(40, max(map(len, content.annotations)))
     for category, counts in rows[:_LISTED]:
         none = "   none in train: never prompted as absent" if counts.get("train") == 0 else ""

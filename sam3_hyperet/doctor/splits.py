@@ -50,7 +50,7 @@ class Splits:
         if split != "val":
             sampler = prompt_sampler(self.data, images)
             ConceptPrompts(images, 1, sampler)  # raises where no image can be prompted
-            notes += prompt_notes(images, sampler)
+            notes += prompt_notes(images, sampler) if split == "train" else []
         empty = sum(1 for i in _spread(images) if not images.instances(i))
         if empty == len(_spread(images)):
             yield failed(check, f"none of {empty} images looked at has an annotation", "annotations")

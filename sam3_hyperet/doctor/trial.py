@@ -21,9 +21,9 @@ from sam3_hyperet.doctor.machine import size_text
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
-from sam3_hyperet.modeling.adapter_file import load_adapter
+from sam3_hyperet.modeling.adapter_file import load_adapter, read_adapter_config
 from sam3_hyperet.modeling.build import build_model, resolution
-from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions, adapter_config
+from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.training.batches import parts_of, training_batches
@@ -44,8 +44,10 @@ class Trial:
     def adapter_rows(self, path: Path | None, hyperet: HyperETConfig) -> Iterator[Finding]:
         """Whether an adapter file belongs to this base; without one, the run's own adapters are added."""
         if path is not None:
+            found = read_adapter_config(path)
             load_adapter(self.model, path)
-            yield ok("adapter", f"{path} belongs to this base: {adapter_config(self.model)}")
+            kind = f"{found.structure} {found.geometry}" if found.adapter == "hyperet" else found.adapter
+            yield ok("adapter", f"{path} belongs to this base: {', '.join(found.resolved_sites)}, {kind}")
         elif not hyperet.is_empty:
             inject(self.model, hyperet)
 
@@ -93,7 +95,7 @@ class Trial:
                 return
         yield from _gradient_rows(model, at_most.number, report.trainable)
         total = seconds * train.accumulate * train.max_steps
-        pace = f"{seconds:.2f} s for {train.batch_size} images; all {train.max_steps} steps about {total / 60:.0f} min"
+        pace = f"{seconds:.2f} s for {train.batch_size} images; {train.max_steps} steps about {_duration(total)}"
         size, of_what = _peak(self.fabric.device)
         peak = f"peak {size_text(size)} {of_what}; images with more objects need more"
         yield ok("training step", f"{values}, matched {float(terms[MATCHED]):.4g}; {pace}; {peak}")
@@ -130,6 +132,10 @@ def _gradient_rows(model: host.Sam3Image, stage: int, trainable: int) -> Iterato
             else ""
         )
         yield ok("gradients", f"{reached} get one{rest}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:,.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def _peak(device: torch.device) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.options import meanings
 
 _SEEN = 4480  # images that the demo's 560 steps show
 _MOST_SEEN = 20_000
@@ -14,6 +15,9 @@ _TUNINGS = 5  # the demo's measurements of the loss on the tuning images
 _STEP_SECONDS = 0.29  # of an image in a training step of the official architecture on one H100, bf16-mixed, 4 prompts
 _TWENTY_PROMPTS_SECONDS = 0.8  # of an image's evaluation there with 20 prompts and their masks, in fp32
 _WARMUP = 20
+_SHOWN = ("name", "format", "root", "splits", "validation_fraction", "tune_images", "num_positives", "num_negatives")
+_SHOWN += ("hard_negative_ratio", "flip", "zoom")
+"""Options of a data set that are written in any case, with a reason."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,15 @@ class Content:
 
 def data_choices(data: DataOptions, content: Content, recognised: str) -> list[Choice]:
     """Every option that describes the data set, or differs from its default."""
-    shown = content.images
+    shown, explained = content.images, meanings(DataOptions)
     named = {
         "name": "what its metrics begin with",
         "format": recognised,
         "root": "its folder; the paths below are relative to it",
         "splits": ", ".join(f"{split}: {count:,} images" for split, count in shown.items()),
     }
+    changed = [field.name for field in fields(data) if field.name not in _SHOWN and _is_changed(data, field.name)]
+    named |= {name: f"recognised, or given: {explained[name].rstrip('.')}" for name in changed}
     if "val" not in data.splits:
         named["validation_fraction"] = f"no validation split: {shown['val']:,} training images are held out by seed"
     if "tune" not in data.splits:
@@ -65,8 +71,6 @@ def data_choices(data: DataOptions, content: Content, recognised: str) -> list[C
     if content.categories == 1:
         remedy = "with one category that needs data.absent_concepts=[…]: names of what no image shows"
         named["num_negatives"] = f"{named['num_negatives']}; {remedy}"
-    changed = [field.name for field in fields(data) if field.name not in named and _is_changed(data, field.name)]
-    named |= dict.fromkeys(changed, "recognised or given")
     return [Choice(name, getattr(data, name), reason) for name, reason in named.items()]
 
 
@@ -83,6 +87,7 @@ def run_choices(name: str, model: str, content: Content, cores: int) -> list[Cho
     tune_every = -(-steps // _TUNINGS) if content.images.get("tune") else 0
     epochs = f"{steps * _IMAGES_A_STEP / training:.1f} epochs of {training:,} images, {_IMAGES_A_STEP} a step"
     rule = f"as many images as in the demo ({_SEEN:,}), an epoch at least (to {_MOST_SEEN:,}), {_MOST_EPOCHS} at most"
+    tunes = f"{_TUNINGS} times, as in the demo; the best step is kept" if tune_every else "no image for it"
     time = _minutes(is_large, steps * _IMAGES_A_STEP * _STEP_SECONDS)
     choices = [
         Choice("name", name, "of the run's folder, where run_dir is not given: runs/<name>-<date>"),
@@ -110,7 +115,7 @@ def run_choices(name: str, model: str, content: Content, cores: int) -> list[Cho
     limit = f"0: all {content.images.get('val', 0):,} validation images, for the base and for the adapted model"
     return [
         *choices,
-        Choice("train.tune_every", tune_every, f"{_TUNINGS} times, as in the demo; the best step is kept"),
+        Choice("train.tune_every", tune_every, tunes),
         Choice("train.save_every", -(-steps // _TUNINGS), "from here a run that was killed goes on"),
         Choice("optim.lr", 4e-3, "that of the demo"),
         Choice("optim.warmup_steps", min(_WARMUP, steps // _TUNINGS), "the default, or a fifth of the run"),

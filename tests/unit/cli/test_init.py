@@ -85,6 +85,18 @@ def test_the_data_file_is_what_was_recognised(exported, here):
     assert "splits: # train: 5 images, tune: 2 images, val: 2 images\n" in text
 
 
+def test_what_is_odd_is_printed_and_written(exported, here, capsys):
+    data, _ = main(
+        [str(exported), "data.exif=apply", "data.vocabulary=[apple]", "data.splits={train: train, val: val}"]
+    )
+    said, text = capsys.readouterr().out, data.read_text()
+    warned = "my shop: warning: 7 of 7 outlines are upright rectangles"
+    assert warned in said
+    assert f"# {warned}" in text
+    assert "exif: apply # recognised, or given: " in text
+    assert "# 1 categories, with their annotations in train, val:\n#   apple        3        1\n" in text
+
+
 def test_files_that_exist_are_left_alone(exported, here):
     (here / "my shop-experiment.yaml").write_text("mine")
     with pytest.raises(ConfigError, match=r"my shop-experiment.yaml exists and is left alone; expected another out="):

@@ -277,3 +277,22 @@ def test_options_that_cannot_be(option, value, check, found, expected, examined,
     assert code == 1
     assert found in rows[check, "failed"]["found"]
     assert expected in rows[check, "failed"]["expected"]
+
+
+def test_a_cache_that_does_not_fit(examined, monkeypatch, tmp_path):
+    (tmp_path / "disk").mkdir()
+    more = {"cache.folder": tmp_path / "disk" / "cache", "data.views": 4}
+    assert examined(**more)[0]["feature cache", "ok"]["found"].endswith("about 1 MiB needed")  # 12 views of 96 KiB
+    assert examined(**more, **{"cache.dtype": "bfloat16"})[0]["feature cache", "ok"]
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda path: Usage(2**40, 0, 2**10 if path == tmp_path / "disk" else 2**40)
+    )
+    rows, code = examined(**more)
+    assert code == 1
+    assert "cache.dtype=bfloat16" in rows["feature cache", "failed"]["remedy"]
+
+
+def test_sharded_parameters_are_not_tried_alone(examined):
+    rows, code = examined(**{"train.strategy": "fsdp", "stage": 3, "train.devices": 2, "train.accelerator": "cpu"})
+    assert code == 0
+    assert "fsdp" in rows["model", "skipped"]["found"]
