@@ -16,6 +16,7 @@ from sam3_hyperet.cli.command import parse_command, write_json
 from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict_inputs import Inputs
+from sam3_hyperet.data.image_files import limit_megapixels
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.files import Manifest, replacing
 from sam3_hyperet.inference.predictor import Predictor
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> Path:
     """Run the tool; returns the folder with the overlays, predictions.json, results.json and images.json."""
     _, config = parse_command("predict", argv)
     console = Console(highlight=False)
+    limit_megapixels(config.max_megapixels)
     inputs = Inputs.of(config)
     names: Sequence[str | None] = inputs.overlays() if config.overlays else [None] * len(inputs.paths)
     written = [name for name in (*names, _PREDICTIONS, _RESULTS, _IMAGES) if name]

@@ -16,14 +16,14 @@ from rich.table import Table
 from sam3_hyperet.cli.command import command_line, parse_command, write_json
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.data.annotations import AnnotatedImages
-from sam3_hyperet.data.checks import Inspected, inspect, same_files
-from sam3_hyperet.data.conversion import Conversion
 from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.selection import shared_remark
 from sam3_hyperet.data.sources import choose, read_split
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.files import read_json
 from sam3_hyperet.options import read_options
+from sam3_hyperet.preparation.checks import Inspected, inspect, same_files
+from sam3_hyperet.preparation.conversion import Conversion
 from sam3_hyperet.version import __version__
 
 

@@ -7,7 +7,7 @@ from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
-from sam3_hyperet.options import Condition, NonNegativeInt, PositiveInt, Probability, Switch, check_value
+from sam3_hyperet.options import Condition, NonNegativeInt, PositiveFloat, PositiveInt, Probability, Switch, check_value
 from sam3_hyperet.training import options as training
 
 SECTIONS: dict[str, type] = {
@@ -34,6 +34,7 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
     "devices": PositiveInt,
     "score_threshold": Probability,
     "mask_threshold": Probability,
+    "max_megapixels": PositiveFloat,
     "evaluate": Switch,
     "overlays": Switch,
     "exif": Annotated[str, Condition(lambda v: v in EXIF, f"one of {', '.join(EXIF)}")],

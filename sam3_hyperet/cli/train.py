@@ -22,7 +22,7 @@ from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.loading import ConceptPrompts
-from sam3_hyperet.data.notes import data_notes, prompt_notes
+from sam3_hyperet.data.notes import data_notes, flip_notes, prompt_notes
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
 from sam3_hyperet.evaluation.models import beside_base
 from sam3_hyperet.files import replacing, sole_use
@@ -182,9 +182,9 @@ def _concept_prompts(
     """What a run trains on, and what it measures its loss on, if it does."""
     data, images, held_out = options.data, splits.training, splits.tuning
     sampler = prompt_sampler(data, images)
-    for line in (*data_notes(images), *prompt_notes(images, sampler)):
+    for line in (*data_notes(images), *prompt_notes(images, sampler), *flip_notes(images, data.flip)):
         console.print(line, soft_wrap=True, markup=False)
-    training = ConceptPrompts(images, side, sampler, augmentation(data), options.seed)
+    training = ConceptPrompts(images, side, sampler, augmentation(data, images), options.seed)
     if held_out is None:
         return training, None
     return training, ConceptPrompts(held_out, side, prompt_sampler(data, held_out), None, options.seed)

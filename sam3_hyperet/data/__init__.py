@@ -15,5 +15,5 @@
 - `hierarchy`: concept trees
 - `prompts`: which concepts an image is prompted with
 - `transforms`, `loading`: images and masks at the model's size, datapoints and batches
-- `notes`, `checks`, `conversion`: what a person should know of a data set, and what the prepare tools do
+- `notes`, `directions`: what a person should know of a data set; names that tell left from right
 """

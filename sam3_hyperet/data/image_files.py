@@ -1,5 +1,6 @@
 """Images as files: known by their content, and by their size before a pixel is decoded."""
 
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,12 +15,22 @@ from sam3_hyperet.files import foreign_content, regular_file
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
 _EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
+_max_pixels = 178_000_000
 _ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)  # the tag of EXIF, and its values for which width is height
 _SUBFILE_TYPE = 254  # the tag of TIFF whose lowest bit marks a smaller copy of another page
 _BROKEN = (  # what Pillow's readers raise on damaged files
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError),
-    *(AssertionError, RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
+    *(AssertionError, RuntimeError, MemoryError, struct.error, zlib.error),
 )
+
+
+def limit_megapixels(megapixels: float) -> None:
+    """Open images of up to so many million pixels in this process, and its forks, from now on.
+
+    Pillow's own limit, of the process as well, warns from 89 and raises from 179.
+    """
+    global _max_pixels
+    _max_pixels = Image.MAX_IMAGE_PIXELS = round(megapixels * 1e6)
 
 
 @contextmanager
@@ -33,11 +44,15 @@ def open_image(path: Path, kind: str = "image") -> Iterator[Image.Image]:
     known = [name for name in _FORMATS if name in Image.OPEN]  # a build of Pillow may lack some
     try:
         with Image.open(path, formats=known) as image:
+            if image.width * image.height > _max_pixels:
+                raise _too_large(path, image.width * image.height)
             if (frames := _frames(image)) > 1:
                 raise DataError(f"{path}: it has {frames} pages or frames, expected one {kind}")
             yield image
     except UserError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(path, next(int(word) for word in re.findall(r"\d+", str(error)))) from None
     except _BROKEN as error:
         found = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
@@ -82,6 +97,14 @@ def has_orientation(path: Path) -> bool:
     """Whether EXIF turns or mirrors the image at `path`. Raises DataError naming the file."""
     with open_image(path) as file:
         return file.getexif().get(_ORIENTATION, 1) not in (0, 1)
+
+
+def _too_large(path: Path, pixels: int) -> DataError:
+    return DataError(
+        f"{path}: it has {pixels / 1e6:,.1f} million pixels, expected at most {_max_pixels / 1e6:,.0f} million; "
+        f"data.max_megapixels={-(-pixels // 1_000_000)} opens it (predict: max_megapixels), with some GiB of memory a "
+        "process"
+    )
 
 
 def _size(file: Image.Image, upright: bool) -> tuple[int, int]:

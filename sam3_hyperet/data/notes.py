@@ -3,7 +3,9 @@
 import numpy as np
 
 from sam3_hyperet.data.annotations import AnnotatedImages, some
+from sam3_hyperet.data.directions import directional
 from sam3_hyperet.data.image_files import has_orientation
+from sam3_hyperet.data.options import FLIP
 from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.errors import DataError
 
@@ -47,6 +49,16 @@ def data_notes(images: AnnotatedImages, listed: int = _LISTED) -> list[str]:
             "are the annotations drawn so?"
         )
     return lines
+
+
+def flip_notes(images: AnnotatedImages, flip: float | None) -> list[str]:
+    """What becomes of mirroring, `data.flip`, where names tell left from right."""
+    if not (named := directional(images.categories)) or flip == 0:
+        return []
+    told = f"left and right are told apart by {some(named, _LISTED)}"
+    if flip is None:
+        return [f"{images.name}: images are not mirrored, since {told}; data.flip={FLIP} mirrors them nonetheless"]
+    return [f"{images.name}: warning: data.flip={flip} mirrors images, though {told}"]
 
 
 def prompt_notes(images: AnnotatedImages, sampler: PromptSampler) -> list[str]:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import NonNegativeInt, Probability, check_fields, one_of
+from sam3_hyperet.options import NonNegativeInt, PositiveFloat, Probability, check_fields, one_of
 
 FORMATS = ("scenes", "coco", "ade20k", "label_maps", "yolo", "auto")
 SPLITS = ("train", "tune", "val")
 CROWDS = ("ignore", "instances")
 BOXES = ("drop", "instances")
 EXIF = ("auto", "ignore", "apply")
+FLIP = 0.5  # the probability of mirroring where nothing tells left from right
 RESERVED_NAMES = frozenset(
     ("base", "difference", "params", "radius", "normalized_radius", "speed", "train", "forgetting")
 )
@@ -61,6 +62,7 @@ class DataOptions:
         crowds: "ignore" leaves crowds (`iscrowd: 1`) out of training and ignores detections on them; "instances" reads
             each as one instance, as brush tools mean it.
         boxes: "drop" leaves out annotations that have a box and no mask; "instances" learns and scores the box of each.
+        max_megapixels: largest image that is opened.
         exif: "ignore" shows images as they are stored, on which most annotations are drawn; "apply" turns them by
             their EXIF orientation; "auto" turns those of format "yolo", as Ultralytics does, and no others.
         absent_concepts: names, or the name of a list of them, of which none is to be seen in any training image: more
@@ -69,7 +71,8 @@ class DataOptions:
         num_negatives: absent ones.
         hard_negative_ratio: share of the absent ones drawn from the siblings of present ones.
         synonyms: probability of a synonym in place of a name.
-        flip: probability of mirroring a training image.
+        flip: probability of mirroring a training image; None for 0 where a category's name tells left from right, as
+            "left hand" does, else for .5.
         zoom: largest factor of a random crop.
         views: different random views of a training image, taken in turn; 0 for new ones every epoch.
     """
@@ -107,13 +110,14 @@ class DataOptions:
     annotated: tuple[str, ...] = ()
     crowds: Annotated[str, CROWDS] = "ignore"
     boxes: Annotated[str, BOXES] = "drop"
+    max_megapixels: PositiveFloat = 178.0
     exif: Annotated[str, EXIF] = "auto"
     absent_concepts: str | tuple[str, ...] = ()
     num_positives: int = 2
     num_negatives: int = 1
     hard_negative_ratio: float = 0.5
     synonyms: float = 0.0
-    flip: float = 0.5
+    flip: float | None = None
     zoom: float = 1.0
     views: int = 0
 

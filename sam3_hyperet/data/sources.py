@@ -10,10 +10,12 @@ from sam3_hyperet.data import selection
 from sam3_hyperet.data.ade20k import read_ade20k
 from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.coco import read_coco
+from sam3_hyperet.data.directions import directional
 from sam3_hyperet.data.finding import find_files
+from sam3_hyperet.data.image_files import limit_megapixels
 from sam3_hyperet.data.label_maps import read_label_maps
 from sam3_hyperet.data.notes import spread
-from sam3_hyperet.data.options import SPLITS, DataOptions
+from sam3_hyperet.data.options import FLIP, SPLITS, DataOptions
 from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.data.subsets import OfGranularities, OfVocabulary, Subset
 from sam3_hyperet.data.transforms import Augmentation
@@ -156,9 +158,12 @@ def prompt_sampler(options: DataOptions, images: AnnotatedImages) -> PromptSampl
     )
 
 
-def augmentation(options: DataOptions) -> Augmentation:
+def augmentation(options: DataOptions, images: AnnotatedImages) -> Augmentation:
     """The random views of training images that the options describe."""
-    return Augmentation(flip=options.flip, zoom=options.zoom, views=options.views)
+    flip = options.flip
+    if flip is None:
+        flip = 0.0 if directional(images.categories) else FLIP
+    return Augmentation(flip=flip, zoom=options.zoom, views=options.views)
 
 
 def is_upright(options: DataOptions) -> bool:
@@ -172,6 +177,7 @@ def read_split(options: DataOptions, split: str) -> Split:
         raise ConfigError(f"data set {options.name} has no split {split!r}; it has {', '.join(options.splits)}")
     if options.format == "auto":
         raise ConfigError(f"data.format=auto has not been recognised at {options.root}: layouts.table.explicit does it")
+    limit_megapixels(options.max_megapixels)
     images, labels, coco_file = _READERS[options.format](options, split, Path(options.root).expanduser())
     images.is_upright = is_upright(options)
     groups = options.groups or {}

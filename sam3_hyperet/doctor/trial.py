@@ -77,7 +77,9 @@ class Trial:
         stages = Stages(self.fabric, model, GroundingLoss(model, loss), at_most, fit.optim, train.max_steps)
         report = stages.begin()
         set_training_mode(model, checkpoint_activations=train.checkpoint_activations)
-        prompts = ConceptPrompts(images, resolution(model), prompt_sampler(data, images), augmentation(data), seed)
+        prompts = ConceptPrompts(
+            images, resolution(model), prompt_sampler(data, images), augmentation(data, images), seed
+        )
         batches = training_batches(prompts, train.batch_size, seed=seed, device=self.fabric.device)
         for step in range(2):
             stages.set_learning_rates(step)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from sam3_hyperet.data.checks import inspect
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_run, open_split, prompt_sampler, read_split
@@ -13,6 +12,7 @@ from sam3_hyperet.errors import DataError, UserError
 from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import open_task
+from sam3_hyperet.preparation.checks import inspect
 
 
 def prepared(data: DataOptions) -> list[int]:

@@ -17,7 +17,7 @@ FLOORS = (  # from the bottom; imports only go down
     ("files", "digest", "arrays", "hyperbolic"),
     ("options", "masks", "adapters", "sam3_host", "scenes"),
     ("modeling", "data", "losses"),
-    ("inference", "layouts"),
+    ("inference", "layouts", "preparation"),
     ("training",),
     ("evaluation", "launch"),
     ("report", "doctor", "recipes"),

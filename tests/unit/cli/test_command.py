@@ -175,7 +175,7 @@ def test_values_mean_what_they_look_like(argument, key, value):
         (["data=coc"], r"data='coc' is unknown; .* or a file: data=own.yaml; did you mean coco\?"),
         (["data=nowhere/own.yaml"], r"data=nowhere/own.yaml: nowhere/own.yaml does not exist"),
         (["data.groups=[car]"], r"^data.groups=\['car'\]; expected a mapping, \{name: value\} or null$"),
-        (["data.flip=often"], r"^data.flip='often'; expected a number$"),
+        (["data.flip=often"], r"^data.flip='often'; expected a number or null$"),
         (["data.flip.x=1"], r"data.flip.x: data.flip is one value; expected data.flip=…"),
         (["optim.betas=0.9"], r"^optim.betas=0.9; expected a list of 2 numbers$"),
         (["optim.betas=[0.9"], r"optim.betas=\[0.9 is not a list \[a, b\] nor a mapping"),

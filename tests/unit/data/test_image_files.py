@@ -11,10 +11,13 @@ import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 from special_files import SPECIAL, replace_by
 
+from sam3_hyperet.data import image_files
 from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo
 from sam3_hyperet.data.finding import find_files
 from sam3_hyperet.data.image_files import image_size, read_image
 from sam3_hyperet.data.label_maps import read_label_values
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import read_split
 from sam3_hyperet.errors import DataError
 
 RED, GREEN = (200, 30, 40), (20, 180, 60)
@@ -212,3 +215,32 @@ def test_a_link_to_a_folder_around_it_is_named(tmp_path):
     (tmp_path / "a" / "b" / "again").symlink_to(tmp_path / "a")
     with pytest.raises(DataError, match=r"/again.*: links to a folder that it lies in"):
         find_files(tmp_path, [".png"])
+
+
+@pytest.fixture
+def limit():
+    before = Image.MAX_IMAGE_PIXELS, image_files._max_pixels
+    yield image_files.limit_megapixels
+    Image.MAX_IMAGE_PIXELS, image_files._max_pixels = before
+
+
+@pytest.mark.parametrize("megapixels", [0.004, 0.006])
+def test_a_larger_image_than_allowed_is_named_with_the_option(megapixels, tmp_path, limit):
+    """Pillow raises where an image has twice its limit, and else warns, which is an error here."""
+    Image.new("RGB", (100, 90)).save(tmp_path / "a.png")
+    limit(megapixels)
+    with pytest.raises(DataError, match=r"a.png: it has 0.0 million pixels, .*data.max_megapixels=1 opens it"):
+        read_image(tmp_path / "a.png")
+    limit(0.01)
+    assert read_image(tmp_path / "a.png").size == (100, 90)
+
+
+def test_the_limit_of_a_data_set_is_an_option(tmp_path, limit):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9")
+    options = {"name": "s", "format": "yolo", "root": str(tmp_path), "splits": {"val": "images"}, "names": ("car",)}
+    with pytest.raises(DataError, match=r"data\.max_megapixels=1"):
+        read_split(DataOptions(**options, max_megapixels=0.001), "val")
+    assert len(read_split(DataOptions(**options), "val").images) == 1

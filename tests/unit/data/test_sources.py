@@ -172,7 +172,8 @@ def test_the_sampler_and_the_views_are_as_described(scenes):
     absent = [level[prompt.category_id] for prompt in prompts if not prompt.present]
     assert absent
     assert set(absent) == {"part"}
-    assert (augmentation(options).flip, augmentation(options).zoom) == (1.0, 2.0)
+    views = augmentation(options, images)
+    assert (views.flip, views.zoom) == (1.0, 2.0)
     shown = {
         prompt.category_id
         for seed in range(40)

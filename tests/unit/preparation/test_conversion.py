@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sam3_hyperet.data.conversion import Conversion
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.preparation.conversion import Conversion
 
 TABLES = st.dictionaries(st.integers(0, 65_535), st.integers(0, 255), max_size=20)
 
