@@ -93,7 +93,8 @@ def test_what_is_odd_is_printed_and_written(exported, here, capsys):
     warned = "my shop: warning: 7 of 7 outlines are upright rectangles"
     assert warned in said
     assert f"# {warned}" in text
-    assert "exif: apply # recognised, or given: " in text
+    assert "\n# recognised, or given: " in text
+    assert "\nexif: apply\n" in text
     assert "# 1 categories, with their annotations in train, val:\n#   apple        3        1\n" in text
 
 
