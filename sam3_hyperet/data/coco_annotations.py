@@ -74,6 +74,8 @@ class AnnotationTable:
         is_boxed = self.boxes and box is not None and not outline
         if is_boxed:
             outline = [_rectangle(box, height, width)]
+            if box[0] < -1 or box[1] < -1 or box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1:
+                self.adjusted["box beyond the image's border, clipped"] += 1
         parts = self._take(outline, box, height, width, where)
         if parts is None:
             self._lost.append((position, category))
@@ -180,6 +182,7 @@ class AnnotationTable:
         owner = np.repeat(np.arange(len(rows)), parts[:, 1] - parts[:, 0])  # the row of each polygon
         reach = polygons.extents(outlines)
         self._refuse_fractions(reach)
+        self._refuse_corners(rows[rows[:, 3] >= _BOXED], stated[rows[:, 3] >= _BOXED])
         clipped = self._beyond(reach, rows[owner, 0], images[owner])
         self._number_anew(rows)
         solid = parts[:, 0] == parts[:, 1]
@@ -272,8 +275,26 @@ class AnnotationTable:
         """Refuse polygons that all lie between 0 and 1: of an image, they would cover the first pixel."""
         if len(reach) and reach.min() >= 0 and reach.max() <= 1 and self.sizes.min() > 2:
             raise DataError(
-                f"{self.path}: all of its {len(reach)} polygons lie between 0 and 1, as fractions of the image do; "
+                f"{self.path}: all of its {len(reach)} outlines lie between 0 and 1, as fractions of the image do; "
                 "expected pixels: multiply by the image's width and height"
+            )
+
+    def _refuse_corners(self, rows: np.ndarray, stated: np.ndarray) -> None:
+        """Refuse boxes that fit their images as two corners, and do not as a corner and a size."""
+        if not len(rows):
+            return
+        x, y, right, bottom = stated[:, :4].T
+        width, height = self._corners(rows)[:, :2].T
+        are_corners = (right > x) & (bottom > y) & (right <= width + 1) & (bottom <= height + 1)
+        beyond = (x + right > (1 + _RELATIVE_SLACK) * width + _SLACK) | (
+            y + bottom > (1 + _RELATIVE_SLACK) * height + _SLACK
+        )
+        if are_corners.all() and beyond.any():
+            row = int(beyond.argmax())
+            raise DataError(
+                f"{self.path}: annotation {rows[row, 0]}: its bbox {stated[row, :4].tolist()} is beyond the image "
+                f"({width[row]}x{height[row]}) as [x, y, width, height], and all fit as [left, top, right, bottom]; "
+                "expected widths and heights"
             )
 
     def _refuse_row_order(self, rows: np.ndarray, stated: np.ndarray) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from coco_case_table import CASES
+from coco_case_table import BOXES, CASES
 from coco_cases import write_case
 from thrice import verdicts
 
@@ -13,11 +13,11 @@ from sam3_hyperet.data.sources import read_split
 from sam3_hyperet.errors import DataError
 
 
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("kind", [*CASES, *BOXES])
 def test_a_set_means_the_same_to_preparing_training_and_evaluating(tmp_path, kind):
-    case = CASES[kind]
+    case, boxes = (CASES[kind], "drop") if kind in CASES else (BOXES[kind], "instances")
     root = write_case(tmp_path / "shop", case)
-    data = DataOptions("shop", "coco", str(root), {"train": "train", "val": "val"}, tune_images=0)
+    data = DataOptions("shop", "coco", str(root), {"train": "train", "val": "val"}, tune_images=0, boxes=boxes)
     found = verdicts(data)
     if case.refused:
         for said in found:
