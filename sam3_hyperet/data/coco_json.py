@@ -100,7 +100,7 @@ class CocoJson:
             for where, record in records(self.content, "annotations", self.path):
                 table.add(record, where)
             return
-        raw, done = self._raw.annotations, 0
+        self.content, raw, done = None, self._raw.annotations, 0
         for first in range(0, len(raw), _AT_ONCE):
             chunk = raw[first : first + _AT_ONCE]
             text = b"[" + b",".join(chunk) + b"]"
@@ -109,6 +109,7 @@ class CocoJson:
             if done > _BLOCK:
                 self._mapped.madvise(mmap.MADV_DONTNEED)  # what was read no longer counts as this process's memory
                 done = 0
+            raw[first : first + _AT_ONCE] = [None] * len(chunk)
 
     def _add(
         self, table: AnnotationTable, chunk: Sequence[msgspec.Raw], first: int, found: Sequence[_Usual | None]
@@ -199,7 +200,9 @@ def _raw_content(path: Path) -> tuple[mmap.mmap | None, _Content | None]:
         counts = _counts(mapped)
         if any(counts[key] != 1 for key in _ONCE) or any(counts[key] for key in _NEVER):
             return None, None
-        return mapped, msgspec.json.decode(mapped, type=_Content)
+        content = msgspec.json.decode(mapped, type=_Content)
+        mapped.madvise(mmap.MADV_DONTNEED)
+        return mapped, content
     except (OSError, ValueError, RecursionError):  # `read_json` says what is wrong, if it is
         return None, None
 
