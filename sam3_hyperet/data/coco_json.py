@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import numpy as np
@@ -104,6 +104,11 @@ class CocoJson:
         for first in range(0, len(raw), _AT_ONCE):
             chunk = raw[first : first + _AT_ONCE]
             text = b"[" + b",".join(chunk) + b"]"
+            try:
+                if not text.isascii():
+                    text.decode()  # msgspec does not look at texts that it skips
+            except UnicodeDecodeError as error:
+                self._refuse(error)
             self._add(table, chunk, first, _decoded(chunk, text))
             done += len(text)
             if done > _BLOCK:
@@ -127,9 +132,13 @@ class CocoJson:
         try:
             found = [_parsed(raw) for raw in chunk]
         except ValueError as error:
-            raise DataError(f"{self.path}: annotations[{first}] and on: not valid JSON ({error})") from None
+            self._refuse(error)
         for where, record in records({"annotations": found}, "annotations", self.path, first):
             table.add(record, where)
+
+    def _refuse(self, error: ValueError) -> NoReturn:
+        read_json(self.path)  # raises, in the words for any file
+        raise DataError(f"{self.path}: not valid JSON ({error})")
 
 
 class _UsualRecords:

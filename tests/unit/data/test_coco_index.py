@@ -111,6 +111,29 @@ def test_a_record_that_is_no_object_is_named_by_its_place(write, monkeypatch):
         read_coco(*write(value))
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"iscrowd": 0', '"iscrowd": 0, "iscrowd": null', r"the key 'iscrowd' occurs twice"),
+        ('"iscrowd": 0', '"iscrowd": 0, "note": "\udcff"', r"byte \d+ is not UTF-8"),
+        ('"images": [', '"images": [], "images": [', r"the key 'images' occurs twice"),
+        ('"annotations": [', '"annotations": 3, "others": [', r"annotations is 3, expected a list"),
+        ('"annotations": [', '"anotations": [', r"the key 'annotations' is missing; found 'images', 'categories'"),
+        ('"iscrowd": 0,', '"iscrowd": 0', "not valid JSON"),
+    ],
+)
+def test_a_large_file_is_refused_in_the_same_words(write, monkeypatch, before, after, message):
+    file, images = write(json.dumps(content()))
+    file.write_bytes(file.read_text().replace(before, after, 1).encode("utf-8", "surrogateescape"))
+    said = []
+    for large in (10**9, 1):
+        monkeypatch.setattr(coco_json, "LARGE", large)
+        with pytest.raises(DataError, match=message) as raised:
+            read_coco(file, images)
+        said.append(str(raised.value))
+    assert said[0] == said[1]
+
+
 @pytest.fixture
 def large(tmp_path, monkeypatch):
     """A file of 300 annotations that counts as large; the user's cache is empty."""
