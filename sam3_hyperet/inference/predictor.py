@@ -16,6 +16,7 @@ from sam3_hyperet.inference.prediction import Encoded, PromptPrediction
 from sam3_hyperet.options import PRECISIONS, NonNegativeInt, Probability, check_value, one_of
 
 _MOST_PROMPTS = 32
+_TEXTS_AT_ONCE = 1024
 _CACHE_BYTES = 32 * 2**20
 
 
@@ -50,11 +51,14 @@ class Predictor:
         self.device = next(model.parameters()).device
 
     @cached_property
-    def text(self) -> dict[str, object]:
+    def text(self) -> dict[str, Tensor]:
         """Text features of the vocabulary, as the model's backbone returns them; encoded when first needed."""
+        starts = range(0, len(self.vocabulary), _TEXTS_AT_ONCE)
+        parts = [list(self.vocabulary[start : start + _TEXTS_AT_ONCE]) for start in starts]
         with self._computing():
-            features: dict[str, object] = self.model.backbone.forward_text(list(self.vocabulary), device=self.device)
-        return features
+            encoded = [self.model.backbone.forward_text(texts, device=self.device) for texts in parts]
+        dims = {key: 0 if key == "language_mask" else 1 for key in encoded[0]}  # in which the texts lie
+        return {key: torch.cat([part[key] for part in encoded], dim) for key, dim in dims.items()}
 
     def encode(self, image: Image.Image) -> Encoded:
         """Image features, as the model's backbone returns them."""

@@ -64,6 +64,18 @@ def test_the_number_of_prompts_at_once_changes_nothing(base, picture, answers, a
             torch.testing.assert_close(getattr(one, name), getattr(other, name), atol=1e-5, rtol=1e-5)
 
 
+def test_a_large_vocabulary_is_encoded_in_parts(base, picture, monkeypatch):
+    prompts = ["car", "dog", "house", "tree", "a small red boat"]
+    whole = Predictor(base, prompts, 128)
+    monkeypatch.setattr("sam3_hyperet.inference.predictor._TEXTS_AT_ONCE", 2)
+    parts = Predictor(base, prompts, 128)
+    for key, features in whole.text.items():
+        torch.testing.assert_close(parts.text[key], features)
+    chosen = [found.presence for found in parts.predict(picture, [4, 1])]
+    every = [found.presence for found in whole.predict(picture)]
+    assert chosen == pytest.approx([every[4], every[1]], abs=1e-6)
+
+
 def test_top_and_above_choose_queries(answers):
     answer = answers[0]
     order = answer.query_scores.sort(descending=True).values
