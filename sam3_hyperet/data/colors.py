@@ -11,22 +11,30 @@ import numpy as np
 from sam3_hyperet.data.annotations import shown, some
 from sam3_hyperet.data.class_names import text_lines
 from sam3_hyperet.data.image_files import open_label_image
+from sam3_hyperet.data.label_values import is_background
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.files import read_json
 
+BLACK = (0, 0, 0)
 VOC_BORDER = (224, 224, 192)  # what VOC draws around objects: no class
 NO_CLASS = 65_535  # the label of the border
 _MANY = 16  # unknown colours, from which an image must be compressed or smoothed
+_HEX = re.compile(r"#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})(?:[0-9a-f]{2})?", re.IGNORECASE)
 _CAMVID = re.compile(r"(\d+)\s+(\d+)\s+(\d+)\s+(\S.*)")
 Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class ColorTable:
-    """Class names in the order of the table, and the position of each colour's name among them; where it is from."""
+    """Class names in the order of the table, and the position of each colour's name among them; where it is from.
+
+    remarks: sentences about what the table does not say.
+    """
 
     names: tuple[str, ...]
     colors: Mapping[Color, int]
     source: str
+    remarks: tuple[str, ...] = ()
     _sorted: np.ndarray = field(init=False, repr=False, compare=False)
     _labels: np.ndarray = field(init=False, repr=False, compare=False)
 
@@ -71,7 +79,8 @@ def read_colors(colors: Mapping[str, object] | Path) -> ColorTable:
     """A table from a mapping, name to [red, green, blue] or a grey value, or from a file.
 
     Files: CVAT's and VOC's `labelmap.txt` (name:red,green,blue:parts:actions), CamVid's `label_colors.txt` (red green
-    blue name), and `class_dict.csv` with the columns name, r, g, b. A name may have several colours. Raises DataError.
+    blue name), `class_dict.csv` with the columns name, r, g, b, and JSON, as Supervisely's. A name may have several
+    colours. Black is the background where no class has it. Raises DataError.
     """
     if isinstance(colors, Mapping):
         pairs = [(str(name), color) for name, color in colors.items()]
@@ -82,20 +91,32 @@ def read_colors(colors: Mapping[str, object] | Path) -> ColorTable:
     found: dict[Color, int] = {}
     for name, color in pairs:
         values = [color] * 3 if type(color) is int else color
+        if isinstance(color, str) and (hexadecimal := _HEX.fullmatch(color)):
+            values = [int(part, 16) for part in hexadecimal.groups()]
         is_color = isinstance(values, list | tuple) and len(values) == 3 and all(type(v) is int for v in values)
         if not is_color or not all(0 <= v <= 255 for v in values):  # type: ignore[union-attr]
             raise DataError(
-                f"{source}: the colour of {name!r} is {shown(color)}, expected [red, green, blue], 0 to 255"
+                f"{source}: the colour of {name!r} is {shown(color)}, expected [red, green, blue], 0 to 255, or #rrggbb"
             )
         key: Color = tuple(values)  # type: ignore[arg-type]
         if found.setdefault(key, names.index(name)) != names.index(name):
             raise DataError(f"{source}: {names[found[key]]!r} and {name!r} have the same colour {_text(key)}")
     if not names:
         raise DataError(f"{source}: it lists no colour")
-    return ColorTable(tuple(names), found, source)
+    if BLACK in found or any(map(is_background, names)):
+        return ColorTable(tuple(names), found, source)
+    remark = f"{source} lists no background, so black is read as it"
+    return ColorTable(
+        ("background", *names), {BLACK: 0} | {one: at + 1 for one, at in found.items()}, source, (remark,)
+    )
 
 
 def _of_file(path: Path) -> list[tuple[str, object]]:
+    if path.suffix.lower() == ".json":
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise DataError(f"{path}: found {shown(content)}, expected colours by class name")
+        return list(content.items())
     lines = [line.strip() for line in text_lines(path)]
     lines = [line for line in lines if line and not line.startswith("#")]
     if lines and {"name", "r", "g", "b"} <= set(header := [cell.strip().lower() for cell in lines[0].split(",")]):

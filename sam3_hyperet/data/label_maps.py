@@ -175,9 +175,15 @@ def read_label_maps(
         if found.values.counts.faults:
             raise DataError(found.values.counts.faults[0])
         found.values.check_present(Path(labels))
+        found.remarks = table.remarks
         return found
     if names == "":
-        raise DataError("data.names is empty; expected class names, their file below data.root, or data.colors")
+        counts = count_values([label for _, label in files], read_label_values)
+        there = some([f"{value} {counts.fraction(value)}" for value in sorted(counts.pixels)], 12)
+        raise DataError(
+            f"{labels}: nothing names the classes: data.names is empty; expected names, their file below data.root, or "
+            f"data.colors; found labels {there or 'nowhere'}{'; ' + counts.faults[0] if counts.faults else ''}"
+        )
     source, classes, numbered_from, left_out = _listed(names)
     if not classes:
         raise DataError(f"{source}: it has no names")

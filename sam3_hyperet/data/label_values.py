@@ -103,8 +103,8 @@ class LabelValues:
             asked = ", never taken as absent" if counts.looked_at == counts.total else ""
             lines.append(f"warning: without a pixel in {counts.where}{asked}: {some(missing, listed)}")
         ignored = [f"{shown[value]} {counts.fraction(value)}" for value in self.ignore if value in found]
-        if nowhere := [shown[value] for value in self.ignore if value not in found]:
-            lines.append(f"the ignored {kind} {some(nowhere)} occurs nowhere in {counts.where}")
+        if not self.shown and (nowhere := [shown[value] for value in self.ignore if value not in found]):
+            lines.append(f"the ignored value {some(nowhere)} occurs nowhere in {counts.where}")
         if ignored:
             lines.append(f"ignored {kind} and fraction of the pixels: {', '.join(ignored)}")
         if hint := self._of_binary_masks():

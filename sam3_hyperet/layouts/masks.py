@@ -65,7 +65,7 @@ _NAMES = (
     *("classes.txt", "names.txt", "labels.txt", "class_names.txt", "label_names.txt", "categories.txt"),
     *("classes.json", "names.json", "labels.json", "label_map.json", "label_classes.json", "_classes.csv"),
 )
-_COLORS = ("labelmap.txt", "label_colors.txt", "class_dict.csv", "colors.txt", "colormap.txt")
+_COLORS = ("labelmap.txt", "label_colors.txt", "class_dict.csv", "colors.txt", "obj_class_to_machine_color.json")
 _BRUSH = re.compile(r"task-\d+.*-tag-.*-\d+\.png")
 _LOOKED_AT = 200
 
@@ -183,16 +183,14 @@ def _folders_and_names(root: Path) -> Found | None:
     images, maps = next(iter(pairs.values()))
     options |= _endings(root / images, root / maps)
     is_coloured = _is_coloured(_first(root / maps, LABEL_ENDINGS))
-    files = [name for name in (_COLORS if is_coloured else _NAMES) if (root / name).is_file()]
+    named, coloured = ([name for name in names if (root / name).is_file()] for names in (_NAMES, _COLORS))
+    is_coloured = is_coloured or (bool(coloured) and not named)
+    files = coloured if is_coloured else named
     if not files:
-        kind = "coloured masks" if is_coloured else "label maps"
-        expected = (
-            "their colours, such as labelmap.txt or class_dict.csv" if is_coloured else "class names, classes.txt"
-        )
-        raise DataError(
-            f"{root}: {kind} in {maps}/ for the images in {images}/, but nothing names them; expected a file of "
-            f"{expected}; or say data.{'colors' if is_coloured else 'names'}="
-        )
+        name = "colors" if is_coloured else "names"
+        file = "labelmap.txt or class_dict.csv" if is_coloured else "classes.txt"
+        notes = (*notes, f"nothing names the classes of {maps}/; expected a file such as {file}, or data.{name}=")
+        return Found("label maps", options, notes)
     options["colors" if is_coloured else "names"] = files[0]
     if len(files) > 1:
         notes = (*notes, f"left aside beside {files[0]}: {some(files[1:])}")

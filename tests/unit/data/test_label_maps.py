@@ -189,3 +189,36 @@ def test_wrong_files_of_names_are_errors(folders, tmp_path):
     (tmp_path / "names.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(DataError, match="it is UTF-16; expected a text in UTF-8"):
         read_label_maps(*folders, tmp_path / "names.txt", ignore=255)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '["sky", "tree", "road"]',
+        '{"0": "sky", "1": "tree", "2": "road"}',
+        '{"road": 2, "tree": 1, "sky": 0}',
+        '[{"id": 2, "name": "road"}, {"id": 0, "name": "sky"}, {"id": 1, "name": "tree"}]',
+        '[{"png_index": 0, "class_name": "sky"}, {"png_index": 1, "class_name": "tree"}, '
+        '{"png_index": 2, "class_name": "road"}]',
+    ],
+)
+def test_names_in_json(content, folders, tmp_path):
+    (tmp_path / "classes.json").write_text(content)
+    images = read_label_maps(*folders, tmp_path / "classes.json", ignore=255)
+    assert [c.name for c in images.categories] == ["sky", "tree", "road"]
+    assert np.array_equal(images.label_map(0), np.where(LABELS == 255, IGNORED, LABELS.astype(int)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"0": "sky", "3": "road"}', "its labels are .0, 3., expected consecutive ones"),
+        ('{"sky": "a", "road": 1}', "expected class names, or names by label"),
+        ('[{"name": "sky"}]', "found the label None of 'sky'"),
+        ('{"sky": 0, "road": 0}', "'sky' and 'road' have the label 0"),
+    ],
+)
+def test_wrong_names_in_json_are_errors(content, message, folders, tmp_path):
+    (tmp_path / "classes.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_label_maps(*folders, tmp_path / "classes.json", ignore=255)

@@ -114,6 +114,17 @@ def test_without_an_answer_every_pixel_is_unassigned_and_missed(label_maps, pict
         assert metrics[f"{fusion}/unassigned"] == 1
 
 
+def test_the_background_is_what_no_class_takes_and_no_prompt_asks_for(evaluate, pictures):
+    pictures.background = 8
+    split = Part(pictures, labels=pictures)
+    run, _, metrics = evaluate(Knowing(pictures), split, Protocol(granularity=False))
+    assert run.task.vocabulary == ("wheel", "car", "vehicle")
+    assert metrics["fused/mIoU"] == pytest.approx(1)
+    nothing = evaluate(Knowing(pictures, presence=0.4), split, Protocol(granularity=False))[2]
+    assert nothing["fused/unassigned"] == 0
+    assert nothing["fused/IoU/dog"] == pytest.approx(81 / nothing["fused/labelled_pixels"])
+
+
 def test_the_score_threshold_is_for_instances_alone(label_maps, pictures):
     metrics = label_maps(Knowing(pictures), score_threshold=0.99)
     assert (metrics["instance/mIoU"], metrics["instance/unassigned"]) == (0, 1)

@@ -10,6 +10,7 @@ from export_pictures import ALL, CATEGORIES, SPLITS, expected, rle, seen
 from mask_exports import COLORS, MASKS, label_map
 from PIL import Image
 
+from sam3_hyperet.data.colors import read_colors
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split, read_split
@@ -135,25 +136,74 @@ def coloured(file):
     Image.merge("RGB", (grey, grey, grey.point(lambda value: 255 - value))).save(file)
 
 
-REFUSED = {
-    "no names": (lambda root: (root / "classes.txt").unlink(), "nothing names them; expected a file of class names"),
-    "brush masks": (
-        lambda root: (root / "task-1-annotation-2-by-1-tag-car-0.png").write_bytes(b""),
-        "Label Studio's brush masks",
-    ),
-    "colours without a table": (
-        lambda root: [coloured(f) for f in (root / "masks").rglob("*.png")],
-        "nothing names them; expected a file of their colours",
-    ),
-}
+def test_brush_masks_are_refused(tmp_path):
+    (tmp_path / "task-1-annotation-2-by-1-tag-car-0.png").write_bytes(b"")
+    with pytest.raises(DataError, match="Label Studio's brush masks"):
+        auto(tmp_path)
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_known_and_cannot_be_read_is_refused(kind, tmp_path):
+def test_masks_without_names_are_told_and_named_by_an_option(tmp_path):
     root = MASKS["label maps"](tmp_path / "shop")
-    REFUSED[kind][0](root)
-    with pytest.raises(DataError, match=REFUSED[kind][1]):
-        auto(root)
+    (root / "classes.txt").unlink()
+    options, lines = explicit(DataOptions(name="", format="auto", root=str(root), splits={}))
+    assert "nothing names the classes of masks/train/; expected a file such as classes.txt, or data.names=" in lines
+    with pytest.raises(DataError, match=r"nothing names the classes: .*found labels 0 75.48%, 1 6.16%"):
+        read_split(options, "val")
+    names = ("background", *CATEGORIES)
+    assert len(read_split(auto(root, names=names), "val").images) == 3
+    for file in (root / "masks").rglob("*.png"):
+        Image.fromarray((np.asarray(Image.open(file)) > 0).astype(np.uint8) * 255).save(file)
+    images = read_split(auto(root, colors={"thing": 255}), "val").images
+    assert [c.name for c in images.categories] == ["background", "thing"]
+    assert "data.colors lists no background, so black is read as it" in data_notes(images)[1]
+
+
+def test_coloured_masks_without_a_table_are_told(tmp_path):
+    root = MASKS["CamVid, coloured"](tmp_path / "shop")
+    (root / "class_dict.csv").unlink()
+    options, lines = explicit(DataOptions(name="", format="auto", root=str(root), splits={}))
+    assert any("such as labelmap.txt or class_dict.csv, or data.colors=" in line for line in lines)
+    with pytest.raises(DataError, match=r"nothing names the classes.*found RGB pixels"):
+        read_split(options, "val")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("label_colors.txt", "0 0 0 background\n128 0 0\tcar\n0 128 0 dog\n10 20 30 house\n"),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\ncar:128,0,0::\ndog:0,128,0::\nhouse:10,20,30::\n"),
+        ("class_dict.csv", "r,g,b,name\n128,0,0,car\n0,128,0,dog\n10,20,30,house\n"),
+        ("obj_class_to_machine_color.json", '{"car": [128, 0, 0], "dog": "#008000", "house": [10, 20, 30]}'),
+    ],
+)
+def test_tables_of_colours(name, content, tmp_path):
+    root = MASKS["CamVid, coloured"](tmp_path / "shop")
+    (root / "class_dict.csv").unlink()
+    (root / name).write_text(content)
+    options = auto(root)
+    assert options.colors == name
+    images = read_split(options, "val").images
+    assert (images.label_map(0) == label_map(SPLITS["val"][0])).all()
+
+
+@pytest.mark.parametrize(
+    ("colors", "message"),
+    [
+        ({"car": [1, 2]}, r"the colour of 'car' is \[1, 2\], expected \[red, green, blue\], 0 to 255, or #rrggbb"),
+        ({"car": 300}, "the colour of 'car' is 300"),
+        ({"car": [1, 2, 3], "dog": [1, 2, 3]}, r"'car' and 'dog' have the same colour \[1, 2, 3\]"),
+        ({"car": "red"}, "the colour of 'car' is 'red'"),
+    ],
+)
+def test_wrong_tables_are_errors(colors, message):
+    with pytest.raises(DataError, match=message):
+        read_colors(colors)
+
+
+def test_wrong_files_of_colours_are_errors(tmp_path):
+    (tmp_path / "labelmap.txt").write_text("car\n")
+    with pytest.raises(DataError, match="its line 1 without a comment is 'car', expected name:red,green,blue::"):
+        read_colors(tmp_path / "labelmap.txt")
 
 
 def test_cvat_without_images_is_refused(tmp_path):
