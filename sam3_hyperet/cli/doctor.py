@@ -59,16 +59,20 @@ def check_before_submission(values: Mapping[str, Any]) -> list[str]:
 
     What the submitting machine cannot know is left out: GPUs, memory, and whatever needs the model's weights in memory.
     """
-    found = list(examine(setup_of(values, is_submitted=True)))
+    found = list(examine(setup_of(values)))
     if failures := [" ".join(" ".join(_lines(one)).split()) for one in found if one.status == "failed"]:
         remedy = "mend it, or submit it as it is with launcher.doctor=false"
         raise ConfigError(f"{values['run_dir']} would fail: {' | '.join(failures)}; {remedy}")
     return ["\n".join(_lines(one)) for one in found if one.status == "warning"]
 
 
-def setup_of(values: Mapping[str, Any], *, is_submitted: bool = False) -> Setup:
-    """The setup that a configuration's plain values describe. Raises ConfigError."""
+def setup_of(values: Mapping[str, Any]) -> Setup:
+    """The setup that a configuration's plain values describe. Raises ConfigError.
+
+    What a job will run is tried only where `trial=true` asks for it: this machine is likely to be another one.
+    """
     run, adapter = read_run(values), values.get("adapter_file")
+    launcher = read_options(SlurmOptions, values["launcher"], "launcher")
     return Setup(
         model=run.model,
         hyperet=run.hyperet,
@@ -76,13 +80,13 @@ def setup_of(values: Mapping[str, Any], *, is_submitted: bool = False) -> Setup:
         fit=run,
         loss=run.loss,
         cache=run.cache,
-        launcher=read_options(SlurmOptions, values["launcher"], "launcher"),
+        launcher=launcher,
         run_dir=Path(values["run_dir"]),
         seed=run.seed,
         evaluate=run.evaluate,
         adapter=None if adapter is None else Path(adapter),
         tries=values.get("trial"),
-        is_submitted=is_submitted,
+        is_submitted=launcher.name == "slurm" and not values.get("trial"),
     )
 
 

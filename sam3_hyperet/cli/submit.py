@@ -21,8 +21,8 @@ from sam3_hyperet.launch.slurm import TrainingJob, open_executor, script, submit
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.options import CONFIG_FILE, TrainOptions
 
-_OF_ONE_RUN = ("run_dir", "seed", "name")
-"""Keys in which runs of a sweep may differ without another check."""
+_CHECKED = ("model", "hyperet", "stage", "data", "train", "cache", "launcher", "evaluate")
+"""Keys that decide what `doctor` finds: runs of a sweep in which they are the same are checked once."""
 
 
 def parse_runs(tool: str, argv: Sequence[str] | None = None) -> tuple[list[DictConfig], Path]:
@@ -97,7 +97,7 @@ def _check(runs: Sequence[Mapping[str, Any]], console: Console) -> None:
     warned: set[str] = set()
     checked: list[dict[str, Any]] = []
     for values in runs:
-        same = {key: value for key, value in values.items() if key not in _OF_ONE_RUN}
+        same = {key: values[key] for key in _CHECKED}
         if same in checked:
             continue
         checked.append(same)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,10 +65,14 @@ def examine(setup: Setup) -> Iterator[Finding]:
         yield from check("partition", lambda: cluster.partition_rows(setup.launcher), "slurm")
         yield from check("run_dir of a job", lambda: cluster.shared_folder_rows(setup.run_dir))
     gpus = machine.Gpus()
-    if not setup.is_submitted and "imports" in examination.passed:
+
+    def gpu_rows() -> Iterator[Finding]:
+        nonlocal gpus
         gpus = machine.find_gpus()
+        return machine.gpu_rows(train, gpus)
+
     if not setup.is_submitted:
-        yield from check("gpu", lambda: machine.gpu_rows(train, gpus), "imports")
+        yield from check("gpu", gpu_rows, "imports")
         yield from check("precision", lambda: machine.precision_rows(train, gpus), "gpu")
         yield from check("cores", lambda: machine.core_rows(train, machine.available_cores(), "for this process"))
         side = setup.model.resolution or _SIDES.get(setup.model.name, 1008)
@@ -93,12 +98,13 @@ def _of_model(setup: Setup, examination: Examination, gpus: machine.Gpus) -> Ite
     from sam3_hyperet.doctor.splits import Splits, small
 
     yield from _of_weights(setup, examination, sizes)
-    with tempfile.TemporaryDirectory() as folder:
+    draws = setup.data.format == "scenes"
+    with tempfile.TemporaryDirectory() if draws else contextlib.nullcontext("") as folder:
         splits = Splits(small(setup.data, Path(folder)), tune=bool(fit.train.tune_every))
-        if setup.data.format == "auto":
-            yield from check("layout", splits.layout_rows)
         yield from _of_data(setup, examination, sizes, splits)
-        if not setup.is_submitted:
+        if setup.is_submitted:
+            yield Finding("model", "skipped", "the job runs elsewhere; there, or with trial=true here, it is tried")
+        else:
             on_gpu = bool(gpus.names) and fit.train.accelerator != "cpu"
             yield from _tried(setup, examination, splits, setup.model.name != "large" or on_gpu)
 
@@ -117,11 +123,13 @@ def _of_weights(setup: Setup, examination: Examination, sizes: Sizes) -> Iterato
 def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Splits) -> Iterator[Finding]:
     check, root = examination.check, Path(setup.data.root).expanduser()
     if setup.is_submitted and setup.data.format != "scenes" and not root.is_dir():
-        yield warning(
-            "data", f"{root} is no folder on this machine: not checked", remedy="doctor on a node that sees it"
-        )
+        found = f"{root} is no folder on this machine: not checked"
+        yield warning("data", found, remedy="run doctor on a node that sees it")
         return
-    needs = ["sam3", *(["layout"] if setup.data.format == "auto" else [])]
+    needs = ["sam3"]
+    if setup.data.format == "auto":
+        yield from check("layout", splits.layout_rows)
+        needs.append("layout")
     wanted = ["train", *(["tune"] if setup.fit.train.tune_every else []), *(["val"] if setup.evaluate else [])]
     for split in wanted:
         yield from check(f"data: {split}", partial(splits.rows, split), *needs)

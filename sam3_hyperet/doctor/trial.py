@@ -26,6 +26,7 @@ from sam3_hyperet.modeling.build import build_model, resolution
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
 from sam3_hyperet.modeling.inject import inject
+from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.training.batches import parts_of, training_batches
 from sam3_hyperet.training.options import FitOptions
 from sam3_hyperet.training.stages import Stages, set_training_mode
@@ -81,6 +82,8 @@ class Trial:
             images, resolution(model), prompt_sampler(data, images), augmentation(data, images), seed
         )
         batches = training_batches(prompts, train.batch_size, seed=seed, device=self.fabric.device)
+        if self.fabric.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.fabric.device)
         for step in range(2):
             stages.set_learning_rates(step)
             batch = next(batches)
@@ -97,7 +100,7 @@ class Trial:
                 return
         yield from _gradient_rows(model, at_most.number, report.trainable)
         total = seconds * train.accumulate * train.max_steps
-        pace = f"{seconds:.2f} s for {train.batch_size} images; {train.max_steps} steps about {_duration(total)}"
+        pace = f"{seconds:.2f} s a pass of {train.batch_size}; {train.max_steps} steps about {_duration(total)}"
         size, of_what = _peak(self.fabric.device)
         peak = f"peak {size_text(size)} {of_what}; images with more objects need more"
         yield ok("training step", f"{values}, matched {float(terms[MATCHED]):.4g}; {pace}; {peak}")
@@ -106,6 +109,7 @@ class Trial:
 def open_trial(options: ModelOptions, fit: FitOptions) -> tuple[Trial, Finding]:
     """The base model on one device of the run, and the row that says so. Raises ConfigError or CheckpointError."""
     train = fit.train
+    set_threads(train.threads)
     alone = LightningEnvironment()  # also within a job of several tasks
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The `srun` command is available")  # but not wanted
@@ -128,11 +132,7 @@ def _gradient_rows(model: host.Sam3Image, stage: int, trainable: int) -> Iterato
         found = f"{reached} get a gradient; not {', '.join(without[:3])}"
         yield warning("gradients", found, "all", "leave these sites, levels or layers out (hyperet.…)")
     else:
-        rest = (
-            f"; {len(without)} are of prompts by points and boxes, or of heads that text does not use"
-            if without
-            else ""
-        )
+        rest = f"; {len(without)} are of what a prompt by text does not use" if without else ""
         yield ok("gradients", f"{reached} get one{rest}")
 
 

@@ -95,11 +95,11 @@ def test_warnings_are_printed_once_and_the_checks_can_be_switched_off(examined, 
     monkeypatch.setattr("sam3_hyperet.cli.submit.submit", lambda executor, jobs: [f"7_{i}" for i in range(len(jobs))])
     monkeypatch.setattr("sam3_hyperet.cli.submit.open_executor", lambda *arguments: None)
     setups = examined(warning("partition", "old is down"))
-    train([*SLURM, "optim.lr=1e-3,2e-3", "seed=0,1", f"run_dir={tmp_path / 'run'}"])
+    train([*SLURM, "scheme=A,B", "optim.lr=1e-3,2e-3", f"run_dir={tmp_path / 'run'}"])
     out = capsys.readouterr().out
     assert out.count("warning  partition        old is down") == 1
     assert out.count("submitted 7_") == 4
-    assert len(setups) == 2  # runs that differ in their seed alone are checked once
+    assert len(setups) == 2  # runs that differ in their learning rate alone are checked once
     train([*SLURM, "launcher.doctor=false", f"run_dir={tmp_path / 'other'}"])
     assert len(setups) == 2
 
@@ -113,3 +113,16 @@ def test_what_is_checked_before_a_job(monkeypatch, tmp_path):
     values = OmegaConf.to_container(parse_command("train", [*SLURM, f"run_dir={tmp_path / 'run'}"])[1], resolve=True)
     [line] = check_before_submission(values)  # pytest's folder is of one machine
     assert "is of this machine alone" in line
+
+
+def test_a_folder_that_only_the_nodes_see(monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.which", lambda name, *rest: f"/usr/bin/{name}")
+    monkeypatch.setattr(cluster, "_sinfo", lambda: "long*|infinite|up\n")
+    arguments = [*SLURM, "experiment=none", "data=auto", "data.root=/nodes/only", f"run_dir={tmp_path / 'run'}"]
+    rows = {row.check: row for row in main(arguments)}
+    assert (rows["data"].status, rows["data"].found) == (
+        "warning",
+        "/nodes/only is no folder on this machine: not checked",
+    )
+    assert "gpu" not in rows
+    assert rows["model"].status == "skipped"
