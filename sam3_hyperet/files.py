@@ -25,14 +25,10 @@ LOCK = ".sam3_hyperet.lock"
 MANIFEST = ".sam3_hyperet.json"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _QUIET_SECONDS = 600  # a folder in which nothing changed for so long is no longer in use by another machine
+YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
+"""What loading a YAML text raises: values that its tags or types cannot have are not YAMLErrors."""
 _MAX_YAML, _MAX_YAML_NODES, _MAX_YAML_DEPTH = 2_000_000, 100_000, 50
-_KINDS = {
-    stat.S_ISDIR: "a folder",
-    stat.S_ISFIFO: "a pipe, which cannot be read twice",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-    stat.S_ISSOCK: "a socket",
-}
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe, which cannot be read twice", stat.S_IFSOCK: "a socket"}
 _held: set[Path] = set()
 
 
@@ -45,7 +41,7 @@ def regular_file(path: str | Path, error: type[UserError] = DataError) -> Path:
         found = "no such file" if absent else f"cannot be read ({fault.strerror})"  # type: ignore[union-attr]
         raise error(f"{path}: {found}") from None
     if not stat.S_ISREG(mode):
-        kind = next((words for holds, words in _KINDS.items() if holds(mode)), "no regular file")
+        kind = _KINDS.get(stat.S_IFMT(mode), "a device")
         raise error(f"{path}: cannot be read (it is {kind}, expected a file)")
     return Path(path)
 

@@ -1,5 +1,6 @@
 """Sections of a tool's configuration that come from the training runs that `run=` names."""
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.files import read_yaml_text
+from sam3_hyperet.files import YAML_ERRORS, read_yaml_text
 
 OF_RUN = "of_run"
 """The choice of a group that stands for the runs' own section, and the key that lists the groups where it was made."""
@@ -56,8 +56,8 @@ def read_yaml(file: Path, given: str, expected: str = "keys with values") -> Dic
         raise ConfigError(f"{given}: {file} does not exist")
     text = read_yaml_text(file)
     try:
-        content = OmegaConf.create(text)
-    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        content = OmegaConf.load(io.StringIO(text))
+    except (*YAML_ERRORS, OmegaConfBaseException, OSError, AssertionError) as error:
         raise ConfigError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{file}: not {expected}")

@@ -67,7 +67,7 @@ class RunOptions(FitOptions):
         config = OmegaConf.to_container(read_yaml(file, f"run_dir={run_dir}"))
         try:
             run = read_run(config)  # type: ignore[arg-type]
-        except (KeyError, ConfigError) as error:
+        except ConfigError as error:
             raise ConfigError(f"{file}: not the configuration of a run ({error}); use another run_dir") from error
         before, is_recognised = run.deciding, "auto" not in (self.data.format, run.data.format)
         for key, now in self.deciding.items():
@@ -90,5 +90,7 @@ class RunOptions(FitOptions):
 def read_run(values: Mapping[str, Any]) -> RunOptions:
     """Read a configuration's plain values, and check them by themselves and together."""
     sections = {field.name: SECTIONS[field.name] for field in fields(RunOptions) if field.name in SECTIONS}
+    if missing := [name for name in (*sections, "seed", "evaluate") if name not in values]:
+        raise ConfigError(f"{', '.join(missing)}: missing; expected the configuration of a run")
     options = {name: read_options(cls, values[name], name) for name, cls in sections.items()}
     return RunOptions(**options, seed=values["seed"], evaluate=values["evaluate"])

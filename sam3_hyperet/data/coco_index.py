@@ -23,7 +23,7 @@ from sam3_hyperet.arrays.ragged import Ragged
 from sam3_hyperet.data.coco_file import CocoFile
 from sam3_hyperet.data.coco_json import is_large
 from sam3_hyperet.digest import blocks, sha256
-from sam3_hyperet.files import replacing
+from sam3_hyperet.files import regular_file, replacing
 from sam3_hyperet.version import __version__
 
 _READER = f"{__version__}.3"  # to be changed with every change of what is read or stored
@@ -115,6 +115,8 @@ def _write(file: Path, key: str, content: CocoFile) -> None:
 
 def _read(index: Path, key: str) -> CocoFile:
     """The content of an index. Raises ValueError or struct.error if it is not whole, or has another key."""
+    if os.path.lexists(index):
+        regular_file(index)
     with index.open("rb") as file:
         start = file.read(_START.size)
         magic, checksum, header_bytes = _START.unpack(start)

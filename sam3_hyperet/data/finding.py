@@ -4,7 +4,7 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
@@ -21,24 +21,31 @@ def is_hidden(name: str) -> bool:
     return name.startswith((".", "@eaDir", "$RECYCLE")) or name == "__MACOSX"
 
 
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder from `folder` down, with its folders and files in order, hidden ones skipped, links followed.
+
+    Raises DataError for a link to a folder around it, which would never end.
+    """
+    for text, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        parent = Path(text)
+        for link in (path for path in map(parent.joinpath, folders) if path.is_symlink()):
+            around = [folder, *(folder / above for above in parent.relative_to(folder).parents), parent]
+            if link.resolve() in map(Path.resolve, around):
+                raise DataError(f"{link}: links to a folder that it lies in; remove the link")
+        yield parent, folders, sorted(name for name in files if not is_hidden(name))
+
+
 def find_files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     """The files below a folder that end in one of these, by their path there with "/". Raises DataError."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     lowered = tuple(ending.lower() for ending in endings)
     found: dict[str, Path] = {}
-    above = {str(folder): {folder.resolve()}}  # of a folder, where it and those around it are in truth
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        around = above.pop(parent)
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        for name in list(folders):
-            inside = Path(parent, name).resolve()
-            if inside in around:
-                raise DataError(f"{Path(parent, name)}: links to a folder that it lies in; remove the link")
-            above[os.path.join(parent, name)] = around | {inside}
+    for parent, folders, files in walk(folder):
         for file in (*files, *folders):  # a folder by a file's name is an error when it is opened
-            if file.lower().endswith(lowered) and not is_hidden(file):
-                path = Path(parent, file)
+            if file.lower().endswith(lowered):
+                path = parent / file
                 found[path.relative_to(folder).as_posix()] = path
     return found
 

@@ -3,6 +3,7 @@
 The polygons are fractions of the image as it is seen, turned by its EXIF orientation, as Ultralytics reads it.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from sam3_hyperet.data.coco_file import CocoFile, image_fields
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, find_files
 from sam3_hyperet.data.image_files import image_size
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.files import read_text, read_yaml_text
+from sam3_hyperet.files import YAML_ERRORS, read_text, read_yaml_text
 
 _SLACK = 0.01  # that a coordinate may be off 0 to 1, as in Ultralytics
 _BOX, _POLYGON, _ORIENTED = 4, 6, 8  # numbers of a box, of the smallest polygon, of an oriented box
@@ -40,7 +41,7 @@ def read_yolo_file(file: Path) -> YoloFile:
     """Read a data.yaml. Raises DataError naming it, also where it is of another task than segmentation."""
     try:
         content = yaml.safe_load(read_yaml_text(file, DataError))
-    except yaml.YAMLError as error:
+    except YAML_ERRORS as error:
         raise DataError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise DataError(f"{file}: found {shown(content)}, expected names, train and val")
@@ -106,7 +107,7 @@ def read_yolo(
     number, empty, oriented = 0, 0, 0
     for info in infos:
         label = label_file(info.path)
-        labels.append(label if label.is_file() else None)
+        labels.append(label if os.path.lexists(label) else None)
         rows = list(_rows(label, classes, table.dropped)) if labels[-1] else []
         empty += labels[-1] is not None and not rows
         for where, index, numbers in rows:
@@ -142,7 +143,7 @@ def path_below(root: Path, text: str, *, by_end: bool = False) -> Path | None:
     """
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     for first in range(len(parts) if by_end else 1):
-        if parts and (found := root.joinpath(*parts[first:])).exists():
+        if parts and os.path.exists(found := root.joinpath(*parts[first:])):  # False, too, where a name is too long
             return found
     return None
 

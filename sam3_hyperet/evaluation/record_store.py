@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,9 @@ from sam3_hyperet.evaluation.metrics.evaluator import Record
 from sam3_hyperet.files import read_json, regular_file, remove_leftovers, replacing
 
 FINGERPRINT = "fingerprint.json"
-_BROKEN = (  # what numpy and zipfile raise on damaged files; a DataError is a ValueError
-    *(OSError, ValueError, EOFError, KeyError, RuntimeError, OverflowError, MemoryError),
-    *(struct.error, zipfile.BadZipFile, zlib.error),
+_BROKEN = (  # what numpy and zipfile raise on damaged files
+    *(OSError, ValueError, EOFError, LookupError, RuntimeError, ArithmeticError, MemoryError, SyntaxError, TypeError),
+    *(AttributeError, AssertionError, struct.error, zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 
 

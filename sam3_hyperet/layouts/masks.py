@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image
-
 from sam3_hyperet.data.annotations import some
-from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, is_hidden
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, walk
+from sam3_hyperet.data.image_files import open_image
 from sam3_hyperet.data.label_maps import read_label_values
 from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.errors import DataError
@@ -248,19 +247,18 @@ def _first(folder: Path, endings: Sequence[str]) -> Path | None:
 
 def _walk(folder: Path, endings: Sequence[str]) -> Iterator[Path]:
     lowered = tuple(ending.lower() for ending in endings)
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield from (
-            Path(parent, name) for name in sorted(files) if name.lower().endswith(lowered) and not is_hidden(name)
-        )
+    for parent, _, files in walk(folder):
+        yield from (parent / name for name in files if name.lower().endswith(lowered))
 
 
 def _mode(file: Path | None) -> str:
     """The mode of an image; "" if it cannot be read, which is for its reader to say."""
+    if file is None:
+        return ""
     try:
-        with Image.open(file) as image:  # type: ignore[arg-type]
+        with open_image(file) as image:
             return image.mode
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except DataError:
         return ""
 
 

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.files import regular_file, replacing
+from sam3_hyperet.modeling.tensor_files import check_fits, one_line
 from sam3_hyperet.training.distributed import load_optimizer_state, split_as
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 2
 _DIGEST_SIZE = 32
+_PARTS = {"trained": dict, "optimizer": dict, "progress": dict, "generators": list}
 
 
 def save_state(
@@ -90,18 +92,27 @@ def restore_state(
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if odd := sorted(parameters.keys() ^ state["trained"].keys()):
         raise CheckpointError(f"{path}: trains other parameters than this run, first {', '.join(odd[:3])}")
+    for name, tensor in state["trained"].items():
+        check_fits(path, name, tensor, parameters[name])
     with torch.no_grad():
         for name, tensor in state["trained"].items():
             parameters[name].copy_(split_as(tensor, parameters[name]))
-    load_optimizer_state(optimizer, state["optimizer"])
-    generators = state["generators"][rank]
-    torch.set_rng_state(generators["torch"])
-    if "cuda" in generators and torch.cuda.is_available():
-        torch.cuda.set_rng_state(generators["cuda"])
-    *numbers, position = generators["numpy"].tolist()
+    try:
+        load_optimizer_state(optimizer, state["optimizer"])
+        _set_generators(state["generators"][rank])
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        found = f"its optimizer or random generators are not of this run ({type(error).__name__})"
+        raise CheckpointError(f"{path}: {found}; use resume=never") from error
+
+
+def _set_generators(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    *numbers, position = states["numpy"].tolist()
     np.random.set_state(("MT19937", np.asarray(numbers, np.uint32), position))  # noqa: NPY002
     version, _, gauss = random.getstate()
-    random.setstate((version, tuple(generators["python"].tolist()), gauss))
+    random.setstate((version, tuple(states["python"].tolist()), gauss))
 
 
 def _verified(path: Path) -> dict[str, Any]:
@@ -112,12 +123,20 @@ def _verified(path: Path) -> dict[str, Any]:
             is_whole = file.read() == expected
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True) if is_whole else {}
     except Exception as error:  # torch.load raises nearly anything on a foreign file
-        raise CheckpointError(f"{path}: not a readable training state ({type(error).__name__}: {error})") from error
+        found = f"{type(error).__name__}: {one_line(error)}"
+        raise CheckpointError(f"{path}: not a readable training state ({found})") from error
     if not is_whole:
         raise CheckpointError(f"{path}: its checksum is wrong: the file is damaged, or no training state")
-    if (found := state.get("format", 1)) != _FORMAT:
+    if not isinstance(state, dict) or (found := state.get("format", 1)) != _FORMAT:
+        found = found if isinstance(state, dict) else type(state).__name__
         why = "a state of another version of this package; use resume=never"
-        raise CheckpointError(f"{path}: format {found}, expected {_FORMAT}: {why}")
+        raise CheckpointError(f"{path}: format {found!r:.40}, expected {_FORMAT}: {why}")
+    for name, kind in _PARTS.items():
+        if not isinstance(state.get(name), kind):
+            raise CheckpointError(f"{path}: its {name} are {state.get(name)!r:.40}; expected a state of this package")
+    trained = state["trained"]
+    if odd := [k for k, v in trained.items() if not isinstance(k, str) or not isinstance(v, Tensor)]:
+        raise CheckpointError(f"{path}: what was trained has the entry {odd[0]!r:.40}, expected tensors by name")
     return state
 
 

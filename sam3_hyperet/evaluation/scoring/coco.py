@@ -50,13 +50,13 @@ class GroundTruth:
         for where, image in _unique(content["images"], f"{source}: images"):
             for key in ("height", "width"):
                 if not _integer(image.get(key)) or not 0 < image[key] <= MAX_SIDE:
-                    raise DataError(f"{where}: {key} is {image.get(key)!r}, expected 1 to {MAX_SIDE} pixels")
+                    raise DataError(f"{where}: {key} is {image.get(key)!r:.60}, expected 1 to {MAX_SIDE} pixels")
             sizes[image["id"]] = (image["height"], image["width"])
         categories: dict[int, str] = {}
         for where, category in _unique(content["categories"], f"{source}: categories"):
             name = category.get("name")
             if not isinstance(name, str) or not name or name in categories.values():
-                raise DataError(f"{where}: name is {name!r}, expected a text that no other category has")
+                raise DataError(f"{where}: name is {name!r:.60}, expected a text that no other category has")
             categories[category["id"]] = name
         annotations: list[Record] = []
         for where, record in _unique(content["annotations"], f"{source}: annotations"):
@@ -64,9 +64,9 @@ class GroundTruth:
             _known(record, "category_id", categories, where)
             area, crowd = record.get("area"), record.get("iscrowd", 0)
             if not _finite(area) or area < 0:
-                raise DataError(f"{where}: area is {area!r}, expected pixels ≥ 0")
+                raise DataError(f"{where}: area is {area!r:.60}, expected pixels ≥ 0")
             if crowd not in (0, 1):
-                raise DataError(f"{where}: iscrowd is {crowd!r}, expected 0 or 1")
+                raise DataError(f"{where}: iscrowd is {crowd!r:.60}, expected 0 or 1")
             kept = {key: record[key] for key in ("image_id", "category_id", "bbox", "segmentation") if key in record}
             annotations.append({**kept, "id": len(annotations) + 1, "area": area, "iscrowd": crowd, "where": where})
         return cls(source, sizes, categories, annotations)
@@ -125,7 +125,7 @@ def check_detections(records: Any, ground_truth: GroundTruth, source: str) -> li
         _known(record, "category_id", ground_truth.categories, where)
         score = record.get("score")
         if not _finite(score):
-            raise DataError(f"{where}: score is {score!r}, expected a finite number")
+            raise DataError(f"{where}: score is {score!r:.60}, expected a finite number")
         detection = {"image_id": record["image_id"], "category_id": record["category_id"], "score": float(score)}
         if record.get("bbox"):
             detection["bbox"] = _box(record, where)
@@ -161,9 +161,9 @@ def _unique(records: list[Any], where: str) -> Iterable[tuple[str, Mapping[str, 
     for number, record in enumerate(records):
         identity = record.get("id") if isinstance(record, Mapping) else None
         if not _integer(identity):
-            raise DataError(f"{where}[{number}]: id is {identity!r}, expected an integer")
+            raise DataError(f"{where}[{number}]: id is {identity!r:.60}, expected an integer")
         if identity in seen:
-            raise DataError(f"{where}[{number}]: id {identity} occurs twice")
+            raise DataError(f"{where}[{number}]: id {identity!r:.60} occurs twice")
         seen.add(identity)
         yield f"{where}[{number}] (id {identity})", record
 
@@ -171,9 +171,9 @@ def _unique(records: list[Any], where: str) -> Iterable[tuple[str, Mapping[str, 
 def _known(record: Mapping[str, Any], key: str, ids: Mapping[int, Any], where: str) -> None:
     value = record.get(key)
     if not _integer(value):
-        raise DataError(f"{where}: {key} is {value!r}, expected an integer")
+        raise DataError(f"{where}: {key} is {value!r:.60}, expected an integer")
     if value not in ids:
-        raise DataError(f"{where}: {key} {value} is not in the ground truth ({len(ids)} known)")
+        raise DataError(f"{where}: {key} {value!r:.60} is not in the ground truth ({len(ids)} known)")
 
 
 def _box(record: Mapping[str, Any], where: str) -> Sequence[float]:
@@ -191,7 +191,9 @@ def _rle(record: Mapping[str, Any], height_width: tuple[int, int], where: str) -
         raise DataError(f"{where}: segmentation is {shape!r:.60}, expected an RLE {{size, counts}}")
     counts = shape["counts"]
     if shape["size"] != list(height_width) and shape["size"] != height_width:
-        raise DataError(f"{where}: RLE of size {shape['size']}, the image is {list(height_width)} (height, width)")
+        raise DataError(
+            f"{where}: RLE of size {shape['size']!r:.60}, the image is {list(height_width)} (height, width)"
+        )
     if isinstance(counts, list):
         if not all(_integer(run) and run >= 0 for run in counts) or sum(counts) != math.prod(height_width):
             raise DataError(f"{where}: broken RLE: its runs do not add up to {math.prod(height_width)} pixels")
