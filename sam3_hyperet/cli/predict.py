@@ -16,6 +16,7 @@ from sam3_hyperet.cli.command import parse_command, write_json
 from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict_inputs import Inputs
+from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.image_files import limit_megapixels
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.files import Manifest, replacing
@@ -27,6 +28,7 @@ from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.report.figures.images import overlay
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 
+_LISTED = 10  # prompts in a line
 _PREDICTIONS, _RESULTS, _IMAGES = "predictions.json", "results.json", "images.json"
 
 
@@ -63,8 +65,7 @@ def main(argv: list[str] | None = None) -> Path:
             for result in _coco_results(entry, inputs.ids[i], inputs.categories):
                 results.write(result)
             sizes.append(image.size)
-            found = ", ".join(f"{p['prompt']} {len(p['detections'])}" for p in entry["prompts"])
-            console.print(f"{path.name}: {found}", markup=False)
+            console.print(f"{path.name}: {_summary(entry['prompts'])}", markup=False, soft_wrap=True)
     write_json(run_dir / _IMAGES, inputs.listing(sizes))
     ids = f"ids of {config.annotations}" if config.annotations else f"ids as in {_IMAGES}"
     what = f"{len(sizes)} overlays, " if config.overlays else ""
@@ -95,6 +96,14 @@ def open_adapted(config: DictConfig) -> tuple[host.Sam3Image, str | None]:
     if adapter:
         load_adapter(model, adapter)
     return model, adapter
+
+
+def _summary(prompts: Sequence[Mapping[str, Any]]) -> str:
+    """How many detections the prompts have; of many prompts, those that have any."""
+    counts = [(one["prompt"], len(one["detections"])) for one in prompts]
+    if len(counts) > _LISTED:
+        counts = sorted((one for one in counts if one[1]), key=lambda one: -one[1])
+    return some([f"{prompt} {count}" for prompt, count in counts], _LISTED) or "nothing"
 
 
 class _JsonList:

@@ -288,11 +288,12 @@ def _paths(path: Path, folder: Path, ids: np.ndarray, file_names: Ragged) -> tup
     names = [text[start:end].decode("utf-8", "surrogatepass") for start, end in itertools.pairwise(ends)]
     listing = Listing(folder)
     found = [None if leaves_folder(name) else listing.name(name) for name in names]
-    by_end = {i: listing.find_by_end(names[i]) for i, name in enumerate(found) if name is None}
+    folders: dict[str, str] = {}
+    by_end = {i: _by_end(listing, names[i], folders) for i, name in enumerate(found) if name is None}
     missing = []
     for i, file in by_end.items():
         if file is not None:
-            found[i] = file.relative_to(folder).as_posix()
+            found[i] = file
         elif leaves_folder(names[i]):
             raise DataError(
                 f"{path}: image {ids[i]}: its file_name {shown(names[i])} leaves the image folder, and no file in "
@@ -309,6 +310,19 @@ def _paths(path: Path, folder: Path, ids: np.ndarray, file_names: Ragged) -> tup
             "one record an image"
         )
     return found, len(by_end)
+
+
+def _by_end(listing: Listing, name: str, folders: dict[str, str]) -> str | None:
+    """The file below the folder that the end of a path leads to; folders: where those of a parent were found."""
+    parent, _, last = name.rpartition("/")
+    if parent in folders and (found := listing.name(f"{folders[parent]}{last}")):
+        return found
+    if (file := listing.find_by_end(name)) is None:
+        return None
+    found = file.relative_to(listing.folder).as_posix()
+    if found.endswith(f"/{last}") or found == last:
+        folders[parent] = found.removesuffix(last)
+    return found
 
 
 def _fill_sizes(sizes: np.ndarray, paths: Sequence[str], folder: Path, upright: bool, adjusted: Counter[str]) -> bool:

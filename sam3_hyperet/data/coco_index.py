@@ -1,9 +1,10 @@
 """An index beside a large COCO file: what was read of it, in arrays that processes map into memory and share.
 
-It is used only while the file's SHA-256, the reader's version and its own checksum are those it was written with.
+It is used only while the file's SHA-256, the reader's code and its own checksum are those it was written with.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -26,10 +27,10 @@ from sam3_hyperet.digest import blocks, sha256
 from sam3_hyperet.files import regular_file, replacing
 from sam3_hyperet.version import __version__
 
-_READER = f"{__version__}.3"  # to be changed with every change of what is read or stored
 _MAGIC = b"sam3hyp\n"
 _START = struct.Struct("<8sQQ")  # the magic word, the checksum of all behind it, the bytes of the header
 _ALIGNED = 64  # bytes
+_READERS = ("masks.py", "arrays/*.py", "data/coco*.py", "data/phrases.py", "data/annotations.py")
 _HINTS = get_type_hints(CocoFile)
 
 
@@ -45,7 +46,7 @@ class CocoIndex:
         self._key, self._ending = "", ".boxes.index" if boxes else ".index"
         with contextlib.suppress(OSError):  # said when the file itself is read
             if is_large(path):
-                self._key = f"{_READER} {sha256(path)}"
+                self._key = f"{_reader()} {sha256(path)}"
 
     def read(self) -> CocoFile | None:
         """What is stored, if it can be trusted."""
@@ -84,6 +85,15 @@ class CocoIndex:
         if cache.is_absolute():
             of_path = hashlib.sha256(os.fsencode(self.path.resolve())).hexdigest()[:16]
             yield cache / "sam3_hyperet" / f"{of_path}{name}"
+
+
+@functools.cache
+def _reader() -> str:
+    """What identifies the code that decides what is read, so that no index outlives a change of it."""
+    code = hashlib.sha256()
+    for file in sorted(file for pattern in _READERS for file in Path(__file__).parents[1].glob(pattern)):
+        code.update(file.read_bytes())
+    return f"{__version__} {code.hexdigest()}"
 
 
 def _write(file: Path, key: str, content: CocoFile) -> None:

@@ -136,6 +136,15 @@ def test_what_does_not_fit_is_said_before_anything_is_written(run, photos, test_
     assert not (tmp_path / "out").exists()
 
 
+def test_of_many_prompts_those_that_found_something_are_printed(run, photos, capsys):
+    prompts = [f"thing {n}" for n in range(12)]
+    run(f"images={photos / 'a.png'}", f"prompts=[{','.join(prompts)}]", "score_threshold=0.95", "overlays=false")
+    assert "a.png: nothing\n" in capsys.readouterr().out
+    run(f"images={photos / 'a.png'}", f"prompts=[{','.join(prompts)}]", "overlays=false")
+    assert "a.png: thing 0 2, thing 1 2, " in (said := capsys.readouterr().out)
+    assert "thing 9 2 and 2 more\n" in said
+
+
 def test_results_are_written_image_by_image_and_appear_whole(run, photos, monkeypatch, tmp_path):
     out, seen = tmp_path / "out", []
     original = predict._predict

@@ -210,7 +210,7 @@ def test_an_index_of_another_content_or_version_is_not_used(large, monkeypatch):
     changed = open_large(large)
     assert changed.annotation_count == 299
     assert "another content of the file" in changed.remarks[0]
-    monkeypatch.setattr(coco_index, "_READER", "later")
+    monkeypatch.setattr(coco_index, "_reader", lambda: "later")
     assert "another version of this package" in open_large(large).remarks[0]
 
 
