@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
         with _progress(console, f"{data.name} {split}") as on_image:
             inspected[split] = inspect(partial(read, split), root, counts.get(split, {}), workers, on_image)
     _print_table(inspected, console)
-    for split in opened.keys() - {"train"} if "train" in opened else ():
+    for split in [name for name in opened if name != "train"] if "train" in opened else ():
         if remark := shared_remark(opened["train"], opened[split], split):
             console.print(f"{split}: {data.name}: {remark}", soft_wrap=True, markup=False)
     if failed := [f"{name}: {check.what}" for name, one in inspected.items() for check in one.failed]:

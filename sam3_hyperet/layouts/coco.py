@@ -99,6 +99,14 @@ def _by_split(root: Path, files: list[_File], notes: list[str]) -> dict[str, _Fi
         ours = {"train": "train", "val": "tune", "test": "val"}
     else:
         ours = {"": "train", "train": "train", "val": "val", "test": "val"}
+    if not single:
+        raise DataError(f"{root}: COCO files without any annotation: {some(_below(root, file.path) for file in files)}")
+    if not {"", "train"} & single.keys():
+        (file, *_) = single.values()
+        example = f"'data.splits={{train: [{_folder(root, file, [])}, {_below(root, file.path)}]}}'"
+        notes.append(
+            f"no training images: {_below(root, file.path)} is for scores by its name; to train on it, {example}"
+        )
     found = {ours[split]: file for split, file in single.items()}
     return {split: found[split] for split in SPLITS if split in found}
 
@@ -138,10 +146,11 @@ def _folder(root: Path, file: _File, notes: list[str]) -> str:
     if not any(counts):  # paths of another machine: the reader finds files by their ends
         ends = [unquote(re.split(r"[/\\=]", name)[-1].partition("?")[0]) for name in file.look.names]
         counts = [_found(folder, ends) for folder in folders]
-    if max(counts) < len(file.look.names):
-        missing = f"{len(file.look.names) - max(counts)} of the first {len(file.look.names)} images"
-        notes.append(f"{missing} of {_below(root, file.path)} ({some(file.look.names)}) were found nowhere")
-    return _below(root, folders[counts.index(max(counts))].folder)
+    found = _below(root, folders[counts.index(max(counts))].folder)
+    if missing := len(file.look.names) - max(counts):
+        first = f"the first {len(file.look.names)} images of {_below(root, file.path)} ({some(file.look.names)})"
+        notes.append(f"{missing} of {first} are not at their paths in {found}/; their names are looked for below it")
+    return found
 
 
 def _found(folder: Listing, names: Sequence[str]) -> int:

@@ -129,9 +129,27 @@ def test_images_that_are_not_there_are_said(tmp_path):
     write_json(tmp_path / "instances_train.json", coco_content(SPLITS["train"]))
     _, found = recognise(tmp_path)
     assert found.notes == (
-        "5 of the first 5 images of instances_train.json (street 1.png, café.png, IMG_0003.PNG and 2 more) were found "
-        "nowhere",
+        "5 of the first 5 images of instances_train.json (street 1.png, café.png, IMG_0003.PNG and 2 more) are not at "
+        "their paths in ./; their names are looked for below it",
     )
+
+
+def test_a_file_that_is_for_scores_by_its_name_is_said(tmp_path):
+    write_json(tmp_path / "shop_test_v2.json", coco_content(SPLITS["val"]))
+    write_pictures(tmp_path, SPLITS["val"])
+    _, found = recognise(tmp_path)
+    assert found.options["splits"] == {"val": [".", "shop_test_v2.json"]}
+    assert found.notes == (
+        "no training images: shop_test_v2.json is for scores by its name; to train on it, 'data.splits={train: [., "
+        "shop_test_v2.json]}'",
+    )
+
+
+def test_files_without_annotations_are_refused(tmp_path):
+    write_json(tmp_path / "test.json", coco_content(SPLITS["val"]) | {"annotations": []})
+    write_pictures(tmp_path, SPLITS["val"])
+    with pytest.raises(DataError, match=r"COCO files without any annotation: test\.json"):
+        recognise(tmp_path)
 
 
 def test_files_of_single_images_are_not_looked_at(tmp_path):
