@@ -65,8 +65,10 @@ def main(argv: list[str] | None = None) -> Path:
         save_base(model, out)
     elif layout == "official":
         save_official(model, out, config.carry_over)
-    elif kept := save_transformers(model.to("cpu"), out, config.carry_over):
+    else:
+        kept = save_transformers(model.to("cpu"), out, config.carry_over)
         console.print(f"kept beside, in {REMAINDER}, for transformers has no place for it: {kept}", soft_wrap=True)
+        console.print("asked with text alone, transformers leaves out a token that SAM 3 has: see docs/weights.md")
     console.print(f"{checked}; wrote {out}", markup=False, soft_wrap=True)
     return out
 

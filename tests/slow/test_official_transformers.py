@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import gc
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import pytest
 import torch
 from official import SMALLEST, CudaElsewhere
 from PIL import Image
-from safetensors import safe_open
 from transformers_models import largest_difference, our_answers, transformers_answers
 
 import sam3_hyperet as hy
@@ -58,14 +58,10 @@ def test_weights_go_from_transformers_to_ours_and_back(picture, tmp_path: Path, 
     assert largest_difference(answers, our_answers(ours, picture, SMALLEST, PROMPT)) <= 1e-4
     save_transformers(ours, tmp_path / "ours")
     del ours
-    with (
-        safe_open(tmp_path / "theirs" / TRANSFORMERS_FILE, "pt") as before,
-        safe_open(tmp_path / "ours" / TRANSFORMERS_FILE, "pt") as after,
-    ):
-        assert set(before.keys()) == set(after.keys())
-        assert all(torch.equal(before.get_tensor(key), after.get_tensor(key)) for key in before.keys())  # noqa: SIM118
-    (tmp_path / "theirs" / TRANSFORMERS_FILE).unlink()
+    before, after = (tmp_path / name / TRANSFORMERS_FILE for name in ("theirs", "ours"))
+    assert filecmp.cmp(before, after, shallow=False)  # every byte
+    before.unlink()
     again, found = Sam3Model.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(found.values())
     assert again.config.vision_config.backbone_config.layer_norm_eps == 1e-5
-    (tmp_path / "ours" / TRANSFORMERS_FILE).unlink()
+    after.unlink()
