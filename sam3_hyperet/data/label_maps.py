@@ -198,8 +198,10 @@ def read_label_maps(
         raise DataError(f"{source}: {stated_as} give the label {wrong[0]}; expected 0 to {MAX_VALUE}")
     categories = label_categories(classes, {label - first for label in ignored}, source)
     found = LabelMaps(name, categories, files, Encoding(ignored, first, read_label_values, _label_size, {}), maps)
-    check_readings(found.values.counts, classes, first if marked else stated, ignored, Path(labels), "data.")
+    taken = check_readings(found.values.counts, classes, first if marked else stated, ignored, Path(labels), "data.")
     found.values.check_present(Path(labels))
+    lost = [f"{line} ({first + at})" for at, line in enumerate(classes) if first + at in ignored and not is_void(line)]
+    found.remarks = (*taken, *([f"warning: classes at ignored values, so none: {some(lost)}"] if lost else ()))
     found.adjusted += left_out
     return found
 

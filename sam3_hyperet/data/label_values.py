@@ -149,21 +149,22 @@ def implied_offset(names: Sequence[str], ignore: Sequence[int]) -> int | None:
     A name of no class that is at an ignored value, counted from 0, is where it belongs; where 0 is ignored and the
     first name is a class, the names begin at 1.
     """
-    if any(value < len(names) and is_void(names[value]) for value in ignore):
+    if any(0 <= value < len(names) and is_void(names[value]) for value in ignore):
         return 0
     return 1 if 0 in ignore else None
 
 
 def check_readings(
     counts: ValueCounts, names: Sequence[str], offset: int | None, ignore: Sequence[int], where: Path, options: str
-) -> None:
+) -> tuple[str, ...]:
     """Raise a DataError where the values do not fit the names, or, without an `offset`, fit them in two ways.
 
-    options: what the options `offset` and `ignore` begin with in a remedy, such as "data.".
+    options: what the options `offset` and `ignore` begin with in a remedy, such as "data.". Returns a sentence about
+    what is taken to be, if anything is.
     """
     found, number, first = sorted(counts.pixels.keys() - set(ignore)), len(names), offset or 0
     if not found:
-        return
+        return ()
     values = f"{found[0]} to {found[-1]}" if len(found) > 1 else str(found[0])
     wrong = [value for value in found if not first <= value < first + number]
     from_one = f"{options}offset=1"
@@ -186,7 +187,7 @@ def check_readings(
             f"{some(ignore)} for no class{zero}; {counts.fraction(value)} of the pixels have it, {maps}"
         )
     if offset is not None or is_void(names[0]):
-        return
+        return ()
     if 0 not in found:
         other = f"from 0, so that {names[0]!r} has no pixel, or from 1"
     elif number == 1 and 255 in ignore and 255 in counts.pixels:
@@ -194,10 +195,13 @@ def check_readings(
             f"{where}: label maps have the values 0 and 255 alone, for one name; expected "
             f"{options}colors={{background: 0, {names[0]}: 255}} if 255 is {names[0]!r}, or {options}offset=0 if 0 is"
         )
-    elif len(found) < number and not counts.pixels.keys() & set(ignore):
-        other = f"from 0, so that every pixel has a class, or from 1, with 0 as no class ({counts.fraction(0)} of them)"
+    elif counts.pixels.keys() & set(ignore):
+        return ()
+    elif len(found) == number:
+        first_name = f"names begin at the value 0, {names[0]!r}"
+        return (f"{first_name}, as each value from 0 to {number - 1} occurs; if 0 is no class: {options}ignore=0",)
     else:
-        return
+        other = f"from 0, so that every pixel has a class, or from 1, with 0 as no class ({counts.fraction(0)} of them)"
     shares = [f"{value} {counts.fraction(value)}" for value in found]
     raise DataError(
         f"{where}: the values {values} of its label maps fit the {number} names in two ways: {other}; expected "

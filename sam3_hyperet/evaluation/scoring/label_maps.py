@@ -101,9 +101,10 @@ def score_label_folders(
         first = label_files[missing[0]].relative_to(folder).as_posix()
         raise DataError(f"{predictions}: {len(missing)} of {len(label_files)} predictions are missing, e.g. {first}")
     counts, offset = count_values(list(label_files.values()), read_label_values), encoding.offset
-    check_readings(counts, encoding.names, offset if encoding.is_stated else None, (encoding.ignore,), folder, "")
+    stated = offset if encoding.is_stated else None
+    taken = check_readings(counts, encoding.names, stated, (encoding.ignore,), folder, "")
     names = {offset + number: name for number, name in enumerate(encoding.names)}
-    for line in LabelValues(names, (encoding.ignore,), counts).lines(len(names)):
+    for line in (*taken, *LabelValues(names, (encoding.ignore,), counts).lines(len(names))):
         say(f"{folder}: {line}")
     evaluator = SemanticMIoU(encoding.names, ignore=UNASSIGNED)
     for name, path in sorted(label_files.items()):

@@ -62,6 +62,16 @@ def test_values_that_fit_two_readings_are_refused(kind, tmp_path):
     assert shown == {names[n] for n in positions if not names[n].endswith("(ignore)")}
 
 
+def test_what_is_taken_to_be_is_said(tmp_path):
+    images = read_label_maps(*folders(tmp_path, [0, 1, 2, 3]), NAMES, ignore=255)
+    assert images.remarks == (
+        "names begin at the value 0, 'wall', as each value from 0 to 3 occurs; if 0 is no class: data.ignore=0",
+    )
+    assert read_label_maps(tmp_path / "images", tmp_path / "labels", NAMES, ignore=255, offset=0).remarks == ()
+    without = read_label_maps(tmp_path / "images", tmp_path / "labels", NAMES, ignore=2, offset=0)
+    assert without.remarks == ("warning: classes at ignored values, so none: road (2)",)
+
+
 def test_files_are_scored_by_the_same_rule(tmp_path):
     _, labels = folders(tmp_path, [0, 2, 3])
     (tmp_path / "names.txt").write_text("\n".join(NAMES))

@@ -182,7 +182,7 @@ def save(path: Path, values: np.ndarray) -> Path:
 
 
 def test_label_files_that_are_no_label_maps(tmp_path: Path) -> None:
-    rgb = save(tmp_path / "rgb.png", np.zeros((2, 2, 3), np.uint8))
+    rgb = save(tmp_path / "rgb.png", np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
     broken = tmp_path / "broken.png"
     broken.write_bytes(rgb.read_bytes()[:40])
     text = tmp_path / "text.png"
