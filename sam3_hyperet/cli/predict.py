@@ -15,7 +15,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import parse_command, write_json
 from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
-from sam3_hyperet.cli.predict_inputs import Inputs
+from sam3_hyperet.cli.predict_inputs import Inputs, passed_over
 from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.image_files import limit_megapixels
 from sam3_hyperet.errors import CheckpointError, ConfigError
@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> Path:
         raise ConfigError(f"run_dir={run_dir}: the overlay would replace the image {replaced.pop()}; use another")
     Manifest(run_dir).check(*written)
     inputs.check()
+    for line in passed_over(config.images) if config.annotations is None else ():
+        console.print(line, markup=False, soft_wrap=True)
     set_threads(config.threads)
     model, adapter = open_adapted(config)
     predictor = Predictor(model, list(inputs.categories), resolution(model), config.prompts_at_once)

@@ -87,11 +87,28 @@ class Inputs:
 
 def listed_prompts(prompts: str | ListConfig) -> list[str]:
     """The noun phrases of `prompts=car,house` or `prompts=[car,house]`. Raises ConfigError for a null."""
+    if isinstance(prompts, DictConfig) or (isinstance(prompts, ListConfig) and any(map(_is_nested, prompts))):
+        raise ConfigError(f"prompts={prompts}; expected noun phrases, prompts=car,house or prompts=[car,house]")
     if not isinstance(prompts, ListConfig):
         return [prompt.strip() for prompt in str(prompts).split(",")]
     if None in prompts:
         raise ConfigError("prompts has a null; expected noun phrases")
     return list(map(str, prompts))
+
+
+def _is_nested(prompt: object) -> bool:
+    return isinstance(prompt, ListConfig | DictConfig)
+
+
+def passed_over(images: str | Sequence[str]) -> list[str]:
+    """A line for each folder of `images=` that has other files or folders than images, which are not looked at."""
+    lines = []
+    for folder in (path for path in listed(images) if path.is_dir()):
+        others = [p for p in folder.iterdir() if p.suffix.lower() not in IMAGE_ENDINGS and not is_hidden(p.name)]
+        if others:
+            names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in others)
+            lines.append(f"{folder}: {len(others)} other files and folders are passed over: {some(names)}")
+    return lines
 
 
 def find_images(images: str | Sequence[str]) -> list[Path]:

@@ -1,5 +1,6 @@
 """What options a command line has: the sections with their dataclasses, and the checks of keys outside them."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from sam3_hyperet.data.options import EXIF, DataOptions
@@ -25,8 +26,13 @@ SECTIONS: dict[str, type] = {
     "launcher": SlurmOptions,
 }
 
+
+def _is_folder_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and not Path(value).expanduser().is_file()
+
+
 _KEYS: dict[str, Any] = {  # with a condition on their values
-    "run_dir": Annotated[str, Condition(lambda v: isinstance(v, str) and bool(v.strip()), "a folder to write to")],
+    "run_dir": Annotated[str, Condition(_is_folder_name, "a folder to write to")],
     "seed": NonNegativeInt,
     "threads": NonNegativeInt,
     "prompts_at_once": NonNegativeInt,

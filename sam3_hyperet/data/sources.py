@@ -67,6 +67,7 @@ def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
     """Open what will be used; without `tune` no training image is held out for it. Raises as `open_split`."""
     kept = options if tune else replace(options, tune_images=0)
     training, tuning = training_images(kept, "train"), training_images(kept, "tune") if tune else None
+    prompt_sampler(options, training)  # whose errors are those of options, too
     evaluation = open_split(options, "val") if evaluate else None
     if evaluation and (remark := selection.shared_remark(training, evaluation.images, "val")):
         training.remarks = (*training.remarks, remark)

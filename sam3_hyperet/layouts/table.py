@@ -43,6 +43,10 @@ def explicit(options: DataOptions) -> tuple[DataOptions, list[str]]:
 def recognise(root: Path) -> tuple[Path, Found]:
     """The layout of a folder, or of the one folder in it that has one; with that folder. Raises DataError."""
     folder = root.expanduser()
+    if folder.is_file():
+        raise DataError(
+            f"{root}: it is a file; expected the folder of a data set as data.root: unpack an archive first"
+        )
     if not folder.is_dir():
         raise DataError(f"{root}: no such folder; expected the folder of a data set as data.root")
     found = [(folder, one) for one in _found_in(folder)]

@@ -14,7 +14,7 @@ from PIL import Image
 import sam3_hyperet as hy
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.predict import _predict, main
-from sam3_hyperet.cli.predict_inputs import Inputs, find_images
+from sam3_hyperet.cli.predict_inputs import Inputs, find_images, passed_over
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.files import MANIFEST
 from sam3_hyperet.inference.prediction import PromptPrediction
@@ -61,6 +61,8 @@ def fails(pictures, tmp_path, capsys):
         ("prompts=[car,' ']", "the prompt ' ' is empty"),
         ("prompts=''", "the prompt '' is empty"),
         ("prompts=[null]", "prompts has a null"),
+        ("prompts={a: b}", "prompts={'a': 'b'}; expected noun phrases"),
+        ("prompts=[[car]]", "prompts=[['car']]; expected noun phrases"),
         (f"prompts=[{'word ' * 35}]", "has 35 tokens; SAM 3 reads 30 and drops the rest"),
         ("prompts=???", "predict: needs prompts=…"),
         ("prompt=[car]", "did you mean prompts?"),
@@ -193,3 +195,11 @@ def test_images_are_turned_as_their_exif_orientation_says(tmp_path):
     assert upright.shape == (30, 20, 3)
     assert upright[:8, 12:].min() > 200
     assert upright[12:].max() < 50
+
+
+def test_other_files_of_a_folder_are_said_to_be_passed_over(pictures):
+    (pictures / "c.heic").write_bytes(b"")
+    (pictures / "sub").mkdir()
+    (pictures / ".hidden").write_bytes(b"")
+    assert passed_over(str(pictures)) == [f"{pictures}: 2 other files and folders are passed over: c.heic, sub/"]
+    assert passed_over(str(pictures / "0.png")) == []

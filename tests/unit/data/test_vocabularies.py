@@ -13,7 +13,7 @@ from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.data.annotations import Category
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split, prompt_sampler, training_images
-from sam3_hyperet.data.vocabularies import COCO_BASE, COCO_NOVEL, VOCABULARIES, vocabulary_ids
+from sam3_hyperet.data.vocabularies import COCO_BASE, COCO_NOVEL, VOCABULARIES, absent_concepts, vocabulary_ids
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import read_options
 
@@ -142,7 +142,10 @@ def test_groups_are_ids_by_name(coco):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vocabulary": "ov_old"}, "data.vocabulary='ov_old' is unknown; expected one of ov_base, ov_novel, ov_all"),
+        (
+            {"vocabulary": "ov_old"},
+            "data.vocabulary: ov_old not among the data set's .* nor a list .*ov_base, ov_novel",
+        ),
         ({"vocabulary": ("car", "cart")}, "data.vocabulary: cart not among the data set's 3 category names"),
         ({"prompts": ("car", "car")}, r"data.prompts=\['car', 'car'\]; expected category names, each once"),
         ({"prompts": (5,)}, r"data.prompts=\[5\]; expected category names"),
@@ -158,3 +161,10 @@ def test_names_that_cannot_be(coco, changes, message):
 def test_ids_are_in_the_data_set_s_order():
     categories = [Category(9, "a"), Category(2, "b"), Category(4, "c")]
     assert vocabulary_ids(["c", "a"], categories, "x") == (9, 4)
+
+
+def test_names_are_a_text_with_commas_as_well():
+    categories = [Category(9, "a"), Category(2, "traffic light"), Category(4, "c")]
+    assert vocabulary_ids("c, traffic_light", categories, "x") == (2, 4)
+    assert vocabulary_ids("a", categories, "x") == (9,)
+    assert absent_concepts("dog,A", categories) == ("dog",)
