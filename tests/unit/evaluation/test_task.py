@@ -11,6 +11,7 @@ from drawn_pictures import CLASSES, Drawn, Knowing, Part
 
 from sam3_hyperet.data.annotations import ImageInfo
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.evaluation.metrics.instances.instance_metrics import _pair_sums
 from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
 from sam3_hyperet.evaluation.runner import records_of
 
@@ -193,6 +194,10 @@ def test_an_image_is_not_asked_for_what_is_unknown_of_it(evaluate, pictures, coc
     assert asked == [(i, name) for i in range(3) for name in names if i < 2 or name not in ("dog", "car")]
     assert metrics["speed/prompts_per_s"] == pytest.approx(10 / 3 * metrics["speed/images_per_s"])
     assert records[2]["presence/truth"].tolist() == [1, 2, 2, 1]
+    assert records[2]["instances/unknown"].tolist() == [False, True, True, False]
+    ours = [{key.removeprefix("instances/"): value for key, value in record.items()} for record in records]
+    shown, invented = (_pair_sums(ours, "segm", range(4))[:, n].tolist() for n in (-4, -1))
+    assert (shown, invented) == ([3, 1, 2], [1, 3, 0])  # pairs that are there and found; absent and not claimed
     asked.clear()
     evaluate(Asked(pictures), Part(pictures, coco_file, pictures), protocol)
     assert len(asked) == 12

@@ -63,7 +63,8 @@ class InstanceEvaluator(Evaluator):
         self._image.add(np.full(count, column), scores, areas, shapes)
 
     def finish(self) -> dict[str, np.ndarray]:
-        return self._image.record()
+        """The record of `ImageDetections`, and `unknown` (C,), of which categories the image says nothing."""
+        return self._image.record() | {"unknown": np.isin(list(self._columns), list(self._unlabelled))}
 
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
         return metrics.instance_metrics(records, self.categories, self.groups)

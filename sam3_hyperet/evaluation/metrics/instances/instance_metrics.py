@@ -93,11 +93,13 @@ def group_columns(categories: Categories, groups: Groups) -> dict[str, list[int]
 
 
 def _pair_sums(records: Records, iou_type: str, columns: Sequence[int]) -> np.ndarray:
-    """`cg_f1.pair_sums` of each image over some categories: (P, 5 T + 4)."""
+    """`cg_f1.pair_sums` of each image over some categories, those that are known in it: (P, 5 T + 4)."""
     instances, claimed, hits = (
         np.stack([record[name][columns] for record in records]) for name in ("instances", "claimed", f"{iou_type}_hits")
     )
-    return pair_sums(instances, claimed, hits)
+    sums = pair_sums(instances, claimed, hits)
+    sums[:, -1] -= [record["unknown"][columns].sum() if "unknown" in record else 0 for record in records]
+    return sums
 
 
 def category_columns(categories: Iterable[int]) -> dict[int, int]:
