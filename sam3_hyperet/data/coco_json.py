@@ -212,7 +212,7 @@ def _raw_content(path: Path) -> tuple[mmap.mmap | None, _Content | None]:
         content = msgspec.json.decode(mapped, type=_Content)
         mapped.madvise(mmap.MADV_DONTNEED)
         return mapped, content
-    except (OSError, ValueError, RecursionError):  # `read_json` says what is wrong, if it is
+    except (OSError, ValueError, RecursionError, msgspec.DecodeError):  # `read_json` says what is wrong, if it is
         return None, None
 
 

@@ -27,6 +27,8 @@ ODDITIES = [
     {"category_id": 5.0},
     {"iscrowd": "true"},
     {"area": 0.3},
+    {"ignore": 1},
+    {"ignore": False},
     {"bbox": [99, 2, 3, 4]},
     {"bbox": [1, 2, 3]},
     {"segmentation": [[[2, 2], [12, 2], [12, 12]]]},
@@ -96,9 +98,10 @@ def test_by_the_hundred_and_one_by_one_are_the_same(write, monkeypatch, seed):
         record.update(copy.deepcopy(change))
     value["annotations"][50] = copy.deepcopy(value["annotations"][20])
     files = write(value)
-    found = [outcome(*files, crowds=crowds) for crowds in ("ignore", "instances")]
+    kinds = [{"crowds": "ignore"}, {"crowds": "instances"}, {"boxes": "instances"}]
+    found = [outcome(*files, **kind) for kind in kinds]
     monkeypatch.setattr(coco_json, "_raw_content", lambda path: (None, None))
-    assert found == [outcome(*files, crowds=crowds) for crowds in ("ignore", "instances")]
+    assert found == [outcome(*files, **kind) for kind in kinds]
     assert seed % 2 or not isinstance(found[0], str)
 
 
