@@ -4,8 +4,8 @@ import contextlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> list[Finding]:
     return findings
 
 
-def check_before_submission(values: Mapping[str, Any]) -> list[str]:
+def check_before_submission(values: dict[str, Any]) -> list[str]:
     """A line for each warning about a run that is about to be submitted. Raises ConfigError if something would fail.
 
     What the submitting machine cannot know is left out: GPUs, memory, and whatever needs the model's weights in memory.
@@ -66,7 +66,7 @@ def check_before_submission(values: Mapping[str, Any]) -> list[str]:
     return ["\n".join(_lines(one)) for one in found if one.status == "warning"]
 
 
-def setup_of(values: Mapping[str, Any]) -> Setup:
+def setup_of(values: dict[str, Any]) -> Setup:
     """The setup that a configuration's plain values describe. Raises ConfigError.
 
     What a job will run is tried only where `trial=true` asks for it: this machine is likely to be another one.
@@ -87,7 +87,18 @@ def setup_of(values: Mapping[str, Any]) -> Setup:
         adapter=None if adapter is None else Path(adapter),
         tries=values.get("trial"),
         is_submitted=launcher.name == "slurm" and not values.get("trial"),
+        open_folder=partial(_open_folder, values),
     )
+
+
+def _open_folder(values: dict[str, Any]) -> str:
+    """What a run would find in its folder. Raises ConfigError if that is another run's, or somebody else's."""
+    from sam3_hyperet.cli.train import open_folder  # imports torch, which may be broken
+
+    run = open_folder(read_run(values), values)
+    if run.resume:
+        return f"{run.path}: goes on from {run.resume.name}"
+    return f"{run.path}: an earlier run's weights are replaced" if run.has_weights else f"{run.path}: a new run"
 
 
 def _of_run(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import itertools
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path
     return folder
 
 
-def _check(runs: Sequence[Mapping[str, Any]], console: Console) -> None:
+def _check(runs: Sequence[dict[str, Any]], console: Console) -> None:
     """Print the warnings of `doctor`, each once. Raises ConfigError if one of the runs would fail."""
     warned: set[str] = set()
     checked: list[dict[str, Any]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.doctor import cluster, installation, machine, weights
-from sam3_hyperet.doctor.findings import Examination, Finding, warning
+from sam3_hyperet.doctor.findings import Examination, Finding, ok, warning
 from sam3_hyperet.doctor.sizes import Sizes
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.losses.options import LossOptions
@@ -33,6 +33,7 @@ class Setup:
     adapter: a file to check against the base; None for the run's own adapters at their start.
     tries: whether the model is built and tried; None: unless that takes minutes, as of `large` on a CPU.
     is_submitted: the machine that runs it is another one, so that nothing is asked of this one's devices.
+    open_folder: says what there is to go on from in `run_dir`. Raises a UserError if it is not for this run.
     """
 
     model: ModelOptions
@@ -48,6 +49,7 @@ class Setup:
     adapter: Path | None = None
     tries: bool | None = None
     is_submitted: bool = False
+    open_folder: Callable[[], str] | None = None
 
 
 def examine(setup: Setup) -> Iterator[Finding]:
@@ -89,6 +91,8 @@ def _of_model(setup: Setup, examination: Examination, gpus: machine.Gpus) -> Ite
     sizes = Sizes(setup.model, setup.hyperet, fit)
     yield from check("sizes", sizes.rows, "sam3")
     yield from check("disk", lambda: machine.disk_rows("disk", setup.run_dir, sizes.bytes_written, "another run_dir"))
+    if open_folder := setup.open_folder:
+        yield from check("run folder", lambda: [ok("run folder", open_folder())], "sam3")
     if not setup.is_submitted:
         yield from check("memory", lambda: sizes.memory_rows(gpus), "sizes", "gpu")
     if "sam3" not in examination.passed:

@@ -11,6 +11,7 @@ from sam3_hyperet.cli.train import main as train
 from sam3_hyperet.doctor import cluster
 from sam3_hyperet.doctor.findings import failed, ok, warning
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.files import Manifest
 from sam3_hyperet.modeling.adapter_file import save_adapter
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.inject import inject
@@ -68,6 +69,7 @@ def test_options_beside_a_run_are_refused(tmp_path):
 
 def test_the_adapter_of_a_run_belongs_to_its_base(tmp_path, capsys):
     arguments = ["experiment=smoke", "model.checkpoint=random", f"run_dir={tmp_path}", f"paths.scenes={tmp_path}"]
+    Manifest(tmp_path).claim("config.yaml", "adapter.safetensors")
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(parse_command("train", arguments)[1], resolve=True))
     save_adapter(inject(build_model("tiny", checkpoint="random"), {"scheme": "A"}), tmp_path / "adapter.safetensors")
     rows = {row.check: row for row in main([f"run={tmp_path}"])}

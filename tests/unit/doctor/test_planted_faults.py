@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
-from sam3_hyperet.cli.command import exit_cleanly
+from sam3_hyperet.cli.command import exit_cleanly, parse_command
 from sam3_hyperet.cli.doctor import main
 from sam3_hyperet.doctor import machine
 from sam3_hyperet.modeling.adapter_file import save_adapter
@@ -125,6 +126,16 @@ def _folder_is_a_file(monkeypatch, options, tmp_path):
     options["run_dir"] = str(tmp_path / "file" / "run")
 
 
+def _other_run(monkeypatch, options, tmp_path):
+    from sam3_hyperet.files import Manifest
+
+    folder = Path(options["run_dir"])
+    config = parse_command("train", ["scheme=B", f"run_dir={folder}"])[1]
+    Manifest(folder).claim("config.yaml", "adapter.safetensors")
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    (folder / "adapter.safetensors").touch()
+
+
 def _html(monkeypatch, options, tmp_path):
     (tmp_path / "sam3.pt").write_text("<!DOCTYPE html><title>Log in</title>")
     options["model.checkpoint"] = str(tmp_path / "sam3.pt")
@@ -233,6 +244,7 @@ FAULTS = [
     (_no_sam3, "sam3", "sam3_hyperet.sam3_host", "pip install"),
     (_full_disk, "disk", "1 MiB free", "free some space"),
     (_folder_is_a_file, "disk", "Not a directory", "another run_dir"),
+    (_other_run, "run folder", "in the run of", "use another run_dir or resume=never"),
     (_html, "checkpoint", "it is a web page", "download the file itself"),
     (_pointer, "checkpoint", "it is a Git LFS pointer", "git lfs pull"),
     (_other_size, "checkpoint", "has shape", "expected"),
