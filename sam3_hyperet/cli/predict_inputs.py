@@ -1,5 +1,6 @@
 """What `predict` is asked: images with their ids, and prompts with the ids of their categories."""
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from sam3_hyperet.cli.evaluate import unique
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.data.annotations import AnnotatedImages, some, spoken
 from sam3_hyperet.data.coco import read_coco_images
-from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden, with_readable_name
 from sam3_hyperet.data.image_files import read_image
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.files import regular_file
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,9 @@ def find_images(images: str | Sequence[str]) -> list[Path]:
             if not inside:
                 expected = f"expected files ending in {', '.join(IMAGE_ENDINGS)}"
                 raise DataError(f"{path}: no images in this folder; {expected}")
-            found += inside
-        elif path.is_file():
-            found.append(path)
+            found += map(with_readable_name, inside)
+        elif os.path.lexists(path):
+            found.append(with_readable_name(regular_file(path)))
         else:
             raise DataError(f"{path}: no such image or folder")
     return list(dict.fromkeys(found))

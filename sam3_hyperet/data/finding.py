@@ -45,9 +45,19 @@ def find_files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     for parent, folders, files in walk(folder):
         for file in (*files, *folders):  # a folder by a file's name is an error when it is opened
             if file.lower().endswith(lowered):
-                path = parent / file
+                path = with_readable_name(parent / file)
                 found[path.relative_to(folder).as_posix()] = path
     return found
+
+
+def with_readable_name(path: Path) -> Path:
+    """`path`, if its name is text: no result could name it else. Raises DataError if it is not UTF-8."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        expected = "such as the archives of another system leave it; rename the file, for example with convmv"
+        raise DataError(f"{path}: its name is not UTF-8, {expected}") from None
+    return path
 
 
 def find_by_stem(folder: Path, endings: Sequence[str], *, apart_from: Collection[Path] = ()) -> dict[str, Path]:

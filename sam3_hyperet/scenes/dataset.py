@@ -28,6 +28,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.files import read_json, read_text
 from sam3_hyperet.scenes.concepts import CONCEPTS, OBJECTS, group_of
 from sam3_hyperet.scenes.drawing import Image, SceneInstance, draw_scene
 
@@ -109,8 +110,8 @@ def _check(seed: int, split: str, size: int) -> None:
 
 def _is_complete(split: SceneSplit) -> bool:
     try:
-        found = json.loads((split.folder / "manifest.json").read_text())
-    except (OSError, ValueError):
+        found = read_json(split.folder / "manifest.json")
+    except DataError:
         return False
     folders = (split.image_folder, split.label_folder)
     return (
@@ -124,7 +125,7 @@ def _check_replaceable(split: SceneSplit) -> None:
     folder, file = split.folder, split.annotations
     if folder.exists() and not (folder / "manifest.json").is_file():
         raise DataError(f"{folder}: exists, but is no split of scenes (no manifest.json); choose another root or split")
-    if file.exists() and '"description":"scenes"' not in file.read_text()[:100]:
+    if file.exists() and '"description":"scenes"' not in read_text(file)[:100]:
         raise DataError(f"{file}: exists, but was not written by scenes; choose another root or split")
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 from special_files import SPECIAL, replace_by
 
+import sam3_hyperet
+from sam3_hyperet.cli.predict_inputs import find_images
 from sam3_hyperet.data import image_files
 from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo
 from sam3_hyperet.data.finding import find_files
@@ -205,6 +208,19 @@ def test_labels_in_a_lossy_format_are_refused_by_content(tmp_path, case):
 def test_exact_labels_are_read(tmp_path, name):
     lossy(None, **({"compression": "tiff_lzw"} if name == "a.tif" else {}))(tmp_path / name)
     assert np.unique(read_label_values(tmp_path / name)).tolist() == [0, 1]
+
+
+def test_a_name_that_is_no_text_is_refused_before_a_model_is_built(tmp_path):
+    """As archives from another system leave it; no result could name it."""
+    (tmp_path / "caf\udce9.png").touch()
+    for find in (lambda: find_files(tmp_path, [".png"]), lambda: find_images(str(tmp_path))):
+        with pytest.raises(DataError, match=r"caf\\udce9\.png: its name is not UTF-8"):
+            find()
+
+
+def test_pillow_opens_images_in_one_place():
+    package = Path(sam3_hyperet.__file__).parent
+    assert [p.name for p in package.rglob("*.py") if "Image.open(" in p.read_text()] == ["image_files.py"]
 
 
 def test_a_link_to_a_folder_around_it_is_named(tmp_path):

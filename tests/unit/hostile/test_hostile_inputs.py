@@ -29,13 +29,14 @@ from hostile_trees import (
     gone,
     huge_png,
     image,
-    mode,
     picture,
     setting,
     tensors,
     text,
     without,
 )
+from PIL import Image
+from special_files import replace_by
 
 from sam3_hyperet.files import MANIFEST
 
@@ -102,7 +103,7 @@ ANNOTATION = [
     ("a picture of no bytes", "evaluate coco", text(PICTURE, ""), "1.png: not a readable image"),
     ("a folder in place of a picture", "evaluate coco", folder(PICTURE), "1.png: cannot be read (it is a folder"),
     ("a picture that declares 60,000 x 60,000", "predict", huge_png(PICTURE, 60_000, 60_000),
-     "1.png: not a readable image"),
+     "1.png: it has 3,600.0 million pixels"),
     ("a picture of 16 bits", "predict", both(picture(PICTURE, lambda v: v[..., 0].astype(np.uint16))),
      "expected 8 bits a channel"),
 ]
@@ -161,10 +162,12 @@ PREDICTION = [
     ("truth: an image of size zero", "score coco", image("height", 0), "height is 0"),
     ("truth: two images of one id", "score coco", image("id", 1, 1), "id 1 occurs twice"),
 ]
+COLOURED = picture(LABELS, lambda v: np.dstack([v, v, 255 - v]))
 LABEL_MAP = [
-    ("an RGB label map", "score semantic", mode(LABELS, "RGB"), "found RGB pixels, expected a label map of a single"),
-    ("the same in evaluation", "evaluate maps", mode(LABELS, "RGB"), "found RGB pixels, expected a label map"),
-    ("an RGBA prediction", "score semantic", mode("maps/predictions/1.png", "RGBA"), "1.png: found RGBA pixels"),
+    ("an RGB label map", "score semantic", COLOURED, "RGB"),
+    ("the same in evaluation", "evaluate maps", COLOURED, "RGB"),
+    ("an RGBA prediction", "score semantic",
+     picture("maps/predictions/1.png", lambda v: np.dstack([v, v, 255 - v, v])), "predictions/1.png: "),
     ("a label beyond the classes", "score semantic", picture(LABELS, lambda v: v + (v == 1)),
      "have the values 0 to 2, for 2 names"),
     ("the same in evaluation", "evaluate maps", picture(LABELS, lambda v: v + (v == 1)),
@@ -185,7 +188,7 @@ LABEL_MAP = [
     ("a prediction that is HTML", "score semantic", text("maps/predictions/1.png", "<html>"), "1.png: not a readable"),
     ("a folder named like a label map", "score semantic", folder(LABELS), "1.png: "),
     ("a label map that declares 60,000 x 60,000", "score semantic", huge_png(LABELS, 60_000, 60_000),
-     "1.png: not a readable label map"),
+     "1.png: it has 3,600.0 million pixels"),
     ("no labelled pixel", "score semantic",
      both(*(picture(f"maps/labels/{n}.png", lambda v: v * 0 + 255) for n in (1, 2))), "no labelled pixel in 2 images"),
 ]
@@ -194,6 +197,20 @@ LABEL_MAP = [
 
 def _first(found):
     return sorted(found)[0]
+
+
+def special(file, kind):
+    """What is no file in a file's place."""
+    return lambda root: replace_by(kind, root / file)
+
+
+def _lossy(root):
+    """A label map that an editor has stored as JPEG, under its name."""
+    Image.open(root / LABELS).save(root / LABELS, "JPEG")
+
+
+def _a_base(found, metadata):
+    metadata.update(format="sam3_hyperet-base-1")
 
 
 def _renamed(found, metadata):
@@ -230,6 +247,17 @@ ADAPTER_FILE = [
     ("integers", "predict", tensors(lambda t, m: t.update({_first(t): t[_first(t)].to(torch.int32)})),
      "is int32; expected float32, bfloat16"),
 ]
+ODD_FILE = [
+    ("annotations that are a pipe", "score coco", special(ANNOTATIONS, "pipe"), "json: cannot be read (it is a pipe"),
+    ("results that are a device", "score coco", special(DETECTIONS, "device"), "json: cannot be read (it is a device"),
+    ("names that are a pipe", "score semantic", special("maps/names.txt", "pipe"), "cannot be read (it is a pipe"),
+    ("a picture that is a pipe", "predict", special(PICTURE, "pipe"), "1.png: cannot be read (it is a pipe"),
+    ("an adapter that is a device", "predict", special(ADAPTER, "device"), "cannot be read (it is a device"),
+    ("a label map that is a JPEG", "score semantic", _lossy, "1.png: it is JPEG, which changes labels at edges"),
+    ("the same in training", "train maps", _lossy, "1.png: it is JPEG, which changes labels at edges"),
+    ("a base in place of an adapter", "predict", tensors(_a_base), "base weights are given as model.checkpoint="),
+    ("brackets in an adapter", "merge", tensors(lambda t, m: m.update(config="[" * 5_000)), "nested too deeply"),
+]
 COMMAND = [
     ("a prompt of 10,000 characters", "predict", f"prompts=['{LONG}']", "tokens; SAM 3 reads 30"),
     ("a prompt of 52 tokens", "predict", f"prompts=['{MANY_WORDS}']", "has 52 tokens; SAM 3 reads 30"),
@@ -253,6 +281,7 @@ FAILING = [
         "predictions": PREDICTION,
         "label maps": LABEL_MAP,
         "adapters": ADAPTER_FILE,
+        "odd files": ODD_FILE,
     }.items()
     for kind, tool, spoil, says in rows
 ] + [pytest.param(tool, None, (option,), says, id=f"options: {kind}") for kind, tool, option, says in COMMAND]
