@@ -48,17 +48,30 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], str]:
         return tensors, "official"
     tensors = to_official(tensors)
     if (beside := path.with_name(REMAINDER)).is_file():
-        rest, metadata = read_safetensors(beside)
-        if POSITIONS in rest and POSITIONS in tensors:  # the class token's alone
-            rest[POSITIONS] = torch.cat([rest[POSITIONS], tensors[POSITIONS][:, 1:]], dim=1)
-        filled = set(json.loads(metadata.get("filled", "[]")))
-        tensors = {key: tensor for key, tensor in tensors.items() if key not in filled} | rest
+        tensors = _with_remainder(tensors, beside)
     return tensors, "transformers"
 
 
 def remainder_metadata(filled: Iterable[str]) -> dict[str, str]:
     """Metadata of a REMAINDER file, with the keys that were filled with zeros for transformers' sake."""
     return {"format": "sam3_hyperet-remainder-1", "filled": json.dumps(sorted(filled))}
+
+
+def _with_remainder(tensors: dict[str, Tensor], beside: Path) -> dict[str, Tensor]:
+    """Converted tensors with those that had no place in the file, and without those that were made for it."""
+    rest, metadata = read_safetensors(beside)
+    try:
+        filled = set(json.loads(metadata["filled"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{beside}: not as merge layout=transformers writes it; remove it to do without"
+        ) from error
+    if POSITIONS in rest:  # the class token's alone
+        positions = tensors.get(POSITIONS)
+        if positions is None or positions.ndim != 3 or rest[POSITIONS].shape != positions[:, :1].shape:
+            raise CheckpointError(f"{beside}: is not of the weights beside it; remove it to do without")
+        tensors[POSITIONS] = torch.cat([rest[POSITIONS], positions[:, 1:]], dim=1)
+    return rest | {key: tensor for key, tensor in tensors.items() if key not in filled}
 
 
 def _read_parts(index: Path) -> dict[str, Tensor]:

@@ -62,13 +62,13 @@ def to_transformers(official: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 def to_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a transformers file by official names; unknown ones keep their own name.
 
-    The position embedding of the class token is filled with zeros. Raises CheckpointError for a query, key or value
-    projection without the other two.
+    The position embedding of the class token is filled with zeros. Raises CheckpointError for query, key and value
+    projections that are no three alike.
     """
     converted: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in _with_roots(tensors).items():
-        if name == _STACKED_POINTS:
+        if name == _STACKED_POINTS and tensor.shape[:1] == (len(_POINTS),):
             converted |= dict(zip(_POINTS, tensor.chunk(len(_POINTS)), strict=True))
         elif name == _GAUSSIAN_COPY:
             continue
@@ -78,20 +78,28 @@ def to_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             parts.setdefault(found[0], {})[found[1]] = tensor
         else:
             converted[found[0]] = tensor
-    for key, thirds in parts.items():
-        if missing := [part for part in "qkv" if part not in thirds]:
-            raise CheckpointError(f"{key}: found {', '.join(thirds)} of q, k and v; missing {', '.join(missing)}")
-        converted[key] = torch.cat([thirds[part] for part in "qkv"])
+    converted |= {key: _fused(key, thirds) for key, thirds in parts.items()}
     for key in [key for key in converted if ".dconv_2x2_1." in key]:  # the names of the two before it are the same
         first = key.replace("_2x2_1.", "_2x2.")
         if first in converted:
             converted[key.replace("_2x2_1.", "_2x2_0.")] = converted.pop(first)
-    if _PROJECTION in converted:
+    if _PROJECTION in converted and converted[_PROJECTION].ndim == 2:
         converted[_PROJECTION] = converted[_PROJECTION].T
     if POSITIONS in converted and converted[POSITIONS].ndim == 3:
         positions = converted[POSITIONS]
         converted[POSITIONS] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
     return converted
+
+
+def _fused(key: str, thirds: Mapping[str, Tensor]) -> Tensor:
+    """One tensor of the query, key and value projections."""
+    if missing := [part for part in "qkv" if part not in thirds]:
+        raise CheckpointError(f"{key}: found {', '.join(thirds)} of q, k and v; missing {', '.join(missing)}")
+    ordered = [thirds[part] for part in "qkv"]
+    if len({(tensor.shape, tensor.dtype) for tensor in ordered}) > 1 or not ordered[0].ndim:
+        found = ", ".join(f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "") for tensor in ordered)
+        raise CheckpointError(f"{key}: q, k and v are {found}; expected three of one shape and type")
+    return torch.cat(ordered)
 
 
 def _with_roots(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

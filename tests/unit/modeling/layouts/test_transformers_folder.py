@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from published_layouts import same
+from safetensors.torch import save_file
 from transformers_models import TINY, largest_difference, our_answers, tiny_transformers_model, transformers_answers
 
 import sam3_hyperet as hy
@@ -184,6 +185,20 @@ def test_weights_saved_by_transformers_win_over_those_beside_them(trained, tmp_p
     before = model.backbone.vision_backbone.trunk.pos_embed
     assert torch.equal(positions[:, 0], before[:, 0])
     assert torch.equal(positions[:, 1:], before[:, 1:] + 1)
+
+
+def test_a_remainder_of_other_weights_is_refused(model, trained, tmp_path):
+    _, folder = trained
+    (tmp_path / TRANSFORMERS_FILE).write_bytes((folder / TRANSFORMERS_FILE).read_bytes())
+    row = {f"{NECK}trunk.pos_embed": torch.ones(1, 1, 7)}
+    for metadata, message in (
+        ({"filled": "[]"}, r"is not of the weights beside it; remove it"),
+        ({"filled": "["}, r"not as merge layout=transformers writes it"),
+        ({}, r"not as merge layout=transformers writes it"),
+    ):
+        save_file(row, tmp_path / REMAINDER, metadata)
+        with pytest.raises(CheckpointError, match=message):
+            load_base(model, tmp_path)
 
 
 def test_an_adapter_finds_its_base_in_every_layout(trained, copy_of, randomized, tmp_path):

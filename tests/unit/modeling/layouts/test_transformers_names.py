@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
@@ -75,6 +76,21 @@ def test_a_part_of_a_fused_projection_is_refused(transformers_keys):
     del file["detector_model.vision_encoder.backbone.layers.7.attention.k_proj.weight"]
     with pytest.raises(CheckpointError, match=r"blocks\.7\.attn\.qkv\.weight: found q, v of q, k and v; missing k"):
         to_official(file)
+
+
+@pytest.mark.parametrize("other", [torch.ones(3, 3), torch.ones(3, 2, dtype=torch.int8), torch.ones(3, 2).half()])
+def test_parts_that_are_not_alike_are_refused(transformers_keys, other):
+    file = small_transformers(transformers_keys)
+    file["detector_model.vision_encoder.backbone.layers.7.attention.k_proj.weight"] = other
+    with pytest.raises(CheckpointError, match=r"q, k and v are .*; expected three of one shape and type"):
+        to_official(file)
+
+
+def test_odd_shapes_are_left_to_the_model(transformers_keys):
+    """Whatever a file has under a name that is split, transposed or widened: the model's shapes refuse it later."""
+    names = [key for key in transformers_keys if not re.search(r"[qkv]_proj", key)]
+    for tensor in (torch.ones(()), torch.ones(3), torch.ones(2, 2, 2, 2)):
+        assert to_official(dict.fromkeys(names, tensor))[POSITIONS].shape == tensor.shape
 
 
 def test_other_files_are_not_taken_for_transformers(keys_3, keys_3_1):
