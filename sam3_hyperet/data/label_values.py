@@ -171,7 +171,9 @@ def check_readings(
     if offset is None:
         from_one = f"{options}ignore=0" if 0 in found else from_one
     if offset is None and wrong == [number]:
-        also = ", or a name more, for 0, before the others" if 0 in found else ""
+        also = ""
+        if 0 in found:
+            also = f", or a name more, for 0, before the others; if {number} is no class: {options}ignore={number}"
         zero = "0 is no class and " if 0 in found else ""
         raise DataError(
             f"{where}: label maps have the values {values}, for {number} names; if {zero}the names begin at 1, "
@@ -181,10 +183,10 @@ def check_readings(
         value = wrong[0]
         maps = f"in {counts.maps[value]} of {counts.looked_at} label maps looked at"
         more = f" (and {len(wrong) - 1} more such values)" if len(wrong) > 1 else ""
-        zero = f"; if 0 is no class: {options}ignore=0" if value == 0 else ""
+        none = f"; if {value} is no class: {options}ignore={value}" if value == 0 or len(wrong) == 1 else ""
         raise DataError(
             f"{counts.first[value]}: it has the label {value}{more}, expected {first} to {first + number - 1}, or "
-            f"{some(ignore)} for no class{zero}; {counts.fraction(value)} of the pixels have it, {maps}"
+            f"{some(ignore)} for no class{none}; {counts.fraction(value)} of the pixels have it, {maps}"
         )
     if offset is not None or is_void(names[0]):
         return ()

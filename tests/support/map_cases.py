@@ -151,6 +151,16 @@ MAPS = {
     "0, 128 and 255": MapCase(
         of(lambda v: np.array([0, 128, 255], np.uint8)[v]), refused="has the label 128, expected 0 to 2, or 255"
     ),
+    "a value that is no class": MapCase(
+        of(lambda v: np.array([0, 1, 11], np.uint8)[v]),
+        refused="has the label 11, expected 0 to 2, or 255 for no class; if 11 is no class: data.ignore=11",
+    ),
+    "the value behind the last is no class": MapCase(
+        names="sky\ncar\n", refused="values 0 to 2, for 2 names; .*if 2 is no class: data.ignore=2"
+    ),
+    "a value that is no class, and said so": MapCase(
+        of(lambda v: np.array([0, 1, 11], np.uint8)[v]), 4, names="sky\ncar\n", options={"ignore": 11}
+    ),
     "everything ignored": MapCase(
         of(lambda v: v * 0 + 255), refused="no pixel of all label maps has one of the classes sky, .*; found 255 100"
     ),
