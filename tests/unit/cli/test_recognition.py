@@ -14,7 +14,7 @@ from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.prepare import main as prepare
 from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.run_options import read_run
-from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.errors import ConfigError, DataError, StorageError
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,18 @@ def test_prepare_takes_a_folder_and_prints_what_to_paste(roboflow, tmp_path, cap
     said = capsys.readouterr().out
     assert f"next: sam3-hyperet train data=auto data.root={roboflow} data.shots=1\n" in said
     assert "shop: data.shots=1: 3 of 6 images; images by category: car 1, dog 1, house 1\n" in said
+
+
+def test_prepare_checks_a_folder_in_which_nothing_can_be_written(roboflow, monkeypatch, capsys):
+    def refuse(path, content):
+        raise StorageError(f"{path}: Read-only file system")
+
+    monkeypatch.setattr("sam3_hyperet.cli.prepare.write_json", refuse)
+    assert prepare([str(roboflow)]) is None
+    said = capsys.readouterr().out
+    assert f"no manifest is written: {roboflow / 'prepared.json'}: Read-only file system, by out=FILE\nnext: " in said
+    with pytest.raises(StorageError):
+        prepare([str(roboflow), "out=there.json"])
 
 
 def test_prepare_says_what_is_held_out_and_which_images_are_in_two_splits(tmp_path, capsys):

@@ -140,6 +140,18 @@ def test_shots_and_tuning_images_are_never_validation_images(one_file):
     assert "2 more images choose the best step" in notes
 
 
+def test_an_evaluation_knows_its_images_by_what_was_held_out(one_file):
+    from sam3_hyperet.evaluation.compare import split_facts
+    from sam3_hyperet.evaluation.protocol import Protocol
+    from sam3_hyperet.evaluation.task import open_task
+
+    every = [one_file(), one_file(), one_file(seed=1)]
+    first, again, other = (split_facts(data, open_task(open_split(data, "val"), Protocol())) for data in every)
+    assert first == again
+    assert {key for key in first if first[key] != other[key]} == {"files"}
+    assert first["annotations"] is not None
+
+
 def test_nothing_to_score_is_refused(one_file):
     with pytest.raises(ConfigError, match=r"no image to score: no val split, 11 training images and .*fraction=0;"):
         open_split(one_file(validation_fraction=0.0), "val")
