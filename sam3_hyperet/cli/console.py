@@ -89,4 +89,5 @@ usage: {command} key=value …
 {command} --help SECTION    each option of a section: data, optim, hyperet, …
 {command} … --cfg           print the composed configuration and do nothing
 
-To begin with: {command_line("train", "experiment=smoke")}   (all steps on drawn scenes, in a minute)"""
+To begin with: {command_line("train", "experiment=smoke")}   (all steps on drawn scenes, in a minute)
+With data of your own: {command_line("init", "DIR")}   (then the commands that it prints)"""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from exports import EXPORTS
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -18,6 +19,7 @@ from sam3_hyperet.cli.run_options import read_run
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.layouts.table import explicit
+from sam3_hyperet.options import read_options
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,17 @@ def test_the_data_file_is_what_was_recognised(exported, here):
     assert "#   ${tin}        4        1\n#   apple         3        1\n" in text
     assert "#   pear          0        0   none in train: never prompted as absent\n" in text
     assert "splits: # train: 5 images, tune: 2 images, val: 2 images\n" in text
+
+
+@pytest.mark.parametrize("layout", EXPORTS)
+def test_every_layout(layout, here):
+    """The file says what `data=auto` would, but for what `init` chooses."""
+    root = EXPORTS[layout](here / "export")
+    data, _ = main([str(root)])
+    found = read_run(OmegaConf.to_container(parse_command("train", [f"data={data}"])[1], resolve=True)).data
+    auto = parse_command("init", [str(root)])[1]
+    expected, _ = explicit(read_options(DataOptions, OmegaConf.to_container(auto.data), "data"))
+    assert replace(found, tune_images=expected.tune_images) == replace(expected, root=found.root)
 
 
 def test_what_is_odd_is_printed_and_written(exported, here, capsys):
