@@ -20,7 +20,7 @@ from sam3_hyperet.layouts.look import CocoLook, look_at
 
 _WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 _OTHERS = re.compile(
-    r"captions_|person_keypoints_|panoptic_|stuff_|image_info_|fewshot_|prepared\.json|_with_background"
+    r"(captions|person_keypoints|panoptic|stuff|image_info|fewshot)_|prepared\.json$|annotations_with_background"
 )
 """COCO's files of other tasks, ODinW's drawn few-shot sets, and its files in which the background is a category."""
 _IMAGE_FOLDERS = ("", "images", "imgs", "img", "JPEGImages", "data")
@@ -61,13 +61,13 @@ def _json_files(root: Path) -> Iterator[Path]:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not is_hidden(entry.name))
         images = {name.rpartition(".")[0] for name in names if name.lower().endswith(IMAGE_ENDINGS)}
         found = [name for name in names if name.lower().endswith(".json") and name.rpartition(".")[0] not in images]
-        yield from (folder / name for name in [one for one in found if not _OTHERS.search(one)][:_MOST])
+        yield from (folder / name for name in [one for one in found if not _OTHERS.match(one)][:_MOST])
 
 
 def _split(path: Path, root: Path) -> tuple[str, str]:
     """COCO's name of the split that a file is of, and the word that tells it, by the file's name or its folder's."""
     for name in (path.stem, "" if path.parent == root else path.parent.name):
-        for word in reversed(re.findall(r"[A-Za-z]+", name)):
+        for word in reversed(re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)):
             for split, words in _WORDS.items():
                 if word.lower() in words:
                     return split, word

@@ -158,6 +158,17 @@ def test_files_of_single_images_are_not_looked_at(tmp_path):
     assert explicit(auto(root))[0].splits == {"train": [".", "annotations.json"]}
 
 
+@pytest.mark.parametrize(
+    "name", ["instances_{}2017", "{}", "{}_annotations", "officeStuff_{}", "annotations{}", "shop-{}-v2"]
+)
+def test_a_split_is_told_by_its_word(name, tmp_path):
+    names = {"train": name.format("Train"), "val": name.format("VALID")}
+    for split, stem in names.items():
+        write_json(tmp_path / f"{stem}.json", coco_content(SPLITS[split]))
+    write_pictures(tmp_path / "photos", ALL)
+    assert explicit(auto(tmp_path))[0].splits == {split: ["photos", f"{stem}.json"] for split, stem in names.items()}
+
+
 @pytest.mark.parametrize(("folder", "name"), [("train", "train-data"), ("my set", "my set")])
 def test_a_set_is_named_after_its_folder(tmp_path, folder, name):
     assert explicit(auto(EXPORTS["CVAT"](tmp_path / folder)))[0].name == name
