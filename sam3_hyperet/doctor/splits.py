@@ -107,7 +107,7 @@ class Splits:
 
         most = CONTEXT_LENGTH - 2  # the start and the end take one each
         names = dict.fromkeys(c.name for images in self.opened.values() for c in images.categories)
-        counts = {name: count_tokens(model, name) for name in names}  # type: ignore[arg-type]
+        counts = {name: count_tokens(model, name) for name in names}
         if long := [f"{name[:60]!r} has {count} tokens" for name, count in counts.items() if count > most]:
             expected = f"at most {most}, which SAM 3 reads of a prompt; it drops the rest"
             yield failed("prompts", some(long), expected, "a shorter name in the annotations")

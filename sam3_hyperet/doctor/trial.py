@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.data.annotations import AnnotatedImages

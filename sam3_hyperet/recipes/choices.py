@@ -15,6 +15,7 @@ _TUNINGS = 5  # the demo's measurements of the loss on the tuning images
 _STEP_SECONDS = 0.29  # of an image in a training step of the official architecture on one H100, bf16-mixed, 4 prompts
 _TWENTY_PROMPTS_SECONDS = 0.8  # of an image's evaluation there with 20 prompts and their masks, in fp32
 _WARMUP = 20
+_SHOWN: tuple[str, ...]
 _SHOWN = ("name", "format", "root", "splits", "validation_fraction", "tune_images", "num_positives", "num_negatives")
 _SHOWN += ("hard_negative_ratio", "flip", "zoom")
 """Options of a data set that are written in any case, with a reason."""

@@ -14,7 +14,7 @@ _PLAIN = re.compile(r"[A-Za-z_/][\w./-]*( [\w./-]+)*")
 _WORDS = {"true", "false", "null", "none", "yes", "no", "on", "off", "nan", "inf", "y", "n"}
 
 
-class _Quoting(yaml.SafeDumper):
+class _Quoting(yaml.SafeDumper):  # type: ignore[misc]  # yaml is untyped
     """Quotes every text that some YAML reader might take for something else."""
 
 

@@ -308,3 +308,9 @@ def test_sharded_parameters_are_not_tried_alone(examined):
     rows, code = examined(**{"train.strategy": "fsdp", "stage": 3, "train.devices": 2, "train.accelerator": "cpu"})
     assert code == 0
     assert "fsdp" in rows["model", "skipped"]["found"]
+
+
+def test_images_that_are_trained_on_and_scored(examined):
+    rows, code = examined(**{"data.splits": "{train: train, val: train}"})
+    assert code == 0
+    assert "3 images of val are in train as well: 1.png, 2.png, 3.png" in rows["data: overlap", "warning"]["found"]
