@@ -236,6 +236,7 @@ def _yaml_nodes(text: str) -> int:
     anchors: dict[str, int] = {}
     sizes: list[int] = [0]  # of the collections that are open, from the outermost
     names: list[str | None] = []
+    expanded = 1  # at most so often does a value occur once interpolations are replaced
     for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.CollectionStartEvent):
             sizes.append(0)
@@ -251,6 +252,8 @@ def _yaml_nodes(text: str) -> int:
             size, anchor = anchors[event.anchor], None
         elif isinstance(event, yaml.ScalarEvent):
             size, anchor = 1, event.anchor
+            if (expanded := expanded * max(1, event.value.count("${"))) > _MAX_YAML_NODES:
+                raise ValueError("its interpolations (${…}) may multiply without bound; write their values out")
         else:
             continue
         if anchor:

@@ -85,6 +85,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}, *a{k 
 YAML = {
     "billion laughs": (LAUGHS, r"its aliases \(\*name\) stand for more than 100,000 values"),
     "merged laughs": (LAUGHS.replace("[x, x]", "{x: 1}").replace("[*", "{<<: [*").replace("]\n", "]}\n"), "aliases"),
+    "interpolations": ("".join(f"a{k}: ${{a{k + 1}}}${{a{k + 1}}}\n" for k in range(30)), "interpolations .* multiply"),
     "an alias of itself": ("a: &a [*a]", r"the alias \*a stands for nothing before it"),
     "brackets": ("a: " + "[" * 500, "nested deeper than 50 levels"),
     "a Python object": ("a: !!python/object/apply:os.getcwd []", "not readable as YAML"),
