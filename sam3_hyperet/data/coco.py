@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -267,11 +268,13 @@ def _images(content: Mapping[str, Any], path: Path, categories: Set[int], adjust
             if not isinstance(ids, list) or any(type(one) is not int or one not in categories for one in ids):
                 raise DataError(f"{where}: its {key} are {shown(ids)}, expected category ids")
             pairs += [(len(names), one) for one in ids]
-        # LVIS has no file_name
+        # LVIS has no file_name: folder and file are the end of the URL
         is_url = "coco_url" in record and "file_name" not in record
         name = record["coco_url"] if is_url else field(record, "file_name", where)
         if not isinstance(name, str) or not name.strip() or "\0" in name:
             raise DataError(f"{where}: its file_name is {shown(name)}, expected a path below the image folder")
+        if is_url:
+            name = unquote("/".join(name.split("/")[-2:]))
         sizes.append([read_side(record, side, where, adjusted, MAX_SIDE) for side in ("height", "width")])
         names[number] = name
     if not names:
