@@ -257,8 +257,8 @@ def _objects(classes: np.ndarray, path: Path) -> tuple[Instance, ...]:
     there = (classes != IGNORED) & (numbers != 0)
     regions = np.where(there, classes.astype(np.int64) << 24 | numbers, IGNORED)
     found = np.unique(regions[there])
-    rles = encode_masks(regions == found[:, None, None])
-    return tuple(Instance(int(one) >> 24, rle) for one, rle in zip(found, rles, strict=True))
+    # one by one: all masks of a large image may not fit in memory
+    return tuple(Instance(one >> 24, encode_masks((regions == one)[None])[0]) for one in found.tolist())
 
 
 @contextmanager
