@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from export_pictures import SPLITS
 from exports import EXPORTS
 
 from sam3_hyperet.cli.evaluate import main as evaluate
@@ -54,9 +55,12 @@ def in_cocos_tree(tmp_path_factory, scored):
     return scored("data=coco", f"data.root={root}", "data.splits={val: test}", "protocol.granularity=false")
 
 
-@pytest.mark.parametrize("layout", ["Roboflow", "SA-Co"])
+@pytest.mark.parametrize("layout", ["Roboflow", "SA-Co", "YOLO", "masks of CVAT"])
 def test_a_recognised_set_is_scored_as_in_cocos_tree(layout, tmp_path, scored, in_cocos_tree):
     root = EXPORTS[layout](tmp_path / "shop")
+    if layout == "masks of CVAT":  # as a project with subsets has it
+        names = "\n".join(picture.stem for picture in SPLITS["val"])
+        (root / "ImageSets" / "Segmentation" / "val.txt").write_text(names)
     found = dict(scored("data=auto", f"data.root={root}", "protocol.granularity=false"))
     if layout == "Roboflow":  # its root category is prompted, too
         assert found.pop("shop/detections") > in_cocos_tree["shop/detections"]
