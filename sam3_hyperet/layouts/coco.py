@@ -16,7 +16,7 @@ from sam3_hyperet.data.finding import IMAGE_ENDINGS, Listing, is_hidden, leaves_
 from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.layouts.layout import Found, Layout
-from sam3_hyperet.layouts.look import CocoLook, look_at
+from sam3_hyperet.layouts.look import CocoLook, damage, look_at
 
 _WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 _OTHERS = re.compile(
@@ -39,10 +39,21 @@ class _File:
 
 def recognise_coco(root: Path) -> Sequence[Found]:
     """The COCO files of a folder as one data set. Raises DataError for files of which it is not clear what they are."""
-    files = [_File(path, look, *_split(path, root)) for path in _json_files(root) if (look := look_at(path))]
+    files, others = list[_File](), list[Path]()
+    for path in _json_files(root):
+        split, word = _split(path, root)
+        if look := look_at(path):
+            files.append(_File(path, look, split, word))
+        elif split and (fault := damage(path)):
+            raise DataError(f"{path}: not a readable COCO file ({fault}), but named as one of {split}")
+        elif split:
+            others.append(path)
     if not files:
         return []
     notes: list[str] = []
+    if others:
+        passed = some(_below(root, path) for path in others)
+        notes.append(f"passed over, for it has no images, annotations and categories as COCO's files have: {passed}")
     by_split = _by_split(root, files, notes)
     splits = {ours: [_folder(root, file, notes), _below(root, file.path)] for ours, file in by_split.items()}
     name = _layout(root, list(by_split.values()))

@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
+from sam3_hyperet.files import foreign_content
+
 _SAMPLE = 5  # file names of images
 _END = 1 << 16  # bytes at both ends of a file, where most keys are
 _LISTS = (rb'"images"\s*:\s*\[', rb'"annotations"\s*:\s*\[', rb'"categories"\s*:\s*\[')
@@ -49,6 +51,15 @@ def look_at(path: Path) -> CocoLook | None:
             )
     except (OSError, ValueError):  # an empty file cannot be mapped
         return None
+
+
+def damage(path: Path) -> str:
+    """Why a JSON file cannot be whole, as far as its two ends tell; "" for others."""
+    if found := foreign_content(path):
+        return found
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _END))
+        return "" if file.read().rstrip(b" \t\r\n\0").endswith((b"}", b"]")) else "it breaks off"
 
 
 def _has(content: mmap.mmap, pattern: bytes) -> bool:

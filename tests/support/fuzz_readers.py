@@ -15,6 +15,7 @@ from exports import EXPORTS
 from hostile_trees import RLE, write_tree
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors import safe_open
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli.command import parse_command
@@ -22,6 +23,8 @@ from sam3_hyperet.cli.of_run import read_yaml, sections_of_runs
 from sam3_hyperet.cli.run_options import read_run
 from sam3_hyperet.data import coco_json
 from sam3_hyperet.data.ade20k import read_object_info
+from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.coco import read_coco_images
 from sam3_hyperet.data.hierarchy import read_tree
 from sam3_hyperet.data.image_files import read_image
 from sam3_hyperet.data.label_maps import read_label_values
@@ -79,6 +82,15 @@ def _base(name: str, **options: bool) -> Callable[[Path], list[Path]]:
     return write
 
 
+def _parts(root: Path) -> list[Path]:
+    _base("model.safetensors")(root)
+    with safe_open(root / "model.safetensors", framework="pt") as file:
+        names = list(file.keys())
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, "model.safetensors")}
+    write_json(root / "model.safetensors.index.json", index)  # type: ignore[arg-type]
+    return [root / "model.safetensors.index.json"]
+
+
 def _adapter(**options: object) -> Callable[[Path], list[Path]]:
     def write(root: Path) -> list[Path]:
         model = hy.adapted_copy(Models.base(), hy.HyperETConfig(**options))
@@ -96,6 +108,10 @@ def _tree(*names: str) -> Callable[[Path], list[Path]]:
         return [root / "tree" / name for name in names]
 
     return write
+
+
+def _loaded(images: AnnotatedImages) -> list[Image.Image]:
+    return [images.load_image(i) for i in range(len(images))]
 
 
 def _export(name: str) -> Callable[[Path], list[Path]]:
@@ -239,9 +255,16 @@ READERS: dict[str, Reader] = {
     "base, transformers": Reader(
         _base("model.safetensors"), lambda root: load_base(Models.base(), root / "model.safetensors")
     ),
+    "base, in parts": Reader(_parts, lambda root: load_base(Models.base(), root / "model.safetensors.index.json")),
     "adapter": Reader(_adapter(), lambda root: hy.adapted_copy(Models.base(), root / "adapter.safetensors")),
     "adapter, bitfit": Reader(
         _adapter(adapter="bitfit"), lambda root: hy.adapted_copy(Models.base(), root / "adapter.safetensors")
+    ),
+    "predict annotations=": Reader(
+        _tree("coco/annotations/instances_val.json"),
+        lambda root: _loaded(
+            read_coco_images(root / "tree/coco/annotations/instances_val.json", root / "tree/coco/val")
+        ),
     ),
     "COCO results": Reader(
         _tree("detections.json", "coco/annotations/instances_val.json"),

@@ -186,3 +186,22 @@ def test_encoded_names_are_found_in_their_folder(tmp_path):
     options, lines = explicit(auto(tmp_path))
     assert options.splits == {"train": ["images", "result.json"]}
     assert not any("nowhere" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [(b"", "it is empty"), (b'{"images": [{"id": 1', "it breaks off"), (b"<!doctype html>", "it is a web page")],
+)
+def test_a_damaged_file_of_a_split_is_named_and_not_passed_over(tmp_path, content, fault):
+    root = EXPORTS["COCO"](tmp_path / "shop")
+    (root / "annotations" / "instances_train.json").write_bytes(content)
+    with pytest.raises(DataError, match=rf"instances_train\.json: not a readable COCO file \({fault}.*one of train"):
+        recognise(root)
+
+
+def test_a_file_of_a_split_that_is_passed_over_is_named(tmp_path):
+    root = EXPORTS["COCO"](tmp_path / "shop")
+    (root / "annotations" / "instances_val.json").write_text('{"images": []}')
+    assert any(
+        note.startswith("passed over") and note.endswith("/instances_val.json") for note in recognise(root)[1].notes
+    )
