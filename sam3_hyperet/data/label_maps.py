@@ -179,10 +179,11 @@ def read_label_maps(
         return found
     if names == "":
         counts = count_values([label for _, label in files], read_label_values)
-        there = some([f"{value} {counts.fraction(value)}" for value in sorted(counts.pixels)], 12)
+        there = some([f"{value} {counts.fraction(value)}" for value in sorted(counts.pixels)], 12) or "nowhere"
+        hint = "; if 255 is a car: data.colors={background: 0, car: 255}" if set(counts.pixels) == {0, 255} else ""
         raise DataError(
             f"{labels}: nothing names the classes: data.names is empty; expected names, their file below data.root, or "
-            f"data.colors; found labels {there or 'nowhere'}{'; ' + counts.faults[0] if counts.faults else ''}"
+            f"data.colors; found labels {there}{hint}{'; ' + counts.faults[0] if counts.faults else ''}"
         )
     source, classes, numbered_from, left_out = _listed(names)
     if not classes:

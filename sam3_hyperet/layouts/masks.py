@@ -182,13 +182,17 @@ def _folders_and_names(root: Path) -> Found | None:
     images, maps = next(iter(pairs.values()))
     options |= _endings(root / images, root / maps)
     is_coloured = _is_coloured(_first(root / maps, LABEL_ENDINGS))
-    named, coloured = ([name for name in names if (root / name).is_file()] for names in (_NAMES, _COLORS))
+    folders = dict.fromkeys([root, (root / maps).parent, (root / images).parent, root / maps, root / images])
+    named, coloured = (
+        [_below(root, folder / name) for folder in folders for name in names if (folder / name).is_file()]
+        for names in (_NAMES, _COLORS)
+    )
     is_coloured = is_coloured or (bool(coloured) and not named)
     files = coloured if is_coloured else named
     if not files:
         name = "colors" if is_coloured else "names"
         file = "labelmap.txt or class_dict.csv" if is_coloured else "classes.txt"
-        notes = (*notes, f"nothing names the classes of {maps}/; expected a file such as {file}, or data.{name}=")
+        notes = (*notes, f"no file such as {file} names the classes of {maps}/, so that data.{name}= has to")
         return Found("label maps", options, notes)
     options["colors" if is_coloured else "names"] = files[0]
     if len(files) > 1:

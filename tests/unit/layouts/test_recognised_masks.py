@@ -146,23 +146,37 @@ def test_masks_without_names_are_told_and_named_by_an_option(tmp_path):
     root = MASKS["label maps"](tmp_path / "shop")
     (root / "classes.txt").unlink()
     options, lines = explicit(DataOptions(name="", format="auto", root=str(root), splits={}))
-    assert "nothing names the classes of masks/train/; expected a file such as classes.txt, or data.names=" in lines
+    assert "no file such as classes.txt names the classes of masks/train/, so that data.names= has to" in lines
     with pytest.raises(DataError, match=r"nothing names the classes: .*found labels 0 75.48%, 1 6.16%"):
         read_split(options, "val")
     names = ("background", *CATEGORIES)
     assert len(read_split(auto(root, names=names), "val").images) == 3
     for file in (root / "masks").rglob("*.png"):
         Image.fromarray((np.asarray(Image.open(file)) > 0).astype(np.uint8) * 255).save(file)
+    with pytest.raises(DataError, match=r"if 255 is a car: data\.colors=.background: 0, car: 255"):
+        read_split(auto(root), "val")
     images = read_split(auto(root, colors={"thing": 255}), "val").images
     assert [c.name for c in images.categories] == ["background", "thing"]
     assert "data.colors lists no background, so black is read as it" in data_notes(images)[1]
+
+
+def test_names_may_lie_beside_the_folders_of_a_split(tmp_path):
+    root = MASKS["label maps"](tmp_path / "shop")
+    for kind in ("images", "masks"):
+        for split in ("train", "val"):
+            (root / split).mkdir(exist_ok=True)
+            (root / kind / split).rename(root / split / kind)
+    (root / "classes.txt").rename(root / "train" / "classes.txt")
+    options = auto(root)
+    assert options.names == "train/classes.txt"
+    assert len(read_split(options, "val").images) == 3
 
 
 def test_coloured_masks_without_a_table_are_told(tmp_path):
     root = MASKS["CamVid, coloured"](tmp_path / "shop")
     (root / "class_dict.csv").unlink()
     options, lines = explicit(DataOptions(name="", format="auto", root=str(root), splits={}))
-    assert any("such as labelmap.txt or class_dict.csv, or data.colors=" in line for line in lines)
+    assert any("no file such as labelmap.txt or class_dict.csv names the classes" in line for line in lines)
     with pytest.raises(DataError, match=r"nothing names the classes.*found RGB pixels"):
         read_split(options, "val")
 
