@@ -4,5 +4,6 @@
 - `coco`: COCO's tree and the exports that are COCO files
 - `masks`: label maps and coloured masks, as VOC, CVAT, Roboflow and benchmarks lay them out
 - `yolo`: Ultralytics' data.yaml, images and labels
+- `unread`: formats that are not read, and what to export in their place
 - `table`: all layouts; `data.format=auto` made explicit
 """

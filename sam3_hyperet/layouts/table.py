@@ -10,6 +10,7 @@ from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.layouts import coco, masks, yolo
 from sam3_hyperet.layouts.layout import Found, Layout
+from sam3_hyperet.layouts.unread import unread_format
 
 LAYOUTS: tuple[Layout, ...] = (coco.LAYOUT, yolo.LAYOUT, masks.LAYOUT)
 _SHOWN = 12  # entries of a folder, in a message
@@ -57,9 +58,10 @@ def recognise(root: Path) -> tuple[Path, Found]:
         entries = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(folder))
         listed = some(entries, _SHOWN)
         known = "; ".join(f"{name} ({tree})" for layout in LAYOUTS for name, tree in layout.trees.items())
+        other = f"{unread}; " if (unread := unread_format(folder)) else ""
         raise DataError(
-            f"{root}: no known layout of a data set; found {listed or 'nothing'}; expected one of: {known}; or a file "
-            "of options that names its parts, data=own.yaml (docs/data.md)"
+            f"{root}: no known layout of a data set; {other}found {listed or 'nothing'}; expected one of: {known}; or "
+            "a file of options that names its parts, data=own.yaml (docs/data.md)"
         )
     folders = {str(path) for path, _ in found}
     several = some((f"{one.layout} in {path}" for path, one in found), most=6)
