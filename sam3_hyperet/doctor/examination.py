@@ -90,6 +90,7 @@ def _of_model(setup: Setup, examination: Examination, gpus: machine.Gpus) -> Ite
     check, fit = examination.check, setup.fit
     sizes = Sizes(setup.model, setup.hyperet, fit)
     yield from check("sizes", sizes.rows, "sam3")
+    yield from check("options", sizes.option_rows, "sizes")
     yield from check("disk", lambda: machine.disk_rows("disk", setup.run_dir, sizes.bytes_written, "another run_dir"))
     if open_folder := setup.open_folder:
         yield from check("run folder", lambda: [ok("run folder", open_folder())], "sam3")
@@ -141,9 +142,11 @@ def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Split
     yield from check("data: overlap", splits.overlap_rows, *(f"data: {split}" for split in wanted))
     yield from check("prompts", lambda: splits.prompt_rows(sizes.model), "data: train", "sizes")
     if setup.cache.folder:
-        folder, views = Path(setup.cache.folder).expanduser(), max(1, setup.data.views)
+        folder = Path(setup.cache.folder).expanduser()
 
         def rows() -> Iterator[Finding]:
+            views = splits.views
+            sizes.check_cache(setup.cache, views)
             shown = len(splits.opened["train"]) * views + len(splits.opened.get("tune", ()))
             size, remedy = sizes.bytes_of_cache(setup.cache, shown), "cache.dtype=bfloat16, or fewer data.views"
             return machine.disk_rows("feature cache", folder, size, remedy)
@@ -179,4 +182,4 @@ def _tried(setup: Setup, examination: Examination, splits: Splits, is_quick: boo
         step = lambda: trials[0].step_rows(  # noqa: E731
             splits.opened["train"], splits.data, setup.loss, setup.fit, setup.seed
         )
-        yield from check("training step", step, "forward pass", "prompts")
+        yield from check("training step", step, "forward pass", "prompts", "options")

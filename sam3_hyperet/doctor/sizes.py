@@ -39,6 +39,21 @@ class Sizes:
         size = f"{self.total / 1e6:.1f} M parameters, of which {self.trained:,} train"
         yield ok("sizes", f"{self._options.name} at {side} pixels with {sites}: {size} in stage {stage.last}")
 
+    def option_rows(self) -> Iterator[Finding]:
+        """Make what a run would make of the options of the optimizer and the curvature. Raises ConfigError."""
+        from sam3_hyperet.training.curvature_schedule import radius_control
+        from sam3_hyperet.training.optimizer import build_optimizer
+
+        build_optimizer(self.model, self._fit.optim, self._fit.train.max_steps)
+        radius_control(self.model, self._fit.radius, self._fit.train.max_steps)
+        yield ok("options", f"optimizer and curvature for {self._fit.train.max_steps:,} steps")
+
+    def check_cache(self, options: CacheOptions, views: int) -> None:
+        """Raise a ConfigError if the feature cache cannot be used; `views` of an image, 0 for ever new ones."""
+        from sam3_hyperet.training.feature_cache import check_cache
+
+        check_cache(self.model, options, self._fit.stage.last, views)
+
     @property
     def bytes_written(self) -> int:
         """About what a run writes: two saved states and a third while it is written, and the best and last weights."""

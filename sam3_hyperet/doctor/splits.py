@@ -64,6 +64,14 @@ class Splits:
             if line.startswith(_WARNING):
                 yield warning(check, line.removeprefix(_WARNING))
 
+    @property
+    def views(self) -> int:
+        """Different views that training shows of an image; 0 for ever new ones."""
+        from sam3_hyperet.data.sources import augmentation
+
+        random = augmentation(self.data, self.opened["train"])
+        return random.views if random.is_random else 1
+
     def file_rows(self) -> Iterator[Finding]:
         """Whether a sample of the images and label maps can be read."""
         faults, read = [], 0
