@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.options import FLIP, DataOptions
 from sam3_hyperet.options import meanings
 
 _SEEN = 4480  # images that the demo's 560 steps show
@@ -66,9 +66,11 @@ def data_choices(data: DataOptions, content: Content, recognised: str) -> list[C
         "num_positives": "at most so many categories that an image shows are prompted at a step; not measured",
         "num_negatives": "and so many that it does not show: the model must learn to find nothing, too; not measured",
         "hard_negative_ratio": "fraction of these that are siblings (same supercategory) of what is shown; the default",
-        "flip": "probability of mirroring an image; the default",
+        "flip": "probability of mirroring an image",
         "zoom": "largest factor of a random crop, for objects of more sizes; not measured",
     }
+    if data.flip is None:
+        named["flip"] = f"{named['flip']}; null, the default: {FLIP}, and 0 where a name tells left from right"
     if content.categories == 1:
         remedy = "with one category that needs data.absent_concepts=[…]: names of what no image shows"
         named["num_negatives"] = f"{named['num_negatives']}; {remedy}"

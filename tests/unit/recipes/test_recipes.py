@@ -65,6 +65,7 @@ def test_what_was_recognised_is_all_there():
     reasons = {choice.key: choice.reason for choice in data_choices(data, content(categories=1), "recognised as masks")}
     assert reasons["validation_fraction"] == "no validation split: 25 training images are held out by seed"
     assert "data.absent_concepts" in reasons["num_negatives"]
+    assert reasons["flip"].endswith("; null, the default: 0.5, and 0 where a name tells left from right")
 
 
 def test_the_file():
