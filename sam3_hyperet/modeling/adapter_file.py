@@ -17,7 +17,7 @@ from sam3_hyperet.files import parse_json
 from sam3_hyperet.hyperbolic.curvature import Curvature
 from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
 from sam3_hyperet.modeling.fingerprint import VERSION, base_fingerprint, fingerprints, rounded_fingerprints
-from sam3_hyperet.modeling.inject import check_model, inject, unchanged_on_error
+from sam3_hyperet.modeling.inject import check_model, inject_named, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.modeling.tensor_files import check_finite, check_fits, read_safetensors, write_safetensors
 from sam3_hyperet.version import __version__
@@ -91,7 +91,7 @@ def _inject(model: nn.Module, path: str | Path, tensors: Mapping[str, Tensor], m
     if is_bitfit and (saved := metadata.get("tensors", str(len(tensors)))) != str(len(tensors)):
         raise CheckpointError(f"{path}: adapter keys differ from those that were saved: {len(tensors)} of {saved:.20}")
     try:
-        inject(model, config, biases=tensors if is_bitfit else None)
+        inject_named(model, config, tensors if is_bitfit else None)
     except ValueError as error:  # so is a ConfigError
         raise CheckpointError(f"{path}: its configuration does not fit this model ({error})") from error
 

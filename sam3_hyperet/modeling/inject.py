@@ -16,17 +16,21 @@ from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
 from sam3_hyperet.modeling.sites.table import SITES
 
 
-def inject(
-    model: host.Sam3Image, config: HyperETConfig | Mapping[str, object], biases: Collection[str] | None = None
-) -> host.Sam3Image:
+def inject(model: host.Sam3Image, config: HyperETConfig | Mapping[str, object]) -> host.Sam3Image:
     """Add the configured adapters to a SAM 3 image model, in place; its outputs stay the same until they train.
 
     Works on `build_model`'s models and on those of `sam3.model_builder`: no base weight is copied or renamed, but that
     LoRA, the control, wraps its layers in peft's, and that bias tuning keeps a copy of the biases.
-    `biases` are the names of those that bias tuning tunes, instead of the ones that match the configuration's patterns.
     Raises ConfigError for a model that is not SAM 3's or already has adapters, for a chosen level, layer or block that
     is not there, and for a control that does not fit the model.
     """
+    return inject_named(model, config, None)
+
+
+def inject_named(
+    model: host.Sam3Image, config: HyperETConfig | Mapping[str, object], biases: Collection[str] | None
+) -> host.Sam3Image:
+    """As `inject`; bias tuning tunes the `biases` of these names, or None: those that match the configuration."""
     check_model(model)
     if not isinstance(config, HyperETConfig):
         config = HyperETConfig.from_mapping(config)
