@@ -16,9 +16,10 @@ from rich.table import Table
 from sam3_hyperet.cli.command import command_line, parse_command, write_json
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.notes import prompt_notes
 from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.selection import shared_remark
-from sam3_hyperet.data.sources import choose, read_split
+from sam3_hyperet.data.sources import choose, prompt_sampler, read_split
 from sam3_hyperet.errors import ConfigError, DataError, StorageError
 from sam3_hyperet.files import read_json
 from sam3_hyperet.options import read_options
@@ -66,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     if failed := [f"{name}: {check.what}" for name, one in inspected.items() for check in one.failed]:
         raise DataError(f"{root}: {len(failed)} checks failed ({', '.join(failed)}); {remedy}")
     chosen = choose(data, opened["train"], "train")[1] if "train" in opened else ()
-    for line in (*chosen, *same_files(opened)):
-        console.print(f"{data.name}: {line}", soft_wrap=True, markup=False)
+    prompts = prompt_notes(opened["train"], prompt_sampler(data, opened["train"])) if "train" in opened else ()
+    for line in (*(f"{data.name}: {line}" for line in (*chosen, *same_files(opened))), *prompts):
+        console.print(line, soft_wrap=True, markup=False)
     manifest = None if values["out"] is None else root / values["out"]
     said = f"wrote {manifest}" if manifest else "no manifest is wanted"
     if manifest:
@@ -78,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
                 raise
             manifest, said = None, f"no manifest is written: {error}, by out=FILE"
     console.print(said, soft_wrap=True, markup=False)
-    next_command = command_line("train", *_run_options(values, root, arguments))
+    tool = "train" if "train" in data.splits else "evaluate"
+    next_command = command_line(tool, *_run_options(values, root, arguments))
     console.print(f"next: {next_command}", soft_wrap=True, markup=False)
     return manifest
 

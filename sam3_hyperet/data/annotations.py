@@ -103,6 +103,11 @@ class AnnotatedImages:
         ids = frozenset(category.id for category in self.categories)
         return frozenset() if self.counts is None else ids - self.counts.keys()
 
+    @property
+    def counted(self) -> int:
+        """Number of images that `counts` and what was dropped or repaired are of; these may be some of them."""
+        return len(self)
+
     def image(self, i: int) -> ImageInfo:
         """The record of image i."""
         raise NotImplementedError
@@ -160,7 +165,8 @@ class AnnotatedImages:
 
     def summary(self) -> str:
         """One line: how many images and categories, and what was left out or repaired, and why."""
-        line = f"{self.name}: {len(self)} images, {len(self.categories)} categories"
+        part = f" of {self.counted}" if self.counted != len(self) else ""
+        line = f"{self.name}: {len(self)}{part} images, {len(self.categories)} categories"
         if self.crowds:
             line += f"; {self.crowds} of {sum((self.counts or {}).values())} annotations are crowds"
         for verb, counts in (("dropped", self.dropped), ("repaired", self.adjusted)):

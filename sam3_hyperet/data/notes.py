@@ -26,7 +26,8 @@ def data_notes(images: AnnotatedImages, listed: int = _LISTED) -> list[str]:
     elif images.counts is not None:
         counts = sorted(((n, names[i]) for i, n in images.counts.items() if i in names), key=lambda one: -one[0])
         named = [f"{name} {n:,}" for n, name in counts]
-        lines.append(f"{images.name}: annotations by category: {some(named, listed)}")
+        whole = f", in all {images.counted} images" if images.counted != len(images) else ""
+        lines.append(f"{images.name}: annotations by category{whole}: {some(named, listed)}")
         if images.unannotated:
             absent = [names[category] for category in names if category in images.unannotated]
             lines.append(f"{images.name}: without any annotation, so never taken as absent: {some(absent, listed)}")

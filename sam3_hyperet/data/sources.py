@@ -175,7 +175,11 @@ def is_upright(options: DataOptions) -> bool:
 def read_split(options: DataOptions, split: str) -> Split:
     """Read a split that the options name, with all its images. Raises ConfigError or DataError as `open_split`."""
     if split not in options.splits:
-        raise ConfigError(f"data set {options.name} has no split {split!r}; it has {', '.join(options.splits)}")
+        remedy = "; to train on some of it, name that by data.splits={train: …}; evaluate needs val alone"
+        raise ConfigError(
+            f"data set {options.name} has no split {split!r}; it has {', '.join(options.splits)}"
+            f"{remedy if split == 'train' else ''}"
+        )
     if options.format == "auto":
         raise ConfigError(f"data.format=auto has not been recognised at {options.root}: layouts.table.explicit does it")
     limit_megapixels(options.max_megapixels)

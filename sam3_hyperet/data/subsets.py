@@ -48,6 +48,10 @@ class Subset(AnnotatedImages):
         return self._whole.not_exhaustive(self._positions[i])
 
     @property
+    def counted(self) -> int:
+        return self._whole.counted
+
+    @property
     def counts(self) -> Mapping[int, int] | None:  # type: ignore[override]
         return self._whole.counts
 

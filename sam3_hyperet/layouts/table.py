@@ -42,7 +42,10 @@ def explicit(options: DataOptions) -> tuple[DataOptions, list[str]]:
 
 
 def recognise(root: Path) -> tuple[Path, Found]:
-    """The layout of a folder, or of the one folder in it that has one; with that folder. Raises DataError."""
+    """The layout of a folder, or of the one folder in it that has one; with that folder. Raises DataError.
+
+    Where there is a single folder, those in it are looked into as well.
+    """
     folder = root.expanduser()
     if folder.is_file():
         raise DataError(
@@ -51,7 +54,10 @@ def recognise(root: Path) -> tuple[Path, Found]:
     if not folder.is_dir():
         raise DataError(f"{root}: no such folder; expected the folder of a data set as data.root")
     found = [(folder, one) for one in _found_in(folder)]
-    found = found or [(below, one) for below in _folders(folder)[:_MOST] for one in _found_in(below)]
+    below = _folders(folder)[:_MOST]
+    found = found or [(path, one) for path in below for one in _found_in(path)]
+    if not found and len(below) == 1:  # an archive's folder around it, and VOCdevkit/VOC2012/
+        found = [(path, one) for path in _folders(below[0])[:_MOST] for one in _found_in(path)]
     if len(found) == 1:
         return found[0]
     if not found:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sam3_hyperet.data.finding import is_hidden
+from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.data.yolo import path_below, read_yolo_file
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.layouts.layout import Found, Layout
 
+_THREE = "three splits: the best step is chosen on val, the model is scored on test"
 _NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 
@@ -32,11 +34,12 @@ def recognise_yolo(root: Path) -> Sequence[Found]:
             splits[split] = [one for one in found if one is not None]
     if "test" in splits and "val" in splits:
         splits["tune"], splits["val"] = splits["val"], splits.pop("test")
-        notes.append("val is for choosing the best step, test is scored")
+        notes.append(_THREE)
     elif "test" in splits:
         splits["val"] = splits.pop("test")
     if not splits:
         return []
+    splits = {split: splits[split] for split in SPLITS if split in splits}
     return [Found("YOLO (Ultralytics)", {"format": "yolo", "splits": splits, "names": files[0].name}, tuple(notes))]
 
 
@@ -47,14 +50,12 @@ def _without_yaml(root: Path) -> Sequence[Found]:
         return []
     words = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
     folders = {split: [f"images/{n}"] for split, names in words.items() for n in names if (images / n).is_dir()}
-    if {"val", "test"} <= folders.keys():
+    notes = (_THREE,) if {"val", "test"} <= folders.keys() else ()
+    if notes:
         folders["tune"] = folders["val"]
     folders |= {"val": folders.pop("test")} if "test" in folders else {}
-    return [
-        Found(
-            "YOLO (classes.txt)", {"format": "yolo", "splits": folders or {"train": ["images"]}, "names": "classes.txt"}
-        )
-    ]
+    splits = {split: folders[split] for split in SPLITS if split in folders} or {"train": ["images"]}
+    return [Found("YOLO (classes.txt)", {"format": "yolo", "splits": splits, "names": "classes.txt"}, notes)]
 
 
 def _below(root: Path, path: str, entry: str) -> str | None:

@@ -70,9 +70,15 @@ def test_a_complete_set_gets_a_manifest(coco, capsys):
     assert "train: coco: 2 images, 1 categories; repaired 1 × box without area, taken from the mask" in said
     assert f"next: sam3-hyperet train data=coco data.root={coco}" in said
     assert "FAILED" not in said
+    assert "coco: warning: none of 2 images looked at lacks a concept" in said
     again = main(["data=coco", f"root={coco}", "counts=null", "out=elsewhere/again.json"])
     assert json.loads(again.read_text()) == manifest
     assert main(["data=coco", f"root={coco}", "counts=null", "out=null"]) is None
+
+
+def test_of_validation_images_alone_the_next_command_scores(coco, capsys):
+    assert main(["data=coco", f"root={coco}", "data.splits={val: val2017}", "counts=null", "out=null"]) is None
+    assert f"next: sam3-hyperet evaluate data=coco data.root={coco}" in capsys.readouterr().out
 
 
 def test_only_a_manifest_is_replaced(coco, capsys):

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from export_pictures import ALL, SPLITS, coco_content, expected, seen, write_json, write_pictures
+from export_pictures import ALL, CATEGORIES, SPLITS, coco_content, expected, seen, write_json, write_pictures
 from exports import EXPORTS, ONE_SPLIT
 
 from sam3_hyperet import sam3_host as host
@@ -50,6 +50,26 @@ def test_each_layout_shows_what_cocos_tree_shows(exported):
         assert masks(found) == masks(expected(split))
         for name, (_, absent) in found.items():  # LVIS's are those that it lists
             assert absent == expected(split)[name][1] or (layout == "LVIS" and len(absent) == 1)
+
+
+def test_what_is_counted_in_more_images_than_a_split_has_is_said_so(tmp_path):
+    options, _ = explicit(auto(EXPORTS["CVAT"](tmp_path / "shop")))
+    held_out = open_split(options, "val").images
+    notes = data_notes(held_out)
+    assert notes[0].startswith(f"shop: {len(held_out)} of {len(ALL)} images, ")
+    assert any(f"annotations by category, in all {len(ALL)} images: " in line for line in notes)
+
+
+def test_splits_of_yolo_are_named_in_order_with_what_becomes_of_them(tmp_path):
+    root = EXPORTS["YOLO"](tmp_path / "shop")
+    for listed in (True, False):
+        if not listed:
+            for file in root.glob("*.yaml"):
+                file.unlink()
+            (root / "classes.txt").write_text("\n".join(CATEGORIES))
+        options, lines = explicit(auto(root))
+        assert list(options.splits) == ["train", "tune", "val"]
+        assert "three splits: the best step is chosen on val, the model is scored on test" in lines
 
 
 @pytest.mark.parametrize("layout", ["ODinW", "RF100-VL"])

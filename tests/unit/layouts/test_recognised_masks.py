@@ -18,7 +18,7 @@ from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import INSTANCES, open_task
 from sam3_hyperet.layouts.masks import VOC_NAMES, voc_colors
-from sam3_hyperet.layouts.table import explicit
+from sam3_hyperet.layouts.table import explicit, recognise
 from sam3_hyperet.masks import decode
 
 
@@ -66,6 +66,11 @@ def test_masks_are_recognised_and_read_as_in_coco(exported):
             for category, mask in there.items():
                 assert (mask == truth[name][category]).all()
             assert names[images.background] not in there
+
+
+def test_vocs_folder_in_the_folder_of_its_archive_is_found(tmp_path):
+    root = MASKS["VOC"](tmp_path / "shop" / "VOCdevkit" / "VOC2012")
+    assert recognise(tmp_path / "shop")[0] == root
 
 
 def test_objects_are_instances_with_ap(tmp_path):
