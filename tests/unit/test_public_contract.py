@@ -13,7 +13,7 @@ from sam3_hyperet import errors
 SIGNATURES = {
     "build_model": {"name": "tiny", "checkpoint": None, "resolution": None, "seed": 0},
     "resolution": {"model": inspect.Parameter.empty},
-    "inject": {"model": inspect.Parameter.empty, "config": inspect.Parameter.empty, "biases": None},
+    "inject": {"model": inspect.Parameter.empty, "config": inspect.Parameter.empty},
     "remove_adapter": {"model": inspect.Parameter.empty},
     "adapted_copy": {"base": inspect.Parameter.empty, "adapter": inspect.Parameter.empty},
     "to_device": {"model": inspect.Parameter.empty, "device": inspect.Parameter.empty},
