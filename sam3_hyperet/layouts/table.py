@@ -70,7 +70,7 @@ def recognise(root: Path) -> tuple[Path, Found]:
             "a file of options that names its parts, data=own.yaml (docs/data.md)"
         )
     folders = {str(path) for path, _ in found}
-    several = some((f"{one.layout} in {path}" for path, one in found), most=6)
+    several = some((f"{one.layout} in {os.path.relpath(path, folder)}" for path, one in found), most=6)
     if len(folders) > 1:
         raise DataError(f"{root}: {len(found)} data sets: {several}; expected one of these folders as data.root")
     raise DataError(

@@ -104,7 +104,7 @@ def test_a_folder_within_the_folder_is_found(tmp_path):
     assert (options.root, options.name) == (str(tmp_path / "downloads" / "shop.v3i.coco"), "shop.v3i.coco")
     EXPORTS["CVAT"](tmp_path / "downloads" / "task_1")
     with pytest.raises(
-        DataError, match=r"2 data sets: Roboflow, COCO format in .*v3i.coco, CVAT, COCO format in .*/task_1"
+        DataError, match=r"2 data sets: Roboflow, COCO format in shop.v3i.coco, CVAT, COCO format in task_1"
     ):
         explicit(auto(tmp_path / "downloads"))
 

@@ -41,7 +41,7 @@ def test_one_label_map_that_cannot_be_read_leaves_nothing(tmp_path):
     (tmp_path / "given").mkdir()
     for n in range(3):
         Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / f"given/{n}_ids.png")
-    Image.new("RGB", (2, 2)).save(tmp_path / "given/1_ids.png")
+    Image.new("RGB", (2, 2), (1, 2, 3)).save(tmp_path / "given/1_ids.png")
     with pytest.raises(DataError, match=r"1_ids.png: found RGB pixels"):
         conversion({1: 2}).run(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["given"]
