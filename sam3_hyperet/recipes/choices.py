@@ -98,7 +98,7 @@ def run_choices(name: str, model: str, content: Content, cores: int) -> list[Cho
             "hyperet.sites",
             ["encoder_layer", "prompt"],
             "highest AP of groups measured on the demo, .485 (base .040; scheme=A, the default, .361), and .674 of "
-            "objects (base .709; scheme A .629)",
+            "objects (base .709; scheme A .629); they do not merge into the base, as scheme=P does",
         ),
         Choice("hyperet.structure", "dense", "that of the table in docs/benchmarks.md"),
         Choice("hyperet.geometry", "lorentz", "that of the table; euclidean did as well there"),
