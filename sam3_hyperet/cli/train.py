@@ -123,7 +123,7 @@ def _train(
     views = _views(training, tuning)
     # what `fit` would find out only after files are written
     radius_control(model, options.radius, options.train.max_steps)
-    build_optimizer(model, options.optim, options.train.max_steps)
+    build_optimizer(model, options.optim)
     check_prompts(model, [category.name for category in training.images.categories])
     check_cache(model, options.cache, options.stage.last, views)
 

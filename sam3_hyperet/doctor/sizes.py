@@ -44,7 +44,7 @@ class Sizes:
         from sam3_hyperet.training.curvature_schedule import radius_control
         from sam3_hyperet.training.optimizer import build_optimizer
 
-        build_optimizer(self.model, self._fit.optim, self._fit.train.max_steps)
+        build_optimizer(self.model, self._fit.optim)
         radius_control(self.model, self._fit.radius, self._fit.train.max_steps)
         yield ok("options", f"optimizer and curvature for {self._fit.train.max_steps:,} steps")
 

@@ -21,7 +21,6 @@ _TRUNK_PREFIX = "backbone.vision_backbone.trunk."
 def build_optimizer(
     model: nn.Module,
     options: OptimizerOptions,
-    max_steps: int,
     *,
     key_layers: Sequence[str] = (),
     starts: Mapping[str, int] | None = None,
@@ -34,10 +33,8 @@ def build_optimizer(
         starts: step at which a group began to train, by the group's name before a dot; 0 where it is not there.
         previous: its state is kept for parameters that go on.
 
-    Raises ConfigError: a warm-up that is longer than the run, or what AdamW refuses.
+    Raises ConfigError for what AdamW refuses.
     """
-    if not 0 <= options.warmup_steps <= max_steps:
-        raise ConfigError(f"optim.warmup_steps={options.warmup_steps}; expected from 0 to train.max_steps={max_steps}")
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter, ratio in _by_group(model, options, key_layers):
         start = (starts or {}).get(name.partition(".")[0], 0)

@@ -231,6 +231,9 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         self.stage.steps(self.train.max_steps)
+        if not 0 <= self.optim.warmup_steps <= self.train.max_steps:
+            expected = f"expected from 0 to train.max_steps={self.train.max_steps}"
+            raise ConfigError(f"optim.warmup_steps={self.optim.warmup_steps}; {expected}")
         if self.stage.plateau and not self.train.tune_every:
             waits = f"stage.plateau={self.stage.plateau} waits for losses on the tuning images"
             remedy = "expected train.tune_every from 1, or stage.boundaries"

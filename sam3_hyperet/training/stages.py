@@ -126,7 +126,7 @@ class Stages:
         key_layers = self._options.layers if self._options.number < 3 else ()
         self.module = self.fabric.setup_module(ModelAndLoss(self.model, self._loss))
         self.raw_optimizer = build_optimizer(  # of the parameters as they are now: sharding replaces them
-            self.model, self._optim, self._max_steps, key_layers=key_layers, starts=starts, previous=previous
+            self.model, self._optim, key_layers=key_layers, starts=starts, previous=previous
         )
         self.optimizer = self.fabric.setup_optimizers(self.raw_optimizer)
         return report

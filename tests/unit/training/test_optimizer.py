@@ -12,7 +12,7 @@ import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.training.optimizer import build_optimizer, gradient_norms, set_learning_rates
-from sam3_hyperet.training.options import KEY_LAYERS, OptimizerOptions
+from sam3_hyperet.training.options import KEY_LAYERS, FitOptions, OptimizerOptions, TrainOptions
 
 OPTIONS = OptimizerOptions(lr=1.0, warmup_steps=4, final_lr_ratio=0.1)
 
@@ -23,7 +23,7 @@ def rates(optimizer, steps, max_steps):
 
 def test_a_rate_warms_up_then_decays(model):
     hy.set_stage(hy.inject(model, hy.HyperETConfig()), 1)
-    optimizer = build_optimizer(model, OPTIONS, 12)
+    optimizer = build_optimizer(model, OPTIONS)
     (group,) = optimizer.param_groups
     assert [id(p) for p in group["params"]] == [id(p) for _, p in adapter_parameters(model)]
     found = [rate["adapters"] for rate in rates(optimizer, range(13), 12)]
@@ -33,12 +33,12 @@ def test_a_rate_warms_up_then_decays(model):
     assert found[8] == pytest.approx(0.55)
     assert found[12] == pytest.approx(0.1)
     with pytest.raises(ConfigError, match=r"optim.warmup_steps=13; expected from 0 to train.max_steps=12"):
-        build_optimizer(model, replace(OPTIONS, warmup_steps=13), 12)
+        FitOptions(train=TrainOptions(max_steps=12, batch_size=1), optim=replace(OPTIONS, warmup_steps=13))
 
 
 def test_groups_of_stage_3_and_layer_wise_decay(model):
     hy.set_stage(hy.inject(model, hy.HyperETConfig(scheme="A+P")), 3)
-    optimizer = build_optimizer(model, replace(OPTIONS, trunk_decay=0.5), 12, key_layers=KEY_LAYERS)
+    optimizer = build_optimizer(model, replace(OPTIONS, trunk_decay=0.5), key_layers=KEY_LAYERS)
     groups = {group["name"]: group for group in optimizer.param_groups}
     assert sorted(groups) == ["adapters", "key_layers", "rest", *(f"trunk.{below}" for below in range(5))]
     assert sum(len(group["params"]) for group in groups.values()) == len(list(model.parameters()))
@@ -58,7 +58,7 @@ def test_groups_of_stage_3_and_layer_wise_decay(model):
 
 def test_a_group_warms_up_from_its_own_start(model):
     hy.set_stage(hy.inject(model, hy.HyperETConfig()), 2)
-    optimizer = build_optimizer(model, OPTIONS, 100, key_layers=KEY_LAYERS, starts={"key_layers": 50})
+    optimizer = build_optimizer(model, OPTIONS, key_layers=KEY_LAYERS, starts={"key_layers": 50})
     found = rates(optimizer, range(50, 55), 100)
     shares = [rate["key_layers"] / rate["adapters"] for rate in found]
     assert shares == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
@@ -66,19 +66,19 @@ def test_a_group_warms_up_from_its_own_start(model):
 
 def test_state_is_kept_for_what_goes_on_and_dropped_for_the_rest(model):
     hy.set_stage(hy.inject(model, hy.HyperETConfig()), 1)
-    before = build_optimizer(model, OPTIONS, 10)
+    before = build_optimizer(model, OPTIONS)
     for _, p in adapter_parameters(model):
         p.grad = torch.ones_like(p)
     before.step()
     hy.set_stage(model, 2)
-    after = build_optimizer(model, OPTIONS, 10, key_layers=KEY_LAYERS, previous=before)
+    after = build_optimizer(model, OPTIONS, key_layers=KEY_LAYERS, previous=before)
     assert after.state.keys() == {p for _, p in adapter_parameters(model)}
     assert all(after.state[p] is before.state[p] for _, p in adapter_parameters(model))
 
 
 def test_gradient_norms_by_group(model):
     hy.set_stage(hy.inject(model, hy.HyperETConfig()), 2)
-    optimizer = build_optimizer(model, OPTIONS, 10, key_layers=KEY_LAYERS)
+    optimizer = build_optimizer(model, OPTIONS, key_layers=KEY_LAYERS)
     for _, p in adapter_parameters(model):
         p.grad = torch.full_like(p, 2.0)
     size = sum(p.numel() for _, p in adapter_parameters(model))

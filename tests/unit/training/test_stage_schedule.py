@@ -188,7 +188,7 @@ def test_a_plateau_has_nowhere_to_go_from_stage_3():
 
 
 def test_a_plateau_needs_a_loss_that_is_measured():
-    train = {"max_steps": 9, "batch_size": 1}
+    train = {"max_steps": 20, "batch_size": 1}
     FitOptions(train=TrainOptions(**train, tune_every=3), stage=StageOptions(plateau=1))
     with pytest.raises(ConfigError, match=r"stage.plateau=1 waits for losses .*, which train.tune_every=0"):
         FitOptions(train=TrainOptions(**train), stage=StageOptions(plateau=1))
