@@ -102,7 +102,8 @@ def _data_head(data: DataOptions, content: Content, notes: Sequence[str]) -> Ite
     rows = sorted(content.annotations.items(), key=lambda row: -sum(row[1].values()))
     yield ""
     what = "the label maps that show them" if data.format in ("label_maps", "ade20k") else "their annotations"
-    yield f"{content.categories} categories" + (f", with {what} in {', '.join(splits)}:" if splits else ":")
+    counted = f", with {what} in the files of {', '.join(splits)}" if splits else ""
+    yield f"{content.categories} categories{counted}:"
     width = min(40, max(map(len, content.annotations)))
     for category, counts in rows[:_LISTED]:
         none = "   none in train: never prompted as absent" if counts.get("train") == 0 else ""

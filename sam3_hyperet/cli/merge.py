@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> Path:
     changed. Nothing is written then.
     """
     _, config = parse_command("merge", argv)
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     set_threads(config.threads)
     out = Path(config.out)
     layout = _layout(config.layout, out, config.carry_over)
@@ -67,9 +67,9 @@ def main(argv: list[str] | None = None) -> Path:
         save_official(model, out, config.carry_over)
     else:
         kept = save_transformers(model.to("cpu"), out, config.carry_over)
-        console.print(f"kept beside, in {REMAINDER}, for transformers has no place for it: {kept}", soft_wrap=True)
+        console.print(f"kept beside, in {REMAINDER}, for transformers has no place for it: {kept}")
         console.print("asked with text alone, transformers leaves out a token that SAM 3 has: see docs/weights.md")
-    console.print(f"{checked}; wrote {out}", markup=False, soft_wrap=True)
+    console.print(f"{checked}; wrote {out}", markup=False)
     return out
 
 

@@ -91,8 +91,8 @@ def save_official(model: nn.Module, path: str | Path, carry_over: str | Path | N
     where `carry_over` is not a file of this architecture and resolution.
     """
     tensors, absent = official_tensors(model, carry_over)
-    with replacing(path) as temporary:
-        torch.save({key: tensor for key, tensor in tensors.items() if key not in absent}, temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:  # by its name, the file would contain that
+        torch.save({key: tensor for key, tensor in tensors.items() if key not in absent}, file)
 
 
 def official_tensors(model: nn.Module, carry_over: str | Path | None = None) -> tuple[dict[str, Tensor], set[str]]:

@@ -81,7 +81,7 @@ def test_the_data_file_is_what_was_recognised(exported, here):
     assert {split: list(files) for split, files in found.splits.items()} == dict(expected.splits)
     text = data.read_text()
     assert "my shop: recognised as COCO" in text
-    assert "# 3 categories, with their annotations in train, val:\n" in text
+    assert "# 3 categories, with their annotations in the files of train, val:\n" in text
     assert "#   ${tin}        4        1\n#   apple         3        1\n" in text
     assert "#   pear          0        0   none in train: never prompted as absent\n" in text
     assert "splits: # train: 5 images, tune: 2 images, val: 2 images\n" in text
@@ -108,7 +108,7 @@ def test_what_is_odd_is_printed_and_written(exported, here, capsys):
     assert f"# {warned}" in text
     assert "\n# recognised, or given: " in text
     assert "\nexif: apply\n" in text
-    assert "# 1 categories, with their annotations in train, val:\n#   apple        3        1\n" in text
+    assert "# 1 categories, with their annotations in the files of train, val:\n#   apple        3        1\n" in text
 
 
 def test_files_that_exist_are_left_alone(exported, here):

@@ -12,7 +12,7 @@ from published_layouts import keys_of_3_1
 from reachable import tensors_of
 
 import sam3_hyperet as hy
-from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.errors import CheckpointError, ConfigError, StorageError
 from sam3_hyperet.modeling.build import Architecture, assemble
 from sam3_hyperet.modeling.checkpoint import load_base, save_official
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
@@ -239,6 +239,13 @@ def test_what_is_written_loads_with_sam3s_own_loader(model, tmp_path, capsys):
     assert capsys.readouterr().out == ""  # it prints the keys that are missing
     assert base_fingerprint(stock) == base_fingerprint(model)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["sam3.pt"]
+    save_official(model, tmp_path / "again.pt")  # its bytes depend on no name, nor on the time
+    assert (tmp_path / "again.pt").read_bytes() == (tmp_path / "new" / "sam3.pt").read_bytes()
+
+
+def test_a_place_that_cannot_be_written_to_is_named(model):
+    with pytest.raises(StorageError, match=r"/proc/sam3.pt: .*; expected a place with free space"):
+        save_official(model, "/proc/sam3.pt")
 
 
 def test_the_rest_of_an_official_file_is_carried_over(model, tmp_path):
@@ -284,7 +291,7 @@ def test_what_cannot_be_written_leaves_the_file_there(model, tmp_path, monkeypat
     with monkeypatch.context() as patch:
 
         def full(content, file):
-            file.write_bytes(b"half")
+            file.write(b"half")
             raise OSError("no space left")
 
         patch.setattr(torch, "save", full)
