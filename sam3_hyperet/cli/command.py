@@ -238,6 +238,8 @@ def _choice(group: str, text: str, configs: Path) -> str:
         ConfigStore.instance().store(group=group, name=name, node=content, package=package)
     elif name not in (valid := _choices(group, configs)):
         expected = f"one of {', '.join(valid)}, or a file: {group}=own.yaml"
+        if group == "data" and Path(name).expanduser().is_dir():
+            expected = f"data=auto data.root={text} for a folder, {expected}"
         raise ConfigError(f"{group}={name!r} is unknown; expected {expected}{close(name, valid)}")
     return name
 

@@ -4,19 +4,22 @@ import contextlib
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.command import parse_command, user_message
 from sam3_hyperet.cli.of_run import config_of_run
 from sam3_hyperet.cli.run_options import read_run
 from sam3_hyperet.doctor.examination import Setup, examine
-from sam3_hyperet.doctor.findings import Finding
-from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.doctor.findings import Finding, of_error
+from sam3_hyperet.errors import ConfigError, UserError
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.options import read_options
 from sam3_hyperet.version import __version__
@@ -28,21 +31,14 @@ _OWN = ("run=", "adapter_file=", "trial=", "json=", "--")
 def main(argv: list[str] | None = None) -> list[Finding]:
     """Run the tool; returns the rows. Ends with status 1 if a check has failed."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    runs = [one for one in arguments if one.startswith("run=") and one != "run=null"]
-    others = [one for one in arguments if not one.startswith(_OWN)]
-    if runs and others:
-        raise ConfigError(f"{others[0]} beside {runs[0]}, whose own options are checked; expected one of them")
-    _, config = parse_command("doctor", arguments)
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    if runs:
-        values |= _of_run(Path(config.run))
+    is_json = "--json" in arguments or "json=true" in arguments
     findings = []
-    with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):  # of what is imported and loaded, too
-        for finding in examine(setup_of(values)):
+    with contextlib.redirect_stdout(sys.stderr if is_json else sys.stdout):  # of what is imported and loaded, too
+        for finding in _findings(arguments, is_json):
             findings.append(finding)
             print("\n".join(_lines(finding)), flush=True)
     counts = Counter(finding.status for finding in findings)
-    if config.json:
+    if is_json:
         rows = [asdict(finding) for finding in findings]
         content = {"sam3_hyperet": __version__, "ok": not counts["failed"], "counts": dict(counts), "checks": rows}
         print(json.dumps(content, indent=1, ensure_ascii=False))
@@ -52,6 +48,28 @@ def main(argv: list[str] | None = None) -> list[Finding]:
     if counts["failed"]:
         raise SystemExit(1)
     return findings
+
+
+def _findings(arguments: list[str], is_json: bool) -> Iterable[Finding]:
+    """The rows of all checks; in JSON, options that cannot be are a row, too. Raises ConfigError for them otherwise."""
+    try:
+        setup = setup_of(_values(arguments))
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if not is_json:
+            raise
+        return [of_error("options", ConfigError(user_message(error)))]
+    return examine(setup)
+
+
+def _values(arguments: list[str]) -> dict[str, Any]:
+    """The plain values of a command line's configuration, or of the run that it names."""
+    runs = [one for one in arguments if one.startswith("run=") and one != "run=null"]
+    others = [one for one in arguments if not one.startswith(_OWN)]
+    if runs and others:
+        raise ConfigError(f"{others[0]} beside {runs[0]}, whose own options are checked; expected one of them")
+    _, config = parse_command("doctor", arguments)
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return values | _of_run(Path(config.run)) if runs else values
 
 
 def check_before_submission(values: dict[str, Any]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -51,14 +53,37 @@ def test_nothing_failed(examined, capsys):
     assert capsys.readouterr().out.endswith("\n2 checks: 1 ok, 1 warning; nothing was found that would fail\n")
 
 
+@pytest.mark.parametrize(
+    ("argument", "found", "expected"),
+    [
+        ("train.batch_size=0", "train.batch_size=0", "an integer from 1"),
+        ("data=nope.yaml", "data=nope.yaml: nope.yaml does not exist", ""),
+        ("run=nowhere", "run=nowhere: nowhere/config.yaml does not exist", "the folder of a training run"),
+        ("train.max_steps=3", "optim.warmup_steps=20", "from 0 to train.max_steps=3"),  # before a model is built
+    ],
+)
+def test_options_that_cannot_be_are_a_row_in_json(argument, found, expected, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        exit_cleanly(main)([argument, "--json"])
+    content = json.loads(capsys.readouterr().out)
+    remedy = {"check": "options", "status": "failed", "found": found, "expected": expected, "remedy": ""}
+    assert content["ok"] is False
+    assert content["checks"] == [remedy]
+    with pytest.raises(SystemExit, match="1"):
+        exit_cleanly(main)([argument])
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err.startswith(f"error: {found}")
+
+
 def test_a_run_by_its_folder(examined, tmp_path):
-    config = parse_command("train", ["scheme=B", "train.max_steps=7", f"run_dir={tmp_path}"])[1]
+    config = parse_command("train", ["scheme=B", "train.max_steps=27", f"run_dir={tmp_path}"])[1]
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     (tmp_path / "adapter.safetensors").touch()
     setups = examined(ok("disk", "free"))
     main([f"run={tmp_path}"])
     [setup] = setups
-    assert (setup.hyperet.scheme, setup.fit.train.max_steps, setup.run_dir) == ("B", 7, tmp_path)
+    assert (setup.hyperet.scheme, setup.fit.train.max_steps, setup.run_dir) == ("B", 27, tmp_path)
     assert setup.adapter == tmp_path / "adapter.safetensors"
 
 

@@ -81,6 +81,7 @@ def fails(scenes, coco, tmp_path, capsys):
         (["geometry=flat"], "geometry='flat' is unknown; expected one of euclidean, mobius, lorentz, gyro"),
         (["stage=4"], "stage='4' is unknown; expected one of 1, 2, 3, schedule"),
         (["data=voc"], "data='voc' is unknown; expected one of ade20k, "),
+        (["data=/"], "data='/' is unknown; expected data=auto data.root=/ for a folder, one of ade20k, "),
         (["train.max_steps"], "'train.max_steps' is not key=value"),
     ],
 )
