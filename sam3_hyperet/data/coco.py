@@ -305,7 +305,10 @@ def _paths(path: Path, folder: Path, ids: np.ndarray, file_names: Ragged) -> tup
         else:
             missing.append(f"{names[i]} (image {ids[i]})")
     if missing:
-        raise DataError(f"{path}: {len(missing)} of {len(found)} images are not in {folder}: {some(missing)}")
+        raise DataError(
+            f"{path}: {len(missing)} of {len(found)} images are not in {folder}: {some(missing)}; expected them there "
+            "or below: copy them, or export with images"
+        )
     if len(owners := dict(zip(found, ids.tolist(), strict=True))) < len(found):
         i = next(i for i, name in enumerate(found) if owners[name] != ids[i])
         raise DataError(

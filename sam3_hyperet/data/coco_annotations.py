@@ -198,9 +198,10 @@ class AnnotationTable:
             self.adjusted["outline beyond the image's border, clipped"] += repaired
         stated = self._believable(stated, self._mask_boxes(rows, owner, reach), rows, keep)[keep]
         if not keep.any():
-            count, why = len(self.seen) + self._numbered, f"; dropped {dict(self.dropped)}" if self.dropped else ""
+            count = len(self.seen) + self._numbered
+            dropped = "; dropped " * bool(self.dropped) + ", ".join(f"{n} × {why}" for why, n in self.dropped.items())
             raise DataError(
-                f"{self.path}: none of its {count} annotations has a mask{why}; expected a `segmentation` of "
+                f"{self.path}: none of its {count} annotations has a mask{dropped}; expected a `segmentation` of "
                 "polygons or run lengths, as exports of instance segmentation have, for one annotation or more; or "
                 "data.boxes=instances, to learn and score boxes alone"
             )

@@ -118,7 +118,7 @@ class LabelValues:
             values = [f"{self.shown.get(value, value)} {self.counts.fraction(value)}" for value in sorted(found)]
             hint = self._of_binary_masks()
             raise DataError(
-                f"{where}: no pixel of {self.counts.where} has one of the classes {some(classes.values())}; found "
+                f"{where}: no pixel in {self.counts.where} has one of the classes {some(classes.values())}; found "
                 f"{some(values)}, which are no class, background or ignored{'; ' if hint else ''}{hint}"
             )
 

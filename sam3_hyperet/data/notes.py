@@ -71,7 +71,8 @@ def prompt_notes(images: AnnotatedImages, sampler: PromptSampler) -> list[str]:
         return []
     return [
         f"{images.name}: warning: none of {len(looked_at)} images looked at lacks a concept, so the model learns that "
-        "all prompts are there; name more by data.absent_concepts=[dog,tree], of which no image shows one, or ov_all"
+        "all prompts are there; name some that no image shows by data.absent_concepts=[dog,tree], or 65 common ones by "
+        "data.absent_concepts=ov_all"
     ]
 
 

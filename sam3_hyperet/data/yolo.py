@@ -196,7 +196,10 @@ def _rows(file: Path, classes: Mapping[int, str], dropped: Counter[str]) -> Iter
         except ValueError:
             raise DataError(f"{where} is {shown(line)}, expected a class index and numbers") from None
         if index not in classes:
-            raise DataError(f"{where}: the class {words[0]} is none of the {len(classes)} names' indices")
+            low, high = min(classes), max(classes)
+            raise DataError(
+                f"{where}: the class {words[0]} is none of the {len(classes)} names' indices, {low} to {high}"
+            )
         if len(numbers) % 2 or len(numbers) < _BOX:
             confidence = "; is the last one a confidence?" if len(numbers) > _BOX else ""
             raise DataError(f"{where} has {len(numbers)} numbers after the class, expected pairs x y{confidence}")

@@ -157,7 +157,8 @@ def _folder(root: Path, file: _File, notes: list[str]) -> str:
     if not any(counts):  # paths of another machine: the reader finds files by their ends
         ends = [unquote(re.split(r"[/\\=]", name)[-1].partition("?")[0]) for name in file.look.names]
         counts = [_found(folder, ends) for folder in folders]
-    found = _below(root, folders[counts.index(max(counts))].folder)
+    likely = folders[counts.index(max(counts))].folder if any(counts) else root
+    found = _below(root, likely)
     if missing := len(file.look.names) - max(counts):
         first = f"the first {len(file.look.names)} images of {_below(root, file.path)} ({some(file.look.names)})"
         notes.append(f"{missing} of {first} are not at their paths in {found}/; their names are looked for below it")

@@ -1,15 +1,18 @@
 """Ultralytics' layout, as YOLO, Roboflow and CVAT export it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sam3_hyperet.data.finding import is_hidden
 from sam3_hyperet.data.options import SPLITS
-from sam3_hyperet.data.yolo import path_below, read_yolo_file
+from sam3_hyperet.data.yolo import label_file, path_below, read_yolo_file
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.files import read_text
 from sam3_hyperet.layouts.layout import Found, Layout
 
 _THREE = "three splits: the best step is chosen on val, the model is scored on test"
+_BOX = 5  # words of a row that is a class and a box
+_MOST = 64  # label files of a folder that are looked at
 _NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 
@@ -39,8 +42,25 @@ def recognise_yolo(root: Path) -> Sequence[Found]:
         splits["val"] = splits.pop("test")
     if not splits:
         return []
+    return [_found("YOLO (Ultralytics)", root, splits, files[0].name, notes)]
+
+
+def _found(layout: str, root: Path, splits: Mapping[str, list[str]], names: str, notes: Sequence[str]) -> Found:
     splits = {split: splits[split] for split in SPLITS if split in splits}
-    return [Found("YOLO (Ultralytics)", {"format": "yolo", "splits": splits, "names": files[0].name}, tuple(notes))]
+    options: dict[str, object] = {"format": "yolo", "splits": splits, "names": names}
+    folders = {label_file(root / source / "0.jpg").parent for listed in splits.values() for source in listed}
+    looked_at = [file for folder in sorted(folders) for file in sorted(folder.rglob("*.txt"))[:_MOST]]
+    if _are_boxes(looked_at):
+        options["boxes"] = "instances"
+        boxes = f"{len(looked_at)} label files looked at have boxes and no masks"
+        notes = (*notes, f"{boxes}: boxes alone are learnt and scored, and mask AP means nothing")
+    return Found(layout, options, tuple(notes))
+
+
+def _are_boxes(files: Sequence[Path]) -> bool:
+    """Whether each row of some label files is a class and a box."""
+    texts = (read_text(file) for file in files if file.name != "classes.txt")
+    return {len(line.split()) for text in texts for line in text.splitlines() if line.strip()} == {_BOX}
 
 
 def _without_yaml(root: Path) -> Sequence[Found]:
@@ -54,8 +74,7 @@ def _without_yaml(root: Path) -> Sequence[Found]:
     if notes:
         folders["tune"] = folders["val"]
     folders |= {"val": folders.pop("test")} if "test" in folders else {}
-    splits = {split: folders[split] for split in SPLITS if split in folders} or {"train": ["images"]}
-    return [Found("YOLO (classes.txt)", {"format": "yolo", "splits": splits, "names": "classes.txt"}, notes)]
+    return [_found("YOLO (classes.txt)", root, folders or {"train": ["images"]}, "classes.txt", notes)]
 
 
 def _below(root: Path, path: str, entry: str) -> str | None:

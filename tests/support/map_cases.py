@@ -162,7 +162,7 @@ MAPS = {
         of(lambda v: np.array([0, 1, 11], np.uint8)[v]), 4, names="sky\ncar\n", options={"ignore": 11}
     ),
     "everything ignored": MapCase(
-        of(lambda v: v * 0 + 255), refused="no pixel of all label maps has one of the classes sky, .*; found 255 100"
+        of(lambda v: v * 0 + 255), refused="no pixel in all label maps has one of the classes sky, .*; found 255 100"
     ),
     "names with their numbers": MapCase(names="0: sky\n1: car\n2: house\n", repaired={NUMBER: 3}, note="0 sky"),
     "names with their numbers, from 1": MapCase(

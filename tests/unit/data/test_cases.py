@@ -42,7 +42,7 @@ CASES = {
     "c61-cvat-layout": "instances_train.json: no such file; found annotations/instances_default.json",
     "c65-xanylabeling-empty": (4, {"annotation without box and mask": 1}, {}),
     "c67-noun-phrase": (4, {}, {"noun phrase of an annotation, read as its category": 4}),
-    "l06-binary-0-255": "no pixel of all label maps has one of the classes trachea; .*data.colors=.*trachea: 255",
+    "l06-binary-0-255": "no pixel in all label maps has one of the classes trachea; .*data.colors=.*trachea: 255",
     "l13-apple": (None, {}, {}),
     "l19-upper-PNG": (None, {}, {}),
 }

@@ -76,7 +76,7 @@ def test_what_is_there_is_kept_dropped_and_said(write, tmp_path):
 
 
 WRONG = {
-    "no class": (f"2 {SQUARE}", r"a.txt: line 1: the class 2 is none of the 2 names' indices"),
+    "no class": (f"2 {SQUARE}", r"a.txt: line 1: the class 2 is none of the 2 names' indices, 0 to 1$"),
     "half a class": (f"0.5 {SQUARE}", "the class 0.5"),
     "words": ("car 0.1 0.2", "line 1 is 'car 0.1 0.2', expected a class index and numbers"),
     "a confidence": (f"0 {SQUARE} 0.93", "9 numbers after the class, expected pairs x y; is the last one a confidence"),

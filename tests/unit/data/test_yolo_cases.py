@@ -55,7 +55,7 @@ READ = {
     "X-AnyLabeling's": lambda root: label_studio(root, ("train", "val")),
 }
 REFUSED = {
-    "boxes": (made(rows="0 .3 .3 .2 .2\n"), "none of its 1 annotations has a mask.*box without a mask"),
+    "boxes in pixels": (made(rows="0 30 30 20 20\n"), "a.txt: line 1 has the coordinate 30, expected fractions"),
     "a class too many": (made(rows="2 .1 .1 .4 .1 .4 .5\n"), "a.txt: line 1: the class 2 is none of the 2 names"),
     "pixels": (made(rows="0 10 10 40 10 40 30\n"), "a.txt: line 1 has the coordinate 10, expected fractions"),
     "commas": (made(rows=ROWS.replace(" ", ",")), "a.txt: line 1 is '0,.1"),

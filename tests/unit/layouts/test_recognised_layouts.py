@@ -72,6 +72,26 @@ def test_splits_of_yolo_are_named_in_order_with_what_becomes_of_them(tmp_path):
         assert "three splits: the best step is chosen on val, the model is scored on test" in lines
 
 
+def test_a_yolo_set_of_boxes_alone_is_learnt_as_boxes(tmp_path):
+    root = EXPORTS["YOLO"](tmp_path / "shop")
+    assert explicit(auto(root))[0].boxes == "drop"
+    for file in (root / "labels").rglob("*.txt"):
+        file.write_text("".join(f"{row[0]} 0.5 0.5 0.2 0.2\n" for row in file.read_text().splitlines()))
+    options, lines = explicit(auto(root))
+    assert options.boxes == "instances"
+    assert any("label files looked at have boxes and no masks: boxes alone are learnt" in line for line in lines)
+    assert open_split(options, "train").images.boxed
+
+
+def test_an_export_without_its_images_says_so(tmp_path):
+    root = EXPORTS["CVAT"](tmp_path / "shop")
+    shutil.rmtree(root / "images")
+    with pytest.raises(
+        DataError, match=r"images are not in .*shop: .*; expected them there or below: copy them, or export"
+    ):
+        open_split(explicit(auto(root))[0], "val")
+
+
 @pytest.mark.parametrize("layout", ["ODinW", "RF100-VL"])
 def test_boxes_alone_are_learnt_where_there_are_no_masks(layout, tmp_path):
     options, lines = explicit(auto(EXPORTS[layout](tmp_path / "shop")))
