@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import fields, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.finding import is_hidden
@@ -13,6 +13,8 @@ from sam3_hyperet.layouts.layout import Found, Layout
 from sam3_hyperet.layouts.unread import unread_format
 
 LAYOUTS: tuple[Layout, ...] = (coco.LAYOUT, yolo.LAYOUT, masks.LAYOUT)
+_OF_A_SET = ("annotations", "images", "train", "val", "valid", "test")  # names of folders that are part of a set
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 _SHOWN = 12  # entries of a folder, in a message
 _MOST = 200  # folders within the root that are looked into
 _DEFAULTS = {field.name: field.default for field in fields(DataOptions)}
@@ -55,7 +57,8 @@ def recognise(root: Path) -> tuple[Path, Found]:
         raise DataError(f"{root}: no such folder; expected the folder of a data set as data.root")
     found = [(folder, one) for one in _found_in(folder)]
     below = _folders(folder)[:_MOST]
-    found = found or [(path, one) for path in below for one in _found_in(path)]
+    if not found or (len(found) == 1 and _lies_within(found[0][1])):
+        found = [(path, one) for path in below for one in _found_in(path)] or found
     if not found and len(below) == 1:  # an archive's folder around it, and VOCdevkit/VOC2012/
         found = [(path, one) for path in _folders(below[0])[:_MOST] for one in _found_in(path)]
     if len(found) == 1:
@@ -64,7 +67,8 @@ def recognise(root: Path) -> tuple[Path, Found]:
         entries = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(folder))
         listed = some(entries, _SHOWN)
         known = "; ".join(f"{name} ({tree})" for layout in LAYOUTS for name, tree in layout.trees.items())
-        other = f"{unread}; " if (unread := unread_format(folder)) else ""
+        packed = [f"{name} has to be unpacked first" for name in entries if name.lower().endswith(_ARCHIVES)]
+        other = "".join(f"{one}; " for one in (unread_format(folder), *packed[:1]) if one)
         raise DataError(
             f"{root}: no known layout of a data set; {other}found {listed or 'nothing'}; expected one of: {known}; or "
             "a file of options that names its parts, data=own.yaml (docs/data.md)"
@@ -77,6 +81,15 @@ def recognise(root: Path) -> tuple[Path, Found]:
         f"{root}: {len(found)} layouts at once: {several}; expected one, or a file of options that names its parts, "
         "data=own.yaml (docs/data.md)"
     )
+
+
+def _lies_within(found: Found) -> bool:
+    """Whether all of a data set of COCO files is in one folder, which is then its root, beside which may be others."""
+    if found.options["format"] != "coco":
+        return False
+    splits = found.options["splits"].values()  # type: ignore[attr-defined]
+    folders = {PurePosixPath(path).parts[:1] for pair in splits for path in pair}
+    return len(folders) == 1 and folders.isdisjoint({(), *((name,) for name in _OF_A_SET)})
 
 
 def _found_in(folder: Path) -> list[Found]:

@@ -83,6 +83,20 @@ def test_a_yolo_set_of_boxes_alone_is_learnt_as_boxes(tmp_path):
     assert open_split(options, "train").images.boxed
 
 
+def test_data_sets_beside_each_other_are_refused_by_name(tmp_path):
+    EXPORTS["LVIS"](tmp_path / "lvis")
+    assert recognise(tmp_path)[0] == tmp_path / "lvis"
+    EXPORTS["Roboflow"](tmp_path / "shop")
+    with pytest.raises(DataError, match="2 data sets: LVIS in lvis, Roboflow, COCO format in shop; expected one of"):
+        recognise(tmp_path)
+
+
+def test_an_archive_is_named_as_what_has_to_be_unpacked(tmp_path):
+    (tmp_path / "shop.zip").touch()
+    with pytest.raises(DataError, match=r"no known layout of a data set; shop\.zip has to be unpacked first; found"):
+        recognise(tmp_path)
+
+
 def test_an_export_without_its_images_says_so(tmp_path):
     root = EXPORTS["CVAT"](tmp_path / "shop")
     shutil.rmtree(root / "images")
