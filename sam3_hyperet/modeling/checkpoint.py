@@ -129,7 +129,7 @@ def save_base(model: nn.Module, path: str | Path, dtype: torch.dtype | None = No
 
 def _named_as_in(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A file's tensors by the model's names. Raises CheckpointError where two are of one name."""
-    named = {}
+    named, keys = {}, dict[str, str]()
     for key, tensor in tensors.items():
         name = key
         while name not in wanted and name.startswith(_PREFIXES):
@@ -141,8 +141,8 @@ def _named_as_in(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str,
         candidates = (name, in_3, interactive)
         name = next((one for one in candidates if one in wanted), name)
         if name in named and name in wanted:
-            raise CheckpointError(f"{path}: has {name} twice, also as {key}; expected one, without the other's prefix")
-        named[name] = tensor
+            raise CheckpointError(f"{path}: has {name} twice, as {keys[name]} and as {key}; expected one of them")
+        named[name], keys[name] = tensor, key
     return named
 
 

@@ -72,7 +72,8 @@ PT = {
     "lists": (lambda s, p: torch.save({"model": list(s.values())}, p), r"holds no tensors by name"),
     "a compressed archive": (repacked, r"it is a compressed archive"),
     "terabytes": (claims_terabytes, r"not a readable safetensors file"),
-    "both names": (lambda s, p: torch.save(s | {f"module.{KEY}": s[KEY] + 1}, p), rf"has {KEY} twice, also as module"),
+    "both names": (lambda s, p: torch.save(s | {f"module.{KEY}": s[KEY] + 1}, p), rf"as {KEY} and as module.{KEY}"),
+    "prefix first": (lambda s, p: torch.save({f"detector.{KEY}": s[KEY], **s}, p), rf"as detector.{KEY} and as {KEY}"),
 }
 
 
