@@ -27,7 +27,7 @@ from sam3_hyperet.evaluation.metrics.instances.instance_matches import MAX_DETEC
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import instance_headline, instance_metrics, iou_types
 from sam3_hyperet.evaluation.scoring.coco import GroundTruth, check_detections
 from sam3_hyperet.evaluation.scoring.coco_ap import records_of_results, score_coco_files
-from sam3_hyperet.files import read_json
+from sam3_hyperet.reading import read_json
 
 CATEGORIES = 80
 HEIGHT, WIDTH = 480, 640

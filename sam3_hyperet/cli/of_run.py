@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.files import YAML_ERRORS, read_yaml_text
+from sam3_hyperet.reading import YAML_ERRORS, read_yaml_text
 
 OF_RUN = "of_run"
 """The choice of a group that stands for the runs' own section, and the key that lists the groups where it was made."""

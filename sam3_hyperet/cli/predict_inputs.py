@@ -17,7 +17,7 @@ from sam3_hyperet.data.coco import read_coco_images
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden, with_readable_name
 from sam3_hyperet.data.image_files import read_image
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.files import regular_file
+from sam3_hyperet.reading import regular_file
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.selection import shared_remark
 from sam3_hyperet.data.sources import choose, prompt_sampler, read_split
 from sam3_hyperet.errors import ConfigError, DataError, StorageError
-from sam3_hyperet.files import read_json
 from sam3_hyperet.options import read_options
 from sam3_hyperet.preparation.checks import Inspected, inspect, same_files
 from sam3_hyperet.preparation.conversion import Conversion
+from sam3_hyperet.reading import read_json
 from sam3_hyperet.version import __version__
 
 

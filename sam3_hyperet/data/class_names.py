@@ -8,7 +8,7 @@ from typing import Any
 
 from sam3_hyperet.data.annotations import shown
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.files import read_json, read_text
+from sam3_hyperet.reading import read_json, read_text
 
 _NUMBERED = re.compile(r"\s*(\d+)\s*([:;,.)\t ])\s*(\S.*)")
 _HEADER = re.compile(

@@ -24,7 +24,8 @@ from sam3_hyperet.arrays.ragged import Ragged
 from sam3_hyperet.data.coco_file import CocoFile
 from sam3_hyperet.data.coco_json import is_large
 from sam3_hyperet.digest import blocks, sha256
-from sam3_hyperet.files import regular_file, replacing
+from sam3_hyperet.files import replacing
+from sam3_hyperet.reading import regular_file
 from sam3_hyperet.version import __version__
 
 _MAGIC = b"sam3hyp\n"

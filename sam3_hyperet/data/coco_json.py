@@ -20,7 +20,7 @@ from sam3_hyperet.data.annotations import records
 from sam3_hyperet.data.coco_annotations import AnnotationTable
 from sam3_hyperet.data.coco_records import as_whole_number
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.files import parse_json, read_json
+from sam3_hyperet.reading import parse_json, read_json
 
 LARGE = 20 * 2**20  # bytes
 _AT_ONCE = 512  # records: what is decoded fits the processor's cache

@@ -13,7 +13,7 @@ from sam3_hyperet.data.class_names import text_lines
 from sam3_hyperet.data.image_files import open_label_image
 from sam3_hyperet.data.label_values import is_background
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.files import read_json
+from sam3_hyperet.reading import read_json
 
 BLACK = (0, 0, 0)
 VOC_BORDER = (224, 224, 192)  # what VOC draws around objects: no class

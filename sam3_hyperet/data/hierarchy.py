@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sam3_hyperet.data.annotations import Category, category_id, read_category, records
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.files import read_json
+from sam3_hyperet.reading import read_json
 
 Families = Mapping[str, tuple[str, ...]]
 

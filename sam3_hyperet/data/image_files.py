@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sam3_hyperet.errors import DataError, UserError
-from sam3_hyperet.files import foreign_content, regular_file
+from sam3_hyperet.reading import foreign_content, regular_file
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
 _EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")

@@ -21,7 +21,7 @@ from sam3_hyperet.data.coco_file import CocoFile, image_fields
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, find_files
 from sam3_hyperet.data.image_files import image_size
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.files import YAML_ERRORS, read_text, read_yaml_text
+from sam3_hyperet.reading import YAML_ERRORS, read_text, read_yaml_text
 
 _SLACK = 0.01  # that a coordinate may be off 0 to 1, as in Ultralytics
 _BOX, _POLYGON, _ORIENTED = 4, 6, 8  # numbers of a box, of the smallest polygon, of an oriented box

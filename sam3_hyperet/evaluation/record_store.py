@@ -13,7 +13,8 @@ import numpy as np
 
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.metrics.evaluator import Record
-from sam3_hyperet.files import read_json, regular_file, remove_leftovers, replacing
+from sam3_hyperet.files import remove_leftovers, replacing
+from sam3_hyperet.reading import read_json, regular_file
 
 FINGERPRINT = "fingerprint.json"
 _BROKEN = (  # what numpy and zipfile raise on damaged files

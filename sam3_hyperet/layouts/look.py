@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
-from sam3_hyperet.files import foreign_content
+from sam3_hyperet.reading import foreign_content
 
 _SAMPLE = 5  # file names of images
 _END = 1 << 16  # bytes at both ends of a file, where most keys are

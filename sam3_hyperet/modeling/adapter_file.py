@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.files import parse_json
 from sam3_hyperet.hyperbolic.curvature import Curvature
 from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
 from sam3_hyperet.modeling.fingerprint import VERSION, base_fingerprint, fingerprints, rounded_fingerprints
 from sam3_hyperet.modeling.inject import check_model, inject_named, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.modeling.tensor_files import check_finite, check_fits, read_safetensors, write_safetensors
+from sam3_hyperet.reading import parse_json
 from sam3_hyperet.version import __version__
 
 logger = logging.getLogger(__name__)

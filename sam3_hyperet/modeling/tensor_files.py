@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sam3_hyperet.errors import CheckpointError
-from sam3_hyperet.files import foreign_content, regular_file, replacing
+from sam3_hyperet.files import replacing
+from sam3_hyperet.reading import foreign_content, regular_file
 
 _UNREADABLE = (  # what torch.load raises on foreign and truncated files
     *(RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError),

@@ -28,7 +28,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.files import read_json, read_text
+from sam3_hyperet.reading import read_json, read_text
 from sam3_hyperet.scenes.concepts import CONCEPTS, OBJECTS, group_of
 from sam3_hyperet.scenes.drawing import Image, SceneInstance, draw_scene
 

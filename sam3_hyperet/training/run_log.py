@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.files import parse_json, read_text, replacing, storage_errors
+from sam3_hyperet.files import replacing, storage_errors
+from sam3_hyperet.reading import parse_json, read_text
 from sam3_hyperet.training.options import CONFIG_FILE, LoggerOptions
 
 FILE = "metrics.jsonl"

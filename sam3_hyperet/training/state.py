@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sam3_hyperet.errors import CheckpointError
-from sam3_hyperet.files import regular_file, replacing
+from sam3_hyperet.files import replacing
 from sam3_hyperet.modeling.tensor_files import check_fits, one_line
+from sam3_hyperet.reading import regular_file
 from sam3_hyperet.training.distributed import load_optimizer_state, split_as
 
 logger = logging.getLogger(__name__)

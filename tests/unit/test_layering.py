@@ -14,7 +14,8 @@ PACKAGE = REPOSITORY / "sam3_hyperet"
 
 FLOORS = (  # from the bottom; imports only go down
     ("choices", "errors", "version"),
-    ("files", "digest", "arrays", "hyperbolic"),
+    ("reading", "digest", "arrays", "hyperbolic"),
+    ("files",),
     ("options", "masks", "adapters", "sam3_host", "scenes"),
     ("modeling", "data", "losses"),
     ("inference", "layouts", "preparation"),

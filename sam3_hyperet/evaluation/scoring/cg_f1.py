@@ -12,7 +12,7 @@ from sam3_hyperet.evaluation.metrics.instances.cg_f1 import cg_f1_metrics, local
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import IOU_TYPES
 from sam3_hyperet.evaluation.scoring.coco import GroundTruth, check_detections, check_masks
 from sam3_hyperet.evaluation.scoring.coco_ap import records_of_results
-from sam3_hyperet.files import read_json
+from sam3_hyperet.reading import read_json
 
 _EXHAUSTIVE = "is_instance_exhaustive"
 

@@ -15,8 +15,8 @@ from pycocotools import mask as rle_ops
 
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import Truth
-from sam3_hyperet.files import read_json
 from sam3_hyperet.masks import MAX_SIDE, from_polygons, invalid_rles, spread_beyond
+from sam3_hyperet.reading import read_json
 
 Record = dict[str, Any]
 _CHUNK = 512  # RLEs checked at once: what fits the cache is three times as fast

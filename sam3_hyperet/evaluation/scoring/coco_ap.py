@@ -19,7 +19,7 @@ from sam3_hyperet.evaluation.metrics.instances.instance_matches import IOU_TYPES
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import category_columns, check_groups, instance_metrics
 from sam3_hyperet.evaluation.metrics.instances.instance_records import ImageDetections
 from sam3_hyperet.evaluation.scoring.coco import GroundTruth, Record, check_detections, check_masks
-from sam3_hyperet.files import read_json
+from sam3_hyperet.reading import read_json
 
 
 def score_coco_files(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sam3_hyperet.errors import CheckpointError, DataError
-from sam3_hyperet.files import read_json
 from sam3_hyperet.modeling.layouts.transformers import POSITIONS, is_transformers, to_official
 from sam3_hyperet.modeling.tensor_files import read_safetensors, read_state
+from sam3_hyperet.reading import read_json
 
 HUB_FILES = {"facebook/sam3": "sam3.pt", "facebook/sam3.1": "sam3.1_multiplex.pt"}
 TRANSFORMERS_FILE = "model.safetensors"

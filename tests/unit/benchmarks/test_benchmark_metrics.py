@@ -12,7 +12,7 @@ from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import instance_headline, instance_metrics
 from sam3_hyperet.evaluation.scoring.coco import GroundTruth, check_detections
 from sam3_hyperet.evaluation.scoring.coco_ap import records_of_results
-from sam3_hyperet.files import read_json
+from sam3_hyperet.reading import read_json
 
 
 def test_all_back_ends_are_timed_and_agree(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,9 +22,9 @@ from sam3_hyperet.evaluation.metrics.instances.instance_metrics import precision
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.scoring.coco import GroundTruth, check_detections
 from sam3_hyperet.evaluation.scoring.coco_ap import records_of_results
-from sam3_hyperet.files import read_json
 from sam3_hyperet.inference.prediction import PromptDetections, PromptPrediction
 from sam3_hyperet.masks import encode_masks
+from sam3_hyperet.reading import read_json
 
 HEIGHT, WIDTH = 40, 56
 Problem = tuple[dict[str, Any], list[dict[str, Any]]]

@@ -8,7 +8,8 @@ from special_files import SPECIAL, replace_by
 from sam3_hyperet.cli.of_run import read_yaml, sections_of_runs
 from sam3_hyperet.errors import ConfigError, DataError, UserError
 from sam3_hyperet.evaluation.record_store import FINGERPRINT, RecordStore
-from sam3_hyperet.files import MANIFEST, Manifest, read_json, read_text, regular_file
+from sam3_hyperet.files import MANIFEST, Manifest
+from sam3_hyperet.reading import read_json, read_text, regular_file
 from sam3_hyperet.training.run_log import read_history
 
 READERS = {
