@@ -183,7 +183,10 @@ def read_split(options: DataOptions, split: str) -> Split:
     if options.format == "auto":
         raise ConfigError(f"data.format=auto has not been recognised at {options.root}: layouts.table.explicit does it")
     limit_megapixels(options.max_megapixels)
-    images, labels, coco_file = _READERS[options.format](options, split, Path(options.root).expanduser())
+    root = Path(options.root).expanduser()
+    if options.format != "scenes" and not root.is_dir():  # scenes are drawn
+        raise DataError(f"{root}: no such folder; expected data set {options.name} there, or its place as data.root=")
+    images, labels, coco_file = _READERS[options.format](options, split, root)
     images.is_upright = is_upright(options)
     groups = options.groups or {}
     if options.vocabulary:
