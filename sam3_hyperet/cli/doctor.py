@@ -110,12 +110,18 @@ def setup_of(values: dict[str, Any]) -> Setup:
 
 
 def _open_folder(values: dict[str, Any]) -> str:
-    """What a run would find in its folder. Raises ConfigError if that is another run's, or somebody else's."""
-    from sam3_hyperet.cli.train import open_folder  # imports torch, which may be broken
+    """What a run would find in its folder. Raises ConfigError if that is another run's, or somebody else's.
 
-    run = open_folder(read_run(values), values)
+    A saved state is read as the run reads it. Raises CheckpointError if it is damaged, or of other processes.
+    """
+    from sam3_hyperet.cli.train import open_folder  # imports torch, which may be broken
+    from sam3_hyperet.training.state import read_state
+
+    options = read_run(values)
+    run = open_folder(options, values)
     if run.resume:
-        return f"{run.path}: goes on from {run.resume.name}"
+        state = read_state(run.resume, options.train.devices * options.train.nodes)
+        return f"{run.path}: goes on from {run.resume.name}, after step {state['progress']['step']}"
     return f"{run.path}: an earlier run's weights are replaced" if run.has_weights else f"{run.path}: a new run"
 
 

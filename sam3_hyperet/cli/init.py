@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> tuple[Path, Path]:
     data, notes = explicit(read_options(DataOptions, OmegaConf.to_container(config.data), "data"))
     data = replace(data, root=str(Path(data.root).expanduser().absolute()))
     folder = Path(config.out)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ConfigError(f"out={folder}: is no folder; expected one for the two files, or the name of a new one")
     files = folder / f"{data.name}.yaml", folder / f"{data.name}-experiment.yaml"
     for file in files:
         if os.path.lexists(file):

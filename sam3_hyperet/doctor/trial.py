@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import augmentation, prompt_sampler
@@ -94,7 +94,7 @@ class Trial:
             seconds = time.perf_counter() - began
             if norms is None:
                 odd = [name for name, term in terms.items() if not term.isfinite()]
-                found = f"step {step + 1}: {values}; not finite: {', '.join(odd) or 'the gradient'}"
+                found = f"step {step + 1}: {values}; not finite: {some(odd) or 'the gradient'}"
                 remedy = "train.precision=32-true, a lower optim.lr, a longer optim.warmup_steps"
                 yield failed("training step", found, "a finite loss and gradient", remedy)
                 return

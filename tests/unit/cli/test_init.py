@@ -112,10 +112,13 @@ def test_what_is_odd_is_printed_and_written(exported, here, capsys):
 
 
 def test_files_that_exist_are_left_alone(exported, here):
+    (here / "file").touch()
+    with pytest.raises(ConfigError, match=r"out=file: is no folder; expected one for the two files"):
+        main([str(exported), "out=file"])
     (here / "my shop-experiment.yaml").write_text("mine")
     with pytest.raises(ConfigError, match=r"my shop-experiment.yaml exists and is left alone; expected another out="):
         main([str(exported)])
-    assert [file.name for file in here.iterdir()] == ["my shop-experiment.yaml"]
+    assert sorted(file.name for file in here.iterdir()) == ["file", "my shop-experiment.yaml"]
     main([f"root={exported}", "out=files/shop"])
     assert len(list((here / "files" / "shop").iterdir())) == 2
 

@@ -136,6 +136,30 @@ def _other_run(monkeypatch, options, tmp_path):
     (folder / "adapter.safetensors").touch()
 
 
+def _started(options) -> Path:
+    """The state of a run with these options, after seven steps of one process; returns its file."""
+    from sam3_hyperet.files import Manifest
+    from sam3_hyperet.training.state import save_state
+
+    folder = Path(options["run_dir"])
+    config = parse_command("train", [f"{key}={value}" for key, value in options.items() if key != "trial"])[1]
+    Manifest(folder).claim("config.yaml", "state.pt")
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    save_state(folder / "state.pt", torch.nn.Linear(1, 1), {}, {"step": 7})
+    return folder / "state.pt"
+
+
+def _damaged_state(monkeypatch, options, tmp_path):
+    state = _started(options)
+    state.write_bytes(state.read_bytes()[:-1])
+
+
+def _other_processes(monkeypatch, options, tmp_path):
+    options["train.accelerator"] = "cpu"
+    _started(options | {"train.devices": "2"})
+    options["train.devices"] = "2"
+
+
 def _html(monkeypatch, options, tmp_path):
     (tmp_path / "sam3.pt").write_text("<!DOCTYPE html><title>Log in</title>")
     options["model.checkpoint"] = str(tmp_path / "sam3.pt")
@@ -245,6 +269,8 @@ FAULTS = [
     (_full_disk, "disk", "1 MiB free", "free some space"),
     (_folder_is_a_file, "disk", "Not a directory", "another run_dir"),
     (_other_run, "run folder", "in the run of", "use another run_dir or resume=never"),
+    (_damaged_state, "run folder", "state.pt: its checksum is wrong", "the file is damaged"),
+    (_other_processes, "run folder", "state of 1 processes, but this run has 2", ""),
     (_html, "checkpoint", "it is a web page", "download the file itself"),
     (_pointer, "checkpoint", "it is a Git LFS pointer", "git lfs pull"),
     (_other_size, "checkpoint", "has shape", "expected"),
@@ -304,6 +330,13 @@ def test_a_cache_that_does_not_fit(examined, monkeypatch, tmp_path):
     rows, code = examined(**more)
     assert code == 1
     assert "cache.dtype=bfloat16" in rows["feature cache", "failed"]["remedy"]
+
+
+def test_a_run_that_has_begun(examined, options):
+    _started(options)
+    rows, code = examined()
+    assert code == 0
+    assert rows["run folder", "ok"]["found"].endswith("goes on from state.pt, after step 7")
 
 
 def test_sharded_parameters_are_not_tried_alone(examined):
