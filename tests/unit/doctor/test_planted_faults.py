@@ -9,84 +9,16 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from PIL import Image
 
-from sam3_hyperet.cli.command import exit_cleanly, parse_command
-from sam3_hyperet.cli.doctor import main
+from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.doctor import machine
 from sam3_hyperet.modeling.adapter_file import save_adapter
-from sam3_hyperet.modeling.checkpoint import save_base
 from sam3_hyperet.modeling.inject import inject
 
 Usage = namedtuple("Usage", "total used free")
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory) -> Path:
-    """A small healthy COCO set: two categories, three training images and two for validation, all different."""
-    root = tmp_path_factory.mktemp("shop")
-    (root / "annotations").mkdir()
-    for split, first, count in (("train", 1, 3), ("val", 11, 2)):
-        (root / split).mkdir()
-        images, annotations = [], []
-        for number in range(first, first + count):
-            pixels = np.random.default_rng(number).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / split / f"{number}.png")
-            images.append({"id": number, "file_name": f"{number}.png", "height": 64, "width": 96})
-            outline = [8, 8, 40, 8, 40, 40, 20, 40]
-            name = {"segmentation": [outline], "bbox": [8, 8, 32, 32], "area": 1024, "iscrowd": 0}
-            category = 1 + number % 2
-            annotations.append({"id": number, "image_id": number, "category_id": category, **name})
-        categories = [{"id": 1, "name": "apple"}, {"id": 2, "name": "tin"}]
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    return root
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory, base) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "base.safetensors"
-    save_base(base, path)
-    return path
-
-
-@pytest.fixture
-def options(shop, weights, tmp_path):
-    """The options of a healthy run, by key; a test spoils one."""
-    return {
-        "data": "coco",
-        "data.root": str(shop),
-        "data.splits": "{train: train, val: val}",
-        "data.name": "shop",
-        "model.checkpoint": str(weights),
-        "train.batch_size": "2",
-        "run_dir": str(tmp_path / "run"),
-        "trial": "false",
-    }
-
-
-@pytest.fixture
-def examined(options, capsys):
-    """A function from more options to the rows by check and status, and the exit status, by `--json`."""
-
-    def run(**more: object) -> tuple[dict[tuple[str, str], dict[str, str]], int]:
-        given = {**options, **more}
-        code = 0
-        try:
-            exit_cleanly(main)([*(f"{key}={value}" for key, value in given.items()), "--json"])
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        said = capsys.readouterr()
-        assert said.out, said.err
-        content = json.loads(said.out)
-        assert content["ok"] is (code == 0)
-        return {(row["check"], row["status"]): row for row in content["checks"]}, code
-
-    return run
 
 
 def test_a_healthy_set_up_is_one(examined, options):
