@@ -11,6 +11,7 @@ from sam3_hyperet.errors import DataError
 
 _LISTED = 40  # categories by name in a line
 _MANY_RECTANGLES = 0.5  # fraction of the annotations
+_MANY_CROWDS = 0.05  # fraction of the annotations; COCO's is .012
 _LOOKED_AT = 256  # images that are opened for a note
 
 
@@ -36,6 +37,11 @@ def data_notes(images: AnnotatedImages, listed: int = _LISTED) -> list[str]:
         lines.append(
             f"{images.name}: {images.boxed:,} of {annotations:,} annotations are boxes without a mask "
             "(data.boxes=instances): box AP is of these; in mask AP, each is a rectangle"
+        )
+    if images.crowds > _MANY_CROWDS * annotations:
+        lines.append(
+            f"{images.name}: warning: {images.crowds:,} of {annotations:,} annotations are crowds (iscrowd: 1), of "
+            "which nothing is learnt; if each is one instance, as brush tools export them: data.crowds=instances"
         )
     if images.rectangles and images.rectangles >= _MANY_RECTANGLES * annotations:
         lines.append(

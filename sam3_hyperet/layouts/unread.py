@@ -9,6 +9,7 @@ from sam3_hyperet.data.finding import is_hidden
 _START = 4096  # bytes of a file
 _LOOKED_AT = 5  # files of a folder
 _COCO = "export as COCO"
+_LOSSY = "masks saved as JPEG, which changes labels at edges"
 _KNOWN = (  # files below the folder, what is in them, what they are, and what to do
     ("*.json", (b'"shapes"', b'"points"'), "labelme's own files", "convert them to COCO, by labelme2coco for one"),
     ("*/*.json", (b'"shapes"', b'"points"'), "labelme's own files", "convert them to COCO, by labelme2coco for one"),
@@ -23,6 +24,7 @@ _KNOWN = (  # files below the folder, what is in them, what they are, and what t
         "convert them to COCO, with data.boxes=instances",
     ),
     ("*/ann/*.json", (b'"objects"', b'"classTitle"'), "Supervisely's own annotations", _COCO),
+    *((f"{folder}/*.jp*g", (), _LOSSY, "export them as PNG") for folder in ("mask*", "SegmentationClass", "*annot")),
     ("obj.data", (), "YOLO of Darknet, which has boxes alone", "export as Ultralytics YOLO segmentation"),
 )
 

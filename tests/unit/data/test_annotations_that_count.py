@@ -7,6 +7,7 @@ from coco_files import SQUARE, annotation, content, rle
 from pycocotools import mask as coco_mask
 
 from sam3_hyperet.data.coco import read_coco
+from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.errors import DataError
 
 DEGENERATE = {
@@ -101,6 +102,7 @@ def test_crowds_are_counted_and_may_be_read_as_instances(write):
     images = read_coco(*write(value))
     assert images.crowds == 1
     assert "; 1 of 2 annotations are crowds" in images.summary()
+    assert any("1 of 2 annotations are crowds (iscrowd: 1), of which nothing" in line for line in data_notes(images))
     images = read_coco(*write(value), crowds="instances")
     assert [one.crowd for one in images.instances(0)] == [False, False]
     assert images.adjusted == {"crowd, read as an instance": 1}

@@ -270,7 +270,7 @@ COMMAND = [
     ("a vocabulary without a name", "evaluate coco", "data.vocabulary=[car,cart]", "cart not among the data set's 2"),
     ("prompts that are not there", "train coco", "data.prompts=ov_base", "data.prompts: person, bicycle"),
     ("a group of nothing", "evaluate coco", "data.groups={{a:[]}}", "data.groups.a=[]; expected category names"),
-    ("no such folder", "evaluate coco", "data.root=/nowhere", "/nowhere/annotations/instances_val.json: no such file"),
+    ("no such folder", "evaluate coco", "data.root=/nowhere", "/nowhere: no such folder; expected data set"),
 ]
 # fmt: on
 FAILING = [

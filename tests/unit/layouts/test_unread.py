@@ -20,6 +20,7 @@ UNREAD = {
     "CVAT": ("annotations.xml", "<?xml?><annotations><version>1.1", "CVAT for images: export as COCO 1.0"),
     "VOC": ("Annotations/a.xml", "<annotation><object>", "boxes in VOC's XML.*data.boxes=instances"),
     "Supervisely": ("ds0/ann/a.jpg.json", '{"objects": [{"classTitle": "car"}]}', "Supervisely's own annotations"),
+    "JPEG": ("masks/a.jpg", "", "masks saved as JPEG, which changes labels at edges: export them as PNG"),
     "Darknet": ("obj.data", "classes = 1", "YOLO of Darknet.*Ultralytics YOLO segmentation"),
 }
 
