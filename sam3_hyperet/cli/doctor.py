@@ -91,6 +91,8 @@ def setup_of(values: dict[str, Any]) -> Setup:
     """
     run, adapter = read_run(values), values.get("adapter_file")
     launcher = read_options(SlurmOptions, values["launcher"], "launcher")
+    if launcher.name == "slurm":
+        launcher.check(run.train)
     return Setup(
         model=run.model,
         hyperet=run.hyperet,

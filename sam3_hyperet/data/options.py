@@ -115,11 +115,11 @@ class DataOptions:
     absent_concepts: str | tuple[str, ...] = ()
     num_positives: int = 2
     num_negatives: int = 1
-    hard_negative_ratio: float = 0.5
+    hard_negative_ratio: Probability = 0.5
     synonyms: float = 0.0
-    flip: float | None = None
+    flip: Probability | None = None
     zoom: float = 1.0
-    views: int = 0
+    views: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         check_fields(self, "data")

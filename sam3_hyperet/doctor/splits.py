@@ -42,14 +42,15 @@ class Splits:
         """What a split has, with the notes that training and evaluating print."""
         from sam3_hyperet.data.loading import ConceptPrompts
         from sam3_hyperet.data.notes import data_notes, prompt_notes
-        from sam3_hyperet.data.sources import open_split, prompt_sampler, training_images
+        from sam3_hyperet.data.sources import augmentation, open_split, prompt_sampler, training_images
 
         check = f"data: {split}"
         images = open_split(self.data, split).images if split == "val" else training_images(self.data, split)
         notes = data_notes(images)
         if split != "val":
             sampler = prompt_sampler(self.data, images)
-            ConceptPrompts(images, 1, sampler)  # raises where no image can be prompted
+            # raises where no image can be prompted, and for views that cannot be
+            ConceptPrompts(images, 1, sampler, augmentation(self.data, images))
             notes += prompt_notes(images, sampler) if split == "train" else []
         empty = sum(1 for i in _spread(images) if not images.instances(i))
         if empty == len(_spread(images)):

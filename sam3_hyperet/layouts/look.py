@@ -64,7 +64,7 @@ def damage(path: Path) -> str:
 
 def _has(content: mmap.mmap, pattern: bytes) -> bool:
     """Whether a pattern is in a file: sought at its ends first."""
-    return any(re.search(pattern, part) for part in (content[:_END], content[-_END:], content))  # type: ignore[type-var]
+    return any(re.search(pattern, part) for part in (content[:_END], content[-_END:], content))
 
 
 def _text(token: bytes) -> str:

@@ -59,18 +59,19 @@ def test_nothing_failed(examined, capsys):
         ("train.batch_size=0", "train.batch_size=0", "an integer from 1"),
         ("data=nope.yaml", "data=nope.yaml: nope.yaml does not exist", ""),
         ("run=nowhere", "run=nowhere: nowhere/config.yaml does not exist", "the folder of a training run"),
+        ("launcher=slurm launcher.gpus_per_node=4", "launcher.gpus_per_node=4, but train.devices=1", "the same number"),
         ("train.max_steps=3", "optim.warmup_steps=20", "from 0 to train.max_steps=3"),  # before a model is built
     ],
 )
 def test_options_that_cannot_be_are_a_row_in_json(argument, found, expected, capsys):
     with pytest.raises(SystemExit, match="1"):
-        exit_cleanly(main)([argument, "--json"])
+        exit_cleanly(main)([*argument.split(), "--json"])
     content = json.loads(capsys.readouterr().out)
     remedy = {"check": "options", "status": "failed", "found": found, "expected": expected, "remedy": ""}
     assert content["ok"] is False
     assert content["checks"] == [remedy]
     with pytest.raises(SystemExit, match="1"):
-        exit_cleanly(main)([argument])
+        exit_cleanly(main)(argument.split())
     said = capsys.readouterr()
     assert not said.out
     assert said.err.startswith(f"error: {found}")

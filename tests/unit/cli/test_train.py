@@ -123,6 +123,8 @@ def test_keys_and_choices(fails, arguments, message):
         (["data.num_positives=0", "data.num_negatives=0"], "nothing would be prompted"),
         (["data.format=voc"], "data.format='voc' is unknown; expected one of scenes, coco"),
         (["data.limit=-3"], "data.limit=-3; expected an integer from 0"),
+        (["data.flip=2"], "data.flip=2; expected a probability"),
+        (["data.views=-1"], "data.views=-1; expected an integer from 0"),
         (["data.annotated=[tiny]"], "data.annotated='tiny' is unknown; expected one of "),
         (["data.splits.train=many"], "data.splits.train='many'; expected the number of images"),
         (["data.zoom=0.5"], "zoom is 0.5, expected 1"),
