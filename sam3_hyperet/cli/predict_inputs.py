@@ -1,6 +1,8 @@
 """What `predict` is asked: images with their ids, and prompts with the ids of their categories."""
 
+import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden, with_readable_na
 from sam3_hyperet.data.image_files import read_image
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.reading import regular_file
+
+_PLAIN = re.compile(r"[^\W\d_][\w '-]*")  # a name of which YAML makes nothing else
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,12 @@ def listed_prompts(prompts: str | ListConfig) -> list[str]:
     if None in prompts:
         raise ConfigError("prompts has a null; expected noun phrases")
     return list(map(str, prompts))
+
+
+def prompts_text(names: Sequence[str]) -> str:
+    """The value of `prompts=` that `listed_prompts` reads as these names: between commas where that is unmistakable."""
+    is_plain = all(_PLAIN.fullmatch(name) for name in names) and list(names) != ["null"]
+    return ",".join(names) if is_plain else json.dumps(list(names), ensure_ascii=False)
 
 
 def _is_nested(prompt: object) -> bool:

@@ -1,7 +1,6 @@
 """`sam3-hyperet train`: train, then score the base and the adapted model, and write the report."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ from rich.console import Console
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import command_line, exit_cleanly, write_json
 from sam3_hyperet.cli.compare import compare_and_report
+from sam3_hyperet.cli.predict_inputs import prompts_text
 from sam3_hyperet.cli.processes import from_first, make_fabric
 from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.run_options import RunOptions, read_run
@@ -221,8 +221,8 @@ def _print_next(console: Console, run_dir: Path, images: AnnotatedImages) -> Non
     classes = [category for category in images.categories if category.id != images.background]
     annotated = [category for category in classes if counts.get(category.id)] or classes
     names = [category.name for category in annotated[:3]]
-    prompts = json.dumps(names, ensure_ascii=False) if any("," in name for name in names) else ",".join(names)
-    command = command_line("predict", f"run={run_dir}", f"images={images.image(0).path}", f"prompts={prompts}")
+    prompts = f"prompts={prompts_text(names)}"
+    command = command_line("predict", f"run={run_dir}", f"images={images.image(0).path}", prompts)
     console.print(f"next: {command}", markup=False, soft_wrap=True)  # one line
 
 

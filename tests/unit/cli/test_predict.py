@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import sam3_hyperet as hy
-from sam3_hyperet.cli.command import exit_cleanly
+from sam3_hyperet.cli.command import exit_cleanly, parse_command
 from sam3_hyperet.cli.predict import _predict, main
-from sam3_hyperet.cli.predict_inputs import Inputs, find_images, passed_over
+from sam3_hyperet.cli.predict_inputs import Inputs, find_images, listed_prompts, passed_over, prompts_text
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.files import MANIFEST
 from sam3_hyperet.inference.prediction import PromptPrediction
@@ -203,3 +203,11 @@ def test_other_files_of_a_folder_are_said_to_be_passed_over(pictures):
     (pictures / ".hidden").write_bytes(b"")
     assert passed_over(str(pictures)) == [f"{pictures}: 2 other files and folders are passed over: c.heic, sub/"]
     assert passed_over(str(pictures / "0.png")) == []
+
+
+@pytest.mark.parametrize(
+    "names", [["red mug", "don't"], ["[sic] car", "b"], ["{a}", "b, c"], ["1e3"], ["null"], ["a: #b"]]
+)
+def test_names_that_train_prints_are_the_prompts_that_predict_reads(names):
+    config = parse_command("predict", ["images=x", f"prompts={prompts_text(names)}"])[1]
+    assert listed_prompts(config.prompts) == names
