@@ -1,5 +1,6 @@
 """Files of tensors: safetensors and torch.save read safely, safetensors written."""
 
+import logging
 import pickle
 import re
 import struct
@@ -16,6 +17,8 @@ from torch import Tensor
 from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.files import replacing
 from sam3_hyperet.reading import foreign_content, regular_file
+
+logger = logging.getLogger(__name__)
 
 _UNREADABLE = (  # what torch.load raises on foreign and truncated files
     *(RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError),
@@ -101,6 +104,8 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
     """The tensors in what `torch.save` wrote."""
     for wrapper in ("model", "state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            if others := [f"{key!r:.40}" for key in content if key != wrapper]:
+                logger.info(f"{path}: the weights are those below {wrapper!r}; not read: {', '.join(others[:5])}")
             content = content[wrapper]
     entries = content if isinstance(content, Mapping) else {}
     tensors = {key: tensor for key, tensor in entries.items() if isinstance(tensor, Tensor)}

@@ -167,4 +167,12 @@ def test_names_are_a_text_with_commas_as_well():
     categories = [Category(9, "a"), Category(2, "traffic light"), Category(4, "c")]
     assert vocabulary_ids("c, traffic_light", categories, "x") == (2, 4)
     assert vocabulary_ids("a", categories, "x") == (9,)
-    assert absent_concepts("dog,A", categories) == ("dog",)
+    assert absent_concepts("dog, B", categories) == ("dog", "B")
+    with pytest.raises(ConfigError, match=r"data\.absent_concepts: A among the data set's own names"):
+        absent_concepts("dog,A", categories)
+
+
+def test_a_list_known_by_its_name_leaves_out_what_the_data_set_has():
+    assert absent_concepts("ov_novel", [Category(1, "cat"), Category(2, "pet", ("Dog",))]) == tuple(
+        name for name in COCO_NOVEL if name not in ("cat", "dog")
+    )

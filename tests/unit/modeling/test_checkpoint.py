@@ -65,6 +65,13 @@ def test_every_layout_loads(model, source, tmp_path, layout, suffix):
     assert all(torch.equal(p, source[name]) for name, p in model.named_parameters())
 
 
+def test_what_lies_beside_the_weights_is_said(model, source, tmp_path, caplog):
+    torch.save({"model": dict(source), "ema": dict(source), "epoch": 3}, tmp_path / "run.pt")
+    with caplog.at_level("INFO"):
+        load_base(model, tmp_path / "run.pt")
+    assert "run.pt: the weights are those below 'model'; not read: 'ema', 'epoch'" in caplog.text
+
+
 def test_an_adapted_model_loads_a_base_and_keeps_its_adapters(model, source, tmp_path, randomized):
     randomized(hy.inject(model, hy.HyperETConfig()))
     adapters = {name: p.clone() for name, p in model.named_parameters() if "fpn_adjustment" in name}
