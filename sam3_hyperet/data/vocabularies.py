@@ -47,19 +47,11 @@ def _listed(names: str | Sequence[str]) -> Sequence[str]:
 
 
 def absent_concepts(names: str | Sequence[str], categories: Iterable[Category]) -> tuple[str, ...]:
-    """The names, or those of one of `VOCABULARIES` that no category bears, also as synonym.
-
-    Raises ConfigError for a name that is none, and for one of the user's own that a category bears.
-    """
-    own, names = not isinstance(names, str) or names not in VOCABULARIES, _listed(names)
+    """Those of the names, or of one of `VOCABULARIES`, that no category bears, also as synonym. Raises ConfigError."""
+    names = _listed(names)
     borne = {word.lower() for category in categories for word in (category.name, *category.synonyms)}
     try:
         found = dict.fromkeys(prompt_name(name, "data.absent_concepts") for name in names)
     except DataError as error:
         raise ConfigError(str(error)) from None
-    if own and (taken := [name for name in found if name.lower() in borne]):
-        raise ConfigError(
-            f"data.absent_concepts: {some(taken)} among the data set's own names, which are absent where they are not "
-            "annotated; expected names of what no image shows"
-        )
     return tuple(name for name in found if name.lower() not in borne)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import mmap
 
 from fuzz import main, run
 from fuzz_readers import READERS
@@ -32,7 +32,10 @@ def test_what_does_not_end_well_is_found_and_can_be_repeated(monkeypatch, tmp_pa
             while True:
                 pass
         if number == 1:
-            return bytearray(2**29)[-1]
+            with mmap.mmap(-1, 2**27) as memory:  # malloc would reuse what other tests have freed
+                for page in range(0, len(memory), mmap.PAGESIZE):
+                    memory[page] = 1
+            return
         raise {2: KeyError("lost"), 3: Lines()}[number]
 
     monkeypatch.setattr("fuzz.SECONDS", 1)
@@ -40,7 +43,6 @@ def test_what_does_not_end_well_is_found_and_can_be_repeated(monkeypatch, tmp_pa
     monkeypatch.setattr("fuzz._read_unspoilt", lambda *args: None)
     monkeypatch.setitem(vars(READERS["metrics.jsonl"]), "read", read)
     counted = [3, 2, 1, 0]
-    gc.collect()  # what other tests have left would make room for the bytes that are to be measured
     findings = run(4, 0, ["metrics.jsonl"], tmp_path)["metrics.jsonl"].findings
     for number, said in enumerate(("TooLongError", "took ", "KeyError: ", "a message of 7 characters and 2 lines")):
         assert findings[number].startswith(f'--reader "metrics.jsonl" --only {number}: {said}')
