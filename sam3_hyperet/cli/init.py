@@ -13,7 +13,7 @@ from sam3_hyperet.cli.command import command_line, in_words, parse_command
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.notes import data_notes, prompt_notes
 from sam3_hyperet.data.options import SPLITS, DataOptions
-from sam3_hyperet.data.sources import open_split, prompt_sampler
+from sam3_hyperet.data.sources import open_split, prompt_sampler, read_split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import replacing
 from sam3_hyperet.layouts.table import explicit
@@ -74,14 +74,18 @@ def _opened(data: DataOptions) -> tuple[DataOptions, Content, list[str]]:
 
     Raises DataError for files that cannot be used.
     """
-    images = {"train": open_split(replace(data, tune_images=0), "train").images, "val": open_split(data, "val").images}
+    train = read_split(data, "train")
+    images = {
+        "train": open_split(replace(data, tune_images=0), "train", train).images,
+        "val": open_split(data, "val", train).images,
+    }
     if "tune" not in data.splits and data.tune_images == DataOptions.tune_images:
         held = held_out(len(images["train"]))
         data = replace(data, tune_images=held)
         if held:
-            images["train"] = open_split(data, "train").images
+            images["train"] = open_split(data, "train", train).images
     if "tune" in data.splits or data.tune_images:
-        images["tune"] = open_split(data, "tune").images
+        images["tune"] = open_split(data, "tune", train).images
     names = dict.fromkeys(category.name for one in images.values() for category in one.categories)
     counts = {split: _annotations(images[split]) for split in data.splits if split in images}
     annotations = {name: {split: found.get(name, 0) for split, found in counts.items() if found} for name in names}

@@ -44,9 +44,9 @@ class Split:
         return self.images.has_instances
 
 
-def training_images(options: DataOptions, split: str) -> AnnotatedImages:
-    """The images of "train" or "tune" with the annotations that training may use."""
-    images = open_split(options, split).images
+def training_images(options: DataOptions, split: str, train: Split | None = None) -> AnnotatedImages:
+    """The images of "train" or "tune" with the annotations that training may use. train: as for `open_split`."""
+    images = open_split(options, split, train).images
     if options.prompts:
         images = OfVocabulary(images, vocabulary_ids(options.prompts, images.categories, "data.prompts"))
     for granularity in options.annotated:
@@ -66,24 +66,27 @@ class RunSplits:
 def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
     """Open what will be used; without `tune` no training image is held out for it. Raises as `open_split`."""
     kept = options if tune else replace(options, tune_images=0)
-    training, tuning = training_images(kept, "train"), training_images(kept, "tune") if tune else None
+    train = read_split(options, "train")
+    training, tuning = training_images(kept, "train", train), training_images(kept, "tune", train) if tune else None
     prompt_sampler(options, training)  # whose errors are those of options, too
-    evaluation = open_split(options, "val") if evaluate else None
+    evaluation = open_split(options, "val", train) if evaluate else None
     if evaluation and (remark := selection.shared_remark(training, evaluation.images, "val")):
         training.remarks = (*training.remarks, remark)
     return RunSplits(training, tuning, evaluation)
 
 
-def open_split(options: DataOptions, split: str) -> Split:
+def open_split(options: DataOptions, split: str, train: Split | None = None) -> Split:
     """Read "train", "tune" or "val"; where one of the last two is no split of its own, it is held out of "train".
 
+    train: what `read_split` made of "train", so that its files are read once for all that is taken from it.
     `options.limit` shortens "train" and "tune", never what is evaluated. Some images' headers are read. Raises
     ConfigError for a split that the data set does not have, DataError for files that cannot be used.
     """
     is_held_out = split in ("tune", "val") and split not in options.splits and "train" in options.splits
-    source = read_split(options, "train" if is_held_out else split)
+    of_train = is_held_out or split == "train"
+    source = train if of_train and train is not None else read_split(options, "train" if of_train else split)
     chosen, remarks = list(range(len(source.images))), ()
-    if is_held_out or split == "train":
+    if of_train:
         chosen, remarks = choose(options, source.images, split)
     if options.limit and split != "val" and len(chosen) > options.limit:
         chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, options.limit).round().astype(int).tolist()]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam3_hyperet.data import sources
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import augmentation, open_run, open_split, prompt_sampler, training_images
 from sam3_hyperet.errors import ConfigError, DataError
@@ -257,3 +258,15 @@ def test_impossible_options_are_refused(scenes, changes, message):
 def test_splits_that_cannot_be_read(tmp_path, options, message):
     with pytest.raises((ConfigError, DataError), match=message):
         open_split(DataOptions(name="x", root=str(tmp_path), **options), "val")
+
+
+def test_what_is_held_out_is_taken_from_one_reading(coco, monkeypatch):
+    files = []
+    read = sources.read_coco
+    monkeypatch.setattr(sources, "read_coco", lambda file, *args, **how: files.append(file) or read(file, *args, **how))
+    alone = coco(splits={"train": coco().splits["train"]}, tune_images=1, validation_fraction=0.2)
+    opened = open_run(alone, tune=True, evaluate=True)
+    assert len(files) == 1
+    for split, images in (("train", opened.training), ("tune", opened.tuning), ("val", opened.evaluation.images)):
+        again = open_split(alone, split).images
+        assert [images.image(i) for i in range(len(images))] == [again.image(i) for i in range(len(again))]
