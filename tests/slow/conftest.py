@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from official import SMALLEST, CudaElsewhere, image_model
+from official import SMALLEST, CudaElsewhere, draw_weights, image_model
 from torch import nn
 
 
@@ -42,13 +42,7 @@ def build_stock() -> Callable[..., nn.Module]:
 def stock_model(build_stock: Callable[..., nn.Module]) -> nn.Module:
     """The stock model (3.4 GB) with random weights, never to be changed for good."""
     model = build_stock()
-    pool = 0.02 * torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for number, (name, parameter) in enumerate(model.named_parameters()):
-            draws = pool.roll(7919 * number).repeat(-(-parameter.numel() // len(pool)))  # drawing all takes long
-            parameter.copy_(draws[: parameter.numel()].view_as(parameter))
-            if parameter.ndim == 1 and name.endswith("weight"):  # of a norm
-                parameter.add_(1)
+    draw_weights(model)
     return model
 
 

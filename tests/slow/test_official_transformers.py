@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from official import SMALLEST, CudaElsewhere
+from official import SMALLEST, CudaElsewhere, draw_weights
 from PIL import Image
 from transformers_models import largest_difference, our_answers, transformers_answers
 
@@ -35,13 +35,7 @@ def official_size() -> torch.nn.Module:
     config.vision_config.backbone_config.layer_norm_eps = 1e-5  # SAM 3's own; transformers' default is 1e-6
     with CudaElsewhere("cpu", draw=False):
         model = Sam3Model(config)
-    pool = 0.02 * torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for number, (name, parameter) in enumerate(model.named_parameters()):
-            draws = pool.roll(7919 * number).repeat(-(-parameter.numel() // len(pool)))  # drawing all takes long
-            parameter.copy_(draws[: parameter.numel()].view_as(parameter))
-            if parameter.ndim == 1 and name.endswith("weight"):  # of a norm
-                parameter.add_(1)
+    draw_weights(model)
     return model.eval()
 
 

@@ -64,3 +64,14 @@ def video_model() -> nn.Module:
         model = build_sam3_video_model(bpe_path=host.vocabulary_path(), device="meta", load_from_HF=False)
     model.tracker.bf16_context.__exit__(None, None, None)  # it enters autocast for the whole process
     return model
+
+
+def draw_weights(model: nn.Module) -> None:
+    """Random weights, also of norms and biases, out of one pool: drawing all of 840 million takes long."""
+    pool = 0.02 * torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for number, (name, parameter) in enumerate(model.named_parameters()):
+            draws = pool.roll(7919 * number).repeat(-(-parameter.numel() // len(pool)))
+            parameter.copy_(draws[: parameter.numel()].view_as(parameter))
+            if parameter.ndim == 1 and name.endswith("weight"):  # of a norm
+                parameter.add_(1)

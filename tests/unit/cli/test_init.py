@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from exports import EXPORTS
+from noise_tree import write_noise_tree
 from omegaconf import OmegaConf
-from PIL import Image
 
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.init import main
@@ -26,20 +24,9 @@ from sam3_hyperet.options import read_options
 def exported(tmp_path_factory) -> Path:
     """A COCO tree of seven training images and two for validation; "pear" has no annotation, "${tin}" an odd name."""
     root = tmp_path_factory.mktemp("data") / "my shop"
-    (root / "annotations").mkdir(parents=True)
     names = ("apple", "${tin}", "pear")
     categories = [{"id": number, "name": name, "supercategory": "goods"} for number, name in enumerate(names, 1)]
-    for split, first, count in (("train", 1, 7), ("val", 11, 2)):
-        (root / split).mkdir()
-        images, annotations = [], []
-        for number in range(first, first + count):
-            pixels = np.random.default_rng(number).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / split / f"{number}.png")
-            images.append({"id": number, "file_name": f"{number}.png", "height": 48, "width": 64})
-            shape = {"segmentation": [[8, 8, 40, 8, 40, 40, 8, 40]], "bbox": [8, 8, 32, 32], "area": 1024, "iscrowd": 0}
-            annotations.append({"id": number, "image_id": number, "category_id": 1 + number % 2, **shape})
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    write_noise_tree(root, categories, {"train": 7, "val": 2}, (48, 64), [8, 8, 40, 8, 40, 40, 8, 40])
     return root
 
 

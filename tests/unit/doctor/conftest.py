@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from noise_tree import write_noise_tree
 
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.doctor import main
@@ -18,21 +17,8 @@ from sam3_hyperet.modeling.checkpoint import save_base
 def shop(tmp_path_factory) -> Path:
     """A small healthy COCO set: two categories, three training images and two for validation, all different."""
     root = tmp_path_factory.mktemp("shop")
-    (root / "annotations").mkdir()
-    for split, first, count in (("train", 1, 3), ("val", 11, 2)):
-        (root / split).mkdir()
-        images, annotations = [], []
-        for number in range(first, first + count):
-            pixels = np.random.default_rng(number).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / split / f"{number}.png")
-            images.append({"id": number, "file_name": f"{number}.png", "height": 64, "width": 96})
-            outline = [8, 8, 40, 8, 40, 40, 20, 40]
-            name = {"segmentation": [outline], "bbox": [8, 8, 32, 32], "area": 1024, "iscrowd": 0}
-            category = 1 + number % 2
-            annotations.append({"id": number, "image_id": number, "category_id": category, **name})
-        categories = [{"id": 1, "name": "apple"}, {"id": 2, "name": "tin"}]
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    categories = [{"id": 1, "name": "apple"}, {"id": 2, "name": "tin"}]
+    write_noise_tree(root, categories, {"train": 3, "val": 2}, (64, 96), [8, 8, 40, 8, 40, 40, 20, 40])
     return root
 
 
