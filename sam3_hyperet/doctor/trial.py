@@ -27,10 +27,10 @@ from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.opening import set_threads
-from sam3_hyperet.training.batches import parts_of, training_batches
+from sam3_hyperet.training.batches import training_batches
 from sam3_hyperet.training.options import FitOptions
-from sam3_hyperet.training.stages import Stages, set_training_mode
-from sam3_hyperet.training.step import optimize
+from sam3_hyperet.training.stages import Stages
+from sam3_hyperet.training.step import Passes, optimize
 
 _PROMPTS = 3  # of the forward pass
 
@@ -77,7 +77,7 @@ class Trial:
         at_most = replace(fit.stage, number=fit.stage.last, boundaries=(), plateau=0)
         stages = Stages(self.fabric, model, GroundingLoss(model, loss), at_most, fit.optim, train.max_steps)
         report = stages.begin()
-        set_training_mode(model, checkpoint_activations=train.checkpoint_activations)
+        passes = Passes(train.prompts_at_once, train.checkpoint_activations)
         prompts = ConceptPrompts(
             images, resolution(model), prompt_sampler(data, images), augmentation(data, images), seed
         )
@@ -87,9 +87,8 @@ class Trial:
         for step in range(2):
             stages.set_learning_rates(step)
             batch = next(batches)
-            parts = list(parts_of(batch, train.prompts_at_once)) if train.prompts_at_once else [batch]
             began = time.perf_counter()
-            terms, norms = optimize(self.fabric, stages, parts, train.clip_norm, by_group=False)
+            terms, norms = optimize(self.fabric, stages, [batch], train.clip_norm, by_group=False, passes=passes)
             values = f"loss {float(terms[TOTAL]):.4g}"
             seconds = time.perf_counter() - began
             if norms is None:

@@ -17,16 +17,15 @@ from sam3_hyperet.errors import ConfigError, UserError
 from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss, count_targets
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.probe import RadiusProbe
-from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_control
 from sam3_hyperet.training.distributed import optimizer_state, whole_parameters
 from sam3_hyperet.training.options import STATE_FILE, FitOptions
 from sam3_hyperet.training.run_folder import RunFolder
 from sam3_hyperet.training.run_log import RunLog
 from sam3_hyperet.training.signals import Interrupted
-from sam3_hyperet.training.stages import Stages, set_training_mode
+from sam3_hyperet.training.stages import Stages
 from sam3_hyperet.training.state import random_generators, read_state, restore_state, save_state
-from sam3_hyperet.training.step import KeptPrecision, optimize
+from sam3_hyperet.training.step import KeptPrecision, Passes, optimize
 
 _SHOWN = {"loss": TOTAL, "box": "loss_bbox", "mask": "loss_mask", "dice": "loss_dice", "presence": "presence_loss"}
 
@@ -96,10 +95,12 @@ def fit(
     train, progress = options.train, Progress()
     stages = Stages(fabric, model, loss, options.stage, options.optim, train.max_steps)
     radius = radius_control(model, options.radius, train.max_steps)
+    passes = Passes(train.prompts_at_once, train.checkpoint_activations)
     state = read_state(run.resume, fabric.world_size) if run.resume else None
     if state is not None:
         progress.load_state_dict(state["progress"])
         stages.load_state_dict(state["progress"]["stages"])
+        passes.load_state_dict(state["progress"].get("passes", {}))
     with contextlib.ExitStack() as stack:
         stack.callback(model.eval)
         is_first = fabric.is_global_zero
@@ -115,13 +116,10 @@ def fit(
         started = time.perf_counter() - progress.seconds
         stream = batches(progress.step)
         while progress.step < train.max_steps:
-            set_training_mode(model, checkpoint_activations=train.checkpoint_activations)
             rates = stages.set_learning_rates(progress.step)
             is_logged = _is_due(progress.step + 1, train.log_every, train.max_steps) or progress.step == 0
-            parts = [next(stream) for _ in range(train.accumulate)]
-            if train.prompts_at_once:
-                parts = [part for batch in parts for part in parts_of(batch, train.prompts_at_once)]
-            terms, norms = optimize(fabric, stages, parts, train.clip_norm, by_group=is_logged)
+            of_step = [next(stream) for _ in range(train.accumulate)]
+            terms, norms = optimize(fabric, stages, of_step, train.clip_norm, by_group=is_logged, passes=passes)
             progress.count_step(skipped=norms is None)
             progress.seconds = time.perf_counter() - started
             log.step(progress.step)
@@ -151,7 +149,7 @@ def fit(
                 log.write(progress.step, {"train/stage": stages.number})
             stop = interrupted()
             if stop or (train.save_every and progress.step % train.save_every == 0):
-                _save_state(stages, run, progress, radius)
+                _save_state(stages, run, progress, radius, passes)
             if stop:
                 raise Interrupted(progress.step)
         if not train.tune_every:
@@ -197,10 +195,13 @@ def _save_weights(stages: Stages, run: RunFolder, *names: str) -> None:
                 run.save(stages.model, name)
 
 
-def _save_state(stages: Stages, run: RunFolder, progress: Progress, radius: RadiusControl | None) -> None:
+def _save_state(
+    stages: Stages, run: RunFolder, progress: Progress, radius: RadiusControl | None, passes: Passes
+) -> None:
     generators = random_generators(stages.fabric.device, stages.fabric.world_size)
     of_optimizer = optimizer_state(stages.module, stages.raw_optimizer)
-    values = {**asdict(progress), "stages": stages.state_dict(), "radius": radius.state_dict() if radius else {}}
+    values = {**asdict(progress), "stages": stages.state_dict(), "passes": passes.state_dict()}
+    values["radius"] = radius.state_dict() if radius else {}
     with whole_parameters(stages.module, on_cpu=True):
         if stages.fabric.is_global_zero:
             save_state(run.path / STATE_FILE, stages.model, of_optimizer, values, generators)

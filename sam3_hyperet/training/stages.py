@@ -131,6 +131,10 @@ class Stages:
         self.optimizer = self.fabric.setup_optimizers(self.raw_optimizer)
         return report
 
+    def set_training_mode(self, *, checkpoint_activations: bool) -> None:
+        """Call the function of this name on the model."""
+        set_training_mode(self.model, checkpoint_activations=checkpoint_activations)
+
     def set_learning_rates(self, step: int) -> dict[str, float]:
         """Set the rates for the step after `step` steps; returns them by group."""
         return set_learning_rates(self.raw_optimizer, self._optim, step, self._max_steps)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.losses.grounding import TOTAL, Counts, GroundingLoss, count_targets
+from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.distributed import gathered
 from sam3_hyperet.training.optimizer import gradient_norms
 
@@ -37,20 +39,57 @@ class ModelAndLoss(nn.Module):
         return terms
 
 
+@dataclass
+class Passes:
+    """How the batches of a step go through the model: the memory that a step takes, at the price of its time.
+
+    Attributes:
+        prompts_at_once: of one image in a pass; 0 for a batch a pass.
+        checkpoint_activations: recompute activations in the backward pass.
+    """
+
+    prompts_at_once: int = 0
+    checkpoint_activations: bool = False
+
+    def split(self, batches: Sequence[host.BatchedDatapoint]) -> list[host.BatchedDatapoint]:
+        """The batches of the passes, in order."""
+        if not self.prompts_at_once:
+            return list(batches)
+        return [part for batch in batches for part in parts_of(batch, self.prompts_at_once)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on with."""
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        vars(self).update(state)
+
+
 def optimize(
-    fabric: Fabric, stages: Stages, batches: Sequence[host.BatchedDatapoint], clip_norm: float, *, by_group: bool
+    fabric: Fabric,
+    stages: Stages,
+    batches: Sequence[host.BatchedDatapoint],
+    clip_norm: float,
+    *,
+    by_group: bool,
+    passes: Passes | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, float] | None]:
     """Take one optimizer step of the loss that one batch of all images would have.
 
-    Only the backward pass of the last one of this process's `batches` synchronises gradients.
+    Only the backward pass of the last one of this process's `passes` through the `batches` synchronises gradients; None
+    for a batch a pass.
     Returns the loss terms of the whole step, in all processes, and the gradient's norm by metric, before it was
     clipped; or None for it where loss or gradient was not finite and nothing was changed.
     """
     module, optimizer = stages.module, stages.optimizer
+    passes = passes or Passes()
+    stages.set_training_mode(checkpoint_activations=passes.checkpoint_activations)
     counts = Counts(*_summed(fabric, torch.tensor(count_targets(batches))).tolist())
     optimizer.zero_grad(set_to_none=True)
     parts = []
-    for left, batch in zip(reversed(range(len(batches))), batches, strict=True):
+    split = passes.split(batches)
+    for left, batch in zip(reversed(range(len(split))), split, strict=True):
         with fabric.no_backward_sync(module, enabled=left > 0):
             terms = module(KeptPrecision(batch), counts)
             fabric.backward(terms[TOTAL] * fabric.world_size)  # the processes' gradients are averaged

@@ -13,8 +13,8 @@ from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.options import OptimizerOptions, StageOptions
-from sam3_hyperet.training.stages import Stages, set_training_mode
-from sam3_hyperet.training.step import KeptPrecision, ModelAndLoss, optimize
+from sam3_hyperet.training.stages import Stages
+from sam3_hyperet.training.step import KeptPrecision, ModelAndLoss, Passes, optimize
 
 FEW = [("car", [(10, 10, 60, 60)])]
 MANY = [("car", [(10, 10, 60, 60), (70, 40, 120, 110), (5, 80, 50, 120)]), ("sky", [(0, 0, 128, 30)]), ("tree", [])]
@@ -51,15 +51,14 @@ class Step:
         self.stages = Stages(self.fabric, self.model, loss, StageOptions(), optim, 9)
         self.stages.begin()
         self.stages.set_learning_rates(0)
-        set_training_mode(self.model)
 
     def adapters(self):
         return [p.detach().clone() for group in self.stages.raw_optimizer.param_groups for p in group["params"]]
 
-    def take(self, parts):
+    def take(self, parts, passes=None):
         for group in self.stages.raw_optimizer.param_groups:
             group["lr"] = 0.0
-        terms, norms = optimize(self.fabric, self.stages, parts, 1e9, by_group=False)
+        terms, norms = optimize(self.fabric, self.stages, parts, 1e9, by_group=False, passes=passes)
         gradient = [p.grad.clone() for group in self.stages.raw_optimizer.param_groups for p in group["params"]]
         return terms, norms, gradient
 
@@ -92,7 +91,7 @@ def test_a_step_in_parts_is_the_step(step, batches, groups):
 def test_a_few_prompts_at_a_time_are_the_step(step, batches, prompts):
     one = step(entailment=0.3)
     (whole,) = batches((0, 1, 2, 3))
-    assert_same_step(one.take([whole]), one.take(list(parts_of(whole, prompts))))
+    assert_same_step(one.take([whole]), one.take([whole], Passes(prompts)))
 
 
 def test_parts_are_what_is_collated_from_them(make_batch):
