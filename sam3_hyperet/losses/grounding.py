@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,32 @@ _WEIGHT_OF |= {"loss_semantic_seg": "semantic", "loss_semantic_dice": "semantic_
 
 
 class Counts(NamedTuple):
-    """What the terms are means over: target boxes, prompts, and prompts that have a target box."""
+    """What the terms are means over: target boxes, prompts, those with a target box, those with a pixel of a mask."""
 
     boxes: float
     prompts: float
     present: float
+    segmented: float
 
 
 def count_targets(batches: Sequence[host.BatchedDatapoint]) -> Counts:
     """The counts of all batches together."""
-    boxes = torch.cat([target.num_boxes for batch in batches for target in batch.find_targets])
-    return Counts(float(boxes.sum()), float(len(boxes)), float((boxes > 0).sum()))
+    targets = [target for batch in batches for target in batch.find_targets]
+    boxes = torch.cat([target.num_boxes for target in targets])
+    segmented = torch.cat([_segmented(target) for target in targets])
+    counted = torch.stack([boxes.sum(), (boxes > 0).sum(), segmented.sum()]).tolist()  # read from the device once
+    return Counts(counted[0], len(boxes), counted[1], counted[2])
+
+
+def _segmented(target: Any) -> Tensor:
+    """Whether each prompt's semantic target has a pixel.
+
+    Without semantic masks SAM 3 unites those of the instances.
+    """
+    semantic = target.semantic_segments
+    if semantic is None or not len(semantic):
+        return target.num_boxes > 0
+    return semantic.flatten(1).any(dim=1)
 
 
 class _Sam3Loss(host.Sam3LossWrapper):  # type: ignore[misc]  # sam3 is untyped
@@ -37,6 +52,18 @@ class _Sam3Loss(host.Sam3LossWrapper):  # type: ignore[misc]  # sam3 is untyped
 
     def _get_num_boxes(self, targets: dict[str, Tensor]) -> Tensor:
         return targets["boxes_to_average_over"]
+
+
+class _SemanticLoss(host.loss_fns.SemanticSegCriterion):  # type: ignore[misc]
+    """SAM 3's terms of the semantic map, with their divisor from the targets.
+
+    As in its published recipe, absent prompts are left out: that the concept is absent is for the presence to learn.
+    """
+
+    def get_loss(self, out_dict: dict[str, Tensor], targets: dict[str, Any]) -> dict[str, Tensor]:
+        terms = super().get_loss(out_dict, targets)
+        means = {name: terms[name] * targets["semantic_ratio"] for name in self.weight_dict}
+        return {"miou_semantic_seg": terms["miou_semantic_seg"], **means}
 
 
 class GroundingLoss(nn.Module):
@@ -67,8 +94,9 @@ class GroundingLoss(nn.Module):
                 ),
                 host.loss_fns.Masks({"loss_mask": w.mask, "loss_dice": w.dice}, focal_alpha=0.25, focal_gamma=2.0),
             ],
-            loss_fn_semantic_seg=host.loss_fns.SemanticSegCriterion(
+            loss_fn_semantic_seg=_SemanticLoss(
                 weight_dict={"loss_semantic_seg": w.semantic, "loss_semantic_dice": w.semantic_dice},
+                presence_head=True,
                 presence_loss=False,
                 focal=True,
                 focal_alpha=0.6,
@@ -97,10 +125,12 @@ class GroundingLoss(nn.Module):
         step = step or own
         fraction = own.prompts / step.prompts
         # SAM 3 averages over this batch's prompts, and sums up all terms before they can be told apart: with the
-        # fraction in the boxes' number as well, one factor is right for both
+        # fraction in the divisors of the other terms as well, one factor is right for all
         boxes = torch.tensor(max(1.0, step.boxes) * fraction, device=model.device)
+        ratio = own.segmented / max(1.0, step.segmented) / fraction
+        divisors = {"boxes_to_average_over": boxes, "semantic_ratio": ratio}
         convert = getattr(model, "module", model).back_convert
-        targets = [convert(target) | {"boxes_to_average_over": boxes} for target in batch.find_targets]
+        targets = [convert(target) | divisors for target in batch.find_targets]
         # TorchScript rewrites SAM 3's box losses after two calls, and their gradients then round in another way
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             terms = {name: term * fraction for name, term in self.wrapper(output, targets).items()}

@@ -20,7 +20,7 @@ class LossWeights:
         classification: of the queries' scores.
         presence: of the concept's presence in the image.
         mask, dice: of the matched masks, focal and Dice.
-        semantic, semantic_dice: of the semantic map, cross-entropy and Dice.
+        semantic, semantic_dice: of the semantic map of present prompts, focal and Dice.
         one_to_many: of the decoder's second branch, in which several queries match an object.
     """
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from sam3_recipe import LOSS
 from torchvision.transforms.v2.functional import to_image
 
 import sam3_hyperet as hy
@@ -87,7 +88,9 @@ def test_the_example_as_it_stands_is_for_the_official_model():
     assert hy.HyperETConfig.from_mapping(model["hyperet"]) == hy.HyperETConfig()
     large = ARCHITECTURES[model["name"]]
     assert model["resolution"] == large.resolution
-    assert example.trainer.loss["all"].loss_fns_find[1].pad_n_queries == large.queries
+    loss = OmegaConf.to_container(example.trainer.loss["all"], resolve=True)
+    assert loss == {**LOSS, "normalization": "local"}
+    assert loss["loss_fns_find"][1]["pad_n_queries"] == large.queries
 
 
 def test_the_trainers_parts_take_our_model(scenes_folder, tmp_path):
