@@ -25,6 +25,7 @@ from sam3_hyperet.masks import encode_masks
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.opening import open_model, set_threads
+from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
 from sam3_hyperet.report.figures.images import overlay
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 
@@ -55,6 +56,7 @@ def main(argv: list[str] | None = None) -> Path:
     sizes = []
     head = json.dumps({"adapter": adapter, "score_threshold": config.score_threshold}, ensure_ascii=False)
     with ExitStack() as stack:
+        stack.enter_context(weights_kept([model]))
         # written image by image, for all of them may not fit in memory
         pictures = stack.enter_context(_open_list(run_dir / _PREDICTIONS, f'{head[:-1]}, "pictures": ', "}"))
         results = stack.enter_context(_open_list(run_dir / _RESULTS))

@@ -22,6 +22,7 @@ from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.probe import RadiusProbe
+from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
 
 _SECONDS, _PEAK_BYTES = "cost/seconds", "cost/peak_bytes"
 _PENDING = 16  # predictions that wait for their evaluators, at most
@@ -59,13 +60,15 @@ def record_images(
 ) -> None:
     """Run each model on its images and write the records.
 
-    All models process an image before any gets the next one, for `inference.shared_encoding`.
+    All models process an image before any gets the next one, for `inference.shared_encoding`. Nothing else may write to
+    their weights meanwhile.
     positions: of the images that this process is to record, for each run. image: opens the image at a position.
     workers: threads that do the evaluators' work while the models go on; 0 for none. on_image: called after each image.
     """
     wanted = [set(own) for own in positions]
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
+        stack.enter_context(weights_kept(run.predictor.model for run in runs))
         for run in runs:
             if run.probe:
                 stack.enter_context(run.probe)

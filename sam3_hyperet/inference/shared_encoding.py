@@ -17,12 +17,13 @@ class LastInput:
 
     def __init__(self) -> None:
         self._input: object = None
-        self._outputs: dict[tuple[object, ...], Any] = {}
+        self._outputs: dict[tuple[object, ...], tuple[Sequence[Tensor], Any]] = {}
 
     def output(self, module: nn.Module, x: object, compute: Callable[[], Any]) -> Any:
         """The result of `compute` for `x`, once for all modules of these very tensors and in this precision; but anew
         each time where the tensors are being trained."""
         if not torch.is_inference_mode_enabled() and any(p.requires_grad for p in module.parameters()):
+            self._outputs = {}  # a step will change the weights
             return compute()
         if not _equal(x, self._input):
             self._input, self._outputs = x, {}
@@ -30,8 +31,8 @@ class LastInput:
         device = tensors[0].device.type
         state = (torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device), *map(id, tensors))
         if state not in self._outputs:
-            self._outputs[state] = compute()
-        return self._outputs[state]
+            self._outputs[state] = tensors, compute()  # the tensors as well: another one could get a dead one's id
+        return self._outputs[state][1]
 
 
 class RememberingVision(host.Sam3DualViTDetNeck):  # type: ignore[misc]  # sam3 is untyped
@@ -58,7 +59,8 @@ def shared_encoding(models: Iterable[host.Sam3Image]) -> Iterator[None]:
     """Context in which models whose encoders are the same tensors share the encoders' outputs.
 
     It pays where all models process an image before any of them gets the next one; the outputs for the last image stay
-    in memory. Encoders with adapters in them, as scheme P's, are left alone.
+    in memory. Encoders with adapters in them, as scheme P's, are left alone. The caller, who holds the models, lets
+    nothing but training steps write to their weights; a context within another one remembers nothing from before.
     """
     vision, text = LastInput(), LastInput()
     with ExitStack() as stack:
@@ -70,7 +72,7 @@ def shared_encoding(models: Iterable[host.Sam3Image]) -> Iterator[None]:
 
 def _remember(stack: ExitStack, backbone: nn.Module, name: str, remembering: type[Any], last: LastInput) -> None:
     module: nn.Module = getattr(backbone, name)
-    if type(module) is not remembering.__base__ or not all(map(_is_stock, module.modules())):
+    if type(module) not in (remembering.__base__, remembering) or not all(map(_is_stock, module.children())):
         return
     replaced = converted(module, remembering)
     replaced.last = last
@@ -79,7 +81,8 @@ def _remember(stack: ExitStack, backbone: nn.Module, name: str, remembering: typ
 
 
 def _is_stock(module: nn.Module) -> bool:
-    return type(module).__module__.split(".")[0] in ("torch", "timm", "sam3") and "forward" not in vars(module)
+    every = (type(one).__module__.split(".")[0] in ("torch", "timm", "sam3") for one in module.modules())
+    return all(every) and not any("forward" in vars(one) for one in module.modules())
 
 
 def _equal(one: object, other: object) -> bool:

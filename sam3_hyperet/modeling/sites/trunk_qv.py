@@ -1,6 +1,9 @@
 """The site `trunk_qv` (scheme P, the paper's): rows of the ViT's query and value weights."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -37,33 +40,54 @@ class RowAdjustment(AdapterModule):
 class HyperETProjection(nn.Linear):
     """A fused q, k, v projection with an adjusted weight; the frozen one keeps its name, `weight`.
 
-    The adjusted weight is computed once a forward pass while it trains, and else once for all of them.
+    The adjusted weight is computed in every forward pass; once for all of them within `weights_kept`.
     """
 
     adjustment: RowAdjustment
-    _kept: tuple[tuple[object, ...], Tensor] | None = None
 
     def adjusted_weight(self) -> Tensor:
         """(3D, D) weight with the q and v rows adjusted; the weight itself while the adjustment is switched off."""
         if not self.adjustment.enabled:
             return self.weight
-        sources = [self.weight, *self.adjustment.parameters(), *self.adjustment.buffers()]
+        sources = (self.weight, *self.adjustment.parameters())
         trains = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
-        if trains or torch.compiler.is_compiling():
+        if trains or torch.compiler.is_compiling() or self not in _kept:
             adjusted: Tensor = self.adjustment(self.weight)
             return adjusted
-        state = tuple((source.data_ptr(), source._version) for source in sources)
-        if self._kept is None or self._kept[0] != state:
+        kept = _kept[self]
+        if kept is None:
             with torch.inference_mode(False), torch.no_grad():
-                self._kept = state, self.adjustment(self.weight)
-        return self._kept[1]
+                _kept[self] = kept = self.adjustment(self.weight)
+        return kept
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._kept = None  # or a move to another device would leave it behind
+        if self in _kept:
+            _kept[self] = None  # on another device or of another dtype
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.adjusted_weight(), self.bias)
+
+
+# Not in the modules, whose copies would take it along and keep it.
+_kept: WeakKeyDictionary[HyperETProjection, Tensor | None] = WeakKeyDictionary()
+
+
+@contextmanager
+def weights_kept(models: Iterable[nn.Module]) -> Iterator[None]:
+    """Context in which the caller, who holds the models, lets nothing write to their weights.
+
+    Adjusted weights are then computed once. No sign of a write is relied upon: `data_ptr` and `_version` of a tensor
+    stay the same through `parameter.data.add_`, and where sharded weights are gathered into the memory of before.
+    """
+    projections = {part for model in models for part in model.modules() if isinstance(part, HyperETProjection)}
+    new = projections - set(_kept)  # the others are kept by a context around this one
+    _kept.update(dict.fromkeys(new))
+    try:
+        yield
+    finally:
+        for projection in new:
+            _kept.pop(projection, None)
 
 
 def install_qv(model: host.Sam3Image, config: HyperETConfig) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from PIL import Image
@@ -133,3 +135,38 @@ def test_switching_adapters_on_and_off_within(base, adapted, picture):
     expected = answers(Predictor(base, PROMPTS, 128), picture)
     assert all(torch.equal(x, y) for x, y in zip(off, expected, strict=True))
     assert not torch.equal(on[1], off[1])
+
+
+def test_weights_that_an_evaluation_within_training_finds_changed(model, encoded):
+    """The same last image in two evaluations, one of other weights: by a step in between, or as averages are put in."""
+    pixels = torch.zeros(1, 3, 128, 128)
+    model.requires_grad_(True)
+    weight = model.backbone.vision_backbone.convs[0].conv_3x3.weight
+
+    def evaluated():
+        with shared_encoding([model]), torch.inference_mode():
+            return model.backbone.forward_image(pixels)["backbone_fpn"][0]
+
+    with shared_encoding([model]):
+        first = evaluated()
+        weight.data.mul_(2.0)
+        assert not torch.equal(evaluated(), first)
+        with torch.inference_mode():
+            kept = model.backbone.forward_image(pixels)["backbone_fpn"][0]
+        model.backbone.forward_image(pixels)  # of a step, which writes as it likes
+        weight.data.mul_(2.0)
+        encoded["trunk"] = 0
+        with torch.inference_mode():
+            assert not torch.equal(model.backbone.forward_image(pixels)["backbone_fpn"][0], kept)
+        assert encoded["trunk"] == 1
+
+
+def test_a_dead_tensors_id_is_no_proof(model):
+    """Parameters that are put in place of others, one after the other, as bias tuning does."""
+    conv, pixels, found = model.backbone.vision_backbone.convs[0].conv_3x3, torch.zeros(1, 3, 128, 128), []
+    shape = conv.bias.shape
+    with shared_encoding([model]), torch.inference_mode():
+        for value in range(6):
+            conv.bias = torch.nn.Parameter(torch.full(shape, float(value)), requires_grad=False)
+            found.append(float(model.backbone.forward_image(pixels)["backbone_fpn"][0].mean()))
+    assert len({round(b - a, 3) for a, b in itertools.pairwise(found)}) == 1  # each a step further

@@ -252,25 +252,6 @@ def test_gradients_reach_every_parameter_after_one_step(model, make_batch, optio
     assert all(p.grad is None for name, p in model.named_parameters() if name not in trained)
 
 
-def test_the_adjusted_weight_is_kept_until_something_changes(model, randomized, monkeypatch):
-    randomized(hy.inject(model, hy.HyperETConfig(scheme="P", structure="diagonal")))
-    projection = model.backbone.vision_backbone.trunk.blocks[0].attn.qkv
-    with torch.no_grad():
-        first = projection.adjusted_weight()
-        assert projection.adjusted_weight() is first
-        projection.adjustment.q.matrix.offset.add_(0.1)
-        second = projection.adjusted_weight()
-        assert not torch.equal(first, second)
-        projection.weight.mul_(2.0)
-        assert not torch.equal(projection.adjusted_weight(), second)
-    with torch.inference_mode():
-        third = projection.adjusted_weight()
-    assert not third.is_inference()
-    assert projection.adjusted_weight().requires_grad  # a gradient is wanted: computed anew
-    with hy.adapters_disabled(model):
-        assert projection.adjusted_weight() is projection.weight
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
