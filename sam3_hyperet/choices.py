@@ -5,5 +5,6 @@ FORMER_GEOMETRIES = {"moebius": "mobius"}
 """Former names, which files and commands may still have."""
 STRUCTURES = ("diagonal", "block_diagonal", "banded", "dense")
 CURVATURE_BOUNDS = (1e-8, 1e2)
+AUTO, FP32, TF32, BF16 = PRECISIONS = ("auto", "32-true", "tf32", "bf16-mixed")
 MIN_RADIUS = 0.1
 """K of the entailment cones: within twice this radius a cone is half a space."""

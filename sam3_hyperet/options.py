@@ -20,7 +20,6 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 from sam3_hyperet.errors import ConfigError
 
 T = TypeVar("T")
-PRECISIONS = ("32-true", "bf16-mixed")
 _PLAIN = {int: "an integer", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
 

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from sam3_hyperet.errors import HostError
+from sam3_hyperet.precision import tf32_settings
 
 _UNDECLARED = ("psutil", "torchmetrics", "scipy", "triton", "open_clip")
 _missing = [name for name in ("sam3", *_UNDECLARED) if importlib.util.find_spec(name) is None]
@@ -38,16 +39,7 @@ if _missing:
     raise HostError(f"sam3 cannot be used: missing {', '.join(_missing)}; `pip install sam3_hyperet` brings them all")
 
 
-def _tf32_settings() -> list[tuple[Any, str, object]]:
-    """Every (owner, attribute, value) that restores whether this process uses TF32."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    try:
-        return [(owner, "allow_tf32", owner.allow_tf32) for owner in (matmul, cudnn)]
-    except RuntimeError:  # set by PyTorch's newer interface, after which the older one cannot be read
-        return [(owner, "fp32_precision", owner.fp32_precision) for owner in (matmul, cudnn.conv, cudnn.rnn)]
-
-
-_tf32 = _tf32_settings()
+_tf32 = tf32_settings()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     try:

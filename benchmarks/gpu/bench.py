@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from benchmarks.large import one_image
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.choices import FP32, TF32
 from sam3_hyperet.inference.grounding import find_stage
 from sam3_hyperet.modeling.build import build_model, resolution
 from sam3_hyperet.modeling.parameters import adapter_parameters
+from sam3_hyperet.precision import float32_products
 
 GIB = 2**30
 T = TypeVar("T")
@@ -164,14 +166,8 @@ class Bench:
 @contextlib.contextmanager
 def tf32(allowed: bool | None) -> Iterator[None]:
     """Within it, matrix products and convolutions may, or may not, use TF32; None leaves the setting."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    if allowed is not None:
-        matmul.allow_tf32 = cudnn.allow_tf32 = allowed
-    try:
+    with contextlib.nullcontext() if allowed is None else float32_products(TF32 if allowed else FP32):
         yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 @torch.inference_mode()

@@ -57,7 +57,7 @@ def compare_and_report(
         return {}
     metrics = {**extra, **comparison.metrics}
     Manifest(run_dir).claim(*PRODUCTS)
-    write_json(run_dir / "metrics.json", metrics)
+    write_json(run_dir / "metrics.json", {"precision": comparison.task.protocol.precision, **metrics})
     write_comparison(replace(comparison, metrics=metrics), run_dir, config_text)
     if not keep_records:
         remove_records(comparison, run_dir)

@@ -64,13 +64,13 @@ def main(argv: list[str] | None = None) -> Path:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of an option device=auto|cpu|cuda…: auto is CUDA where there is one."""
+    """The device of an option device=auto|cpu|cuda…: auto is CUDA where there is one, gpu another word for it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(name.replace("gpu", "cuda", 1))
     except RuntimeError as error:
-        raise ConfigError(f"device={name}; expected auto, cpu or cuda") from error
+        raise ConfigError(f"device={name}; expected auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={name}, but PyTorch finds no CUDA device; expected auto or cpu")
     return device

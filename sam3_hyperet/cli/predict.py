@@ -26,6 +26,7 @@ from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
+from sam3_hyperet.precision import float32_products, precision_text
 from sam3_hyperet.report.figures.images import overlay
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 
@@ -50,13 +51,18 @@ def main(argv: list[str] | None = None) -> Path:
         console.print(line, markup=False, soft_wrap=True)
     set_threads(config.threads)
     model, adapter = open_adapted(config)
-    predictor = Predictor(model, list(inputs.categories), resolution(model), config.prompts_at_once)
+    settings = {"prompts_at_once": config.prompts_at_once, "precision": config.precision}
+    predictor = Predictor(model, list(inputs.categories), resolution(model), **settings)
+    line = precision_text(config.precision, predictor.precision, predictor.device.type)
+    console.print(line, markup=False, soft_wrap=True)
     run_dir.mkdir(parents=True, exist_ok=True)
     Manifest(run_dir).claim(*written)
     sizes = []
-    head = json.dumps({"adapter": adapter, "score_threshold": config.score_threshold}, ensure_ascii=False)
+    facts = {"adapter": adapter, "score_threshold": config.score_threshold, "precision": predictor.precision}
+    head = json.dumps(facts, ensure_ascii=False)
     with ExitStack() as stack:
         stack.enter_context(weights_kept([model]))
+        stack.enter_context(float32_products(predictor.precision))
         # written image by image, for all of them may not fit in memory
         pictures = stack.enter_context(_open_list(run_dir / _PREDICTIONS, f'{head[:-1]}, "pictures": ', "}"))
         results = stack.enter_context(_open_list(run_dir / _RESULTS))

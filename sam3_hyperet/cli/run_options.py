@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from sam3_hyperet.choices import AUTO
 from sam3_hyperet.cli.command import SECTIONS
 from sam3_hyperet.cli.of_run import read_yaml
 from sam3_hyperet.data.options import DataOptions
@@ -71,7 +72,8 @@ class RunOptions(FitOptions):
             raise ConfigError(f"{file}: not the configuration of a run ({error}); use another run_dir") from error
         before, is_recognised = run.deciding, "auto" not in (self.data.format, run.data.format)
         for key, now in self.deciding.items():
-            if now != before[key] and (is_recognised or not key.startswith("data.")):
+            is_decided_there = key == "train.precision" and AUTO in (now, before[key])
+            if now != before[key] and not is_decided_there and (is_recognised or not key.startswith("data.")):
                 found = f"{key} is {now}, but {before[key]} in the run of {where}"
                 raise ConfigError(f"{found}; use another run_dir or resume=never")
 

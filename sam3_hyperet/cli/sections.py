@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+from sam3_hyperet.choices import PRECISIONS
 from sam3_hyperet.data.options import EXIF, DataOptions
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.launch.options import SlurmOptions
@@ -31,11 +32,14 @@ def _is_folder_name(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip()) and not Path(value).expanduser().is_file()
 
 
+_DEVICES = ("auto", "cpu", "cuda", "gpu")  # as train.accelerator has them
+
 _KEYS: dict[str, Any] = {  # with a condition on their values
     "run_dir": Annotated[str, Condition(_is_folder_name, "a folder to write to")],
     "seed": NonNegativeInt,
     "threads": NonNegativeInt,
     "prompts_at_once": NonNegativeInt,
+    "precision": Annotated[str, PRECISIONS],
     "workers": PositiveInt,
     "devices": PositiveInt,
     "score_threshold": Probability,
@@ -45,7 +49,7 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
     "overlays": Switch,
     "exif": Annotated[str, Condition(lambda v: v in EXIF, f"one of {', '.join(EXIF)}")],
     "keep_records": Switch,
-    "device": Annotated[str, Condition(lambda v: str(v).split(":")[0] in ("auto", "cpu", "cuda"), "auto, cpu or cuda")],
+    "device": Annotated[str, Condition(lambda v: str(v).split(":")[0] in _DEVICES, ", ".join(_DEVICES))],
     "trial": Switch | None,
     "json": Switch,
     "evaluate resume": Annotated[str, Condition(lambda v: v in ("auto", "never"), "auto or never")],

@@ -35,6 +35,7 @@ from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.modeling.parameters import parameter_report
+from sam3_hyperet.precision import device_of, fabric_precision, float32_products, precision_text, resolved_precision
 from sam3_hyperet.training.batches import training_batches, val_batches
 from sam3_hyperet.training.curvature_schedule import radius_control
 from sam3_hyperet.training.distributed import sharding_strategy
@@ -87,11 +88,16 @@ def train(config: DictConfig) -> Path:
     of the best and of the last step, and with `evaluate=true` metrics.json and report.html.
     """
     console = Console(highlight=False)
+    asked = read_run(OmegaConf.to_container(config, resolve=True)).train
+    device = device_of(asked.accelerator)
+    precision = resolved_precision(asked.precision, device, "train.precision")
+    config = OmegaConf.merge(config, {"train": {"precision": precision}})
     options = read_run(OmegaConf.to_container(config, resolve=True))
     set_threads(options.train.threads)
     fabric = _fabric(options.train, options.stage.last)
     fabric.launch()
     console.quiet = not fabric.is_global_zero
+    console.print(precision_text(asked.precision, precision, device), soft_wrap=True)
     config = recognised(config, partial(console.print, markup=False, soft_wrap=True))
     values = OmegaConf.to_container(config, resolve=True)
     options = read_run(values)
@@ -148,6 +154,7 @@ def _train(
 
     way_on = f"to go on, run the same command with run_dir={run.path}"
     with Preemption(fabric, console.print, way_on) as preemption, contextlib.ExitStack() as stack:
+        stack.enter_context(float32_products(options.train.precision))
         if options.train.prompts_at_once:
             stack.enter_context(shared_encoding([model]))  # between the passes of an image
         if options.cache.folder:
@@ -234,4 +241,4 @@ def _fabric(options: TrainOptions, stage: int) -> Fabric:
         strategy = "ddp_find_unused_parameters_true"  # the base has some, such as those of prompts by points
     blamed = "train.accelerator, train.devices, train.nodes, train.strategy or train.precision"
     machines = {"accelerator": options.accelerator, "devices": options.devices, "num_nodes": options.nodes}
-    return make_fabric(blamed, strategy=strategy, precision=options.precision, **machines)
+    return make_fabric(blamed, strategy=strategy, precision=fabric_precision(options.precision), **machines)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sam3_hyperet.choices import AUTO, BF16, FP32, TF32
 from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
-from sam3_hyperet.options import PRECISIONS
 from sam3_hyperet.training.options import TrainOptions
 
 _GIB = 2**30
@@ -96,15 +96,17 @@ def gpu_rows(train: TrainOptions, gpus: Gpus) -> Iterator[Finding]:
 def precision_rows(train: TrainOptions, gpus: Gpus) -> Iterator[Finding]:
     """Whether the device computes in the run's precision."""
     name, on_gpu = train.precision, bool(gpus.names) and train.accelerator != "cpu"
-    if name.startswith("bf16") and on_gpu and not gpus.has_bf16:
+    device, native = gpus.names[0] if on_gpu else "the CPU", on_gpu and gpus.has_bf16
+    if name == BF16 and on_gpu and not native:
         expected = "a GPU of compute capability 8.0 or later"
-        yield failed("precision", f"{name} on {gpus.names[0]}", expected, "train.precision=32-true")
-    elif name.startswith("bf16") and not on_gpu:
-        yield warning("precision", f"{name} on a CPU", "32-true, which is faster on most", "train.precision=32-true")
-    elif name not in PRECISIONS:
-        yield warning("precision", f"{name}, with which nothing was tested", " or ".join(PRECISIONS))
+        yield failed("precision", f"{name} on {device}", expected, f"train.precision={AUTO}")
+    elif name == BF16 and not on_gpu:
+        yield warning("precision", f"{name} on a CPU", f"{FP32}, which is faster on most", f"train.precision={FP32}")
+    elif name == TF32 and not native:
+        yield warning("precision", f"{device} has no TF32: as {FP32}", remedy=f"train.precision={AUTO}")
     else:
-        yield ok("precision", f"{name} on {gpus.names[0] if on_gpu else 'the CPU'}")
+        chosen = f"{BF16 if native else FP32} ({AUTO})" if name == AUTO else name
+        yield ok("precision", f"{chosen} on {device}")
 
 
 def memory_rows(needed: int, free: int, where: str, known: str) -> Iterator[Finding]:

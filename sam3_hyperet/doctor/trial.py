@@ -27,6 +27,7 @@ from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.opening import set_threads
+from sam3_hyperet.precision import device_of, fabric_precision, resolved_precision
 from sam3_hyperet.training.batches import training_batches
 from sam3_hyperet.training.options import FitOptions
 from sam3_hyperet.training.stages import Stages
@@ -55,10 +56,9 @@ class Trial:
     def forward_rows(self, images: AnnotatedImages, precision: str) -> Iterator[Finding]:
         """Whether a prediction of the first training image is finite."""
         names = [category.name for category in images.categories[:_PROMPTS]]
-        autocast = "bf16-mixed" if precision.startswith("bf16") else "32-true"
         self.model.eval()
         began, odd = time.perf_counter(), set[str]()
-        predictor = Predictor(self.model, names, resolution(self.model), precision=autocast)
+        predictor = Predictor(self.model, names, resolution(self.model), precision=precision)
         for prediction in predictor.predict(images.load_image(0)):
             parts = {"scores": prediction.scores, "boxes": prediction.boxes, "masks": prediction.mask_logits}
             odd |= {name for name, tensor in parts.items() if not tensor.isfinite().all()}
@@ -112,7 +112,8 @@ def open_trial(options: ModelOptions, fit: FitOptions) -> tuple[Trial, Finding]:
     alone = LightningEnvironment()  # also within a job of several tasks
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The `srun` command is available")  # but not wanted
-        fabric = Fabric(accelerator=train.accelerator, devices=1, precision=train.precision, plugins=alone)  # type: ignore[arg-type]
+        precision = fabric_precision(resolved_precision(train.precision, device_of(train.accelerator)))
+        fabric = Fabric(accelerator=train.accelerator, devices=1, precision=precision, plugins=alone)  # type: ignore[arg-type]
     model = build_model(**vars(options)).to(fabric.device)
     found = f"{options.name} at {resolution(model)} pixels on {fabric.device}; base {base_fingerprint(model)[:12]}…"
     return Trial(fabric, model), ok("model", found)

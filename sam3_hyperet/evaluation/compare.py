@@ -26,6 +26,7 @@ from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.modeling.copies import shared_copy
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.modeling.parameters import parameter_report
+from sam3_hyperet.precision import precision_text
 from sam3_hyperet.version import versions
 
 RECORDS = "records"
@@ -81,6 +82,9 @@ def compare(
     resume: go on from the records in `run_dir` that the same models made on the same images; else start over.
     say: called with lines for people. progress: a context for a number of images, its value called after each of them.
     """
+    device, asked = next(models[0].model.parameters()).device.type, task.protocol.precision
+    task = task.on(device)
+    say(precision_text(asked, task.protocol.precision, device))
     runs = [open_run(model, task, RecordStore(run_dir / RECORDS / model.name)) for model in models]
     exact = _exact_run(models[-1], task, run_dir / RECORDS)
     every = [*runs, exact] if exact else runs

@@ -1,11 +1,12 @@
 """The evaluation protocol: the options that stand beside every number."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, ClassVar
 
+from sam3_hyperet.choices import AUTO, PRECISIONS
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import PRECISIONS, NonNegativeInt, PositiveInt, Probability, check_fields
+from sam3_hyperet.options import NonNegativeInt, PositiveInt, Probability, check_fields
 
 FUSIONS = ("instance", "semantic", "fused")
 _NO_INFLUENCE = ("workers", "bootstrap", "fusion", "compare_exact")
@@ -25,7 +26,7 @@ class Protocol:
         fusion: the one whose mIoU is also `<data>/mIoU`; None for none. All three are reported in any case.
         granularity: measure the concept tree, where the data set has one, and the radius as uncertainty.
         prompts_at_once: prompts per forward pass; 0 for as many as the device's size suggests.
-        precision: "32-true" or "bf16-mixed".
+        precision: "32-true", "tf32" or "bf16-mixed"; "auto" is bf16-mixed on a CUDA device that has it, else 32-true.
         limit: images of the split that are scored, evenly spread; 0 for all.
         examples: images kept for the report.
         bootstrap: draws of the images for the confidence intervals of differences between models; 0 for none.
@@ -42,7 +43,7 @@ class Protocol:
     fusion: Annotated[str, FUSIONS] | None = None
     granularity: bool = True
     prompts_at_once: NonNegativeInt = 0
-    precision: Annotated[str, PRECISIONS] = "32-true"
+    precision: Annotated[str, PRECISIONS] = AUTO
     limit: NonNegativeInt = 0
     examples: NonNegativeInt = 8
     bootstrap: NonNegativeInt = 1000
@@ -56,6 +57,12 @@ class Protocol:
         if self.compare_exact and not self.min_score:
             exact = "but protocol.min_score=0 is exact already; expected protocol=fast"
             raise ConfigError(f"protocol.compare_exact={self.compare_exact}, {exact}")
+
+    def on(self, device: str) -> "Protocol":
+        """The protocol on a type of device, with the precision that it computes in there."""
+        from sam3_hyperet.precision import resolved_precision  # needs torch, and options are read without
+
+        return replace(self, precision=resolved_precision(self.precision, device, "protocol.precision"))
 
     def deciding(self) -> dict[str, object]:
         """The options that an image's record depends on."""

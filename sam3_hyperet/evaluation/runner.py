@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.background import Line, background
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Prompt, Record
 from sam3_hyperet.evaluation.models import EvalModel
@@ -23,6 +24,7 @@ from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
+from sam3_hyperet.precision import float32_products
 
 _SECONDS, _PEAK_BYTES = "cost/seconds", "cost/peak_bytes"
 _PENDING = 16  # predictions that wait for their evaluators, at most
@@ -58,7 +60,7 @@ def record_images(
     workers: int = 1,
     on_image: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run each model on its images and write the records.
+    """Run each model, all in one precision, on its images and write the records.
 
     All models process an image before any gets the next one, for `inference.shared_encoding`. Nothing else may write to
     their weights meanwhile.
@@ -69,6 +71,7 @@ def record_images(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         stack.enter_context(weights_kept(run.predictor.model for run in runs))
+        stack.enter_context(float32_products(_precision(runs)))
         for run in runs:
             if run.probe:
                 stack.enter_context(run.probe)
@@ -80,6 +83,14 @@ def record_images(
                 if position in own:
                     turn.take(position, opened)
             on_image()
+
+
+def _precision(runs: Sequence[ModelRun]) -> str:
+    """The one precision of all runs. Raises ConfigError for several, whose rounding would be a difference of models."""
+    found = {run.name: run.predictor.precision for run in runs}
+    if len(set(found.values())) > 1:
+        raise ConfigError(f"models in different precisions, {found}; expected one protocol.precision for all of them")
+    return next(iter(found.values()))
 
 
 class _Turn:

@@ -1,5 +1,6 @@
 """The prompts of a split, one vocabulary for instances and label maps, and the evaluators of a model on it."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
@@ -70,6 +71,12 @@ class EvalTask:
             Prompt(text, ids.get(text), classes.get(text), text in in_tree)
             for text in dict.fromkeys([*ids, *classes, *parents])
         )
+
+    def on(self, device: str) -> "EvalTask":
+        """The task under the protocol as it is on a type of device."""
+        task = copy.copy(self)
+        task.protocol = self.protocol.on(device)
+        return task
 
     @property
     def vocabulary(self) -> tuple[str, ...]:

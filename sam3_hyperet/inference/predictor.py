@@ -10,10 +10,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.choices import FP32, PRECISIONS
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.grounding import Grounding
 from sam3_hyperet.inference.prediction import Encoded, PromptPrediction
-from sam3_hyperet.options import PRECISIONS, NonNegativeInt, Probability, check_value, one_of
+from sam3_hyperet.options import NonNegativeInt, Probability, check_value, one_of
+from sam3_hyperet.precision import autocast, resolved_precision
 
 _MOST_PROMPTS = 32
 _TEXTS_AT_ONCE = 1024
@@ -28,7 +30,7 @@ class Predictor:
         resolution: side of the model's square input.
         prompts_at_once: prompts per forward pass; memory grows with it; 0 for `affordable_prompts`.
         min_score: a prompt whose detections all score less keeps no query, and no mask of it is decoded.
-        precision: "32-true", or "bf16-mixed" for autocast.
+        precision: one of `sam3_hyperet.precision`; for TF32, predict within its `float32_products`.
 
     Raises ConfigError: no prompt, an empty one, one that SAM 3 would cut short, or an option that cannot be.
     """
@@ -40,15 +42,16 @@ class Predictor:
         resolution: int,
         prompts_at_once: int = 0,
         min_score: float = 0.0,
-        precision: str = "32-true",
+        precision: str = FP32,
     ) -> None:
         check_value("prompts_at_once", prompts_at_once, NonNegativeInt)
         check_value("min_score", min_score, Probability)
         one_of("precision", precision, PRECISIONS)
         check_prompts(model, vocabulary)
         self.model, self.vocabulary, self.resolution = model, tuple(vocabulary), resolution
-        self.prompts_at_once, self.min_score, self.precision = prompts_at_once, min_score, precision
+        self.prompts_at_once, self.min_score = prompts_at_once, min_score
         self.device = next(model.parameters()).device
+        self.precision = resolved_precision(precision, self.device.type)
 
     @cached_property
     def text(self) -> dict[str, Tensor]:
@@ -92,7 +95,7 @@ class Predictor:
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """The mode of everything that runs the model; as a decorator, of each call of a function."""
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16-mixed"):
+        with torch.inference_mode(), autocast(self.precision, self.device.type):
             yield
 
 

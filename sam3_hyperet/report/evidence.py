@@ -18,6 +18,7 @@ from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.probe import BINS, RadiusProbe
+from sam3_hyperet.precision import float32_products
 from sam3_hyperet.report.figures.category_plots import TreeConfusion
 from sam3_hyperet.report.figures.radius_maps import RadiusMap
 from sam3_hyperet.report.figures.radius_plots import RadiusShift
@@ -87,7 +88,7 @@ def radius_maps(comparison: Comparison, positions: Sequence[int]) -> list[Radius
         predictor = Predictor(model, task.vocabulary, resolution(model), precision=task.protocol.precision)
         for i in positions:
             image = task.split.images.load_image(i)
-            with RadiusProbe(model) as probe:
+            with RadiusProbe(model) as probe, float32_products(predictor.precision):
                 predictor.encode(image)
             maps += [RadiusMap(np.asarray(image), site, *pair) for site, pair in probe.maps().items()]
     return maps

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from sam3_hyperet.choices import CURVATURE_BOUNDS
+from sam3_hyperet.choices import AUTO, CURVATURE_BOUNDS, PRECISIONS
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, check_fields, number
 
@@ -42,7 +42,8 @@ class TrainOptions:
         tune_every: steps between two measurements of the loss on the tuning images; 0 for none (best = last).
         save_every: steps between two saved states; 0 for none.
         max_bad_steps: consecutive steps with a non-finite loss or gradient after which the run ends.
-        precision: Fabric's: "32-true" or "bf16-mixed".
+        precision: "32-true", "tf32" or "bf16-mixed"; "auto" is bf16-mixed on a CUDA device that has it, else 32-true.
+            float16 is none of them: it would need a scaled loss.
         accelerator: Fabric's: "auto", "cpu" or "cuda".
         devices: of a node, each driven by a process.
         nodes: machines, with so many devices each.
@@ -63,7 +64,7 @@ class TrainOptions:
     tune_every: NonNegativeInt = 0
     save_every: NonNegativeInt = 0
     max_bad_steps: PositiveInt = 20
-    precision: str = "32-true"
+    precision: Annotated[str, PRECISIONS] = AUTO
     accelerator: str = "auto"
     devices: PositiveInt = 1
     nodes: PositiveInt = 1

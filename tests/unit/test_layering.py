@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "sam3_hyperet"
 
 FLOORS = (  # from the bottom; imports only go down
     ("choices", "errors", "version"),
-    ("reading", "digest", "arrays", "hyperbolic"),
+    ("reading", "digest", "arrays", "hyperbolic", "precision"),
     ("files",),
     ("options", "masks", "adapters", "sam3_host", "scenes"),
     ("modeling", "data", "losses"),

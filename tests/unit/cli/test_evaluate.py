@@ -59,7 +59,7 @@ def fails(scenes, tmp_path, capsys):
         ([*RANDOM, "devices=0"], "devices=0; expected an integer from 1"),
         ([*RANDOM, "protocol.max_dets=0"], "protocol.max_dets=0; expected an integer from 1"),
         ([*RANDOM, "split=test"], "has no split 'test'; it has train, tune, val"),
-        ([*RANDOM, "device=gpu"], "device='gpu'; expected auto, cpu or cuda"),
+        ([*RANDOM, "device=tpu"], "device='tpu'; expected auto, cpu, cuda, gpu"),
         ([*RANDOM, "threads=-1"], "threads=-1; expected an integer from 0"),
         ([*RANDOM, "data.format=voc"], "data.format='voc' is unknown"),
         ([*RANDOM, "adapter=/nowhere/adapter.safetensors"], "/nowhere/adapter.safetensors: no such file"),
@@ -116,8 +116,9 @@ def test_device_and_threads():
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="device=cuda, but PyTorch finds no CUDA device"):
-            choose_device("cuda")
+        for name in ("cuda", "gpu", "cuda:1"):
+            with pytest.raises(ConfigError, match=f"device={name}, but PyTorch finds no CUDA device"):
+                choose_device(name)
     before = torch.get_num_threads()
     try:
         set_threads(0)

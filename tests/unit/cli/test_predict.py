@@ -81,7 +81,8 @@ def test_prompts(fails, prompts, message):
         ("adapter=/nowhere/adapter.safetensors", "/nowhere/adapter.safetensors: no such file"),
         ("model=medium", "model='medium' is unknown; expected one of large, tiny"),
         ("model.width=3", "model.width is not an option; expected one of name, checkpoint"),
-        ("device=gpu", "device='gpu'; expected auto, cpu or cuda"),
+        ("device=tpu", "device='tpu'; expected auto, cpu, cuda, gpu"),
+        ("precision=half", "precision='half' is unknown; expected one of auto, 32-true, tf32, bf16-mixed"),
     ],
 )
 def test_options(fails, argument, message):

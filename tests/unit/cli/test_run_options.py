@@ -12,7 +12,7 @@ from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.files import Manifest
 from sam3_hyperet.training.run_folder import RunFolder
 
-BASE = ["model.checkpoint=random", "experiment=smoke"]
+BASE = ["model.checkpoint=random", "experiment=smoke", "train.precision=32-true"]
 
 
 @pytest.fixture

@@ -109,7 +109,10 @@ def test_keys_and_choices(fails, arguments, message):
         (["seed=one"], "seed='one'; expected an integer from 0"),
         (["evaluate=maybe"], "evaluate='maybe'; expected true or false"),
         (["train.threads=-2"], "threads=-2; expected an integer from 0"),
-        (["train.precision=int4"], "train.precision: Precision 'int4' is invalid"),
+        (
+            ["train.precision=int4"],
+            "train.precision='int4' is unknown; expected one of auto, 32-true, tf32, bf16",
+        ),
         (["train.accelerator=gpus"], "invalid accelerator name"),
         (["train.strategy=fsdp"], "train.strategy=fsdp in stage 1; expected stage=3 alone"),
         (["train.strategy=fsdp", "stage=schedule"], "train.strategy=fsdp in stage 1 to 3; expected stage=3 alone"),

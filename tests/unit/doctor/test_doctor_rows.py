@@ -152,7 +152,10 @@ def test_what_pytorch_has_code_for():
         ("bf16-mixed", machine.Gpus("12.8", ("V100",), (1,), (1,), (True,), False), "failed"),
         ("bf16-mixed", machine.Gpus(), "warning"),
         ("32-true", machine.Gpus(), "ok"),
-        ("16-mixed", CARD, "warning"),
+        ("auto", CARD, "ok"),
+        ("auto", machine.Gpus(), "ok"),
+        ("tf32", CARD, "ok"),
+        ("tf32", machine.Gpus("12.8", ("V100",), (1,), (1,), (True,), False), "warning"),
     ],
 )
 def test_precision(precision, gpus, status):

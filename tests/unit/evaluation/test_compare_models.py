@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -113,13 +114,29 @@ def test_what_training_left_out_is_measured_as_forgotten(model, randomized, data
     assert not [key for key in metrics if "forgetting/group" in key]
 
 
+def test_records_of_another_precision_are_not_reused(base, data, tmp_path, monkeypatch):
+    """`auto` is what it becomes on the device; its records are those of that precision, and of no other."""
+    monkeypatch.setattr("sam3_hyperet.cli.compare.remove_records", lambda *_: None)
+    models, said = [EvalModel("base", base)], []
+    monkeypatch.setattr(Console, "print", lambda console, line, **_: said.append(line))
+    exact = scored(run(models, data, tmp_path, limit=1), "")
+    assert "precision: 32-true on cpu (auto; PyTorch finds no CUDA device)" in said
+    for precision, starts_over in (("tf32", False), ("bf16-mixed", True)):
+        said.clear()
+        found = scored(run(models, data, tmp_path, limit=1, precision=precision), "")
+        started = [line for line in said if "records start over" in str(line)]
+        assert bool(started) == starts_over == (found != exact)
+    assert "protocol.precision was 32-true, now it is bf16-mixed" in started[0]
+
+
 def test_what_is_written(model, randomized, data, tmp_path):
     adapted = randomized(hy.inject(model, hy.HyperETConfig()))
     hy.save_adapter(adapted, tmp_path / "adapter.safetensors")
     metrics = run(
         beside_base(adapted, adapter_file=tmp_path / "adapter.safetensors"), data, tmp_path / "new", examples=1
     )
-    assert json.loads((tmp_path / "new" / "metrics.json").read_text(), parse_constant=pytest.fail) == metrics
+    written = json.loads((tmp_path / "new" / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert written == {"precision": "32-true", **metrics}
     assert metrics["extra"] == 3
     report = hy.parameter_report(adapted)
     assert {key: metrics[f"params/{key}"] for key in ("added", "total", "added_ratio")} == {
@@ -128,6 +145,7 @@ def test_what_is_written(model, randomized, data, tmp_path):
     assert "params/trainable" not in metrics  # what trains is the training run's to say
     assert metrics["normalized_radius/fpn.0/mean"] != metrics["base/normalized_radius/fpn.0/mean"]
     html = (tmp_path / "new" / "report.html").read_text()
+    assert re.search(r"precision</t.>\s*<td[^>]*>32-true<", html)
     for part in ("drawn, val split, 2 of 3 images", "SHA-256", "x: 1", "128 pixels, square"):
         assert part in html
     assert not (tmp_path / "new" / "records").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from drawn_pictures import Knowing, Part
 
-from sam3_hyperet.errors import DataError
+from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.runner import ModelRun, record_images, records_of
@@ -45,6 +45,9 @@ def test_all_models_see_a_picture_before_any_sees_the_next(pictures, coco_file, 
     record_images(runs, [[0, 1, 2], [1, 2]], pictures.load_image)
     assert seen == [(0, "a"), (1, "a"), (1, "b"), (2, "a"), (2, "b")]
     assert pictures.opened == [0, 1, 2]
+    runs[1].predictor.precision = "bf16-mixed"
+    with pytest.raises(ConfigError, match=r"models in different precisions, {'a': '32-true', 'b': 'bf16-mixed'}"):
+        record_images(runs, [[0], [0]], pictures.load_image)
     with pytest.raises(DataError, match="1 of 3 records are missing, the first that of image 0"):
         runs[1].store.read_all(task.positions)
 

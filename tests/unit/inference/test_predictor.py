@@ -138,6 +138,8 @@ def test_half_precision_is_close_and_off_by_default(base, picture, answers):
     mixed = list(Predictor(base, PROMPTS, SIDE, precision="bf16-mixed").predict(picture))
     for answer, exact in zip(mixed, answers, strict=True):
         assert answer.query_scores.dtype == answer.boxes.dtype == torch.float32
+        assert answer.mask_probabilities(9, 14).dtype == answer.semantic_probabilities(9, 14).dtype == torch.float32
+        assert answer.presence != float(torch.tensor(answer.presence).bfloat16())  # its sigmoid is of fp32
         difference = (answer.scores - exact.scores).abs().max()
         assert 0 < difference < 0.05
         assert answer.masks(9, 14).shape == (12, 9, 14)
@@ -172,7 +174,7 @@ def test_impossible_vocabularies_are_refused(base):
             Predictor(base, ["car"], SIDE, at_once)
     with pytest.raises(ConfigError, match="min_score=2; expected a probability"):
         Predictor(base, ["car"], SIDE, min_score=2)
-    with pytest.raises(ConfigError, match="precision='half' is unknown; expected one of 32-true, bf16-mixed"):
+    with pytest.raises(ConfigError, match="precision='half' is unknown; expected one of auto, 32-true, tf32"):
         Predictor(base, ["car"], SIDE, precision="half")
 
 
