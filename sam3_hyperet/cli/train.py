@@ -44,8 +44,10 @@ from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.optimizer import build_optimizer
 from sam3_hyperet.training.options import CONFIG_FILE, FSDP, TrainOptions
 from sam3_hyperet.training.run_folder import ADAPTER, VERSIONS, WEIGHTS, RunFolder, base_trains, find_run
+from sam3_hyperet.training.shared_work import shared_work
 from sam3_hyperet.training.signals import Preemption
 from sam3_hyperet.training.stages import set_stage
+from sam3_hyperet.training.text_features import text_features_once
 from sam3_hyperet.version import versions
 
 
@@ -155,6 +157,9 @@ def _train(
     way_on = f"to go on, run the same command with run_dir={run.path}"
     with Preemption(fabric, console.print, way_on) as preemption, contextlib.ExitStack() as stack:
         stack.enter_context(float32_products(options.train.precision))
+        stack.enter_context(shared_work(model))
+        if options.train.strategy != FSDP:  # whose processes must run each block equally often
+            stack.enter_context(text_features_once(model))
         if options.train.prompts_at_once:
             stack.enter_context(shared_encoding([model]))  # between the passes of an image
         if options.cache.folder:

@@ -70,9 +70,10 @@ class Grounding:
     def _masks(self, memory: Tensor, queries: Tensor, prompt: Tensor, prompt_mask: Tensor) -> PromptMasks:
         """The masks of one prompt, for batch size 1."""
         if (head := self._mask_head) is not None:
-            pixels = cache(lambda: head.pixels(memory, prompt, prompt_mask)[0])
+            pixels = cache(lambda: head.pixels(memory, prompt, prompt_mask))
             return PromptMasks(
-                lambda positions: head.instances(queries[-1, 0, positions], pixels()), lambda: head.semantic(pixels())
+                lambda positions: head.instances(queries[-1, :, positions], pixels())[0],
+                lambda: head.semantic(pixels())[0, 0],
             )
 
         @cache

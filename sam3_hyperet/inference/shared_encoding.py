@@ -29,7 +29,9 @@ class LastInput:
             self._input, self._outputs = x, {}
         tensors = [*module.parameters(), *module.buffers()]
         device = tensors[0].device.type
-        state = (torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device), *map(id, tensors))
+        precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        # what inference mode computes is of no use for a gradient
+        state = (torch.is_inference_mode_enabled(), precision, *map(id, tensors))
         if state not in self._outputs:
             self._outputs[state] = tensors, compute()  # the tensors as well: another one could get a dead one's id
         return self._outputs[state][1]
@@ -72,7 +74,7 @@ def shared_encoding(models: Iterable[host.Sam3Image]) -> Iterator[None]:
 
 def _remember(stack: ExitStack, backbone: nn.Module, name: str, remembering: type[Any], last: LastInput) -> None:
     module: nn.Module = getattr(backbone, name)
-    if type(module) not in (remembering.__base__, remembering) or not all(map(_is_stock, module.children())):
+    if type(module) not in (remembering.__base__, remembering) or not all(map(is_stock, module.children())):
         return
     replaced = converted(module, remembering)
     replaced.last = last
@@ -80,7 +82,8 @@ def _remember(stack: ExitStack, backbone: nn.Module, name: str, remembering: typ
     stack.callback(setattr, backbone, name, module)
 
 
-def _is_stock(module: nn.Module) -> bool:
+def is_stock(module: nn.Module) -> bool:
+    """Whether a module and all in it are PyTorch's, timm's or SAM 3's own, run by their own forward."""
     every = (type(one).__module__.split(".")[0] in ("torch", "timm", "sam3") for one in module.modules())
     return all(every) and not any("forward" in vars(one) for one in module.modules())
 

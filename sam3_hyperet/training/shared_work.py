@@ -1,0 +1,80 @@
+"""A training pass in which the prompts of an image share the work that belongs to the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.adapters.conversion import converted
+from sam3_hyperet.inference.mask_head import SharingHead
+from sam3_hyperet.modeling.sites.tokens import HyperETEncoderLayer
+
+
+@contextmanager
+def shared_work(model: host.Sam3Image) -> Iterator[None]:
+    """Context in which prompts share the mask head's convolutions of the image, and the fusion encoder's first
+    self-attention, whose input is the image alone.
+
+    Loss and gradients stay the same up to rounding. What trains itself, or is not as SAM 3 builds it, is left alone.
+    """
+    head, encoder = model.segmentation_head, model.transformer.encoder
+    handles = []
+    if type(head) is host.UniversalSegmentationHead and "forward" not in vars(head):
+        model.segmentation_head = converted(head, SharingHead)
+    layer = encoder.layers[0]
+    if (
+        type(encoder) is host.TransformerEncoderFusion
+        and not encoder.add_pooled_text_to_img_feat
+        and type(layer) in (host.TransformerEncoderLayer, HyperETEncoderLayer)
+        and getattr(layer.self_attn, "batch_first", False)
+    ):
+        attention = FirstSelfAttention()
+        handles.append(model.register_forward_pre_hook(attention.note_images))
+        handles.append(layer.self_attn.register_forward_pre_hook(attention.of_images, with_kwargs=True))
+        handles.append(layer.self_attn.register_forward_hook(attention.of_prompts))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.segmentation_head = head
+
+
+class FirstSelfAttention:
+    """Hooks by which a self-attention, batch first, runs on a row for each image, not on one for each prompt."""
+
+    def __init__(self) -> None:
+        self._images, self._count = torch.zeros(0), 0
+        self._is_shared = False
+
+    def note_images(self, model: nn.Module, inputs: tuple[host.BatchedDatapoint]) -> None:
+        """Note the image of each prompt of the batch that the model gets."""
+        (batch,) = inputs
+        self._images, self._count = batch.find_inputs[0].img_ids, len(batch.img_batch)
+
+    def of_images(self, attention: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> Any:
+        """The arguments for the first prompt of each image; None, for all, where that is not fewer or dropout draws."""
+        masks = options.get("attn_mask"), options.get("key_padding_mask")
+        is_batch = self._count < len(inputs[0]) == len(self._images)
+        self._is_shared = is_batch and not attention.training and masks == (None, None)
+        if not self._is_shared:
+            return None
+        rows: Any = slice(1)
+        if self._count > 1:  # of an image without prompts any row will do: nothing reads its output
+            images = torch.arange(self._count, device=self._images.device)
+            rows = (self._images == images[:, None]).int().argmax(dim=1)
+        chosen = {name: value[rows] if isinstance(value, Tensor) else value for name, value in options.items()}
+        return tuple(one[rows] for one in inputs), chosen
+
+    def of_prompts(self, attention: nn.Module, inputs: tuple[Tensor, ...], output: tuple[Tensor, Any]) -> Any:
+        """The output for each prompt."""
+        if not self._is_shared:
+            return None
+        attended, weights = output
+        count = len(self._images)
+        return attended.expand(count, -1, -1) if self._count == 1 else attended[self._images], weights
