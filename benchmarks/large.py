@@ -55,7 +55,7 @@ def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, o
             lambda step: itertools.repeat(batch),
             lambda: iter(()),
             FitOptions(
-                train=TrainOptions(max_steps=steps, batch_size=1, log_every=1), optim=OptimizerOptions(warmup_steps=0)
+                train=TrainOptions(max_steps=steps, batch_size=1, log_every=1), optim=OptimizerOptions(warmup=0)
             ),
             RunFolder(Path(folder)),
         )

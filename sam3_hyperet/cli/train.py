@@ -41,7 +41,7 @@ from sam3_hyperet.training.curvature_schedule import radius_control
 from sam3_hyperet.training.distributed import sharding_strategy
 from sam3_hyperet.training.feature_cache import cached_trunk, check_cache
 from sam3_hyperet.training.loop import fit
-from sam3_hyperet.training.optimizer import build_optimizer
+from sam3_hyperet.training.optimizer import build_optimizer, describe_groups
 from sam3_hyperet.training.options import CONFIG_FILE, FSDP, TrainOptions
 from sam3_hyperet.training.run_folder import ADAPTER, VERSIONS, WEIGHTS, RunFolder, base_trains, find_run
 from sam3_hyperet.training.shared_work import shared_work
@@ -131,7 +131,8 @@ def _train(
     views = _views(training, tuning)
     # what `fit` would find out only after files are written
     radius_control(model, options.radius, options.train.max_steps)
-    build_optimizer(model, options.optim)
+    key_layers = options.stage.layers if options.stage.number < 3 else ()
+    groups = describe_groups(build_optimizer(model, options.optim, key_layers=key_layers))
     check_prompts(model, [category.name for category in training.images.categories])
     check_cache(model, options.cache, options.stage.last, views)
 
@@ -140,7 +141,7 @@ def _train(
         with replacing(run.path / CONFIG_FILE) as file:  # a killed run goes on only if its configuration is whole
             file.write_text(config_text, encoding="utf-8")
         write_json(run.path / VERSIONS, versions())
-        console.print(str(stage))
+        console.print(str(replace(stage, groups=groups)), markup=False, soft_wrap=True)
         console.print(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
 
     from_first(fabric, prepare)

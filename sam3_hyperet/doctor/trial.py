@@ -88,13 +88,13 @@ class Trial:
             stages.set_learning_rates(step)
             batch = next(batches)
             began = time.perf_counter()
-            terms, norms = optimize(self.fabric, stages, [batch], train.clip_norm, by_group=False, passes=passes)
+            terms, norms = optimize(self.fabric, stages, [batch], fit.clip_norm, by_group=False, passes=passes)
             values = f"loss {float(terms[TOTAL]):.4g}"
             seconds = time.perf_counter() - began
             if norms is None:
                 odd = [name for name, term in terms.items() if not term.isfinite()]
                 found = f"step {step + 1}: {values}; not finite: {some(odd) or 'the gradient'}"
-                remedy = "train.precision=32-true, a lower optim.lr, a longer optim.warmup_steps"
+                remedy = "train.precision=32-true, a lower optim.lr, a longer optim.warmup"
                 yield failed("training step", found, "a finite loss and gradient", remedy)
                 return
         yield from _gradient_rows(model, at_most.number, report.trainable)

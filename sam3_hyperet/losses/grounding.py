@@ -41,10 +41,9 @@ def _segmented(target: Any) -> Tensor:
 
     Without semantic masks SAM 3 unites those of the instances.
     """
-    semantic = target.semantic_segments
-    if semantic is None or not len(semantic):
-        return target.num_boxes > 0
-    return semantic.flatten(1).any(dim=1)
+    semantic: Tensor | None = target.semantic_segments
+    num_boxes: Tensor = target.num_boxes
+    return num_boxes > 0 if semantic is None or not len(semantic) else semantic.flatten(1).any(dim=1)
 
 
 class _Sam3Loss(host.Sam3LossWrapper):  # type: ignore[misc]  # sam3 is untyped

@@ -14,7 +14,6 @@ _IMAGES_A_STEP = 8  # the demo's
 _TUNINGS = 5  # the demo's measurements of the loss on the tuning images
 _STEP_SECONDS = 0.29  # of an image in a training step of the official architecture on one H100, bf16-mixed, 4 prompts
 _TWENTY_PROMPTS_SECONDS = 0.8  # of an image's evaluation there with 20 prompts and their masks, in fp32
-_WARMUP = 20
 _SHOWN: tuple[str, ...]
 _SHOWN = ("name", "format", "root", "splits", "validation_fraction", "tune_images", "num_positives", "num_negatives")
 _SHOWN += ("hard_negative_ratio", "flip", "zoom")
@@ -121,7 +120,7 @@ def run_choices(name: str, model: str, content: Content, cores: int) -> list[Cho
         Choice("train.tune_every", tune_every, tunes),
         Choice("train.save_every", -(-steps // _TUNINGS), "from here a run that was killed goes on"),
         Choice("optim.lr", 4e-3, "that of the demo"),
-        Choice("optim.warmup_steps", min(_WARMUP, steps // _TUNINGS), "the default, or a fifth of the run"),
+        Choice("optim.warmup", 0.05, "fraction of the run over which the rate rises; the default"),
         Choice("protocol.limit", 0, f"{limit}{_minutes(is_large, 2 * scored)}"),
         Choice("seed", 0, "of the first weights, and of the order, the views and the prompts of images"),
     ]

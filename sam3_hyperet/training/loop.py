@@ -119,7 +119,7 @@ def fit(
             rates = stages.set_learning_rates(progress.step)
             is_logged = _is_due(progress.step + 1, train.log_every, train.max_steps) or progress.step == 0
             of_step = [next(stream) for _ in range(train.accumulate)]
-            terms, norms = optimize(fabric, stages, of_step, train.clip_norm, by_group=is_logged, passes=passes)
+            terms, norms = optimize(fabric, stages, of_step, options.clip_norm, by_group=is_logged, passes=passes)
             progress.count_step(skipped=norms is None)
             progress.seconds = time.perf_counter() - started
             log.step(progress.step)
@@ -133,7 +133,7 @@ def fit(
                         log.step(progress.step, "  ".join(shown))
             if progress.bad_steps >= train.max_bad_steps:
                 found = f"not finite for {train.max_bad_steps} steps in a row, up to step {progress.step}"
-                remedy = "try a lower optim.lr, a longer optim.warmup_steps or train.precision=32-true"
+                remedy = "try a lower optim.lr, a longer optim.warmup or train.precision=32-true"
                 raise TrainingFailed(f"the loss or its gradient was {found}; {remedy}")
             if radius is not None:
                 radius.update(progress.step, float(terms[MATCHED]))

@@ -1,8 +1,9 @@
 """Options of training: the loop, stages, optimizer, curvature, cache and loggers; without torch."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from sam3_hyperet.choices import AUTO, CURVATURE_BOUNDS, PRECISIONS
 from sam3_hyperet.errors import ConfigError
@@ -20,7 +21,12 @@ _LOW, _HIGH = CURVATURE_BOUNDS
 _Curvature = Annotated[float, number(lambda c: _LOW < c < _HIGH, f"a curvature between {_LOW:g} and {_HIGH:g}")]
 _Factor = Annotated[float, number(lambda value: 1 < value < math.inf, "a number above 1")]
 _Fraction = Annotated[float, number(lambda value: 0 <= value < 1, "a fraction from 0 to below 1")]
+_NotNegative = Annotated[float, number(lambda value: 0 <= value < math.inf, "a number from 0")]
 _Ratio = Annotated[float, number(lambda value: 0 < value <= 1, "above 0, to 1")]
+
+
+def _is_warmup(value: float) -> bool:
+    return 0 <= value < 1 or (value < math.inf and value == int(value) >= 1)
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class TrainOptions:
         prompts_at_once: of one image in a pass, so that memory does not grow with images and prompts; the step stays
             the same, as above. 0 for all of a batch.
         workers: loader processes.
-        clip_norm: gradients are scaled down to this norm.
+        clip_norm: gradients are scaled down to this norm; null: 0.1, SAM 3's, where the base trains, 1 in stage 1.
         log_every: steps between two logged lines.
         tune_every: steps between two measurements of the loss on the tuning images; 0 for none (best = last).
         save_every: steps between two saved states; 0 for none.
@@ -59,7 +65,7 @@ class TrainOptions:
     accumulate: PositiveInt = 1
     prompts_at_once: NonNegativeInt = 0
     workers: NonNegativeInt = 0
-    clip_norm: float = 1.0
+    clip_norm: PositiveFloat | None = None
     log_every: PositiveInt = 10
     tune_every: NonNegativeInt = 0
     save_every: NonNegativeInt = 0
@@ -124,28 +130,42 @@ class StageOptions:
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """Options of AdamW and of its learning rates' course, in optimizer steps.
+    """Options of AdamW and of the learning rates' course; of the base, as in SAM 3's published fine-tuning recipe.
 
     Attributes:
-        lr: of the adapters, at its highest.
-        base_lr_ratio: of the base's parameters, relative to `lr`.
-        trunk_decay: of the image trunk, from each of its blocks to the one below: layer-wise decay.
+        lr: highest learning rate of the adapters.
+        base_lr: of the base's decoder, fusion encoder, scoring and mask head, in the stages that train them.
+        vision_lr: of the base's image trunk and its pyramid.
+        text_lr: of the base's text encoder.
+        trunk_decay: factor of `vision_lr` from each block of the trunk to the one below, and once for the last block.
         betas: decay rates of AdamW's two moving averages.
-        weight_decay: of AdamW, decoupled from the gradient.
-        warmup_steps: over which a group's rate rises, from the step at which it begins to train.
+        weight_decay: of the adapters, decoupled from the gradient; never of scalars, curvatures, biases and norms.
+        base_weight_decay: of the base; never of biases and norms.
+        warmup: over which a group's rate rises linearly from where it begins to train: below 1 a fraction of the steps
+            that are then left, from 1 a number of steps. 0.05 of 1,000 steps are the 50 that AdamW's second moment
+            averages over.
         final_lr_ratio: what is left of a rate at the last step.
     """
 
+    ALIASES: ClassVar[Mapping[str, str]] = {"warmup_steps": "warmup"}
+
     lr: PositiveFloat = 3e-3
-    base_lr_ratio: _Ratio = 0.1
-    trunk_decay: _Ratio = 0.8
+    base_lr: PositiveFloat = 8e-5
+    vision_lr: PositiveFloat = 2.5e-5
+    text_lr: PositiveFloat = 5e-6
+    trunk_decay: _Ratio = 0.9
     betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.0
-    warmup_steps: int = 20
+    weight_decay: _NotNegative = 0.0
+    base_weight_decay: _NotNegative = 0.1
+    warmup: Annotated[float, number(_is_warmup, "a fraction below 1, or a number of steps")] = 0.05
     final_lr_ratio: float = 0.02
 
     def __post_init__(self) -> None:
         check_fields(self, "optim")
+
+    def warmup_steps(self, left: int) -> int:
+        """Steps of the warm-up of a group that begins to train with so many steps `left`."""
+        return round(self.warmup * left) if self.warmup < 1 else int(self.warmup)
 
 
 @dataclass(frozen=True)
@@ -232,10 +252,16 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         self.stage.steps(self.train.max_steps)
-        if not 0 <= self.optim.warmup_steps <= self.train.max_steps:
-            expected = f"expected from 0 to train.max_steps={self.train.max_steps}"
-            raise ConfigError(f"optim.warmup_steps={self.optim.warmup_steps}; {expected}")
+        if self.optim.warmup > self.train.max_steps:
+            expected = f"expected a fraction below 1, or steps up to train.max_steps={self.train.max_steps}"
+            raise ConfigError(f"optim.warmup={self.optim.warmup:g}; {expected}")
         if self.stage.plateau and not self.train.tune_every:
             waits = f"stage.plateau={self.stage.plateau} waits for losses on the tuning images"
             remedy = "expected train.tune_every from 1, or stage.boundaries"
             raise ConfigError(f"{waits}, which train.tune_every=0 never measures; {remedy}")
+
+    @property
+    def clip_norm(self) -> float:
+        """The gradient's largest norm, the same in all stages of a run."""
+        given = self.train.clip_norm
+        return given if given is not None else 0.1 if self.stage.last > 1 else 1.0

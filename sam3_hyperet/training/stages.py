@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,25 +15,30 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.training import optimizer as groups_of
-from sam3_hyperet.training.optimizer import build_optimizer, set_learning_rates
+from sam3_hyperet.training.optimizer import build_optimizer, describe_groups, set_learning_rates
 from sam3_hyperet.training.options import KEY_LAYERS, STAGES, OptimizerOptions, StageOptions
 from sam3_hyperet.training.step import ModelAndLoss
 
-_GROUPS_OF_STAGE = {2: (groups_of.KEY_LAYERS,), 3: (groups_of.REST, groups_of.TRUNK)}
+_GROUPS_OF_STAGE = {
+    2: (groups_of.KEY_LAYERS,),
+    3: (groups_of.REST, groups_of.TRUNK, groups_of.VISION, groups_of.TEXT),
+}
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """What a stage trains: counts of parameters, and of the tensors that each pattern matched."""
+    """What a stage trains: counts of parameters, and of the tensors that each pattern matched; lines on the groups."""
 
     stage: int
     trainable: int
     frozen: int
     matched: dict[str, int]
+    groups: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         patterns = "".join(f"; {pattern} matched {count}" for pattern, count in self.matched.items())
-        return f"stage {self.stage}: {self.trainable:,} parameters train, {self.frozen:,} are frozen{patterns}"
+        counts = f"stage {self.stage}: {self.trainable:,} parameters train, {self.frozen:,} are frozen{patterns}"
+        return "\n  ".join((counts, *self.groups))
 
 
 def set_stage(model: nn.Module, stage: int, layers: Sequence[str] = KEY_LAYERS) -> StageReport:
@@ -129,7 +134,7 @@ class Stages:
             self.model, self._optim, key_layers=key_layers, starts=starts, previous=previous
         )
         self.optimizer = self.fabric.setup_optimizers(self.raw_optimizer)
-        return report
+        return replace(report, groups=describe_groups(self.raw_optimizer))
 
     def set_training_mode(self, *, checkpoint_activations: bool) -> None:
         """Call the function of this name on the model."""

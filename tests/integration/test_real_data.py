@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 def test_real_pictures(
     shared_data, tiny_model, tmp_path, capsys, read_metrics, name, folder, expected, counted, categories
 ):
-    options = ["train.max_steps=2", "train.batch_size=2", "optim.warmup_steps=1", "evaluate=false", "logger=none"]
+    options = ["train.max_steps=2", "train.batch_size=2", "optim.warmup=1", "evaluate=false", "logger=none"]
     paths = f"paths.{name}={shared_data / folder}"
     run = train([f"data={name}", paths, *options, *tiny_model, f"run_dir={tmp_path / 'run'}"])
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]

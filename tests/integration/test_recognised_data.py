@@ -26,7 +26,7 @@ def test_a_recognised_set_is_trained_and_scored_as_in_cocos_tree(tmp_path, tiny_
     shutil.copytree(root / "images" / "default", tree / "train")
     (tree / "annotations").mkdir()
     shutil.copy(root / "annotations" / "instances_default.json", tree / "annotations" / "instances_train.json")
-    short = ["train.max_steps=2", "optim.warmup_steps=0", "train.workers=0", "logger=none", *QUICK, *tiny_model]
+    short = ["train.max_steps=2", "optim.warmup=0", "train.workers=0", "logger=none", *QUICK, *tiny_model]
     ours = train(["data=auto", f"data.root={root}", *short, f"run_dir={tmp_path / 'ours'}"])
     coco = ["data=coco", f"data.root={tree}", "data.splits={train: train}", "data.name=shop"]
     theirs = train([*coco, *short, f"run_dir={tmp_path / 'theirs'}"])

@@ -117,7 +117,7 @@ class MicroRun:
             lambda: iter([Batch(self.pixels[0], self.boxes[0])]),
             FitOptions(
                 train=TrainOptions(max_steps=steps, batch_size=1, log_every=50, tune_every=500, save_every=1000),
-                optim=OptimizerOptions(lr=0.01, warmup_steps=10),
+                optim=OptimizerOptions(lr=0.01, warmup=10),
             ),
             Saved(self.folder, resume, self),
             interrupted=lambda: self.step == stop_after,

@@ -37,11 +37,11 @@ TOOLS = {
     ),
     "train coco": (
         train,
-        (*MODEL, *COCO, "run_dir={}/out", "train.max_steps=1", "optim.warmup_steps=0", "logger=none", "evaluate=false"),
+        (*MODEL, *COCO, "run_dir={}/out", "train.max_steps=1", "optim.warmup=0", "logger=none", "evaluate=false"),
     ),
     "train maps": (
         train,
-        (*MODEL, *MAPS, "run_dir={}/out", "train.max_steps=1", "optim.warmup_steps=0", "logger=none", "evaluate=false"),
+        (*MODEL, *MAPS, "run_dir={}/out", "train.max_steps=1", "optim.warmup=0", "logger=none", "evaluate=false"),
     ),
     "predict": (
         predict,

@@ -6,6 +6,7 @@ They are those of facebookresearch/sam3, sam3/train/configs/roboflow_v100/robofl
 from typing import Any
 
 import hydra
+from omegaconf import OmegaConf
 from torch import nn
 
 _LOSSES = "sam3.train.loss.loss_fns"
@@ -70,3 +71,58 @@ def published_loss(queries: int) -> nn.Module:
     loss: Any = hydra.utils.instantiate({**LOSS, "normalization": "local"}, _convert_="all")
     loss.loss_fns_find[1].pad_n_queries = queries
     return loss
+
+
+class Constant:
+    """A schedule that stays at its value, as fvcore's, which SAM 3 names in its place."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, where: float) -> float:
+        return self.value
+
+
+_ALL_STEPS = {"timescale": 20, "warmup_steps": 20, "cooldown_steps": 20}
+RATES = {"": 8e-5, "backbone.vision_backbone.*": 2.5e-5, "backbone.language_backbone.*": 5e-6}
+CLIP_NORM = 0.1
+
+
+def published_optimizer(model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
+    """Peak learning rate and weight decay of each parameter, by its name, as SAM 3 constructs its optimizer."""
+    from sam3.train.optim.optimizer import construct_optimizer
+
+    schedule = {"_target_": "sam3.train.optim.schedulers.InverseSquareRootParamScheduler", **_ALL_STEPS}
+    decay = "sam3_recipe.Constant"
+    options = {
+        "lr": [
+            {"scheduler": {**schedule, "base_lr": rate}, **({"param_names": [pattern]} if pattern else {})}
+            for pattern, rate in RATES.items()
+        ],
+        "weight_decay": [
+            {"scheduler": {"_target_": decay, "value": 0.1}},
+            {
+                "scheduler": {"_target_": decay, "value": 0.0},
+                "param_names": ["*bias*"],
+                "module_cls_names": ["torch.nn.LayerNorm"],
+            },
+        ],
+    }
+    by_layer = {
+        "_target_": "sam3.train.optim.optimizer.layer_decay_param_modifier",
+        "_partial_": True,
+        "layer_decay_value": 0.9,
+        "apply_to": "backbone.vision_backbone.trunk",
+        "overrides": [{"pattern": "*pos_embed*", "value": 1.0}],
+    }
+    made = construct_optimizer(
+        model,
+        OmegaConf.create({"_target_": "torch.optim.AdamW"}),
+        OmegaConf.create(options),
+        OmegaConf.create([by_layer]),
+    )
+    made.step_schedulers(20 / 1000, step=20)  # the end of the warm-up
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = made.optimizer.param_groups
+    of = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    return {name: lr for name, (lr, _) in of.items()}, {name: wd for name, (_, wd) in of.items()}

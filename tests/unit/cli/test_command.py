@@ -269,9 +269,9 @@ def test_help_lists_choices_and_keys_and_explains_sections(capsys):
     assert re.search(r"data +scenes \| ade20k .* coco ", text)
     assert re.search(r"stage +1 \| 2 \| 3 \| schedule", text)
     assert "scheme: A # where adapters go" in text
-    assert re.search(r"optim +lr base_lr_ratio", text)
+    assert re.search(r"optim +lr base_lr", text)
     text = said("train", "optim")
-    assert "optim.lr=0.003   of the adapters, at its highest." in text
+    assert "optim.lr=0.003   highest learning rate of the adapters." in text
     assert "max_steps" not in text
     assert re.search(r"model +as run= has it \| large \| tiny", said("evaluate"))
     assert re.search(r"paths +scenes coco ", said("evaluate"))

@@ -60,7 +60,11 @@ def test_nothing_failed(examined, capsys):
         ("data=nope.yaml", "data=nope.yaml: nope.yaml does not exist", ""),
         ("run=nowhere", "run=nowhere: nowhere/config.yaml does not exist", "the folder of a training run"),
         ("launcher=slurm launcher.gpus_per_node=4", "launcher.gpus_per_node=4, but train.devices=1", "the same number"),
-        ("train.max_steps=3", "optim.warmup_steps=20", "from 0 to train.max_steps=3"),  # before a model is built
+        (
+            "train.max_steps=3",
+            "optim.warmup=20",
+            "a fraction below 1, or steps up to train.max_steps=3",
+        ),  # before a model is built
     ],
 )
 def test_options_that_cannot_be_are_a_row_in_json(argument, found, expected, capsys):

@@ -102,7 +102,7 @@ def test_keys_and_choices(fails, arguments, message):
         (["model.name=huge"], "model 'huge' is unknown; expected one of large, tiny"),
         (["model.checkpoint=/nowhere/sam3.pt"], "/nowhere/sam3.pt: no such file"),
         (["train.max_steps=0"], "train.max_steps=0; expected an integer from 1"),
-        (["optim.warmup_steps=9"], "optim.warmup_steps=9; expected from 0 to train.max_steps=4"),
+        (["optim.warmup=9"], "optim.warmup=9; expected a fraction below 1, or steps up to train.max_steps=4"),
         (["optim.lr=-1"], "optim.lr=-1; expected a positive number"),
         (["optim.betas=[2,3]"], "optim: Invalid beta parameter at index 0: 2"),
         (["seed=-1"], "seed=-1; expected an integer from 0"),
@@ -167,7 +167,7 @@ def test_a_data_set_of_one_s_own_is_a_file(coco, tmp_path):
     (configs / "data" / "shop.yaml").write_text(
         f"name: shop\nformat: coco\nroot: {coco}\nsplits: {{train: train2017, val: val2017}}\nflip: 0.5\n"
     )
-    options = ["data=shop", "model.checkpoint=random", "train.max_steps=1", "optim.warmup_steps=0", "logger=none"]
+    options = ["data=shop", "model.checkpoint=random", "train.max_steps=1", "optim.warmup=0", "logger=none"]
     _, config = parse_command("train", [*options, f"run_dir={tmp_path / 'run'}", "protocol.examples=0"], configs)
     assert "shop/segm/AP" in json.loads((train(config) / "metrics.json").read_text())
     with (configs / "data" / "shop.yaml").open("a") as file:

@@ -238,7 +238,7 @@ def test_a_planted_fault_is_found(plant, check, found, remedy, examined, options
     [
         ("model.resolution", 100, "sizes", "expected a multiple of 64", ""),
         ("hyperet.levels", "[7]", "sizes", "the model has no FPN level 7", ""),
-        ("optim.warmup_steps", 400, "options", "optim.warmup_steps=400", "from 0 to train.max_steps=300"),
+        ("optim.warmup", 400, "options", "optim.warmup=400", "steps up to train.max_steps=300"),
         ("data.zoom", 0.5, "data: train", "zoom is 0.5, expected 1 (no crop) to 16", ""),
         ("cache.folder", "cache", "feature cache", "every epoch shows new random views", ""),
         ("train.accelerator", "cuda", "gpu", "this machine has no GPU", "a GPU for train.accelerator=cuda"),

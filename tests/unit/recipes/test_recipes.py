@@ -31,7 +31,7 @@ def test_steps_follow_from_the_number_of_images(training, steps):
     found = values(run_choices("shop", "large", content(training), 8))
     assert found["train.max_steps"] == steps
     assert found["train.batch_size"] * found["train.accumulate"] == 8
-    assert 0 <= found["optim.warmup_steps"] <= steps
+    assert 0 <= found["optim.warmup"] <= steps
     assert 1 <= found["train.tune_every"] <= steps
 
 

@@ -229,7 +229,7 @@ def run(model, stream, folder, *, until=None, resume=None, radius=RADIUS, tune_e
         lambda: iter(stream[:1]),
         FitOptions(
             train=TrainOptions(max_steps=6, batch_size=1, log_every=1, save_every=2, tune_every=tune_every),
-            optim=OptimizerOptions(lr=3e-3, warmup_steps=0),
+            optim=OptimizerOptions(lr=3e-3, warmup=0),
             radius=RadiusOptions(**radius),
         ),
         RunFolder(folder, resume),

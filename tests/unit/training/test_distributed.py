@@ -40,7 +40,7 @@ def fabric(monkeypatch):
 def begun(fabric, model, scheme="A"):
     hy.inject(model, hy.HyperETConfig(scheme=scheme))
     loss = GroundingLoss(model, LossOptions())
-    stages = Stages(fabric, model, loss, StageOptions(3), OptimizerOptions(warmup_steps=0), 9)
+    stages = Stages(fabric, model, loss, StageOptions(3), OptimizerOptions(warmup=0), 9)
     stages.begin()
     stages.set_learning_rates(0)
     set_training_mode(model)
@@ -58,7 +58,7 @@ def test_a_sharded_step_read_as_a_whole_and_put_back(fabric, another, make_batch
         *model.backbone.language_backbone.encoder.transformer.resblocks,
     ]
     assert all(isinstance(block, FSDPModule) for block in blocks)
-    groups = [group["name"] for group in stages.raw_optimizer.param_groups]
+    groups = list(dict.fromkeys(group["name"] for group in stages.raw_optimizer.param_groups))
     assert {"adapters", "rest", "trunk.0"} <= set(groups)
 
     before = {name: gathered(p.detach()).clone() for name, p in model.named_parameters()}

@@ -84,7 +84,7 @@ class Run:
             lambda: iter(tune),
             FitOptions(
                 train=TrainOptions(**{"batch_size": 1, "precision": precision, "log_every": 1, **options}),
-                optim=OptimizerOptions(lr=lr, warmup_steps=warmup),
+                optim=OptimizerOptions(lr=lr, warmup=warmup),
                 logger=LoggerOptions(tensorboard=tensorboard),
             ),
             Saved(self.folder, resume, self),

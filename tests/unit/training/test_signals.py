@@ -134,7 +134,7 @@ def draws() -> tuple[float, float, float]:
 
 def test_every_process_gets_its_own_random_generators_back(tmp_path):
     model = torch.nn.Linear(2, 2)
-    optimizer = build_optimizer(model, OptimizerOptions(warmup_steps=0))
+    optimizer = build_optimizer(model, OptimizerOptions(warmup=0))
     states, expected = [], []
     for rank in range(2):
         torch.manual_seed(rank)

@@ -57,7 +57,7 @@ class Watched:
             lambda: iter(tune),
             FitOptions(
                 train=TrainOptions(batch_size=1, log_every=1, **options),
-                optim=OptimizerOptions(warmup_steps=1),
+                optim=OptimizerOptions(warmup=1),
                 stage=stages,
             ),
             RunFolder(self.folder, resume),
@@ -101,7 +101,7 @@ def test_the_tuning_loss_does_not_jump_at_a_boundary(another, stream):
     model = hy.inject(another(), hy.HyperETConfig())
     loss = GroundingLoss(model, LossOptions())
     fabric = Fabric(accelerator="cpu", devices=1)
-    stages = Stages(fabric, model, loss, SCHEDULE, OptimizerOptions(warmup_steps=0), 9)
+    stages = Stages(fabric, model, loss, SCHEDULE, OptimizerOptions(warmup=0), 9)
     stages.begin()
     expected = None
     for step in range(1, 8):

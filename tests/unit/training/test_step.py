@@ -47,7 +47,7 @@ class Step:
         self.model = hy.inject(model, hy.HyperETConfig())
         loss = GroundingLoss(model, losses)
         self.fabric = Fabric(accelerator="cpu", devices=1)
-        optim = OptimizerOptions(warmup_steps=0)
+        optim = OptimizerOptions(warmup=0)
         self.stages = Stages(self.fabric, self.model, loss, StageOptions(), optim, 9)
         self.stages.begin()
         self.stages.set_learning_rates(0)

@@ -88,8 +88,8 @@ def test_stage_3_trains_base_and_control_and_both_are_saved(model, another, conf
 def test_a_resumed_run_is_the_same_run(model, another, config, step, tmp_path):
     def start(model):
         hy.set_stage(hy.inject(model, config), 1)
-        optimizer = build_optimizer(model, OptimizerOptions(warmup_steps=0))
-        set_learning_rates(optimizer, OptimizerOptions(warmup_steps=0), 0, 4)
+        optimizer = build_optimizer(model, OptimizerOptions(warmup=0))
+        set_learning_rates(optimizer, OptimizerOptions(warmup=0), 0, 4)
         return model, optimizer
 
     model, optimizer = start(model)
