@@ -61,7 +61,7 @@ def test_nothing_failed(examined, capsys):
         ("run=nowhere", "run=nowhere: nowhere/config.yaml does not exist", "the folder of a training run"),
         ("launcher=slurm launcher.gpus_per_node=4", "launcher.gpus_per_node=4, but train.devices=1", "the same number"),
         (
-            "train.max_steps=3",
+            "train.max_steps=3 optim.warmup=20",
             "optim.warmup=20",
             "a fraction below 1, or steps up to train.max_steps=3",
         ),  # before a model is built
