@@ -11,7 +11,7 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from benchmarks.gpu import inference, operators, training
 from benchmarks.gpu.bench import Bench, Figures
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import replacing
+from sam3_hyperet.options import one_of
 
 SECTIONS: dict[str, tuple[Callable[[Bench], Figures], float]] = {  # and the most seconds of each
     "ceilings": (operators.ceilings, 15),
@@ -44,6 +45,7 @@ def run(
     repeats: int = 20,
     seconds: int = 450,
     folder: str = "runs/benchmark-gpu",
+    sections: Sequence[str] = [],
 ) -> dict[str, object]:
     """Measure every section in turn; a section that fails is recorded with its error, and the others go on.
 
@@ -54,27 +56,31 @@ def run(
         tiny: the tiny model and small tensors, on the CPU where there is no GPU: a dry run.
         repeats: timed calls of an operator; a step and an image get a quarter of them.
         seconds: for everything.
+        sections: only these of `SECTIONS`, in this order; all of them where none is named.
 
     Returns:
         `card`, `model`, `seconds`, and under `sections` for each its `seconds`, its `figures` or its `error` and
         `traceback`, and what was `left_out`.
 
     Raises:
-        ConfigError: no GPU, and not `tiny`.
+        ConfigError: no GPU, and not `tiny`; or a section that there is not.
     """
     started = time.perf_counter()
+    for name in sections:
+        one_of("benchmark gpu: sections", name, SECTIONS)
     if not torch.cuda.is_available() and not tiny:
         raise ConfigError("benchmark gpu: there is no CUDA device; tiny=true makes a dry run on the CPU")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bench = Bench(device, "tiny" if tiny else "large", repeats, started + seconds, compiled)
     results: dict[str, object] = {"card": bench.card, "model": bench.architecture}
-    sections: dict[str, dict[str, object]] = {}
-    for name, (section, budget) in SECTIONS.items():
+    measured: dict[str, dict[str, object]] = {}
+    for name in sections or SECTIONS:
+        section, budget = SECTIONS[name]
         begun = time.perf_counter()
-        sections[name] = _guarded(section, bench, budget) | {"seconds": time.perf_counter() - begun}
-        results |= {"seconds": time.perf_counter() - started, "sections": sections}
+        measured[name] = _guarded(section, bench, budget) | {"seconds": time.perf_counter() - begun}
+        results |= {"seconds": time.perf_counter() - started, "sections": measured}
         _write(Path(folder), results)
-        print(_table(name, sections[name]), flush=True)  # noqa: T201
+        print(_table(name, measured[name]), flush=True)  # noqa: T201
     return results
 
 

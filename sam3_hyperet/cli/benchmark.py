@@ -14,11 +14,11 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     subcommand, config = parse_command("benchmark", argv)
     options = OmegaConf.to_container(config)
     out = options.pop("out")
-    defaults = OmegaConf.load(CONFIGS / "benchmark" / f"{subcommand}.yaml")
+    defaults = OmegaConf.to_container(OmegaConf.load(CONFIGS / "benchmark" / f"{subcommand}.yaml"))
     for key, value in options.items():
         kind = type(defaults[key])
         if type(value) is not kind or (kind is int and value < 1):
-            expected = {bool: "true or false", int: "an integer from 1", str: "text"}[kind]
+            expected = {bool: "true or false", int: "an integer from 1", str: "text", list: "a list"}[kind]
             raise ConfigError(f"benchmark {subcommand}: {key}={value}; expected {expected}")
     repository = CONFIGS.parent
     if not (repository / "benchmarks").is_dir():

@@ -54,6 +54,13 @@ def test_a_failing_section_is_recorded_and_the_others_go_on(monkeypatch, tmp_pat
     assert "failed: RuntimeError: out of paper" in (tmp_path / "gpu.md").read_text()
 
 
+def test_only_the_sections_that_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu, "SECTIONS", {name: (lambda bench: {"x": 1.5}, 1.0) for name in ("one", "two", "three")})
+    assert list(gpu.run(tiny=True, folder=str(tmp_path), sections=["three", "one"])["sections"]) == ["three", "one"]
+    with pytest.raises(ConfigError, match=r"sections='thre' is unknown; .*did you mean three\?"):
+        gpu.run(tiny=True, folder=str(tmp_path), sections=["thre"])
+
+
 def test_items_without_time_are_named(bench):
     bench.begin(budget=60)
     assert list(bench.items("ab")) == ["a", "b"]
