@@ -24,6 +24,7 @@ from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.masks import encode_masks
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
+from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
 from sam3_hyperet.precision import float32_products, precision_text
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> Path:
     head = json.dumps(facts, ensure_ascii=False)
     with ExitStack() as stack:
         stack.enter_context(weights_kept([model]))
+        stack.enter_context(compiled_regions([model]))
         stack.enter_context(float32_products(predictor.precision))
         # written image by image, for all of them may not fit in memory
         pictures = stack.enter_context(_open_list(run_dir / _PREDICTIONS, f'{head[:-1]}, "pictures": ', "}"))

@@ -19,7 +19,7 @@ from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.options import NonNegativeInt, Switch, check_fields, read_options
 from sam3_hyperet.training.options import CONFIG_FILE, FSDP, STAGES, CacheOptions, FitOptions
 
-_SAME_RESULT = {"protocol", "logger", "evaluate", "cache.folder", "train.checkpoint_activations"} | {
+_SAME_RESULT = {"protocol", "logger", "evaluate", "cache.folder", "model.compile", "train.checkpoint_activations"} | {
     f"train.{name}" for name in ("workers", "log_every", "save_every", "max_bad_steps", "threads", "accelerator")
 }
 """Options that a resumed run may change: they decide nothing of its weights, up to rounding."""
@@ -84,6 +84,8 @@ class RunOptions(FitOptions):
         if self.train.prompts_at_once:
             passes = "needs equally many passes in all processes; use train.prompts_at_once=0"
             raise ConfigError(f"train.strategy={FSDP} {passes}")
+        if self.model.compile:
+            raise ConfigError(f"train.strategy={FSDP} was not tried with the compiler; use model.compile=false")
         for name in ("learn_curvature", "learn_residual"):
             if getattr(self.hyperet, name):
                 raise ConfigError(f"train.strategy={FSDP} cannot split single numbers; expected hyperet.{name}=false")

@@ -31,6 +31,7 @@ from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.build import resolution
+from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.opening import open_model, set_threads
@@ -158,6 +159,7 @@ def _train(
     way_on = f"to go on, run the same command with run_dir={run.path}"
     with Preemption(fabric, console.print, way_on) as preemption, contextlib.ExitStack() as stack:
         stack.enter_context(float32_products(options.train.precision))
+        stack.enter_context(compiled_regions([model]))
         stack.enter_context(shared_work(model))
         if options.train.strategy != FSDP:  # whose processes must run each block equally often
             stack.enter_context(text_features_once(model))

@@ -23,6 +23,7 @@ from sam3_hyperet.evaluation.runner import ModelRun, evaluate_records, open_run,
 from sam3_hyperet.evaluation.task import INSTANCES, EvalTask
 from sam3_hyperet.files import Manifest
 from sam3_hyperet.inference.shared_encoding import shared_encoding
+from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.copies import shared_copy
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.modeling.parameters import parameter_report
@@ -101,7 +102,8 @@ def compare(
     fabric.barrier()
     positions = [_own_positions(run, fabric, say) for run in every]
     images = len(set().union(*positions))
-    with progress(images) as on_image, shared_encoding([run.predictor.model for run in every]):
+    running = [run.predictor.model for run in every]
+    with progress(images) as on_image, shared_encoding(running), compiled_regions(running):
         record_images(every, positions, task.split.images.load_image, workers=task.protocol.workers, on_image=on_image)
     fabric.barrier()
     if not fabric.is_global_zero:

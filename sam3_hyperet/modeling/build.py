@@ -11,6 +11,7 @@ from torch import nn
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.checkpoint import load_base
+from sam3_hyperet.modeling.compilation import check_compiler
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,12 @@ TINY_WEIGHTS = "tiny_scenes_object.safetensors"
 
 
 def build_model(
-    name: str = "tiny", *, checkpoint: str | Path | None = None, resolution: int | None = None, seed: int = 0
+    name: str = "tiny",
+    *,
+    checkpoint: str | Path | None = None,
+    resolution: int | None = None,
+    seed: int = 0,
+    compile: bool = False,
 ) -> host.Sam3Image:
     """Build a SAM 3 image model on the CPU, in evaluation mode.
 
@@ -84,10 +90,13 @@ def build_model(
             the gated official ones, or "random" for none; None is the packaged weights for "tiny", else "random".
         resolution: side of the square input in pixels; None is the architecture's own.
         seed: of the initial weights.
+        compile: let `compiled_regions`, which training, evaluation and prediction enter, compile parts of the model.
 
-    Raises ConfigError for an unknown name or a resolution that the ViT's windows do not tile, and CheckpointError for
-    weights that do not fit.
+    Raises ConfigError for an unknown name, a resolution that the ViT's windows do not tile or a missing compiler, and
+    CheckpointError for weights that do not fit.
     """
+    if compile:
+        check_compiler()
     if name not in ARCHITECTURES:
         raise ConfigError(f"model {name!r} is unknown; expected one of {', '.join(ARCHITECTURES)}")
     architecture = ARCHITECTURES[name]
@@ -101,6 +110,7 @@ def build_model(
             load_base(model, packaged)
     elif checkpoint not in (None, "random"):
         load_base(model, checkpoint)
+    model.compiles = compile
     return model.eval()
 
 

@@ -113,12 +113,14 @@ class ModelOptions:
             the Hugging Face hub, or "random"; None for those in the package, which only "tiny" has.
         resolution: side of the model's square input in pixels; None for 128 of "tiny" and 1008 of "large".
         seed: of random weights.
+        compile: run the decoder's layers, the adjustments and, on CUDA, the pixel decoder by PyTorch's compiler.
     """
 
     name: str = "tiny"
     checkpoint: str | None = None
     resolution: int | None = None
     seed: int = 0
+    compile: bool = False
 
 
 def adapter_config(model: object) -> HyperETConfig | None:
