@@ -24,7 +24,8 @@ from yaml import YAMLError
 
 from sam3_hyperet.cli.help_text import help_of_files, help_of_section, help_of_tool
 from sam3_hyperet.cli.of_run import OF_RUN, read_yaml, sections_of_runs
-from sam3_hyperet.cli.sections import SECTIONS, check_key
+from sam3_hyperet.cli.sections import MORE_DATA, SECTIONS, check_key
+from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.errors import ConfigError, UserError
 from sam3_hyperet.files import replacing
 from sam3_hyperet.options import admits, close, current_name, current_names, defaults, read_options
@@ -162,8 +163,10 @@ def _composed(command: str, file: Path, arguments: Sequence[str], configs: Path)
     present = {name: cls for name, cls in SECTIONS.items() if name in config}
     for name, cls in present.items():
         config[name] = OmegaConf.merge(defaults(cls), current_names(cls, OmegaConf.to_container(config[name]), name))
+    for name, entry in _sets_by_name(config.get(MORE_DATA)).items():
+        _set_more(config, str(name), entry, configs)
     for argument in values:
-        _set(config, command, argument)
+        _set(config, command, argument, configs)
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(f"{command}: needs {' '.join(f'{key}=…' for key in missing)} (see --help)")
     plain = _at_home(OmegaConf.to_container(config, resolve=True))
@@ -171,6 +174,8 @@ def _composed(command: str, file: Path, arguments: Sequence[str], configs: Path)
         check_key(command, key, value)
     for name, cls in present.items():
         plain[name] = asdict(read_options(cls, plain[name], name))
+    for name, entry in (plain.get(MORE_DATA) or {}).items():
+        plain[MORE_DATA][name] = asdict(read_options(DataOptions, entry, f"{MORE_DATA}.{name}"))
     of_jobs = [argument for argument in arguments if argument.startswith("launcher.")]
     if of_jobs and plain["launcher"]["name"] == "local":
         raise ConfigError(f"{of_jobs[0]} is for jobs; expected launcher=slurm with it")
@@ -244,7 +249,24 @@ def _choice(group: str, text: str, configs: Path) -> str:
     return name
 
 
-def _set(config: DictConfig, command: str, argument: str) -> None:
+def _sets_by_name(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping | None):
+        raise ConfigError(f"{MORE_DATA}={value!r:.60}; expected data sets by name")
+    return value or {}
+
+
+def _set_more(config: DictConfig, name: str, entry: Any, configs: Path) -> None:
+    """Put a data set to train on beside `data` into a configuration: a choice of data=, a file, or options."""
+    section = f"{MORE_DATA}.{name}"
+    if isinstance(entry, str):
+        chosen = f"+data='{_choice('data', entry, configs)}'"
+        with hydra.initialize_config_dir(config_dir=str(configs), version_base="1.3"):
+            entry = OmegaConf.to_container(hydra.compose(overrides=[chosen]).data)
+    config[MORE_DATA] = config.get(MORE_DATA) or {}
+    config[MORE_DATA][name] = OmegaConf.merge(defaults(DataOptions), current_names(DataOptions, entry, section))
+
+
+def _set(config: DictConfig, command: str, argument: str, configs: Path) -> None:
     """Replace one value of a configuration."""
     key, is_assignment, text = argument.partition("=")
     section, *path = key.split(".")
@@ -254,7 +276,17 @@ def _set(config: DictConfig, command: str, argument: str) -> None:
     if section not in keys:  # so are +key and ~key
         raise ConfigError(_unknown(f"{command}: key", key, keys))
     expects_text = False
-    if cls := SECTIONS.get(section):
+    cls = SECTIONS.get(section)
+    if section == MORE_DATA:
+        if len(path) < 2:
+            given = _value(key, text, expects_text=False)
+            for name, entry in _sets_by_name({path[0]: given} if path else given).items():
+                _set_more(config, name, entry, configs)
+            return
+        if path[0] not in (config[MORE_DATA] or {}):
+            raise ConfigError(f"{key}: expected {MORE_DATA}.{path[0]}= before it, a choice of data= or a file")
+        section, path, cls = f"{MORE_DATA}.{path[0]}", path[1:], DataOptions
+    if cls:
         if not path:
             given = _value(key, text, expects_text=False)
             config[section] = OmegaConf.merge(defaults(cls), current_names(cls, given, section))  # type: ignore[arg-type]

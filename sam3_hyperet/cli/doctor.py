@@ -69,7 +69,10 @@ def _values(arguments: list[str]) -> dict[str, Any]:
         raise ConfigError(f"{others[0]} beside {runs[0]}, whose own options are checked; expected one of them")
     _, config = parse_command("doctor", arguments)
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    return values | _of_run(Path(config.run)) if runs else values
+    if runs:
+        return values | _of_run(Path(config.run))
+    read_run(values).train.check_length()
+    return values
 
 
 def check_before_submission(values: dict[str, Any]) -> list[str]:
@@ -97,6 +100,7 @@ def setup_of(values: dict[str, Any]) -> Setup:
         model=run.model,
         hyperet=run.hyperet,
         data=run.data,
+        more_data=run.more_data,
         fit=run,
         loss=run.loss,
         cache=run.cache,
@@ -141,5 +145,5 @@ def _of_run(folder: Path) -> dict[str, Any]:
 def _lines(finding: Finding) -> list[str]:
     """A row for people: status, check and what was found; below, what was expected and the remedy."""
     more = {"expected": finding.expected, "remedy": finding.remedy}
-    first = f"{finding.status:<9}{finding.check:<17}{finding.found}"
+    first = f"{finding.status:<9}{finding.check:<16} {finding.found}"
     return [first, *(f"{'':<9}{'':<17}{name}: {text}" for name, text in more.items() if text)]

@@ -1,32 +1,46 @@
 """`data=auto` in a tool: its options made explicit before anything else is done with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from sam3_hyperet.cli.sections import MORE_DATA
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.layouts.table import explicit
 from sam3_hyperet.options import read_options
 
 
 def recognised(config: DictConfig, say: Callable[[str], None]) -> DictConfig:
-    """The configuration with the data set at `data.root` spelled out, which was recognised and is said; others as is.
+    """The configuration with each data set that is recognised at its root spelled out and said; others as is.
 
     Raises ConfigError or DataError where no layout is recognised.
     """
-    options, lines = explicit(read_options(DataOptions, OmegaConf.to_container(config.data), "data"))
-    for line in lines:
-        say(line)
-    values = OmegaConf.to_container(config, resolve=True)
-    return OmegaConf.create({**values, "data": asdict(options)}) if lines else config  # type: ignore[dict-item]
+    found = {}
+    for key, section in _data_sections(config):
+        options, lines = explicit(read_options(DataOptions, OmegaConf.to_container(section), key))
+        for line in lines:
+            say(line)
+        found |= {key: asdict(options)} if lines else {}
+    if not found:
+        return config
+    made = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    for key, values in found.items():
+        OmegaConf.update(made, key, values, merge=False)
+    return made
 
 
 def recognised_here(config: DictConfig, say: Callable[[str], None]) -> DictConfig:
     """The same for a job: a folder that is not on this machine is left for the job to recognise."""
-    root = Path(str(config.data.root))
-    if config.data.format != "auto" or root.expanduser().is_dir():
-        return recognised(config, say)
-    say(f"data=auto: {root} is no folder on this machine, so the job recognises it there")
-    return config
+    for _, section in _data_sections(config):
+        root = Path(str(section.root))
+        if section.format == "auto" and not root.expanduser().is_dir():
+            say(f"data=auto: {root} is no folder on this machine, so the job recognises it there")
+            return config
+    return recognised(config, say)
+
+
+def _data_sections(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    yield "data", config.data
+    yield from ((f"{MORE_DATA}.{name}", section) for name, section in (config.get(MORE_DATA) or {}).items())

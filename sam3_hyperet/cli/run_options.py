@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from sam3_hyperet.choices import AUTO
-from sam3_hyperet.cli.command import SECTIONS
+from sam3_hyperet.cli.command import MORE_DATA, SECTIONS
 from sam3_hyperet.cli.of_run import read_yaml
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.errors import ConfigError
@@ -20,14 +20,18 @@ from sam3_hyperet.options import NonNegativeInt, Switch, check_fields, read_opti
 from sam3_hyperet.training.options import CONFIG_FILE, FSDP, STAGES, CacheOptions, FitOptions
 
 _SAME_RESULT = {"protocol", "logger", "evaluate", "cache.folder", "model.compile", "train.checkpoint_activations"} | {
-    f"train.{name}" for name in ("workers", "log_every", "save_every", "max_bad_steps", "threads", "accelerator")
+    f"train.{name}"
+    for name in ("workers", "log_every", "save_every", "max_bad_steps", "threads", "accelerator", "epochs")
 }
 """Options that a resumed run may change: they decide nothing of its weights, up to rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(FitOptions):
-    """The sections of a configuration of `train`, each by its name there."""
+    """The sections of a configuration of `train`, each by its name there.
+
+    more_data: sets that are trained on beside `data`. init_adapter: file or run folder to begin with.
+    """
 
     model: ModelOptions
     hyperet: HyperETConfig
@@ -37,6 +41,8 @@ class RunOptions(FitOptions):
     protocol: Protocol
     seed: NonNegativeInt
     evaluate: Switch
+    more_data: Mapping[str, DataOptions] = field(default_factory=dict)
+    init_adapter: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +56,10 @@ class RunOptions(FitOptions):
         values: dict[str, Any] = {}
         for section in fields(self):
             value = getattr(self, section.name)
-            if section.name not in _SAME_RESULT:
+            if section.name == MORE_DATA:
+                for name, data in self.more_data.items():
+                    values |= {f"{MORE_DATA}.{name}.{key}": one for key, one in asdict(data).items()}
+            elif section.name not in _SAME_RESULT:
                 of_section = asdict(value) if is_dataclass(value) else {"": value}
                 values |= {f"{section.name}.{key}".rstrip("."): one for key, one in of_section.items()}
         if not self.cache.folder:
@@ -70,11 +79,18 @@ class RunOptions(FitOptions):
             run = read_run(config)  # type: ignore[arg-type]
         except ConfigError as error:
             raise ConfigError(f"{file}: not the configuration of a run ({error}); use another run_dir") from error
-        before, is_recognised = run.deciding, "auto" not in (self.data.format, run.data.format)
-        for key, now in self.deciding.items():
-            is_decided_there = key == "train.precision" and AUTO in (now, before[key])
-            if now != before[key] and not is_decided_there and (is_recognised or not key.startswith("data.")):
-                found = f"{key} is {now}, but {before[key]} in the run of {where}"
+        before, after = run.deciding, self.deciding
+        read = [one for options in (self, run) for one in (options.data, *options.more_data.values())]
+        is_recognised = "auto" not in [data.format for data in read]
+        is_known = self.train.max_steps is not None and run.train.max_steps is not None
+        for key in dict.fromkeys([*after, *before]):
+            now, then = (values.get(key, "not there") for values in (after, before))
+            is_decided_later = (key == "train.precision" and AUTO in (now, then)) or (
+                key == "train.max_steps" and not is_known  # of epochs, whose steps follow once the data is opened
+            )
+            is_read = is_recognised or not key.startswith(("data.", f"{MORE_DATA}."))
+            if now != then and is_read and not is_decided_later:
+                found = f"{key} is {now}, but {then} in the run of {where}"
                 raise ConfigError(f"{found}; use another run_dir or resume=never")
 
     def _check_sharding(self) -> None:
@@ -97,4 +113,13 @@ def read_run(values: Mapping[str, Any]) -> RunOptions:
     if missing := [name for name in (*sections, "seed", "evaluate") if name not in values]:
         raise ConfigError(f"{', '.join(missing)}: missing; expected the configuration of a run")
     options = {name: read_options(cls, values[name], name) for name, cls in sections.items()}
-    return RunOptions(**options, seed=values["seed"], evaluate=values["evaluate"])
+    more = values.get(MORE_DATA) or {}  # an earlier version's run has neither of the next two
+    if not isinstance(more, Mapping):
+        raise ConfigError(f"{MORE_DATA}={more!r:.60}; expected data sets by name")
+    return RunOptions(
+        **options,
+        seed=values["seed"],
+        evaluate=values["evaluate"],
+        more_data={name: read_options(DataOptions, one, f"{MORE_DATA}.{name}") for name, one in more.items()},
+        init_adapter=values.get("init_adapter"),
+    )

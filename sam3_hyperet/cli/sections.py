@@ -26,6 +26,8 @@ SECTIONS: dict[str, type] = {
     "protocol": Protocol,
     "launcher": SlurmOptions,
 }
+MORE_DATA = "more_data"
+"""The key of the data sets that a run trains on beside `data`, each a section of the same options."""
 
 
 def _is_folder_name(value: object) -> bool:

@@ -21,7 +21,7 @@ from sam3_hyperet.launch.slurm import TrainingJob, open_executor, script, submit
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.options import CONFIG_FILE, TrainOptions
 
-_CHECKED = ("model", "hyperet", "stage", "data", "train", "cache", "launcher", "evaluate")
+_CHECKED = ("model", "hyperet", "stage", "data", "more_data", "train", "cache", "launcher", "evaluate")
 """Keys that decide what `doctor` finds: runs of a sweep in which they are the same are checked once."""
 
 

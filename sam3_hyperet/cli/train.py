@@ -20,16 +20,16 @@ from sam3_hyperet.cli.processes import from_first, make_fabric
 from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
+from sam3_hyperet.cli.training_data import concept_prompts, open_data
+from sam3_hyperet.cli.training_data import views as views_of
 from sam3_hyperet.data.annotations import AnnotatedImages
-from sam3_hyperet.data.loading import ConceptPrompts
-from sam3_hyperet.data.notes import data_notes, flip_notes, prompt_notes
-from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
+from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.models import beside_base
 from sam3_hyperet.files import replacing, sole_use
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
-from sam3_hyperet.losses.options import LossOptions
+from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
@@ -37,10 +37,12 @@ from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import device_of, fabric_precision, float32_products, precision_text, resolved_precision
+from sam3_hyperet.reading import read_json
 from sam3_hyperet.training.batches import training_batches, val_batches
 from sam3_hyperet.training.curvature_schedule import radius_control
 from sam3_hyperet.training.distributed import sharding_strategy
 from sam3_hyperet.training.feature_cache import cached_trunk, check_cache
+from sam3_hyperet.training.loaders import loader_processes
 from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.optimizer import build_optimizer, describe_groups
 from sam3_hyperet.training.options import CONFIG_FILE, FSDP, TrainOptions
@@ -49,6 +51,7 @@ from sam3_hyperet.training.shared_work import shared_work
 from sam3_hyperet.training.signals import Preemption
 from sam3_hyperet.training.stages import set_stage
 from sam3_hyperet.training.text_features import text_features_once
+from sam3_hyperet.training.warm_start import initial_adapter
 from sam3_hyperet.version import versions
 
 
@@ -61,7 +64,9 @@ def main(argv: list[str] | None = None, tool: str = "train") -> Path:
     configs = [recognised_here(config, say) for config in configs]
     for config in configs:
         values = OmegaConf.to_container(config, resolve=True)
-        open_folder(read_run(values), values)
+        options = read_run(values)
+        options.train.check_length()
+        open_folder(options, values)
     return submit_runs(f"{__name__}:{train_job.__name__}", configs, folder)
 
 
@@ -96,6 +101,7 @@ def train(config: DictConfig) -> Path:
     precision = resolved_precision(asked.precision, device, "train.precision")
     config = OmegaConf.merge(config, {"train": {"precision": precision}})
     options = read_run(OmegaConf.to_container(config, resolve=True))
+    options.train.check_length()
     set_threads(options.train.threads)
     fabric = _fabric(options.train, options.stage.last)
     fabric.launch()
@@ -119,39 +125,66 @@ def _train(
     config: DictConfig, values: dict[str, Any], options: RunOptions, run: RunFolder, fabric: Fabric, console: Console
 ) -> Path:
     """Train in a folder that is this run's alone."""
+    say = partial(console.print, markup=False, soft_wrap=True)
     with fabric.rank_zero_first():  # it may draw the images
-        splits = open_run(options.data, tune=bool(options.train.tune_every), evaluate=options.evaluate)
+        data = open_data(options, tune=bool(options.train.tune_every))
+    splits = data.splits
+    if options.train.max_steps is None:
+        options = options.of_images(data.images_an_epoch)
+        config.train.max_steps = values["train"]["max_steps"] = options.train.max_steps
+        console.print(options.train.length)
+        from_first(fabric, lambda: open_folder(options, values))  # the run there may have had other steps
+    steps, every = options.train.max_steps or 0, options.train.tune_every
+    if every > steps:
+        say(f"warning: train.tune_every={every} is more than the run's {steps} steps: measured at the end alone")
+    first = None
+    if options.init_adapter and not run.resume:  # a saved state is further on
+        first = initial_adapter(options.init_adapter, options.hyperet)
     torch.manual_seed(options.seed)  # the same model in every process …
     model = _adapted_model(values["model"], options.hyperet, fabric.device)
+    if first:
+        load_adapter(model, first[0])
     if fabric.global_rank:
         torch.manual_seed(options.seed + fabric.global_rank)  # … and other draws while it trains
     stage = set_stage(model, options.stage.number, options.stage.layers)
     report, config_text = parameter_report(model), OmegaConf.to_yaml(config, resolve=True)
-    training, tuning = _concept_prompts(splits, options, resolution(model), console)
-    loss = _loss_options(options.loss, training.images, console)
-    views = _views(training, tuning)
+    training, tuning = concept_prompts(data, options, resolution(model), say)
+    for line in data.share_lines(options.train.images_a_step * (options.train.max_steps or 0)):
+        say(line)
+    views = views_of(training, tuning)
     # what `fit` would find out only after files are written
     radius_control(model, options.radius, options.train.max_steps)
     key_layers = options.stage.layers if options.stage.number < 3 else ()
     groups = describe_groups(build_optimizer(model, options.optim, key_layers=key_layers))
-    check_prompts(model, [category.name for category in training.images.categories])
+    check_prompts(model, [category.name for images in data.sets for category in images.categories])
     check_cache(model, options.cache, options.stage.last, views)
 
     def prepare() -> None:
         run.prepare()
         with replacing(run.path / CONFIG_FILE) as file:  # a killed run goes on only if its configuration is whole
             file.write_text(config_text, encoding="utf-8")
-        write_json(run.path / VERSIONS, versions())
+        before = read_json(run.path / VERSIONS) if run.resume and (run.path / VERSIONS).is_file() else {}
+        digest = first[1] if first else before.get("init_adapter")
+        write_json(run.path / VERSIONS, {**versions(), **({"init_adapter": digest} if digest else {})})
+        if first:
+            say(f"begins with the adapter of {first[0]} (SHA-256 {first[1][:12]}…)")
         console.print(str(replace(stage, groups=groups)), markup=False, soft_wrap=True)
         console.print(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
 
     from_first(fabric, prepare)
-    batch_size, device, workers = options.train.batch_size, fabric.device, options.train.workers
-    order = {"seed": options.seed, "accumulate": options.train.accumulate}
+    batch_size, device = options.train.batch_size, fabric.device
+    workers = loader_processes(options.train, resolution(model), on_gpu=device.type == "cuda")
+    if options.train.workers is None and device.type == "cuda":
+        console.print(f"{workers} loader processes beside each process that trains (train.workers)")
+    order = {"seed": options.seed, "accumulate": options.train.accumulate, "workers": workers, "device": device}
     process = {"rank": fabric.global_rank, "world": fabric.world_size}
 
     def batches(step: int) -> Iterator[host.BatchedDatapoint]:
-        return training_batches(training, batch_size, step=step, device=device, workers=workers, **order, **process)
+        try:
+            yield from training_batches(training, batch_size, step=step, **order, **process)
+        except DataError as error:
+            remedy = "`sam3-hyperet prepare` opens every file and names all that are broken"
+            raise DataError(f"{error}; {remedy}") from error
 
     def tuning_batches() -> Iterator[host.BatchedDatapoint]:
         return val_batches(tuning, batch_size, device) if tuning else iter(())
@@ -169,7 +202,7 @@ def _train(
             stack.enter_context(cached_trunk(model, options.cache, views, options.train.precision))
         stopped = preemption.requested
         result = fit(  # whose loss goes with it: it holds on to the model
-            fabric, model, GroundingLoss(model, loss), batches, tuning_batches, options, run, stopped
+            fabric, model, GroundingLoss(model, options.loss), batches, tuning_batches, options, run, stopped
         )
     skipped = f"{result.skipped_steps} skipped; best step {result.best_step}"
     console.print(f"{result.step} steps in {result.seconds:.0f} s, {skipped}")
@@ -187,45 +220,13 @@ def _train(
         models = beside_base(model, base, run.path / ADAPTER["best"] if adapter_config(model) is not None else None)
         inputs = models, options.data, splits.evaluation, options.protocol, run.path
         compare_and_report(*inputs, config_text=config_text, extra=extra, console=console, fabric=fabric)
-    _print_next(console, run.path, training.images)
+    _print_next(console, run.path, splits.training)
     return run.path
-
-
-def _concept_prompts(
-    splits: RunSplits, options: RunOptions, side: int, console: Console
-) -> tuple[ConceptPrompts, ConceptPrompts | None]:
-    """What a run trains on, and what it measures its loss on, if it does."""
-    data, images, held_out = options.data, splits.training, splits.tuning
-    sampler = prompt_sampler(data, images)
-    for line in (*data_notes(images), *prompt_notes(images, sampler), *flip_notes(images, data.flip)):
-        console.print(line, soft_wrap=True, markup=False)
-    training = ConceptPrompts(images, side, sampler, augmentation(data, images), options.seed)
-    if held_out is None:
-        return training, None
-    return training, ConceptPrompts(held_out, side, prompt_sampler(data, held_out), None, options.seed)
-
-
-def _loss_options(options: LossOptions, images: AnnotatedImages, console: Console) -> LossOptions:
-    """The loss of a run: without the semantic map, of which boxes say nothing, where annotations have no mask."""
-    if not images.boxed:
-        return options
-    console.print(
-        "boxes without a mask: their masks are not learnt, and loss.semantic and loss.semantic_dice count as 0",
-        soft_wrap=True,
-    )
-    return replace(options, semantic=0.0, semantic_dice=0.0)
 
 
 def _adapted_model(values: dict[str, object], hyperet: HyperETConfig, device: torch.device) -> host.Sam3Image:
     model = open_model(values).to(device)
     return model if hyperet.is_empty else inject(model, hyperet)
-
-
-def _views(training: ConceptPrompts, tuning: ConceptPrompts | None) -> int:
-    """How many different views of images the trunk will see; 0 for ever new ones."""
-    augment = training.augment
-    views = augment.views if augment is not None and augment.is_random else 1
-    return len(training) * views + (len(tuning) if tuning and views else 0)
 
 
 def _print_next(console: Console, run_dir: Path, images: AnnotatedImages) -> None:

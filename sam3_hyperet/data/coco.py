@@ -136,7 +136,7 @@ def read_coco(
         source, adjusted = CocoJson(path), Counter[str]()
         head = _read_head(source, adjusted)
         categories = _with_tree(head["vocabulary"], path, tree)
-        paths, found_by_end = _paths(path, folder, head["image_ids"], head["file_names"])
+        paths, found_by_end, left_out = _paths(path, folder, head["image_ids"], head["file_names"])
         has_sizes = _fill_sizes(head["sizes"], paths, folder, upright, adjusted)
         names = {category.id: category.name for category in categories}
         table = AnnotationTable(path, head["image_ids"].tolist(), head["sizes"], names, boxes=with_boxes)
@@ -147,7 +147,7 @@ def read_coco(
             file = index.write(file)
     else:
         categories = _with_tree(file.vocabulary, path, tree)
-        paths, found_by_end = _paths(path, folder, file.image_ids, file.file_names)
+        paths, found_by_end, left_out = _paths(path, folder, file.image_ids, file.file_names)
     if crowds == "ignore" and file.crowd.all():
         raise DataError(
             f"{path}: all of its {len(file.ids)} annotations with a mask are crowds (iscrowd: 1), of which "
@@ -156,7 +156,8 @@ def read_coco(
     found = CocoInstances(name, categories, file, paths, folder, crowds)
     if found_by_end:
         found.adjusted["image path of another place or spelling, found by its end"] = found_by_end
-    found.remarks = tuple(index.remarks)
+    left = f"{left_out:,} image files of {folder} have no record in {path.name} and are left out" if left_out else ""
+    found.remarks = (*index.remarks, *filter(None, [left]))
     return found
 
 
@@ -186,7 +187,7 @@ def read_coco_images(annotations: Path, images: Path, *, upright: bool = False) 
     if isinstance(source.content, dict) and has_phrases(source.content):
         raise DataError(f"{annotations}: its prompts are phrases of images, so it has no categories to predict")
     head = _read_head(source, adjusted)
-    paths, _ = _paths(annotations, images, head["image_ids"], head["file_names"])
+    paths, *_ = _paths(annotations, images, head["image_ids"], head["file_names"])
     _fill_sizes(head["sizes"], paths, images, upright, adjusted)
     records_of = zip(head["image_ids"].tolist(), paths, head["sizes"].tolist(), strict=True)
     found = CocoImages(head["vocabulary"], [ImageInfo(i, images / path, *size) for i, path, size in records_of])
@@ -282,8 +283,9 @@ def _images(content: Mapping[str, Any], path: Path, categories: Set[int], adjust
     return image_fields(list(names), sizes, list(names.values()), federated, *known.values())
 
 
-def _paths(path: Path, folder: Path, ids: np.ndarray, file_names: Ragged) -> tuple[list[str], int]:
-    """The file of each image, below the folder, and how many were found by the end of their path alone.
+def _paths(path: Path, folder: Path, ids: np.ndarray, file_names: Ragged) -> tuple[list[str], int, int]:
+    """The file of each image, below the folder; how many were found by the end of their path alone, and how many image
+    files beside them are of no record.
 
     Raises DataError if one is not there, or is that of two images.
     """
@@ -315,7 +317,7 @@ def _paths(path: Path, folder: Path, ids: np.ndarray, file_names: Ragged) -> tup
             f"{path}: image {owners[found[i]]}: its file {folder / found[i]} is that of image {ids[i]}, too; expected "
             "one record an image"
         )
-    return found, len(by_end)
+    return found, len(by_end), listing.others(owners)
 
 
 def _by_end(listing: Listing, name: str, folders: dict[str, str]) -> str | None:

@@ -113,6 +113,16 @@ class Listing:
                     return posixpath.normpath(f"{form}/{actual}") if form else actual
         return None
 
+    def others(self, names: Collection[str]) -> int:
+        """Number of image files in the folders that were looked into, apart from those of these names below."""
+        listed = {
+            posixpath.normpath(f"{parent}/{name}").lstrip("/")
+            for parent, entries in self._listed.items()
+            for name in entries.values()
+            if name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name)
+        }
+        return len(listed.difference(names))
+
     def find_by_end(self, path: str) -> Path | None:
         """The one file that a path of another machine, a URL or an encoded name can mean: by the longest end of the
         path that leads to a file here, in any case; else by its name alone, where one file below the folder has it."""

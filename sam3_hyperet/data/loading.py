@@ -6,6 +6,7 @@ step): neither the number of worker processes nor, at an equal total, that of tr
 
 from __future__ import annotations
 
+import functools
 import itertools
 import signal
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from sam3_hyperet.data.annotations import AnnotatedImages, ImageInfo, Instance
@@ -113,11 +115,7 @@ class ConceptPrompts(Dataset[Datapoint]):
         return _datapoint(tensor, prompts, regions, record, self.images.not_exhaustive(i))
 
     def __getitems__(self, indices: Sequence[int | Pick]) -> list[Datapoint] | DataError:
-        """A batch's datapoints for the loaders, which raise the error in the main process, in its own words."""
-        try:
-            return [self[index] for index in indices]
-        except DataError as error:
-            return error
+        return datapoints(self, indices)
 
     def _prompts(self, regions: _Regions, shown: set[int], i: int, rng: np.random.Generator) -> Sequence[Prompt]:
         """shown: categories that image i has, prompted or not; those that are not may imply some that are."""
@@ -134,6 +132,14 @@ class ConceptPrompts(Dataset[Datapoint]):
             record = self.images.image(i)
             raise DataError(f"{record.path}: image {record.image_id} shows nothing but crowds of what is prompted")
         return prompts
+
+
+def datapoints(dataset: Dataset[Datapoint], indices: Sequence[int | Pick]) -> list[Datapoint] | DataError:
+    """A batch's datapoints for the loaders, which raise the error in the main process, in its own words."""
+    try:
+        return [dataset[index] for index in indices]
+    except DataError as error:
+        return error
 
 
 class _Regions:
@@ -159,6 +165,10 @@ def _datapoint(
     queries: list[FindQueryLoaded] = []
     for prompt in prompts:
         mine, first = regions.category == prompt.category_id, len(objects)
+        of_prompt = [regions.instances[n] for n in np.flatnonzero(mine)]
+        semantic = regions.view.masks[np.flatnonzero(mine)].any(dim=0)
+        if any(one.is_boxed for one in of_prompt):
+            semantic = torch.zeros_like(semantic)  # not known: an empty map is left out of the semantic loss
         for n in np.flatnonzero(mine & regions.target).tolist():
             mask, box, number = regions.view.masks[n], regions.view.boxes[n], regions.instances[n].id
             segment = None if regions.instances[n].is_boxed else mask
@@ -177,7 +187,7 @@ def _datapoint(
             object_ids_output=list(range(first, len(objects))),
             is_exhaustive=prompt.category_id not in regions.crowds | not_exhaustive,
             is_pixel_exhaustive=prompt.category_id not in not_exhaustive,  # crowds are part of the semantic target
-            semantic_target=regions.view.masks[np.flatnonzero(mine)].any(dim=0),
+            semantic_target=semantic,
             inference_metadata=metadata,
         )
         queries.append(query)
@@ -199,26 +209,50 @@ class EndlessOrder(Sampler[Pick]):
     first: int = 0  # how many images this process has already seen
 
     def __iter__(self) -> Iterator[Pick]:
-        shuffled: int | None = None
-        for place in itertools.count(self.first * self.world + self.rank, self.world):
-            epoch, index = divmod(place, self.images)
-            if epoch != shuffled:
-                shuffled, order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.images)
-            yield epoch, int(order[index])
+        return map(self.pick, itertools.count(self.first * self.world + self.rank, self.world))
+
+    def pick(self, place: int) -> Pick:
+        """What is at a place of the row."""
+        epoch, index = divmod(place, self.images)
+        return epoch, int(_permutation(self.seed, epoch, self.images)[index])
+
+
+@functools.lru_cache(maxsize=16)
+def _permutation(seed: int, epoch: int, images: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(images)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A batch, or the error in its place, as a loader passes it on and pins its memory."""
+
+    content: BatchedDatapoint | DataError
+
+    def pin_memory(self) -> _Loaded:
+        """The same in memory from which a copy to the GPU runs beside the work there."""
+        return _Loaded(apply_to_collection(self.content, torch.Tensor, torch.Tensor.pin_memory))
 
 
 class _Loader(DataLoader[BatchedDatapoint]):
     def __iter__(self) -> Iterator[BatchedDatapoint]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        for loaded in super().__iter__():
+            if isinstance(loaded.content, DataError):
+                raise loaded.content
+            yield loaded.content
 
 
 def build_loader(
-    dataset: ConceptPrompts, batch_size: int, workers: int = 0, order: EndlessOrder | None = None
+    dataset: Dataset[Datapoint],
+    batch_size: int,
+    workers: int = 0,
+    order: Sampler[Pick] | None = None,
+    *,
+    pin_memory: bool = False,
 ) -> DataLoader[BatchedDatapoint]:
-    """Batches, endless in an `order`; without one, every image once, as it comes. Raises ConfigError."""
+    """Batches, endless in an `order`; without one, every image once, as it comes.
+
+    pin_memory: for copies to a GPU that do not wait. Raises ConfigError.
+    """
     if batch_size < 1 or not 0 <= workers <= _MAX_WORKERS:
         raise ConfigError(f"impossible loader: {batch_size=}, {workers=}")
     return _Loader(
@@ -227,6 +261,7 @@ def build_loader(
         sampler=order,
         num_workers=workers,
         collate_fn=_collate,
+        pin_memory=pin_memory,
         worker_init_fn=_one_thread,
         multiprocessing_context="fork" if workers else None,  # with any other, workers outlive a killed parent
         generator=torch.Generator().manual_seed(0),  # leaves torch's global stream alone
@@ -234,7 +269,7 @@ def build_loader(
 
 
 def _collate(datapoints: Any) -> Any:
-    return datapoints if isinstance(datapoints, DataError) else collate(datapoints)
+    return _Loaded(datapoints if isinstance(datapoints, DataError) else collate(datapoints))
 
 
 def _one_thread(worker: int) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from sam3_hyperet.doctor.sizes import Sizes
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
+from sam3_hyperet.training.loaders import loader_processes, usable_cores
 from sam3_hyperet.training.options import FSDP, CacheOptions, FitOptions
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Setup:
     adapter: a file to check against the base; None for the run's own adapters at their start.
     tries: whether the model is built and tried; None: unless that takes minutes, as of `large` on a CPU.
     is_submitted: the machine that runs it is another one, so that nothing is asked of this one's devices.
+    more_data: sets that are trained on beside `data`.
     open_folder: says what there is to go on from in `run_dir`. Raises a UserError if it is not for this run.
     """
 
@@ -47,6 +49,7 @@ class Setup:
     seed: int = 0
     evaluate: bool = True
     adapter: Path | None = None
+    more_data: Mapping[str, DataOptions] = field(default_factory=dict)
     tries: bool | None = None
     is_submitted: bool = False
     open_folder: Callable[[], str] | None = None
@@ -73,15 +76,19 @@ def examine(setup: Setup) -> Iterator[Finding]:
         gpus = machine.find_gpus()
         return machine.gpu_rows(train, gpus)
 
+    side = setup.model.resolution or _SIDES.get(setup.model.name, 1008)
     if not setup.is_submitted:
         yield from check("gpu", gpu_rows, "imports")
         yield from check("precision", lambda: machine.precision_rows(train, gpus), "gpu")
-        yield from check("cores", lambda: machine.core_rows(train, machine.available_cores(), "for this process"))
-        side = setup.model.resolution or _SIDES.get(setup.model.name, 1008)
-        yield from check("shared memory", lambda: machine.shared_memory_rows(train, side))
+        on_gpu, cores = bool(gpus.names) and train.accelerator != "cpu", usable_cores()
+        workers = loader_processes(train, side, on_gpu=on_gpu)
+        yield from check("cores", lambda: machine.core_rows(train, workers, cores, "for this run"))
+        yield from check("shared memory", lambda: machine.shared_memory_rows(train, workers, side))
     else:
-        cores = setup.launcher.cpus_per_task * setup.launcher.tasks_per_node
-        yield from check("cores", lambda: machine.core_rows(train, cores, "of launcher.cpus_per_task"))
+        job = setup.launcher
+        cores, on_gpu = job.cpus_per_task * job.tasks_per_node, bool(job.gpus_per_node)
+        workers = loader_processes(train, side, on_gpu=on_gpu, cores=job.cpus_per_task)
+        yield from check("cores", lambda: machine.core_rows(train, workers, cores, "of launcher.cpus_per_task"))
     yield from _of_model(setup, examination, gpus)
 
 
@@ -103,10 +110,13 @@ def _of_model(setup: Setup, examination: Examination, gpus: machine.Gpus) -> Ite
     from sam3_hyperet.doctor.splits import Splits, small
 
     yield from _of_weights(setup, examination, sizes)
-    draws = setup.data.format == "scenes"
+    draws = "scenes" in [one.format for one in (setup.data, *setup.more_data.values())]
     with tempfile.TemporaryDirectory() if draws else contextlib.nullcontext("") as folder:
         splits = Splits(small(setup.data, Path(folder)), tune=bool(fit.train.tune_every))
         yield from _of_data(setup, examination, sizes, splits)
+        for name, data in setup.more_data.items():
+            more = Splits(small(data, Path(folder) / name), tune=False, key=f"more_data.{name}")
+            yield from _of_more_data(setup, examination, sizes, more)
         if setup.is_submitted:
             yield Finding("model", "skipped", "the job runs elsewhere; there, or with trial=true here, it is tried")
         else:
@@ -138,6 +148,15 @@ def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Split
     wanted = ["train", *(["tune"] if setup.fit.train.tune_every else []), *(["val"] if setup.evaluate else [])]
     for split in wanted:
         yield from check(f"data: {split}", partial(splits.rows, split), *needs)
+    if setup.fit.train.max_steps is None:
+
+        def length_rows() -> list[Finding]:
+            from sam3_hyperet.data.mixture import quotas, share
+
+            part = share(quotas([one.weight for one in (setup.data, *setup.more_data.values())]))[0]
+            return [ok("length", setup.fit.of_images(len(splits.opened["train"]) / part).train.length)]
+
+        yield from check("length", length_rows, "data: train")
     yield from check("data: files", splits.file_rows, "data: train")
     yield from check("data: overlap", splits.overlap_rows, *(f"data: {split}" for split in wanted))
     yield from check("prompts", lambda: splits.prompt_rows(sizes.model), "data: train", "sizes")
@@ -152,6 +171,21 @@ def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Split
             return machine.disk_rows("feature cache", folder, size, remedy)
 
         yield from check("feature cache", rows, "sizes", "data: train")
+
+
+def _of_more_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Splits) -> Iterator[Finding]:
+    """Whether a set that is trained on as well can be."""
+    check, key, root = examination.check, splits.key, Path(splits.data.root).expanduser()
+    if setup.is_submitted and splits.data.format != "scenes" and not root.is_dir():
+        found = f"{root} is no folder on this machine: not checked"
+        yield warning(key, found, remedy="run doctor on a node that sees it")
+        return
+    needs = [f"{key}: layout"] if splits.data.format == "auto" else []
+    for name in needs:
+        yield from check(name, splits.layout_rows)
+    yield from check(f"{key}: train", partial(splits.rows, "train"), "sam3", *needs)
+    yield from check(f"{key}: files", splits.file_rows, f"{key}: train")
+    yield from check(f"{key}: prompts", lambda: splits.prompt_rows(sizes.model), f"{key}: train", "sizes")
 
 
 def _tried(setup: Setup, examination: Examination, splits: Splits, is_quick: bool) -> Iterator[Finding]:

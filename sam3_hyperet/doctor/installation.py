@@ -29,6 +29,7 @@ REQUIRED = {  # as in setup.cfg
     "omegaconf": "2.3",
     "submitit": "1.5.2",
     "lightning-fabric": "2.4",
+    "lightning-utilities": "0.11",
     "safetensors": "0.4.5",
     "tensorboard": "2.16",
     "rich": "13",

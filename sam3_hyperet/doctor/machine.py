@@ -10,12 +10,11 @@ from pathlib import Path
 
 from sam3_hyperet.choices import AUTO, BF16, FP32, TF32
 from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
+from sam3_hyperet.training.loaders import bytes_ahead
 from sam3_hyperet.training.options import TrainOptions
 
 _GIB = 2**30
 _FEW_FILES = 1_000  # that can still be made on a file system: a run makes some dozens, records one an image
-_LOADED_AHEAD = 2  # batches that a loader process keeps
-_MASKS = 20  # of an image, as a loader passes them on: one byte a pixel each
 _WITHOUT_CUDA = "install the CUDA build of torch and torchvision: the command for your driver is on pytorch.org"
 
 
@@ -140,39 +139,35 @@ def disk_rows(check: str, folder: Path, needed: int, remedy: str) -> Iterator[Fi
         yield ok(check, f"{found}; about {size_text(needed)} needed")
 
 
-def shared_memory_rows(train: TrainOptions, side: int, folder: Path = Path("/dev/shm")) -> Iterator[Finding]:
+def shared_memory_rows(
+    train: TrainOptions, workers: int, side: int, folder: Path = Path("/dev/shm")
+) -> Iterator[Finding]:
     """Whether the batches of the loader processes, which pass through /dev/shm, fit there; `side` in pixels."""
-    if not train.workers:
-        yield ok("shared memory", "not used: train.workers=0")
+    if not workers:
+        yield ok("shared memory", "not used: no loader processes")
     elif not folder.is_dir():
         yield ok("shared memory", f"this system has no {folder}")
     else:
-        image = side * side * (3 * 4 + _MASKS)
-        needed = train.devices * train.workers * _LOADED_AHEAD * train.batch_size * image
+        needed = train.devices * workers * bytes_ahead(train.batch_size, side)
         free = shutil.disk_usage(folder).free
         found = f"{size_text(free)} free at {folder}"
         if needed > free:
             remedy = f"docker run --shm-size={-(-2 * needed // _GIB)}g (or --ipc=host), fewer train.workers, or 0"
-            expected = f"about {size_text(needed)} for {train.workers} loader processes"
+            expected = f"about {size_text(needed)} for {workers} loader processes"
             yield failed("shared memory", found, expected, remedy)
         else:
             yield ok("shared memory", f"{found}; about {size_text(needed)} needed")
 
 
-def core_rows(train: TrainOptions, cores: int, where: str) -> Iterator[Finding]:
+def core_rows(train: TrainOptions, workers: int, cores: int, where: str) -> Iterator[Finding]:
     """Whether there are cores for the threads and loader processes of the run's processes on a machine."""
-    processes = train.devices * (max(train.threads, 1) + train.workers)
+    processes = train.devices * (max(train.threads, 1) + workers)
     found = f"{cores} cores {where}"
-    wanted = f"{train.devices} x ({max(train.threads, 1)} threads + {train.workers} loader processes)"
+    wanted = f"{train.devices} x ({max(train.threads, 1)} threads + {workers} loader processes)"
     if processes > cores:
         yield warning("cores", found, wanted, "fewer train.workers or train.threads, or more cores")
     else:
         yield ok("cores", f"{found}; {wanted} used")
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _without_gpu(gpus: Gpus) -> tuple[str, str]:

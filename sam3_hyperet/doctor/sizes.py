@@ -45,8 +45,10 @@ class Sizes:
         from sam3_hyperet.training.optimizer import build_optimizer
 
         build_optimizer(self.model, self._fit.optim)
-        radius_control(self.model, self._fit.radius, self._fit.train.max_steps)
-        yield ok("options", f"optimizer and curvature for {self._fit.train.max_steps:,} steps")
+        train = self._fit.train
+        radius_control(self.model, self._fit.radius, train.max_steps or 1)
+        length = f"{train.max_steps:,} steps" if train.max_steps else f"train.epochs={train.epochs:g}"
+        yield ok("options", f"optimizer and curvature for {length}")
 
     def check_cache(self, options: CacheOptions, views: int) -> None:
         """Raise a ConfigError if the feature cache cannot be used; `views` of an image, 0 for ever new ones."""

@@ -27,16 +27,17 @@ def small(data: DataOptions, folder: Path) -> DataOptions:
 
 
 class Splits:
-    """The splits of a data set, each opened by its own check."""
+    """The splits of a data set, each opened by its own check, whose names begin with the set's key."""
 
-    def __init__(self, data: DataOptions, *, tune: bool) -> None:
+    def __init__(self, data: DataOptions, *, tune: bool, key: str = "data") -> None:
+        self.key = key
         self.data = data if tune else replace(data, tune_images=0)
         self.opened: dict[str, AnnotatedImages] = {}
 
     def layout_rows(self) -> Iterator[Finding]:
         """Recognise the layout of a folder (`data=auto`), which the other checks then read."""
         self.data, lines = explicit(self.data)
-        yield ok("layout", "; ".join(lines))
+        yield ok("layout" if self.key == "data" else f"{self.key}: layout", "; ".join(lines))
 
     def rows(self, split: str) -> Iterator[Finding]:
         """What a split has, with the notes that training and evaluating print."""
@@ -44,7 +45,7 @@ class Splits:
         from sam3_hyperet.data.notes import data_notes, prompt_notes
         from sam3_hyperet.data.sources import augmentation, open_split, prompt_sampler, training_images
 
-        check = f"data: {split}"
+        check = f"{self.key}: {split}"
         images = open_split(self.data, split).images if split == "val" else training_images(self.data, split)
         notes = data_notes(images)
         if split != "val":
@@ -86,9 +87,9 @@ class Splits:
                     faults.append(str(error))
         if faults:
             remedy = "`sam3-hyperet prepare` opens every file and names all that cannot be used"
-            yield failed("data: files", f"{len(faults)} of {read} that were opened: {some(faults)}", "0", remedy)
+            yield failed(f"{self.key}: files", f"{len(faults)} of {read} that were opened: {some(faults)}", "0", remedy)
         else:
-            yield ok("data: files", f"{read} images opened")
+            yield ok(f"{self.key}: files", f"{read} images opened")
 
     def overlap_rows(self) -> Iterator[Finding]:
         """Whether what is evaluated, or chosen by, is trained on as well, or has categories that training lacks."""
@@ -114,16 +115,15 @@ class Splits:
         from sam3_hyperet.inference.predictor import count_tokens
         from sam3_hyperet.sam3_host import CONTEXT_LENGTH
 
+        check = "prompts" if self.key == "data" else f"{self.key}: prompts"
         most = CONTEXT_LENGTH - 2  # the start and the end take one each
         names = dict.fromkeys(c.name for images in self.opened.values() for c in images.categories)
         counts = {name: count_tokens(model, name) for name in names}
         if long := [f"{name[:60]!r} has {count} tokens" for name, count in counts.items() if count > most]:
             expected = f"at most {most}, which SAM 3 reads of a prompt; it drops the rest"
-            yield failed("prompts", some(long), expected, "a shorter name in the annotations")
+            yield failed(check, some(long), expected, "a shorter name in the annotations")
         else:
-            yield ok(
-                "prompts", f"{len(names)} category names of at most {max(counts.values())} tokens; {most} are read"
-            )
+            yield ok(check, f"{len(names)} category names of at most {max(counts.values())} tokens; {most} are read")
 
 
 def same_images(one: AnnotatedImages, other: AnnotatedImages) -> list[str]:

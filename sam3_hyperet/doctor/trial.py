@@ -34,6 +34,7 @@ from sam3_hyperet.training.stages import Stages
 from sam3_hyperet.training.step import Passes, optimize
 
 _PROMPTS = 3  # of the forward pass
+_STEPS = 2
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Trial:
         """Two steps as the run's first ones, at the stage that trains most: finite loss, gradients, time, memory."""
         train, model = fit.train, self.model
         at_most = replace(fit.stage, number=fit.stage.last, boundaries=(), plateau=0)
-        stages = Stages(self.fabric, model, GroundingLoss(model, loss), at_most, fit.optim, train.max_steps)
+        stages = Stages(self.fabric, model, GroundingLoss(model, loss), at_most, fit.optim, train.max_steps or _STEPS)
         report = stages.begin()
         passes = Passes(train.prompts_at_once, train.checkpoint_activations)
         prompts = ConceptPrompts(
@@ -84,7 +85,7 @@ class Trial:
         batches = training_batches(prompts, train.batch_size, seed=seed, device=self.fabric.device)
         if self.fabric.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.fabric.device)
-        for step in range(2):
+        for step in range(_STEPS):
             stages.set_learning_rates(step)
             batch = next(batches)
             began = time.perf_counter()
@@ -98,8 +99,10 @@ class Trial:
                 yield failed("training step", found, "a finite loss and gradient", remedy)
                 return
         yield from _gradient_rows(model, at_most.number, report.trainable)
-        total = seconds * train.accumulate * train.max_steps
-        pace = f"{seconds:.2f} s a pass of {train.batch_size}; {train.max_steps} steps about {_duration(total)}"
+        pace = f"{seconds:.2f} s a pass of {train.batch_size}"
+        if train.max_steps:
+            total = seconds * train.accumulate * train.max_steps
+            pace = f"{pace}; {train.max_steps} steps about {_duration(total)}"
         size, of_what = _peak(self.fabric.device)
         peak = f"peak {size_text(size)} {of_what}; images with more objects need more"
         yield ok("training step", f"{values}, matched {float(terms[MATCHED]):.4g}; {pace}; {peak}")

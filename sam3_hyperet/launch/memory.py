@@ -50,14 +50,17 @@ class Estimate:
 
 
 def estimate(
-    model: Mapping[str, Any], hyperet: Mapping[str, Any], stage: Mapping[str, Any], steps: int, run_dir: Path
+    model: Mapping[str, Any], hyperet: Mapping[str, Any], stage: Mapping[str, Any], steps: int | None, run_dir: Path
 ) -> Estimate:
-    """Count the parameters of the run that these sections of a configuration describe, without making any weight."""
+    """Count the parameters of the run that these sections of a configuration describe, without making any weight.
+
+    steps: of the run; None where they are not known yet.
+    """
     built = outline(read_options(ModelOptions, model, "model"), HyperETConfig.from_mapping(hyperet))
     options = read_options(StageOptions, stage, "stage")
     report = set_stage(built, options.last, options.layers)
     done = [line for line in read_history(run_dir / HISTORY_FILE) if "train/seconds" in line][-1:]
-    seconds = [line["train/seconds"] / line["step"] * max(0, steps - line["step"]) for line in done]
+    seconds = [line["train/seconds"] / line["step"] * max(0, steps - line["step"]) for line in done if steps]
     return Estimate(report.trainable + report.frozen, report.trainable, *(seconds or [None]))
 
 

@@ -5,10 +5,12 @@ step: one optimizer step over all batches and processes.
 stages: which parameters train, and from when on more of them do.
 optimizer: AdamW in groups, with the learning rates' course.
 curvature_schedule: the curvature of all adjustments while they train.
+loaders: how many loader processes a machine has room for.
 batches: the endless stream of training batches, validation batches, parts of a batch.
 feature_cache: a frozen trunk's features on disk.
 distributed: fully sharded training (FSDP2).
 state: the saved state of a run, with a checksum.
+warm_start: the adapter file that a run begins with.
 run_folder: a run's files, which of them are its own, its best and last weights.
 run_log: metrics.jsonl, TensorBoard, Weights & Biases, the progress bar.
 signals: Ctrl-C, SIGTERM and Slurm's warning between two steps.

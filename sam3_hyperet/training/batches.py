@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 import torch
 from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
+from torch.utils.data import Sampler
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.data.loading import ConceptPrompts, EndlessOrder, build_loader
+from sam3_hyperet.data.loading import ConceptPrompts, EndlessOrder, Pick, build_loader
+from sam3_hyperet.data.mixture import MixedOrder, Mixture
 
 T = TypeVar("T")
 _PACKED = ("boxes", "repeated_boxes", "segments", "is_valid_segment", "object_ids")  # a row for each target
@@ -17,7 +19,7 @@ _PROMPTS_SECOND = ("input_boxes", "input_boxes_label")
 
 
 def training_batches(
-    dataset: ConceptPrompts,
+    dataset: ConceptPrompts | Mixture,
     batch_size: int,
     *,
     step: int = 0,
@@ -39,9 +41,13 @@ def training_batches(
         accumulate: batches of a step.
         rank, world: this process of so many; each has batches of its own.
     """
-    order = EndlessOrder(len(dataset), seed, rank, world, first=step * accumulate * batch_size)
-    for batch in build_loader(dataset, batch_size, workers, order):
-        yield move_data_to_device(batch, torch.device(device))
+    place = {"seed": seed, "rank": rank, "world": world, "first": step * accumulate * batch_size}
+    order: Sampler[Pick] = EndlessOrder(len(dataset), **place)
+    if isinstance(dataset, Mixture):
+        order = MixedOrder(tuple(map(len, dataset.parts)), dataset.quotas, **place)
+    device = torch.device(device)
+    for batch in build_loader(dataset, batch_size, workers, order, pin_memory=device.type == "cuda"):
+        yield move_data_to_device(batch, device)  # of pinned memory, beside the work on the GPU
 
 
 def val_batches(

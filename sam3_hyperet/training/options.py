@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Annotated, ClassVar, TypeVar
 
 from sam3_hyperet.choices import AUTO, CURVATURE_BOUNDS, PRECISIONS
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, check_fields, number
 
+F = TypeVar("F", bound="FitOptions")
 STAGES = (1, 2, 3)
+_STEPS = 300
 KEY_LAYERS = (r"transformer\.decoder\.", r"dot_prod_scoring\.", r"segmentation_head\.")
 SCHEDULES = ("constant", "linear", "cosine", "dynamic")
 CACHE_DTYPES = ("float32", "bfloat16")
@@ -34,7 +36,8 @@ class TrainOptions:
     """Options of the loop.
 
     Attributes:
-        max_steps: optimizer steps.
+        max_steps: optimizer steps; 300 where `epochs` is not given either.
+        epochs: or how often each training image of `data` is seen, on average: as many steps as that takes.
         batch_size: images per process and forward pass; a step sees batch_size · accumulate · processes of them.
         accumulate: forward and backward passes of a step. The step is that of one batch of all its images, up to
             rounding, however they are spread over passes and processes, where nothing is drawn at random: dropout
@@ -42,7 +45,8 @@ class TrainOptions:
             `loss.prune_probability` draw anew in every process. See `GroundingLoss` for the contrastive loss.
         prompts_at_once: of one image in a pass, so that memory does not grow with images and prompts; the step stays
             the same, as above. 0 for all of a batch.
-        workers: loader processes.
+        workers: loader processes; None on a GPU as many as the machine has cores and memory for, 8 at most, and 0 on
+            the CPU, whose cores the model uses.
         clip_norm: gradients are scaled down to this norm; null: 0.1, SAM 3's, where the base trains, 1 in stage 1.
         log_every: steps between two logged lines.
         tune_every: steps between two measurements of the loss on the tuning images; 0 for none (best = last).
@@ -60,11 +64,12 @@ class TrainOptions:
         checkpoint_activations: less memory, more time.
     """
 
-    max_steps: PositiveInt
-    batch_size: PositiveInt
+    max_steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+    batch_size: PositiveInt = 4
     accumulate: PositiveInt = 1
     prompts_at_once: NonNegativeInt = 0
-    workers: NonNegativeInt = 0
+    workers: NonNegativeInt | None = None
     clip_norm: PositiveFloat | None = None
     log_every: PositiveInt = 10
     tune_every: NonNegativeInt = 0
@@ -80,6 +85,25 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         check_fields(self, "train")
+        if self.max_steps is None and self.epochs is None:
+            object.__setattr__(self, "max_steps", _STEPS)
+
+    def check_length(self) -> None:
+        """Raise a ConfigError where a user gives the length of a run twice; a run that has begun knows both."""
+        if self.epochs is not None and self.max_steps is not None:
+            found = f"train.epochs={self.epochs:g} and train.max_steps={self.max_steps} both say how long the run is"
+            raise ConfigError(f"{found}; expected one of them, and null for the other: train.max_steps=null")
+
+    @property
+    def images_a_step(self) -> int:
+        """How many images all processes see together in a step."""
+        return self.batch_size * self.accumulate * self.devices * self.nodes
+
+    @property
+    def length(self) -> str:
+        """How long the run is, in words; `max_steps` must be known."""
+        epochs = "" if self.epochs is None else f" (train.epochs={self.epochs:g})"
+        return f"{self.max_steps:,} steps of {self.images_a_step} images{epochs}"
 
 
 @dataclass(frozen=True)
@@ -251,10 +275,8 @@ class FitOptions:
     logger: LoggerOptions | None = None
 
     def __post_init__(self) -> None:
-        self.stage.steps(self.train.max_steps)
-        if self.optim.warmup > self.train.max_steps:
-            expected = f"expected a fraction below 1, or steps up to train.max_steps={self.train.max_steps}"
-            raise ConfigError(f"optim.warmup={self.optim.warmup:g}; {expected}")
+        if self.train.max_steps is not None:  # else it is known once the data is opened
+            self._check_steps(self.train.max_steps)
         if self.stage.plateau and not self.train.tune_every:
             waits = f"stage.plateau={self.stage.plateau} waits for losses on the tuning images"
             remedy = "expected train.tune_every from 1, or stage.boundaries"
@@ -265,3 +287,17 @@ class FitOptions:
         """The gradient's largest norm, the same in all stages of a run."""
         given = self.train.clip_norm
         return given if given is not None else 0.1 if self.stage.last > 1 else 1.0
+
+    def of_images(self: F, images: float) -> F:
+        """The same with `train.max_steps` that follow from `train.epochs` of so many images. Raises ConfigError."""
+        train = self.train
+        if train.epochs is None or train.max_steps is not None:
+            return self
+        steps = math.ceil(train.epochs * images / train.images_a_step)
+        return replace(self, train=replace(train, max_steps=steps))
+
+    def _check_steps(self, max_steps: int) -> None:
+        self.stage.steps(max_steps)
+        if self.optim.warmup > max_steps:
+            expected = f"expected a fraction below 1, or steps up to train.max_steps={max_steps}"
+            raise ConfigError(f"optim.warmup={self.optim.warmup:g}; {expected}")

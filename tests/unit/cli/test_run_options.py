@@ -107,6 +107,7 @@ def test_every_option_decides_unless_it_is_named(opened):
     assert left_out == {
         f"train.{name}"
         for name in (
+            "epochs",
             "workers",
             "log_every",
             "save_every",
@@ -126,8 +127,32 @@ def test_every_option_decides_unless_it_is_named(opened):
         "data",
         "loss",
         "cache",
+        "init_adapter",
         "seed",
     }
+
+
+def test_steps_that_follow_from_epochs(opened, earlier, tmp_path):
+    """A resumed run has the steps that the first start has saved; they are compared once the data is opened."""
+    epochs = ("train.epochs=3", "train.max_steps=null", "optim.warmup=0")
+    earlier("state.pt", arguments=epochs)
+    file = tmp_path / "run" / "config.yaml"
+    saved = OmegaConf.load(file)
+    assert (saved.train.epochs, saved.train.max_steps) == (3.0, None)
+    opened(*epochs)  # a job that was submitted and has not begun
+    config = parse_command("train", [*BASE, f"run_dir={tmp_path / 'run'}", *epochs])[1]
+    values = OmegaConf.to_container(config, resolve=True)
+    options = read_run(values)
+    known = options.of_images(41)
+    assert known.train.max_steps == 62  # of two images
+    assert known.train.length == "62 steps of 2 images (train.epochs=3)"
+    saved.train.max_steps = 62
+    file.write_text(OmegaConf.to_yaml(saved))
+    assert opened(*epochs).resume
+    assert open_folder(known, values).resume
+    assert opened("train.max_steps=62", "optim.warmup=0").resume
+    with pytest.raises(ConfigError, match=r"train.max_steps is 75, but 62 in the run of"):
+        open_folder(options.of_images(50), values)
 
 
 def test_a_run_that_came_to_nothing_is_in_nobody_s_way(opened, earlier):

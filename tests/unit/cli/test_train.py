@@ -102,6 +102,9 @@ def test_keys_and_choices(fails, arguments, message):
         (["model.name=huge"], "model 'huge' is unknown; expected one of large, tiny"),
         (["model.checkpoint=/nowhere/sam3.pt"], "/nowhere/sam3.pt: no such file"),
         (["train.max_steps=0"], "train.max_steps=0; expected an integer from 1"),
+        (["train.epochs=2"], "train.epochs=2 and train.max_steps=4 both say how long the run is; expected one of them"),
+        (["train.epochs=0", "train.max_steps=null"], "train.epochs=0; expected a positive number, or null"),
+        (["train.epochs=2", "train.max_steps=null", "optim.warmup=9"], "optim.warmup=9; expected a fraction below 1"),
         (["optim.warmup=9"], "optim.warmup=9; expected a fraction below 1, or steps up to train.max_steps=4"),
         (["optim.lr=-1"], "optim.lr=-1; expected a positive number"),
         (["optim.betas=[2,3]"], "optim: Invalid beta parameter at index 0: 2"),
@@ -189,7 +192,9 @@ def test_a_picture_that_breaks_off_ends_the_run_in_words(coco, tmp_path, capsys)
     options = ["data=coco", f"paths.coco={broken}", "train.max_steps=20", "data.tune_images=0", "logger=none"]
     with pytest.raises(SystemExit):
         exit_cleanly(main)([*options, "model.checkpoint=random", f"run_dir={tmp_path / 'run'}"])
-    assert "not a readable image" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "not a readable image" in error
+    assert "`sam3-hyperet prepare` opens every file and names all that are broken" in error
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {
         ".sam3_hyperet.json",
         "config.yaml",

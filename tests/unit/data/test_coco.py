@@ -253,3 +253,12 @@ def test_pictures_of_other_modes_become_rgb(write, tmp_path, mode):
     picture = Image.new("L", (30, 20), 200).convert(mode)
     picture.save(tmp_path / "images" / "a.png", **({"transparency": b"\x00\x80"} if mode == "P" else {}))
     assert images.load_image(0).mode == "RGB"
+
+
+def test_images_without_a_record_are_counted(write):
+    _, folder = paths = write(content())
+    assert not [remark for remark in read_coco(*paths).remarks if "no record" in remark]
+    for name in ("b.png", "c.JPG", "notes.txt", ".hidden.png"):
+        (folder / name).touch()
+    remark = f"2 image files of {folder} have no record in instances.json and are left out"
+    assert remark in read_coco(*paths).remarks

@@ -164,8 +164,8 @@ def test_precision(precision, gpus, status):
 
 def test_memory_disk_and_cores(tmp_path, monkeypatch):
     assert only(machine.memory_rows(2**34, 2**33, "here", "weights")).status == "failed"
-    assert only(machine.core_rows(train(workers=4), 2, "here")).status == "warning"
-    assert only(machine.core_rows(train(workers=1), 2, "here")).status == "ok"
+    assert only(machine.core_rows(train(), 4, 2, "here")).status == "warning"
+    assert only(machine.core_rows(train(), 1, 2, "here")).status == "ok"
     few = os.statvfs_result((*[4096] * 5, 10_000, 100, 100, 0, 255))
     monkeypatch.setattr("os.statvfs", lambda path: few)
     row = only(machine.disk_rows("disk", tmp_path / "a" / "b", 1, "elsewhere"))

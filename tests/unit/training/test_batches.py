@@ -19,7 +19,7 @@ def flat(value):
 
 def test_every_tensor_is_moved(make_batch, monkeypatch):
     batch = make_batch([("car", [(10, 10, 60, 60)]), ("sky", [])], [("sky", [])])
-    monkeypatch.setattr(batches, "build_loader", lambda *_: [batch])
+    monkeypatch.setattr(batches, "build_loader", lambda *_, **__: [batch])
     for moved in (
         next(batches.training_batches([0, 1], 2, device="meta")),
         next(batches.val_batches(SimpleNamespace(), 2, "meta")),

@@ -1,0 +1,93 @@
+"""What a run trains on: its data sets, opened before its model is built, and what a person should read of them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from sam3_hyperet.cli.run_options import RunOptions
+from sam3_hyperet.cli.sections import MORE_DATA
+from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.loading import ConceptPrompts
+from sam3_hyperet.data.mixture import Mixture, quotas, share
+from sam3_hyperet.data.notes import data_notes, flip_notes, prompt_notes
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.selection import shared_remark
+from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The splits of `data`, and the training images of each set of `more_data`, by name; `options` of all of them."""
+
+    splits: RunSplits
+    more: Mapping[str, AnnotatedImages]
+    options: tuple[DataOptions, ...]
+
+    @property
+    def sets(self) -> list[AnnotatedImages]:
+        """The training images of each set, those of `data` first."""
+        return [self.splits.training, *self.more.values()]
+
+    @property
+    def quotas(self) -> tuple[int, ...]:
+        """How many images of each set are in a row, relative to the sum."""
+        return quotas([one.weight for one in self.options])
+
+    @property
+    def images_an_epoch(self) -> float:
+        """Images of a run in which each training image of `data` is seen once."""
+        return len(self.splits.training) / share(self.quotas)[0]
+
+    def share_lines(self, seen: int) -> Iterator[str]:
+        """How much of each set a run of so many images sees, if there are several."""
+        shares = share(self.quotas)
+        names = ["data", *(f"{MORE_DATA}.{name}" for name in self.more)]
+        for name, images, part in zip(names, self.sets, shares, strict=True) if self.more else ():
+            times = f"{part * seen / len(images):.2g} times each"
+            yield f"{name}: {part:.1%} of all images are of {images.name}; its {len(images):,} are seen {times}"
+
+
+def open_data(options: RunOptions, *, tune: bool) -> TrainingData:
+    """Open all that the run will read. Raises ConfigError or DataError as `open_run`."""
+    splits = open_run(options.data, tune=tune, evaluate=options.evaluate)
+    more = {name: open_run(one, tune=False, evaluate=False).training for name, one in options.more_data.items()}
+    for images in more.values():
+        if splits.evaluation and (remark := shared_remark(images, splits.evaluation.images, "data's val")):
+            images.remarks = (*images.remarks, remark)
+    return TrainingData(splits, more, (options.data, *options.more_data.values()))
+
+
+def concept_prompts(
+    data: TrainingData, options: RunOptions, side: int, say: Say
+) -> tuple[ConceptPrompts | Mixture, ConceptPrompts | None]:
+    """What a run trains on, and what it measures its loss on, if it does."""
+    parts = []
+    for one, images in zip(data.options, data.sets, strict=True):
+        sampler = prompt_sampler(one, images)
+        for line in (*data_notes(images), *prompt_notes(images, sampler), *flip_notes(images, one.flip)):
+            say(line)
+        if images.boxed:
+            say(f"{images.name}: of boxes without a mask, no mask is learnt, nor the semantic map of their prompts")
+        parts.append(ConceptPrompts(images, side, sampler, augmentation(one, images), options.seed))
+        for reason, count in parts[-1].dropped.items():
+            say(f"{images.name}: not trained on: {count} × {reason}")
+    training = Mixture(parts, data.quotas) if data.more else parts[0]
+    held_out, said = data.splits.tuning, set(data_notes(data.splits.training))
+    if held_out is None:
+        return training, None
+    for line in data_notes(held_out):
+        if line not in said:
+            say(f"tuning images: {line}")
+    return training, ConceptPrompts(held_out, side, prompt_sampler(options.data, held_out), None, options.seed)
+
+
+def views(training: ConceptPrompts | Mixture, tuning: ConceptPrompts | None) -> int:
+    """How many different views of images the trunk will see; 0 for ever new ones."""
+    seen = 0
+    for part in training.parts if isinstance(training, Mixture) else (training,):
+        of_each = part.augment.views if part.augment is not None and part.augment.is_random else 1
+        if not of_each:
+            return 0
+        seen += len(part) * of_each
+    return seen + (len(tuning) if tuning else 0)

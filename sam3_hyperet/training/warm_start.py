@@ -1,0 +1,28 @@
+"""Warm start: the adapter file that a run begins with."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from sam3_hyperet.digest import sha256
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.modeling.adapter_file import read_adapter_config
+from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.training.run_folder import ADAPTER
+
+
+def initial_adapter(given: str, config: HyperETConfig) -> tuple[Path, str]:
+    """The adapter file that `init_adapter` names, which may be a run's folder, and its SHA-256.
+
+    Raises CheckpointError for what is no adapter file, and ConfigError for one of other options than `config`. Whether
+    it is of the same base is seen when it is loaded.
+    """
+    path = Path(given).expanduser()
+    file = path / ADAPTER["best"] if path.is_dir() else path
+    found = read_adapter_config(file)
+    if config.is_empty:
+        raise ConfigError(f"init_adapter={given}, but the run has no adapters; expected a scheme, or init_adapter=null")
+    there, here = asdict(found), asdict(config)
+    if odd := [key for key, value in here.items() if value != there[key]]:
+        named = ", ".join(f"hyperet.{key} is {there[key]} in {file} and {here[key]} in this run" for key in odd)
+        raise ConfigError(f"init_adapter={given}: {named}; expected the same options")
+    return file, sha256(file)
