@@ -120,13 +120,15 @@ class GroundingLoss(nn.Module):
         `alignment`. "loss_matched", the weighted sum of the last layer's one-to-one terms of SAM 3, ranks models. The
         whole sum does not: better boxes give the one-to-many branch more matches, and so more loss.
         """
-        own = count_targets([batch])
-        step = step or own
-        fraction = own.prompts / step.prompts
+        step = step or count_targets([batch])
+        counted = torch.cat([target.num_boxes for target in batch.find_targets])
+        fraction = len(counted) / step.prompts
         # SAM 3 averages over this batch's prompts, and sums up all terms before they can be told apart: with the
-        # fraction in the divisors of the other terms as well, one factor is right for all
-        boxes = torch.tensor(max(1.0, step.boxes) * fraction, device=model.device)
-        ratio = own.segmented / max(1.0, step.segmented) / fraction
+        # fraction in the divisors of the other terms as well, one factor is right for all; this batch's own counts stay
+        # on the device, which nothing waits for
+        boxes = torch.full((), max(1.0, step.boxes) * fraction, device=model.device)
+        segmented = torch.cat([_segmented(target) for target in batch.find_targets]).sum()
+        ratio = segmented / (max(1.0, step.segmented) * fraction)
         divisors = {"boxes_to_average_over": boxes, "semantic_ratio": ratio}
         convert = getattr(model, "module", model).back_convert
         targets = [convert(target) | divisors for target in batch.find_targets]
@@ -136,8 +138,8 @@ class GroundingLoss(nn.Module):
         terms[TOTAL] = terms.pop(host.loss_fns.CORE_LOSS_KEY) / math.sqrt(fraction)
         matched = [getattr(self.weights, weight) * terms[term].detach() for term, weight in _WEIGHT_OF.items()]
         terms[MATCHED] = torch.stack(matched).sum()
-        fraction = own.present / max(1.0, step.present)
+        present = (counted > 0).sum() / max(1.0, step.present)
         for name, term in self.alignment(model, batch, output[-1]).items():
-            terms[name] = term * fraction
+            terms[name] = term * present
             terms[TOTAL] = terms[TOTAL] + self.alignment.weights[name] * terms[name]
         return terms

@@ -61,30 +61,34 @@ def val_batches(
 def parts_of(batch: host.BatchedDatapoint, prompts: int) -> Iterator[host.BatchedDatapoint]:
     """Split a batch into batches of one image and at most so many of its prompts, in order."""
     stage, target, metadata = batch.find_inputs[0], batch.find_targets[0], batch.find_metadatas[0]
-    ends = target.num_boxes.cumsum(0)
+    images, text_ids, boxes = torch.stack([stage.img_ids, stage.text_ids, target.num_boxes]).cpu()  # waits but once
+    ends = boxes.cumsum(0)
     for image in range(len(batch.img_batch)):
-        for chosen in (stage.img_ids == image).nonzero()[:, 0].split(prompts):
+        for chosen in (images == image).nonzero()[:, 0].split(prompts):
             first, last = int(chosen[0]), int(chosen[-1])
-            rows = slice(int(ends[first] - target.num_boxes[first]), int(ends[last]))
-            texts, text_ids = stage.text_ids[chosen].unique(return_inverse=True)
+            rows = slice(int(ends[first] - boxes[first]), int(ends[last]))
+            texts, own = text_ids[chosen].unique(return_inverse=True)
+            ids = {"img_ids": torch.zeros_like(chosen), "text_ids": own}
+            ids = {name: value.to(stage.img_ids.device, non_blocking=True) for name, value in ids.items()}
             yield replace(
                 batch,
                 img_batch=batch.img_batch[image : image + 1],
                 find_text_batch=[batch.find_text_batch[i] for i in texts.tolist()],
-                find_inputs=[replace(_of(stage, chosen, rows), img_ids=torch.zeros_like(chosen), text_ids=text_ids)],
+                find_inputs=[replace(_of(stage, chosen, rows), **ids)],
                 find_targets=[_of(target, chosen, rows)],
                 find_metadatas=[_of(metadata, chosen, rows)],
             )
 
 
 def _of(collated: T, chosen: Tensor, rows: slice) -> T:
-    """The fields of some prompts, the targets of which are `rows`."""
+    """The fields of some prompts, `chosen` on the CPU, the targets of which are `rows`."""
     parts: dict[str, object] = {}
     for name in (field.name for field in fields(collated)):
         value = getattr(collated, name)
         if isinstance(value, list):
             parts[name] = [value[i] for i in chosen.tolist()]
         elif isinstance(value, Tensor):
-            index: Any = rows if name in _PACKED else (slice(None), chosen) if name in _PROMPTS_SECOND else chosen
+            places = chosen.to(value.device, non_blocking=True)
+            index: Any = rows if name in _PACKED else (slice(None), places) if name in _PROMPTS_SECOND else places
             parts[name] = value[index]
     return replace(collated, **parts)

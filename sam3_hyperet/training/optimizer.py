@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from sam3_hyperet.errors import ConfigError
@@ -93,13 +93,14 @@ def set_learning_rates(
     return {group["name"]: group["lr"] for group in optimizer.param_groups}
 
 
-def gradient_norms(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Norm of the present gradients of each group."""
-    gradients: dict[str, list[torch.Tensor]] = {}
+def gradient_norms(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Norm of the present gradients of each group, on their device, which is not waited for."""
+    gradients: dict[str, list[Tensor]] = {}
     for group in optimizer.param_groups:
         present = [p.grad for p in group["params"] if p.grad is not None]
         gradients.setdefault(group["name"], []).extend(present)
-    return {name: float(gathered(get_total_norm(present))) for name, present in gradients.items()}
+    none = torch.zeros(0, device=optimizer.param_groups[0]["params"][0].device)
+    return {name: gathered(get_total_norm(present or [none])) for name, present in gradients.items()}
 
 
 def _by_group(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -79,8 +80,8 @@ def optimize(
 
     Only the backward pass of the last one of this process's `passes` through the `batches` synchronises gradients; None
     for a batch a pass.
-    Returns the loss terms of the whole step, in all processes, and the gradient's norm by metric, before it was
-    clipped; or None for it where loss or gradient was not finite and nothing was changed.
+    Returns the loss terms of the whole step, in all processes and on the CPU, and the gradient's norm by metric, before
+    it was clipped; or None for it where loss or gradient was not finite and nothing was changed.
     """
     module, optimizer = stages.module, stages.optimizer
     passes = passes or Passes()
@@ -94,15 +95,19 @@ def optimize(
             terms = module(KeptPrecision(batch), counts)
             fabric.backward(terms[TOTAL] * fabric.world_size)  # the processes' gradients are averaged
         parts.append(torch.stack([term.detach().float() for term in terms.values()]))
-    terms = dict(zip(terms, _summed(fabric, torch.stack(parts).sum(dim=0)), strict=True))
+    summed = _summed(fabric, torch.stack(parts).sum(dim=0))
     groups = gradient_norms(stages.raw_optimizer) if by_group else {}
     norm = gathered(fabric.clip_gradients(module, optimizer, max_norm=clip_norm, error_if_nonfinite=False))
-    if not (torch.isfinite(terms[TOTAL]) and torch.isfinite(norm)):
+    # the device is waited for once
+    every = torch.cat([summed, torch.stack([norm, *groups.values()]).to(summed)]).cpu()
+    terms = dict(zip(terms, every, strict=False))
+    total, norm, *of_groups = [float(terms[TOTAL]), *every[len(terms) :].tolist()]
+    if not (math.isfinite(total) and math.isfinite(norm)):
         optimizer.zero_grad(set_to_none=True)
         return terms, None
     optimizer.step()
-    norms = {f"train/gradient_norm/{group}": value for group, value in groups.items() if len(groups) > 1}
-    return terms, {"train/gradient_norm": float(norm), **norms}
+    norms = {f"train/gradient_norm/{group}": value for group, value in zip(groups, of_groups, strict=True)}
+    return terms, {"train/gradient_norm": norm, **(norms if len(norms) > 1 else {})}
 
 
 def _summed(fabric: Fabric, values: Tensor) -> Tensor:
