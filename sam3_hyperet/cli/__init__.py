@@ -8,6 +8,7 @@ help_text: `--help`.
 train, pretrain: training, on this machine or through submit.
 submit: runs and sweeps as Slurm jobs.
 run_options: all options of a training run, and whether two runs are the same.
+progress: how far a tool is, at a terminal or in a log.
 processes: the processes of a run, by Lightning Fabric.
 evaluate: base and adapted models side by side.
 compare: evaluation, metrics.json and report of opened models.

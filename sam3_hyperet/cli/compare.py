@@ -1,17 +1,16 @@
 """Any number of models side by side on a split of a data set: metrics.json and report.html."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from sam3_hyperet.cli.command import write_json
+from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split
@@ -48,7 +47,8 @@ def compare_and_report(
     Returns the metrics; nothing in a process that is not the first.
     """
     Manifest(run_dir).check(*PRODUCTS)
-    say, progress = partial(console.print, markup=False, soft_wrap=True), partial(_progress, console)
+    what = "images" if fabric.world_size == 1 else f"images of the first of {fabric.world_size} processes"
+    say, progress = partial(console.print, markup=False, soft_wrap=True), partial(counted, console, what)
     for line in data_notes(split.images):
         say(line)
     task, goes_on = open_task(split, protocol), resume == "auto"
@@ -63,12 +63,6 @@ def compare_and_report(
         remove_records(comparison, run_dir)
     print_metrics(console, metrics, [model.name for model in models])
     return metrics
-
-
-@contextmanager
-def _progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield partial(progress.advance, progress.add_task("images", total=total))
 
 
 def print_metrics(console: Console, metrics: Mapping[str, float], names: Sequence[str]) -> None:

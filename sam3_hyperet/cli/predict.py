@@ -16,6 +16,7 @@ from sam3_hyperet.cli.command import parse_command, write_json
 from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict_inputs import Inputs, passed_over
+from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.image_files import limit_megapixels
 from sam3_hyperet.errors import CheckpointError, ConfigError
@@ -68,6 +69,7 @@ def main(argv: list[str] | None = None) -> Path:
         # written image by image, for all of them may not fit in memory
         pictures = stack.enter_context(_open_list(run_dir / _PREDICTIONS, f'{head[:-1]}, "pictures": ', "}"))
         results = stack.enter_context(_open_list(run_dir / _RESULTS))
+        on_image = stack.enter_context(counted(console, "images", len(inputs.paths)))
         for i, (path, name) in enumerate(zip(inputs.paths, names, strict=True)):
             image = inputs.load(i)
             entry, drawn = _predict(predictor, image, config)
@@ -78,6 +80,7 @@ def main(argv: list[str] | None = None) -> Path:
                 results.write(result)
             sizes.append(image.size)
             console.print(f"{path.name}: {_summary(entry['prompts'])}", markup=False, soft_wrap=True)
+            on_image()
     write_json(run_dir / _IMAGES, inputs.listing(sizes))
     ids = f"ids of {config.annotations}" if config.annotations else f"ids as in {_IMAGES}"
     what = f"{len(sizes)} overlays, " if config.overlays else ""

@@ -1,8 +1,7 @@
 """`sam3-hyperet prepare`: what a data set lacks and where to get it; a manifest where it lacks nothing."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from sam3_hyperet.cli.command import command_line, parse_command, write_json
+from sam3_hyperet.cli.progress import progress
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.notes import prompt_notes
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
         return opened[split]
 
     for split in data.splits:
-        with _progress(console, f"{data.name} {split}") as on_image:
+        with progress(console, f"images of {data.name} {split}") as on_image:
             inspected[split] = inspect(partial(read, split), root, counts.get(split, {}), workers, on_image)
     _print_table(inspected, console)
     for split in [name for name in opened if name != "train"] if "train" in opened else ():
@@ -96,18 +95,11 @@ def _values(arguments: Sequence[str], say: Callable[[str], None] = lambda line: 
 def _converted(conversion: Conversion, root: Path, workers: int, console: Console) -> str | None:
     """The folder of converted label maps, made if need be; None if those that came are right as they are."""
     if conversion.needed(root):
-        with _progress(console, f"{conversion.folder} → {conversion.to}") as on_map:
+        with progress(console, f"label maps of {conversion.folder}") as on_map:
             count = conversion.run(root, workers, on_map)
         to = root / conversion.to
         console.print(f"converted {count:,} label maps to {to}; the originals are unchanged", soft_wrap=True)
     return None if conversion.is_there(root) or not (root / conversion.to).is_dir() else conversion.to
-
-
-@contextmanager
-def _progress(console: Console, description: str) -> Iterator[Callable[[int, int], None]]:
-    with Progress(console=console) as progress:
-        task = progress.add_task(description, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _print_table(inspected: dict[str, Inspected], console: Console) -> None:
