@@ -22,7 +22,7 @@ TOOLS = {  # function, and what it does
     "benchmark": ("benchmark:main", "measure speed and memory (in the repository only)"),
     "pretrain": ("pretrain:main", "train the tiny base from scratch, as the weights in the package were"),
 }
-_SWEEPS = ("train", "pretrain")
+_TRAINING, _SUBMITTED = ("train", "pretrain"), ("evaluate", "predict")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,7 +67,9 @@ def _run(tool: str, arguments: list[str]) -> None:
     from sam3_hyperet.cli.run_options import read_run
     from sam3_hyperet.cli.submit import parse_runs
 
-    if tool in _SWEEPS:
+    if tool in _SUBMITTED:
+        parse_runs(tool, arguments)
+    elif tool in _TRAINING:
         for config in parse_runs(tool, arguments)[0]:
             read_run(OmegaConf.to_container(config))  # type: ignore[arg-type]
     else:

@@ -80,10 +80,15 @@ def check_before_submission(values: dict[str, Any]) -> list[str]:
 
     What the submitting machine cannot know is left out: GPUs, memory, and whatever needs the model's weights in memory.
     """
-    found = list(examine(setup_of(values)))
+    return warnings_of(examine(setup_of(values)), values["run_dir"])
+
+
+def warnings_of(findings: Iterable[Finding], run_dir: str) -> list[str]:
+    """A line for each warning about a job that is about to be submitted. Raises ConfigError if something would fail."""
+    found = list(findings)
     if failures := [" ".join(" ".join(_lines(one)).split()) for one in found if one.status == "failed"]:
         remedy = "mend it, or submit it as it is with launcher.doctor=false"
-        raise ConfigError(f"{values['run_dir']} would fail: {' | '.join(failures)}; {remedy}")
+        raise ConfigError(f"{run_dir} would fail: {' | '.join(failures)}; {remedy}")
     return ["\n".join(_lines(one)) for one in found if one.status == "warning"]
 
 

@@ -2,44 +2,76 @@
 
 import itertools
 import os
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from sam3_hyperet.cli.command import parse_command
-from sam3_hyperet.cli.compare import compare_and_report
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.cli.command import exit_cleanly
+from sam3_hyperet.cli.compare import PRODUCTS, compare_and_report
+from sam3_hyperet.cli.doctor import warnings_of
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.processes import from_first, make_fabric
-from sam3_hyperet.cli.recognition import recognised
+from sam3_hyperet.cli.recognition import recognised, recognised_here
+from sam3_hyperet.cli.submit import parse_runs, submit_jobs
 from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions
 from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.doctor.cluster import unseen
+from sam3_hyperet.doctor.findings import Finding, ok
+from sam3_hyperet.doctor.job import examine_job
+from sam3_hyperet.doctor.splits import small
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.compare import RECORDS
 from sam3_hyperet.evaluation.models import EXACT, TrainedFiles, open_models
 from sam3_hyperet.evaluation.protocol import Protocol
-from sam3_hyperet.files import sole_use
+from sam3_hyperet.evaluation.task import open_task
+from sam3_hyperet.files import Manifest, sole_use
+from sam3_hyperet.inference.predictor import check_prompts
+from sam3_hyperet.launch.options import SlurmOptions
+from sam3_hyperet.modeling.config import ModelOptions
 from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 
 
 def main(argv: list[str] | None = None) -> Path:
-    """Run the tool; returns the folder with metrics.json and report.html."""
-    _, config = parse_command("evaluate", argv)
+    """Run the tool, or submit it to Slurm; returns the folder with metrics.json and report.html, or of all of them."""
+    configs, folder = parse_runs("evaluate", argv)
+    if configs[0].launcher.name == "local":
+        return evaluate(configs[0])
+    say = partial(Console(highlight=False).print, markup=False, soft_wrap=True)
+    configs = [recognised_here(config, say) for config in configs]
+    for config in configs:
+        launcher = read_options(SlurmOptions, OmegaConf.to_container(config.launcher, resolve=True), "launcher")
+        launcher.check_processes({"nodes": config.nodes, "devices": config.devices}, {"device": config.device})
+    return submit_jobs(f"{__name__}:{evaluate_job.__name__}", configs, folder, "evaluate", _warnings, state=RECORDS)
+
+
+def evaluate_job(config: DictConfig) -> None:
+    """`evaluate` as a job on a cluster runs it: an error of the user is one line of its log."""
+    exit_cleanly(evaluate)(config)
+
+
+def evaluate(config: DictConfig) -> Path:
+    """Evaluate here and now; returns the folder with metrics.json and report.html."""
     protocol = read_options(Protocol, OmegaConf.to_container(config.protocol), "protocol")
     model_values = OmegaConf.to_container(config.model)
     lines: list[str] = []  # printed by the first process alone
     config = recognised(config, lines.append)
     data = read_options(DataOptions, OmegaConf.to_container(config.data), "data")
-    use_weights = "model" in config.of_run
-    trained = find_trained(listed(config.adapter), listed(config.run), data=data.name, use_weights=use_weights)
+    trained = _trained(config, data)
     set_threads(config.threads)
-    device, devices = choose_device(config.device), config.devices
-    strategy = "ddp" if devices > 1 else "auto"
-    fabric = make_fabric(f"devices={devices}", accelerator=device.type, devices=devices, strategy=strategy)
+    device, processes = choose_device(config.device), {"devices": config.devices, "num_nodes": config.nodes}
+    strategy = "ddp" if config.devices * config.nodes > 1 else "auto"
+    blamed = f"device={config.device}, devices={config.devices}, nodes={config.nodes}"
+    fabric = make_fabric(blamed, accelerator=device.type, strategy=strategy, **processes)
     fabric.launch()
     console = Console(highlight=False, quiet=not fabric.is_global_zero)
     for line in lines:
@@ -61,6 +93,35 @@ def main(argv: list[str] | None = None) -> Path:
         )
     console.print(f"wrote {run_dir / 'metrics.json'}, {run_dir / 'report.html'}", markup=False, soft_wrap=True)
     return run_dir
+
+
+def _trained(config: DictConfig, data: DataOptions) -> dict[str, TrainedFiles]:
+    use_weights = "model" in config.of_run
+    return find_trained(listed(config.adapter), listed(config.run), data=data.name, use_weights=use_weights)
+
+
+def _warnings(values: dict[str, Any]) -> list[str]:
+    """What is to be said of an evaluation before it is submitted. Raises ConfigError if it would fail."""
+    config = OmegaConf.create(values)
+    data = read_options(DataOptions, values["data"], "data")
+    protocol = read_options(Protocol, values["protocol"], "protocol")
+    files = _trained(config, data).values()
+    launcher = read_options(SlurmOptions, values["launcher"], "launcher")
+
+    def data_rows(model: host.Sam3Image) -> Iterator[Finding]:
+        if data.format != "scenes" and not Path(data.root).expanduser().is_dir():
+            yield unseen("data", Path(data.root))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            task = open_task(open_split(small(data, Path(folder)), values["split"]), protocol)
+        check_prompts(model, task.vocabulary)
+        yield ok("data", f"{len(task.positions)} images, {len(task.vocabulary)} prompts")
+
+    adapters = [one.adapter for one in files if one.adapter]
+    options = read_options(ModelOptions, values["model"], "model")
+    run_dir = Path(values["run_dir"])
+    Manifest(run_dir).check(*PRODUCTS)
+    return warnings_of(examine_job(launcher, run_dir, options, adapters, {"data": data_rows}), values["run_dir"])
 
 
 def choose_device(name: str) -> torch.device:

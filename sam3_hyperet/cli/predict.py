@@ -12,22 +12,29 @@ from PIL import Image
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.cli.command import parse_command, write_json
+from sam3_hyperet.cli.command import exit_cleanly, write_json
+from sam3_hyperet.cli.doctor import warnings_of
 from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict_inputs import Inputs, passed_over
 from sam3_hyperet.cli.progress import counted
+from sam3_hyperet.cli.submit import parse_runs, submit_jobs
 from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.image_files import limit_megapixels
+from sam3_hyperet.doctor.findings import Finding, ok
+from sam3_hyperet.doctor.job import examine_job
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.files import Manifest, replacing
-from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.inference.predictor import Predictor, check_prompts
+from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.masks import encode_masks
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
+from sam3_hyperet.modeling.config import ModelOptions
 from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
+from sam3_hyperet.options import read_options
 from sam3_hyperet.precision import float32_products, precision_text
 from sam3_hyperet.report.figures.images import overlay
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
@@ -37,17 +44,29 @@ _PREDICTIONS, _RESULTS, _IMAGES = "predictions.json", "results.json", "images.js
 
 
 def main(argv: list[str] | None = None) -> Path:
-    """Run the tool; returns the folder with the overlays, predictions.json, results.json and images.json."""
-    _, config = parse_command("predict", argv)
+    """Run the tool, or submit it to Slurm; returns the folder with the overlays and the JSON files, or of all runs."""
+    configs, folder = parse_runs("predict", argv)
+    if configs[0].launcher.name == "local":
+        return predict(configs[0])
+    for config in configs:
+        launcher = read_options(SlurmOptions, OmegaConf.to_container(config.launcher, resolve=True), "launcher")
+        launcher.check_processes({"predict's nodes": 1, "predict's devices": 1}, {"device": config.device})
+    return submit_jobs(f"{__name__}:{predict_job.__name__}", configs, folder, "predict", _warnings)
+
+
+def predict_job(config: DictConfig) -> None:
+    """`predict` as a job on a cluster runs it: an error of the user is one line of its log."""
+    exit_cleanly(predict)(config)
+
+
+def predict(config: DictConfig) -> Path:
+    """Predict here and now; returns the folder with the overlays, predictions.json, results.json and images.json."""
     console = Console(highlight=False)
     limit_megapixels(config.max_megapixels)
     inputs = Inputs.of(config)
     names: Sequence[str | None] = inputs.overlays() if config.overlays else [None] * len(inputs.paths)
-    written = [name for name in (*names, _PREDICTIONS, _RESULTS, _IMAGES) if name]
     run_dir = Path(config.run_dir)
-    if replaced := {(run_dir / name).resolve() for name in written} & {path.resolve() for path in inputs.paths}:
-        raise ConfigError(f"run_dir={run_dir}: the overlay would replace the image {replaced.pop()}; use another")
-    Manifest(run_dir).check(*written)
+    written = _check_written(run_dir, inputs, names)
     inputs.check()
     for line in passed_over(config.images) if config.annotations is None else ():
         console.print(line, markup=False, soft_wrap=True)
@@ -89,12 +108,47 @@ def main(argv: list[str] | None = None) -> Path:
     return run_dir
 
 
+def _check_written(run_dir: Path, inputs: Inputs, overlays: Sequence[str | None]) -> list[str]:
+    """Names of the files to write. Raises ConfigError if one of them would replace what `predict` did not write."""
+    written = [name for name in (*overlays, _PREDICTIONS, _RESULTS, _IMAGES) if name]
+    if replaced := {(run_dir / name).resolve() for name in written} & {path.resolve() for path in inputs.paths}:
+        raise ConfigError(f"run_dir={run_dir}: the overlay would replace the image {replaced.pop()}; use another")
+    Manifest(run_dir).check(*written)
+    return written
+
+
+def _warnings(values: dict[str, Any]) -> list[str]:
+    """What is to be said of a prediction before it is submitted. Raises ConfigError if it would fail."""
+    config, run_dir = OmegaConf.create(values), Path(values["run_dir"])
+    model, adapter = _described(config)
+    launcher = read_options(SlurmOptions, values["launcher"], "launcher")
+    limit_megapixels(config.max_megapixels)
+
+    def input_rows(model: host.Sam3Image) -> Iterator[Finding]:
+        inputs = Inputs.of(config)
+        _check_written(run_dir, inputs, inputs.overlays() if config.overlays else [])
+        check_prompts(model, list(inputs.categories))
+        yield ok("images", f"{len(inputs.paths)} images, {len(inputs.categories)} prompts")
+
+    options, adapters = read_options(ModelOptions, model, "model"), [Path(adapter)] if adapter else []
+    return warnings_of(examine_job(launcher, run_dir, options, adapters, {"images": input_rows}), values["run_dir"])
+
+
 def open_adapted(config: DictConfig) -> tuple[host.Sam3Image, str | None]:
     """The model that `model=`, `adapter=` and `run=` describe, on its device, and the adapter file.
 
     A run's model has the base weights that the run trained, if it did, unless `model=` describes another base. Raises
     ConfigError for several runs, CheckpointError for a run without results and for files that do not fit.
     """
+    values, adapter = _described(config)
+    model = open_model(values).to(choose_device(config.device))
+    if adapter:
+        load_adapter(model, adapter)
+    return model, adapter
+
+
+def _described(config: DictConfig) -> tuple[dict[str, Any], str | None]:
+    """The section `model` and the adapter file of what `model=`, `adapter=` and `run=` describe."""
     values, adapter = OmegaConf.to_container(config.model), config.adapter
     if len(runs := listed(config.run)) > 1:
         raise ConfigError(f"run={config.run}; expected one run")
@@ -107,10 +161,7 @@ def open_adapted(config: DictConfig) -> tuple[host.Sam3Image, str | None]:
             values["checkpoint"] = str(weights)
         if adapter is None and best.is_file():
             adapter = str(best)
-    model = open_model(values).to(choose_device(config.device))
-    if adapter:
-        load_adapter(model, adapter)
-    return model, adapter
+    return values, adapter  # type: ignore[return-value]
 
 
 def _summary(prompts: Sequence[Mapping[str, Any]]) -> str:

@@ -44,6 +44,7 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
     "precision": Annotated[str, PRECISIONS],
     "workers": PositiveInt,
     "devices": PositiveInt,
+    "nodes": PositiveInt,
     "score_threshold": Probability,
     "mask_threshold": Probability,
     "max_megapixels": PositiveFloat,

@@ -1,9 +1,9 @@
-"""`launcher=slurm` of `train`: one run, or a sweep as one array, each with its own saved configuration."""
+"""`launcher=slurm`: a run of a tool, or a sweep of runs as one array."""
 
 import itertools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from sam3_hyperet.cli.doctor import check_before_submission
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import Manifest, replacing, sole_use
 from sam3_hyperet.launch.options import SlurmOptions
-from sam3_hyperet.launch.slurm import TrainingJob, open_executor, script, submit
+from sam3_hyperet.launch.slurm import ToolJob, check_name, open_executor, script, submit
 from sam3_hyperet.options import read_options
-from sam3_hyperet.training.options import CONFIG_FILE, TrainOptions
+from sam3_hyperet.training.options import CONFIG_FILE, STATE_FILE, TrainOptions
 
 _CHECKED = ("model", "hyperet", "stage", "data", "more_data", "train", "cache", "launcher", "evaluate")
 """Keys that decide what `doctor` finds: runs of a sweep in which they are the same are checked once."""
@@ -29,7 +29,7 @@ def parse_runs(tool: str, argv: Sequence[str] | None = None) -> tuple[list[DictC
     """Every run that a command line describes, and the folder that they share.
 
     With another launcher than local, comma-separated values (scheme=A,B,C) and ranges (seed=range(0,3)) are a run each,
-    in a folder of its own; `launcher.…=` excepted. Without, there is one run, and the folder is its own.
+    in a folder of its own; `launcher.…=` and `prompts=` excepted. Without, there is one run, and the folder is its own.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     is_submitted = any(one.startswith("launcher=") and one != "launcher=local" for one in arguments)
@@ -40,76 +40,107 @@ def parse_runs(tool: str, argv: Sequence[str] | None = None) -> tuple[list[DictC
         swept = [position for position, values in enumerate(choices) if len(values) > 1]
         for config, combination in zip(configs, itertools.product(*choices), strict=True):
             parts = [re.sub(r"[^\w.+-]+", "-", combination[position]).strip("-") for position in swept]
-            config.run_dir = str(folder / "-".join([config.name, *parts]))
+            config.run_dir = str(folder / "-".join([config.get("name", tool), *parts]))
         if len({config.run_dir for config in configs}) < len(configs):
             raise ConfigError(f"launcher=slurm: two runs of the sweep would be written to {configs[0].run_dir}")
     return configs, folder
 
 
 def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path:
-    """Submit the runs that `parse_runs` read, or print the script if `launcher.dry_run`; returns `folder`.
+    """Submit training runs that `parse_runs` read, each with its configuration in its folder; returns `folder`.
 
     Each task of a job calls `train`, given as "package.module:function".
     """
     from sam3_hyperet.launch.memory import estimate  # imports torch, and a command line is read without
 
     console = Console(highlight=False, soft_wrap=True)
-    plain = [OmegaConf.to_container(config, resolve=True) for config in configs]
-    options = read_options(SlurmOptions, plain[0]["launcher"], "launcher")
-    for values in plain:
-        if values["launcher"] != plain[0]["launcher"]:
-            raise ConfigError("launcher=slurm: the runs of a sweep are one array; expected the same launcher.… of all")
+    options = _launcher(configs)
+    for values in map(_plain, configs):
         train_options = read_options(TrainOptions, values["train"], "train")
         options.check(train_options)
         sections = (values[name] for name in ("model", "hyperet", "stage"))
         expected = estimate(*sections, train_options.max_steps, Path(values["run_dir"]))
-        asked = "the cluster's default" if options.mem_gb is None else f"{options.mem_gb:g} GB"
-        console.print(
-            f"{values['run_dir']}: {expected}; asked for: {options.nodes} x {options.tasks_per_node} processes, "
-            f"{asked} a node, {options.timeout_min} min, then requeued up to {options.max_timeouts} times"
-        )
+        console.print(f"{values['run_dir']}: {expected}")
         needed = options.tasks_per_node * expected.memory_gb
         if options.mem_gb is not None and options.mem_gb < needed:
             processes = f"the {options.tasks_per_node} processes of a node need {needed:.2f} GB"
             raise ConfigError(f"launcher.mem_gb={options.mem_gb:g}, but {processes} without any activations")
-    logs, name = folder / "slurm", plain[0]["name"]
-    if options.dry_run:
-        console.print(script(options, logs, name, len(configs)), markup=False)
-        return folder
-    if options.doctor:
-        _check(plain, console)
-    executor = open_executor(options, logs, name)
-    for config in configs:
+    checked: list[dict[str, Any]] = []
+
+    def check(values: dict[str, Any]) -> list[str]:
+        same = {key: values[key] for key in _CHECKED}
+        if same in checked:
+            return []
+        checked.append(same)
+        return check_before_submission(values)
+
+    def begin(config: DictConfig) -> None:
         run_dir = Path(config.run_dir)
         with sole_use(run_dir):
             Manifest(run_dir).claim(CONFIG_FILE)
             with replacing(run_dir / CONFIG_FILE) as file:
                 file.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
-    jobs = submit(executor, [TrainingJob(train, values) for values in plain])
+
+    return submit_jobs(train, configs, folder, configs[0].name, check, state=STATE_FILE, begin=begin)
+
+
+def submit_jobs(
+    function: str,
+    configs: Sequence[DictConfig],
+    folder: Path,
+    name: str,
+    check: Callable[[dict[str, Any]], Iterable[str]],
+    *,
+    state: str = "",
+    begin: Callable[[DictConfig], None] = lambda config: None,
+) -> Path:
+    """Submit a job for each configuration, or print the script if `launcher.dry_run`; returns `folder`.
+
+    Args:
+        function: what each task of a job calls with its configuration, as "package.module:function".
+        check: the warnings about plain values of a configuration. Raises a UserError if the run would fail; it is
+            called for all of them before anything is written.
+        state: what a disturbed run leaves in its folder to go on from.
+        begin: called before a configuration is submitted.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    options, logs, plain = _launcher(configs), folder / "slurm", list(map(_plain, configs))
+    check_name(options, name)
+    memory = "the cluster's default" if options.mem_gb is None else f"{options.mem_gb:g} GB"
+    console.print(
+        f"asked for: {options.nodes} x {options.tasks_per_node} processes, {memory} a node, {options.timeout_min} min, "
+        f"then requeued up to {options.max_timeouts} times"
+    )
+    if options.dry_run:
+        console.print(script(options, logs, name, len(configs)), markup=False)
+        return folder
+    if options.doctor:
+        for line in dict.fromkeys(line for values in plain for line in check(values)):
+            console.print(line, markup=False)
+    executor = open_executor(options, logs, name)
+    for config in configs:
+        begin(config)
+    jobs = submit(executor, [ToolJob(function, values, state) for values in plain])
     for job, values in zip(jobs, plain, strict=True):
         log = logs / f"{job}_0_log.out"
-        console.print(f"submitted {job}: {values['run_dir']}; log: {log}; to end it: scancel {job}")
+        console.print(f"submitted {job}: {values['run_dir']}; log: {log}; to end it: scancel {job}", markup=False)
     return folder
 
 
-def _check(runs: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print the warnings of `doctor`, each once. Raises ConfigError if one of the runs would fail."""
-    warned: set[str] = set()
-    checked: list[dict[str, Any]] = []
-    for values in runs:
-        same = {key: values[key] for key in _CHECKED}
-        if same in checked:
-            continue
-        checked.append(same)
-        for line in check_before_submission(values):
-            if line not in warned:
-                console.print(line, markup=False)
-            warned.add(line)
+def _launcher(configs: Sequence[DictConfig]) -> SlurmOptions:
+    """The options of the one job or array of all configurations. Raises ConfigError where they differ."""
+    if any(config.launcher != configs[0].launcher for config in configs):
+        raise ConfigError("launcher=slurm: the runs of a sweep are one array; expected the same launcher.… of all")
+    return read_options(SlurmOptions, _plain(configs[0])["launcher"], "launcher")
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 def _choices(argument: str) -> list[str]:
     """The overrides that a sweep's argument stands for; any other argument alone."""
-    if argument.startswith("launcher"):
+    if argument.startswith(("launcher", "prompts=")):  # car,wheel are the prompts of one run
         return [argument]
     try:
         override = OverridesParser.create().parse_override(argument)

@@ -9,6 +9,7 @@ sizes: parameters, memory, what is written.
 splits: every split of the data, and its prompts.
 trial: the model, an adapter file, one forward pass, two training steps.
 examination: all checks of a setup, in order.
+job: checks of an evaluation, a prediction or a benchmark before it is submitted.
 
 Nothing here imports torch or sam3 when it is loaded: the checks must be able to say that these are broken.
 """

@@ -6,13 +6,26 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
+from sam3_hyperet.doctor.findings import Examination, Finding, failed, ok, warning
 from sam3_hyperet.launch.options import SlurmOptions
 
 _COMMANDS = ("sbatch", "srun")
 _LIST = ("sinfo", "--noheader", "--format=%P|%l|%a")
 _SECONDS = 20
 _OF_ONE_MACHINE = ("tmpfs", "ramfs", "devtmpfs")
+
+
+def rows(examination: Examination, launcher: SlurmOptions, run_dir: Path) -> Iterator[Finding]:
+    """The checks of every job."""
+    yield from examination.check("slurm", slurm_rows)
+    yield from examination.check("partition", lambda: partition_rows(launcher), "slurm")
+    yield from examination.check("run_dir of a job", lambda: shared_folder_rows(run_dir))
+
+
+def unseen(check: str, folder: Path) -> Finding:
+    """The row of a data set that is not where the job is submitted."""
+    remedy = "the right path, or launcher.doctor=false where only the job's nodes see it"
+    return failed(check, f"{folder} is no folder on this machine", "the data set", remedy)
 
 
 def slurm_rows() -> Iterator[Finding]:

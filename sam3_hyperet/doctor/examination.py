@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.doctor import cluster, installation, machine, weights
-from sam3_hyperet.doctor.findings import Examination, Finding, ok, warning
+from sam3_hyperet.doctor.findings import Examination, Finding, ok
 from sam3_hyperet.doctor.sizes import Sizes
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.losses.options import LossOptions
@@ -66,9 +66,7 @@ def examine(setup: Setup) -> Iterator[Finding]:
     yield from check("imports", installation.import_rows)
     yield from check("sam3", installation.sam3_rows, "imports")
     if setup.launcher.name == "slurm":
-        yield from check("slurm", cluster.slurm_rows)
-        yield from check("partition", lambda: cluster.partition_rows(setup.launcher), "slurm")
-        yield from check("run_dir of a job", lambda: cluster.shared_folder_rows(setup.run_dir))
+        yield from cluster.rows(examination, setup.launcher, setup.run_dir)
     gpus = machine.Gpus()
 
     def gpu_rows() -> Iterator[Finding]:
@@ -101,7 +99,9 @@ def _of_model(setup: Setup, examination: Examination, gpus: machine.Gpus) -> Ite
     yield from check("disk", lambda: machine.disk_rows("disk", setup.run_dir, sizes.bytes_written, "another run_dir"))
     if open_folder := setup.open_folder:
         yield from check("run folder", lambda: [ok("run folder", open_folder())], "sam3")
-    if not setup.is_submitted:
+    if setup.is_submitted:
+        yield from check("memory", lambda: sizes.job_memory_rows(setup.launcher), "sizes")
+    else:
         yield from check("memory", lambda: sizes.memory_rows(gpus), "sizes", "gpu")
     if "sam3" not in examination.passed:
         names = ("checkpoint", "data", "model")
@@ -109,7 +109,7 @@ def _of_model(setup: Setup, examination: Examination, gpus: machine.Gpus) -> Ite
         return
     from sam3_hyperet.doctor.splits import Splits, small
 
-    yield from _of_weights(setup, examination, sizes)
+    yield from weights.rows(examination, setup.model, lambda: sizes.model, "sam3", "sizes")
     draws = "scenes" in [one.format for one in (setup.data, *setup.more_data.values())]
     with tempfile.TemporaryDirectory() if draws else contextlib.nullcontext("") as folder:
         splits = Splits(small(setup.data, Path(folder)), tune=bool(fit.train.tune_every))
@@ -124,22 +124,10 @@ def _of_model(setup: Setup, examination: Examination, gpus: machine.Gpus) -> Ite
             yield from _tried(setup, examination, splits, setup.model.name != "large" or on_gpu)
 
 
-def _of_weights(setup: Setup, examination: Examination, sizes: Sizes) -> Iterator[Finding]:
-    checkpoint, needs = setup.model.checkpoint, ["sizes"]
-    if checkpoint is not None and weights.on_hub(checkpoint):
-        yield from examination.check("hub", lambda: weights.hub_rows(checkpoint), "sam3")
-        if "hub" in examination.passed and weights.cached(checkpoint) is None:
-            yield Finding("checkpoint", "skipped", f"{checkpoint} is not fetched yet; the run does it")
-            return
-        needs.append("hub")
-    yield from examination.check("checkpoint", lambda: weights.checkpoint_rows(setup.model, sizes.model), *needs)
-
-
 def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Splits) -> Iterator[Finding]:
     check, root = examination.check, Path(setup.data.root).expanduser()
     if setup.is_submitted and setup.data.format != "scenes" and not root.is_dir():
-        found = f"{root} is no folder on this machine: not checked"
-        yield warning("data", found, remedy="run doctor on a node that sees it")
+        yield cluster.unseen("data", root)
         return
     needs = ["sam3"]
     if setup.data.format == "auto":
@@ -177,8 +165,7 @@ def _of_more_data(setup: Setup, examination: Examination, sizes: Sizes, splits: 
     """Whether a set that is trained on as well can be."""
     check, key, root = examination.check, splits.key, Path(splits.data.root).expanduser()
     if setup.is_submitted and splits.data.format != "scenes" and not root.is_dir():
-        found = f"{root} is no folder on this machine: not checked"
-        yield warning(key, found, remedy="run doctor on a node that sees it")
+        yield cluster.unseen(key, root)
         return
     needs = [f"{key}: layout"] if splits.data.format == "auto" else []
     for name in needs:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from sam3_hyperet.doctor.findings import Finding, ok
-from sam3_hyperet.doctor.machine import Gpus, memory_rows
+from sam3_hyperet.doctor.machine import Gpus, memory_rows, size_text
+from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.training.options import FSDP, CacheOptions, FitOptions
 
@@ -68,6 +69,15 @@ class Sizes:
         from sam3_hyperet.training.feature_cache import bytes_per_view
 
         return views * bytes_per_view(self.model, options.dtype)
+
+    def job_memory_rows(self, launcher: SlurmOptions) -> Iterator[Finding]:
+        """Whether the job asks for the memory that its processes on a node need."""
+        needed = launcher.tasks_per_node * (self.total + 3 * self.trained) * _FLOAT
+        if launcher.mem_gb is None:
+            yield ok("memory", f"launcher.mem_gb is the cluster's default; a node needs {size_text(needed)} and more")
+            return
+        what = f"weights, gradients and AdamW's moments of {launcher.tasks_per_node} processes"
+        yield from memory_rows(needed, int(launcher.mem_gb * 1e9), "by launcher.mem_gb", what)
 
     def memory_rows(self, gpus: Gpus) -> Iterator[Finding]:
         """Whether weights, gradients and optimizer state fit into the memory of the device that trains."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
+from sam3_hyperet.doctor.findings import Examination, Finding, failed, ok, warning
 from sam3_hyperet.doctor.machine import size_text
 from sam3_hyperet.modeling.config import ModelOptions
 
@@ -63,6 +63,20 @@ def hub_rows(repository: str, ask: Callable[[str], None] | None = None) -> Itera
             yield failed("hub", found, "access", f"`hf auth login` again, {_LOCAL}")
         else:
             yield ok("hub", f"{repository}: this login has access")
+
+
+def rows(
+    examination: Examination, options: ModelOptions, model: Callable[[], object], *needs: str
+) -> Iterator[Finding]:
+    """The checks of base weights for a model without memory, which is asked for when `needs` have passed."""
+    checkpoint, wanted = options.checkpoint, list(needs)
+    if checkpoint is not None and on_hub(checkpoint):
+        yield from examination.check("hub", lambda: hub_rows(checkpoint), *needs[:1])
+        if "hub" in examination.passed and cached(checkpoint) is None:
+            yield Finding("checkpoint", "skipped", f"{checkpoint} is not fetched yet; the run does it")
+            return
+        wanted.append("hub")
+    yield from examination.check("checkpoint", lambda: checkpoint_rows(options, model()), *wanted)
 
 
 def checkpoint_rows(options: ModelOptions, model: object) -> Iterator[Finding]:

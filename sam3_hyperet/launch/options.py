@@ -11,6 +11,7 @@ from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, che
 from sam3_hyperet.training.options import TrainOptions
 
 _SIGNAL_MARGIN_S = 60  # Slurm may send a signal so much earlier than told
+_LATE_S, _LATE = 600, 0.2  # seconds, or fraction of the limit, before its end: only from then on is it a time-out
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class SlurmOptions:
 
     Attributes:
         name: "local" to run here and now, or "slurm".
-        nodes, tasks_per_node: processes; one drives one device, so they are `train.nodes` and `train.devices`.
-        gpus_per_node: 0 to train on the CPU.
+        nodes, tasks_per_node: processes; one drives one device, so they are the run's own `nodes` and `devices`.
+        gpus_per_node: 0 to run on the CPU.
         cpus_per_task: cores of a process, its loader processes included.
         mem_gb: memory of a node.
         timeout_min: the limit; the job is requeued when it comes near.
@@ -31,7 +32,7 @@ class SlurmOptions:
         array_parallelism: at most so many jobs of a sweep run at once.
         setup: shell commands of the script, before srun.
         additional: more options of sbatch by their long names.
-        doctor: `sam3-hyperet doctor`'s checks of the run before it is submitted, which a failed one stops.
+        doctor: checks of weights, data and options before the run is submitted, which a failed one stops.
         dry_run: print the script, check and submit nothing.
     """
 
@@ -62,6 +63,10 @@ class SlurmOptions:
             signal = f"Slurm's signal comes launcher.signal_delay_s={self.signal_delay_s} before it"
             found = f"launcher.timeout_min={self.timeout_min}, but {signal}, or up to a minute earlier"
             raise ConfigError(f"{found}; expected a limit of {least} minutes at least, or a shorter delay")
+        if self.signal_delay_s + _SIGNAL_MARGIN_S > (most := max(_LATE_S, _LATE * 60 * self.timeout_min)):
+            found = f"launcher.signal_delay_s={self.signal_delay_s} before launcher.timeout_min={self.timeout_min}"
+            taken = "submitit takes a signal so early for a preemption, and requeues the job without end"
+            raise ConfigError(f"{found}: {taken}; expected {most - _SIGNAL_MARGIN_S:.0f} seconds at most")
         if not isinstance(self.additional, Mapping):
             raise ConfigError(f"launcher.additional={self.additional!r}; expected options of sbatch by name")
         if self.excluded is not None and not re.fullmatch(r"[^\s,]+(,[^\s,]+)*", self.excluded):
@@ -73,11 +78,17 @@ class SlurmOptions:
         return ",".join(self.exclude) if isinstance(self.exclude, tuple) else self.exclude
 
     def check(self, train: TrainOptions) -> None:
-        """Raise ConfigError unless a task drives each device of the run."""
-        pairs = [("nodes", "nodes"), ("tasks_per_node", "devices"), ("gpus_per_node", "devices")]
+        """Raise ConfigError unless a task drives each device of a training run."""
+        processes = {"train.nodes": train.nodes, "train.devices": train.devices}
+        self.check_processes(processes, {"train.accelerator": train.accelerator})
+
+    def check_processes(self, processes: Mapping[str, int], device: Mapping[str, str]) -> None:
+        """Raise ConfigError unless a task drives each device: nodes, devices of a node, and their kind, by option."""
+        (nodes, per_node), [(option, kind)] = processes, device.items()
+        pairs = [("nodes", nodes), ("tasks_per_node", per_node), ("gpus_per_node", per_node)]
         for name, of_run in pairs if self.gpus_per_node else pairs[:2]:
-            value, wanted = getattr(self, name), getattr(train, of_run)
+            value, wanted = getattr(self, name), processes[of_run]
             if value != wanted:
-                raise ConfigError(f"launcher.{name}={value}, but train.{of_run}={wanted}; expected the same number")
-        if train.accelerator in ("gpu", "cuda") and not self.gpus_per_node:
-            raise ConfigError(f"train.accelerator={train.accelerator}, but launcher.gpus_per_node=0")
+                raise ConfigError(f"launcher.{name}={value}, but {of_run}={wanted}; expected the same number")
+        if kind.partition(":")[0] in ("gpu", "cuda") and not self.gpus_per_node:
+            raise ConfigError(f"{option}={kind}, but launcher.gpus_per_node=0")

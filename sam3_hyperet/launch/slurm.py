@@ -1,4 +1,4 @@
-"""Training as a Slurm job, through submitit: the job, its submission, and the script for a dry run.
+"""A tool as a Slurm job, through submitit: the job, its submission, and the script for a dry run.
 
 Nothing here loads torch: a job that is preempted while it unpickles would die, as submitit listens only afterwards.
 """
@@ -17,37 +17,45 @@ from submitit.helpers import Checkpointable, clean_env, environment_variables
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.launch.options import SlurmOptions
-from sam3_hyperet.training.options import STATE_FILE
 
 _OF_ANY_CLUSTER = ("nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min")
 _OF_SLURM = ("partition", "account", "qos", "constraint", "exclude", "signal_delay_s", "array_parallelism", "setup")
+_INTERACTIVE = ("bash", "interactive")
 _PORTS = range(15000, 32000)  # free for anyone, and below those that Linux gives to outgoing connections
 
 
-class TrainingJob(Checkpointable):  # type: ignore[misc]
-    """Task of a job, which submitit pickles and runs: one training run.
+class ToolJob(Checkpointable):  # type: ignore[misc]
+    """Task of a job, which submitit pickles and runs: one run of a tool.
 
-    `train` is where to find a function of a configuration, as "package.module:function"; `config` has plain values,
-    with the run's folder in `run_dir`.
+    `function` is where to find a function of a configuration, as "package.module:function"; `config` has plain values,
+    with the run's folder in `run_dir`; `state` is what a run that was disturbed leaves there to go on from.
     """
 
-    def __init__(self, train: str, config: Mapping[str, Any]) -> None:
-        self.train, self.config = train, dict(config)
+    def __init__(self, function: str, config: Mapping[str, Any], state: str) -> None:
+        self.function, self.config, self.state = function, dict(config), state
 
     def __call__(self) -> None:
-        """Train, or go on from the state that an earlier start of this same job saved."""
+        """Run, or go on from what an earlier start of this same job left."""
         signal.signal(signal.SIGTERM, _end)  # submitit ignores it, and scancel would have to kill
         os.environ["MASTER_PORT"] = str(rendezvous_port(int(os.environ["SLURM_JOB_ID"])))
         os.environ.setdefault("COLUMNS", "120")  # of the log; a terminal that is none has 80
         restarted = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-        if restarted and (Path(self.config["run_dir"]) / STATE_FILE).is_file():
+        if restarted and self.state and (Path(self.config["run_dir"]) / self.state).exists():
             self.config["resume"] = "auto"
-        pkgutil.resolve_name(self.train)(OmegaConf.create(self.config))
+        pkgutil.resolve_name(self.function)(OmegaConf.create(self.config))
 
 
 def rendezvous_port(job_id: int) -> int:
     """The port at which the tasks of a job meet: its own, and the same after it was requeued."""
     return _PORTS[job_id % len(_PORTS)]
+
+
+def check_name(options: SlurmOptions, name: str) -> None:
+    """Raise a ConfigError for the names by which Lightning knows a shell within a job: each task would run alone."""
+    called = options.additional.get("job-name", options.additional.get("job_name", name))
+    if called in _INTERACTIVE:
+        fault = f"name={called}: Lightning takes a job of this name for an interactive shell, and its tasks run apart"
+        raise ConfigError(f"{fault}; expected another name")
 
 
 def open_executor(
@@ -67,15 +75,16 @@ def open_executor(
     executor.update_parameters(
         **executor._convert_parameters({"name": name, **{key: given[key] for key in _OF_ANY_CLUSTER if key in given}}),
         **{key: given[key] for key in _OF_SLURM if key in given},
-        # a task that fails would leave the others waiting; and srun does not take its cores over from sbatch
-        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={options.cpus_per_task}"],
+        # a task that fails would leave the others waiting, and one that ends early must not end them, as the cluster's
+        # WaitTime may; and srun does not take its cores over from sbatch
+        srun_args=["--kill-on-bad-exit=1", "--wait=0", f"--cpus-per-task={options.cpus_per_task}"],
         # a node's failure or a preemption by the cluster requeues as well
         additional_parameters={"requeue": True, **options.additional},
     )
     return executor
 
 
-def submit(executor: submitit.SlurmExecutor, jobs: Sequence[TrainingJob]) -> list[str]:
+def submit(executor: submitit.SlurmExecutor, jobs: Sequence[ToolJob]) -> list[str]:
     """Submit the jobs, several as one array; returns their ids. Raises ConfigError if Slurm refuses them."""
     kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
     try:

@@ -29,7 +29,7 @@ SUBCOMMANDS = {
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_the_options_are_those_of_the_function(name):
     options = OmegaConf.to_container(OmegaConf.load(CONFIGS / "benchmark" / f"{name}.yaml"))
-    assert options.pop("out") is None
+    assert (options.pop("out"), options.pop("defaults")) == (None, ["_self_", {"launcher": "local"}])
     parameters = inspect.signature(SUBCOMMANDS[name].run).parameters
     assert options == {key: parameter.default for key, parameter in parameters.items()}
 

@@ -8,15 +8,20 @@ import pytest
 from omegaconf import OmegaConf
 
 from sam3_hyperet.cli.command import exit_cleanly, parse_command
-from sam3_hyperet.cli.doctor import check_before_submission, main
+from sam3_hyperet.cli.doctor import check_before_submission, main, setup_of
 from sam3_hyperet.cli.train import main as train
 from sam3_hyperet.doctor import cluster
+from sam3_hyperet.doctor.examination import examine
 from sam3_hyperet.doctor.findings import failed, ok, warning
+from sam3_hyperet.doctor.sizes import Sizes
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import Manifest
+from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.modeling.adapter_file import save_adapter
 from sam3_hyperet.modeling.build import build_model
+from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.modeling.inject import inject
+from sam3_hyperet.training.options import FitOptions, TrainOptions
 
 SLURM = ["launcher=slurm", "experiment=smoke"]
 
@@ -151,10 +156,28 @@ def test_a_folder_that_only_the_nodes_see(monkeypatch, tmp_path):
     monkeypatch.setattr("shutil.which", lambda name, *rest: f"/usr/bin/{name}")
     monkeypatch.setattr(cluster, "_sinfo", lambda: "long*|infinite|up\n")
     arguments = [*SLURM, "experiment=none", "data=auto", "data.root=/nodes/only", f"run_dir={tmp_path / 'run'}"]
-    rows = {row.check: row for row in main(arguments)}
-    assert (rows["data"].status, rows["data"].found) == (
-        "warning",
-        "/nodes/only is no folder on this machine: not checked",
-    )
+    rows = {row.check: row for row in examine(setup_of(_plain(arguments)))}
+    assert (rows["data"].status, rows["data"].found) == ("failed", "/nodes/only is no folder on this machine")
+    assert "launcher.doctor=false where only the job's nodes see it" in rows["data"].remedy
     assert "gpu" not in rows
     assert rows["model"].status == "skipped"
+    with pytest.raises(ConfigError, match="run would fail: failed data /nodes/only is no folder on this machine"):
+        train(arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_memory_of_a_job():
+    sizes, memory = (
+        Sizes(ModelOptions("tiny"), HyperETConfig(), FitOptions(train=TrainOptions(max_steps=20, batch_size=1))),
+        [],
+    )
+    list(sizes.rows())
+    for gigabytes in (None, 0.01, 4.0):
+        memory += sizes.job_memory_rows(SlurmOptions(mem_gb=gigabytes, tasks_per_node=2))
+    assert [row.status for row in memory] == ["ok", "failed", "ok"]
+    assert "the cluster's default; a node needs 35 MiB and more" in memory[0].found
+    assert "free by launcher.mem_gb" in memory[1].found
+
+
+def _plain(arguments):
+    return OmegaConf.to_container(parse_command("doctor", arguments)[1], resolve=True)

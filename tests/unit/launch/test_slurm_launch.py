@@ -23,7 +23,7 @@ from sam3_hyperet.cli.train import main
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.launch.memory import estimate
 from sam3_hyperet.launch.options import SlurmOptions
-from sam3_hyperet.launch.slurm import TrainingJob, open_executor, rendezvous_port, script
+from sam3_hyperet.launch.slurm import ToolJob, open_executor, rendezvous_port, script
 from sam3_hyperet.training.options import TrainOptions
 
 SLURM = ["launcher=slurm", "model.checkpoint=random", "experiment=smoke"]
@@ -51,6 +51,7 @@ def lines_of(text: str) -> dict[str, str]:
         ({"exclude": "n1 n2"}, "launcher.exclude='n1 n2'; expected names of nodes, joined by commas"),
         ({"exclude": ("n1", "")}, "expected names of nodes, joined by commas"),
         ({"additional": ("x",)}, "launcher.additional=('x',); expected options of sbatch by name"),
+        ({"signal_delay_s": 3000}, "takes a signal so early for a preemption, and requeues the job without end"),
         ({"name": "pbs"}, "launcher.name='pbs' is unknown; expected one of slurm, local"),
     ],
 )
@@ -114,7 +115,7 @@ def test_every_option_reaches_the_script(tmp_path, no_slurm):
     }
     assert "\nmodule load cuda\n" in text
     [srun] = [line for line in text.splitlines() if line.startswith("srun ")]
-    assert "--kill-on-bad-exit=1 --cpus-per-task=7 " in srun
+    assert "--kill-on-bad-exit=1 --wait=0 --cpus-per-task=7 " in srun
 
 
 def test_what_is_not_asked_for_is_left_to_the_cluster(tmp_path, no_slurm):
@@ -136,10 +137,10 @@ def test_every_job_meets_at_a_port_of_its_own(job):
 
 
 @pytest.mark.parametrize(
-    ("restarts", "has_state", "resume"),
-    [("0", True, "never"), ("1", True, "auto"), ("1", False, "never"), (None, True, "never")],
+    ("restarts", "left", "resume"),
+    [("0", "state", "never"), ("1", "state", "auto"), ("1", "other", "never"), (None, "state", "never")],
 )
-def test_only_a_restarted_job_goes_on_from_its_state(monkeypatch, tmp_path, restarts, has_state, resume):
+def test_only_a_restarted_job_goes_on_from_its_state(monkeypatch, tmp_path, restarts, left, resume):
     monkeypatch.setenv("SLURM_JOB_ID", "21")
     monkeypatch.setenv("MASTER_PORT", "1")
     monkeypatch.setenv("COLUMNS", "100")
@@ -147,8 +148,7 @@ def test_only_a_restarted_job_goes_on_from_its_state(monkeypatch, tmp_path, rest
         monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
     else:
         monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-    if has_state:
-        (tmp_path / "state.pt").touch()
+    (tmp_path / left).touch()
     seen = []
 
     def train(config):
@@ -159,7 +159,7 @@ def test_only_a_restarted_job_goes_on_from_its_state(monkeypatch, tmp_path, rest
     before = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as exit_:
-            TrainingJob("sam3_hyperet.cli.train:train_job", {"resume": "never", "run_dir": str(tmp_path)})()
+            ToolJob("sam3_hyperet.cli.train:train_job", {"resume": "never", "run_dir": str(tmp_path)}, "state")()
     finally:
         signal.signal(signal.SIGTERM, before)
     assert exit_.value.code == 143
@@ -195,7 +195,7 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path, capsys, no_slu
     out = capsys.readouterr().out
     assert not run_dir.exists()
     expected, script_ = out.split("#!/bin/bash")
-    assert [line.partition(": expected: ")[0] for line in expected.splitlines()] == [
+    assert [line.partition(": expected: ")[0] for line in expected.splitlines()[:-1]] == [
         f"{run_dir}/smoke-seed-{seed}" for seed in range(2)
     ]
     assert "memory of a process 0.02 GB (4.6 M weights, 0.01 M of them with gradient" in expected
@@ -214,6 +214,8 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path, capsys, no_slu
         (["model.name=large", "launcher.mem_gb=3"], "launcher.mem_gb=3, but the 1 processes of a node need 3.37 GB"),
         (["scheme=A,Z"], "scheme='Z' is unknown; expected one of none, A, B, C, P"),
         (["data.root=a/b,a:b"], "two runs of the sweep would be written to"),
+        (["name=bash"], "name=bash: Lightning takes a job of this name for an interactive shell"),
+        (["launcher.additional={job-name: interactive}"], "name=interactive: Lightning takes a job"),
         (["resume=/nowhere/state.pt"], "resume=/nowhere/state.pt: no such file"),
         ([], "run would fail: failed slurm srun not on the PATH expected: Slurm's commands remedy: run this on"),
     ],
@@ -250,7 +252,7 @@ def test_the_time_to_come_is_that_of_the_run_so_far(tmp_path):
 
 def test_a_job_is_unpickled_before_anything_heavy_is_loaded(tmp_path):
     """submitit listens to signals only once it is."""
-    DelayedSubmission(TrainingJob("builtins:print", {"run_dir": "x"})).dump(tmp_path / "job.pkl")
+    DelayedSubmission(ToolJob("builtins:print", {"run_dir": "x"}, "")).dump(tmp_path / "job.pkl")
     program = (
         "import sys\n"
         "from submitit.core.utils import DelayedSubmission\n"
@@ -267,8 +269,8 @@ def test_a_job_is_unpickled_before_anything_heavy_is_loaded(tmp_path):
 
 def test_the_configuration_of_a_job_is_plain(tmp_path):
     """submitit pickles it."""
-    job = TrainingJob(
-        "builtins:print", OmegaConf.to_container(parse_runs("train", [*SLURM, f"run_dir={tmp_path}"])[0][0])
+    job = ToolJob(
+        "builtins:print", OmegaConf.to_container(parse_runs("train", [*SLURM, f"run_dir={tmp_path}"])[0][0]), ""
     )
     assert type(job.config) is dict
     assert job.config["launcher"]["tasks_per_node"] == 1
