@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from slurm_cluster import SlurmCluster, why_not
 
+from sam3_hyperet.cli.evaluate import main as evaluate
+from sam3_hyperet.cli.predict import main as predict
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
@@ -183,6 +186,25 @@ def test_an_array_leaves_runs_with_their_own_configurations(jobs):
         config = OmegaConf.load(job.folder / "config.yaml")
         assert (config.hyperet.scheme, config.run_dir) == (scheme, str(job.folder))
         assert read_adapter_config(job.folder / "adapter.safetensors").scheme == scheme
+
+
+def test_evaluations_and_predictions_run_as_jobs(cluster, tmp_path):
+    """Their results lie where the commands would have put them; two tasks share the images."""
+    random, slurm = ["model=tiny", "model.checkpoint=random"], RUN[:2]
+    scenes = ["data=scenes", "data.splits.val=3", f"paths.scenes={tmp_path / 'scenes'}", "protocol.examples=0"]
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    folders = [
+        evaluate([*slurm, *random, *scenes, "devices=2", "threads=1", f"run_dir={tmp_path / 'evaluated'}"]),
+        predict([*slurm, *random, f"images={tmp_path / 'a.png'}", "prompts=car", f"run_dir={tmp_path / 'predicted'}"]),
+    ]
+    for folder, written, tasks in zip(folders, ("report.html", "predictions.json"), ("2", "1"), strict=True):
+        [submission] = (folder / "slurm").glob("*_submitted.pkl")
+        job = Job(cluster, submission.name.removesuffix("_submitted.pkl"), folder, folder / "slurm")
+        end = job.end()
+        assert (end["JobState"], end["NumTasks"]) == ("COMPLETED", tasks), job.log() + job.log(1)
+        assert (folder / written).is_file()
+        assert "precision: " in job.log()
+    assert json.loads((folders[0] / "metrics.json").read_text())["scenes/images"] == 3
 
 
 def test_the_dry_run_prints_what_is_submitted(jobs, capsys):
