@@ -24,6 +24,7 @@ from sam3_hyperet.training.options import FitOptions, OptimizerOptions, TrainOpt
 from sam3_hyperet.training.run_folder import RunFolder
 from sam3_hyperet.training.run_log import FILE
 from sam3_hyperet.training.stages import set_stage
+from sam3_hyperet.training.validation import Validation
 
 
 def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, object]:
@@ -53,7 +54,7 @@ def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, o
             model,
             loss,
             lambda step: itertools.repeat(batch),
-            lambda: iter(()),
+            Validation(lambda: iter(())),
             FitOptions(
                 train=TrainOptions(max_steps=steps, batch_size=1, log_every=1), optim=OptimizerOptions(warmup=0)
             ),

@@ -17,6 +17,7 @@ from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.options import NonNegativeInt, Switch, check_fields, read_options
+from sam3_hyperet.training.choice import LOSS, Rule
 from sam3_hyperet.training.options import CONFIG_FILE, FSDP, STAGES, CacheOptions, FitOptions
 
 _SAME_RESULT = {"protocol", "logger", "evaluate", "cache.folder", "model.compile", "train.checkpoint_activations"} | {
@@ -62,6 +63,9 @@ class RunOptions(FitOptions):
             elif section.name not in _SAME_RESULT:
                 of_section = asdict(value) if is_dataclass(value) else {"": value}
                 values |= {f"{section.name}.{key}".rstrip("."): one for key, one in of_section.items()}
+        if Rule.parse(self.train.best).metrics != (LOSS,):  # the protocol then chooses the step
+            scored = self.protocol.for_validation(self.train.validate_images).deciding()
+            values |= {f"protocol.{key}": value for key, value in scored.items()}
         if not self.cache.folder:
             values["cache.dtype"] = CacheOptions().dtype  # at which a cache changes nothing
         return {key: value for key, value in values.items() if key not in _SAME_RESULT}
@@ -105,6 +109,11 @@ class RunOptions(FitOptions):
         for name in ("learn_curvature", "learn_residual"):
             if getattr(self.hyperet, name):
                 raise ConfigError(f"train.strategy={FSDP} cannot split single numbers; expected hyperet.{name}=false")
+        if self.train.scored_images:
+            scores = "scores no image while it trains; expected train.validate_images=0, for the loss alone"
+            raise ConfigError(f"train.strategy={FSDP} {scores}")
+        if self.train.ema:
+            raise ConfigError(f"train.strategy={FSDP} keeps no moving average; expected train.ema=0")
 
 
 def read_run(values: Mapping[str, Any]) -> RunOptions:

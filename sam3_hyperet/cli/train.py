@@ -23,8 +23,11 @@ from sam3_hyperet.cli.submit import parse_runs, submit_runs
 from sam3_hyperet.cli.training_data import concept_prompts, open_data
 from sam3_hyperet.cli.training_data import views as views_of
 from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.sources import Split
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.models import beside_base
+from sam3_hyperet.evaluation.task import EvalTask
+from sam3_hyperet.evaluation.validation_score import ValidationScore, known_metrics, open_validation
 from sam3_hyperet.files import replacing, sole_use
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
@@ -39,6 +42,7 @@ from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import device_of, fabric_precision, float32_products, precision_text, resolved_precision
 from sam3_hyperet.reading import read_json
 from sam3_hyperet.training.batches import training_batches, val_batches
+from sam3_hyperet.training.choice import Rule
 from sam3_hyperet.training.curvature_schedule import radius_control
 from sam3_hyperet.training.distributed import sharding_strategy
 from sam3_hyperet.training.feature_cache import cached_trunk, check_cache
@@ -51,6 +55,7 @@ from sam3_hyperet.training.shared_work import shared_work
 from sam3_hyperet.training.signals import Preemption
 from sam3_hyperet.training.stages import set_stage
 from sam3_hyperet.training.text_features import text_features_once
+from sam3_hyperet.training.validation import Validation
 from sam3_hyperet.training.warm_start import initial_adapter
 from sam3_hyperet.version import versions
 
@@ -127,16 +132,17 @@ def _train(
     """Train in a folder that is this run's alone."""
     say = partial(console.print, markup=False, soft_wrap=True)
     with fabric.rank_zero_first():  # it may draw the images
-        data = open_data(options, tune=bool(options.train.tune_every))
+        data = open_data(options, tune=bool(options.train.validate_every))
     splits = data.splits
+    validation_task = _validation_task(splits.tuning, options)
     if options.train.max_steps is None:
         options = options.of_images(data.images_an_epoch)
         config.train.max_steps = values["train"]["max_steps"] = options.train.max_steps
         console.print(options.train.length)
         from_first(fabric, lambda: open_folder(options, values))  # the run there may have had other steps
-    steps, every = options.train.max_steps or 0, options.train.tune_every
+    steps, every = options.train.max_steps or 0, options.train.validate_every
     if every > steps:
-        say(f"warning: train.tune_every={every} is more than the run's {steps} steps: measured at the end alone")
+        say(f"warning: train.validate_every={every} is more than the run's {steps} steps: measured at the end alone")
     first = None
     if options.init_adapter and not run.resume:  # a saved state is further on
         first = initial_adapter(options.init_adapter, options.hyperet)
@@ -189,6 +195,8 @@ def _train(
     def tuning_batches() -> Iterator[host.BatchedDatapoint]:
         return val_batches(tuning, batch_size, device) if tuning else iter(())
 
+    score = ValidationScore(validation_task, model, fabric) if validation_task else None
+    validation = Validation(tuning_batches, score)
     way_on = f"to go on, run the same command with run_dir={run.path}"
     with Preemption(fabric, console.print, way_on) as preemption, contextlib.ExitStack() as stack:
         stack.enter_context(float32_products(options.train.precision))
@@ -202,10 +210,11 @@ def _train(
             stack.enter_context(cached_trunk(model, options.cache, views, options.train.precision))
         stopped = preemption.requested
         result = fit(  # whose loss goes with it: it holds on to the model
-            fabric, model, GroundingLoss(model, options.loss), batches, tuning_batches, options, run, stopped
+            fabric, model, GroundingLoss(model, options.loss), batches, validation, options, run, stopped
         )
+    took = f"{result.seconds:.0f} s, of which {result.validation_seconds:.0f} s for validation"
     skipped = f"{result.skipped_steps} skipped; best step {result.best_step}"
-    console.print(f"{result.step} steps in {result.seconds:.0f} s, {skipped}")
+    console.print(f"{result.step} steps in {took}, {skipped}")
     extra = {"params/trainable": parameter_report(model)["trainable"], "train/steps": result.step}
     extra |= {f"train/{name}": getattr(result, name) for name in ("seconds", "skipped_steps", "best_step")}
     if splits.evaluation is not None:
@@ -222,6 +231,17 @@ def _train(
         compare_and_report(*inputs, config_text=config_text, extra=extra, console=console, fabric=fabric)
     _print_next(console, run.path, splits.training)
     return run.path
+
+
+def _validation_task(tuning: Split | None, options: RunOptions) -> EvalTask | None:
+    """What a validation scores, if it does. Raises ConfigError for a rule of metrics that there will not be."""
+    if tuning is None or not options.train.scored_images:
+        return None
+    task = open_validation(tuning, options.protocol, options.train.scored_images)
+    Rule.parse(options.train.best).check(
+        known_metrics(task), f"the {len(task.positions)} tuning images that are scored"
+    )
+    return task
 
 
 def _adapted_model(values: dict[str, object], hyperet: HyperETConfig, device: torch.device) -> host.Sam3Image:

@@ -46,12 +46,23 @@ class Split:
 
 def training_images(options: DataOptions, split: str, train: Split | None = None) -> AnnotatedImages:
     """The images of "train" or "tune" with the annotations that training may use. train: as for `open_split`."""
-    images = open_split(options, split, train).images
+    return training_split(options, split, train).images
+
+
+def training_split(options: DataOptions, split: str, train: Split | None = None) -> Split:
+    """ "train" or "tune" with what training may use of it; label maps where all of them may be used."""
+    opened = open_split(options, split, train)
+    images, labels = opened.images, opened.labels
     if options.prompts:
         images = OfVocabulary(images, vocabulary_ids(options.prompts, images.categories, "data.prompts"))
+        labels = images if opened.labels is opened.images else _named_alike(labels, images)
     for granularity in options.annotated:
         one_of("data.annotated", granularity, tuple({category.granularity for category in images.categories}))
-    return OfGranularities(images, options.annotated) if options.annotated else images
+    if options.annotated:
+        images, labels = OfGranularities(images, options.annotated), None
+    known = {category.id for category in images.categories}
+    groups = {name: tuple(i for i in ids if i in known) for name, ids in opened.groups.items()}
+    return replace(opened, images=images, labels=labels, groups={name: ids for name, ids in groups.items() if ids})
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class RunSplits:
     """All that a run will use of a data set, opened before its model is built."""
 
     training: AnnotatedImages
-    tuning: AnnotatedImages | None
+    tuning: Split | None
     evaluation: Split | None
 
 
@@ -67,7 +78,7 @@ def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
     """Open what will be used; without `tune` no training image is held out for it. Raises as `open_split`."""
     kept = options if tune else replace(options, tune_images=0)
     train = read_split(options, "train")
-    training, tuning = training_images(kept, "train", train), training_images(kept, "tune", train) if tune else None
+    training, tuning = training_images(kept, "train", train), training_split(kept, "tune", train) if tune else None
     prompt_sampler(options, training)  # whose errors are those of options, too
     evaluation = open_split(options, "val", train) if evaluate else None
     if evaluation and (remark := selection.shared_remark(training, evaluation.images, "val")):
@@ -135,13 +146,13 @@ def choose(options: DataOptions, images: AnnotatedImages, split: str) -> tuple[l
             if not held:
                 raise ConfigError(
                     f"data set {options.name} has no image to tune on: {left} training images and "
-                    f"data.tune_images={options.tune_images}; expected 2 and 1 at least, or train.tune_every=0"
+                    f"data.tune_images={options.tune_images}; expected 2 and 1 at least, or train.validate_every=0"
                 )
             return selection.positions(held), tuple(remarks)
         if options.shots and held:
             remarks.append(
-                f"{sum(map(len, held))} more images choose the best step, where train.tune_every is set: 0 uses none "
-                "but the shots"
+                f"{sum(map(len, held))} more images choose the best step, where train.validate_every is set: 0 uses "
+                "none but the shots"
             )
     return (chosen if options.shots else selection.positions(rest)), tuple(remarks)
 

@@ -112,7 +112,7 @@ def _of_model(setup: Setup, examination: Examination, gpus: machine.Gpus) -> Ite
     yield from weights.rows(examination, setup.model, lambda: sizes.model, "sam3", "sizes")
     draws = "scenes" in [one.format for one in (setup.data, *setup.more_data.values())]
     with tempfile.TemporaryDirectory() if draws else contextlib.nullcontext("") as folder:
-        splits = Splits(small(setup.data, Path(folder)), tune=bool(fit.train.tune_every))
+        splits = Splits(small(setup.data, Path(folder)), tune=bool(fit.train.validate_every))
         yield from _of_data(setup, examination, sizes, splits)
         for name, data in setup.more_data.items():
             more = Splits(small(data, Path(folder) / name), tune=False, key=f"more_data.{name}")
@@ -133,7 +133,7 @@ def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Split
     if setup.data.format == "auto":
         yield from check("layout", splits.layout_rows)
         needs.append("layout")
-    wanted = ["train", *(["tune"] if setup.fit.train.tune_every else []), *(["val"] if setup.evaluate else [])]
+    wanted = ["train", *(["tune"] if setup.fit.train.validate_every else []), *(["val"] if setup.evaluate else [])]
     for split in wanted:
         yield from check(f"data: {split}", partial(splits.rows, split), *needs)
     if setup.fit.train.max_steps is None:

@@ -68,6 +68,10 @@ class Protocol:
         """The options that an image's record depends on."""
         return {name: value for name, value in asdict(self).items() if name not in _NO_INFLUENCE}
 
+    def for_validation(self, images: int) -> "Protocol":
+        """The protocol on so many images, without what the report alone needs."""
+        return replace(self, limit=images, examples=0, granularity=False, bootstrap=0, compare_exact=0)
+
 
 def evenly_spread(positions: Sequence[int], count: int) -> list[int]:
     """All positions, or `count` of them, evenly spread; 0 for all."""

@@ -96,13 +96,16 @@ class EvalTask:
         """Of the categories that are scored as instances."""
         return frozenset(prompt.category_id for prompt in self.prompts if prompt.category_id is not None)
 
-    def evaluators(self, model: host.Sam3Image, probe: RadiusProbe | None = None) -> dict[str, Evaluator]:
-        """Evaluators for one model, by the name that their arrays have in a record; of radii with a probe of it."""
+    def evaluators(self, model: host.Sam3Image | None, probe: RadiusProbe | None = None) -> dict[str, Evaluator]:
+        """Evaluators for one model, by the name that their arrays have in a record; of radii with a probe of it.
+
+        The model may be None where the protocol measures no `granularity`.
+        """
         split, protocol, chosen = self.split, self.protocol, dict[str, Evaluator]()
         if self.category_ids:
             chosen[INSTANCES] = InstanceEvaluator(split.images, self.category_ids, self.groups, protocol)
             chosen["presence"] = PresenceEvaluator(self.category_ids, self._present, self.groups, protocol)
-            if protocol.granularity:
+            if protocol.granularity and model is not None:
                 chosen["uncertainty"] = UncertaintyEvaluator(model, split.images, protocol)
             chosen["examples"] = ExampleEvaluator(split.images)
         if split.labels:

@@ -86,10 +86,10 @@ def run_choices(name: str, model: str, content: Content, cores: int) -> list[Cho
     training, is_large = content.images["train"], model == "large"
     seen = min(max(_SEEN, min(training, _MOST_SEEN)), _MOST_EPOCHS * training)
     steps = max(1, round(seen / _IMAGES_A_STEP))
-    tune_every = -(-steps // _TUNINGS) if content.images.get("tune") else 0
+    validate_every = -(-steps // _TUNINGS) if content.images.get("tune") else 0
     epochs = f"{steps * _IMAGES_A_STEP / training:.1f} epochs of {training:,} images, {_IMAGES_A_STEP} a step"
     rule = f"as many images as in the demo ({_SEEN:,}), an epoch at least (to {_MOST_SEEN:,}), {_MOST_EPOCHS} at most"
-    tunes = f"{_TUNINGS} times, as in the demo; the best step is kept" if tune_every else "no image for it"
+    tunes = f"{_TUNINGS} times, as in the demo; the best step is kept" if validate_every else "no image for it"
     time = _minutes(is_large, steps * _IMAGES_A_STEP * _STEP_SECONDS)
     choices = [
         Choice("name", name, "of the run's folder, where run_dir is not given: runs/<name>-<date>"),
@@ -117,7 +117,7 @@ def run_choices(name: str, model: str, content: Content, cores: int) -> list[Cho
     limit = f"0: all {content.images.get('val', 0):,} validation images, for the base and for the adapted model"
     return [
         *choices,
-        Choice("train.tune_every", tune_every, tunes),
+        Choice("train.validate_every", validate_every, tunes),
         Choice("train.save_every", -(-steps // _TUNINGS), "from here a run that was killed goes on"),
         Choice("optim.lr", 4e-3, "that of the demo"),
         Choice("optim.warmup", 0.05, "fraction of the run over which the rate rises; the default"),

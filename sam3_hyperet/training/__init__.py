@@ -1,6 +1,11 @@
 """Training of adapters and, in stages, of the base.
 
-loop: `fit`, the steps with their checks, validation and saves; `Progress`, the counters of a run.
+loop: `fit`, the steps with their checks, validation and saves.
+progress: the counters of a run.
+validation: losses and metrics while a run trains.
+choice: the rule by which the best step is chosen, without torch.
+ema: the moving average of what trains.
+gathering: results of all processes in each of them.
 step: one optimizer step over all batches and processes.
 stages: which parameters train, and from when on more of them do.
 optimizer: AdamW in groups, with the learning rates' course.

@@ -1,70 +1,34 @@
 """The training loop: setup, steps with their checks, the best and the last weights on disk."""
 
 import contextlib
-import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from functools import partial
 
-import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.errors import ConfigError, UserError
-from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss, count_targets
+from sam3_hyperet.errors import UserError
+from sam3_hyperet.losses.grounding import MATCHED, GroundingLoss
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.probe import RadiusProbe
+from sam3_hyperet.training.choice import LOSS, Rule
 from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_control
 from sam3_hyperet.training.distributed import optimizer_state, whole_parameters
-from sam3_hyperet.training.options import STATE_FILE, FitOptions
+from sam3_hyperet.training.ema import Average
+from sam3_hyperet.training.options import STATE_FILE, FitOptions, TrainOptions
+from sam3_hyperet.training.progress import Progress
 from sam3_hyperet.training.run_folder import RunFolder
 from sam3_hyperet.training.run_log import RunLog
 from sam3_hyperet.training.signals import Interrupted
 from sam3_hyperet.training.stages import Stages
 from sam3_hyperet.training.state import random_generators, read_state, restore_state, save_state
-from sam3_hyperet.training.step import KeptPrecision, Passes, optimize
+from sam3_hyperet.training.step import Passes, optimize
+from sam3_hyperet.training.validation import Validation, judged, shown
 
-_SHOWN = {"loss": TOTAL, "box": "loss_bbox", "mask": "loss_mask", "dice": "loss_dice", "presence": "presence_loss"}
-
-
-@dataclass
-class Progress:
-    """Counters of a run, which a saved state brings back.
-
-    Attributes:
-        step: optimizer steps so far, the skipped ones included.
-        skipped_steps: steps without a finite loss and gradient, which changed nothing.
-        bad_steps: how many of them are the last ones, in a row.
-        seconds: of training, over all starts of the run.
-        best_step, best_loss: the step with the lowest validation loss, and that loss.
-    """
-
-    step: int = 0
-    skipped_steps: int = 0
-    bad_steps: int = 0
-    seconds: float = 0.0
-    best_step: int = 0
-    best_loss: float = math.inf
-
-    def count_step(self, *, skipped: bool) -> None:
-        """Count one step more."""
-        self.step += 1
-        self.skipped_steps += skipped
-        self.bad_steps = self.bad_steps + 1 if skipped else 0
-
-    def count_loss(self, loss: float) -> bool:
-        """Note the validation loss of the present step; returns whether it is the best so far."""
-        is_best = loss < self.best_loss or not math.isfinite(self.best_loss)
-        if is_best:
-            self.best_step, self.best_loss = self.step, loss
-        return is_best
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the counters of a saved state."""
-        vars(self).update((name, state[name]) for name in asdict(self))
+_SHOWN = {"loss": MATCHED, "box": "loss_bbox", "mask": "loss_mask", "dice": "loss_dice", "presence": "presence_loss"}
 
 
 class TrainingFailed(UserError, RuntimeError):
@@ -76,16 +40,16 @@ def fit(
     model: host.Sam3Image,
     loss: GroundingLoss,
     batches: Callable[[int], Iterator[host.BatchedDatapoint]],
-    val_batches: Callable[[], Iterator[host.BatchedDatapoint]],
+    validation: Validation,
     options: FitOptions,
     run: RunFolder,
     interrupted: Callable[[], bool] = bool,
 ) -> Progress:
-    """Train, stage by stage.
+    """Train, stage by stage, to the last step or until `patience` ends the run.
 
     Args:
         batches: from a number of steps done to an endless iterator over this process's training batches.
-        val_batches: makes an iterator over the validation batches, the same ones every time.
+        validation: measured before the first step, every `validate_every` steps and after the last one.
         run: gets metrics.jsonl, the trackers' files, the state and the weights; has the state to go on from.
         interrupted: called after every step, in all processes; whether to save the state and stop.
 
@@ -107,21 +71,31 @@ def fit(
         log = RunLog(run.path, train.max_steps, start=progress.step, active=is_first, options=options.logger)
         stack.callback(log.close)
         stages.begin()
+        started = time.perf_counter() - progress.seconds
+        average = Average(model, train.ema) if train.ema else None
+        validate = partial(_validate, fabric, stages, validation, passes, train, progress, log)
+        kept = average.applied if average else contextlib.nullcontext  # context of the weights that the run is to keep
         if run.resume and state is not None:
             restore_state(run.resume, state, model, stages.raw_optimizer, fabric.global_rank)
             if radius is not None:
                 radius.load_state_dict(state["progress"]["radius"])
+            if average is not None:
+                average.load_state_dict(state["progress"]["average"])
+            log.message(_goes_on(progress, train.max_steps, run))
+        elif train.validate_every:
+            validate()
         is_watched = log.active and adapter_config(model) is not None
         probe = stack.enter_context(RadiusProbe(model)) if is_watched else None
-        started = time.perf_counter() - progress.seconds
         stream = batches(progress.step)
-        while progress.step < train.max_steps:
+        while not progress.is_over(train.max_steps):
             rates = stages.set_learning_rates(progress.step)
             is_logged = _is_due(progress.step + 1, train.log_every, train.max_steps) or progress.step == 0
             of_step = [next(stream) for _ in range(train.accumulate)]
             terms, norms = optimize(fabric, stages, of_step, options.clip_norm, by_group=is_logged, passes=passes)
             progress.count_step(skipped=norms is None)
             progress.seconds = time.perf_counter() - started
+            if average is not None and norms is not None:
+                average.update(progress.step)
             log.step(progress.step)
             if is_logged:
                 with whole_parameters(stages.module, adapters_only=True):
@@ -129,8 +103,8 @@ def fit(
                         values = _of_step(progress, terms, rates, norms or {})
                         radii = probe.latest() | probe.histograms() if probe else {}
                         log.write(progress.step, {**values, **radii, **(radius.metrics if radius else {})})
-                        shown = (f"{name} {float(terms[key]):.3g}" for name, key in _SHOWN.items() if key in terms)
-                        log.step(progress.step, "  ".join(shown))
+                        losses = (f"{name} {float(terms[key]):.3g}" for name, key in _SHOWN.items() if key in terms)
+                        log.step(progress.step, "  ".join(losses))
             if progress.bad_steps >= train.max_bad_steps:
                 found = f"not finite for {train.max_bad_steps} steps in a row, up to step {progress.step}"
                 remedy = "try a lower optim.lr, a longer optim.warmup or train.precision=32-true"
@@ -138,49 +112,82 @@ def fit(
             if radius is not None:
                 radius.update(progress.step, float(terms[MATCHED]))
             val = None
-            if _is_due(progress.step, train.tune_every, train.max_steps):
-                losses = validation_losses(stages.module, model, val_batches(), train.accumulate * fabric.world_size)
-                log.write(progress.step, {f"tune/{key}": value for key, value in losses.items()})
-                val = losses[MATCHED]
-                if progress.count_loss(val):
-                    _save_weights(stages, run, "best")
-            if progress.step < train.max_steps and (report := stages.advance(progress.step, val)):
+            if _is_due(progress.step, train.validate_every, train.max_steps):
+                with kept():
+                    val, is_best = validate()
+                    if is_best:
+                        _save_weights(stages, run, "best")
+                progress.stopped = 0 < train.patience <= progress.waited and progress.step < train.max_steps
+            if not progress.is_over(train.max_steps) and (report := stages.advance(progress.step, val)):
+                progress.waited = 0
+                if average is not None:
+                    average.follow()
                 log.message(f"after step {progress.step}, {report}")
                 log.write(progress.step, {"train/stage": stages.number})
             stop = interrupted()
-            if stop or (train.save_every and progress.step % train.save_every == 0):
-                _save_state(stages, run, progress, radius, passes)
+            is_last = progress.is_over(train.max_steps)
+            if stop or (train.save_every and (is_last or progress.step % train.save_every == 0)):
+                _save_state(stages, run, progress, {"radius": radius, "average": average, "passes": passes})
             if stop:
                 raise Interrupted(progress.step)
-        if not train.tune_every:
+        if not train.validate_every:
             progress.best_step = progress.step
-        _save_weights(stages, run, *(("last",) if train.tune_every else ("last", "best")))
+        with kept():
+            _save_weights(stages, run, *(("last",) if train.validate_every else ("last", "best")))
+        for line in _how_it_ended(progress, train):
+            log.message(line)
     return progress
 
 
-@torch.no_grad()
-def validation_losses(
-    step_module: nn.Module, model: nn.Module, batches: Iterator[host.BatchedDatapoint], together: int
-) -> dict[str, float]:
-    """Mean of every loss term over the validation batches, without dropout, and with the same random draws every time.
+def _validate(
+    fabric: Fabric,
+    stages: Stages,
+    validation: Validation,
+    passes: Passes,
+    train: TrainOptions,
+    progress: Progress,
+    log: RunLog,
+) -> tuple[float, bool]:
+    """Validate the model as it is, and write and show what is found.
 
-    So many batches `together` count as one, as in a step. Raises ConfigError if there is none.
+    Returns the matched loss, and whether this is the best step so far; before the first step, what is found is the
+    base's.
     """
-    model.eval()
-    model.training = True  # the root's flag alone: SAM 3 then returns what its losses need
-    sums: dict[str, float] = {}
-    count = 0
-    with torch.random.fork_rng(devices=[]):  # training goes on with its own draws
-        torch.default_generator.manual_seed(0)
-        while parts := list(itertools.islice(batches, together)):
-            counts = count_targets(parts)
-            for batch in parts:
-                for key, value in step_module(KeptPrecision(batch), counts).items():
-                    sums[key] = sums.get(key, 0.0) + float(value)
-            count += 1
-    if not count:
-        raise ConfigError("train.tune_every is set, but there is no tuning image; expected data.tune_images from 1")
-    return {key: value / count for key, value in sums.items()}
+    together = train.accumulate * fabric.world_size
+    found = validation.measure(fabric, stages, passes, together, progress.base or None)
+    log.write(progress.step, {f"tune/{key}": value for key, value in found.items()})
+    values, seconds, rule = judged(found), found["seconds"], Rule.parse(train.best)
+    progress.validation_seconds += seconds
+    is_best = progress.step > 0 and progress.count_validation(values, rule)
+    best = f"best step so far: {progress.best_step}; " if progress.step else ""
+    short = "  ".join(f"{name} {values[name]:.3g}" for name in dict.fromkeys([LOSS, rule.metric]))
+    log.validation(progress.step, f"{shown(values, progress.base, rule)}  ({best}{seconds:.1f} s)", short)
+    if not progress.step:
+        progress.base = values
+    return found[MATCHED], is_best
+
+
+def _goes_on(progress: Progress, max_steps: int, run: RunFolder) -> str:
+    """Where a run goes on."""
+    best = "; ".join(f"{name} {value:.3g}" for name, value in progress.best.items())
+    so_far = f"; best step so far: {progress.best_step} ({best})" if progress.best else ""
+    if progress.is_over(max_steps):
+        return f"the training of this run ended after step {progress.step} ({run.resume}): no step is left{so_far}"
+    return f"goes on after step {progress.step} of {max_steps} ({run.resume}){so_far}"
+
+
+def _how_it_ended(progress: Progress, train: TrainOptions) -> Iterator[str]:
+    """What a user should know of the end of a run, and of the step that it keeps."""
+    if progress.stopped:
+        ended = f"ended after step {progress.step} of {train.max_steps}"
+        why = (
+            f"{train.patience} validations in a row found nothing better than step {progress.best_step}, which is kept"
+        )
+        yield f"{ended}: {why}; the learning rates had not come to their end"
+    if progress.best and progress.shortfall > 0:
+        values = ", ".join(f"{name} {value:.3g}" for name, value in progress.best.items())
+        missed = f"no step fulfils {Rule.parse(train.best).where}"
+        yield f"train.best: {missed}; kept is the one nearest to it, {progress.best_step} ({values})"
 
 
 def _is_due(step: int, every: int, last: int) -> bool:
@@ -196,12 +203,12 @@ def _save_weights(stages: Stages, run: RunFolder, *names: str) -> None:
 
 
 def _save_state(
-    stages: Stages, run: RunFolder, progress: Progress, radius: RadiusControl | None, passes: Passes
+    stages: Stages, run: RunFolder, progress: Progress, parts: Mapping[str, RadiusControl | Average | Passes | None]
 ) -> None:
     generators = random_generators(stages.fabric.device, stages.fabric.world_size)
     of_optimizer = optimizer_state(stages.module, stages.raw_optimizer)
-    values = {**asdict(progress), "stages": stages.state_dict(), "passes": passes.state_dict()}
-    values["radius"] = radius.state_dict() if radius else {}
+    values = {**asdict(progress), "stages": stages.state_dict()}
+    values |= {name: {} if part is None else part.state_dict() for name, part in parts.items()}
     with whole_parameters(stages.module, on_cpu=True):
         if stages.fabric.is_global_zero:
             save_state(run.path / STATE_FILE, stages.model, of_optimizer, values, generators)

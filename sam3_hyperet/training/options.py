@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, TypeVar
 from sam3_hyperet.choices import AUTO, CURVATURE_BOUNDS, PRECISIONS
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, check_fields, number
+from sam3_hyperet.training.choice import LOSS, Rule
 
 F = TypeVar("F", bound="FitOptions")
 STAGES = (1, 2, 3)
@@ -49,7 +50,18 @@ class TrainOptions:
             the CPU, whose cores the model uses.
         clip_norm: gradients are scaled down to this norm; null: 0.1, SAM 3's, where the base trains, 1 in stage 1.
         log_every: steps between two logged lines.
-        tune_every: steps between two measurements of the loss on the tuning images; 0 for none (best = last).
+        validate_every: steps between two validations on the tuning images, of which there is one before the first step
+            and one after the last, too; 0 for none (best = last).
+        validate_images: so many tuning images, evenly spread, are scored as in the evaluation then: AP, mIoU, presence,
+            and what is lost against the base; 0 for the loss alone, which is that of all tuning images.
+        best: which step's weights are kept: "loss", the lowest of the matched queries; a metric, such as "segm/AP"; or
+            a rule, such as "max group/segm/AP where object/segm/AP >= base-0.02", where "base" is the metric without
+            adapters. If no step fulfils the conditions, the one nearest to them is kept, and that is said. The default
+            is the loss, for it is there for all data and moves little by chance: the AP of 32 images does by some .03.
+        patience: the run ends, as after its last step, when so many validations in a row find no better step; 0 for
+            never. The learning rates follow `max_steps` all the same, and have then not come to their end.
+        ema: decay, such as .99, of the moving average of what trains, which is then validated and saved in its place;
+            0 for none. The average begins faster: its decay at step t is at most (1 + t) / (10 + t).
         save_every: steps between two saved states; 0 for none.
         max_bad_steps: consecutive steps with a non-finite loss or gradient after which the run ends.
         precision: "32-true", "tf32" or "bf16-mixed"; "auto" is bf16-mixed on a CUDA device that has it, else 32-true.
@@ -64,6 +76,8 @@ class TrainOptions:
         checkpoint_activations: less memory, more time.
     """
 
+    ALIASES: ClassVar[Mapping[str, str]] = {"tune_every": "validate_every"}
+
     max_steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
     batch_size: PositiveInt = 4
@@ -72,7 +86,11 @@ class TrainOptions:
     workers: NonNegativeInt | None = None
     clip_norm: PositiveFloat | None = None
     log_every: PositiveInt = 10
-    tune_every: NonNegativeInt = 0
+    validate_every: NonNegativeInt = 0
+    validate_images: NonNegativeInt = 32
+    best: str = LOSS
+    patience: NonNegativeInt = 0
+    ema: _Fraction = 0.0
     save_every: NonNegativeInt = 0
     max_bad_steps: PositiveInt = 20
     precision: Annotated[str, PRECISIONS] = AUTO
@@ -87,6 +105,15 @@ class TrainOptions:
         check_fields(self, "train")
         if self.max_steps is None and self.epochs is None:
             object.__setattr__(self, "max_steps", _STEPS)
+        rule = Rule.parse(self.best)
+        if not self.validate_every:
+            for name, chosen in (("best", self.best != LOSS), ("patience", self.patience > 0)):
+                if chosen:
+                    needs = f"train.{name}={getattr(self, name)} needs validation; expected train.validate_every from 1"
+                    raise ConfigError(needs)
+        elif not self.validate_images and (names := [name for name in rule.metrics if name != LOSS]):
+            expected = "which train.validate_images=0 never measures; expected a number of images from 1"
+            raise ConfigError(f"train.best names {names[0]}, {expected}")
 
     def check_length(self) -> None:
         """Raise a ConfigError where a user gives the length of a run twice; a run that has begun knows both."""
@@ -104,6 +131,11 @@ class TrainOptions:
         """How long the run is, in words; `max_steps` must be known."""
         epochs = "" if self.epochs is None else f" (train.epochs={self.epochs:g})"
         return f"{self.max_steps:,} steps of {self.images_a_step} images{epochs}"
+
+    @property
+    def scored_images(self) -> int:
+        """How many tuning images a validation scores."""
+        return self.validate_images if self.validate_every else 0
 
 
 @dataclass(frozen=True)
@@ -277,10 +309,10 @@ class FitOptions:
     def __post_init__(self) -> None:
         if self.train.max_steps is not None:  # else it is known once the data is opened
             self._check_steps(self.train.max_steps)
-        if self.stage.plateau and not self.train.tune_every:
+        if self.stage.plateau and not self.train.validate_every:
             waits = f"stage.plateau={self.stage.plateau} waits for losses on the tuning images"
-            remedy = "expected train.tune_every from 1, or stage.boundaries"
-            raise ConfigError(f"{waits}, which train.tune_every=0 never measures; {remedy}")
+            remedy = "expected train.validate_every from 1, or stage.boundaries"
+            raise ConfigError(f"{waits}, which train.validate_every=0 never measures; {remedy}")
 
     @property
     def clip_norm(self) -> float:

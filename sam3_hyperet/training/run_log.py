@@ -54,7 +54,7 @@ class RunLog:
         self, run_dir: Path, total: int, *, start: int = 0, active: bool = True, options: LoggerOptions | None = None
     ) -> None:
         self.active = active
-        self._path, self._total = run_dir / FILE, total
+        self._path, self._total, self._validation = run_dir / FILE, total, ""
         self._trackers: list[TensorBoard | WeightsAndBiases] = []
         if active and options and options.tensorboard:
             self._trackers.append(TensorBoard(run_dir, start))
@@ -73,15 +73,21 @@ class RunLog:
             self._bar.start()
 
     def step(self, step: int, losses: str | None = None) -> None:
-        """Show that a step is done, and its losses at a logged step."""
+        """Show that a step is done, and its losses at a logged step, beside what validation found last."""
         self._bar.update(self._task, completed=step)
         if losses is None:
             return
+        losses += self._validation
         self._bar.update(self._task, losses=losses)
         if self._bar.disable:
             seconds = self._bar.tasks[self._task].time_remaining
             left = "" if seconds is None else f"  {timedelta(seconds=math.ceil(seconds))} left"
             self.message(f"step {step} of {self._total}  {losses}{left}")
+
+    def validation(self, step: int, found: str, short: str) -> None:
+        """Show what validation found after a step; in short beside the steps that follow."""
+        self._validation = f"  validation: {short}"
+        self.message(f"validation {f'after step {step}' if step else 'before training'}: {found}")
 
     def write(self, step: int, values: Mapping[str, float | Tensor]) -> None:
         """Append one line of a step's finite values (JSON has no others), and send all of them to the trackers.

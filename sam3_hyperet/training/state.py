@@ -21,7 +21,7 @@ from sam3_hyperet.training.distributed import load_optimizer_state, split_as
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2
+_FORMAT = 3
 _DIGEST_SIZE = 32
 _PARTS = {"trained": dict, "optimizer": dict, "progress": dict, "generators": list}
 

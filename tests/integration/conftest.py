@@ -33,6 +33,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory, tiny_model: list[str]) -> l
         "data.splits.tune=2",
         "data.splits.val=3",
         "data.zoom=1.5",
+        "train.validate_images=0",
         "logger=none",
         *tiny_model,
     ]

@@ -17,7 +17,7 @@ from sam3_hyperet.modeling.tensor_files import read_safetensors
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.integration
-EVERYTHING = ["stage=3", "train.max_steps=3", "train.tune_every=3"]
+EVERYTHING = ["stage=3", "train.max_steps=3", "train.validate_every=3"]
 
 
 @pytest.fixture(scope="module")

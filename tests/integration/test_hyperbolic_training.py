@@ -27,7 +27,7 @@ TERMS = {"alignment_loss", "entailment_loss"}
 
 def lines(folder):
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "train/seconds"} for line in found]
+    return [{key: value for key, value in line.items() if not key.endswith("/seconds")} for line in found]
 
 
 def steps(folder):

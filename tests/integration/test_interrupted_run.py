@@ -80,7 +80,7 @@ def test_the_tool_itself_ends_at_a_signal(scenes, tmp_path, workers):
         *scenes,
         f"run_dir={tmp_path}",
         "train.max_steps=100000",
-        "train.tune_every=0",
+        "train.validate_every=0",
         f"train.workers={workers}",
     ]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}

@@ -25,7 +25,7 @@ def test_init_doctor_train(tmp_path, tiny_model, read_metrics):
     options = [f"data={data}", f"experiment={experiment}", "model=tiny", *tiny_model]
     rows = doctor([*options, f"run_dir={tmp_path / 'run'}"])
     assert not [row for row in rows if row.status in ("failed", "skipped")]
-    few = ["train.max_steps=2", "train.tune_every=1", "train.batch_size=2", "optim.warmup=1", "logger=none"]
+    few = ["train.max_steps=2", "train.validate_every=1", "train.batch_size=2", "optim.warmup=1", "logger=none"]
     run = train([*options, *few, "protocol.bootstrap=0", f"run_dir={tmp_path / 'run'}"])
     assert "shop/segm/AP" in str(read_metrics(run))
     assert not [row for row in doctor([f"run={run}", "trial=false"]) if row.status == "failed"]

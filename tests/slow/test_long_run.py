@@ -25,6 +25,7 @@ from sam3_hyperet.training.run_folder import RunFolder
 from sam3_hyperet.training.run_log import read_history
 from sam3_hyperet.training.signals import Interrupted
 from sam3_hyperet.training.state import read_state
+from sam3_hyperet.training.validation import Validation
 
 pytestmark = pytest.mark.slow
 NAN, INF = float("nan"), float("inf")
@@ -114,9 +115,9 @@ class MicroRun:
             self.model,
             loss,
             self.batches,
-            lambda: iter([Batch(self.pixels[0], self.boxes[0])]),
+            Validation(lambda: iter([Batch(self.pixels[0], self.boxes[0])])),
             FitOptions(
-                train=TrainOptions(max_steps=steps, batch_size=1, log_every=50, tune_every=500, save_every=1000),
+                train=TrainOptions(max_steps=steps, batch_size=1, log_every=50, validate_every=500, save_every=1000),
                 optim=OptimizerOptions(lr=0.01, warmup=10),
             ),
             Saved(self.folder, resume, self),
@@ -144,7 +145,7 @@ def test_ten_thousand_steps(tmp_path):
     assert all(p.isfinite().all() for p in [*run.model.parameters(), *saved["best"], *saved["last"]])
     moments = read_state(tmp_path / "state.pt")["optimizer"]["state"].values()
     assert all(torch.as_tensor(value).isfinite().all() for state in moments for value in state.values())
-    assert result.best_loss < 0.01 * logged[0]["train/loss"]
+    assert result.best["loss"] < 0.01 * logged[0]["train/loss"]
 
 
 def test_the_tiny_model(tmp_path, monkeypatch):
@@ -173,7 +174,7 @@ def test_the_tiny_model(tmp_path, monkeypatch):
             f"run_dir={tmp_path / 'run'}",
             f"train.max_steps={steps}",
             "train.batch_size=1",
-            "train.tune_every=40",
+            "train.validate_every=40",
             "train.save_every=0",
             "logger=none",
             "evaluate=false",

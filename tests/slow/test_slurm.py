@@ -35,7 +35,7 @@ RUN = [
     "train.accelerator=cpu",
     "train.threads=1",
     "train.batch_size=1",
-    "train.tune_every=0",
+    "train.validate_every=0",
     "logger=none",
     "evaluate=false",
 ]

@@ -90,7 +90,7 @@ def test_mistakes(arguments, message):
 def test_each_set_keeps_its_own_names_and_annotations(scenes, shop):
     """Boxes beside masks, too: of a box no semantic map is learnt, of the others' all."""
     given = [f"more_data.shop.root={shop}", "more_data.shop.boxes=instances", "more_data.shop.weight=0.5"]
-    config = parse_command("train", [*scenes, "more_data.shop=auto", *given, "train.tune_every=1"])[1]
+    config = parse_command("train", [*scenes, "more_data.shop=auto", *given, "train.validate_every=1"])[1]
     config = recognised(config, lambda _: None)
     assert config.more_data.shop.format == "coco"
     options = read_run(OmegaConf.to_container(config, resolve=True))

@@ -45,7 +45,7 @@ def earlier(tmp_path):
 DECIDING = [
     ("train.clip_norm=0.5", "train.clip_norm is 0.5, but None"),
     ("train.precision=bf16-mixed", "train.precision is bf16-mixed, but 32-true"),
-    ("train.tune_every=3", "train.tune_every is 3, but 2"),
+    ("train.validate_every=3", "train.validate_every is 3, but 2"),
     ("train.devices=2", "train.devices is 2, but 1"),
     ("hyperet.curvature=0.02", "hyperet.curvature is 0.02, but 0.01"),
     ("seed=5", "seed is 5, but 0"),

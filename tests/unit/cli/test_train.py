@@ -118,6 +118,16 @@ def test_keys_and_choices(fails, arguments, message):
         ),
         (["train.accelerator=gpus"], "invalid accelerator name"),
         (["train.strategy=fsdp"], "train.strategy=fsdp in stage 1; expected stage=3 alone"),
+        (
+            ["train.strategy=fsdp", "stage=3"],
+            "train.strategy=fsdp scores no image while it trains; expected train.validate_images=0",
+        ),
+        (["train.strategy=fsdp", "stage=3", "train.validate_images=0", "train.ema=.9"], "fsdp keeps no moving average"),
+        (
+            ["train.best=segm/APP"],
+            "the 2 tuning images that are scored have no metric 'segm/APP'; expected one of loss, bbox/AP, ",
+        ),
+        (["train.best=object/segm/AP where fused/mIoU >= bas"], "'fused/mIoU >= bas' is no condition"),
         (["train.strategy=fsdp", "stage=schedule"], "train.strategy=fsdp in stage 1 to 3; expected stage=3 alone"),
         (
             ["train.strategy=fsdp", "stage=3", "train.prompts_at_once=2"],
@@ -180,7 +190,23 @@ def test_a_data_set_of_one_s_own_is_a_file(coco, tmp_path):
 
 
 def test_too_few_pictures_to_tune_on(fails):
-    assert "no image to tune on" in fails("data=coco", "data.limit=1", "data.tune_images=0", "train.tune_every=1")
+    assert "no image to tune on" in fails("data=coco", "data.limit=1", "data.tune_images=0", "train.validate_every=1")
+
+
+def test_a_broken_tuning_split_ends_the_run_before_the_model_is_built(fails, coco, scenes, tmp_path):
+    """A picture that breaks off, and one on which a metric that is to be high has nothing to find."""
+    broken = tmp_path / "coco"
+    shutil.copytree(coco, broken)
+    for picture in (broken / "train2017").iterdir():
+        picture.write_bytes(picture.read_bytes()[:200])
+    tuned = ["data.tune_images=1", "train.validate_every=1", "model.checkpoint=/nowhere"]
+    assert "not a readable image" in fails("data=coco", f"paths.coco={broken}", *tuned)
+    bare = tmp_path / "scenes"
+    shutil.copytree(scenes, bare)
+    file = bare / "annotations" / "instances_tune.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    said = fails(f"paths.scenes={bare}", "train.best=segm/AP", "model.checkpoint=/nowhere")
+    assert "segm/AP is undefined: the 2 tuning images that are scored show nothing of it; expected other" in said
 
 
 def test_a_picture_that_breaks_off_ends_the_run_in_words(coco, tmp_path, capsys):

@@ -104,7 +104,7 @@ def test_a_split_that_cannot_be_read_ends_a_run_before_its_model_is_built(shared
     root = shared_cases / "c04-area-null"
     options = ["data=coco", f"data.root={root}", "data.splits={train: train, val: gone}", f"run_dir={tmp_path / 'run'}"]
     with pytest.raises(DataError, match=r"instances_gone\.json: no such file"):
-        train([*options, "data.tune_images=0", "train.tune_every=0", "logger=none"])
+        train([*options, "data.tune_images=0", "train.validate_every=0", "logger=none"])
 
 
 @pytest.mark.parametrize("kind", ["sizes swapped", "sizes of a smaller copy"])

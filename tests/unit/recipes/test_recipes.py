@@ -32,7 +32,7 @@ def test_steps_follow_from_the_number_of_images(training, steps):
     assert found["train.max_steps"] == steps
     assert found["train.batch_size"] * found["train.accumulate"] == 8
     assert 0 <= found["optim.warmup"] <= steps
-    assert 1 <= found["train.tune_every"] <= steps
+    assert 1 <= found["train.validate_every"] <= steps
 
 
 def test_large_and_tiny():
@@ -46,7 +46,9 @@ def test_large_and_tiny():
 def test_no_image_to_tune_on():
     assert held_out(1) == 0
     assert (held_out(2), held_out(10), held_out(1000)) == (1, 2, 32)
-    assert values(run_choices("shop", "tiny", Content({"train": 1, "val": 1}, {"a": {}}), 1))["train.tune_every"] == 0
+    assert (
+        values(run_choices("shop", "tiny", Content({"train": 1, "val": 1}, {"a": {}}), 1))["train.validate_every"] == 0
+    )
 
 
 def test_every_choice_is_an_option_with_a_reason():

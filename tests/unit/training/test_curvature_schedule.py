@@ -26,6 +26,7 @@ from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_contr
 from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.options import FitOptions, OptimizerOptions, RadiusOptions, TrainOptions
 from sam3_hyperet.training.run_folder import RunFolder
+from sam3_hyperet.training.validation import Validation
 
 PROPERTY = settings(max_examples=50, deadline=None)
 
@@ -208,7 +209,7 @@ class Killed(Exception):
     pass
 
 
-def run(model, stream, folder, *, until=None, resume=None, radius=RADIUS, tune_every=3):
+def run(model, stream, folder, *, until=None, resume=None, radius=RADIUS, validate_every=3):
     """Six steps with the losses between queries and texts and a moving curvature; killed before step `until`."""
     hy.inject(model, hy.HyperETConfig(geometry="gyro", residual=0.5))
     hy.set_stage(model, 1)
@@ -226,9 +227,9 @@ def run(model, stream, folder, *, until=None, resume=None, radius=RADIUS, tune_e
         model,
         GroundingLoss(model, LOSS),
         batches,
-        lambda: iter(stream[:1]),
+        Validation(lambda: iter(stream[:1])),
         FitOptions(
-            train=TrainOptions(max_steps=6, batch_size=1, log_every=1, save_every=2, tune_every=tune_every),
+            train=TrainOptions(max_steps=6, batch_size=1, log_every=1, save_every=2, validate_every=validate_every),
             optim=OptimizerOptions(lr=3e-3, warmup=0),
             radius=RadiusOptions(**radius),
         ),
@@ -251,7 +252,9 @@ def test_a_resumed_run_is_the_uninterrupted_run(another, stream, tmp_path):
         a, b = (load_file(folder / f"{name}.safetensors") for folder in (whole, cut))
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) for key in a)
-    logged = [[{k: v for k, v in line.items() if k != "train/seconds"} for line in lines(f)] for f in (whole, cut)]
+    logged = [
+        [{k: v for k, v in line.items() if not k.endswith("/seconds")} for line in lines(f)] for f in (whole, cut)
+    ]
     assert logged[0] == logged[1]
     trained = [line for line in logged[0] if "train/loss" in line]
     assert all({"train/alignment_loss", "train/entailment_loss"} <= line.keys() for line in trained)
@@ -319,7 +322,7 @@ def test_an_adapter_file_with_a_constant_that_does_not_fit_is_refused(moved, ano
 def test_tuning_draws_nothing_from_training_and_the_same_each_time(another, stream, tmp_path):
     """Random queries and texts in both: the trained weights do not depend on how often it is tuned."""
     radius = {"schedule": "constant"}
-    often, never = (run(another(), stream, tmp_path / str(n), radius=radius, tune_every=n) for n in (1, 0))
+    often, never = (run(another(), stream, tmp_path / str(n), radius=radius, validate_every=n) for n in (1, 0))
     a, b = (load_file(folder / "adapter_last.safetensors") for folder in (often, never))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)

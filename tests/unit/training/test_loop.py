@@ -21,6 +21,7 @@ from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.training.loop import TrainingFailed, fit
 from sam3_hyperet.training.options import FitOptions, LoggerOptions, OptimizerOptions, TrainOptions
 from sam3_hyperet.training.run_folder import RunFolder
+from sam3_hyperet.training.validation import Validation
 
 CONFIG = hy.HyperETConfig(geometry="gyro", learn_curvature=True)
 
@@ -62,7 +63,7 @@ class Run:
         hy.set_stage(self.model, 1)
         self.stream, self.folder, self.saved = stream, folder, []
         self.seen: list[int] = []
-        self.is_first = True
+        self.is_first, self.score = True, None
         folder.mkdir(exist_ok=True)
 
     def batches(self, step):
@@ -81,7 +82,7 @@ class Run:
             self.model,
             loss,
             self.batches,
-            lambda: iter(tune),
+            Validation(lambda: iter(tune), self.score),
             FitOptions(
                 train=TrainOptions(**{"batch_size": 1, "precision": precision, "log_every": 1, **options}),
                 optim=OptimizerOptions(lr=lr, warmup=warmup),
@@ -127,12 +128,12 @@ def test_the_loss_falls_and_the_base_stays(start, stream, precision):
 
 def test_what_is_logged(start, stream):
     run = start()
-    run.fit(max_steps=4, tune=stream[:2], tune_every=2, warmup=2, tensorboard=True)
+    run.fit(max_steps=4, tune=stream[:2], validate_every=2, warmup=2, tensorboard=True)
     text = (run.folder / "metrics.jsonl").read_text()
     lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
     steps = [line for line in lines if "train/loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
-    assert [line["step"] for line in lines if "tune/loss" in line] == [2, 4]
+    assert [line["step"] for line in lines if "tune/loss" in line] == [0, 2, 4]
     expected = {"train/loss", "train/loss_mask", "train/presence_loss", "train/lr", "train/gradient_norm"}
     assert all(expected | {"train/skipped_steps", "train/seconds"} <= line.keys() for line in steps)
     assert all(isinstance(value, float | int) for line in lines for value in line.values())
@@ -142,15 +143,89 @@ def test_what_is_logged(start, stream):
 
 def test_best_and_last_are_saved(start, stream):
     run = start()
-    result = run.fit(max_steps=6, tune=stream, tune_every=2)
+    result = run.fit(max_steps=6, tune=stream, validate_every=2)
     tune = {line["step"]: line["tune/loss_matched"] for line in run.lines() if "tune/loss_matched" in line}
-    assert tune.keys() == {2, 4, 6}
+    assert tune.keys() == {0, 2, 4, 6}
+    assert result.base["loss"] == tune.pop(0)
     assert result.best_step == min(tune, key=tune.get)
-    assert result.best_loss == pytest.approx(min(tune.values()))
+    assert result.best == {"loss": min(tune.values())}
     assert [which for which, _ in run.saved][-1] == "last"
     assert equal(run.saved[-1][1], run.adapters())
     falling = sum(value < min([v for s, v in tune.items() if s < step], default=1e9) for step, value in tune.items())
     assert [which for which, _ in run.saved].count("best") == falling
+
+
+class Scored:
+    """A score of a run that gives these values of a metric in turn; the first is the base's."""
+
+    def __init__(self, *values):
+        self.values, self.seen = list(values), []
+
+    def __call__(self, base):
+        self.seen.append(base)
+        return {"segm/AP": self.values[len(self.seen) - 1], "mIoU": 0.5}
+
+
+def test_the_best_step_is_that_of_a_rule(start, stream, capsys):
+    run = start()
+    run.score = score = Scored(0.5, 0.2, 0.4, 0.3)
+    best = "max segm/AP where segm/AP >= base-0.05 and loss <= 1e9"
+    result = run.fit(max_steps=6, tune=stream[:1], validate_every=2, best=best)
+    assert (result.best_step, result.best["segm/AP"], result.base["segm/AP"]) == (4, 0.4, 0.5)
+    assert [which for which, _ in run.saved] == ["best", "best", "last"]
+    assert [bool(base) for base in score.seen] == [False, True, True, True]
+    assert [line["tune/segm/AP"] for line in run.lines() if "tune/mIoU" in line] == score.values
+    said = capsys.readouterr().out
+    assert "validation before training: loss" in said
+    assert "segm/AP 0.4 (base 0.5)  (best step so far: 4; " in said
+    assert (
+        "no step fulfils segm/AP >= base-0.05 and loss <= 1e+09; kept is the one nearest to it, 4 (segm/AP 0.4" in said
+    )
+    assert "step 5 of 6  loss" in said
+    assert f"loss {run.lines()[1]['train/loss_matched']:.3g}  box" in said  # not the sum of all terms
+
+
+def test_patience_ends_a_run_as_its_last_step_would(start, stream, capsys):
+    run = start()
+    run.score = Scored(0.0, 0.3, 0.2, 0.1)
+    options = {"max_steps": 9, "tune": stream[:1], "validate_every": 1, "best": "segm/AP", "patience": 2}
+    result = run.fit(save_every=9, **options)
+    assert (result.step, result.best_step, result.stopped) == (3, 1, True)
+    assert [which for which, _ in run.saved] == ["best", "last"]
+    said = capsys.readouterr().out
+    assert (
+        "ended after step 3 of 9: 2 validations in a row found nothing better than step 1, which is kept; the" in said
+    )
+
+    again = start()
+    again.folder, again.score = run.folder, Scored()
+    result = again.fit(save_every=9, resume=run.folder / "state.pt", **options)
+    assert (result.step, again.seen, again.score.seen) == (3, [], [])
+    assert "training of this run ended after step 3" in capsys.readouterr().out
+    assert equal(again.saved[-1][1], run.saved[-1][1])
+
+
+def test_the_moving_average_is_what_is_validated_and_saved(start, stream):
+    run, other = start(), start()
+    seen = []
+    run.score = lambda base: seen.append(run.adapters()) or {"segm/AP": float(len(seen))}
+    run.fit(max_steps=4, tune=stream[:1], validate_every=2, best="segm/AP", ema=0.9, save_every=2)
+    assert equal(run.saved[0][1], seen[1])
+    assert equal(run.saved[-1][1], seen[2])
+    assert not equal(run.adapters(), seen[2])  # the run itself goes on with its own parameters
+    other.fit(max_steps=4, ema=0.9)
+    assert equal(other.adapters(), run.adapters())
+    assert equal(other.saved[-1][1], seen[2])
+    state = torch.load(run.folder / "state.pt", weights_only=True)
+    assert equal(state["progress"]["average"], seen[2])
+    assert equal(state["trained"], run.adapters())
+
+
+def test_validation_needs_images(start):
+    with pytest.raises(
+        ConfigError, match=r"validate_every is set, but there is no tuning image; expected data.tune_im"
+    ):
+        start().fit(max_steps=2, validate_every=1)
 
 
 def test_without_tuning_the_last_is_the_best(start):
@@ -214,7 +289,7 @@ def test_metrics_of_a_bad_step_are_still_json(start, stream):
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_resumed_run_is_the_uninterrupted_run(start, stream, precision):
     whole = start()
-    whole.fit(max_steps=6, warmup=2, tune=stream[:2], tune_every=3, precision=precision)
+    whole.fit(max_steps=6, warmup=2, tune=stream[:2], validate_every=3, precision=precision, ema=0.5)
 
     class Killed(Exception):
         pass
@@ -229,7 +304,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(start, stream, precision):
             yield batch
 
     first.batches = until_5
-    options = {"max_steps": 6, "warmup": 2, "tune": stream[:2], "tune_every": 3, "save_every": 4}
+    options = {"max_steps": 6, "warmup": 2, "tune": stream[:2], "validate_every": 3, "save_every": 4, "ema": 0.5}
     with pytest.raises(Killed):
         first.fit(precision=precision, **options)
     assert (first.folder / "state.pt").is_file()
@@ -240,12 +315,13 @@ def test_a_resumed_run_is_the_uninterrupted_run(start, stream, precision):
     result = second.fit(precision=precision, resume=first.folder / "state.pt", **options)
     assert second.seen[0] == 4
     assert result.step == 6
-    assert (result.best_step, result.best_loss) == (whole.result.best_step, whole.result.best_loss)
+    assert (result.best_step, result.best) == (whole.result.best_step, whole.result.best)
     assert equal(second.adapters(), whole.adapters())
-    timing = {"train/seconds"}
+    assert equal(second.saved[-1][1], whole.saved[-1][1])
+    timing = {"train/seconds", "tune/seconds"}
     plain = [[{k: v for k, v in line.items() if k not in timing} for line in r.lines()] for r in (whole, second)]
     assert plain[0] == plain[1]
-    assert result.seconds > first.lines()[4]["train/seconds"]
+    assert result.seconds > first.lines()[5]["train/seconds"]
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])

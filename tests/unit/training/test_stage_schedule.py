@@ -19,6 +19,7 @@ from sam3_hyperet.training.options import KEY_LAYERS, FitOptions, OptimizerOptio
 from sam3_hyperet.training.run_folder import RunFolder
 from sam3_hyperet.training.stages import Stages
 from sam3_hyperet.training.step import KeptPrecision
+from sam3_hyperet.training.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ class Watched:
             self.model,
             loss,
             self.batches,
-            lambda: iter(tune),
+            Validation(lambda: iter(tune)),
             FitOptions(
                 train=TrainOptions(batch_size=1, log_every=1, **options),
                 optim=OptimizerOptions(warmup=1),
@@ -141,7 +142,7 @@ def test_a_run_resumed_in_any_stage_is_the_same_run(run, at):
 def test_the_next_stage_begins_on_a_plateau(run, stream):
     one = run()
     one.model.transformer.decoder.requires_grad_(False)
-    result = one.fit(StageOptions(plateau=1), tune=stream[:1], tune_every=1, max_steps=12)
+    result = one.fit(StageOptions(plateau=1), tune=stream[:1], validate_every=1, max_steps=12)
     lines = one.lines()
     tuned = {line["step"]: line["tune/loss_matched"] for line in lines if "tune/loss_matched" in line}
     boundaries = [line["step"] for line in lines if "train/stage" in line]
@@ -189,6 +190,6 @@ def test_a_plateau_has_nowhere_to_go_from_stage_3():
 
 def test_a_plateau_needs_a_loss_that_is_measured():
     train = {"max_steps": 20, "batch_size": 1}
-    FitOptions(train=TrainOptions(**train, tune_every=3), stage=StageOptions(plateau=1))
-    with pytest.raises(ConfigError, match=r"stage.plateau=1 waits for losses .*, which train.tune_every=0"):
+    FitOptions(train=TrainOptions(**train, validate_every=3), stage=StageOptions(plateau=1))
+    with pytest.raises(ConfigError, match=r"stage.plateau=1 waits for losses .*, which train.validate_every=0"):
         FitOptions(train=TrainOptions(**train), stage=StageOptions(plateau=1))

@@ -67,7 +67,7 @@ def test_a_state_of_another_version(trained, tmp_path, monkeypatch):
     monkeypatch.setattr("sam3_hyperet.training.state._FORMAT", 1)
     save_state(path, *trained, {"step": 1})
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=r"state.pt: format 1, expected 2: .* use resume=never"):
+    with pytest.raises(CheckpointError, match=r"state.pt: format 1, expected 3: .* use resume=never"):
         read_state(path)
 
 

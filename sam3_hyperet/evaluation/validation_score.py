@@ -1,0 +1,114 @@
+"""The evaluation's metrics of a model while it trains, on some tuning images; nothing is written to disk."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.data.sources import Split
+from sam3_hyperet.errors import DataError
+from sam3_hyperet.evaluation.compare import forgetting
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Record
+from sam3_hyperet.evaluation.models import EvalModel
+from sam3_hyperet.evaluation.protocol import Protocol
+from sam3_hyperet.evaluation.record_store import RecordStore
+from sam3_hyperet.evaluation.runner import open_run, record_images, records_of
+from sam3_hyperet.evaluation.task import EvalTask, open_task
+from sam3_hyperet.modeling.copies import shared_copy
+from sam3_hyperet.modeling.parameters import adapter_sites
+from sam3_hyperet.training.gathering import from_all
+
+
+class ValidationScore:
+    """Metrics of a model that trains; processes share the images, and all get the same metrics.
+
+    These are the evaluators' headlines: AP and cgF1 of masks and boxes, presence, mIoU, also of each granularity and
+    group; and `forgetting/<group>/…`, what is lost against the base (see `compare.forgetting`).
+    """
+
+    def __init__(self, task: EvalTask, model: host.Sam3Image, fabric: Fabric) -> None:
+        self._task, self._fabric = task, fabric
+        self._model = shared_copy(model).eval()  # of the same tensors, and without the modes and caches of training
+
+    def __call__(self, base: Mapping[str, float] | None) -> dict[str, float]:
+        """The metrics of the model as it is, beside those of the `base`; given None, those without adapters."""
+        if base is None:
+            with _switched_off(self._model):
+                return self._metrics()
+        found = self._metrics()
+        return found | forgetting(base, found, ("", *self._task.groups))
+
+    def _metrics(self) -> dict[str, float]:
+        task, store = self._task, _Kept()
+        run = open_run(EvalModel("validation", self._model), task, store)
+        run = replace(run, evaluators=task.evaluators(self._model), probe=None)
+        own = task.positions[self._fabric.global_rank :: self._fabric.world_size]
+
+        def record() -> dict[int, Record]:
+            record_images([run], [own], task.split.images.load_image, workers=task.protocol.workers)
+            return store.records
+
+        everyone = {position: one for part in from_all(self._fabric, record) for position, one in part.items()}
+        return _headlines(run.evaluators, [everyone[position] for position in task.positions])
+
+
+def open_validation(split: Split, protocol: Protocol, images: int) -> EvalTask:
+    """The task of some images of a tuning split, evenly spread; all of them are read once. Raises DataError."""
+    task = open_task(split, protocol.for_validation(images))
+    for position in task.positions:
+        split.images.load_image(position)
+    return task
+
+
+def known_metrics(task: EvalTask) -> dict[str, float]:
+    """The metrics of a model that finds nothing, by all names that there are; NaN where the images show nothing of it.
+
+    No model is needed for it.
+    """
+    evaluators = task.evaluators(None)
+    records = []
+    for position in task.positions:
+        record: dict[str, np.ndarray] = {}
+        for name, evaluator in evaluators.items():
+            evaluator.start(position, {})
+            record |= {f"{name}/{key}": values for key, values in evaluator.finish().items()}
+        records.append(record)
+    found = _headlines(evaluators, records)
+    if not found:
+        raise DataError(f"{task.split.images.name}: no metric can be measured on its tuning images")
+    return found | forgetting(found, found, ("", *task.groups))
+
+
+def _headlines(evaluators: Mapping[str, Evaluator], records: list[Record]) -> dict[str, float]:
+    once = np.ones(len(records), dtype=np.int64)
+    values: dict[str, float] = {}
+    for name, evaluator in evaluators.items():
+        found = evaluator.headline(records_of(records, name))(once)
+        values |= {str(key): float(value) for key, value in found.items()}
+    return values
+
+
+class _Kept(RecordStore):
+    """Records in memory."""
+
+    def __init__(self) -> None:
+        self.records: dict[int, Record] = {}
+
+    def write(self, position: int, record: Record) -> None:
+        self.records[position] = record
+
+
+@contextmanager
+def _switched_off(model: host.Sam3Image) -> Iterator[None]:
+    """Context in which a model is its base."""
+    sites = [site for site in adapter_sites(model).values() if site.enabled]
+    for site in sites:
+        site.enabled = False
+    try:
+        yield
+    finally:
+        for site in sites:
+            site.enabled = True

@@ -1,0 +1,127 @@
+"""The rule by which a run chooses the step whose weights it keeps; without torch.
+
+    loss                                                       the lowest loss of the matched queries
+    segm/AP                                                    the highest of a metric
+    max group/segm/AP where object/segm/AP >= base-0.02        under one condition, or several joined by `and`
+
+A metric without `max` or `min` is to be high; `loss`, `forgetting/…` and `…/unassigned` are to be low. The bound of a
+condition is a number, or `base`, which is the same metric before training and without adapters, or `base-0.02`.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.options import close
+
+LOSS = "loss"
+FORGETTING = "forgetting"
+_OPTION = "train.best"
+_NAME = r"[^<>=\s](?:[^<>=]*?[^<>=\s])?"
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_RULE = re.compile(rf"(?:(?P<way>max|min)\s+)?(?P<metric>{_NAME})(?:\s+where\s+(?P<where>.*))?", re.DOTALL)
+_CONDITION = re.compile(
+    rf"(?P<metric>{_NAME})\s*(?P<sign>>=|<=)\s*(?:(?P<base>base)\s*(?P<margin>[+-]\s*\d*\.?\d+)?|(?P<bound>{_NUMBER}))"
+    r"(?:\s+and\s+(?=\S)|\s*$)"
+)
+_EXPECTED = (
+    "expected loss, a metric such as segm/AP, or a rule such as max group/segm/AP where object/segm/AP >= base-0.02"
+)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A bound that a metric keeps: a number, or a margin to the base's value."""
+
+    metric: str
+    sign: str
+    bound: float
+    of_base: bool
+
+    def limit(self, base: Mapping[str, float]) -> float:
+        """The bound as a number; `base` has the metrics of the base."""
+        return self.bound + (base[self.metric] if self.of_base else 0.0)
+
+    def shortfall(self, values: Mapping[str, float], base: Mapping[str, float]) -> float:
+        """How far the metric is beyond its bound: 0 where it keeps it, infinite where it is not a number."""
+        missing = self.limit(base) - values[self.metric]
+        missing = missing if self.sign == ">=" else -missing
+        return math.inf if math.isnan(missing) else max(0.0, missing)
+
+    def __str__(self) -> str:
+        if not self.of_base:
+            return f"{self.metric} {self.sign} {self.bound:g}"
+        return f"{self.metric} {self.sign} base{f'{self.bound:+g}' if self.bound else ''}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One metric that is to be high or low, under conditions."""
+
+    metric: str
+    highest: bool
+    conditions: tuple[Condition, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "Rule":
+        """The rule that a text says. Raises ConfigError."""
+        found = _RULE.fullmatch(text.strip())
+        if found is None:
+            raise ConfigError(f"{_OPTION}={text!r}; {_EXPECTED}")
+        metric, way, where = found["metric"], found["way"], found["where"]
+        return cls(metric, way == "max" if way else not _is_to_be_low(metric), _conditions(text, where))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All metrics that it names, each once."""
+        return tuple(dict.fromkeys([self.metric, *(condition.metric for condition in self.conditions)]))
+
+    @property
+    def where(self) -> str:
+        """The conditions as text."""
+        return " and ".join(map(str, self.conditions))
+
+    def check(self, known: Mapping[str, float], source: str) -> None:
+        """Raise a ConfigError unless each metric is the loss, or one of those `known` and there defined.
+
+        `source` says what was or will be measured, for the message.
+        """
+        for name in self.metrics:
+            if name == LOSS:
+                continue
+            if name not in known:
+                there = ", ".join([LOSS, *sorted(known)])
+                near = close(name, known)
+                raise ConfigError(f"{_OPTION}: {source} have no metric {name!r}; expected one of {there}{near}")
+            if math.isnan(known[name]):
+                remedy = "expected other images, a larger train.validate_images, or a metric of what they show"
+                raise ConfigError(f"{_OPTION}: {name} is undefined: {source} show nothing of it; {remedy}")
+
+    def rank(self, values: Mapping[str, float], base: Mapping[str, float]) -> tuple[float, float]:
+        """By which steps are ordered, the best first: shortfall of the conditions together, then the metric.
+
+        So a step that keeps the conditions comes before any that does not; if none does, the nearest is the best.
+        """
+        value = values[self.metric]
+        signed = -value if self.highest else value
+        shortfall = sum(condition.shortfall(values, base) for condition in self.conditions)
+        return shortfall, math.inf if math.isnan(signed) else signed
+
+
+def _conditions(text: str, where: str | None) -> tuple[Condition, ...]:
+    found, place = [], 0
+    while where is not None and place < len(where):
+        condition = _CONDITION.match(where, place)
+        if condition is None:
+            expected = "expected METRIC >= NUMBER or METRIC <= base+NUMBER, several joined by and"
+            raise ConfigError(f"{_OPTION}={text!r}: {where[place:].strip()!r} is no condition; {expected}")
+        bound = (condition["margin"] or "0").replace(" ", "") if condition["base"] else condition["bound"]
+        found.append(Condition(condition["metric"], condition["sign"], float(bound), bool(condition["base"])))
+        place = condition.end()
+    return tuple(found)
+
+
+def _is_to_be_low(metric: str) -> bool:
+    return metric == LOSS or metric.startswith(f"{FORGETTING}/") or metric.endswith("unassigned")

@@ -1,0 +1,33 @@
+"""Results of all processes of a run, in each of them."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from lightning_fabric import Fabric
+
+from sam3_hyperet.errors import UserError
+
+T = TypeVar("T")
+
+
+def from_all(fabric: Fabric, action: Callable[[], T]) -> list[T]:
+    """Results of an action that every process does at once, in the order of their ranks.
+
+    A user error of one of them ends all, so that none waits for it: the first process raises it, the others leave
+    without a word.
+    """
+    mine: T | UserError | OSError
+    try:
+        mine = action()
+    except (UserError, OSError) as error:
+        if fabric.world_size == 1:
+            raise
+        mine = error
+    everyone: list[T | UserError | OSError] = [mine] * fabric.world_size
+    if fabric.world_size > 1:
+        torch.distributed.all_gather_object(everyone, mine)
+    for outcome in everyone:
+        if isinstance(outcome, UserError | OSError):
+            raise outcome if fabric.is_global_zero else SystemExit(1)
+    return everyone  # type: ignore[return-value]
