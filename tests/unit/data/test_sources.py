@@ -116,7 +116,7 @@ def test_limit_takes_pictures_evenly_spread_after_the_split(coco, scenes):
 
 def test_the_limit_of_training_leaves_the_evaluation_whole(scenes):
     opened = open_run(scenes(limit=1), tune=True, evaluate=True)
-    assert (len(opened.training), len(opened.tuning), len(opened.evaluation.images)) == (1, 1, 3)
+    assert (len(opened.training), len(opened.tuning.images), len(opened.evaluation.images)) == (1, 1, 3)
 
 
 def test_a_run_opens_what_it_will_use_and_nothing_else(coco):
@@ -267,6 +267,10 @@ def test_what_is_held_out_is_taken_from_one_reading(coco, monkeypatch):
     alone = coco(splits={"train": coco().splits["train"]}, tune_images=1, validation_fraction=0.2)
     opened = open_run(alone, tune=True, evaluate=True)
     assert len(files) == 1
-    for split, images in (("train", opened.training), ("tune", opened.tuning), ("val", opened.evaluation.images)):
+    for split, images in (
+        ("train", opened.training),
+        ("tune", opened.tuning.images),
+        ("val", opened.evaluation.images),
+    ):
         again = open_split(alone, split).images
         assert [images.image(i) for i in range(len(images))] == [again.image(i) for i in range(len(again))]
