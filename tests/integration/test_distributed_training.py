@@ -17,14 +17,15 @@ from sam3_hyperet.modeling.tensor_files import read_safetensors
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.integration
-EVERYTHING = ["stage=3", "train.max_steps=3", "train.validate_every=3"]
+EVERYTHING = ["stage=3", "train.max_steps=3", "train.validate_every=3", "train.ema=0"]
+SCORED = ["train.validate_images=3", "train.best=max presence/IL_MCC where loss <= base"]
 
 
 @pytest.fixture(scope="module")
 def four(scenes):
     """Overrides of a run whose steps see four pictures, on a number that four does not divide."""
     data = ["data.splits.train=10", "data.splits.tune=6"]
-    return [*scenes, *data, "evaluate=false", "train.accelerator=cpu", "train.save_every=0"]
+    return [*scenes, *data, "evaluate=false", "train.accelerator=cpu", "train.save_every=0", "train.ema=0.5"]
 
 
 def two_processes(*command, status=0):
@@ -48,6 +49,17 @@ def losses(folder):
     return {(line["step"], key): line[key] for line in lines for key in line if any(kind in key for kind in kinds)}
 
 
+def metrics(folder):
+    """What validation has found, by step and name; not the cost."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        (line["step"], key): line[key]
+        for line in lines
+        for key in line
+        if key.startswith("tune/") and "/seconds" not in key
+    }
+
+
 def weights(folder, name):
     return read_safetensors(folder / name)[0]
 
@@ -61,14 +73,18 @@ def furthest(a, b):
 @pytest.fixture(scope="module")
 def whole(four, tmp_path_factory):
     """One process, one pass a step."""
-    return main([*four, f"run_dir={tmp_path_factory.mktemp('whole')}", "train.batch_size=4"])
+    return main([*four, *SCORED, f"run_dir={tmp_path_factory.mktemp('whole')}", "train.batch_size=4"])
 
 
 @pytest.mark.parametrize("spread", ["two processes", "two passes", "a prompt a pass"])
 def test_the_same_losses_and_adapters(whole, four, tmp_path, spread):
     command = [*four, f"run_dir={tmp_path}", "train.batch_size=2"]
     if spread == "two processes":
-        two_processes(*command, "train.prompts_at_once=2")
+        two_processes(*command, *SCORED, "train.prompts_at_once=2")
+        assert metrics(tmp_path) == pytest.approx(metrics(whole), rel=2e-5, abs=1e-6)
+        assert len([key for _, key in metrics(whole) if key == "tune/fused/mIoU"]) == 3
+        best = (weights(folder, "adapter.safetensors") for folder in (whole, tmp_path))
+        assert max(furthest(*best).values()) < 2e-6
     elif spread == "two passes":
         main([*command, "train.accumulate=2"])
     else:

@@ -16,6 +16,7 @@ import torch
 from sam3_hyperet.cli.predict import main as predict
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
 from sam3_hyperet.modeling.tensor_files import read_safetensors
 from sam3_hyperet.training.state import save_state
@@ -118,6 +119,40 @@ def test_a_resumed_run_is_the_uninterrupted_run(trained, scenes, tmp_path, monke
     assert same_adapters(tmp_path, trained)
     assert same_adapters(tmp_path, trained, "adapter.safetensors")
     assert not (tmp_path / "metrics.json").exists()  # evaluate=false
+
+
+def test_a_run_killed_in_its_evaluation_trains_nothing_again(scenes, tmp_path, monkeypatch, capsys):
+    """It goes on with the images that are already scored; the last step is no multiple of `save_every`."""
+
+    class Killed(BaseException):
+        pass
+
+    command = [*scenes, f"run_dir={tmp_path}", "train.save_every=3", "protocol.workers=0", "protocol.examples=0"]
+    write, left = RecordStore.write, iter(range(2))
+
+    def write_two(*arguments):
+        if next(left, None) is None:
+            raise Killed
+        write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordStore, "write", write_two)
+        with pytest.raises(Killed):
+            main(command)
+    trained, records = steps(tmp_path), {path: path.stat().st_mtime_ns for path in tmp_path.glob("records/*/*.npz")}
+    assert len(records) == 2
+    monkeypatch.setattr("sam3_hyperet.training.loop.optimize", lambda *_, **__: pytest.fail("trained again"))
+    written = []
+    monkeypatch.setattr(RecordStore, "write", lambda *arguments: written.append(1) or write(*arguments))
+    capsys.readouterr()
+    main(command)
+    assert steps(tmp_path) == trained
+    assert len(written) == 2 * 3 - 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the training of this run ended after step 4" in said
+    assert "best step so far" in said
+    assert "adapted: goes on with 2 of 3 images" in said
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_a_finished_run_starts_over_only_when_told_to(scenes, tmp_path, trained):

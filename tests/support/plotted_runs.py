@@ -8,7 +8,12 @@ def history():
         {"step": s, "train/loss": 9 / s, "train/loss_mask": 5 / s, "train/lr": 1e-3, "radius/fpn.0/mean": s}
         for s in range(1, 41)
     ]
-    return [*lines, *({"step": s, "tune/loss": abs(s - 20) + 2.5} for s in (10, 20, 30, 40))]
+    validated = (0, 10, 20, 30, 40)
+    metrics = [
+        {"step": s, "tune/segm/AP": 0.01 * s, "tune/part/segm/AP": 0.3, "tune/forgetting/part/segm/AP": 0.0}
+        for s in validated
+    ]
+    return [*lines, *({"step": s, "tune/loss": abs(s - 20) + 2.5} for s in validated), *metrics]
 
 
 def shift(site="fpn.0", **changes):

@@ -1,6 +1,7 @@
-"""Curves of a training run: losses and their parts, radius by site, learning rate."""
+"""Curves of a training run: losses and their parts, what validation found, radius by site, learning rate."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from markupsafe import Markup
@@ -16,8 +17,11 @@ _LOSS_NAMES |= {"loss_bbox": "box", "loss_giou": "box IoU", "loss_ce": "classifi
 _LOSS_NAMES |= {"presence_loss": "presence", "loss_semantic_seg": "semantic"}
 
 
+_METRICS = {"segm/AP": "mask AP", "fused/mIoU": "mIoU", "presence/accuracy_absent": "absent prompts recognised"}
+
+
 def training_plots(history: _History, best_step: float | None = None) -> list[Plot]:
-    """Losses and their parts, radius by site, learning rate, from the lines of metrics.jsonl.
+    """Losses and their parts, validation, radius by site, learning rate, from the lines of metrics.jsonl.
 
     best_step: the step whose weights were kept; by default that of the lowest tuning loss.
     """
@@ -27,9 +31,12 @@ def training_plots(history: _History, best_step: float | None = None) -> list[Pl
     total += _line(history, f"tune/{judged}", "tuning", "adapted", marked=True)
     if total:
         best = _best(total, best_step)
-        note = "" if best is None else f"Best tuning loss {best[1]:.3g} at step {best[0]:,.0f}: the weights kept."
+        note = "" if best is None else f"Tuning loss {best[1]:.3g} at step {best[0]:,.0f}, whose weights are kept."
         title = "Loss of the matched queries" if judged == "loss_matched" else "Loss"
         plots.append(Plot(title, _curves(total, best=best), total, note))
+        if best is not None:
+            best_step = best[0]
+    plots += _validation_plots(history, best_step)
     parts: dict[str, str] = {}
     radii: dict[str, dict[str, str]] = {}
     for key in dict.fromkeys(key for line in history for key in line):
@@ -50,6 +57,21 @@ def training_plots(history: _History, best_step: float | None = None) -> list[Pl
     if rate := _line(history, "train/lr", "learning rate", "ink"):
         plots.append(Plot("Learning rate", _curves(rate, zero=True)))
     return plots
+
+
+def _validation_plots(history: _History, best_step: float | None) -> Iterator[Plot]:
+    """The main metrics of the tuning images, each with a line for all prompts and one for each group of them."""
+    keys = list(dict.fromkeys(key for line in history for key in line if key.startswith("tune/")))
+    for metric, name in _METRICS.items():
+        groups = {
+            key: key.removeprefix("tune/").removesuffix(metric).rstrip("/") for key in keys if key.endswith(metric)
+        }
+        shown = {key: group or "all" for key, group in groups.items() if not group.startswith("forgetting")}
+        for lines in _families(history, shown):
+            start = "Before the first step: the base."
+            kept = "" if best_step is None else f" The weights of step {best_step:,.0f} are kept."
+            lines = tuple(replace(line, marked=True) for line in lines)
+            yield Plot(f"Validation, {name}", _curves(lines, chosen=best_step), lines, start + kept)
 
 
 def _families(history: _History, names: Mapping[str, str]) -> Iterator[tuple[Line, ...]]:
@@ -75,13 +97,22 @@ def _best(lines: Sequence[Line], step: float | None) -> _Point | None:
     return next((p for p in points if p[0] == step), None) or min(points, key=lambda p: p[1], default=None)
 
 
-def _curves(lines: Sequence[Line], best: _Point | None = None, log: bool = False, zero: bool = False) -> Markup:
+def _curves(
+    lines: Sequence[Line],
+    best: _Point | None = None,
+    chosen: float | None = None,
+    log: bool = False,
+    zero: bool = False,
+) -> Markup:
+    """Lines over the steps; the step that was chosen, and the best value at it, are marked."""
     figure, axes = new_axes("step")
     draw_lines(axes, lines)
+    color = PAGE["adapted"]
     if best is not None:
-        color = PAGE["adapted"]
-        axes.axvline(best[0], color=color, linewidth=1, linestyle=(0, (3, 3)))
+        chosen = best[0]
         axes.plot(*best, marker="o", markersize=8, markerfacecolor="none", clip_on=False, color=color)
+    if chosen is not None:
+        axes.axvline(chosen, color=color, linewidth=1, linestyle=(0, (3, 3)))
     if log:
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(lambda *_: "")

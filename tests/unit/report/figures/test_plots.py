@@ -30,7 +30,12 @@ HOSTILE = "<script>&$x$ 猫"
 def test_training_plots():
     before = dict(matplotlib.rcParams)
     plots = {plot.title: plot for plot in training_plots(history(), best_step=30)}
-    assert list(plots) == ["Loss", "Parts of the loss", "Radius while training, mean", "Learning rate"]
+    rest = ["Parts of the loss", "Radius while training, mean", "Learning rate"]
+    assert list(plots) == ["Loss", "Validation, mask AP", *rest]
+    validation = plots["Validation, mask AP"]
+    assert [(line.name, line.x[0]) for line in validation.lines] == [("all", 0), ("part", 0)]
+    assert validation.note == "Before the first step: the base. The weights of step 30 are kept."
+    assert validation.svg.count("stroke-dasharray") == 1  # at the chosen step
     assert [line.name for line in plots["Loss"].lines] == ["training", "tuning"]
     assert "at step 30" in plots["Loss"].note
     assert all("#0a0b" not in plot.svg and "<style" not in plot.svg for plot in plots.values())
