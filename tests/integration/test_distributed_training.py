@@ -50,14 +50,9 @@ def losses(folder):
 
 
 def metrics(folder):
-    """What validation has found, by step and name; not the cost."""
+    """What validation has scored, by step and name: tune/segm/AP and so on."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {
-        (line["step"], key): line[key]
-        for line in lines
-        for key in line
-        if key.startswith("tune/") and "/seconds" not in key
-    }
+    return {(line["step"], key): line[key] for line in lines for key in line if key.count("/") > 1 and "tune/" in key}
 
 
 def weights(folder, name):
