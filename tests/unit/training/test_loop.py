@@ -9,102 +9,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lightning_fabric import Fabric
+from fitted_runs import equal
 
-import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.losses.grounding import GroundingLoss
-from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.training.loop import TrainingFailed, fit
-from sam3_hyperet.training.options import FitOptions, LoggerOptions, OptimizerOptions, TrainOptions
-from sam3_hyperet.training.run_folder import RunFolder
-from sam3_hyperet.training.validation import Validation
-
-CONFIG = hy.HyperETConfig(geometry="gyro", learn_curvature=True)
-
-
-@pytest.fixture(scope="module")
-def stream(make_batch):
-    """Four batches: two prompts on each of two kinds of picture."""
-    left, right = (10, 10, 60, 60), (70, 40, 120, 110)
-    return [
-        make_batch([("car", [left]), ("sky", [])], seed=0),
-        make_batch([("car", []), ("sky", [right])], seed=1),
-        make_batch([("car", [left, right]), ("sky", [right])], seed=2),
-        make_batch([("car", [right]), ("sky", [left])], seed=3),
-    ]
-
-
-class Second(Fabric):
-    """Fabric as a process sees it that is not the first."""
-
-    is_global_zero = False
-
-
-class Saved(RunFolder):
-    """A folder whose run notes what would be saved."""
-
-    def __init__(self, path, resume, run):
-        super().__init__(path, resume)
-        object.__setattr__(self, "run", run)
-
-    def save(self, model, which):
-        self.run.saved.append((which, self.run.adapters()))
-
-
-class Run:
-    """One run: a model in stage 1, its stream of batches, and what `fit` made of them."""
-
-    def __init__(self, model, stream, folder):
-        self.model = hy.inject(model, CONFIG)
-        hy.set_stage(self.model, 1)
-        self.stream, self.folder, self.saved = stream, folder, []
-        self.seen: list[int] = []
-        self.is_first, self.score = True, None
-        folder.mkdir(exist_ok=True)
-
-    def batches(self, step):
-        for number in itertools.count(step):
-            self.seen.append(number)
-            yield self.stream[number % len(self.stream)]
-
-    def adapters(self):
-        return {name: p.detach().clone() for name, p in adapter_parameters(self.model)}
-
-    def fit(self, *, lr=3e-3, precision="32-true", resume=None, tune=(), warmup=0, tensorboard=False, **options):
-        loss = GroundingLoss(self.model, LossOptions())
-        fabric = (Fabric if self.is_first else Second)(accelerator="cpu", devices=1, precision=precision)
-        self.result = fit(
-            fabric,
-            self.model,
-            loss,
-            self.batches,
-            Validation(lambda: iter(tune), self.score),
-            FitOptions(
-                train=TrainOptions(**{"batch_size": 1, "precision": precision, "log_every": 1, **options}),
-                optim=OptimizerOptions(lr=lr, warmup=warmup),
-                logger=LoggerOptions(tensorboard=tensorboard),
-            ),
-            Saved(self.folder, resume, self),
-        )
-        return self.result
-
-    def lines(self):
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def start(another, stream, tmp_path):
-    """A function that makes a run, on another stream where one is given."""
-    numbers = itertools.count()
-    return lambda batches=stream: Run(another(), batches, tmp_path / f"run{next(numbers)}")
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+from sam3_hyperet.training.options import TrainOptions
 
 
 def broken(batch, value=float("nan")):
@@ -153,79 +65,6 @@ def test_best_and_last_are_saved(start, stream):
     assert equal(run.saved[-1][1], run.adapters())
     falling = sum(value < min([v for s, v in tune.items() if s < step], default=1e9) for step, value in tune.items())
     assert [which for which, _ in run.saved].count("best") == falling
-
-
-class Scored:
-    """A score of a run that gives these values of a metric in turn; the first is the base's."""
-
-    def __init__(self, *values):
-        self.values, self.seen = list(values), []
-
-    def __call__(self, base):
-        self.seen.append(base)
-        return {"segm/AP": self.values[len(self.seen) - 1], "mIoU": 0.5}
-
-
-def test_the_best_step_is_that_of_a_rule(start, stream, capsys):
-    run = start()
-    run.score = score = Scored(0.5, 0.2, 0.4, 0.3)
-    best = "max segm/AP where segm/AP >= base-0.05 and loss <= 1e9"
-    result = run.fit(max_steps=6, tune=stream[:1], validate_every=2, best=best)
-    assert (result.best_step, result.best["segm/AP"], result.base["segm/AP"]) == (4, 0.4, 0.5)
-    assert [which for which, _ in run.saved] == ["best", "best", "last"]
-    assert [bool(base) for base in score.seen] == [False, True, True, True]
-    assert [line["tune/segm/AP"] for line in run.lines() if "tune/mIoU" in line] == score.values
-    said = capsys.readouterr().out
-    assert "validation before training: loss" in said
-    assert "segm/AP 0.4 (base 0.5)  (best step so far: 4; " in said
-    assert (
-        "no step fulfils segm/AP >= base-0.05 and loss <= 1e+09; kept is the one nearest to it, 4 (segm/AP 0.4" in said
-    )
-    assert "step 5 of 6  loss" in said
-    assert f"loss {run.lines()[1]['train/loss_matched']:.3g}  box" in said  # not the sum of all terms
-
-
-def test_patience_ends_a_run_as_its_last_step_would(start, stream, capsys):
-    run = start()
-    run.score = Scored(0.0, 0.3, 0.2, 0.1)
-    options = {"max_steps": 9, "tune": stream[:1], "validate_every": 1, "best": "segm/AP", "patience": 2}
-    result = run.fit(save_every=9, **options)
-    assert (result.step, result.best_step, result.stopped) == (3, 1, True)
-    assert [which for which, _ in run.saved] == ["best", "last"]
-    said = capsys.readouterr().out
-    assert (
-        "ended after step 3 of 9: 2 validations in a row found nothing better than step 1, which is kept; the" in said
-    )
-
-    again = start()
-    again.folder, again.score = run.folder, Scored()
-    result = again.fit(save_every=9, resume=run.folder / "state.pt", **options)
-    assert (result.step, again.seen, again.score.seen) == (3, [], [])
-    assert "training of this run ended after step 3" in capsys.readouterr().out
-    assert equal(again.saved[-1][1], run.saved[-1][1])
-
-
-def test_the_moving_average_is_what_is_validated_and_saved(start, stream):
-    run, other = start(), start()
-    seen = []
-    run.score = lambda base: seen.append(run.adapters()) or {"segm/AP": float(len(seen))}
-    run.fit(max_steps=4, tune=stream[:1], validate_every=2, best="segm/AP", ema=0.9, save_every=2)
-    assert equal(run.saved[0][1], seen[1])
-    assert equal(run.saved[-1][1], seen[2])
-    assert not equal(run.adapters(), seen[2])  # the run itself goes on with its own parameters
-    other.fit(max_steps=4, ema=0.9)
-    assert equal(other.adapters(), run.adapters())
-    assert equal(other.saved[-1][1], seen[2])
-    state = torch.load(run.folder / "state.pt", weights_only=True)
-    assert equal(state["progress"]["average"], seen[2])
-    assert equal(state["trained"], run.adapters())
-
-
-def test_validation_needs_images(start):
-    with pytest.raises(
-        ConfigError, match=r"validate_every is set, but there is no tuning image; expected data.tune_im"
-    ):
-        start().fit(max_steps=2, validate_every=1)
 
 
 def test_without_tuning_the_last_is_the_best(start):
