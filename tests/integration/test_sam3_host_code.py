@@ -16,7 +16,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from sam3_recipe import LOSS
+from sam3_recipe import LOSS, published_optimizer
 from torchvision.transforms.v2.functional import to_image
 
 import sam3_hyperet as hy
@@ -102,7 +102,8 @@ def test_the_trainers_parts_take_our_model(scenes_folder, tmp_path):
     model = hydra.utils.instantiate(example.trainer.model, _convert_="all")
     loss = hydra.utils.instantiate(example.trainer.loss, _convert_="all")["all"]
     optim = example.trainer.optim
-    optimizer = construct_optimizer(model, {**optim.optimizer, "weight_decay": 0.1}, optim.options, None)
+    decayed = {**optim.optimizer, "weight_decay": 0.1}
+    optimizer = construct_optimizer(model, decayed, optim.options, optim.param_group_modifiers)
     clip = hydra.utils.instantiate(optim.gradient_clip)
     data = DataOptions("scenes", "scenes", str(scenes_folder), {"train": 3})
     batch = next(iter(build_loader(ConceptPrompts(training_images(data, "train"), SIDE), 1)))
@@ -116,13 +117,16 @@ def test_the_trainers_parts_take_our_model(scenes_folder, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(terms["core_loss"], ours(model, batch, model(batch))[TOTAL], rtol=1e-5, atol=0)
     clip(model)
-    optimizer.step_schedulers(0.1, step=10)
+    optimizer.step_schedulers(20 / 1000, step=20)  # the end of the warm-up
     optimizer.optimizer.step()
 
     added = {name for name, _ in adapter_parameters(model)}
+    rate = {id(p): group["lr"] for group in optimizer.optimizer.param_groups for p in group["params"]}
+    published = published_optimizer(model)[0] | dict.fromkeys(added, 3e-3)
+    assert {name: rate[id(p)] for name, p in model.named_parameters()} == pytest.approx(published)
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     assert changed == added
-    assert len(optimizer.optimizer.param_groups[0]["params"]) == len(before)  # SAM 3 takes the frozen ones too …
+    assert len(rate) == len(before)  # SAM 3 takes the frozen ones too …
     assert len(optimizer.optimizer.state) == len(added)  # … which then cost nothing
 
     frozen = example.trainer.checkpoint.skip_saving_parameters
