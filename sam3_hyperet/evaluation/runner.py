@@ -1,7 +1,5 @@
 """Models run on images, each image for all models in turn; the evaluators' records of it are kept."""
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,6 +13,7 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.background import Line, background
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Prompt, Record
 from sam3_hyperet.evaluation.models import EvalModel
+from sam3_hyperet.evaluation.peak_memory import PeakMemory
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.task import EvalTask
@@ -76,7 +75,10 @@ def record_images(
             if run.probe:
                 stack.enter_context(run.probe)
         line = stack.enter_context(background(workers))
-        turns = [_Turn(run, line(run.predictor.prompts_at_once or _PENDING)) for run in runs]
+        peaks = {run.predictor.device: PeakMemory(run.predictor.device) for run in runs}
+        turns = [
+            _Turn(run, line(run.predictor.prompts_at_once or _PENDING), peaks[run.predictor.device]) for run in runs
+        ]
         for position in sorted(set().union(*wanted)):
             opened = image(position)
             for turn, own in zip(turns, wanted, strict=True):
@@ -96,8 +98,8 @@ def _precision(runs: Sequence[ModelRun]) -> str:
 class _Turn:
     """One run, image by image."""
 
-    def __init__(self, run: ModelRun, line: Line) -> None:
-        self._run, self._line = run, line
+    def __init__(self, run: ModelRun, line: Line, peak: PeakMemory) -> None:
+        self._run, self._line, self._peak = run, line, peak
 
     def take(self, position: int, image: Image.Image) -> None:
         """Predict on one image; the evaluators may finish it later."""
@@ -130,7 +132,7 @@ class _Turn:
         for name, evaluator in self._run.evaluators.items():
             record |= {f"{name}/{key}": values for key, values in evaluator.finish().items()}
         seconds = self._model_seconds + self._evaluator_seconds + time.perf_counter() - started
-        cost = {_SECONDS: np.array(seconds), _PEAK_BYTES: np.array(peak_memory())}
+        cost = {_SECONDS: np.array(seconds), _PEAK_BYTES: np.array(self._peak.bytes())}
         self._run.store.write(position, record | cost)
 
 
@@ -144,7 +146,8 @@ def evaluate_records(evaluators: Mapping[str, Evaluator], records: Sequence[Reco
     """All metrics of a model from the records of its images, and their cost; `prompts` on all images together.
 
     `speed/images_per_s` and `speed/prompts_per_s` are of the time that the model and its evaluators worked, however
-    many threads or processes shared it; `speed/peak_memory_gib` of the process, or of its device, that had most.
+    many threads or processes shared it; `speed/peak_memory_gib` of the process, or of its device, that had most while
+    all the models that were evaluated together ran.
     """
     metrics: dict[str, float] = {}
     for name, evaluator in evaluators.items():
@@ -152,11 +155,3 @@ def evaluate_records(evaluators: Mapping[str, Evaluator], records: Sequence[Reco
     seconds = float(sum(record[_SECONDS] for record in records))
     metrics |= {"speed/images_per_s": len(records) / seconds, "speed/prompts_per_s": prompts / seconds}
     return metrics | {"speed/peak_memory_gib": max(int(record[_PEAK_BYTES]) for record in records) / 2**30}
-
-
-def peak_memory() -> int:
-    """Most bytes that this process has held so far, on its CUDA device where it uses one."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    kilobyte = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,8 @@ Encoded = dict[str, Any]
 """Image features as the model's backbone returns them; `backbone_fpn` is the pyramid, highest resolution first."""
 CONFIDENT_SCORE = 0.5
 """From this score, presence included, a detection counts where no curve over all scores is drawn."""
+BYTES_AT_ONCE = 256 * 2**20
+"""Most bytes of probabilities that are enlarged together; those of one mask where it alone has more."""
 _Masks = Tensor | Callable[[Tensor], Tensor]
 _SemanticMap = Tensor | Callable[[], Tensor]
 
@@ -79,17 +81,36 @@ class PromptPrediction:
             return self.boxes.new_zeros(0, height, width)
         return _enlarge(self.mask_logits, height, width)
 
+    def each_mask_probabilities(self, height: int, width: int) -> Iterator[Tensor]:
+        """(height, width) probabilities of one mask after the other; never more than `BYTES_AT_ONCE` of them."""
+        for part in self._parts(height, width):
+            yield from _enlarge(part, height, width)
+
     def masks(self, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
-        """(Q, height, width) bool: where `mask_probabilities` reaches the threshold, several times quicker on a CPU."""
+        """(Q, height, width) bool: where `mask_probabilities` reaches the threshold, several times quicker on a CPU.
+
+        On another device never more than `BYTES_AT_ONCE` of probabilities are held.
+        """
         masks = np.zeros((len(self.boxes), height, width), dtype=bool)
         if not len(masks):
             return masks
-        if self.mask_logits.is_cuda:
-            return (self.mask_probabilities(height, width) >= threshold).cpu().numpy()
+        if self.mask_logits.device.type != "cpu":
+            first = 0
+            for part in self._parts(height, width):
+                found = _enlarge(part, height, width) >= threshold
+                masks[first : first + len(part)] = found.cpu().numpy()
+                first += len(part)
+            return masks
         least = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
         for mask, logits in zip(masks, self.mask_logits.float().numpy(), strict=True):
             np.greater_equal(cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR), least, out=mask)
         return masks
+
+    def _parts(self, height: int, width: int) -> tuple[Tensor, ...]:
+        """The mask logits in parts that are enlarged together."""
+        if not len(self.boxes):
+            return ()
+        return torch.split(self.mask_logits, max(1, BYTES_AT_ONCE // (4 * height * width)))
 
     def semantic_probabilities(self, height: int, width: int) -> Tensor:
         """(height, width) probabilities of the semantic map."""
@@ -136,4 +157,4 @@ class PromptDetections:
 
 def _enlarge(logits: Tensor, height: int, width: int) -> Tensor:
     larger = F.interpolate(logits[None].float(), (height, width), mode="bilinear", align_corners=False)
-    return larger[0].sigmoid()
+    return larger[0].sigmoid_()

@@ -26,7 +26,7 @@ class Predictor:
     """Predictions of a SAM 3 image model, with or without adapters, for a fixed vocabulary.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; nothing may write to its weights, for the text is encoded once.
         resolution: side of the model's square input.
         prompts_at_once: prompts per forward pass; memory grows with it; 0 for `affordable_prompts`.
         min_score: a prompt whose detections all score less keeps no query, and no mask of it is decoded.
@@ -103,7 +103,7 @@ def model_input(image: Image.Image, resolution: int, device: torch.device) -> Te
     """(3, resolution, resolution) pixels in [-1, 1], resized on the device as SAM 3's processor does."""
     pixels = tv.to_dtype(tv.to_image(image).to(device), torch.uint8, scale=True)
     pixels = tv.to_dtype(tv.resize(pixels, [resolution, resolution]), torch.float32, scale=True)
-    normalised: Tensor = tv.normalize(pixels, [0.5] * 3, [0.5] * 3)
+    normalised: Tensor = (pixels - 0.5) / 0.5  # not torchvision's `normalize`, which waits for the device
     return normalised
 
 

@@ -29,19 +29,22 @@ class SiteRadii:
     """Sums over all `positions` of the features of one adjustment, in front of it (row 0) and behind it (row 1)."""
 
     def __init__(self) -> None:
-        self._histogram, self._sums = torch.zeros(2, BINS, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.float64)
+        self._histogram = torch.zeros(2, BINS, dtype=torch.int64)
+        self._sums: list[Tensor] = []  # (2, 3) of each pass, added up in float64, which not every device has
         self.positions = 0
 
     def add(self, before: Tensor, after: Tensor, adjustment: HyperET) -> None:
         """Count all positions of one pair of feature tensors, without waiting for their device."""
         c, dim = adjustment.curvature(), adjustment.channel_dim
-        self._histogram, self._sums = self._histogram.to(before.device), self._sums.to(before.device)
+        self._histogram = self._histogram.to(before.device, non_blocking=True)
+        sums = []
         for row, features in enumerate((before, after)):
             v = features.detach().float()
             normalised = normalized_radius(v, c, dim)
             self._histogram[row] += _counts(normalised)
-            radius_sum, saturated = hyperbolic_radius(v, dim).double().sum(), saturation_rate(v, c, dim).double()
-            self._sums[row] += torch.stack([radius_sum, normalised.double().sum(), saturated * normalised.numel()])
+            saturated = saturation_rate(v, c, dim) * normalised.numel()
+            sums.append(torch.stack([hyperbolic_radius(v, dim).sum(), normalised.sum(), saturated]))
+        self._sums.append(torch.stack(sums))
         self.positions += normalised.numel()
 
     @property
@@ -51,7 +54,8 @@ class SiteRadii:
 
     def mean(self) -> Tensor:
         """(2, 3) on the CPU: mean hyperbolic radius, mean normalised radius and saturation rate, before and after."""
-        return self._sums.cpu() / max(1, self.positions)
+        sums = torch.stack(self._sums).cpu() if self._sums else torch.zeros(1, 2, 3)
+        return sums.double().sum(dim=0) / max(1, self.positions)
 
 
 class RadiusProbe:

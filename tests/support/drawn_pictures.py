@@ -136,7 +136,7 @@ class Part:
 class Knowing:
     """Answers with the truth: one query per instance, and the same queries unwanted where there is none."""
 
-    prompts_at_once, precision = 2, "32-true"
+    prompts_at_once, precision, device = 2, "32-true", torch.device("cpu")
 
     def __init__(self, pictures: Drawn, presence: float = 1.0, right: bool = True) -> None:
         self.pictures, self.presence, self.right = pictures, presence, right

@@ -52,6 +52,7 @@ class Watch:
     def __init__(self) -> None:
         self.waits: Counter[tuple[str, str]] = Counter()
         self.float64: Counter[tuple[str, str]] = Counter()
+        self.largest = 0  # bytes of one tensor that an operator made
 
     def ours(self) -> int:
         """Synchronisations in this package's own code."""
@@ -86,6 +87,8 @@ class _Backend:
         result = op(*inputs, **options)
         if not schema.returns:
             return None
+        if self.watch is not None and isinstance(result, Tensor):
+            self.watch.largest = max(self.watch.largest, result.nbytes)
         by_name = {argument.name: value for argument, value in zip(schema.arguments, args, strict=False)} | kwargs
         outputs = [
             self._output(described, one, schema, by_name)
@@ -147,7 +150,11 @@ class _Backend:
 
 
 def _viewed(base: Tensor, size: Sequence[int], stride: Sequence[int], ahead: int) -> Tensor:
-    return torch._C._dynamo.guards._reinterpret_tensor(base, size, stride, ahead)
+    view = partial(torch._C._dynamo.guards._reinterpret_tensor, base, size, stride, ahead)
+    if base.is_inference() or not torch.is_inference_mode_enabled():
+        return view()
+    with torch.inference_mode(False):  # a view is of the kind of its base
+        return view()
 
 
 class _DLTensor(ctypes.Structure):

@@ -54,7 +54,7 @@ def randomized() -> Callable[[object], object]:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for _, parameter in adapter_parameters(model):
-                parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+                parameter.add_(scale * torch.randn(parameter.shape, generator=generator).to(parameter.device))
         return model
 
     return move

@@ -42,7 +42,7 @@ def pyramid_radii(model: nn.Module, encoded: Encoded) -> Tensor:
     level, curvature = 0 if adjustment is None else adjustment.indices[0], BASE_CURVATURE
     if adjustment is not None and changes_features(adjustment):
         curvature = adjustment.level(level).curvature().detach()
-    return normalized_radius(encoded["backbone_fpn"][level][0].detach().float(), curvature, 0).double()
+    return normalized_radius(encoded["backbone_fpn"][level][0].detach().float(), curvature, 0)
 
 
 class UncertaintyEvaluator(Evaluator):
@@ -97,8 +97,9 @@ class UncertaintyEvaluator(Evaluator):
     def _mean_radii(self, detections: PromptDetections) -> np.ndarray:
         """(n,) means over the positions inside each mask; of a mask without any, over its most probable ones."""
         probabilities = detections.mask_probabilities(detections.confident, *self._radii.shape).flatten(1)
-        inside = (probabilities >= probabilities.amax(dim=1, keepdim=True).clamp(max=self._mask_threshold)).double()
-        means: np.ndarray = (inside @ self._radii.flatten() / inside.sum(dim=1)).cpu().numpy()
+        inside = probabilities >= probabilities.amax(dim=1, keepdim=True).clamp(max=self._mask_threshold)
+        # sums and no product of matrices, which TF32 would round
+        means: np.ndarray = ((inside * self._radii.flatten()).sum(dim=1) / inside.sum(dim=1)).cpu().double().numpy()
         return means
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,11 @@ class BiasTuning(AdapterModule):
         self.enabled = True
         for parameter, base in zip(self._parameters_in_place(), self.buffers(), strict=True):
             parameter.copy_(base)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        aside: Any = nn.ParameterList(self._tuned)  # no module has them while they are switched off
+        self._tuned = list(aside._apply(fn))
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _parameters_in_place(self) -> list[nn.Parameter]:
         return [getattr(owner, attribute) for owner, attribute in self._owners]

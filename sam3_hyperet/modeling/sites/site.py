@@ -66,12 +66,17 @@ def folded(layer: nn.Linear | nn.Conv2d, adjustment: HyperET, site: str) -> list
             f"site {site} does not fold into the base weights: geometry {adjustment.geometry} is not a linear map "
             "of features; euclidean is, and mobius below its norm cap"
         )
-    matrix = adjustment.matrix.as_matrix().double()
+    matrix, weight = _exact(adjustment.matrix.as_matrix()), _exact(layer.weight)
     if adjustment.alpha is not None:
         identity = torch.eye(len(matrix)).to(matrix)
-        matrix = identity + adjustment.alpha.double() * (matrix - identity)
-    pairs = [(layer.weight, torch.tensordot(matrix, layer.weight.double(), 1))]
-    return pairs if layer.bias is None else [*pairs, (layer.bias, matrix @ layer.bias.double())]
+        matrix = identity + _exact(adjustment.alpha) * (matrix - identity)
+    pairs = [(layer.weight, torch.tensordot(matrix, weight, 1))]
+    return pairs if layer.bias is None else [*pairs, (layer.bias, matrix @ _exact(layer.bias))]
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """A copy in float64 on the CPU: not every device has it."""
+    return tensor.detach().cpu().double()
 
 
 def adjustments(config: HyperETConfig, count: int, dim: int, channel_dim: int, like: nn.Module) -> list[HyperET]:

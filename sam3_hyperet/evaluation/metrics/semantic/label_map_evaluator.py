@@ -12,7 +12,7 @@ g ≥ that threshold (`semantic`, `fused`). The pixel goes to the competing clas
 first of equals; a pixel without one is `UNASSIGNED`. Classes come one by one: memory is a few maps.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -44,11 +44,11 @@ class FusedLabels:
 
 
 def class_values(
-    presence: float, scores: Tensor, masks: Tensor, semantic: Tensor, mask_threshold: float
+    presence: float, scores: Tensor, masks: Iterable[Tensor], semantic: Tensor, mask_threshold: float
 ) -> dict[str, Tensor]:
     """A class's value at each pixel by fusion, (H, W) float32; -inf where it does not compete for the pixel.
 
-    `scores` are (n,) P(instance | the class is there); `masks` and `semantic` (n, H, W) and (H, W) probabilities.
+    `scores` are (n,) P(instance | the class is there); `masks` n times (H, W) and `semantic` (H, W) probabilities.
     """
     nothing = torch.full_like(semantic, -torch.inf, dtype=torch.float32)
     of_semantic = torch.where(semantic >= mask_threshold, semantic.float() * presence, nothing)
@@ -94,7 +94,7 @@ class LabelMapEvaluator(Evaluator):
             return
         kept = prediction.above(protocol.score_threshold)
         size = self._labels.shape
-        masks, semantic = kept.mask_probabilities(*size), kept.semantic_probabilities(*size)
+        masks, semantic = kept.each_mask_probabilities(*size), kept.semantic_probabilities(*size)
         values = class_values(kept.presence, kept.query_scores, masks, semantic, protocol.mask_threshold)
         for name, value in values.items():
             self._maps[name].add(prompt.class_index, value)

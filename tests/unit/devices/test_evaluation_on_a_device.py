@@ -1,0 +1,184 @@
+"""Prediction, evaluation, merging and moving on a pretend accelerator."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from pretend_device import fabric_on, watching
+from rich.console import Console
+
+import sam3_hyperet as hy
+from sam3_hyperet.cli.compare import compare_and_report
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.evaluation.models import beside_base
+from sam3_hyperet.evaluation.protocol import Protocol
+from sam3_hyperet.inference import prediction
+from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.inference.shared_encoding import shared_encoding
+from sam3_hyperet.modeling.copies import adapted_copy
+from sam3_hyperet.modeling.sites.table import SITES
+from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
+from sam3_hyperet.scenes.dataset import write_scenes
+
+PROMPTS = ("car", "red wheel", "sky")
+ADAPTERS = {
+    "all sites": {"sites": list(SITES), "structure": "banded", "geometry": "gyro"},
+    "lora": {"scheme": "A+B", "adapter": "lora", "rank": 1},
+    "bitfit": {"adapter": "bitfit"},
+}
+OF_IMAGE, OF_PROMPT = 24, 2
+"""Synchronisations in our own code for an image of a model, at most: pixels, passes and radii; for a prompt, its ranked
+detections and their masks."""
+
+
+@pytest.fixture(scope="module")
+def image(picture):
+    """A picture of the model's size: a CPU resizes bytes in fixed-point numbers, other devices in floats."""
+    return picture.resize((128, 128))
+
+
+@dataclass
+class Found:
+    scores: torch.Tensor
+    boxes: torch.Tensor
+    masks: np.ndarray
+    probabilities: torch.Tensor
+    semantic: torch.Tensor
+
+
+def found(predictor, picture):
+    """All that a prediction has, of each prompt, on the CPU."""
+    every = []
+    for one in predictor.predict(picture):
+        best = one.top(4)
+        size = (picture.height, picture.width)
+        assert best.above(2.0).masks(*size).shape == (0, *size)
+        parts = best.scores, best.boxes, best.masks(*size), best.mask_probabilities(*size)
+        every.append(Found(*parts, one.semantic_probabilities(*size)))
+    return every
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_predictions_are_those_of_a_cpu(device, micro, randomized, image, name, precision):
+    answers = []
+    for where in (torch.device("cpu"), device):
+        torch.manual_seed(0)  # for LoRA
+        model = randomized(hy.inject(micro(), hy.HyperETConfig(**ADAPTERS[name])), scale=0.05).to(where).eval()
+        predictor = Predictor(model, PROMPTS, 128, prompts_at_once=2, precision=precision)
+        with watching() as watch:
+            answers.append(found(predictor, image))
+            with hy.adapters_disabled(model):
+                answers.append(found(Predictor(model, PROMPTS, 128, precision=precision), image))
+    assert not watch.float64
+    tolerance = 1e-4 if precision == "32-true" else 0.1
+    for expected, answer in zip(answers[:2], answers[2:], strict=True):
+        for one, other in zip(expected, answer, strict=True):
+            assert other.boxes.device == device
+            torch.testing.assert_close(other.scores.cpu(), one.scores, atol=tolerance, rtol=0)
+            torch.testing.assert_close(other.semantic.cpu(), one.semantic, atol=tolerance, rtol=0)
+            if precision == "32-true":
+                torch.testing.assert_close(other.boxes.cpu(), one.boxes, atol=tolerance, rtol=0)
+                torch.testing.assert_close(other.probabilities.cpu(), one.probabilities, atol=tolerance, rtol=0)
+                certain = np.abs(one.probabilities.numpy() - 0.5) > tolerance
+                assert ((other.masks == one.masks) | ~certain).all()
+
+
+def test_masks_of_large_pictures_are_enlarged_in_parts(device, monkeypatch):
+    height, width = 400, 300
+    logits = torch.randn(7, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
+    one = prediction.PromptPrediction(
+        torch.ones(7, device=device), torch.zeros(7, 4, device=device), logits, logits[0], 1.0
+    )
+    whole, probabilities = one.masks(height, width), one.mask_probabilities(height, width)
+    for bound, largest in ((2**20, 2 * 4 * height * width), (1, 4 * height * width)):
+        monkeypatch.setattr(prediction, "BYTES_AT_ONCE", bound)
+        with watching() as watch:
+            assert (one.masks(height, width) == whole).all()
+            each = torch.stack([mask.cpu() for mask in one.each_mask_probabilities(height, width)])
+        assert torch.equal(each, probabilities.cpu())
+        assert watch.largest == largest
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, 2, 2, 128, "val")
+    data = DataOptions(name="drawn", format="scenes", root=str(root), splits={"val": 2})
+    return data, open_split(data, "val")
+
+
+def test_a_whole_evaluation(device, micro, randomized, scenes, tmp_path):
+    """All evaluators, the report's images and figures; the same metrics as on a CPU."""
+    data, split = scenes
+    protocol = Protocol(limit=1, examples=1, bootstrap=3, workers=1, precision="32-true", prompts_at_once=8)
+    metrics = []
+    for where in (torch.device("cpu"), device):
+        base = micro().to(where)
+        adapted = randomized(adapted_copy(base, hy.HyperETConfig(scheme="A+C+P", structure="diagonal")), scale=0.05)
+        fabric = Fabric(accelerator="cpu", devices=1) if where.type == "cpu" else fabric_on(device)
+        console = Console(file=io.StringIO(), width=200)
+        folder = tmp_path / where.type
+        with watching() as watch:
+            metrics.append(
+                compare_and_report(
+                    *(beside_base(adapted, base), data, split, protocol, folder),
+                    config_text="",
+                    extra={},
+                    console=console,
+                    fabric=fabric,
+                )
+            )
+        assert (folder / "report.html").is_file()
+    assert not watch.float64
+    expected, scored = ({k: v for k, v in one.items() if "speed" not in k} for one in metrics)
+    assert scored == pytest.approx(expected, abs=2e-3, nan_ok=True)
+    of_images = {place: n for place, n in watch.waits.items() if "tensors_digest" not in place[1]}  # once an evaluation
+    ours = sum(n for (_, place), n in of_images.items() if place.startswith("sam3_hyperet"))
+    prompts = metrics[1]["drawn/speed/prompts_per_s"] / metrics[1]["drawn/speed/images_per_s"]
+    assert ours <= 2 * (OF_IMAGE + OF_PROMPT * prompts), (ours, prompts, of_images)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scheme": "A", "geometry": "euclidean", "residual": 0.5},
+        {"scheme": "P", "structure": "diagonal"},
+        {"sites": ["prompt"], "geometry": "mobius"},
+        {"scheme": "A", "adapter": "lora", "rank": 1},
+        {"adapter": "bitfit"},
+    ],
+)
+def test_files_and_merging(device, micro, randomized, picture, tmp_path, options):
+    model = randomized(hy.inject(micro(), hy.HyperETConfig(**options)).to(device).cpu(), scale=0.05).to(device).eval()
+    with watching() as watch:
+        hy.save_adapter(model, tmp_path / "adapter.safetensors")
+        other = hy.load_adapter(micro().to(device), tmp_path / "adapter.safetensors").eval()
+        before = found(Predictor(other, PROMPTS, 128), picture)
+        hy.parameter_report(other)
+        hy.merge(other)
+    after = found(Predictor(other, PROMPTS, 128), picture)
+    assert not watch.float64
+    for one, same in zip(before, after, strict=True):
+        torch.testing.assert_close(same.scores.cpu(), one.scores.cpu(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_model_that_has_run_is_moved(device, micro, randomized, image, name):
+    """There and back, also while its weights are kept, its encodings shared, and its adapters switched off."""
+    model = randomized(hy.inject(micro(), hy.HyperETConfig(**ADAPTERS[name])), scale=0.05).eval()
+    first = found(Predictor(model, PROMPTS, 128), image)
+    with weights_kept([model]), shared_encoding([model]), torch.inference_mode():
+        for where in (device, torch.device("cpu")):
+            found(Predictor(model, PROMPTS, 128), image)
+            with torch.inference_mode(False), hy.adapters_disabled(model):
+                model.to(where)
+            again = found(Predictor(model, PROMPTS, 128), image)
+            for one, same in zip(first, again, strict=True):
+                torch.testing.assert_close(same.scores.cpu(), one.scores, atol=1e-4, rtol=0)
