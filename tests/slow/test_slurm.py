@@ -189,22 +189,27 @@ def test_an_array_leaves_runs_with_their_own_configurations(jobs):
 
 
 def test_evaluations_and_predictions_run_as_jobs(cluster, tmp_path):
-    """Their results lie where the commands would have put them; two tasks share the images."""
+    """Their results lie where the commands would have put them. Two tasks share the images of an evaluation, which was
+    preempted and goes on."""
     random, slurm = ["model=tiny", "model.checkpoint=random"], RUN[:2]
-    scenes = ["data=scenes", "data.splits.val=3", f"paths.scenes={tmp_path / 'scenes'}", "protocol.examples=0"]
+    scenes = ["data=scenes", "data.splits.val=16", f"paths.scenes={tmp_path / 'scenes'}", "protocol.examples=0"]
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     folders = [
         evaluate([*slurm, *random, *scenes, "devices=2", "threads=1", f"run_dir={tmp_path / 'evaluated'}"]),
         predict([*slurm, *random, f"images={tmp_path / 'a.png'}", "prompts=car", f"run_dir={tmp_path / 'predicted'}"]),
     ]
-    for folder, written, tasks in zip(folders, ("report.html", "predictions.json"), ("2", "1"), strict=True):
-        [submission] = (folder / "slurm").glob("*_submitted.pkl")
-        job = Job(cluster, submission.name.removesuffix("_submitted.pkl"), folder, folder / "slurm")
+    numbers = [next((folder / "slurm").glob("*_submitted.pkl")).name.partition("_")[0] for folder in folders]
+    jobs = [Job(cluster, number, folder, folder / "slurm") for number, folder in zip(numbers, folders, strict=True)]
+    cluster.wait_for(lambda: any(folders[0].glob("records/*/*.npz")), 200, "the first record")
+    cluster.ask("scancel", "--signal=USR2", numbers[0])
+    cluster.hurry(numbers[0])
+    for job, written, restarts in zip(jobs, ("report.html", "predictions.json"), ("1", "0"), strict=True):
         end = job.end()
-        assert (end["JobState"], end["NumTasks"]) == ("COMPLETED", tasks), job.log() + job.log(1)
-        assert (folder / written).is_file()
-        assert "precision: " in job.log()
-    assert json.loads((folders[0] / "metrics.json").read_text())["scenes/images"] == 3
+        assert (end["JobState"], end["Restarts"]) == ("COMPLETED", restarts), job.log() + job.log(1)
+        assert (job.folder / written).is_file()
+        assert "precision: 32-true on cpu" in job.log()
+    assert re.search(r"base: goes on with \d+ of 8 images", jobs[0].log())
+    assert json.loads((folders[0] / "metrics.json").read_text())["scenes/images"] == 16
 
 
 def test_the_dry_run_prints_what_is_submitted(jobs, capsys):
