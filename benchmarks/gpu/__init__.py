@@ -36,6 +36,8 @@ SECTIONS: dict[str, tuple[Callable[[Bench], Figures], float]] = {  # and the mos
     "everything": (training.everything, 40),
     "compiled operators": (operators.compiled_operators, 60),
     "regions": (operators.regions, 60),
+    "compiled steps": (training.compiled_steps, 90),
+    "compiled evaluation": (inference.compiled_evaluation, 60),
 }
 
 

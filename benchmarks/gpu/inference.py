@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.gpu.bench import Bench, Figures, difference, ground, perturb, tf32
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.build import build_model, resolution
+from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.inject import adapters_disabled, inject
@@ -126,6 +127,35 @@ def evaluation(bench: Bench) -> Figures:
                 for part in ("encode", "score", "masks"):
                     ratio = figures[f"{name}/fp32/{part}_s"] / figures[f"{name}/{precision}/{part}_s"]  # type: ignore[operator]
                     figures[f"{name}/{precision}/{part}_speedup"] = ratio
+    return figures
+
+
+def compiled_evaluation(bench: Bench) -> Figures:
+    """Seconds an image of the predictor in bf16 with `model.compile`, over the same without it; 20 prompts.
+
+    `…/first_s` is the first image, compilation included; differences are to the predictor that is not compiled.
+    """
+    if not bench.compiles:
+        return {}
+    image = Image.fromarray(scene(0, "val", 1)[0]).resize((WIDTH, HEIGHT))
+    prompts = [*TEXTS, *(f"thing number {i}" for i in range(14))]
+    predictor = Predictor(bench.base.eval(), prompts, resolution(bench.base), precision="bf16-mixed")
+
+    def seconds() -> dict[str, float]:
+        calls = {"score": lambda: list(predictor.predict(image)), "masks": lambda: _masks(predictor, image)}
+        return {name: bench.timed(call, warm_up=1) for name, call in calls.items()}
+
+    plain, exact = seconds(), list(_answers(predictor, image, None))
+    torch._dynamo.reset()
+    figures: Figures = {f"{name}/plain_s": value for name, value in plain.items()}
+    bench.base.compiles = True
+    try:
+        with compiled_regions([bench.base]):
+            figures["first_s"] = bench.seconds(lambda: _masks(predictor, image))
+            figures |= {f"{name}/compiled_ratio": value / plain[name] for name, value in seconds().items()}
+            figures |= _compare(predictor, image, exact)
+    finally:
+        bench.base.compiles = False
     return figures
 
 

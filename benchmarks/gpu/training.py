@@ -19,11 +19,14 @@ from benchmarks.gpu.inference import SCHEMES
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, count_targets
+from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.feature_cache import cached_trunk
 from sam3_hyperet.training.options import CacheOptions
+from sam3_hyperet.training.shared_work import shared_work
 from sam3_hyperet.training.stages import set_stage, set_training_mode
+from sam3_hyperet.training.text_features import text_features_once
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class Case:
     at_once: int = 0
     checkpointing: bool = False
     cached: bool = False
+    compiled: bool = False
 
     def __str__(self) -> str:
         extras = {
             f", {self.at_once} at once": self.at_once,
             ", checkpointing": self.checkpointing,
             ", cached": self.cached,
+            ", compiled": self.compiled,
         }
         return f"{self.scheme}, prompts={self.prompts}, {self.precision}" + "".join(k for k, v in extras.items() if v)
 
@@ -78,6 +83,23 @@ def steps(bench: Bench) -> Figures:
     figures: Figures = {"weights_gib": sum(p.nbytes for p in bench.base.parameters()) / GIB}
     for case in bench.items(STAGE_1):
         with _step(bench, case) as step:
+            _measure(bench, case, step, figures)
+    return figures
+
+
+def compiled_steps(bench: Bench) -> Figures:
+    """Steps with `model.compile`, after the same without it; `…/first_s` is the first one, compilation included.
+
+    The second number of prompts is compiled once more, the third is not.
+    """
+    if not bench.compiles:
+        return {}
+    figures: Figures = {}
+    torch._dynamo.reset()
+    for case in bench.items([A, replace(A, compiled=True), *(replace(A, prompts=n, compiled=True) for n in (8, 6))]):
+        with _step(bench, case) as step:
+            if case.compiled:
+                figures[f"{case}/first_s"] = bench.seconds(step)
             _measure(bench, case, step, figures)
     return figures
 
@@ -147,6 +169,11 @@ def _step(bench: Bench, case: Case) -> Iterator[Callable[[], dict[str, torch.Ten
     with ExitStack() as stack:
         model, loss, optimizer = _training(bench, case)
         batch = bench.batch(case.prompts)
+        if case.scheme != "everything":
+            model.compiles = case.compiled
+            stack.enter_context(compiled_regions([model]))
+            stack.enter_context(shared_work(model))
+            stack.enter_context(text_features_once(model))
         if case.at_once:
             stack.enter_context(shared_encoding([model]))
         if case.cached:
