@@ -16,12 +16,13 @@ five seconds, because any import of sam3 loads its video stack. What it works ar
 - device "cuda" is hard-coded in places: `build.py` passes the arguments that avoid it.
 """
 
+import collections
 import contextlib
 import importlib.metadata
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ _tf32 = tf32_settings()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     try:
+        import triton
         from sam3.model.data_misc import FindStage
         from sam3.model.decoder import TransformerDecoder, TransformerDecoderLayer
         from sam3.model.encoder import TransformerEncoderFusion, TransformerEncoderLayer
@@ -62,6 +64,7 @@ with warnings.catch_warnings():
         from sam3.train.data.collator import BatchedDatapoint, collate_fn_api
         from sam3.train.data.sam3_image_dataset import Datapoint, FindQueryLoaded, Image, InferenceMetadata, Object
         from sam3.train.loss import loss_fns
+        from sam3.train.loss import sigmoid_focal_loss as triton_losses
         from sam3.train.loss.sam3_loss import Sam3LossWrapper
         from sam3.train.matcher import BinaryHungarianMatcherV2, BinaryOneToManyMatcher
         from scipy.optimize import linear_sum_assignment
@@ -124,6 +127,21 @@ def _focal_sum(inputs: torch.Tensor, targets: torch.Tensor, alpha: float = 0.25,
     if inputs.is_cuda and gamma > 0:
         return _triton_focal_sum(inputs, targets, alpha, gamma)
     return _focal(inputs, targets, alpha, gamma).sum()
+
+
+@contextlib.contextmanager
+def without_focal_kernels() -> Iterator[None]:
+    """Context in which the focal losses on CUDA make the tensors they make, and compute nothing."""
+    kernels = {name: value for name, value in vars(triton_losses).items() if isinstance(value, triton.JITFunction)}
+    vars(triton_losses).update({name: collections.defaultdict(lambda: _no_kernel) for name in kernels})
+    try:
+        yield
+    finally:
+        vars(triton_losses).update(kernels)
+
+
+def _no_kernel(*_: object) -> None:
+    """Compute nothing."""
 
 
 class _WithoutPinnedMemory(TorchFunctionMode):

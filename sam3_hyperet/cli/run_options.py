@@ -22,7 +22,10 @@ from sam3_hyperet.training.options import CONFIG_FILE, FSDP, STAGES, CacheOption
 
 _SAME_RESULT = {"protocol", "logger", "evaluate", "cache.folder", "model.compile", "train.checkpoint_activations"} | {
     f"train.{name}"
-    for name in ("workers", "log_every", "save_every", "max_bad_steps", "threads", "accelerator", "epochs")
+    for name in (
+        *("workers", "log_every", "save_every", "max_bad_steps", "threads", "accelerator", "epochs"),
+        *("memory", "memory_gb"),
+    )
 }
 """Options that a resumed run may change: they decide nothing of its weights, up to rounding."""
 
@@ -68,6 +71,7 @@ class RunOptions(FitOptions):
             values |= {f"protocol.{key}": value for key, value in scored.items()}
         if not self.cache.folder:
             values["cache.dtype"] = CacheOptions().dtype  # at which a cache changes nothing
+        values["train.prompts_at_once"] = self.train.prompts_at_once or 0
         return {key: value for key, value in values.items() if key not in _SAME_RESULT}
 
     def check_same(self, run_dir: Path, where: str) -> None:

@@ -19,6 +19,7 @@ from sam3_hyperet.cli.predict_inputs import prompts_text
 from sam3_hyperet.cli.processes import from_first, make_fabric
 from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.run_options import RunOptions, read_run
+from sam3_hyperet.cli.step_memory import with_memory
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
 from sam3_hyperet.cli.training_data import concept_prompts, open_data
 from sam3_hyperet.cli.training_data import views as views_of
@@ -178,6 +179,7 @@ def _train(
         console.print(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
 
     from_first(fabric, prepare)
+    options = with_memory(options, fabric, say)
     batch_size, device = options.train.batch_size, fabric.device
     workers = loader_processes(options.train, resolution(model), on_gpu=device.type == "cuda")
     if options.train.workers is None and device.type == "cuda":

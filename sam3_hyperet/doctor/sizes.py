@@ -28,8 +28,8 @@ class Sizes:
 
     def rows(self) -> Iterator[Finding]:
         """Build the outline. Raises ConfigError for a resolution, sites or a stage that the model cannot have."""
-        from sam3_hyperet.launch.memory import outline
         from sam3_hyperet.modeling.build import resolution
+        from sam3_hyperet.modeling.outline import outline
         from sam3_hyperet.training.stages import set_stage
 
         self.model = outline(self._options, self._hyperet)

@@ -78,7 +78,7 @@ class Trial:
         at_most = replace(fit.stage, number=fit.stage.last, boundaries=(), plateau=0)
         stages = Stages(self.fabric, model, GroundingLoss(model, loss), at_most, fit.optim, train.max_steps or _STEPS)
         report = stages.begin()
-        passes = Passes(train.prompts_at_once, train.checkpoint_activations)
+        passes = Passes(train.prompts_at_once or 0, bool(train.checkpoint_activations))
         prompts = ConceptPrompts(
             images, resolution(model), prompt_sampler(data, images), augmentation(data, images), seed
         )

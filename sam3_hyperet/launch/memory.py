@@ -1,17 +1,12 @@
 """Estimate of a run's memory from its parameters, and of its time from its own past."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.overrides import TorchFunctionMode
-
-from sam3_hyperet import sam3_host as host
-from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
-from sam3_hyperet.modeling.inject import inject
+from sam3_hyperet.modeling.outline import outline
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.options import StageOptions
 from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
@@ -62,20 +57,3 @@ def estimate(
     done = [line for line in read_history(run_dir / HISTORY_FILE) if "train/seconds" in line][-1:]
     seconds = [line["train/seconds"] / line["step"] * max(0, steps - line["step"]) for line in done if steps]
     return Estimate(report.trainable + report.frozen, report.trainable, *(seconds or [None]))
-
-
-def outline(model: ModelOptions, hyperet: HyperETConfig) -> host.Sam3Image:
-    """The adapted model with the names and shapes of its parameters, of which nearly none have memory."""
-    with _WithoutWeights():
-        built = build_model(model.name, checkpoint="random", resolution=model.resolution)
-        return built if hyperet.is_empty else inject(built, hyperet)
-
-
-class _WithoutWeights(TorchFunctionMode):
-    """Tensors that `torch.empty` makes, as nearly all parameters are made, have a shape and no memory."""
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: object, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        elsewhere = {"device": "meta"} if function is torch.empty else {}
-        return function(*args, **{**(kwargs or {}), **elsewhere})

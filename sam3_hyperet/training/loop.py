@@ -59,12 +59,13 @@ def fit(
     train, progress = options.train, Progress()
     stages = Stages(fabric, model, loss, options.stage, options.optim, train.max_steps)
     radius = radius_control(model, options.radius, train.max_steps)
-    passes = Passes(train.prompts_at_once, train.checkpoint_activations)
+    passes = Passes(train.prompts_at_once or 0, bool(train.checkpoint_activations), repeats=train.memory == "auto")
     state = read_state(run.resume, fabric.world_size) if run.resume else None
     if state is not None:
         progress.load_state_dict(state["progress"])
         stages.load_state_dict(state["progress"]["stages"])
-        passes.load_state_dict(state["progress"].get("passes", {}))
+        if passes.repeats:  # its passes were chosen, or made smaller, by the run so far
+            passes.load_state_dict(state["progress"].get("passes", {}))
     with contextlib.ExitStack() as stack:
         stack.callback(model.eval)
         is_first = fabric.is_global_zero

@@ -17,6 +17,7 @@ KEY_LAYERS = (r"transformer\.decoder\.", r"dot_prod_scoring\.", r"segmentation_h
 SCHEDULES = ("constant", "linear", "cosine", "dynamic")
 CACHE_DTYPES = ("float32", "bfloat16")
 FSDP = "fsdp"
+MEMORY = ("auto", "off")
 CONFIG_FILE, STATE_FILE = "config.yaml", "state.pt"
 """In a run's folder, its resolved configuration and the state to go on from."""
 
@@ -44,8 +45,12 @@ class TrainOptions:
             rounding, however they are spread over passes and processes, where nothing is drawn at random: dropout
             and drop path (0 in the tiny model, 0.1 in the large one), `loss.query=random` and
             `loss.prune_probability` draw anew in every process. See `GroundingLoss` for the contrastive loss.
+        memory: "auto" chooses `prompts_at_once` and `checkpoint_activations`, where they are null, by a forecast of the
+            step's memory, and repeats a step that runs out of memory all the same with less of it; "off" does neither.
+            null: auto on CUDA, off elsewhere.
+        memory_gb: of the device, in 10⁹ bytes; null: what the card has.
         prompts_at_once: of one image in a pass, so that memory does not grow with images and prompts; the step stays
-            the same, as above. 0 for all of a batch.
+            the same, as above. 0, or null where memory is off: all of a batch.
         workers: loader processes; None on a GPU as many as the machine has cores and memory for, 8 at most, and 0 on
             the CPU, whose cores the model uses.
         clip_norm: gradients are scaled down to this norm; null: 0.1, SAM 3's, where the base trains, 1 in stage 1.
@@ -73,7 +78,8 @@ class TrainOptions:
             several processes "ddp" in stage 1, else "ddp_find_unused_parameters_true", for what gets no gradient at a
             step.
         threads: of PyTorch, per process; 0 leaves its choice.
-        checkpoint_activations: less memory, more time.
+        checkpoint_activations: recompute activations in the backward pass: less memory, more time. null where memory is
+            off: false.
     """
 
     ALIASES: ClassVar[Mapping[str, str]] = {"tune_every": "validate_every"}
@@ -82,7 +88,9 @@ class TrainOptions:
     epochs: PositiveFloat | None = None
     batch_size: PositiveInt = 4
     accumulate: PositiveInt = 1
-    prompts_at_once: NonNegativeInt = 0
+    memory: Annotated[str, MEMORY] | None = None
+    memory_gb: PositiveFloat | None = None
+    prompts_at_once: NonNegativeInt | None = None
     workers: NonNegativeInt | None = None
     clip_norm: PositiveFloat | None = None
     log_every: PositiveInt = 10
@@ -99,9 +107,11 @@ class TrainOptions:
     nodes: PositiveInt = 1
     strategy: str = "auto"
     threads: NonNegativeInt = 0
-    checkpoint_activations: bool = False
+    checkpoint_activations: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.memory is False:  # as YAML reads off
+            object.__setattr__(self, "memory", "off")
         check_fields(self, "train")
         if self.max_steps is None and self.epochs is None:
             object.__setattr__(self, "max_steps", _STEPS)

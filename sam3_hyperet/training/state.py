@@ -100,13 +100,13 @@ def restore_state(
             parameters[name].copy_(split_as(tensor, parameters[name]))
     try:
         load_optimizer_state(optimizer, state["optimizer"])
-        _set_generators(state["generators"][rank])
+        set_random_generators(state["generators"][rank])
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         found = f"its optimizer or random generators are not of this run ({type(error).__name__})"
         raise CheckpointError(f"{path}: {found}; use resume=never") from error
 
 
-def _set_generators(states: Mapping[str, Tensor]) -> None:
+def set_random_generators(states: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

@@ -1,0 +1,55 @@
+"""Forecasts of a step's memory beside what a real step takes, and what they depend on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from measured_memory import measured_peak
+
+from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
+from sam3_hyperet.training.memory import forecast
+from sam3_hyperet.training.memory.forecast import Forecaster, ForecastError, StepKind
+from sam3_hyperet.training.options import StageOptions
+
+TINY = StepKind(ModelOptions("tiny"), HyperETConfig(), precision="32-true", objects=2, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "images", "prompts", "checkpointing"),
+    [
+        (TINY, 1, 4, False),
+        (replace(TINY, hyperet=HyperETConfig(scheme="P"), precision="bf16-mixed"), 2, 2, True),
+    ],
+    ids=["A", "P, two images, bf16, checkpointing"],
+)
+def test_the_forecast_is_what_a_real_step_takes(kind, images, prompts, checkpointing):
+    found = Forecaster(kind).step(images, prompts, checkpoint_activations=checkpointing).passes
+    measured = measured_peak(kind, images, prompts, checkpoint_activations=checkpointing)
+    assert found == pytest.approx(measured, rel=0.15)
+
+
+def test_memory_grows_by_the_prompt():
+    on_cuda = Forecaster(replace(TINY, precision="bf16-mixed", device="cuda"))  # which needs no card
+    one, three, five = (on_cuda.step(1, prompts, is_split=True).peak for prompts in (1, 3, 5))
+    assert five - three == pytest.approx(three - one, rel=0.03)
+    assert on_cuda.interpolated(3, 5, checkpoint_activations=False) == pytest.approx(three, rel=0.01)
+
+
+def test_everything_that_trains_has_moments():
+    kind = replace(TINY, hyperet=HyperETConfig(scheme="none"), stage=StageOptions(3), device="cuda")
+    found = Forecaster(kind).step(1, 1)
+    assert found.update == pytest.approx(5 * found.weights, rel=0.01)
+    assert found.passes > 4 * found.weights
+    assert found.peak == max(found.update, found.passes)
+
+
+def test_what_cannot_be_run_without_values_is_said(monkeypatch):
+    def by_value(batch, device, side, name=""):
+        return torch.empty(5, device=device.kind).nonzero()
+
+    monkeypatch.setattr(forecast, "_enlarged", by_value)
+    with pytest.raises(ForecastError, match=r"no forecast of the step's memory .*nonzero.* depends on values"):
+        Forecaster(TINY).step(1, 1)
+    assert torch.nonzero(torch.ones(2)).tolist() == [[0], [1]]  # the fake device is gone
