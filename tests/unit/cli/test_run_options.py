@@ -97,6 +97,13 @@ def test_what_decides_nothing_may_change(opened, earlier, option):
     assert opened(option).resume is not None
 
 
+def test_the_protocol_decides_where_the_best_step_is_that_of_a_metric(opened, earlier):
+    earlier("state.pt", arguments=("train.best=segm/AP",))
+    opened("train.best=segm/AP", "protocol.examples=1")
+    with pytest.raises(ConfigError, match=r"protocol.mask_threshold is 0.4, but 0.5 in the run of"):
+        opened("train.best=segm/AP", "protocol.mask_threshold=0.4")
+
+
 def test_every_option_decides_unless_it_is_named(opened):
     """A new option is taken to decide."""
     config = parse_command("train", BASE)[1]
