@@ -30,7 +30,7 @@ class ValidationScore:
     """
 
     def __init__(self, task: EvalTask, model: host.Sam3Image, fabric: Fabric) -> None:
-        self._task, self._fabric = task, fabric
+        self._task, self._fabric = task.on(next(model.parameters()).device.type), fabric
         self._model = shared_copy(model).eval()  # of the same tensors, and without the modes and caches of training
 
     def __call__(self, base: Mapping[str, float] | None) -> dict[str, float]:
