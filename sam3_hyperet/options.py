@@ -1,6 +1,7 @@
 """Sections of a configuration as dataclasses: each option is declared once, with its default, type and meaning.
 
 A key that was renamed is listed in the class's `ALIASES`, old name to new; it still works, with one line of warning.
+Of two options in its `ALTERNATIVES`, the one that a command line gives replaces the other one of a file.
 A type may be annotated with a `Condition` on its values, or with the tuple of them.
 """
 

@@ -1,12 +1,15 @@
 """Command line: one file a tool, and what they share.
 
 console: `sam3-hyperet <tool>`, `python -m sam3_hyperet`; `tools/*.py` are doors to it.
-command: composition and checks of options, printed commands, one line for a user's error; without torch.
+command: a tool's command line, printed commands, one line for a user's error; without torch.
+composition: the configuration that a command line describes.
 sections: the dataclass of each section of a configuration, and the checks of other keys.
 of_run: sections taken from the runs that `run=` names.
 help_text: `--help`.
 train, pretrain: training, on this machine or through submit.
 submit: runs and sweeps as Slurm jobs.
+recognition: `data=auto` made explicit.
+training_data: what a run trains on, and what a person should read of it.
 run_options: all options of a training run, and whether two runs are the same.
 progress: how far a tool is, at a terminal or in a log.
 processes: the processes of a run, by Lightning Fabric.

@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sam3_hyperet.choices import AUTO
-from sam3_hyperet.cli.command import MORE_DATA, SECTIONS
 from sam3_hyperet.cli.of_run import read_yaml
+from sam3_hyperet.cli.sections import MORE_DATA, SECTIONS
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.protocol import Protocol

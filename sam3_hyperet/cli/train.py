@@ -143,7 +143,7 @@ def _train(
         from_first(fabric, lambda: open_folder(options, values))  # the run there may have had other steps
     steps, every = options.train.max_steps or 0, options.train.validate_every
     if every > steps:
-        say(f"warning: train.validate_every={every} is more than the run's {steps} steps: measured at the end alone")
+        say(f"warning: train.validate_every={every} of {steps} steps: only before the first and after the last one")
     first = None
     if options.init_adapter and not run.resume:  # a saved state is further on
         first = initial_adapter(options.init_adapter, options.hyperet)

@@ -83,6 +83,7 @@ class TrainOptions:
     """
 
     ALIASES: ClassVar[Mapping[str, str]] = {"tune_every": "validate_every"}
+    ALTERNATIVES: ClassVar[Mapping[str, str]] = {"max_steps": "epochs", "epochs": "max_steps"}
 
     max_steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
@@ -129,7 +130,7 @@ class TrainOptions:
         """Raise a ConfigError where a user gives the length of a run twice; a run that has begun knows both."""
         if self.epochs is not None and self.max_steps is not None:
             found = f"train.epochs={self.epochs:g} and train.max_steps={self.max_steps} both say how long the run is"
-            raise ConfigError(f"{found}; expected one of them, and null for the other: train.max_steps=null")
+            raise ConfigError(f"{found}; expected one of them")
 
     @property
     def images_a_step(self) -> int:

@@ -21,7 +21,7 @@ def test_epochs_more_data_and_a_warm_start(trained, scenes, tmp_path, capsys):
         shop, [{"id": 1, "name": "apple"}, {"id": 2, "name": "tin"}], {"train": 4}, (64, 96), [8, 8, 40, 8, 40, 40]
     )
     more = ["more_data.shop=auto", f"more_data.shop.root={shop}", "more_data.shop.weight=3"]
-    length = ["train.max_steps=null", "train.epochs=0.25", "train.save_every=2", "evaluate=false"]
+    length = ["train.epochs=0.25", "train.save_every=2", "evaluate=false"]
     command = [*scenes, *more, *length, f"init_adapter={trained}", "optim.lr=1e-12", f"run_dir={run}"]
     main(command)
     said = capsys.readouterr().out

@@ -1,0 +1,198 @@
+"""The configuration that a command line describes: composed of files, with single values replaced, and checked.
+
+Nothing here imports torch.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from sam3_hyperet.cli.of_run import OF_RUN, read_yaml, sections_of_runs
+from sam3_hyperet.cli.sections import MORE_DATA, SECTIONS, check_key
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.options import admits, close, current_name, current_names, defaults, read_options
+
+
+def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) -> DictConfig:
+    """The checked configuration of a command: of `file`, the chosen files of its groups, and single values."""
+    groups = groups_of(file)
+    choices, values, run = {}, [], None
+    for argument in arguments:
+        key, is_assignment, text = argument.partition("=")
+        if key in groups and is_assignment:
+            choices[key] = OF_RUN if text == groups[key] == OF_RUN else _choice(key, text, configs)
+        else:
+            values.append(argument)
+            run = _value(key, text, expects_text=False) if key == "run" else run
+    from_runs = [key for key, default in groups.items() if default == OF_RUN and choices.get(key, OF_RUN) == OF_RUN]
+    for key, section in sections_of_runs(run, from_runs, configs).items():
+        ConfigStore.instance().store(group=key, name=OF_RUN, node=section)
+    overrides = [f"hydra.searchpath=['{configs.as_uri()}']", *(f"{key}='{name}'" for key, name in choices.items())]
+    with hydra.initialize_config_dir(config_dir=str(file.parent), version_base="1.3"):
+        config = hydra.compose(file.stem, overrides)
+    OmegaConf.set_struct(config, False)
+    present = {name: cls for name, cls in SECTIONS.items() if name in config}
+    for name, cls in present.items():
+        config[name] = OmegaConf.merge(defaults(cls), current_names(cls, OmegaConf.to_container(config[name]), name))
+    for name, entry in _sets_by_name(config.get(MORE_DATA)).items():
+        _set_more(config, str(name), entry, configs)
+    given = {argument.partition("=")[0] for argument in values if not argument.endswith("=null")}
+    for name, cls in present.items():  # a value that is given replaces what a file says instead
+        for one, other in getattr(cls, "ALTERNATIVES", {}).items():
+            if f"{name}.{one}" in given and f"{name}.{other}" not in given:
+                config[name][other] = None
+    for argument in values:
+        _set(config, command, argument, configs)
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(f"{command}: needs {' '.join(f'{key}=…' for key in missing)} (see --help)")
+    plain = _at_home(OmegaConf.to_container(config, resolve=True))
+    for key, value in plain.items():
+        check_key(command, key, value)
+    for name, cls in present.items():
+        plain[name] = asdict(read_options(cls, plain[name], name))
+    for name, entry in (plain.get(MORE_DATA) or {}).items():
+        plain[MORE_DATA][name] = asdict(read_options(DataOptions, entry, f"{MORE_DATA}.{name}"))
+    of_jobs = [argument for argument in arguments if argument.startswith("launcher.")]
+    if of_jobs and plain["launcher"]["name"] == "local":
+        raise ConfigError(f"{of_jobs[0]} is for jobs; expected launcher=slurm with it")
+    if "run" in plain:
+        plain[OF_RUN] = from_runs if plain["run"] else []
+    return OmegaConf.create(plain)
+
+
+def with_parents(file: Path) -> list[Any]:
+    """The content of a tool's configuration behind those that its defaults list names without a group."""
+    content = OmegaConf.load(file)
+    named = (file.with_name(f"{entry}.yaml") for entry in content.get("defaults", []) if isinstance(entry, str))
+    return [*(one for parent in named if parent.exists() for one in with_parents(parent)), content]
+
+
+def groups_of(file: Path) -> dict[str, str]:
+    """The groups that a tool's defaults list names, with their choices there."""
+    entries = (entry for content in with_parents(file) for entry in content.get("defaults", []))
+    chosen = (item for entry in entries if isinstance(entry, DictConfig) for item in entry.items())
+    return {str(name).split()[-1].lstrip("/"): str(choice) for name, choice in chosen}
+
+
+def choices_of(group: str, configs: Path) -> list[str]:
+    return sorted(path.stem for path in (configs / group).glob("*.yaml"))
+
+
+def _choice(group: str, text: str, configs: Path) -> str:
+    """The name of a group's choice; a file of the user's own gets one."""
+    name = text.strip("'\"")
+    if name.endswith((".yaml", ".yml")):
+        content = read_yaml(Path(name).expanduser(), f"{group}={text}")
+        package = "_global_" if group == "experiment" else None
+        if group == "data":
+            content = OmegaConf.merge({"name": Path(name).stem}, content)
+        name = "own_file"
+        ConfigStore.instance().store(group=group, name=name, node=content, package=package)
+    elif name not in (valid := choices_of(group, configs)):
+        expected = f"one of {', '.join(valid)}, or a file: {group}=own.yaml"
+        if group == "data" and Path(name).expanduser().is_dir():
+            expected = f"data=auto data.root={text} for a folder, {expected}"
+        raise ConfigError(f"{group}={name!r} is unknown; expected {expected}{close(name, valid)}")
+    return name
+
+
+def _sets_by_name(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping | None):
+        raise ConfigError(f"{MORE_DATA}={value!r:.60}; expected data sets by name")
+    return value or {}
+
+
+def _set_more(config: DictConfig, name: str, entry: Any, configs: Path) -> None:
+    """Put a data set to train on beside `data` into a configuration: a choice of data=, a file, or options."""
+    section = f"{MORE_DATA}.{name}"
+    if isinstance(entry, str):
+        chosen = f"+data='{_choice('data', entry, configs)}'"
+        with hydra.initialize_config_dir(config_dir=str(configs), version_base="1.3"):
+            entry = OmegaConf.to_container(hydra.compose(overrides=[chosen]).data)
+    config[MORE_DATA] = config.get(MORE_DATA) or {}
+    config[MORE_DATA][name] = OmegaConf.merge(defaults(DataOptions), current_names(DataOptions, entry, section))
+
+
+def _set(config: DictConfig, command: str, argument: str, configs: Path) -> None:
+    """Replace one value of a configuration."""
+    key, is_assignment, text = argument.partition("=")
+    section, *path = key.split(".")
+    keys = list(map(str, config))
+    if not is_assignment:
+        raise ConfigError(f"{command}: {argument!r} is not key=value; the keys are {', '.join(keys)}")
+    if section not in keys:  # so are +key and ~key
+        raise ConfigError(unknown(f"{command}: key", key, keys))
+    expects_text = False
+    cls = SECTIONS.get(section)
+    if section == MORE_DATA:
+        if len(path) < 2:
+            given = _value(key, text, expects_text=False)
+            for name, entry in _sets_by_name({path[0]: given} if path else given).items():
+                _set_more(config, name, entry, configs)
+            return
+        if path[0] not in (config[MORE_DATA] or {}):
+            raise ConfigError(f"{key}: expected {MORE_DATA}.{path[0]}= before it, a choice of data= or a file")
+        section, path, cls = f"{MORE_DATA}.{path[0]}", path[1:], DataOptions
+    if cls:
+        if not path:
+            given = _value(key, text, expects_text=False)
+            config[section] = OmegaConf.merge(defaults(cls), current_names(cls, given, section))  # type: ignore[arg-type]
+            return
+        path[0] = current_name(cls, path[0], section)
+        if len(path) > 1 and not admits(cls, path[0], Mapping):  # type: ignore[type-abstract]
+            raise ConfigError(f"{key}: {section}.{path[0]} is one value; expected {section}.{path[0]}=…")
+        expects_text = admits(cls, path[0], str) and not admits(cls, path[0], tuple)
+    elif path and not isinstance(parent := OmegaConf.select(config, ".".join([section, *path[:-1]])), DictConfig):
+        raise ConfigError(f"{command}: {key} is not an option")
+    elif path and path[-1] not in parent:
+        raise ConfigError(unknown(f"{command}: key", key, [f"{key.rpartition('.')[0]}.{one}" for one in parent]))
+    else:
+        default = OmegaConf.to_container(config).get(section) if not path else None  # type: ignore[union-attr]
+        expects_text = isinstance(default, str) and default != "???"
+    OmegaConf.update(config, ".".join([section, *path]), _value(key, text, expects_text=expects_text), merge=False)
+
+
+def _value(key: str, text: str, *, expects_text: bool) -> Any:
+    """What a text on the command line means: a list or mapping, a number, true, false, null, or a text as it is.
+
+    Hydra's grammar reads it where it can. A list or mapping that it cannot read, such as one with an accent or an
+    apostrophe, is read as YAML; a text that it would take for several values stays one.
+    """
+    try:
+        override = OverridesParser.create().parse_override(f"key={text}")
+        value = text if override.is_sweep_override() else override.value()
+    except HydraException:
+        if not text.startswith(("[", "{")):
+            return text
+        try:
+            value = OmegaConf.to_container(OmegaConf.create(f"key: {text}"))["key"]
+        except (YAMLError, OmegaConfBaseException) as error:
+            reason = str(getattr(error, "problem", error)).splitlines()[0]
+            raise ConfigError(f"{key}={text} is not a list [a, b] nor a mapping {{a: 1}}: {reason}") from error
+    return text if expects_text and type(value) in (int, float, bool) else value
+
+
+def _at_home(value: Any) -> Any:
+    """The same plain values with `~` at the beginning of texts replaced by the home folder."""
+    if isinstance(value, dict):
+        return {key: _at_home(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_at_home(inner) for inner in value]
+    return os.path.expanduser(value) if isinstance(value, str) and (value == "~" or value.startswith("~/")) else value
+
+
+def unknown(what: str, found: str, valid: Iterable[str]) -> str:
+    near = close(found, valid).removeprefix("; ")
+    fault = f"{found!r} is unknown{f' ({near})' if near else ''}" if found else "is missing"
+    return f"{what} {fault}; there are {', '.join(valid)}"

@@ -1,0 +1,40 @@
+"""The recipes, `experiment=…`: each composes, is read, and takes the user's own length, data and model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from sam3_hyperet.cli.command import CONFIGS, parse_command
+from sam3_hyperet.cli.run_options import RunOptions, read_run
+
+RECIPES = {"own_data": "auto", "few_shot": "auto", "coco_large": "coco", "open_vocabulary": "coco", "paper": "scenes"}
+
+
+def options_of(*arguments: str) -> RunOptions:
+    return read_run(OmegaConf.to_container(parse_command("train", list(arguments))[1], resolve=True))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_composes(recipe):
+    options = options_of(f"experiment={recipe}", "data.root=/data/shop")
+    assert options.data.format == RECIPES[recipe]
+    assert options.model.name == ("large" if recipe == "coco_large" else "tiny")
+    assert options.train.workers is None
+    assert options.train.precision == "auto"
+    assert options.optim.warmup < 1
+    assert options.train.images_a_step == (8 if recipe != "paper" else 4)
+    mine = options_of(f"experiment={recipe}", "data=ade20k", "model=tiny", "train.max_steps=2", "paths.ade20k=/data")
+    assert (mine.data.name, mine.model.name, mine.train.max_steps, mine.train.epochs) == ("ade20k", "tiny", 2, None)
+    assert options_of(f"experiment={recipe}", "data.root=/data", "train.epochs=0.5").train.max_steps is None
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "paper"])
+def test_every_option_of_a_recipe_has_its_reason(recipe):
+    lines = Path(CONFIGS, "experiment", f"{recipe}.yaml").read_text().splitlines()
+    options = [line for line in lines if re.match(r"  \w+:", line)]
+    assert len(options) > 8
+    assert not [line for line in options if " # " not in line]
