@@ -20,9 +20,9 @@ class HyperET(nn.Module):
     - `lorentz`    f(x) = log_o(M applied to the space part of exp_o(x)) [5], which shifts the radius of far points;
     - `gyro`       f(x) = log_0(exp_0(b) ⊕ (M ⊗ exp_0(x))) [2], b learnt from 0, which moves the root.
 
-    The input has `dim` (D) channels along `channel_dim` and any other axes; the output has its shape and dtype. Inside
-    autocast, and for half precision, the arithmetic is fp32. At initialisation y is x to the last bit, except where
-    `mobius` caps the norm.
+    The input has `dim` (D) channels along `channel_dim` and any other axes; the output has its shape, dtype and layout
+    in memory. Inside autocast, and for half precision, the arithmetic is fp32. At initialisation y is x to the last
+    bit, except where `mobius` caps the norm.
 
     Args:
         structure: `diagonal`, `block_diagonal` (`block_size`), `banded` (half-width `bandwidth`) or `dense`.
@@ -79,7 +79,9 @@ class HyperET(nn.Module):
             y = self._map(v)
             if self.alpha is not None:
                 y = v + self.alpha * (y - v)
-            return y.to(x.dtype)
+            y = y.to(x.dtype)
+        # in x's layout: the kernels behind would round otherwise, and M = I would not be the base to the last bit
+        return y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
 
     def _map(self, v: Tensor) -> Tensor:
         z = self.matrix.matvec(v, self.channel_dim)

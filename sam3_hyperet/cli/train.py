@@ -37,6 +37,7 @@ from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
+from sam3_hyperet.modeling.fingerprint import fingerprints_kept
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.modeling.parameters import parameter_report
@@ -204,6 +205,7 @@ def _train(
         stack.enter_context(float32_products(options.train.precision))
         stack.enter_context(compiled_regions([model]))
         stack.enter_context(shared_work(model))
+        stack.enter_context(fingerprints_kept(model))
         if options.train.strategy != FSDP:  # whose processes must run each block equally often
             stack.enter_context(text_features_once(model))
         if options.train.prompts_at_once:

@@ -4,7 +4,8 @@ They cover what the image detector reads, so that a base is the same in every la
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,7 +23,7 @@ from sam3_hyperet.modeling.parameters import (
 
 VERSION = "2"
 """Of what is covered: all of `base_state_dict` in "1", without what nothing reads in "2"."""
-_saved: WeakKeyDictionary[nn.Module, tuple[object, dict[str, str]]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[nn.Module, dict[str, str] | None] = WeakKeyDictionary()
 
 
 def base_fingerprint(model: nn.Module, version: str = VERSION) -> str:
@@ -53,14 +54,28 @@ def rounded_fingerprints(model: nn.Module, version: str = VERSION) -> dict[str, 
 
 
 def fingerprints(model: nn.Module) -> dict[str, str]:
-    """All of a base, as an adapter file keeps them. They are computed once as long as the base is frozen."""
-    base = base_state_dict(model).values()
-    is_frozen = not any(tensor.requires_grad or tensor.is_inference() for tensor in base)
-    state = tuple((tensor.data_ptr(), tensor._version) for tensor in base) if is_frozen else None
-    if state is None or _saved.get(model, (None, {}))[0] != state:
+    """All of a base, as an adapter file keeps them; computed once within `fingerprints_kept`."""
+    is_kept = model in _kept and not any(tensor.requires_grad for tensor in base_state_dict(model).values())
+    found = _kept[model] if is_kept else None
+    if found is None:
         rounded = {f"base.{precision}": digest for precision, digest in rounded_fingerprints(model).items()}
-        _saved[model] = state, {"fingerprint": VERSION, "base": base_fingerprint(model), **rounded}
-    return _saved[model][1]
+        found = {"fingerprint": VERSION, "base": base_fingerprint(model), **rounded}
+        if is_kept:
+            _kept[model] = found
+    return found
+
+
+@contextmanager
+def fingerprints_kept(model: nn.Module) -> Iterator[None]:
+    """Context in which the caller lets nothing write to base weights that are frozen, as a training run does.
+
+    They take seconds to read, and no sign of a write to them could be relied upon (see `sites.trunk_qv.weights_kept`).
+    """
+    _kept[model] = None
+    try:
+        yield
+    finally:
+        del _kept[model]
 
 
 def model_facts(models: Sequence[nn.Module]) -> list[dict[str, object]]:

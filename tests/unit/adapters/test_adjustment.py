@@ -54,6 +54,24 @@ def test_channel_first_equals_channel_last(structure, geometry):
     torch.testing.assert_close(first(strided), last(x).movedim(-1, 1))
 
 
+@each
+def test_the_layout_is_kept(structure, geometry):
+    """So that kernels behind an adjustment round as they do on the base: memory and pixels of SAM 3 are transposed."""
+    tokens = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+    for x, axis in (
+        (tokens, -1),
+        (tokens.transpose(0, 1), -1),
+        (tokens.mT, 1),
+        (tokens.transpose(0, 1).permute(1, 2, 0).unflatten(-1, (4, 5)), 1),
+        (tokens.mT.contiguous().unflatten(-1, (4, 5)), 1),
+    ):
+        adjustment = HyperET(8, structure, geometry, channel_dim=axis)
+        for one in (x, x.bfloat16(), x.clone().requires_grad_()):
+            assert adjustment(one).stride() == one.stride()
+        adjustment(one).sum().backward()
+        assert one.grad.stride() == one.stride()
+
+
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_equals_the_composed_primitives(structure):
     x = torch.randn(6, 8, dtype=torch.float64)
