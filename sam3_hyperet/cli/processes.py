@@ -1,5 +1,6 @@
 """The processes of a run, by Lightning Fabric."""
 
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ T = TypeVar("T")
 
 def make_fabric(blamed: str, **options: Any) -> Fabric:
     """Fabric with these options of its own. Raises ConfigError if it refuses them, which names the `blamed` ones."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # of precision, a run prints its own line
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The `srun` command is available", PossibleUserWarning)  # but not wanted

@@ -46,7 +46,6 @@ def find_gpus() -> Gpus:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     memory = [torch.cuda.mem_get_info(i) for i in range(count)]
     version = Path("/proc/driver/nvidia/version")
-    stated = re.search(r"Kernel Module\D*([\d.]+)", version.read_text()) if version.is_file() else None
     return Gpus(
         build=torch.version.cuda or torch.version.hip,
         names=tuple(torch.cuda.get_device_name(i) for i in range(count)),
@@ -57,9 +56,15 @@ def find_gpus() -> Gpus:
         ),
         has_bf16=bool(count) and torch.cuda.is_bf16_supported(including_emulation=False),
         nodes=tuple(map(str, sorted(Path("/dev").glob("nvidia[0-9]*")))),
-        driver=stated[1] if stated else "",
+        driver=driver_version(version.read_text()) if version.is_file() else "",
         hidden=os.environ.get("CUDA_VISIBLE_DEVICES"),
     )
+
+
+def driver_version(text: str) -> str:
+    """The version of NVIDIA's driver in what its kernel module says of itself, which may name x86_64 before; or ""."""
+    stated = re.search(r"Kernel Module.*?\b(\d+\.[\d.]+)", text)
+    return stated[1] if stated else ""
 
 
 def gpu_rows(train: TrainOptions, gpus: Gpus) -> Iterator[Finding]:

@@ -91,12 +91,15 @@ class PromptPrediction:
 
         On another device never more than `BYTES_AT_ONCE` of probabilities are held.
         """
-        masks = np.zeros((len(self.boxes), height, width), dtype=bool)
+        parts = self._parts(height, width)
+        if len(parts) == 1 and self.mask_logits.device.type != "cpu":  # its copy on the host is not copied once more
+            return (_enlarge(parts[0], height, width) >= threshold).cpu().numpy()
+        masks = np.empty((len(self.boxes), height, width), dtype=bool)
         if not len(masks):
             return masks
         if self.mask_logits.device.type != "cpu":
             first = 0
-            for part in self._parts(height, width):
+            for part in parts:
                 found = _enlarge(part, height, width) >= threshold
                 masks[first : first + len(part)] = found.cpu().numpy()
                 first += len(part)

@@ -116,6 +116,17 @@ def test_torchvision_and_torch(monkeypatch, versions, requires, status):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.10  Thu Jan 9 2025",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.10  Release Build  (root)",
+    ],
+)
+def test_the_drivers_own_version(text):
+    assert machine.driver_version(text) == "570.86.10"
+
+
+@pytest.mark.parametrize(
     ("gpus", "options", "status", "text"),
     [
         (CARD, {}, "ok", "H100, 70.0 GiB of 80.0 GiB free; CUDA 12.8, driver 570.1"),
