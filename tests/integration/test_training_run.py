@@ -195,7 +195,15 @@ def test_the_tool_itself(scenes, tmp_path):
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr == ""
-    for part in ("parameters train", "scenes: 6 images, 25 categories", "scenes/segm/AP", "report.html", "next: "):
+    for part in (
+        "parameters train",
+        "adapters: ",
+        "learning rate 0.003, weight decay 0\n",
+        "scenes: 6 images, 25 categories",
+        "scenes/segm/AP",
+        "report.html",
+        "next: ",
+    ):
         assert part in done.stdout
     (following,) = (line.partition("next: ")[2] for line in done.stdout.splitlines() if line.startswith("next: "))
     _, script, *arguments = shlex.split(following)

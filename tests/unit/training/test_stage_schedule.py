@@ -103,16 +103,21 @@ def test_the_tuning_loss_does_not_jump_at_a_boundary(another, stream):
     loss = GroundingLoss(model, LossOptions())
     fabric = Fabric(accelerator="cpu", devices=1)
     stages = Stages(fabric, model, loss, SCHEDULE, OptimizerOptions(warmup=0), 9)
-    stages.begin()
+    said = [str(stages.begin())]
     expected = None
     for step in range(1, 8):
-        stages.advance(step, None)
+        said += [str(report) for report in [stages.advance(step, None)] if report]
         with torch.no_grad():
             model.training = True
             value = stages.module(KeptPrecision(stream[0]))[TOTAL]
         assert float(value) == pytest.approx(expected or float(value), rel=1e-6)
         expected = float(value)
     assert stages.number == 3
+    assert [text.splitlines()[0][:7] for text in said] == ["stage 1", "stage 2", "stage 3"]
+    parts = [[line.split(":")[0].strip() for line in text.splitlines()[1:]] for text in said]
+    assert parts[:2] == [["adapters"], ["adapters", "key_layers"]]
+    assert sorted(parts[2]) == ["adapters", "key_layers", "rest", "text", "trunk", "vision"]
+    assert "  adapters: 8,192 parameters, learning rate 0.003, weight decay 0" in said[0].splitlines()
 
 
 def test_state_of_the_optimizer_goes_on_over_a_boundary(run):
