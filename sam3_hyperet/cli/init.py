@@ -18,7 +18,7 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import replacing
 from sam3_hyperet.layouts.table import explicit
 from sam3_hyperet.options import read_options
-from sam3_hyperet.recipes.choices import Content, data_choices, held_out, run_choices
+from sam3_hyperet.recipes.choices import OWN_DATA, Content, data_choices, held_out, recipe_of, run_choices
 from sam3_hyperet.recipes.commented import document
 from sam3_hyperet.version import __version__
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Path, Path]:
             raise ConfigError(f"{file} exists and is left alone; expected another out=, or data.name=")
     for line in notes:
         console.print(line, markup=False, soft_wrap=True)
-    data, content, warnings = _opened(data)
+    data, content, recipe, warnings = _opened(data)
     for line in warnings:
         console.print(line, markup=False, soft_wrap=True)
     given = [one for one in in_words("init", arguments) if one.startswith(("model=", "model."))]
@@ -56,9 +56,10 @@ def main(argv: Sequence[str] | None = None) -> tuple[Path, Path]:
         command_line("train", *options, f"run_dir=runs/{data.name}"),
     ]
     recognised = notes[0].partition(": ")[2] if notes else "as given"
+    choices = run_choices(data.name, config.model.name, content, recipe)
     texts = (
         document(_data_head(data, content, [*notes, *warnings]), data_choices(data, content, recognised)),
-        document(_run_head(data.name, commands[-1]), run_choices(data.name, config.model.name, content, _cores())),
+        document(_run_head(data.name, recipe, commands[-1]), choices),
     )
     for file, text in zip(files, texts, strict=True):
         with replacing(file) as temporary:
@@ -69,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> tuple[Path, Path]:
     return files
 
 
-def _opened(data: DataOptions) -> tuple[DataOptions, Content, list[str]]:
-    """The options with as many tuning images held out as suit the set, what its splits have, and warnings about them.
+def _opened(data: DataOptions) -> tuple[DataOptions, Content, str, list[str]]:
+    """The options with as many tuning images held out as suit the set, what its splits have, its recipe, and warnings.
 
     Raises DataError for files that cannot be used.
     """
@@ -79,8 +80,9 @@ def _opened(data: DataOptions) -> tuple[DataOptions, Content, list[str]]:
         "train": open_split(replace(data, tune_images=0), "train", train).images,
         "val": open_split(data, "val", train).images,
     }
+    recipe = recipe_of(data, _annotations(images["train"]))
     if "tune" not in data.splits and data.tune_images == DataOptions.tune_images:
-        held = held_out(len(images["train"]))
+        held = held_out(len(images["train"])) if recipe == OWN_DATA else 0
         data = replace(data, tune_images=held)
         if held:
             images["train"] = open_split(data, "train", train).images
@@ -92,7 +94,8 @@ def _opened(data: DataOptions) -> tuple[DataOptions, Content, list[str]]:
     noted = [line for split in SPLITS if split in images for line in data_notes(images[split])]
     noted += prompt_notes(images["train"], prompt_sampler(data, images["train"]))
     warnings = list(dict.fromkeys(line for line in noted if "warning: " in line))
-    return data, Content({split: len(images[split]) for split in SPLITS if split in images}, annotations), warnings
+    content = Content({split: len(images[split]) for split in SPLITS if split in images}, annotations)
+    return data, content, recipe, warnings
 
 
 def _annotations(images: AnnotatedImages) -> dict[str, int]:
@@ -118,13 +121,10 @@ def _data_head(data: DataOptions, content: Content, notes: Sequence[str]) -> Ite
         yield f"  and {len(rows) - _LISTED} more"
 
 
-def _run_head(name: str, command: str) -> Iterator[str]:
+def _run_head(name: str, recipe: str, command: str) -> Iterator[str]:
     yield "@package _global_"
     yield f"A first run on {name}, written by sam3-hyperet init {__version__}:"
     yield f"    {command}"
+    yield f"After the recipe experiment={recipe}, with the numbers that follow from this data set."
     yield "Nothing was measured on official weights: accuracy is that of the tiny model on drawn scenes (the demo),"
     yield "time and memory those of the official architecture at random weights on one H100: docs/benchmarks.md."
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

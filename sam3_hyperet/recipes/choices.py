@@ -13,7 +13,9 @@ _MOST_EPOCHS = 50
 _IMAGES_A_STEP = 8  # the demo's
 _TUNINGS = 5  # the demo's measurements of the loss on the tuning images
 _STEP_SECONDS = 0.29  # of an image in a training step of the official architecture on one H100, bf16-mixed, 4 prompts
-_TWENTY_PROMPTS_SECONDS = 0.8  # of an image's evaluation there with 20 prompts and their masks, in fp32
+_TWENTY_PROMPTS_SECONDS = 0.32  # of an image's evaluation there with 20 prompts and their masks, in bf16
+_FEW = 10  # annotations of a category
+OWN_DATA, FEW_SHOT = "own_data", "few_shot"
 _SHOWN: tuple[str, ...]
 _SHOWN = ("name", "format", "root", "splits", "validation_fraction", "tune_images", "num_positives", "num_negatives")
 _SHOWN += ("hard_negative_ratio", "flip", "zoom")
@@ -61,6 +63,8 @@ def data_choices(data: DataOptions, content: Content, recognised: str) -> list[C
         named["validation_fraction"] = f"no validation split: {shown['val']:,} training images are held out by seed"
     if "tune" not in data.splits:
         named["tune_images"] = "training images held out for choosing the best step: a fifth, at most the default of 32"
+        if not data.tune_images:
+            named["tune_images"] = "of so few training images none is held out for choosing the best step"
     named |= {
         "num_positives": "at most so many categories that an image shows are prompted at a step; not measured",
         "num_negatives": "and so many that it does not show: the model must learn to find nothing, too; not measured",
@@ -81,7 +85,13 @@ def held_out(training: int) -> int:
     return min(DataOptions.tune_images, math.ceil(training / 5)) if training > 1 else 0
 
 
-def run_choices(name: str, model: str, content: Content, cores: int) -> list[Choice]:
+def recipe_of(data: DataOptions, annotations: Mapping[str, int]) -> str:
+    """The recipe that suits a data set, `experiment=…`, by the annotations of each category for training."""
+    is_few = bool(data.shots) or 0 < max(annotations.values(), default=0) <= _FEW
+    return FEW_SHOT if is_few else OWN_DATA
+
+
+def run_choices(name: str, model: str, content: Content, recipe: str = OWN_DATA) -> list[Choice]:
     """The options of the run by their path. What they rest on was not measured on official weights."""
     training, is_large = content.images["train"], model == "large"
     seen = min(max(_SEEN, min(training, _MOST_SEEN)), _MOST_EPOCHS * training)
@@ -90,6 +100,8 @@ def run_choices(name: str, model: str, content: Content, cores: int) -> list[Cho
     epochs = f"{steps * _IMAGES_A_STEP / training:.1f} epochs of {training:,} images, {_IMAGES_A_STEP} a step"
     rule = f"as many images as in the demo ({_SEEN:,}), an epoch at least (to {_MOST_SEEN:,}), {_MOST_EPOCHS} at most"
     tunes = f"{_TUNINGS} times, as in the demo; the best step is kept" if validate_every else "no image for it"
+    if recipe == FEW_SHOT and not validate_every:
+        tunes = "with so few images none is spared for the choice of the step: the last one is kept"
     time = _minutes(is_large, steps * _IMAGES_A_STEP * _STEP_SECONDS)
     choices = [
         Choice("name", name, "of the run's folder, where run_dir is not given: runs/<name>-<date>"),
@@ -108,8 +120,8 @@ def run_choices(name: str, model: str, content: Content, cores: int) -> list[Cho
         choices += [
             Choice("train.batch_size", 1, memory),
             Choice("train.accumulate", _IMAGES_A_STEP, "passes of a step, which sees as many images as in the demo"),
-            Choice("train.precision", "bf16-mixed", "a third of fp32's time and a fifth of its memory (scheme A)"),
-            Choice("train.workers", min(4, max(0, cores - 1)), "loader processes: a core each, 4 at most"),
+            Choice("train.precision", "auto", "bf16-mixed on a GPU that has it: a third of fp32's time (scheme A)"),
+            Choice("train.workers", None, "loader processes by the cores and the memory of the machine"),
         ]
     else:
         choices.append(Choice("train.batch_size", _IMAGES_A_STEP, "that of the demo"))

@@ -57,6 +57,7 @@ def test_the_printed_commands_compose(exported, here, capsys, model, monkeypatch
     assert run.hyperet.resolved_sites == ("encoder_layer", "prompt")
     assert run.train.batch_size * run.train.accumulate == 8
     assert files[1].read_text().splitlines()[2].endswith(shlex.join(train[1:]))
+    assert "After the recipe experiment=few_shot" in files[1].read_text()
 
 
 def test_the_data_file_is_what_was_recognised(exported, here):
@@ -64,14 +65,14 @@ def test_the_data_file_is_what_was_recognised(exported, here):
     config = parse_command("train", [f"data={data}"])[1]
     found = read_run(OmegaConf.to_container(config, resolve=True)).data
     expected, _ = explicit(DataOptions("", "auto", str(exported), {}, num_positives=3, num_negatives=2, zoom=1.5))
-    assert asdict(found) == asdict(expected) | {"tune_images": 2, "splits": found.splits}
+    assert asdict(found) == asdict(expected) | {"tune_images": 0, "splits": found.splits}
     assert {split: list(files) for split, files in found.splits.items()} == dict(expected.splits)
     text = data.read_text()
     assert "my shop: recognised as COCO" in text
     assert "# 3 categories, with their annotations in the files of train, val:\n" in text
     assert "#   ${tin}        4        1\n#   apple         3        1\n" in text
     assert "#   pear          0        0   none in train: never prompted as absent\n" in text
-    assert "splits: # train: 5 images, tune: 2 images, val: 2 images\n" in text
+    assert "splits: # train: 7 images, val: 2 images\n" in text
 
 
 @pytest.mark.parametrize("layout", EXPORTS)

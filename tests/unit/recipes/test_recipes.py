@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from sam3_hyperet.cli.sections import SECTIONS
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.recipes.choices import Choice, Content, data_choices, held_out, run_choices
+from sam3_hyperet.recipes.choices import Choice, Content, data_choices, held_out, recipe_of, run_choices
 from sam3_hyperet.recipes.commented import document
 
 
@@ -28,7 +28,7 @@ def values(choices: list[Choice]) -> dict[str, object]:
     [(1, 6), (9, 56), (80, 500), (100, 560), (1000, 560), (4480, 560), (10_000, 1250), (118_287, 2500)],
 )
 def test_steps_follow_from_the_number_of_images(training, steps):
-    found = values(run_choices("shop", "large", content(training), 8))
+    found = values(run_choices("shop", "large", content(training)))
     assert found["train.max_steps"] == steps
     assert found["train.batch_size"] * found["train.accumulate"] == 8
     assert 0 <= found["optim.warmup"] <= steps
@@ -36,23 +36,32 @@ def test_steps_follow_from_the_number_of_images(training, steps):
 
 
 def test_large_and_tiny():
-    large, tiny = (values(run_choices("shop", name, content(), 3)) for name in ("large", "tiny"))
-    assert (large["train.precision"], large["train.workers"]) == ("bf16-mixed", 2)
+    large, tiny = (values(run_choices("shop", name, content())) for name in ("large", "tiny"))
+    assert (large["train.precision"], large["train.workers"]) == ("auto", None)
     assert "train.precision" not in tiny
     assert tiny["train.batch_size"] == 8
-    assert not [choice for choice in run_choices("shop", "tiny", content(), 3) if "H100" in choice.reason]
+    assert not [choice for choice in run_choices("shop", "tiny", content()) if "H100" in choice.reason]
 
 
 def test_no_image_to_tune_on():
     assert held_out(1) == 0
     assert (held_out(2), held_out(10), held_out(1000)) == (1, 2, 32)
-    assert (
-        values(run_choices("shop", "tiny", Content({"train": 1, "val": 1}, {"a": {}}), 1))["train.validate_every"] == 0
-    )
+    assert values(run_choices("shop", "tiny", Content({"train": 1, "val": 1}, {"a": {}})))["train.validate_every"] == 0
+
+
+def test_few_annotations_are_few_shots():
+    """None of their images is held out, so no step is chosen."""
+    data = DataOptions("shop", "coco", "/d", {"train": "train"})
+    assert recipe_of(data, {"a": 10, "b": 2}) == "few_shot"
+    assert recipe_of(data, {"a": 11, "b": 2}) == recipe_of(data, {}) == "own_data"
+    assert recipe_of(replace(data, shots=5), {"a": 500}) == "few_shot"
+    few = run_choices("shop", "tiny", Content({"train": 20, "val": 4}, {"a": {}}), "few_shot")
+    assert values(few)["train.validate_every"] == 0
+    assert [choice.reason for choice in few if "the last one is kept" in choice.reason]
 
 
 def test_every_choice_is_an_option_with_a_reason():
-    for choice in run_choices("shop", "large", content(), 8):
+    for choice in run_choices("shop", "large", content()):
         section, _, key = choice.key.partition(".")
         assert choice.reason
         assert key in {field.name for field in fields(SECTIONS[section])} if key else section in ("name", "seed")
