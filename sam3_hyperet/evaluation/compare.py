@@ -229,13 +229,17 @@ def _exact_run(model: EvalModel, task: EvalTask, folder: Path) -> ModelRun | Non
 
 
 def _own_positions(run: ModelRun, fabric: Fabric, say: Callable[[str], None]) -> list[int]:
-    """The images of a run that this process records: every world-size-th one, if it has no record yet."""
-    own = run.positions[fabric.global_rank :: fabric.world_size]
-    missing, damaged = run.store.missing(own)
-    if damaged or len(missing) < len(own):
+    """The images of a run that this process records: every world-size-th one of those without a record.
+
+    So none has much more to do than another, which would wait for it at the end, longer than NCCL lets a process wait.
+    """
+    # read by one process: another one that has begun would change what is missing
+    found = run.store.missing(run.positions) if fabric.is_global_zero else None
+    missing, damaged = fabric.broadcast(found)
+    if damaged or len(missing) < len(run.positions):
         because = f", {damaged} of them for a damaged record" if damaged else ""
-        say(f"{run.name}: goes on with {len(missing)} of {len(own)} images{because}")
-    return missing
+        say(f"{run.name}: goes on with {len(missing)} of {len(run.positions)} images{because}")
+    return missing[fabric.global_rank :: fabric.world_size]
 
 
 def _result(model: EvalModel, run: ModelRun) -> EvalResult:

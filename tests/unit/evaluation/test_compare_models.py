@@ -6,6 +6,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import sam3_hyperet as hy
 from sam3_hyperet.cli.compare import compare_and_report, print_metrics
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.evaluation.compare import _own_positions
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import EvalModel, beside_base
 from sam3_hyperet.evaluation.protocol import Protocol
@@ -187,3 +189,22 @@ def test_a_key_is_its_text_and_its_parts():
     assert (key.model, key.data, key.group, key.metric, key.category) == ("base", "coco", "part", "segm/AP", "a/b")
     assert {key: 1}["base/coco/part/segm/AP/a/b"] == 1
     assert MetricKey.of("images", "coco") == "coco/images"
+
+
+def test_what_an_interrupted_evaluation_left_is_shared_evenly():
+    """Also where one of two processes had done its part: no process waits for the other half of the images."""
+    run = SimpleNamespace(name="m", positions=tuple(range(20)))
+    run.store = SimpleNamespace(missing=lambda positions: ([p for p in positions if p % 2], 1))
+    sent, said, own = [], [], []
+
+    def broadcast(found):
+        sent.append(found)
+        return sent[0]
+
+    for rank in range(2):
+        fabric = SimpleNamespace(is_global_zero=rank == 0, global_rank=rank, world_size=2, broadcast=broadcast)
+        own.append(_own_positions(run, fabric, said.append))
+    assert [len(part) for part in own] == [5, 5]
+    assert sorted(own[0] + own[1]) == list(range(1, 20, 2))
+    assert sent[1] is None
+    assert said == ["m: goes on with 10 of 20 images, 1 of them for a damaged record"] * 2
