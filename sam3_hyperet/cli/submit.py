@@ -106,10 +106,11 @@ def submit_jobs(
     console = Console(highlight=False, soft_wrap=True)
     options, logs, plain = _launcher(configs), folder / "slurm", list(map(_plain, configs))
     check_name(options, name)
-    memory = "the cluster's default" if options.mem_gb is None else f"{options.mem_gb:g} GB"
+    memory = "the cluster's default memory" if options.mem_gb is None else f"{options.mem_gb:g} GB"
+    gpus = f"{options.gpus_per_node} GPUs" if options.gpus_per_node else "no GPU (launcher.gpus_per_node=0)"
     console.print(
-        f"asked for: {options.nodes} x {options.tasks_per_node} processes, {memory} a node, {options.timeout_min} min, "
-        f"then requeued up to {options.max_timeouts} times"
+        f"asked for: {options.nodes} x {options.tasks_per_node} processes; a node has {gpus} and {memory}; "
+        f"{options.timeout_min} min, then requeued up to {options.max_timeouts} times"
     )
     if options.dry_run:
         console.print(script(options, logs, name, len(configs)), markup=False)

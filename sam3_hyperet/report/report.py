@@ -16,6 +16,7 @@ import torch
 from jinja2 import Environment, StrictUndefined
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.choices import BF16
 from sam3_hyperet.evaluation.compare import Comparison
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import BASE
@@ -40,6 +41,7 @@ _EXTREMES = 3  # images that gained most, and as many that lost most
 _FACTS = {"params/trainable": "trainable parameters", "params/total": "parameters in all"}
 _FACTS |= {"train/seconds": "seconds of training", "train/best_step": "best step"}
 _FACTS |= {"train/skipped_steps": "steps skipped"}
+_BF16_MEASURED = "beside fp32, on the tiny model and scenes, AP moved by up to .0014, mIoU by .002, box AP by .0013"
 _TABLES = {"md": tables.markdown_table, "tex": tables.latex_table}
 
 
@@ -115,7 +117,8 @@ def protocol_facts(comparison: Comparison) -> dict[str, str]:
     for name, file in adapters.items():
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
         facts["adapter" if len(adapters) == 1 else f"adapter {name}"] = f"SHA-256 {digest}…"
-    return facts | {key: str(value) for key, value in asdict(task.protocol).items()}
+    facts |= {key: str(value) for key, value in asdict(task.protocol).items()}
+    return facts | ({"precision": f"{BF16}; {_BF16_MEASURED}"} if task.protocol.precision == BF16 else {})
 
 
 def write_report(report: Report, path: Path, *, score_threshold: float = 0.5) -> Path:

@@ -71,6 +71,12 @@ def test_another_run_is_neither_resumed_nor_replaced(opened, earlier, tmp_path, 
     assert (tmp_path / "run" / left).read_text() == "earlier"
 
 
+def test_a_precision_that_the_job_decides_is_no_difference(opened, earlier):
+    """`auto` on a machine that submits may be what the run had: the job compares what it became there."""
+    earlier("state.pt")
+    opened("train.precision=auto")
+
+
 def test_a_rounded_cache_decides_and_where_it_lies_does_not(opened, earlier, tmp_path):
     earlier("adapter.safetensors")
     opened("cache.dtype=bfloat16")  # of no cache

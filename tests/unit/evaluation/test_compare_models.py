@@ -129,6 +129,7 @@ def test_records_of_another_precision_are_not_reused(base, data, tmp_path, monke
         started = [line for line in said if "records start over" in str(line)]
         assert bool(started) == starts_over == (found != exact)
     assert "protocol.precision was 32-true, now it is bf16-mixed" in started[0]
+    assert "bf16-mixed; beside fp32, on the tiny model" in (tmp_path / "report.html").read_text()
 
 
 def test_what_is_written(model, randomized, data, tmp_path):

@@ -199,7 +199,7 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path, capsys, no_slu
         f"{run_dir}/smoke-seed-{seed}" for seed in range(2)
     ]
     assert "memory of a process 0.02 GB (4.6 M weights, 0.01 M of them with gradient" in expected
-    assert "asked for: 1 x 2 processes, 8 GB a node, 240 min, then requeued up to 3 times" in expected
+    assert "asked for: 1 x 2 processes; a node has no GPU (launcher.gpus_per_node=0) and 8 GB; 240 min" in expected
     assert lines_of(script_)["ntasks-per-node"] == "2"
     assert "/run/slurm/%A_%a_%t_log.out" in script_
 

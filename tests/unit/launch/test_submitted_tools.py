@@ -52,7 +52,7 @@ def picture_file(tmp_path):
 
 def test_a_sweep_of_evaluations_is_an_array(submitted, adapter, tmp_path, capsys):
     folder = tmp_path / "out"
-    sweep = [f"adapter={adapter},null", "devices=2", f"paths.scenes={tmp_path}"]
+    sweep = [f"adapter={adapter},null", "devices=2", "launcher.gpus_per_node=2", f"paths.scenes={tmp_path}"]
     assert evaluate([*SLURM, *RANDOM, *SCENES, *sweep, f"run_dir={folder}"]) == folder
     assert not folder.exists()  # a job makes it; before, nothing is drawn and nothing written
     assert [job.config["adapter"] for job in submitted] == [str(adapter), None]
@@ -63,7 +63,7 @@ def test_a_sweep_of_evaluations_is_an_array(submitted, adapter, tmp_path, capsys
     last = submitted[1].config["run_dir"]
     assert last == f"{folder}/evaluate-adapter-null"
     assert f"submitted 7_1: {last}; log: {folder}/slurm/7_1_0_log.out; to end it: scancel 7_1" in out
-    assert "asked for: 1 x 2 processes, the cluster's default a node, 240 min" in out
+    assert "asked for: 1 x 2 processes; a node has 2 GPUs and the cluster's default memory; 240 min, then" in out
 
 
 def test_a_submitted_prediction_leaves_what_the_command_would(submitted, picture_file, tmp_path, monkeypatch):
