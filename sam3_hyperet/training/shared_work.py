@@ -13,6 +13,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.inference.mask_head import SharingHead
 from sam3_hyperet.modeling.sites.tokens import HyperETEncoderLayer
+from sam3_hyperet.training.attention_layout import sequence_first
 
 
 @contextmanager
@@ -20,7 +21,8 @@ def shared_work(model: host.Sam3Image) -> Iterator[None]:
     """Context in which prompts share the mask head's convolutions of the image, and the fusion encoder's first
     self-attention, whose input is the image alone.
 
-    Loss and gradients stay the same up to rounding. What trains itself, or is not as SAM 3 builds it, is left alone.
+    Their frozen projections are one product of matrices. Loss and gradients stay the same up to rounding. What trains
+    itself, or is not as SAM 3 builds it, is left alone.
     """
     head, encoder = model.segmentation_head, model.transformer.encoder
     handles = []
@@ -37,6 +39,7 @@ def shared_work(model: host.Sam3Image) -> Iterator[None]:
         handles.append(model.register_forward_pre_hook(attention.note_images))
         handles.append(layer.self_attn.register_forward_pre_hook(attention.of_images, with_kwargs=True))
         handles.append(layer.self_attn.register_forward_hook(attention.of_prompts))
+    handles += sequence_first(model)
     try:
         yield
     finally:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sam3_hyperet as hy
+from sam3_hyperet.inference.mask_head import MaskHead
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.training.shared_work import shared_work
@@ -63,15 +67,34 @@ def test_what_belongs_to_the_image_is_computed_once(model, make_batch):
     assert maps == [1, 2, 1]  # of a single prompt: the sum of both
 
 
-def test_what_trains_itself_is_left_alone(model, make_batch):
+def test_what_trains_itself_is_left_alone(model, make_batch, monkeypatch):
     """Dropout of the attention draws for each prompt; a convolution that trains is SAM 3's own."""
     hy.set_stage(hy.inject(model, {"scheme": "A"}), 2, ("segmentation_head.pixel_decoder", "transformer.encoder"))
-    batch = make_batch(ONE)
+    batch, rows = make_batch(ONE), []
     expected = step(model, batch)
     with shared_work(model):
-        found = step(model, batch)
-    assert torch.equal(found[0], expected[0])
-    assert all(torch.equal(one, other) for one, other in zip(found[1], expected[1], strict=True))
+        model.transformer.encoder.layers[0].self_attn.register_forward_pre_hook(lambda _, x: rows.append(len(x[0])))
+        monkeypatch.setattr(MaskHead, "pixels", lambda *_: pytest.fail("shared"))
+        assert_same(step(model, batch), expected)
+    assert rows == [len(ONE)]
+
+
+def test_frozen_projections_of_several_prompts_are_products_of_matrices(model, make_batch):
+    hy.set_stage(hy.inject(model, {"scheme": "A"}), 1)
+    weight = model.transformer.encoder.layers[1].self_attn.in_proj_weight
+    batch, counts = make_batch(ONE), []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            counts[-1] += function is torch.ops.aten.bmm.default and arguments[1].shape[1:] == (len(weight) // 3,) * 2
+            return function(*arguments, **(options or {}))
+
+    for context in (nullcontext(), shared_work(model)):
+        counts.append(0)
+        with context, Count():
+            step(model, batch)
+    assert counts[0] > 20
+    assert counts[1] < counts[0] / 3  # what is left are other products
 
 
 def test_checkpointing_and_autocast(model, randomized, make_batch):
