@@ -26,7 +26,7 @@ LOADERS_LOOK_FOR_THEIR_PARENT = 15  # seconds; they do so every five
 @pytest.fixture(scope="module")
 def command(scenes):
     """A run with augmentation and two loader workers, that saves its state after every step; validation is by a rule,
-    of a moving average."""
+    of a moving average, and a step that runs out of memory would be repeated."""
     return [
         *scenes,
         "data.flip=0.5",
@@ -39,6 +39,9 @@ def command(scenes):
         "train.validate_images=1",
         "train.best=max segm/AP where loss <= base and presence/accuracy_absent >= base-0.5",
         "train.ema=0.9",
+        "train.memory=auto",
+        "train.prompts_at_once=2",
+        "train.checkpoint_activations=false",
         "evaluate=false",
     ]
 
