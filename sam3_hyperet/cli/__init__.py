@@ -21,5 +21,7 @@ score: metrics of prediction files.
 prepare: checks of a data set.
 init: a data file and an experiment for a folder.
 doctor: what would fail in a run.
+forecast: what memory a step takes, and what fits on which card.
+step_memory: what `train.memory=auto` makes of a run's options.
 benchmark: the door to `benchmarks/` of the repository.
 """

@@ -19,6 +19,7 @@ TOOLS = {  # function, and what it does
     "prepare": ("prepare:main", "check a data set before it is used: DIR"),
     "init": ("init:main", "write a data file and an experiment for a folder of your own: DIR"),
     "doctor": ("doctor:main", "say what would fail in a run before it does: options of train, or run=DIR"),
+    "forecast": ("forecast:main", "say what memory a step takes, and what fits on 12 to 80 GB cards: options of train"),
     "benchmark": ("benchmark:main", "measure speed and memory (in the repository only)"),
     "pretrain": ("pretrain:main", "train the tiny base from scratch, as the weights in the package were"),
 }

@@ -49,6 +49,7 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
     "mask_threshold": Probability,
     "max_megapixels": PositiveFloat,
     "evaluate": Switch,
+    "compare": Switch,
     "overlays": Switch,
     "exif": Annotated[str, Condition(lambda v: v in EXIF, f"one of {', '.join(EXIF)}")],
     "keep_records": Switch,

@@ -213,7 +213,8 @@ def _without_remedy(shortage: str, passes: Passes, processes: int) -> str:
     if not passes.repeats:
         return f"{found}; expected train.memory=auto, train.prompts_at_once=1 or train.checkpoint_activations=true"
     if processes > 1 and not (passes.checkpoint_activations and passes.prompts_at_once == 1):
-        return f"{found}; several processes cannot repeat it in this stage: set train.prompts_at_once=1 or less images"
+        remedy = "train.prompts_at_once=1, train.checkpoint_activations=true or a smaller train.batch_size"
+        return f"{found}; several processes cannot repeat it in this stage: expected {remedy}"
     return f"{found}; use a smaller resolution, fewer objects an image, train.precision=bf16-mixed or a larger card"
 
 

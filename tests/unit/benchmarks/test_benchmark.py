@@ -8,7 +8,7 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks import attention, data, evaluation, gpu, large, metrics, ops, schemes, startup, training
+from benchmarks import attention, data, evaluation, gpu, large, memory, metrics, ops, schemes, startup, training
 from sam3_hyperet.cli.benchmark import main
 from sam3_hyperet.cli.command import CONFIGS, exit_cleanly
 
@@ -19,6 +19,7 @@ SUBCOMMANDS = {
     "startup": startup,
     "data": data,
     "large": large,
+    "memory": memory,
     "metrics": metrics,
     "training": training,
     "evaluation": evaluation,
@@ -38,7 +39,7 @@ def test_the_options_are_those_of_the_function(name):
 def test_figures_are_returned_and_written(monkeypatch, tmp_path, name):
     asked = []
     monkeypatch.setattr(SUBCOMMANDS[name], "run", lambda **options: asked.append(options) or {"figure": 1.5})
-    first = {"large": "steps", "training": "steps", "evaluation": "turns"}.get(name, "repeats")
+    first = {"large": "steps", "training": "steps", "evaluation": "turns", "memory": "prompts"}.get(name, "repeats")
     out = tmp_path / "new" / "figures.json"
     assert main([name, f"{first}=3", f"out={out}"]) == {"figure": 1.5}
     assert json.loads(out.read_text()) == {"figure": 1.5}

@@ -11,6 +11,7 @@ import torch
 from benchmarks import gpu
 from benchmarks.gpu import inference, operators, training
 from benchmarks.gpu.bench import Bench, difference, tf32
+from benchmarks.memory import FORECASTS
 from sam3_hyperet.errors import ConfigError
 
 
@@ -39,6 +40,16 @@ def test_a_dry_run_fills_every_section(monkeypatch, tmp_path):
     assert 0 < figures["evaluation"]["tiny/bf16/score_difference_max"] < 0.1
     assert figures["steps"]["A, prompts=4, bf16, cached/over_A"] > 0
     assert figures["everything"]["everything, prompts=4, bf16/over_A"] > 0
+
+
+def test_each_step_has_a_forecast(bench, monkeypatch):
+    cases = [*training.STAGE_1, *training.EVERYTHING]
+    forecasts = json.loads(FORECASTS.read_text())
+    assert forecasts.keys() == {str(case) for case in cases}
+    monkeypatch.setattr(bench, "peak_gib", lambda step: 8.0)
+    figures = {}
+    training._measure(bench, training.A, lambda: None, figures)
+    assert figures[f"{training.A}/forecast_over_peak"] == forecasts[str(training.A)] / 8.0
 
 
 def test_a_failing_section_is_recorded_and_the_others_go_on(monkeypatch, tmp_path):

@@ -121,6 +121,8 @@ def test_every_option_decides_unless_it_is_named(opened):
         f"train.{name}"
         for name in (
             "epochs",
+            "memory",
+            "memory_gb",
             "workers",
             "log_every",
             "save_every",

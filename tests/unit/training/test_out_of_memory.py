@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import socket
 
 import pytest
 import torch
+from fitted_runs import equal
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 
@@ -163,3 +165,20 @@ def in_two_processes(another, parts, small):
         for process in processes:
             process.join(10)
             process.kill()
+
+
+def test_a_resumed_run_keeps_its_smaller_passes(start):
+    options = {"max_steps": 3, "save_every": 2, "memory": "auto"}
+    whole, first, second = start(), start(), start()
+    cards = [SmallCard(run.model, 1) for run in (whole, first, second)]
+    whole.fit(**options)
+    original = first.batches
+    first.batches = lambda step: itertools.islice(original(step), 2)  # and then the run is killed
+    with pytest.raises(StopIteration):
+        first.fit(**options)
+    second.folder = first.folder
+    second.fit(resume=first.folder / "state.pt", **options)
+    assert [prompts for prompts, _ in cards[1].passes] == [2, 1, 1, 1, 1]
+    assert [prompts for prompts, _ in cards[2].passes] == [1, 1]
+    assert equal(second.adapters(), whole.adapters())
+    assert [line["train/out_of_memory"] for line in second.lines()] == [1.0] * 3

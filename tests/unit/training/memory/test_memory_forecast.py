@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from measured_memory import measured_peak
 
+from benchmarks.memory import measured_peak
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.training.memory import forecast
 from sam3_hyperet.training.memory.forecast import Forecaster, ForecastError, StepKind
