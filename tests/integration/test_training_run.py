@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from sam3_hyperet.cli.predict import main as predict
 from sam3_hyperet.cli.train import main
@@ -58,6 +59,8 @@ def test_what_a_run_leaves_behind(trained, read_metrics):
     config = read_adapter_config(trained / "adapter.safetensors")
     assert (config.scheme, config.structure, config.geometry) == ("A", "dense", "lorentz")
     metrics = read_metrics(trained)
+    precision = OmegaConf.load(trained / "config.yaml").train.precision
+    assert (metrics.pop("precision"), precision) == ("32-true", "32-true")  # what `auto` became
     assert all(isinstance(value, int | float) and math.isfinite(value) for value in metrics.values())
     assert (
         metrics["params/trainable"]
