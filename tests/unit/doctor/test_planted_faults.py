@@ -282,3 +282,15 @@ def test_images_that_are_trained_on_and_scored(examined):
     rows, code = examined(**{"data.splits": "{train: train, val: train}"})
     assert code == 0
     assert "3 images of val are in train as well: 1.png, 2.png, 3.png" in rows["data: overlap", "warning"]["found"]
+
+
+def test_a_set_that_is_trained_on_as_well_is_checked(examined, shop):
+    """And how long a run of so many epochs is."""
+    more = {"more_data.other": "auto", "more_data.other.root": str(shop), "train.epochs": "2"}
+    rows, code = examined(**more)
+    assert code == 0
+    assert ("more_data.other: train", "ok") in rows
+    assert rows["length", "ok"]["found"].startswith("6 steps of 2 images (train.epochs=2)")
+    rows, code = examined(**more | {"more_data.other.root": "/nowhere"})
+    assert code == 1
+    assert "/nowhere: no such folder" in rows["more_data.other: layout", "failed"]["found"]
