@@ -96,7 +96,8 @@ def validation_losses(
                     for part in passes.split([batch]):
                         with fabric.autocast():
                             of_part = module(KeptPrecision(part), counts)
-                        sums = {key: sums.get(key, 0.0) + float(value) for key, value in of_part.items()}
+                        values = torch.stack([term.float() for term in of_part.values()]).tolist()  # waits once
+                        sums = {key: sums.get(key, 0.0) + value for key, value in zip(of_part, values, strict=True)}
                     terms.append((number, sums))
         return terms
 

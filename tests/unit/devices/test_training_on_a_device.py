@@ -20,12 +20,14 @@ from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.modeling.sites.table import SITES
+from sam3_hyperet.training.ema import Average
 from sam3_hyperet.training.feature_cache import cached_trunk
 from sam3_hyperet.training.options import CacheOptions, OptimizerOptions, StageOptions
 from sam3_hyperet.training.shared_work import shared_work
 from sam3_hyperet.training.stages import Stages
 from sam3_hyperet.training.step import Passes, optimize
 from sam3_hyperet.training.text_features import text_features_once
+from sam3_hyperet.training.validation import validation_losses
 
 OURS = 2
 """Synchronisations of a step in our own code, at most: its targets are counted, then loss and norms read together."""
@@ -136,6 +138,22 @@ def test_features_of_the_cache_and_radii(device, micro, batch, tmp_path):
         assert probe.histograms()
     assert not [place for place in watch.float64 if not place[1].startswith("sam3/train/matcher")]
     assert all(value.isfinite() for value in first.values())
+
+
+def test_validation_and_averages(device, micro, batch):
+    """Losses without gradients, of the averages as well: a batch is counted, its terms are read together."""
+    model, case = hy.inject(micro(), hy.HyperETConfig(scheme="A+P")).to(device), Case()
+    stages, batch = stages_of(model, device, case), move_data_to_device(batch, device)
+    average, found = Average(model, 0.5), []
+    take(stages, batch, case)
+    for passes in (Passes(), Passes(1)):
+        with watching() as watch:
+            average.update(1)
+            with average.applied():
+                found.append(validation_losses(stages.fabric, stages, iter([batch]), passes, 1))
+        split = 3 if passes.prompts_at_once else 1
+        assert watch.ours() <= OURS + OF_SPLITTING + split, watch.waits
+    assert found[0]["loss_matched"] == pytest.approx(found[1]["loss_matched"], rel=0.2)
 
 
 @pytest.mark.parametrize(("structure", "geometry"), list(itertools.product(STRUCTURES, GEOMETRIES)))
