@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sam3_hyperet.cli.command import write_json
 from sam3_hyperet.cli.progress import counted
+from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split
@@ -38,12 +39,14 @@ def compare_and_report(
     extra: Mapping[str, float],
     console: Console,
     fabric: Fabric,
+    tuning: AnnotatedImages | None = None,
     resume: str = "auto",
     keep_records: bool = False,
 ) -> dict[str, float]:
     """Compare models (see `evaluation.compare.compare`), print the main metrics, write metrics.json and report.html.
 
-    `extra` has more metrics to write. `resume` is "auto" to go on from the records in `run_dir`, "never" to start over.
+    `extra` has more metrics to write, `tuning` is for `compare`. `resume` is "auto" to go on from the records in
+    `run_dir`, "never" to start over.
     Returns the metrics; nothing in a process that is not the first.
     """
     Manifest(run_dir).check(*PRODUCTS)
@@ -52,7 +55,7 @@ def compare_and_report(
     for line in data_notes(split.images):
         say(line)
     task, goes_on = open_task(split, protocol), resume == "auto"
-    comparison = compare(models, data, task, run_dir, fabric, resume=goes_on, say=say, progress=progress)
+    comparison = compare(models, data, task, run_dir, fabric, tuning=tuning, resume=goes_on, say=say, progress=progress)
     if comparison is None:
         return {}
     metrics = {**extra, **comparison.metrics}

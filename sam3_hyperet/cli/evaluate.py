@@ -28,8 +28,9 @@ from sam3_hyperet.doctor.findings import Finding, ok
 from sam3_hyperet.doctor.job import examine_job
 from sam3_hyperet.doctor.splits import small
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.cascade import calibration_images
 from sam3_hyperet.evaluation.compare import RECORDS
-from sam3_hyperet.evaluation.models import EXACT, TrainedFiles, open_models
+from sam3_hyperet.evaluation.models import EXACT, FIRST_LOOKS, TrainedFiles, open_models
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.files import Manifest, sole_use
@@ -86,10 +87,21 @@ def evaluate(config: DictConfig) -> Path:
         run_dir = from_first(fabric, begin)  # whose clock names it
         with fabric.rank_zero_first():  # it may draw the images
             split = open_split(data, str(config.split))
+            tuning = calibration_images(data, split, protocol)
         models = open_models(model_values, trained, fabric.device if fabric.world_size > 1 else device)
-        text, kept = OmegaConf.to_yaml(config), {"resume": config.resume, "keep_records": config.keep_records}
         compare_and_report(
-            models, data, split, protocol, run_dir, config_text=text, extra={}, console=console, fabric=fabric, **kept
+            models,
+            data,
+            split,
+            protocol,
+            run_dir,
+            config_text=OmegaConf.to_yaml(config),
+            extra={},
+            console=console,
+            fabric=fabric,
+            tuning=tuning,
+            resume=config.resume,
+            keep_records=config.keep_records,
         )
     console.print(f"wrote {run_dir / 'metrics.json'}, {run_dir / 'report.html'}", markup=False, soft_wrap=True)
     return run_dir
@@ -113,7 +125,10 @@ def _warnings(values: dict[str, Any]) -> list[str]:
             yield unseen("data", Path(data.root))
             return
         with tempfile.TemporaryDirectory() as folder:
-            task = open_task(open_split(small(data, Path(folder)), values["split"]), protocol)
+            few = small(data, Path(folder))
+            split = open_split(few, values["split"])
+            calibration_images(few, split, protocol)
+            task = open_task(split, protocol)
         check_prompts(model, task.vocabulary)
         yield ok("data", f"{len(task.positions)} images, {len(task.vocabulary)} prompts")
 
@@ -157,7 +172,7 @@ def find_trained(adapters: list[Path], runs: list[Path], *, data: str, use_weigh
     found: dict[str, TrainedFiles] = {}
     for name, of_model in zip(names, files, strict=True):
         if of_model.adapter or of_model.weights:  # the name is also that of a folder
-            found[unique(name.strip(".") or "adapter", {*found, data, *RESERVED_NAMES, EXACT})] = of_model
+            found[unique(name.strip(".") or "adapter", {*found, data, *RESERVED_NAMES, EXACT, FIRST_LOOKS})] = of_model
     return found
 
 

@@ -26,6 +26,7 @@ from sam3_hyperet.cli.training_data import views as views_of
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.evaluation.cascade import calibration_images
 from sam3_hyperet.evaluation.models import beside_base
 from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.evaluation.validation_score import ValidationScore, known_metrics, open_validation
@@ -135,6 +136,8 @@ def _train(
     say = partial(console.print, markup=False, soft_wrap=True)
     with fabric.rank_zero_first():  # it may draw the images
         data = open_data(options, tune=bool(options.train.validate_every))
+        scored = data.splits.evaluation
+        calibrating = calibration_images(options.data, scored, options.protocol) if scored else None
     splits = data.splits
     validation_task = _validation_task(splits.tuning, options)
     if options.train.max_steps is None:
@@ -232,7 +235,8 @@ def _train(
             base = open_model(values["model"]).to(fabric.device)
         models = beside_base(model, base, run.path / ADAPTER["best"] if adapter_config(model) is not None else None)
         inputs = models, options.data, splits.evaluation, options.protocol, run.path
-        compare_and_report(*inputs, config_text=config_text, extra=extra, console=console, fabric=fabric)
+        shown = {"config_text": config_text, "extra": extra, "console": console}
+        compare_and_report(*inputs, **shown, fabric=fabric, tuning=calibrating)
     _print_next(console, run.path, splits.training)
     return run.path
 

@@ -5,6 +5,7 @@
 - `models`: the base and the adapted models, and their fingerprints
 - `runner`: models run on images in turn; `background`: the evaluators' work on other threads
 - `record_store`: the records of images on disk, from which a killed evaluation goes on
+- `cascade`: the threshold of first looks, calibrated; `against_exact`: what is left out, beside the exact protocol
 - `compare`: all of it for several models, and their metrics in one flat table; `bootstrap`: intervals of differences
 - `metrics/`: the evaluators, each a metric family from records
 - `scoring/`: the same metrics for files of predictions, without a model

@@ -4,33 +4,35 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from lightning_fabric import Fabric
 
+from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.digest import sha256
+from sam3_hyperet.evaluation.against_exact import exact_runs, minus_exact
 from sam3_hyperet.evaluation.bootstrap import paired_differences
+from sam3_hyperet.evaluation.cascade import Calibration, Calibrator
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.metrics.radius import BEFORE
-from sam3_hyperet.evaluation.models import BASE, EXACT, EvalModel
-from sam3_hyperet.evaluation.protocol import evenly_spread
+from sam3_hyperet.evaluation.models import BASE, EXACT, FIRST_LOOKS, EvalModel
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.runner import ModelRun, evaluate_records, open_run, record_images, records_of
-from sam3_hyperet.evaluation.task import INSTANCES, EvalTask
+from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.files import Manifest
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.modeling.compilation import compiled_regions
-from sam3_hyperet.modeling.copies import shared_copy
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import precision_text
 from sam3_hyperet.version import versions
 
 RECORDS = "records"
+Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
 _RADII = ("radius/", "normalized_radius/")
 _FORGETTABLE = ("segm/AP", "bbox/AP", "mIoU", "presence/IL_MCC", "presence/accuracy_absent")
 
@@ -62,6 +64,7 @@ class Comparison:
     task: EvalTask
     results: tuple[EvalResult, ...]
     metrics: Mapping[str, float]
+    notes: tuple[str, ...] = ()  # about all of it, for people
 
 
 def compare(
@@ -72,8 +75,9 @@ def compare(
     fabric: Fabric,
     *,
     resume: bool = True,
+    tuning: AnnotatedImages | None = None,
     say: Callable[[str], None],
-    progress: Callable[[int], AbstractContextManager[Callable[[], None]]],
+    progress: Progress,
 ) -> Comparison | None:
     """Run all models on each image in turn and score them; None in a process that is not the first.
 
@@ -81,21 +85,35 @@ def compare(
     `<name>/<data>/<metric>`. Raises ConfigError for a folder of records that no evaluation wrote.
     models: the base first, if it is named "base". fabric: launched; its processes share the images.
     resume: go on from the records in `run_dir` that the same models made on the same images; else start over.
+    tuning: the images that `cascade.calibration_images` returns for the protocol.
     say: called with lines for people. progress: a context for a number of images, its value called after each of them.
     """
     device, asked = next(models[0].model.parameters()).device.type, task.protocol.precision
     task = task.on(device)
     say(precision_text(asked, task.protocol.precision, device))
     runs = [open_run(model, task, RecordStore(run_dir / RECORDS / model.name)) for model in models]
-    exact = _exact_run(models[-1], task, run_dir / RECORDS)
-    every = [*runs, exact] if exact else runs
-    names = [f"{RECORDS}/{run.store.folder.name}" for run in every]
+    exact = exact_runs(models, task, run_dir / RECORDS)
+    every, looks = [*runs, *exact], RecordStore(run_dir / RECORDS / FIRST_LOOKS)
+    names = [f"{RECORDS}/{name}" for name in (*(run.name for run in runs), EXACT, FIRST_LOOKS)]
     Manifest(run_dir).check(*names)  # in every process, so that none waits for another that has failed
     if fabric.is_global_zero:
         Manifest(run_dir).claim(*names)
+        of_models = model_facts([run.predictor.model for run in every])
         facts = split_facts(data, task)
-        for run, of_model in zip(every, model_facts([run.predictor.model for run in every]), strict=True):
+        if tuning:
+            of_tuning = _digest(map(tuning.files, range(len(tuning))))
+            if why := looks.prepare({**facts, "tuning": of_tuning, "models": of_models[: len(runs)]}, resume):
+                say(why)
+    fabric.barrier()
+    calibrations = _calibrate(runs, tuning, looks, fabric, progress) if tuning else {}
+    for run in runs:
+        if run.name in calibrations:
+            run.predictor.spare(calibrations[run.name].spare_below)
+            say(calibrations[run.name].line(run.name, task.protocol))
+    if fabric.is_global_zero:
+        for run, of_model in zip(every, of_models, strict=True):
             own = {"resolution": run.predictor.resolution, "evaluators": list(run.evaluators)}
+            own |= {"spare_below": run.predictor.spare_below} if run.predictor.spare_below else {}
             own |= {"curvatures": run.probe.curvatures()} if run.probe else {}
             if why := run.store.prepare({**of_model, **facts, **own}, resume):
                 say(why)
@@ -110,13 +128,17 @@ def compare(
         return None
     results = tuple(_result(model, run) for model, run in zip(models, runs, strict=True))
     metrics = all_metrics(data, task, results) | differences(data.name, results, task.protocol.bootstrap)
-    metrics |= fast_minus_exact(data.name, results, task, exact) if exact else {}
-    return Comparison(data, task, results, metrics)
+    parts = model_parts([run.name for run in runs])
+    for run, twin in zip(runs, exact, strict=False):
+        found = minus_exact(run, twin)
+        metrics |= {MetricKey(key, data=data.name, model=parts[run.name]): value for key, value in found.items()}
+    notes = [one.line(name, task.protocol) for name, one in calibrations.items()]
+    return Comparison(data, task, results, metrics, tuple(notes))
 
 
 def remove_records(comparison: Comparison, run_dir: Path) -> None:
     """Remove the records of a comparison, and nothing else."""
-    names = [*(result.model.name for result in comparison.results), EXACT]
+    names = [*(result.model.name for result in comparison.results), EXACT, FIRST_LOOKS]
     Manifest(run_dir).remove(*(f"{RECORDS}/{name}" for name in names))
     with contextlib.suppress(OSError):  # it holds something else
         (run_dir / RECORDS).rmdir()
@@ -134,21 +156,27 @@ def split_facts(data: DataOptions, task: EvalTask) -> dict[str, object]:
     A file is known by its name, size and time.
     """
     split = task.split
-    files = [file for i in task.positions for file in split.images.files(i)]
+    files = [split.images.files(i) for i in task.positions]
     if split.labels is not None and split.labels is not split.images:
-        files += [file for i in task.positions for file in split.labels.files(i)]
+        files += [split.labels.files(i) for i in task.positions]
     values = {
         "vocabulary": (task.vocabulary,),
         "categories": (split.images.categories, split.labels.categories if split.labels else (), task.groups),
-        "files": ([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files],),
     }
     return {
         **{f"protocol.{name}": value for name, value in task.protocol.deciding().items()},
         "data": f"{data.name}, {split.name} split, {len(task.positions)} of {len(split.images)} images",
         **{name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in values.items()},
+        "files": _digest(files),
         "annotations": sha256(split.coco_file) if split.coco_file else None,
         **{f"version.{name}": version for name, version in versions().items()},
     }
+
+
+def _digest(files: Iterable[Iterable[Path]]) -> str:
+    """Of names, sizes and times of files, by image."""
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for of_image in files for file in of_image]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def all_metrics(data: DataOptions, task: EvalTask, results: Sequence[EvalResult]) -> dict[str, float]:
@@ -204,28 +232,14 @@ def differences(data: str, results: Sequence[EvalResult], draws: int) -> dict[st
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
 
-def fast_minus_exact(data: str, results: Sequence[EvalResult], task: EvalTask, exact: ModelRun) -> dict[str, float]:
-    """The change of the last model's mask AP by its `min_score`, on the images of the exact run."""
-    fast = results[-1]
-    records = fast.records_of(INSTANCES)
-    ours = [records[task.positions.index(position)] for position in exact.positions]
-    theirs = records_of(exact.store.read_all(exact.positions), INSTANCES)
-    once = np.ones(len(ours), dtype=np.int64)
-    ap, exact_ap = (exact.evaluators[INSTANCES].headline(some)(once)["segm/AP"] for some in (ours, theirs))
-    model = model_parts([result.model.name for result in results])[fast.model.name]
-    key = MetricKey("speed/fast_minus_exact/AP", data=data, model=model)
-    return {} if np.isnan([ap, exact_ap]).any() else {key: ap - exact_ap}
-
-
-def _exact_run(model: EvalModel, task: EvalTask, folder: Path) -> ModelRun | None:
-    """The model once more, for the AP of `protocol.compare_exact` images without `min_score`; None for no images."""
-    count = task.protocol.compare_exact
-    if not count or not task.category_ids:
-        return None
-    twin = EvalModel(EXACT, shared_copy(model.model))  # the model's probe has each image once
-    run = open_run(twin, task, RecordStore(folder / EXACT), replace(task.protocol, min_score=0.0, compare_exact=0))
-    chosen = tuple(evenly_spread(task.positions, count))
-    return replace(run, evaluators={INSTANCES: run.evaluators[INSTANCES]}, positions=chosen, probe=None)
+def _calibrate(
+    runs: Sequence[ModelRun], images: AnnotatedImages, store: RecordStore, fabric: Fabric, progress: Progress
+) -> Mapping[str, Calibration]:
+    """The calibration of each model's first looks, in every process the same."""
+    calibrator = Calibrator({run.name: run.predictor for run in runs}, images, runs[0].task.protocol)
+    calibrator.record(store, calibrator.positions[fabric.global_rank :: fabric.world_size], progress)
+    fabric.barrier()
+    return calibrator.calibrations(store)
 
 
 def _own_positions(run: ModelRun, fabric: Fabric, say: Callable[[str], None]) -> list[int]:

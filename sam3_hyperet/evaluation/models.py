@@ -15,7 +15,7 @@ from sam3_hyperet.modeling.opening import open_model
 from sam3_hyperet.modeling.probe import watchable_base
 
 BASE = "base"
-EXACT = "last-model-exact"  # folder of the last model's records without `min_score`; no model has this name
+EXACT, FIRST_LOOKS = "exact", "first-looks"  # folders beside the models' records; no model has these names
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,11 @@ class Protocol:
         mask_threshold: probability from which a pixel belongs to a mask.
         presence_threshold: probability from which a concept counts as present.
         score_threshold: an instance's own score from which it enters the fusions to label maps.
-        min_score: a prompt whose best detection scores less gets no mask and no detection; 0 keeps all (exact).
+        min_score: a prompt whose best detection scores less gets no mask and no detection; 0 keeps all (exact). Of what
+            scores as much, it is said that it matters.
+        recall: of the prompts that matter, the share that a cascade gives to the full model; the others are spared by a
+            first look, which is calibrated on tuning images. 1 gives it all prompts (exact).
+        calibration_images: tuning images that a cascade is calibrated on, at most; 0 for all.
         synonyms: prompt for a label map's class by each of its names, the best of which counts.
         fusion: the one whose mIoU is also `<data>/mIoU`; None for none. All three are reported in any case.
         granularity: measure the concept tree, where the data set has one, and the radius as uncertainty.
@@ -30,7 +34,7 @@ class Protocol:
         limit: images of the split that are scored, evenly spread; 0 for all.
         examples: images kept for the report.
         bootstrap: draws of the images for the confidence intervals of differences between models; 0 for none.
-        compare_exact: with a `min_score`, on how many of the images the AP is compared with the exact one.
+        compare_exact: with a `min_score` or a `recall`, on how many of the images it is compared with the exact one.
         workers: threads that enlarge, encode and match masks while the model is at the next prompts; 0 for none.
     """
 
@@ -39,6 +43,8 @@ class Protocol:
     presence_threshold: Probability = 0.5
     score_threshold: Probability = 0.5
     min_score: Probability = 0.0
+    recall: Probability = 1.0
+    calibration_images: NonNegativeInt = 200
     synonyms: bool = False
     fusion: Annotated[str, FUSIONS] | None = None
     granularity: bool = True
@@ -54,7 +60,12 @@ class Protocol:
 
     def __post_init__(self) -> None:
         check_fields(self, "protocol")
-        if self.compare_exact and not self.min_score:
+        if self.recall < 1 and not self.min_score:
+            missing = (
+                "is of the prompts with a detection from protocol.min_score, which is 0; expected protocol=cascade"
+            )
+            raise ConfigError(f"protocol.recall={self.recall} {missing}")
+        if self.compare_exact and self.is_exact:
             exact = "but protocol.min_score=0 is exact already; expected protocol=fast"
             raise ConfigError(f"protocol.compare_exact={self.compare_exact}, {exact}")
 
@@ -64,13 +75,22 @@ class Protocol:
 
         return replace(self, precision=resolved_precision(self.precision, device, "protocol.precision"))
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether every prompt gets the full model and all of its masks."""
+        return not self.min_score
+
+    def exact(self) -> "Protocol":
+        """The protocol that is the same but for that."""
+        return replace(self, recall=1.0, min_score=0.0, compare_exact=0)
+
     def deciding(self) -> dict[str, object]:
         """The options that an image's record depends on."""
         return {name: value for name, value in asdict(self).items() if name not in _NO_INFLUENCE}
 
     def for_validation(self, images: int) -> "Protocol":
         """The protocol on so many images, without what the report alone needs."""
-        return replace(self, limit=images, examples=0, granularity=False, bootstrap=0, compare_exact=0)
+        return replace(self, limit=images, examples=0, granularity=False, bootstrap=0, recall=1.0, compare_exact=0)
 
 
 def evenly_spread(positions: Sequence[int], count: int) -> list[int]:

@@ -152,6 +152,11 @@ def evaluate_records(evaluators: Mapping[str, Evaluator], records: Sequence[Reco
     metrics: dict[str, float] = {}
     for name, evaluator in evaluators.items():
         metrics |= evaluator.evaluate(records_of(records, name))
-    seconds = float(sum(record[_SECONDS] for record in records))
+    seconds = seconds_of(records)
     metrics |= {"speed/images_per_s": len(records) / seconds, "speed/prompts_per_s": prompts / seconds}
     return metrics | {"speed/peak_memory_gib": max(int(record[_PEAK_BYTES]) for record in records) / 2**30}
+
+
+def seconds_of(records: Sequence[Record]) -> float:
+    """Seconds that a model and its evaluators worked."""
+    return float(sum(record[_SECONDS] for record in records))

@@ -10,6 +10,7 @@ from sam3_hyperet.data.hierarchy import Hierarchy, hierarchy_of
 from sam3_hyperet.data.prompts import prompt_texts
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.evaluation.cascade import CASCADE, CascadeEvaluator
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Prompt
 from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
 from sam3_hyperet.evaluation.metrics.hierarchy import GranularityEvaluator, concepts
@@ -21,7 +22,7 @@ from sam3_hyperet.evaluation.metrics.uncertainty import UncertaintyEvaluator
 from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
 from sam3_hyperet.modeling.probe import RadiusProbe
 
-INSTANCES = "instances"  # the evaluator of AP
+INSTANCES, LABEL_MAPS = "instances", "label_maps"  # the evaluators of AP and of mIoU
 _SHOWN_PER_IMAGE = 2
 _LABEL_MAPS = 4
 
@@ -109,9 +110,11 @@ class EvalTask:
                 chosen["uncertainty"] = UncertaintyEvaluator(model, split.images, protocol)
             chosen["examples"] = ExampleEvaluator(split.images)
         if split.labels:
-            chosen["label_maps"] = LabelMapEvaluator(split.labels, protocol, self.shown_maps)
+            chosen[LABEL_MAPS] = LabelMapEvaluator(split.labels, protocol, self.shown_maps)
         if self.hierarchy:
             chosen["hierarchy"] = GranularityEvaluator(split.images, self.prompts, self.hierarchy)
+        if protocol.recall < 1:
+            chosen[CASCADE] = CascadeEvaluator(self.vocabulary)
         if probe:
             chosen["radius"] = RadiusEvaluator(probe)
         return chosen

@@ -3,6 +3,7 @@
 - `predictor`: `Predictor`, which encodes an image and predicts for each prompt
 - `prediction`: the prediction for a prompt, and its detections at the size of the image
 - `grounding`: the prompts of an image in one pass; whatever they share is computed once
+- `first_look`: a cheap look at every prompt, which may spare it the rest
 - `mask_head`: SAM 3's segmentation head, likewise
 - `shared_encoding`: encoders that several models share run once an image
 """

@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.choices import FP32, PRECISIONS
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.inference.first_look import FirstLook, SparedPrediction
 from sam3_hyperet.inference.grounding import Grounding
 from sam3_hyperet.inference.prediction import Encoded, PromptPrediction
 from sam3_hyperet.options import NonNegativeInt, Probability, check_value, one_of
@@ -31,6 +32,8 @@ class Predictor:
         prompts_at_once: prompts per forward pass; memory grows with it; 0 for `affordable_prompts`.
         min_score: a prompt whose detections all score less keeps no query, and no mask of it is decoded.
         precision: one of `sam3_hyperet.precision`; for TF32, predict within its `float32_products`.
+        spare_below: prompts whose first look scores less keep that look's presence and no query, and get nothing of the
+            full model; 0 for the full model without first looks.
 
     Raises ConfigError: no prompt, an empty one, one that SAM 3 would cut short, or an option that cannot be.
     """
@@ -43,6 +46,7 @@ class Predictor:
         prompts_at_once: int = 0,
         min_score: float = 0.0,
         precision: str = FP32,
+        spare_below: float = 0.0,
     ) -> None:
         check_value("prompts_at_once", prompts_at_once, NonNegativeInt)
         check_value("min_score", min_score, Probability)
@@ -52,6 +56,7 @@ class Predictor:
         self.prompts_at_once, self.min_score = prompts_at_once, min_score
         self.device = next(model.parameters()).device
         self.precision = resolved_precision(precision, self.device.type)
+        self.spare(spare_below)
 
     @cached_property
     def text(self) -> dict[str, Tensor]:
@@ -77,6 +82,33 @@ class Predictor:
         """
         asked: Sequence[int] = range(len(self.vocabulary)) if prompts is None else prompts
         encoded = self.encode(image) if isinstance(image, Image.Image) else image
+        if not self.spare_below:
+            yield from self._ground(encoded, asked)
+            return
+        scores, presence = self.first_look(encoded, asked).tolist()
+        is_spared = [score < self.spare_below for score in scores]
+        others = self._ground(encoded, [k for k, spared in zip(asked, is_spared, strict=True) if not spared])
+        for spared, probability in zip(is_spared, presence, strict=True):
+            yield SparedPrediction(probability, self.device) if spared else next(others)
+
+    def spare(self, below: float) -> None:
+        """Let `below` be `spare_below` from now on."""
+        check_value("spare_below", below, Probability)
+        self.spare_below = below
+        if below:
+            self._first_look  # noqa: B018  # made before anything hooks into the model
+
+    def first_look(self, encoded: Encoded, prompts: Sequence[int]) -> Tensor:
+        """(2, n) scores and presences of the first look at prompts of the vocabulary, as `FirstLook.scores`."""
+        with self._computing():
+            return self._first_look.scores({**encoded, **self.text}, prompts)
+
+    @cached_property
+    def _first_look(self) -> FirstLook:
+        return FirstLook(self.model)
+
+    def _ground(self, encoded: Encoded, asked: Sequence[int]) -> Iterator[PromptPrediction]:
+        """The full model's predictions."""
         with self._computing():
             grounding = Grounding(self.model, {**encoded, **self.text})
         count = self.prompts_at_once or affordable_prompts(self.model, self.resolution, self.device)

@@ -96,7 +96,7 @@ def write_comparison(comparison: Comparison, run_dir: Path, config_text: str) ->
         confusion=evidence.tree_confusion(comparison),
         instances=evidence.instance_counts(comparison),
         dropped=dict(task.split.images.dropped),
-        notes=[f"Images and radii are those of {names[-1]}."] if names else (),
+        notes=[*comparison.notes, *([f"Images and radii are those of {names[-1]}."] if names else [])],
     )
     write_report(report, run_dir / "report.html")
     write_tables(report, run_dir)

@@ -52,7 +52,7 @@ def fails(scenes, tmp_path, capsys):
     [
         (["rum=x"], "key 'rum' is unknown (did you mean run?)"),
         (["protocol.tops=3"], "protocol.tops is not an option; expected one of max_dets, "),
-        (["protocol=quick"], "protocol='quick' is unknown; expected one of exact, fast"),
+        (["protocol=quick"], "protocol='quick' is unknown; expected one of cascade, exact, fast"),
         ([*RANDOM, "protocol.compare_exact=4"], "protocol.min_score=0 is exact already; expected protocol=fast"),
         ([*RANDOM, "resume=yes"], "resume='yes'; expected auto or never"),
         ([*RANDOM, "keep_records=2"], "keep_records=2; expected true or false"),
@@ -146,7 +146,7 @@ def test_models_are_named_after_their_files_and_runs(tmp_path):
     assert [name for name, _ in names(files)] == ["x", "y", "z", "z-2"]
     assert [name for name, _ in names(["base/adapter.safetensors", "scenes.safetensors"])] == ["base-2", "scenes-2"]
     assert names([], runs) == [("run", None), ("run-2", runs[1] / "weights.safetensors")]
-    assert names(["..safetensors", "last-model-exact.safetensors"]) == [("adapter", None), ("last-model-exact-2", None)]
+    assert names(["..safetensors", "exact.safetensors"]) == [("adapter", None), ("exact-2", None)]
     assert names(["q.safetensors"], runs[1:]) == [("q", runs[1] / "weights.safetensors")]
     with pytest.raises(ConfigError, match="adapter= and 2 runs; expected adapter files, with one run at most, or runs"):
         names(["q.safetensors"], runs)

@@ -1,0 +1,140 @@
+"""A cascade is calibrated on tuning images, and says what it changed on those that are scored."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from lightning_fabric import Fabric
+
+import sam3_hyperet as hy
+from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.cascade import calibration, calibration_images, measured_recall
+from sam3_hyperet.evaluation.compare import compare
+from sam3_hyperet.evaluation.models import FIRST_LOOKS, beside_base
+from sam3_hyperet.evaluation.protocol import Protocol
+from sam3_hyperet.evaluation.record_store import RecordStore
+from sam3_hyperet.evaluation.task import open_task
+from sam3_hyperet.scenes.dataset import write_scenes
+
+TUNING, SCORED = 3, 2
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, TUNING, 1, 128, "tune")
+    write_scenes(root, SCORED, 2, 128, "val")
+    splits, known = {"tune": TUNING, "val": SCORED}, ("car", "house", "tree", "sky", "grass", "dog", "wheel", "plant")
+    return DataOptions(name="drawn", format="scenes", root=str(root), splits=splits, vocabulary=known)
+
+
+@pytest.mark.parametrize(
+    ("recall", "positives", "k"),
+    [(0.995, 198, 0), (0.995, 199, 1), (0.995, 399, 2), (0.9, 9, 1), (0.5, 3, 2), (0.0, 3, 3)],
+)
+def test_the_threshold_is_the_kth_smallest_look_of_the_prompts_that_matter(recall, positives, k):
+    looks = np.concatenate([np.linspace(0.2, 0.9, positives)[::-1], np.full(1000, 0.01)])
+    scores = np.concatenate([np.full(positives, 0.05), np.full(1000, 0.049)])
+    found = calibration(looks, scores, 7, Protocol(recall=recall, min_score=0.05))
+    assert found.spare_below == (np.linspace(0.2, 0.9, positives)[k - 1] if k else 0)
+    assert (found.positives, found.images) == (positives, 7)
+    assert found.spared == pytest.approx((1000 + k - 1) / (1000 + positives) if k else 0)
+    line = found.line("base", Protocol(recall=recall, min_score=0.05))
+    assert ("nothing is spared; expected more tuning images (data.tune_images" in line) == (k == 0)
+
+
+def test_looks_that_spare_less_than_they_cost_are_not_made():
+    looks, scores = np.linspace(0, 1, 1000), np.concatenate([np.zeros(200), np.ones(800)])
+    found = calibration(looks, scores, 3, Protocol(recall=0.99, min_score=0.05))
+    assert found.spare_below == 0
+    assert found.spared == pytest.approx(0.207)
+    assert "would spare 20.7% of all prompts, which first looks cost: nothing" in found.line("base", Protocol())
+
+
+def test_prompts_of_the_same_kind_are_kept_as_often_as_stated():
+    draws, generator = [], np.random.default_rng(0)
+    for _ in range(2000):
+        looks = generator.normal(size=250) ** 2
+        threshold = calibration(looks[:-1], np.ones(249), 1, Protocol(recall=0.6, min_score=0.05)).spare_below
+        draws.append(looks[-1] >= threshold)
+    assert 0.57 < np.mean(draws) < 0.64
+
+
+def test_recall_is_of_what_the_exact_records_say():
+    exact = [{"scores": np.array([0.9, 0.04, 0.05, np.nan])}, {"scores": np.array([0.3, 0.5, 0.01, 0.2])}]
+    records = [{"spared": np.array([0, 1, 1, 0], bool)}, {"spared": np.array([0, 0, 1, 0], bool)}]
+    assert measured_recall(records, exact, 0.05) == 4 / 5
+    assert np.isnan(measured_recall(records, exact, 0.95))
+
+
+def test_a_cascade_is_not_calibrated_on_what_it_scores(data):
+    cascade = Protocol(recall=0.9, min_score=0.05)
+    assert calibration_images(data, open_split(data, "tune"), Protocol()) is None
+    assert len(calibration_images(data, open_split(data, "val"), cascade)) == TUNING
+    with pytest.raises(ConfigError, match="calibrated on the tune split; expected split=val"):
+        calibration_images(data, open_split(data, "tune"), cascade)
+    alone = replace(data, splits={"val": SCORED})
+    with pytest.raises(ConfigError, match=r"neither a tune nor a train split, but val; expected data.splits.tune"):
+        calibration_images(alone, open_split(alone, "val"), cascade)
+
+
+@pytest.fixture
+def models(model, randomized):
+    return beside_base(randomized(hy.inject(model, hy.HyperETConfig(scheme="B"))))
+
+
+@pytest.fixture
+def run(data, models, tmp_path):
+    """A function that evaluates the models into a folder; returns their metrics and what was said."""
+
+    def evaluated(folder, **options):
+        protocol = Protocol(**{"examples": 0, "bootstrap": 0, "granularity": False, **options})
+        split, said, fabric = open_split(data, "val"), list[str](), Fabric(accelerator="cpu", devices=1)
+        tuning, waiting = calibration_images(data, split, protocol), lambda total: nullcontext(lambda: None)
+        task = open_task(split, protocol)
+        found = compare(models, data, task, tmp_path / folder, fabric, tuning=tuning, say=said.append, progress=waiting)
+        assert [line for line in said if "recall" in line and "start over" not in line] == list(found.notes)
+        return found.metrics, said
+
+    return evaluated
+
+
+def test_a_cascade_reports_what_it_changed(run, data, tmp_path):
+    options = {"recall": 0.3, "min_score": 0.01}
+    exact, _ = run("exact")
+    metrics, said = run("cascade", compare_exact=SCORED, **options)
+    for model in ("base/", ""):
+        assert 0 < metrics[f"{model}drawn/speed/spared_ratio"] < 1
+        assert metrics[f"{model}drawn/detections"] < exact[f"{model}drawn/detections"]
+        for key, full in (("AP", "segm/AP"), ("mIoU", "fused/mIoU")):
+            change = metrics[f"{model}drawn/{full}"] - exact[f"{model}drawn/{full}"]
+            assert metrics[f"{model}drawn/speed/cascade_minus_exact/{key}"] == pytest.approx(change, abs=1e-6)
+        assert 0 < metrics[f"{model}drawn/speed/cascade_recall"] <= 1
+        assert metrics[f"{model}drawn/speed/cascade_speedup"] > 0
+    assert not [key for key in exact if "cascade" in key or "spared" in key]
+    assert [line.split(":")[0] for line in said if "protocol.recall=0.3" in line] == ["base", "adapted"]
+
+    spared = spared_of(tmp_path / "cascade")
+    next((tmp_path / "cascade" / "records" / FIRST_LOOKS).glob("*.npz")).unlink()  # a kill while it was calibrated
+    again, said = run("cascade", compare_exact=SCORED, **options)
+    assert not [line for line in said if "start over" in line]
+    assert again == pytest.approx(metrics)
+    run("one-by-one", prompts_at_once=1, **options)
+    for found in (spared_of(tmp_path / "cascade"), spared_of(tmp_path / "one-by-one")):
+        assert all(np.array_equal(one, other) for one, other in zip(spared, found, strict=True))
+    file = tmp_path / "cascade" / "records" / FIRST_LOOKS / "000000.npz"
+    with np.load(file) as arrays:
+        changed = {name: np.ones_like(array) if "looks" in name else array for name, array in arrays.items()}
+    np.savez_compressed(file, **changed)  # another threshold is another evaluation
+    _, said = run("cascade", compare_exact=SCORED, **options)
+    assert [line for line in said if "start over: spare_below was" in line]
+
+
+def spared_of(folder):
+    stores = [RecordStore(folder / "records" / name) for name in ("base", "adapted")]
+    return [store.read(i)["cascade/spared"] for store in stores for i in range(SCORED)]
