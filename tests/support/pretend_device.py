@@ -305,7 +305,7 @@ def _registered() -> list[torch.library.Library]:
 def pretend_device(patch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """The device, with what else is asked of CUDA answered for it; skips the test where PyTorch cannot have it."""
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
-        pytest.skip(f"PyTorch {torch.__version__} has no backends in Python: no pretend accelerator (2.10 has)")
+        pytest.skip(f"PyTorch {torch.__version__} has no backends in Python, as 2.14 has: no pretend accelerator")
     _registered()
     _backend.available = True
     patch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: tensor.device.type in (NAME, "cuda")), raising=False)
