@@ -40,12 +40,20 @@ def shared_work(model: host.Sam3Image) -> Iterator[None]:
         handles.append(layer.self_attn.register_forward_pre_hook(attention.of_images, with_kwargs=True))
         handles.append(layer.self_attn.register_forward_hook(attention.of_prompts))
     handles += sequence_first(model)
+    decoder = model.transformer.decoder
+    if decoder.boxRPB != "none":
+        handles += [one.register_forward_hook(_heads_first) for one in (decoder.boxRPB_embed_x, decoder.boxRPB_embed_y)]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
         model.segmentation_head = head
+
+
+def _heads_first(embedding: nn.Module, inputs: object, embedded: Tensor) -> Tensor:
+    """(B, Q, positions, heads) laid out as the decoder's bias, a sum of two of these, needs it: it is not copied."""
+    return embedded.movedim(-1, 1).contiguous().movedim(1, -1)
 
 
 class FirstSelfAttention:
