@@ -112,12 +112,13 @@ def _peak(call: Callable[[], None]) -> int:
     """The most bytes that a call has allocated and not yet freed."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
-    results = profiler.profiler.kineto_results
-    stack, most = list(results.experimental_event_tree()), 0
+    stack = list(profiler.profiler.kineto_results.experimental_event_tree())
+    changes = []
     while stack:
         event = stack.pop()
         stack += event.children
         fields = event.extra_fields
         if isinstance(fields, torch._C._profiler._ExtraFields_Allocation):
-            most = max(most, fields.total_allocated)
-    return most
+            changes.append((event.start_time_ns, fields.total_allocated, fields.alloc_size))
+    _, total, size = min(changes)
+    return max(total for _, total, _ in changes) - (total - size)  # an earlier profile's tensors may still be counted

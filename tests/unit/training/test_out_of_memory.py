@@ -4,69 +4,22 @@ from __future__ import annotations
 
 import itertools
 import logging
-import multiprocessing
 import os
-import socket
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import short_of_memory
 import torch
 from fitted_runs import equal
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
+from short_of_memory import SmallCard, begun, taken
 
-import sam3_hyperet as hy
-from sam3_hyperet.losses.grounding import GroundingLoss
-from sam3_hyperet.losses.options import LossOptions
-from sam3_hyperet.training.options import OptimizerOptions, StageOptions
-from sam3_hyperet.training.stages import Stages
-from sam3_hyperet.training.step import OutOfMemory, Passes, optimize
+from sam3_hyperet.training.step import OutOfMemory, Passes
 
 PICTURE = [("car", [(10, 10, 60, 60)]), ("sky", [(0, 0, 128, 30)]), ("tree", []), ("house", [(5, 50, 60, 120)])]
 OTHER = [("car", [(70, 10, 120, 60)]), ("dog", [])]
-
-
-def begun(model, fabric=None):
-    fabric = fabric or Fabric(accelerator="cpu", devices=1)
-    hy.inject(model, hy.HyperETConfig())
-    stages = Stages(fabric, model, GroundingLoss(model, LossOptions()), StageOptions(), OptimizerOptions(warmup=0), 9)
-    stages.begin()
-    stages.set_learning_rates(0)
-    return stages
-
-
-class SmallCard:
-    """Memory for `most` prompts in a pass, twice as many where activations are recomputed; notes every pass.
-
-    `late` passes fail in their backward pass.
-    """
-
-    def __init__(self, model, most, late=False):
-        self.most, self.late, self.passes = most, late, []
-        model.register_forward_pre_hook(self.before)
-        model.register_forward_hook(self.after)
-
-    def before(self, model, inputs):
-        prompts, is_recomputed = len(inputs[0].find_inputs[0].img_ids), model.transformer.encoder.training
-        self.passes.append((prompts, is_recomputed))
-        torch.rand(1)  # as dropout draws
-        self.fails = prompts > self.most * (2 if is_recomputed else 1)
-        if self.fails and not self.late:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    def after(self, model, inputs, output):
-        if self.fails:
-            output[-1]["pred_logits"].register_hook(self.raise_late)
-
-    def raise_late(self, gradient):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-
-def taken(stages, batches, passes):
-    """One step: its terms, the adapters after it, and the next random number."""
-    torch.manual_seed(3)
-    terms, norms = optimize(stages.fabric, stages, batches, 1.0, by_group=False, passes=passes)
-    adapters = [p.detach().clone() for group in stages.raw_optimizer.param_groups for p in group["params"]]
-    return terms, norms, adapters, torch.rand(1)
 
 
 def test_the_step_is_repeated_with_half_the_prompts(another, make_batch, caplog):
@@ -116,55 +69,22 @@ def test_with_memory_off_it_is_an_error_with_the_remedy(another, make_batch):
         taken(begun(model), [make_batch(PICTURE[:2])], Passes())
 
 
-def of_two(rank, port, model, batch, small, pipe):
-    """One of two processes; the memory of the second is small."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp", plugins=LightningEnvironment())
-    fabric.launch()
-    if small and rank:
-        SmallCard(model, 1, late=small == "backward")
-    passes = Passes(repeats=True)
-    terms, _, adapters, _ = taken(begun(model, fabric), [batch], passes)
-    pipe.send(
-        (
-            passes.prompts_at_once,
-            passes.repeated,
-            float(terms["loss"]),
-            torch.cat([a.flatten() for a in adapters]).numpy(),
-        )
-    )
-
-
-@pytest.mark.parametrize("small", ["forward", "backward"])
-def test_a_process_that_runs_out_alone_keeps_no_other_waiting(another, make_batch, small):
+def test_a_process_that_runs_out_alone_keeps_no_other_waiting(another, make_batch, tmp_path):
+    """In a fresh interpreter, for what has run a backward pass with a device cannot fork."""
     parts = [make_batch(PICTURE), make_batch(OTHER, seed=1)]
-    found = in_two_processes(another, parts, small)
-    assert [one[:2] for one in found] == [(1, 1)] * 2  # both go on with it
-    assert (found[0][3] == found[1][3]).all()
+    file = tmp_path / "parts"
+    file.write_bytes(pickle.dumps(parts))
+    command = [sys.executable, short_of_memory.__file__, file]
+    paths = {"PYTHONPATH": str(Path(__file__).parents[3])}
+    run = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
     terms, _, adapters, _ = taken(begun(another()), parts, None)
-    assert found[0][2] == pytest.approx(float(terms["loss"]), rel=2e-6)
-    assert torch.from_numpy(found[0][3]).allclose(torch.cat([a.flatten() for a in adapters]), atol=1e-6)
-
-
-def in_two_processes(another, parts, small):
-    context = multiprocessing.get_context("fork")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    pipes = [context.Pipe(duplex=False) for _ in parts]
-    processes = [
-        context.Process(target=of_two, args=(rank, port, another(), part, small, pipe[1]))
-        for rank, (part, pipe) in enumerate(zip(parts, pipes, strict=True))
-    ]
-    for process in processes:
-        process.start()
-    try:
-        assert all(reader.poll(120) for reader, _ in pipes)
-        return [reader.recv() for reader, _ in pipes]
-    finally:
-        for process in processes:
-            process.join(10)
-            process.kill()
+    after = torch.cat([adapter.flatten() for adapter in adapters])
+    for found in pickle.loads(file.read_bytes()).values():
+        assert [one[:2] for one in found] == [(1, 1)] * 2  # both go on with it
+        assert found[0][3] == found[1][3]
+        assert found[0][2] == pytest.approx(float(terms["loss"]), rel=2e-6)
+        assert torch.tensor(found[0][3]).allclose(after, atol=1e-6)
 
 
 def test_a_resumed_run_keeps_its_smaller_passes(start):
