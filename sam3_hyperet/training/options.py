@@ -62,7 +62,7 @@ class TrainOptions:
         best: which step's weights are kept: "loss", the lowest of the matched queries; a metric, such as "segm/AP"; or
             a rule, such as "max group/segm/AP where object/segm/AP >= base-0.02", where "base" is the metric without
             adapters. If no step fulfils the conditions, the one nearest to them is kept, and that is said. The default
-            is the loss, for it is there for all data and moves little by chance: the AP of 32 images does by some .03.
+            is the loss, for it is there for all data, and the AP of few images moves by chance.
         patience: the run ends, as after its last step, when so many validations in a row find no better step; 0 for
             never. The learning rates follow `max_steps` all the same, and have then not come to their end.
         ema: decay, such as .99, of the moving average of what trains, which is then validated and saved in its place;
