@@ -1,6 +1,6 @@
 """A protocol that leaves something out beside the exact one, on some of the scored images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +48,18 @@ def minus_exact(run: ModelRun, exact: ModelRun) -> dict[str, float]:
         found["speed/cascade_recall"] = measured_recall(spared, scores, protocol.min_score)
         found["speed/cascade_speedup"] = seconds_of(theirs) / seconds_of(ours)
     return {key: value for key, value in found.items() if np.isfinite(value)}
+
+
+def difference_line(model: str, found: Mapping[str, float], images: int) -> str:
+    """What `minus_exact` found on so many images, in one line for people; `model` is the name."""
+    changes = {key.rpartition("/")[2]: value for key, value in found.items() if "_minus_exact/" in key}
+    shown = [f"{key} {value:+.4f}" for key, value in changes.items()]
+    if "speed/cascade_recall" in found:
+        shown += [
+            f"recall {found['speed/cascade_recall']:.4f}",
+            f"{found['speed/cascade_speedup']:.2f} x as fast as exact",
+        ]
+    return f"{model}, beside the exact protocol on {images} of the scored images: {', '.join(shown)}"
 
 
 def _value(exact: ModelRun, evaluator: str, key: str, records: Sequence[Record]) -> float:

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.digest import sha256
-from sam3_hyperet.evaluation.against_exact import exact_runs, minus_exact
+from sam3_hyperet.evaluation.against_exact import difference_line, exact_runs, minus_exact
 from sam3_hyperet.evaluation.bootstrap import paired_differences
 from sam3_hyperet.evaluation.cascade import Calibration, Calibrator
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
@@ -129,10 +129,12 @@ def compare(
     results = tuple(_result(model, run) for model, run in zip(models, runs, strict=True))
     metrics = all_metrics(data, task, results) | differences(data.name, results, task.protocol.bootstrap)
     parts = model_parts([run.name for run in runs])
+    notes = [one.line(name, task.protocol) for name, one in calibrations.items()]
     for run, twin in zip(runs, exact, strict=False):
         found = minus_exact(run, twin)
+        notes.append(difference_line(run.name, found, len(twin.positions)))
+        say(notes[-1])
         metrics |= {MetricKey(key, data=data.name, model=parts[run.name]): value for key, value in found.items()}
-    notes = [one.line(name, task.protocol) for name, one in calibrations.items()]
     return Comparison(data, task, results, metrics, tuple(notes))
 
 

@@ -118,6 +118,9 @@ def test_a_cascade_reports_what_it_changed(run, data, tmp_path):
         assert metrics[f"{model}drawn/speed/cascade_speedup"] > 0
     assert not [key for key in exact if "cascade" in key or "spared" in key]
     assert [line.split(":")[0] for line in said if "protocol.recall=0.3" in line] == ["base", "adapted"]
+    beside = [line for line in said if "beside the exact protocol on 2 of the scored images: AP " in line]
+    assert [line.split(",")[0] for line in beside] == ["base", "adapted"]
+    assert all("mIoU " in line and "recall " in line and " x as fast as exact" in line for line in beside)
 
     spared = spared_of(tmp_path / "cascade")
     next((tmp_path / "cascade" / "records" / FIRST_LOOKS).glob("*.npz")).unlink()  # a kill while it was calibrated
