@@ -11,6 +11,8 @@ from torch.utils.hooks import RemovableHandle
 
 from sam3_hyperet import sam3_host as host
 
+_ATTENDED = ("query", "key", "value")
+
 
 def sequence_first(model: nn.Module) -> Iterator[RemovableHandle]:
     """Let PyTorch's attentions get their inputs sequence first in memory, as they project them.
@@ -24,18 +26,19 @@ def sequence_first(model: nn.Module) -> Iterator[RemovableHandle]:
 
 
 def _reorder(attention: nn.MultiheadAttention, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    copies: dict[int, Tensor] = {}  # what is one tensor, such as keys and values, stays one
+    if not torch.is_grad_enabled() or attention.in_proj_weight is None or attention.in_proj_weight.requires_grad:
+        return None
 
     def ordered(x: Any) -> Any:
         if not isinstance(x, Tensor) or x.ndim != 3:
             return x
-        if id(x) not in copies:
-            first = x.transpose(0, 1) if attention.batch_first else x
-            first = first.contiguous()
-            copies[id(x)] = first.transpose(0, 1) if attention.batch_first else first
-        return copies[id(x)]
+        first = (x.transpose(0, 1) if attention.batch_first else x).contiguous()
+        return first.transpose(0, 1) if attention.batch_first else first
 
-    if not torch.is_grad_enabled() or attention.in_proj_weight is None or attention.in_proj_weight.requires_grad:
-        return None
-    named = {name: ordered(x) if name in ("query", "key", "value") else x for name, x in options.items()}
-    return (*map(ordered, inputs[:3]), *inputs[3:]), named
+    given = dict(zip(_ATTENDED, inputs, strict=False)) | {k: v for k, v in options.items() if k in _ATTENDED}
+    query, key, value = (given[name] for name in _ATTENDED)
+    given["query"] = ordered(query)  # what is one tensor stays one; `is`, since the compiler knows no `id`
+    given["key"] = given["query"] if key is query else ordered(key)
+    given["value"] = given["key"] if value is key else given["query"] if value is query else ordered(value)
+    positional = tuple(given[name] for name in _ATTENDED[: len(inputs)])
+    return (*positional, *inputs[3:]), {**options, **{name: given[name] for name in _ATTENDED if name in options}}

@@ -152,6 +152,9 @@ def fake_device(kind: str) -> Iterator[FakeDevice]:
     """
     with ExitStack() as stack:
         if kind == "cuda":
+            # a card that is there would give small tensors to the real device, and their values with them
+            stack.enter_context(_replaced(torch.cuda, "is_available", lambda: False))
+            stack.enter_context(_replaced(torch.cuda, "_initialized", False))
             common = torch.cuda.amp.common
             stack.enter_context(_replaced(F, "scaled_dot_product_attention", _attention_on_cuda))
             stack.enter_context(_replaced(common, "amp_definitely_not_available", lambda: False))

@@ -37,6 +37,14 @@ def test_memory_grows_by_the_prompt():
     assert on_cuda.interpolated(3, 5, checkpoint_activations=False) == pytest.approx(three, rel=0.01)
 
 
+def test_a_card_that_is_there_is_not_touched(monkeypatch):
+    kind = replace(TINY, precision="bf16-mixed", device="cuda")
+    without = Forecaster(kind).step(1, 1, checkpoint_activations=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_initialized", True)
+    assert Forecaster(kind).step(1, 1, checkpoint_activations=True) == without
+
+
 def test_everything_that_trains_has_moments():
     kind = replace(TINY, hyperet=HyperETConfig(scheme="none"), stage=StageOptions(3), device="cuda")
     found = Forecaster(kind).step(1, 1)
