@@ -127,4 +127,4 @@ def _run_head(name: str, recipe: str, command: str) -> Iterator[str]:
     yield f"    {command}"
     yield f"After the recipe experiment={recipe}, with the numbers that follow from this data set."
     yield "Nothing was measured on official weights: accuracy is that of the tiny model on drawn scenes (the demo),"
-    yield "time and memory those of the official architecture at random weights on one H100: docs/benchmarks.md."
+    yield "time and memory those of the official architecture at random weights on one H200: docs/benchmarks.md."

@@ -12,7 +12,7 @@ _MOST_SEEN = 20_000
 _MOST_EPOCHS = 50
 _IMAGES_A_STEP = 8  # the demo's
 _TUNINGS = 5  # the demo's measurements of the loss on the tuning images
-_STEP_SECONDS = 0.29  # of an image in a training step of the official architecture on one H100, bf16-mixed, 4 prompts
+_STEP_SECONDS = 0.29  # of an image in a training step of the official architecture on one H200, bf16-mixed, 4 prompts
 _TWENTY_PROMPTS_SECONDS = 0.32  # of an image's evaluation there with 20 prompts and their masks, in bf16
 _FEW = 10  # annotations of a category
 OWN_DATA, FEW_SHOT = "own_data", "few_shot"
@@ -140,7 +140,7 @@ def run_choices(name: str, model: str, content: Content, recipe: str = OWN_DATA)
 
 def _minutes(is_large: bool, seconds: float) -> str:
     """The time on the card that was measured; nothing for the tiny model."""
-    return f"; about {max(1, round(seconds / 60)):,} min on an H100" if is_large else ""
+    return f"; about {max(1, round(seconds / 60)):,} min on an H200" if is_large else ""
 
 
 def _is_changed(data: DataOptions, name: str) -> bool:

@@ -40,7 +40,7 @@ def test_large_and_tiny():
     assert (large["train.precision"], large["train.workers"]) == ("auto", None)
     assert "train.precision" not in tiny
     assert tiny["train.batch_size"] == 8
-    assert not [choice for choice in run_choices("shop", "tiny", content()) if "H100" in choice.reason]
+    assert not [choice for choice in run_choices("shop", "tiny", content()) if "H200" in choice.reason]
 
 
 def test_no_image_to_tune_on():
