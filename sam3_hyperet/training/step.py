@@ -202,7 +202,7 @@ def _agree(fabric: Fabric, passes: Passes) -> None:
     """Let all processes go on with the passes of the one that has least memory."""
     fraction = 1 / passes.prompts_at_once if passes.prompts_at_once else 0.0
     mine = [fraction, passes.checkpoint_activations, passes.repeated]
-    most = torch.tensor(mine, dtype=torch.float64, device=fabric.device)
+    most = torch.tensor(mine, dtype=torch.float32, device=fabric.device)
     fraction, checkpointing, repeated = fabric.all_reduce(most, reduce_op="max").tolist()
     passes.prompts_at_once = round(1 / fraction) if fraction else 0
     passes.checkpoint_activations, passes.repeated = bool(checkpointing), int(repeated)
