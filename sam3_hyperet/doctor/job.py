@@ -29,7 +29,7 @@ def examine_job(
     models: list[Any] = []
 
     def build() -> Iterator[Finding]:
-        from sam3_hyperet.launch.memory import outline
+        from sam3_hyperet.modeling.outline import outline
 
         models.append(outline(options, HyperETConfig(scheme="none")))
         yield ok("model", options.name)
