@@ -1,7 +1,6 @@
 """The evaluation's metrics of a model while it trains, on some tuning images; nothing is written to disk."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +17,7 @@ from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.runner import open_run, record_images, records_of
 from sam3_hyperet.evaluation.task import EvalTask, open_task
 from sam3_hyperet.modeling.copies import shared_copy
-from sam3_hyperet.modeling.parameters import adapter_sites
+from sam3_hyperet.modeling.inject import adapters_disabled
 from sam3_hyperet.training.gathering import from_all
 
 
@@ -36,7 +35,7 @@ class ValidationScore:
     def __call__(self, base: Mapping[str, float] | None) -> dict[str, float]:
         """The metrics of the model as it is, beside those of the `base`; given None, those without adapters."""
         if base is None:
-            with _switched_off(self._model):
+            with adapters_disabled(self._model):
                 return self._metrics()
         found = self._metrics()
         return found | forgetting(base, found, ("", *self._task.groups))
@@ -99,16 +98,3 @@ class _Kept(RecordStore):
 
     def write(self, position: int, record: Record) -> None:
         self.records[position] = record
-
-
-@contextmanager
-def _switched_off(model: host.Sam3Image) -> Iterator[None]:
-    """Context in which a model is its base."""
-    sites = [site for site in adapter_sites(model).values() if site.enabled]
-    for site in sites:
-        site.enabled = False
-    try:
-        yield
-    finally:
-        for site in sites:
-            site.enabled = True

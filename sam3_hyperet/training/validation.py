@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.losses.grounding import MATCHED, count_targets
+from sam3_hyperet.modeling.inject import adapters_disabled
 from sam3_hyperet.training.choice import LOSS, Rule
 from sam3_hyperet.training.gathering import from_all
 from sam3_hyperet.training.stages import Stages
@@ -45,12 +46,13 @@ class Validation:
 
         The losses are without dropout and with the same random draws every time; training goes on with its own.
         together: so many batches count as one, as in a step.
-        base: the same of the base; None for the first measurement, which is that of the base.
+        base: what was measured of the base; None to measure that, with the adapters switched off.
         Raises ConfigError where there is no batch, and what reading the images raises.
         """
         started = time.perf_counter()
         with _own_draws(fabric.device):
-            found = validation_losses(fabric, stages, self.batches(), passes, together)
+            with adapters_disabled(stages.model) if base is None else nullcontext():  # they may be a warm start's
+                found = validation_losses(fabric, stages, self.batches(), passes, together)
             found |= self.score(base) if self.score else {}
         return {**found, "seconds": time.perf_counter() - started}
 

@@ -39,6 +39,14 @@ def test_the_best_step_is_that_of_a_rule(start, stream, capsys):
     assert f"loss {run.lines()[1]['train/loss_matched']:.3g}  box" in said  # not the sum of all terms
 
 
+def test_the_base_is_without_the_adapters_that_a_run_begins_with(start, stream, randomized):
+    plain, warm = start(), start()
+    randomized(warm.model)
+    found = [run.fit(max_steps=1, tune=stream[:1], validate_every=1, lr=1e-9).base for run in (plain, warm)]
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert warm.result.best["loss"] != pytest.approx(found[1]["loss"], rel=1e-3)
+
+
 def test_patience_ends_a_run_as_its_last_step_would(start, stream, capsys):
     run = start()
     run.score = Scored(0.0, 0.3, 0.2, 0.1)
