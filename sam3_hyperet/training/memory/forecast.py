@@ -42,7 +42,7 @@ class StepForecast:
 
     Attributes:
         weights: of the model.
-        passes: the most during forward and backward passes, with weights, gradients and AdamW's moments.
+        passes: the most during forward and backward passes, with weights, gradients, AdamW's moments and `copies`.
         update: the most while AdamW updates the weights.
     """
 
@@ -66,6 +66,7 @@ class StepKind:
         objects: of each of them.
         one_to_many: queries that match an object in the second branch.
         is_sharing: whether the prompts of an image share its work, as in `train`.
+        copies: of what trains, beside its gradient and AdamW's two moments: a moving average, DDP's buckets.
         device: "cuda" or "cpu".
     """
 
@@ -78,6 +79,7 @@ class StepKind:
     objects: int = OBJECTS
     one_to_many: int = ONE_TO_MANY
     is_sharing: bool = True
+    copies: int = 0
     device: str = "cuda"
 
 
@@ -143,8 +145,8 @@ class Forecaster:
             set_training_mode(model, checkpoint_activations=checkpoint_activations)
             losses = [_total(model, loss, _enlarged(batch, device, side), counts, kind)]
             backward(losses)
-        moments = 2 * of_trained
-        return StepForecast(weights, device.peak + moments, weights + of_trained + moments + of_trained)
+        beside = (2 + kind.copies) * of_trained
+        return StepForecast(weights, device.peak + beside, weights + of_trained + beside + of_trained)
 
 
 class FixedMatcher(nn.Module):

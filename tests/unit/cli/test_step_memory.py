@@ -67,3 +67,17 @@ def test_without_a_forecast_the_run_goes_on(resolved):
     chosen, said = resolved("train.memory=auto", forecaster=NoForecast)
     assert chosen == ("auto", 0, False)
     assert said.startswith("train.memory=auto: no forecast of the step's memory (an operator); goes on")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "copies"),
+    [
+        ([], 0),
+        (["train.nodes=2"], 1),
+        (["train.ema=0.99", "train.devices=2"], 2),
+        (["train.strategy=fsdp", "train.devices=2", "stage=3", "scheme=none"], 0),
+    ],
+)
+def test_a_moving_average_and_gradients_on_their_way_take_memory(overrides, copies):
+    config = parse_command("train", overrides)[1]
+    assert step_memory.step_kind(read_run(OmegaConf.to_container(config)), "cuda").copies == copies

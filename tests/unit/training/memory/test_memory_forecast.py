@@ -51,6 +51,8 @@ def test_everything_that_trains_has_moments():
     assert found.update == pytest.approx(5 * found.weights, rel=0.01)
     assert found.passes > 4 * found.weights
     assert found.peak == max(found.update, found.passes)
+    more = Forecaster(replace(kind, copies=2)).step(1, 1)  # a moving average, and gradients on their way
+    assert more.update - found.update == more.passes - found.passes == pytest.approx(2 * found.weights, rel=0.01)
 
 
 def test_what_cannot_be_run_without_values_is_said(monkeypatch):
