@@ -21,7 +21,7 @@ from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.step_memory import with_memory
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
-from sam3_hyperet.cli.training_data import concept_prompts, open_data
+from sam3_hyperet.cli.training_data import calibration_remark, concept_prompts, open_data
 from sam3_hyperet.cli.training_data import views as views_of
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.sources import Split
@@ -146,6 +146,8 @@ def _train(
         console.print(options.train.length)
         from_first(fabric, lambda: open_folder(options, values))  # the run there may have had other steps
     steps, every = options.train.max_steps or 0, options.train.validate_every
+    if calibrating and (remark := calibration_remark(data, calibrating)):
+        say(remark)
     if every > steps:
         say(f"warning: train.validate_every={every} of {steps} steps: only before the first and after the last one")
     first = None

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from sam3_hyperet.cli.run_options import RunOptions
 from sam3_hyperet.cli.sections import MORE_DATA
-from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.mixture import Mixture, quotas, share
 from sam3_hyperet.data.notes import data_notes, flip_notes, prompt_notes
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.data.selection import shared_remark
+from sam3_hyperet.data.selection import shared_pictures, shared_remark
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
 
 Say = Callable[[str], None]
@@ -56,6 +56,16 @@ def open_data(options: RunOptions, *, tune: bool) -> TrainingData:
         if splits.evaluation and (remark := shared_remark(images, splits.evaluation.images, "data's val")):
             images.remarks = (*images.remarks, remark)
     return TrainingData(splits, more, (options.data, *options.more_data.values()))
+
+
+def calibration_remark(data: TrainingData, calibrating: AnnotatedImages) -> str:
+    """A warning of pictures that are trained on and calibrate a cascade, "" if there are none."""
+    trained = [name for images in data.sets for name in shared_pictures(images, calibrating)]
+    if not trained:
+        return ""
+    found = f"warning: protocol=cascade is calibrated on {len(trained)} pictures that are trained on: {some(trained)}"
+    remedy = "expected train.validate_every from 1, which holds them out, or a tune split (data.splits.tune)"
+    return f"{found}; scored images may keep less than protocol.recall; {remedy}"
 
 
 def concept_prompts(

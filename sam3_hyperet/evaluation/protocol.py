@@ -21,10 +21,10 @@ class Protocol:
         mask_threshold: probability from which a pixel belongs to a mask.
         presence_threshold: probability from which a concept counts as present.
         score_threshold: an instance's own score from which it enters the fusions to label maps.
-        min_score: a prompt whose best detection scores less gets no mask and no detection; 0 keeps all (exact). Of what
-            scores as much, it is said that it matters.
-        recall: of the prompts that matter, the share that a cascade gives to the full model; the others are spared by a
-            first look, which is calibrated on tuning images. 1 gives it all prompts (exact).
+        min_score: a prompt whose best detection scores less gets no mask and no detection; 0 keeps all (exact). A
+            prompt that scores as much or more matters.
+        recall: share of the prompts that matter that a cascade gives to the full model; by a first look, calibrated on
+            tuning images, it spares the others. 1 gives it all prompts (exact).
         calibration_images: tuning images that a cascade is calibrated on, at most; 0 for all.
         synonyms: prompt for a label map's class by each of its names, the best of which counts.
         fusion: the one whose mIoU is also `<data>/mIoU`; None for none. All three are reported in any case.

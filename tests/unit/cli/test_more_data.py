@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.cli.run_options import read_run
-from sam3_hyperet.cli.training_data import concept_prompts, open_data, views
+from sam3_hyperet.cli.training_data import calibration_remark, concept_prompts, open_data, views
+from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.scenes.dataset import write_scenes
 from sam3_hyperet.training.batches import training_batches
@@ -133,3 +134,13 @@ def test_batches_do_not_depend_on_the_loader_processes(scenes, shop, tmp_path):
     assert all(torch.equal(one, other) for one, other in zip(alone, loaded, strict=True))
     resumed = next(training_batches(training, 3, step=4)).img_batch
     assert torch.equal(resumed, alone[4])
+
+
+def test_a_cascade_that_is_calibrated_on_trained_pictures_is_warned_of(shop):
+    splits = ["data.splits={train: train, val: val}", "data.tune_images=1", "data.boxes=instances"]
+    options = options_of("data=coco", f"data.root={shop}", *splits)
+    calibrating = open_split(options.data, "tune").images
+    assert calibration_remark(open_data(options, tune=True), calibrating) == ""
+    name = calibrating.image(0).path.name
+    remark = calibration_remark(open_data(options, tune=False), calibrating)
+    assert f"calibrated on 1 pictures that are trained on: {name}; scored images may keep less" in remark
