@@ -86,7 +86,7 @@ def check_before_submission(values: dict[str, Any]) -> list[str]:
 def warnings_of(findings: Iterable[Finding], run_dir: str) -> list[str]:
     """A line for each warning about a job that is about to be submitted. Raises ConfigError if something would fail."""
     found = list(findings)
-    if failures := [" ".join(" ".join(_lines(one)).split()) for one in found if one.status == "failed"]:
+    if failures := [_sentence(one) for one in found if one.status == "failed"]:
         remedy = "mend it, or submit it as it is with launcher.doctor=false"
         raise ConfigError(f"{run_dir} would fail: {' | '.join(failures)}; {remedy}")
     return ["\n".join(_lines(one)) for one in found if one.status == "warning"]
@@ -127,13 +127,16 @@ def _open_folder(values: dict[str, Any]) -> str:
     """
     from sam3_hyperet.cli.train import open_folder  # imports torch, which may be broken
     from sam3_hyperet.training.state import read_state
+    from sam3_hyperet.training.warm_start import initial_adapter
 
     options = read_run(values)
     run = open_folder(options, values)
     if run.resume:
         state = read_state(run.resume, options.train.devices * options.train.nodes)
         return f"{run.path}: goes on from {run.resume.name}, after step {state['progress']['step']}"
-    return f"{run.path}: an earlier run's weights are replaced" if run.has_weights else f"{run.path}: a new run"
+    begins = f"; begins with {initial_adapter(given, options.hyperet)[0]}" if (given := options.init_adapter) else ""
+    found = "an earlier run's weights are replaced" if run.has_weights else "a new run"
+    return f"{run.path}: {found}{begins}"
 
 
 def _of_run(folder: Path) -> dict[str, Any]:
@@ -145,6 +148,13 @@ def _of_run(folder: Path) -> dict[str, Any]:
     if (folder / _ADAPTER).is_file():
         values["adapter_file"] = str(folder / _ADAPTER)
     return values
+
+
+def _sentence(finding: Finding) -> str:
+    """A row in one line."""
+    more = {"expected": finding.expected, "remedy:": finding.remedy}
+    parts = [f"{finding.check}: {finding.found}", *(f"{name} {text}" for name, text in more.items() if text)]
+    return " ".join("; ".join(parts).split())
 
 
 def _lines(finding: Finding) -> list[str]:

@@ -50,16 +50,20 @@ def minus_exact(run: ModelRun, exact: ModelRun) -> dict[str, float]:
     return {key: value for key, value in found.items() if np.isfinite(value)}
 
 
-def difference_line(model: str, found: Mapping[str, float], images: int) -> str:
-    """What `minus_exact` found on so many images, in one line for people; `model` is the name."""
+def difference_line(model: str, found: Mapping[str, float], images: int, spared: float | None = None) -> str:
+    """What `minus_exact` found on so many images, in one line for people.
+
+    model: the name. spared: the fraction of the prompts of all scored images that a cascade spared.
+    """
     changes = {key.rpartition("/")[2]: value for key, value in found.items() if "_minus_exact/" in key}
     shown = [f"{key} {value:+.4f}" for key, value in changes.items()]
     if "speed/cascade_recall" in found:
-        shown += [
-            f"recall {found['speed/cascade_recall']:.4f}",
-            f"{found['speed/cascade_speedup']:.2f} x as fast as exact",
-        ]
-    return f"{model}, beside the exact protocol on {images} of the scored images: {', '.join(shown)}"
+        shown.append(f"recall {found['speed/cascade_recall']:.4f}")
+    if "speed/cascade_speedup" in found:
+        shown.append(f"{found['speed/cascade_speedup']:.2f} x as fast as exact, calibration not counted")
+    every = "" if spared is None else f"; {spared:.1%} of the prompts of all scored images were spared"
+    beside = f"{model}, beside the exact protocol on {images} of the scored images"
+    return f"{beside}: {', '.join(shown) or 'neither AP nor mIoU is defined'}{every}"
 
 
 def _value(exact: ModelRun, evaluator: str, key: str, records: Sequence[Record]) -> float:

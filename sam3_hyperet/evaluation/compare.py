@@ -105,7 +105,7 @@ def compare(
             if why := looks.prepare({**facts, "tuning": of_tuning, "models": of_models[: len(runs)]}, resume):
                 say(why)
     fabric.barrier()
-    calibrations = _calibrate(runs, tuning, looks, fabric, progress) if tuning else {}
+    calibrations = _calibrate(runs, tuning, looks, fabric, say, progress) if tuning else {}
     for run in runs:
         if run.name in calibrations:
             run.predictor.spare(calibrations[run.name].spare_below)
@@ -130,9 +130,9 @@ def compare(
     metrics = all_metrics(data, task, results) | differences(data.name, results, task.protocol.bootstrap)
     parts = model_parts([run.name for run in runs])
     notes = [one.line(name, task.protocol) for name, one in calibrations.items()]
-    for run, twin in zip(runs, exact, strict=False):
-        found = minus_exact(run, twin)
-        notes.append(difference_line(run.name, found, len(twin.positions)))
+    for run, twin, result in zip(runs, exact, results, strict=False):
+        found, spared = minus_exact(run, twin), result.metrics.get("speed/spared_ratio")
+        notes.append(difference_line(run.name, found, len(twin.positions), spared))
         say(notes[-1])
         metrics |= {MetricKey(key, data=data.name, model=parts[run.name]): value for key, value in found.items()}
     return Comparison(data, task, results, metrics, tuple(notes))
@@ -235,11 +235,21 @@ def differences(data: str, results: Sequence[EvalResult], draws: int) -> dict[st
 
 
 def _calibrate(
-    runs: Sequence[ModelRun], images: AnnotatedImages, store: RecordStore, fabric: Fabric, progress: Progress
+    runs: Sequence[ModelRun],
+    images: AnnotatedImages,
+    store: RecordStore,
+    fabric: Fabric,
+    say: Callable[[str], None],
+    progress: Progress,
 ) -> Mapping[str, Calibration]:
     """The calibration of each model's first looks, in every process the same."""
     calibrator = Calibrator({run.name: run.predictor for run in runs}, images, runs[0].task.protocol)
-    calibrator.record(store, calibrator.positions[fabric.global_rank :: fabric.world_size], progress)
+    every = calibrator.positions
+    missing, _ = fabric.broadcast(store.missing(every) if fabric.is_global_zero else None)
+    if missing:
+        some = f"{len(missing)} of " if len(missing) < len(every) else ""
+        say(f"first looks: calibrated on {some}{len(every)} tuning images, by every model's exact predictions")
+    calibrator.record(store, missing[fabric.global_rank :: fabric.world_size], progress)
     fabric.barrier()
     return calibrator.calibrations(store)
 

@@ -24,7 +24,7 @@ class Protocol:
         min_score: a prompt whose best detection scores less gets no mask and no detection; 0 keeps all (exact). A
             prompt that scores as much or more matters.
         recall: share of the prompts that matter that a cascade gives to the full model; by a first look, calibrated on
-            tuning images, it spares the others. 1 gives it all prompts (exact).
+            tuning images, it spares the others. 1 spares none.
         calibration_images: tuning images that a cascade is calibrated on, at most; 0 for all.
         synonyms: prompt for a label map's class by each of its names, the best of which counts.
         fusion: the one whose mIoU is also `<data>/mIoU`; None for none. All three are reported in any case.
@@ -61,13 +61,13 @@ class Protocol:
     def __post_init__(self) -> None:
         check_fields(self, "protocol")
         if self.recall < 1 and not self.min_score:
-            missing = (
-                "is of the prompts with a detection from protocol.min_score, which is 0; expected protocol=cascade"
-            )
-            raise ConfigError(f"protocol.recall={self.recall} {missing}")
+            missing = "is of the prompts with a detection from protocol.min_score, which is 0"
+            remedy = "protocol.min_score above 0, such as protocol=cascade has"
+            raise ConfigError(f"protocol.recall={self.recall} {missing}; expected {remedy}")
         if self.compare_exact and self.is_exact:
-            exact = "but protocol.min_score=0 is exact already; expected protocol=fast"
-            raise ConfigError(f"protocol.compare_exact={self.compare_exact}, {exact}")
+            exact = "but protocol.min_score=0 is exact already"
+            remedy = "protocol.compare_exact=0, or protocol.min_score above 0, such as protocol=fast has"
+            raise ConfigError(f"protocol.compare_exact={self.compare_exact}, {exact}; expected {remedy}")
 
     def on(self, device: str) -> "Protocol":
         """The protocol on a type of device, with the precision that it computes in there."""

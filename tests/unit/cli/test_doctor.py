@@ -120,7 +120,8 @@ def test_a_job_that_would_fail_is_not_submitted(examined, tmp_path, capsys):
         exit_cleanly(train)([*SLURM, f"run_dir={tmp_path / 'run'}"])
     error = capsys.readouterr().err
     assert (
-        f"error: {tmp_path / 'run'} would fail: failed partition launcher.partition=gpu expected: one of long" in error
+        f"error: {tmp_path / 'run'} would fail: partition: launcher.partition=gpu; expected one of long; remedy: l"
+        in error
     )
     assert "remedy: launcher.partition=long; mend it, or submit it as it is with launcher.doctor=false" in error
     assert error.count("\n") == 1
@@ -152,6 +153,15 @@ def test_what_is_checked_before_a_job(monkeypatch, tmp_path):
     assert "is of this machine alone" in line
 
 
+def test_an_adapter_to_begin_with_is_looked_at_before_a_job(monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.which", lambda name, *rest: f"/usr/bin/{name}")
+    monkeypatch.setattr(cluster, "_sinfo", lambda: "long*|infinite|up\n")
+    missing = tmp_path / "adapter.safetensors"
+    with pytest.raises(ConfigError, match=rf"run would fail: run folder: {missing}: no such file"):
+        train([*SLURM, f"init_adapter={missing}", f"run_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_only_the_nodes_see(monkeypatch, tmp_path):
     monkeypatch.setattr("shutil.which", lambda name, *rest: f"/usr/bin/{name}")
     monkeypatch.setattr(cluster, "_sinfo", lambda: "long*|infinite|up\n")
@@ -161,7 +171,7 @@ def test_a_folder_that_only_the_nodes_see(monkeypatch, tmp_path):
     assert "launcher.doctor=false where only the job's nodes see it" in rows["data"].remedy
     assert "gpu" not in rows
     assert rows["model"].status == "skipped"
-    with pytest.raises(ConfigError, match="run would fail: failed data /nodes/only is no folder on this machine"):
+    with pytest.raises(ConfigError, match="run would fail: data: /nodes/only is no folder on this machine"):
         train(arguments)
     assert not (tmp_path / "run").exists()
 

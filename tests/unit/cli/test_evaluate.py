@@ -53,7 +53,10 @@ def fails(scenes, tmp_path, capsys):
         (["rum=x"], "key 'rum' is unknown (did you mean run?)"),
         (["protocol.tops=3"], "protocol.tops is not an option; expected one of max_dets, "),
         (["protocol=quick"], "protocol='quick' is unknown; expected one of cascade, exact, fast"),
-        ([*RANDOM, "protocol.compare_exact=4"], "protocol.min_score=0 is exact already; expected protocol=fast"),
+        (
+            [*RANDOM, "protocol.compare_exact=4"],
+            "protocol.min_score=0 is exact already; expected protocol.compare_exact=0",
+        ),
         ([*RANDOM, "resume=yes"], "resume='yes'; expected auto or never"),
         ([*RANDOM, "keep_records=2"], "keep_records=2; expected true or false"),
         ([*RANDOM, "devices=0"], "devices=0; expected an integer from 1"),

@@ -13,6 +13,7 @@ import sam3_hyperet as hy
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.against_exact import difference_line
 from sam3_hyperet.evaluation.cascade import calibration, calibration_images, measured_recall
 from sam3_hyperet.evaluation.compare import compare
 from sam3_hyperet.evaluation.models import FIRST_LOOKS, beside_base
@@ -22,6 +23,7 @@ from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.scenes.dataset import write_scenes
 
 TUNING, SCORED = 3, 2
+BY = "tuning images, by every model's exact predictions"
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +123,16 @@ def test_a_cascade_reports_what_it_changed(run, data, tmp_path):
     beside = [line for line in said if "beside the exact protocol on 2 of the scored images: AP " in line]
     assert [line.split(",")[0] for line in beside] == ["base", "adapted"]
     assert all("mIoU " in line and "recall " in line and " x as fast as exact" in line for line in beside)
+    assert f"; {metrics['drawn/speed/spared_ratio']:.1%} of the prompts of all scored images were spared" in beside[1]
+    assert [line for line in said if "first looks: calibrated on" in line] == [
+        f"first looks: calibrated on {TUNING} {BY}"
+    ]
 
     spared = spared_of(tmp_path / "cascade")
     next((tmp_path / "cascade" / "records" / FIRST_LOOKS).glob("*.npz")).unlink()  # a kill while it was calibrated
     again, said = run("cascade", compare_exact=SCORED, **options)
     assert not [line for line in said if "start over" in line]
+    assert f"first looks: calibrated on 1 of {TUNING} {BY}" in said
     assert again == pytest.approx(metrics)
     run("one-by-one", prompts_at_once=1, **options)
     for found in (spared_of(tmp_path / "cascade"), spared_of(tmp_path / "one-by-one")):
@@ -136,6 +143,12 @@ def test_a_cascade_reports_what_it_changed(run, data, tmp_path):
     np.savez_compressed(file, **changed)  # another threshold is another evaluation
     _, said = run("cascade", compare_exact=SCORED, **options)
     assert [line for line in said if "start over: spare_below was" in line]
+
+
+def test_a_line_where_nothing_can_be_compared():
+    beside = "a, beside the exact protocol on 2 of the scored images"
+    assert difference_line("a", {}, 2) == f"{beside}: neither AP nor mIoU is defined"
+    assert " 1.50 x as fast as exact" in difference_line("a", {"speed/cascade_speedup": 1.5}, 2)
 
 
 def spared_of(folder):

@@ -213,7 +213,10 @@ def test_an_image_is_not_asked_for_what_is_unknown_of_it(evaluate, pictures, coc
         ({"bootstrap": 0.5}, "protocol.bootstrap=0.5; expected an integer from 0"),
         ({"fusion": "mean"}, "protocol.fusion='mean' is unknown; expected one of instance, semantic, fused"),
         ({"precision": "16"}, "protocol.precision='16' is unknown; expected one of auto, 32-true"),
-        ({"compare_exact": 3}, "protocol.compare_exact=3, but protocol.min_score=0 is exact already"),
+        (
+            {"compare_exact": 3},
+            "protocol.compare_exact=3, but protocol.min_score=0 is exact already; expected protocol.compare_exact=0",
+        ),
         ({"recall": 0.9}, "protocol.recall=0.9 is of the prompts with a detection from protocol.min_score, which is 0"),
         ({"limit": -1}, "protocol.limit=-1; expected an integer from 0"),
         ({"limit": True}, "protocol.limit=True"),

@@ -217,7 +217,7 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path, capsys, no_slu
         (["name=bash"], "name=bash: Lightning takes a job of this name for an interactive shell"),
         (["launcher.additional={job-name: interactive}"], "name=interactive: Lightning takes a job"),
         (["resume=/nowhere/state.pt"], "resume=/nowhere/state.pt: no such file"),
-        ([], "run would fail: failed slurm srun not on the PATH expected: Slurm's commands remedy: run this on"),
+        ([], "run would fail: slurm: srun not on the PATH; expected Slurm's commands; remedy: run this on"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_submitted(tmp_path, capsys, no_slurm, arguments, message):
