@@ -17,7 +17,7 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import close
 
 LOSS = "loss"
-FORGETTING = "forgetting"
+_FORGETTING = "forgetting/"
 _OPTION = "train.best"
 _NAME = r"[^<>=\s](?:[^<>=]*?[^<>=\s])?"
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -117,6 +117,9 @@ def _conditions(text: str, where: str | None) -> tuple[Condition, ...]:
         if condition is None:
             expected = "expected METRIC >= NUMBER or METRIC <= base+NUMBER, several joined by and"
             raise ConfigError(f"{_OPTION}={text!r}: {where[place:].strip()!r} is no condition; {expected}")
+        if condition["base"] and condition["metric"].startswith(_FORGETTING):  # the base has none
+            measured = f"{condition['metric']} is a difference from the base already"
+            raise ConfigError(f"{_OPTION}={text!r}: {measured}; expected a number in place of base")
         bound = (condition["margin"] or "0").replace(" ", "") if condition["base"] else condition["bound"]
         found.append(Condition(condition["metric"], condition["sign"], float(bound), bool(condition["base"])))
         place = condition.end()
@@ -124,4 +127,4 @@ def _conditions(text: str, where: str | None) -> tuple[Condition, ...]:
 
 
 def _is_to_be_low(metric: str) -> bool:
-    return metric == LOSS or metric.startswith(f"{FORGETTING}/") or metric.endswith("unassigned")
+    return metric == LOSS or metric.startswith(_FORGETTING) or metric.endswith("unassigned")

@@ -45,6 +45,10 @@ def test_what_a_rule_says(text, metric, highest, conditions):
         ("segm/AP where mIoU >= best", "'mIoU >= best' is no condition"),
         ("segm/AP where mIoU >= .3 and", "'mIoU >= .3 and' is no condition"),
         ("segm/AP where mIoU >= .3 or loss <= 2", "'mIoU >= .3 or loss <= 2' is no condition"),
+        (
+            "max segm/AP where forgetting/object/segm/AP <= base+0.02",
+            "forgetting/object/segm/AP is a difference from the base already; expected a number in place of base",
+        ),
     ],
 )
 def test_what_is_no_rule(text, message):
