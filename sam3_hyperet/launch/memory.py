@@ -39,8 +39,8 @@ class Estimate:
         time = pace or "time not known before the first step"
         return (
             f"expected: {time}; memory of a process {self.memory_gb:.2f} GB ({self.total / 1e6:.1f} M weights, "
-            f"{self.trained / 1e6:.2f} M of them with gradient and AdamW's moments) plus activations, which are not "
-            "known before the first step"
+            f"{self.trained / 1e6:.2f} M of them with gradient and AdamW's moments) plus activations "
+            "(see sam3-hyperet forecast)"
         )
 
 
