@@ -18,7 +18,7 @@ from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.inference.predictor import Predictor, model_input
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.checkpoint import save_base, save_official
-from sam3_hyperet.modeling.layouts.base_files import REMAINDER
+from sam3_hyperet.modeling.layouts.base_files import REMAINDER, locate_base
 from sam3_hyperet.modeling.layouts.transformers_folder import check_new_folder, save_transformers
 from sam3_hyperet.modeling.merge import merge
 from sam3_hyperet.modeling.opening import set_threads
@@ -49,6 +49,8 @@ def main(argv: list[str] | None = None) -> Path:
     if not images:
         images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))]
     prompts = listed_prompts(config.prompts)
+    if config.carry_over and not locate_base(config.carry_over).is_file():  # before the model is built
+        raise CheckpointError(f"carry_over={config.carry_over}: no such file")
     model, adapter = open_adapted(config)
     if adapter is None and config.layout is None:
         raise ConfigError(f"run={config.run} has no adapter; expected weights to fold one into, or layout=…")

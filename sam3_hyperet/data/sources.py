@@ -220,8 +220,8 @@ def _named_alike(labels: AnnotatedImages | None, images: AnnotatedImages) -> Ann
 
 def _read_scenes(options: DataOptions, split: str, root: Path) -> Files:
     count = options.splits[split]
-    if type(count) is not int:
-        raise ConfigError(f"data.splits.{split}={count!r}; expected the number of images to draw")
+    if type(count) is not int or count < 1:
+        raise ConfigError(f"data.splits.{split}={count!r}; expected the number of images to draw, from 1")
     scenes = write_scenes(root, count, options.seed + SPLITS.index(split), options.size, split)
     images = read_coco(scenes.annotations, scenes.image_folder, name=options.name, tree=scenes.concepts)
     files = (scenes.image_folder, scenes.label_folder, scenes.names)

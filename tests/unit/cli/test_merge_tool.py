@@ -13,7 +13,7 @@ from published_layouts import same
 import sam3_hyperet as hy
 from sam3_hyperet.cli import merge as tool
 from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.errors import CheckpointError, ConfigError
 
 
 @pytest.fixture
@@ -116,6 +116,13 @@ def test_a_run_is_merged(adapter, picture, tmp_path):
     out = tool.main([f"run={file.parent}", f"out={tmp_path / 'merged.safetensors'}", "prompts=sky,sea"])
     merged = hy.build_model("tiny", checkpoint=out)
     assert largest_relative_difference(answers(merged, picture), answers(adapted, picture)) <= 1e-5
+
+
+def test_what_is_carried_over_is_looked_for_before_the_model_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr("sam3_hyperet.cli.merge.open_adapted", None)
+    given = [f"carry_over={tmp_path / 'sam3.pt'}", "layout=official", f"out={tmp_path / 'merged.pt'}"]
+    with pytest.raises(CheckpointError, match=r"sam3\.pt: no such file"):
+        tool.main(given)
 
 
 def test_there_must_be_something_to_merge(tmp_path):

@@ -248,6 +248,10 @@ def test_impossible_options_are_refused(scenes, changes, message):
     ("options", "message"),
     [
         ({"format": "scenes", "splits": {"val": "many"}}, "data.splits.val='many'; expected the number of images"),
+        (
+            {"format": "scenes", "splits": {"val": 0}},
+            "data.splits.val=0; expected the number of images to draw, from 1",
+        ),
         ({"format": "scenes", "splits": {"val": 0}}, "scenes images: 0"),
         ({"format": "coco", "splits": {"val": "val2017"}}, "instances_val2017.json: no such file"),
         ({"format": "ade20k", "splits": {"val": "testing"}}, "no split 'testing', expected training or validation"),
