@@ -50,7 +50,9 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
     given = {argument.partition("=")[0] for argument in values if not argument.endswith("=null")}
     for name, cls in present.items():  # a value that is given replaces what a file says instead
         for one, other in getattr(cls, "ALTERNATIVES", {}).items():
-            if f"{name}.{one}" in given and f"{name}.{other}" not in given:
+            if (
+                given & {one, f"{name}.{one}"} and f"{name}.{other}" not in given
+            ):  # `scheme=` is short for hyperet.scheme
                 config[name][other] = None
     for argument in values:
         _set(config, command, argument, configs)

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sam3_hyperet.choices import AUTO, BF16
 from sam3_hyperet.cli.command import parse_command, write_json
@@ -34,12 +34,12 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     options = replace(options, train=replace(options.train, precision=precision))
     images, (present, prompts) = options.train.batch_size, prompts_of_image(options)
     console = Console(highlight=False, soft_wrap=True)
-    side = options.model.resolution or "its own"
+    side, noun = options.model.resolution or "its own", "image" if images == 1 else "images"
     console.print(
-        f"{options.model.name} at {side} resolution, {precision}: a step of {images} images with {prompts} prompts "
+        f"{options.model.name} at {side} resolution, {precision}: a step of {images} {noun} with {prompts} prompts "
         f"each, of which {present} show {OBJECTS} objects; {USABLE:.0%} of a card is taken to be usable"
     )
-    table = Table("scheme", "stage", "as it is", *(f"{card:g} GB" for card in cards))
+    table = Table(Column("scheme", overflow="fold"), "stage", "as it is", *(f"{card:g} GB" for card in cards))
     rows: list[dict[str, Any]] = []
     for name, one in _runs(options, compare=values["compare"]):
         forecaster = Forecaster(step_kind(one, "cuda"))

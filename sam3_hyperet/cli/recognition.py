@@ -21,7 +21,7 @@ def recognised(config: DictConfig, say: Callable[[str], None]) -> DictConfig:
     for key, section in _data_sections(config):
         options, lines = explicit(read_options(DataOptions, OmegaConf.to_container(section), key))
         for line in lines:
-            say(line)
+            say(line if key == "data" else f"{key}: {line}")
         found |= {key: asdict(options)} if lines else {}
     if not found:
         return config

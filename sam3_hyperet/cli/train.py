@@ -206,7 +206,7 @@ def _train(
     score = ValidationScore(validation_task, model, fabric) if validation_task else None
     validation = Validation(tuning_batches, score)
     way_on = f"to go on, run the same command with run_dir={run.path}"
-    with Preemption(fabric, console.print, way_on) as preemption, contextlib.ExitStack() as stack:
+    with Preemption(fabric, say, way_on) as preemption, contextlib.ExitStack() as stack:
         stack.enter_context(float32_products(options.train.precision))
         stack.enter_context(compiled_regions([model]))
         stack.enter_context(shared_work(model))

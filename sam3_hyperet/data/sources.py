@@ -149,7 +149,12 @@ def choose(options: DataOptions, images: AnnotatedImages, split: str) -> tuple[l
                     f"data.tune_images={options.tune_images}; expected 2 and 1 at least, or train.validate_every=0"
                 )
             return selection.positions(held), tuple(remarks)
-        if options.shots and held:
+        if held and not options.shots:
+            remarks.append(
+                f"{sum(map(len, held))} of {left} training images are held out for choosing the best step "
+                f"(data.tune_images={options.tune_images}, half of them at most)"
+            )
+        elif held:
             remarks.append(
                 f"{sum(map(len, held))} more images choose the best step, where train.validate_every is set: 0 uses "
                 "none but the shots"

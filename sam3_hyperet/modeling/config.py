@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from sam3_hyperet import options
 from sam3_hyperet.choices import FORMER_GEOMETRIES, GEOMETRIES, STRUCTURES
@@ -43,6 +43,8 @@ class HyperETConfig:
         rank: of "lora"; None is the one that matches the adjustment's number of parameters.
         biases: of "bitfit": regular expressions, searched in the names of the base's biases.
     """
+
+    ALTERNATIVES: ClassVar[Mapping[str, str]] = {"scheme": "sites"}
 
     scheme: str = "A"
     sites: tuple[str, ...] | None = None

@@ -93,7 +93,7 @@ class Rule:
                 continue
             if name not in known:
                 there = ", ".join([LOSS, *sorted(known)])
-                near = close(name, known)
+                near = close(name, known) + (f"; {_EXPECTED}" if " " in name else "")
                 raise ConfigError(f"{_OPTION}: {source} have no metric {name!r}; expected one of {there}{near}")
             if math.isnan(known[name]):
                 remedy = "expected other images, a larger train.validate_images, or a metric of what they show"

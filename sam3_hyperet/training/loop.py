@@ -159,6 +159,7 @@ def _validate(
     log.write(progress.step, {f"tune/{key}": value for key, value in found.items()})
     values, seconds, rule = judged(found), found["seconds"], Rule.parse(train.best)
     progress.validation_seconds += seconds
+    progress.seconds += seconds  # until the next step measures all of them
     is_best = progress.step > 0 and progress.count_validation(values, rule)
     best = f"best step so far: {progress.best_step}; " if progress.step else ""
     short = "  ".join(f"{name} {values[name]:.3g}" for name in dict.fromkeys([LOSS, rule.metric]))
@@ -181,9 +182,8 @@ def _how_it_ended(progress: Progress, train: TrainOptions) -> Iterator[str]:
     """What a user should know of the end of a run, and of the step that it keeps."""
     if progress.stopped:
         ended = f"ended after step {progress.step} of {train.max_steps}"
-        why = (
-            f"{train.patience} validations in a row found nothing better than step {progress.best_step}, which is kept"
-        )
+        many = f"{train.patience} validations in a row" if train.patience > 1 else "one validation"
+        why = f"{many} found nothing better than step {progress.best_step}, which is kept"
         yield f"{ended}: {why}; the learning rates had not come to their end"
     if progress.best and progress.shortfall > 0:
         values = ", ".join(f"{name} {value:.3g}" for name, value in progress.best.items())

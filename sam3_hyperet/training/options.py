@@ -118,10 +118,10 @@ class TrainOptions:
             object.__setattr__(self, "max_steps", _STEPS)
         rule = Rule.parse(self.best)
         if not self.validate_every:
-            for name, chosen in (("best", self.best != LOSS), ("patience", self.patience > 0)):
-                if chosen:
-                    needs = f"train.{name}={getattr(self, name)} needs validation; expected train.validate_every from 1"
-                    raise ConfigError(needs)
+            for name, without in (("best", LOSS), ("patience", 0)):
+                if (value := getattr(self, name)) != without:
+                    expected = f"expected train.validate_every from 1, or train.{name}={without}"
+                    raise ConfigError(f"train.{name}={value} needs validation; {expected}")
         elif not self.validate_images and (names := [name for name in rule.metrics if name != LOSS]):
             expected = "which train.validate_images=0 never measures; expected a number of images from 1"
             raise ConfigError(f"train.best names {names[0]}, {expected}")

@@ -39,12 +39,12 @@ class Choice:
         return self.peak <= self.usable
 
     def __str__(self) -> str:
-        chosen = f"{self.peak / _GIB:.1f} GiB"
-        usable = f"{self.usable / _GIB:.1f} of {self.total / _GIB:.1f} are usable"
-        if self.passes == Passes():
-            return f"{self.passes}: the batch in one pass takes {chosen} by forecast; {usable}"
+        chosen = f"{_gib(self.peak)} GiB"
+        usable = f"{_gib(self.usable)} of {_gib(self.total)} are usable"
         problem = "" if self.fits else "; it may not fit"
-        return f"{self.passes}: {chosen} by forecast instead of {self.plain / _GIB:.1f}; {usable}{problem}"
+        if self.passes == Passes():
+            return f"{self.passes}: the batch in one pass takes {chosen} by forecast; {usable}{problem}"
+        return f"{self.passes}: {chosen} by forecast instead of {_gib(self.plain)}; {usable}{problem}"
 
 
 def choose(
@@ -101,3 +101,8 @@ def _peak(forecaster: Forecaster, images: int, prompts: int, passes: Passes) -> 
         return forecaster.step(images, prompts, checkpoint_activations=passes.checkpoint_activations).peak
     at_once = min(passes.prompts_at_once, prompts)
     return forecaster.interpolated(at_once, prompts, checkpoint_activations=passes.checkpoint_activations)
+
+
+def _gib(size: int) -> str:
+    """GiB to a tenth; what is less than one to two digits."""
+    return f"{size / _GIB:.1f}" if size >= _GIB else f"{size / _GIB:.2g}"

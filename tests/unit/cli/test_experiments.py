@@ -32,6 +32,13 @@ def test_a_recipe_composes(recipe):
     assert options_of(f"experiment={recipe}", "data.root=/data", "train.epochs=0.5").train.max_steps is None
 
 
+@pytest.mark.parametrize("given", ["scheme=P", "hyperet.scheme=P"])
+def test_a_scheme_of_the_command_line_replaces_the_sites_of_a_recipe(given):
+    assert options_of("experiment=own_data", "data.root=/data", given).hyperet.resolved_sites == ("trunk_qv",)
+    both = options_of("experiment=own_data", "data.root=/data", given, "hyperet.sites=[fpn]")
+    assert both.hyperet.resolved_sites == ("fpn",)
+
+
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "paper"])
 def test_every_option_of_a_recipe_has_its_reason(recipe):
     lines = Path(CONFIGS, "experiment", f"{recipe}.yaml").read_text().splitlines()

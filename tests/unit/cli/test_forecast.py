@@ -24,6 +24,16 @@ class Forecasts:
         return self.step(1, prompts, **options).peak
 
 
+def test_a_table_of_many_sites_names_them_all(monkeypatch, capsys):
+    monkeypatch.setattr(forecast, "Forecaster", Forecasts)
+    forecast.main(["hyperet.sites=[encoder_layer,prompt,attention]", "train.batch_size=1", "compare=false"])
+    printed = capsys.readouterr().out
+    assert "a step of 1 image with" in printed
+    assert "…" not in printed
+    names = "".join(line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│"))
+    assert names == "encoder_layer+prompt+attention"
+
+
 def test_the_table_says_what_fits_and_how(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(forecast, "Forecaster", Forecasts)
     rows = forecast.main(["data=coco", "cards=[4,12,24,80]", f"out={tmp_path / 'rows.json'}"])

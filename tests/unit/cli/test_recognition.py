@@ -40,6 +40,16 @@ def test_a_configuration_is_spelled_out(roboflow):
     assert recognised(config, pytest.fail) is config
 
 
+def test_the_lines_of_a_further_set_begin_with_its_name(roboflow):
+    said = []
+    own = composed(
+        f"data.root={roboflow}", "more_data.old=auto", f"more_data.old.root={roboflow}", "more_data.old.name=b"
+    )
+    recognised(own, said.append)
+    first = said.index(f"more_data.old: {roboflow}: recognised as Roboflow, COCO format")
+    assert [line.startswith("more_data.old: ") for line in said] == [i >= first for i in range(len(said))]
+
+
 def test_a_folder_that_is_elsewhere_is_left_to_the_job(roboflow, tmp_path):
     said = []
     assert recognised_here(composed(f"data.root={roboflow}"), said.append).data.format == "coco"

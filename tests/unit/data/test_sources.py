@@ -100,7 +100,12 @@ def test_tuning_pictures_come_out_of_the_training_ones(coco):
     assert ids(tune.images) == ids(open_split(coco(), "tune").images)
     assert ids(tune.images) != ids(open_split(coco(seed=1), "tune").images)
     assert len(open_split(coco(tune_images=0), "train").images) == COUNT
-    assert len(open_split(coco(tune_images=99), "train").images) == COUNT - COUNT // 2
+    half = open_split(coco(tune_images=99), "train").images
+    assert len(half) == COUNT - COUNT // 2
+    assert half.remarks[-1] == (
+        f"{COUNT // 2} of {COUNT} training images are held out for choosing the best step "
+        "(data.tune_images=99, half of them at most)"
+    )
     with pytest.raises(ConfigError, match=r"no image to tune on: 9 training images and data.tune_images=0"):
         open_split(coco(tune_images=0), "tune")
 

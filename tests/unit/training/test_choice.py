@@ -61,7 +61,10 @@ def test_what_is_no_rule(text, message):
     ("options", "message"),
     [
         ({"best": "segm/AP"}, "train.best=segm/AP needs validation; expected train.validate_every from 1"),
-        ({"patience": 2}, "train.patience=2 needs validation"),
+        (
+            {"patience": 2},
+            "train.patience=2 needs validation; expected train.validate_every from 1, or train.patience=0",
+        ),
         ({"best": RULE, "validate_every": 2, "validate_images": 0}, "which train.validate_images=0 never measures"),
         ({"ema": 1.0}, "train.ema=1.0; expected a fraction from 0 to below 1"),
     ],
@@ -79,6 +82,10 @@ def test_metrics_that_there_are_not():
         ConfigError, match=r"have no metric 'grup/segm/AP'; expected one of loss, .*did you mean group/"
     ):
         Rule.parse("max grup/segm/AP").check(KNOWN, "the images")
+    with pytest.raises(
+        ConfigError, match=r"no metric 'segm/AP were loss'; .*, or a rule such as max group/segm/AP where"
+    ):
+        Rule.parse("max segm/AP were loss").check(KNOWN, "the images")
     with pytest.raises(ConfigError, match=r"novel/segm/AP is undefined: the images show nothing of it; expected other"):
         Rule.parse("max segm/AP where novel/segm/AP >= base").check(KNOWN, "the images")
 

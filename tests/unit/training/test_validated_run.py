@@ -53,6 +53,7 @@ def test_patience_ends_a_run_as_its_last_step_would(start, stream, capsys):
     options = {"max_steps": 9, "tune": stream[:1], "validate_every": 1, "best": "segm/AP", "patience": 2}
     result = run.fit(save_every=9, **options)
     assert (result.step, result.best_step, result.stopped) == (3, 1, True)
+    assert result.seconds > result.validation_seconds > 0
     assert [which for which, _ in run.saved] == ["best", "last"]
     said = capsys.readouterr().out
     assert (

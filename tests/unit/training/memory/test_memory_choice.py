@@ -64,3 +64,7 @@ def test_where_nothing_fits_it_is_said():
         "train.prompts_at_once=1 train.checkpoint_activations=true: 4.1 GiB by forecast instead of 24.5; "
         "3.4 of 4.0 are usable; it may not fit"
     )
+    passes = {"prompts_at_once": 0, "checkpoint_activations": False}
+    assert str(chosen(0.05, **passes)).endswith(
+        "one pass takes 24.5 GiB by forecast; 0.042 of 0.05 are usable; it may not fit"
+    )
