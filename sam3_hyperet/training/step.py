@@ -161,7 +161,7 @@ def _run_passes(
         stages.optimizer.zero_grad(set_to_none=True)
         before = str(passes)
         if not may_repeat or not passes.shrink(batches):
-            raise OutOfMemory(_without_remedy(shortage, passes, fabric.world_size))
+            raise OutOfMemory(_out_of_memory_message(shortage, passes, fabric.world_size))
         logger.warning("out of memory with %s: the step is repeated with %s, as are all others", before, passes)
         if fabric.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -208,7 +208,7 @@ def _agree(fabric: Fabric, passes: Passes) -> None:
     passes.checkpoint_activations, passes.repeated = bool(checkpointing), int(repeated)
 
 
-def _without_remedy(shortage: str, passes: Passes, processes: int) -> str:
+def _out_of_memory_message(shortage: str, passes: Passes, processes: int) -> str:
     found = f"the step does not fit into the device's memory, with {passes} ({shortage})"
     if not passes.repeats:
         return f"{found}; expected train.memory=auto, train.prompts_at_once=1 or train.checkpoint_activations=true"
