@@ -257,7 +257,6 @@ def test_impossible_options_are_refused(scenes, changes, message):
             {"format": "scenes", "splits": {"val": 0}},
             "data.splits.val=0; expected the number of images to draw, from 1",
         ),
-        ({"format": "scenes", "splits": {"val": 0}}, "scenes images: 0"),
         ({"format": "coco", "splits": {"val": "val2017"}}, "instances_val2017.json: no such file"),
         ({"format": "ade20k", "splits": {"val": "testing"}}, "no split 'testing', expected training or validation"),
         ({"format": "label_maps", "splits": {"val": "val"}}, r"data.splits.val='val'; expected \[folder of images"),
