@@ -21,6 +21,8 @@ def with_memory(options: RunOptions, fabric: Fabric, say: Callable[[str], None])
     train, device = options.train, fabric.device
     is_auto = (train.memory or ("auto" if device.type == "cuda" else "off")) == "auto"
     options = _with_train(options, memory="auto" if is_auto else "off")
+    if not is_auto and train.memory_gb is not None:
+        say(f"warning: train.memory_gb={train.memory_gb:g} changes nothing; expected train.memory=auto with it")
     if not is_auto or None not in (train.prompts_at_once, train.checkpoint_activations):
         return options
     total = _device_bytes(options, fabric)

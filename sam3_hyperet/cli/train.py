@@ -223,7 +223,7 @@ def _train(
         )
     took = f"{result.seconds:.0f} s, of which {result.validation_seconds:.0f} s for validation"
     skipped = f"{result.skipped_steps} skipped; best step {result.best_step}"
-    console.print(f"{result.step} steps in {took}, {skipped}")
+    console.print(f"{result.step} {'step' if result.step == 1 else 'steps'} in {took}, {skipped}")
     extra = {"params/trainable": parameter_report(model)["trainable"], "train/steps": result.step}
     extra |= {f"train/{name}": getattr(result, name) for name in ("seconds", "skipped_steps", "best_step")}
     if splits.evaluation is not None:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sam3_hyperet.digest import sha256
-from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.training.run_folder import ADAPTER
@@ -18,6 +18,9 @@ def initial_adapter(given: str, config: HyperETConfig) -> tuple[Path, str]:
     """
     path = Path(given).expanduser()
     file = path / ADAPTER["best"] if path.is_dir() else path
+    if not file.exists():
+        expected = f"expected an adapter file, or a run's folder with {ADAPTER['best']}"
+        raise CheckpointError(f"init_adapter={given}: {file}: no such file; {expected}")
     found = read_adapter_config(file)
     if config.is_empty:
         raise ConfigError(f"init_adapter={given}, but the run has no adapters; expected a scheme, or init_adapter=null")

@@ -49,6 +49,8 @@ def resolved(monkeypatch):
 def test_off_is_the_default_on_the_cpu(resolved):
     assert resolved() == (("off", None, None), "")
     assert resolved("train.memory=off", "train.prompts_at_once=2") == (("off", 2, None), "")
+    said = resolved("train.memory_gb=5")[1]
+    assert said == "warning: train.memory_gb=5 changes nothing; expected train.memory=auto with it"
 
 
 def test_auto_chooses_what_is_not_set_and_says_it(resolved):
