@@ -66,6 +66,11 @@ def difference_line(model: str, found: Mapping[str, float], images: int, spared:
     return f"{beside}: {', '.join(shown) or 'neither AP nor mIoU is defined'}{every}"
 
 
+def unmeasured_line(model: str, spared: float) -> str:
+    """What a cascade spared of all prompts, in one line for people, where it was not compared; `model` is the name."""
+    return f"{model}: {spared:.1%} of the prompts were spared; with protocol.compare_exact=0, recall was not measured"
+
+
 def _value(exact: ModelRun, evaluator: str, key: str, records: Sequence[Record]) -> float:
     once = np.ones(len(records), dtype=np.int64)
     return exact.evaluators[evaluator].headline(records_of(records, evaluator))(once)[key]

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.digest import sha256
-from sam3_hyperet.evaluation.against_exact import difference_line, exact_runs, minus_exact
+from sam3_hyperet.evaluation.against_exact import difference_line, exact_runs, minus_exact, unmeasured_line
 from sam3_hyperet.evaluation.bootstrap import paired_differences
 from sam3_hyperet.evaluation.cascade import Calibration, Calibrator
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
@@ -130,6 +130,10 @@ def compare(
     metrics = all_metrics(data, task, results) | differences(data.name, results, task.protocol.bootstrap)
     parts = model_parts([run.name for run in runs])
     notes = [one.line(name, task.protocol) for name, one in calibrations.items()]
+    if not exact:
+        for result in results if calibrations else ():
+            notes.append(unmeasured_line(result.model.name, result.metrics["speed/spared_ratio"]))
+            say(notes[-1])
     for run, twin, result in zip(runs, exact, results, strict=False):
         found, spared = minus_exact(run, twin), result.metrics.get("speed/spared_ratio")
         notes.append(difference_line(run.name, found, len(twin.positions), spared))

@@ -134,7 +134,11 @@ def test_a_cascade_reports_what_it_changed(run, data, tmp_path):
     assert not [line for line in said if "start over" in line]
     assert f"first looks: calibrated on 1 of {TUNING} {BY}" in said
     assert again == pytest.approx(metrics)
-    run("one-by-one", prompts_at_once=1, **options)
+    alone, said = run("one-by-one", prompts_at_once=1, **options)
+    share = f"{alone['drawn/speed/spared_ratio']:.1%}"
+    assert (
+        f"adapted: {share} of the prompts were spared; with protocol.compare_exact=0, recall was not measured" in said
+    )
     for found in (spared_of(tmp_path / "cascade"), spared_of(tmp_path / "one-by-one")):
         assert all(np.array_equal(one, other) for one, other in zip(spared, found, strict=True))
     file = tmp_path / "cascade" / "records" / FIRST_LOOKS / "000000.npz"
