@@ -213,7 +213,7 @@ def _train(
         stack.enter_context(fingerprints_kept(model))
         if options.train.strategy != FSDP:  # whose processes must run each block equally often
             stack.enter_context(text_features_once(model))
-        if options.train.prompts_at_once:
+        if options.train.prompts_at_once or options.train.memory == "auto":  # which may split a step later on
             stack.enter_context(shared_encoding([model]))  # between the passes of an image
         if options.cache.folder:
             stack.enter_context(cached_trunk(model, options.cache, views, options.train.precision))

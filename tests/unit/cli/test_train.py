@@ -284,3 +284,18 @@ def test_the_next_command_prompts_for_what_is_annotated_and_can_be_pasted(tmp_pa
     assert command[3] == f"images={root / 'train/0001.png'}"
     values = parse_command("predict", command[3:])[1]  # the run is none
     assert list(values.prompts) == ['car, "red"', "house"]
+
+
+def test_passes_share_the_trunk_also_where_memory_runs_out_later(scenes, tmp_path, monkeypatch):
+    class Entered(Exception):
+        pass
+
+    def encoding(models):
+        raise Entered
+
+    monkeypatch.setattr("sam3_hyperet.cli.train.shared_encoding", encoding)
+    options = ["model.checkpoint=random", "experiment=smoke", f"paths.scenes={scenes}", "train.validate_every=0"]
+    splits = ["data.splits.train=2", "data.splits.tune=2", "data.splits.val=2", "evaluate=false"]
+    one_pass = ["train.memory=auto", "train.prompts_at_once=0", "train.checkpoint_activations=false"]
+    with pytest.raises(Entered):
+        main([*options, *splits, *one_pass, f"run_dir={tmp_path / 'run'}"])
