@@ -10,7 +10,7 @@ def history():
     ]
     validated = (0, 10, 20, 30, 40)
     metrics = [
-        {"step": s, "tune/segm/AP": 0.01 * s, "tune/part/segm/AP": 0.3, "tune/forgetting/part/segm/AP": 0.0}
+        {"step": s, "tune/part/segm/AP": 0.3, "tune/segm/AP": 0.01 * s, "tune/forgetting/part/segm/AP": 0.0}
         for s in validated
     ]
     return [*lines, *({"step": s, "tune/loss": abs(s - 20) + 2.5} for s in validated), *metrics]

@@ -66,7 +66,8 @@ def _validation_plots(history: _History, best_step: float | None) -> Iterator[Pl
         groups = {
             key: key.removeprefix("tune/").removesuffix(metric).rstrip("/") for key in keys if key.endswith(metric)
         }
-        shown = {key: group or "all" for key, group in groups.items() if not group.startswith("forgetting")}
+        in_order = sorted(groups.items(), key=lambda item: bool(item[1]))  # so that a group has one colour in all plots
+        shown = {key: group or "all" for key, group in in_order if not group.startswith("forgetting")}
         for lines in _families(history, shown):
             start = "Before the first step: the base."
             kept = "" if best_step is None else f" The weights of step {best_step:,.0f} are kept."
