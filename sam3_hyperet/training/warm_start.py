@@ -20,7 +20,7 @@ def initial_adapter(given: str, config: HyperETConfig) -> tuple[Path, str]:
     file = path / ADAPTER["best"] if path.is_dir() else path
     if not file.exists():
         expected = f"expected an adapter file, or a run's folder with {ADAPTER['best']}"
-        raise CheckpointError(f"init_adapter={given}: {file}: no such file; {expected}")
+        raise CheckpointError(f"init_adapter: {file}: no such file; {expected}")
     found = read_adapter_config(file)
     if config.is_empty:
         raise ConfigError(f"init_adapter={given}, but the run has no adapters; expected a scheme, or init_adapter=null")

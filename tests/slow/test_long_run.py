@@ -47,7 +47,7 @@ class Batch:
 
     @property
     def find_targets(self):
-        return [SimpleNamespace(num_boxes=torch.ones(len(self.boxes), dtype=torch.int64))]
+        return [SimpleNamespace(num_boxes=torch.ones(len(self.boxes), dtype=torch.int64), semantic_segments=None)]
 
 
 class Micro(nn.Module):

@@ -168,7 +168,7 @@ def test_two_tasks_train_as_one_run(jobs):
     assert (end["JobState"], end["Restarts"], end["NumTasks"]) == ("COMPLETED", "0", "2"), job.log() + job.log(1)
     assert job.steps() == list(range(1, STEPS + 1))
     for task in range(2):
-        assert f"GLOBAL_RANK: {task}, MEMBER: {task + 1}/2" in job.log(task)
+        assert f"local_rank={task}(2)" in job.log(task)
         assert "Traceback" not in job.log(task)
     assert "steps in" not in job.log(1)  # one process alone talks to the user
     last = json.loads(job.lines()[-1])
@@ -208,7 +208,7 @@ def test_evaluations_and_predictions_run_as_jobs(cluster, tmp_path):
         assert (end["JobState"], end["Restarts"]) == ("COMPLETED", restarts), job.log() + job.log(1)
         assert (job.folder / written).is_file()
         assert "precision: 32-true on cpu" in job.log()
-    assert re.search(r"base: goes on with \d+ of 8 images", jobs[0].log())
+    assert re.search(r"base: goes on with \d+ of 16 images", jobs[0].log())
     assert json.loads((folders[0] / "metrics.json").read_text())["scenes/images"] == 16
 
 
@@ -221,7 +221,7 @@ def test_the_dry_run_prints_what_is_submitted(jobs, capsys):
 
 
 def test_a_job_that_slurm_refuses_is_an_error_in_words(cluster, tmp_path):
-    with pytest.raises(ConfigError, match=r"failed partition launcher.partition=none expected: one of main"):
+    with pytest.raises(ConfigError, match=r"partition: launcher.partition=none; expected one of main"):
         main([*RUN, "launcher.partition=none", f"run_dir={tmp_path / 'run'}"])
     with pytest.raises(ConfigError, match="sbatch refused the job: sbatch: error: invalid partition specified: none"):
         main([*RUN, "launcher.partition=none", "launcher.doctor=false", f"run_dir={tmp_path / 'run'}"])

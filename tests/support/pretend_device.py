@@ -32,6 +32,9 @@ from lightning_fabric.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.utils import backend_registration
 
+OWN_PROCESS = "SAM3_HYPERET_OWN_PROCESS"
+"""Variable that is set in a process in which no backward pass has run: autograd counts the devices at its first."""
+
 NAME = "pretend"
 _CPU, _EXTENSION = 1, 12  # DLPack's kinds of devices; the second is PrivateUse1's
 _WAITING = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}

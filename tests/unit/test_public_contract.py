@@ -11,7 +11,7 @@ import sam3_hyperet as hy
 from sam3_hyperet import errors
 
 SIGNATURES = {
-    "build_model": {"name": "tiny", "checkpoint": None, "resolution": None, "seed": 0},
+    "build_model": {"name": "tiny", "checkpoint": None, "resolution": None, "seed": 0, "compile": False},
     "resolution": {"model": inspect.Parameter.empty},
     "inject": {"model": inspect.Parameter.empty, "config": inspect.Parameter.empty},
     "remove_adapter": {"model": inspect.Parameter.empty},

@@ -157,7 +157,7 @@ def test_an_adapter_to_begin_with_is_looked_at_before_a_job(monkeypatch, tmp_pat
     monkeypatch.setattr("shutil.which", lambda name, *rest: f"/usr/bin/{name}")
     monkeypatch.setattr(cluster, "_sinfo", lambda: "long*|infinite|up\n")
     missing = tmp_path / "adapter.safetensors"
-    with pytest.raises(ConfigError, match=rf"run would fail: run folder: {missing}: no such file"):
+    with pytest.raises(ConfigError, match=rf"run would fail: run folder: init_adapter: {missing}: no such file"):
         train([*SLURM, f"init_adapter={missing}", f"run_dir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from pycocotools.coco import COCO
+from torch import nn
 
 from sam3_hyperet.cli import predict
 from sam3_hyperet.errors import ConfigError, DataError
@@ -25,8 +25,8 @@ TURNED = 6  # EXIF's orientation of a picture that lies on its side
 class LeftHalf:
     """Finds in each image its left half, as often as there are prompts."""
 
-    def __init__(self, model, vocabulary, *_) -> None:
-        self.vocabulary = vocabulary
+    def __init__(self, model, vocabulary, *_, **__) -> None:
+        self.vocabulary, self.precision, self.device = vocabulary, "32-true", torch.device("cpu")
 
     def predict(self, image):
         logits = torch.full((2, 4, 4), -9.0)
@@ -39,7 +39,7 @@ class LeftHalf:
 def run(monkeypatch, tmp_path):
     """Runs the tool with `LeftHalf` in place of a model; returns its folder."""
     monkeypatch.setattr(predict, "Predictor", LeftHalf)
-    monkeypatch.setattr(predict, "open_adapted", lambda config: (SimpleNamespace(), None))
+    monkeypatch.setattr(predict, "open_adapted", lambda config: (nn.Module(), None))
     monkeypatch.setattr(predict, "resolution", lambda model: 0)
     return lambda *arguments: predict.main([*arguments, f"run_dir={tmp_path / 'out'}"])
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 
 import pytest
 import torch
-from pretend_device import pretend_device
+from pretend_device import OWN_PROCESS, pretend_device
 from torchvision.ops import sigmoid_focal_loss
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.modeling.build import Architecture, assemble
 
+collect_ignore = [] if os.environ.get(OWN_PROCESS) else ["test_training_on_a_device.py"]
 MICRO = Architecture(
     resolution=128,
     patch_size=16,

@@ -93,19 +93,19 @@ def test_a_benchmark_is_submitted_with_its_options(submitted):
 @pytest.mark.parametrize(
     ("tool", "arguments", "message"),
     [
-        (evaluate, ["data=coco", "paths.coco=/nowhere"], "failed data /nowhere/? is no folder on this machine"),
-        (evaluate, [*SCENES, "split=test"], "failed data .* has no split 'test'"),
-        (evaluate, [*SCENES, "adapter=/nowhere/a.safetensors"], "failed adapter /nowhere/a.safetensors: no such file"),
-        (evaluate, [*SCENES, "model.checkpoint=/nowhere/sam3.pt"], "failed checkpoint .*/nowhere/sam3.pt"),
+        (evaluate, ["data=coco", "paths.coco=/nowhere"], "data: /nowhere/? is no folder on this machine"),
+        (evaluate, [*SCENES, "split=test"], "data: .* has no split 'test'"),
+        (evaluate, [*SCENES, "adapter=/nowhere/a.safetensors"], "adapter: /nowhere/a.safetensors: no such file"),
+        (evaluate, [*SCENES, "model.checkpoint=/nowhere/sam3.pt"], "checkpoint: .*/nowhere/sam3.pt"),
         (evaluate, [*SCENES, "run=/nowhere"], "run=/nowhere: /nowhere/config.yaml does not exist"),
         (evaluate, [*SCENES, "devices=2", "launcher.tasks_per_node=1"], "tasks_per_node=1, but devices=2"),
         (evaluate, [*SCENES, "device=cuda"], "device=cuda, but launcher.gpus_per_node=0"),
-        (predict, ["images=/nowhere/a.png", "prompts=car"], "failed images /nowhere/a.png: no such image or folder"),
-        (predict, ["images=.", "prompts=car"], "failed images .*no images in this folder"),
-        (predict, ["images={picture}", f"prompts={'word ' * 35}"], "failed images the prompt .* has 35 tokens"),
+        (predict, ["images=/nowhere/a.png", "prompts=car"], "images: /nowhere/a.png: no such image or folder"),
+        (predict, ["images=.", "prompts=car"], "images: .*no images in this folder"),
+        (predict, ["images={picture}", f"prompts={'word ' * 35}"], "images: the prompt .* has 35 tokens"),
         (predict, ["images={picture}", "prompts=car", "run=/nowhere"], "/nowhere/config.yaml does not exist"),
         (predict, ["images={picture}", "prompts=car", "launcher.nodes=2"], "launcher.nodes=2, but predict's nodes=1"),
-        (predict, ["images={picture}", "prompts=car", "launcher.partition=gpu"], "failed partition"),
+        (predict, ["images={picture}", "prompts=car", "launcher.partition=gpu"], "partition: "),
     ],
 )
 def test_mistakes_are_found_before_anything_is_submitted(

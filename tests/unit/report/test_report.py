@@ -101,7 +101,7 @@ def test_report_is_self_contained_and_escaped(tmp_path):
 def test_report_shows_its_parts(tmp_path):
     text = write_report(full(), tmp_path / "report.html").read_text(encoding="utf-8")
     for part in (
-        *("Group-level AP rose", "Training", "Best tuning loss 2.5 at step 20", "Radius before and after"),
+        *("Group-level AP rose", "Training", "Tuning loss 2.5 at step 20", "Radius before and after"),
         *("nothing above 0.5", "100 % unassigned", "mask AP by category", "Data left out", "Versions"),
         *("By category", "Precision and recall", "Confusion within", "where it is wrong", "Radius over images"),
         *("Gained most", "Others, evenly spread", "+.280 to +.370", "(7)"),

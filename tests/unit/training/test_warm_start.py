@@ -23,5 +23,5 @@ def test_a_file_or_the_folder_of_a_run_with_the_same_options(model, tmp_path):
     assert "hyperet.geometry is lorentz" in str(raised.value)
     with pytest.raises(ConfigError, match="but the run has no adapters"):
         initial_adapter(str(file), HyperETConfig(scheme="none"))
-    with pytest.raises(CheckpointError, match=r"^init_adapter=.*nowhere: no such file; expected an adapter"):
+    with pytest.raises(CheckpointError, match=r"^init_adapter: .*nowhere: no such file; expected an adapter"):
         initial_adapter(str(tmp_path / "nowhere"), config)
