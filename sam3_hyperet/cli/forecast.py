@@ -13,12 +13,11 @@ from sam3_hyperet.cli.command import parse_command, write_json
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.step_memory import prompts_of_image, step_kind
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.config import SCHEMES, HyperETConfig
 from sam3_hyperet.training.memory.choice import USABLE, Choice, choose
 from sam3_hyperet.training.memory.forecast import OBJECTS, Forecaster
 from sam3_hyperet.training.options import StageOptions
 
-_SCHEMES = ("A", "B", "C", "P")
 _GIB = 2**30
 
 
@@ -64,9 +63,9 @@ def _runs(options: RunOptions, *, compare: bool) -> Iterator[tuple[str, RunOptio
     yield own, options
     if not compare:
         return
-    for scheme in _SCHEMES:
+    for scheme in SCHEMES:
         hyperet = HyperETConfig(scheme=scheme)
-        if hyperet.resolved_sites != options.hyperet.resolved_sites:
+        if not hyperet.is_empty and hyperet.resolved_sites != options.hyperet.resolved_sites:
             yield scheme, replace(options, hyperet=hyperet)
     for stage in (2, 3):
         if stage != options.stage.last:

@@ -162,7 +162,7 @@ def _train(
     stage = set_stage(model, options.stage.number, options.stage.layers)
     report, config_text = parameter_report(model), OmegaConf.to_yaml(config, resolve=True)
     training, tuning = concept_prompts(data, options, resolution(model), say)
-    for line in data.share_lines(options.train.images_a_step * (options.train.max_steps or 0)):
+    for line in data.share_lines(options.train.images_a_step * steps):
         say(line)
     views = views_of(training, tuning)
     # what `fit` would find out only after files are written
