@@ -22,6 +22,7 @@ FLOORS = (  # from the bottom; imports only go down
     ("training",),
     ("evaluation", "launch"),
     ("report", "doctor", "recipes"),
+    ("ablation",),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,4 @@
+"""Ablation studies, without torch: what a plan compares, its runs, and their rows in one CSV.
+
+- `rows`: the CSV, a row a finished run, and the row files that runs leave for it
+"""
