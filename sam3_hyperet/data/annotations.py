@@ -81,12 +81,14 @@ class AnnotatedImages:
     remarks: sentences about the files, which are printed with the summary.
     has_instances: whether the regions are single objects, to be scored by AP; those of a label map are whole classes.
     background: id of the category that is what all others leave, of which no prompt asks.
+    left_out: names and synonyms, in lower case, of categories of the files that are not among these.
     is_upright: whether EXIF orientation is applied; COCO's, ADE20K's and CamVid's annotations are of the stored pixels.
     """
 
     counts: Mapping[int, int] | None = None
     remarks: tuple[str, ...] = ()
     background: int | None = None
+    left_out: frozenset[str] = frozenset()
     has_instances = True
 
     def __init__(self, name: str, categories: Iterable[Category]) -> None:

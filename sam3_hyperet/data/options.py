@@ -55,8 +55,8 @@ class DataOptions:
         prompts: the same for training alone, tuning images included: of other categories nothing is asked, present or
             absent.
         groups: category names, or the name of a list of them, by the name under which they are scored together.
-        granularity_weights: weight of each granularity among the training prompts; None for all alike.
-        negative_granularity_weights: those among absent concepts; None for `granularity_weights`.
+        prompt_weights: weights of granularities, or of `groups`, among the training prompts; None for all alike.
+        negative_prompt_weights: those among absent prompts, also of `absent_concepts`; None for `prompt_weights`.
         annotated: granularities whose training annotations are used; concepts of the others stay in the vocabulary and
             count as absent. Empty for all.
         crowds: "ignore" leaves crowds (`iscrowd: 1`) out of training and ignores detections on them; "instances" reads
@@ -79,8 +79,10 @@ class DataOptions:
     """
 
     ALIASES: ClassVar[Mapping[str, str]] = {
-        "mix": "granularity_weights",
-        "negative_mix": "negative_granularity_weights",
+        "mix": "prompt_weights",
+        "negative_mix": "negative_prompt_weights",
+        "granularity_weights": "prompt_weights",
+        "negative_granularity_weights": "negative_prompt_weights",
         "positives": "num_positives",
         "negatives": "num_negatives",
         "hard": "hard_negative_ratio",
@@ -106,8 +108,8 @@ class DataOptions:
     vocabulary: str | tuple[str, ...] = ()
     prompts: str | tuple[str, ...] = ()
     groups: Mapping[str, str | tuple[str, ...]] | None = None
-    granularity_weights: Mapping[str, float] | None = None
-    negative_granularity_weights: Mapping[str, float] | None = None
+    prompt_weights: Mapping[str, float] | None = None
+    negative_prompt_weights: Mapping[str, float] | None = None
     annotated: tuple[str, ...] = ()
     crowds: Annotated[str, CROWDS] = "ignore"
     boxes: Annotated[str, BOXES] = "drop"

@@ -2,13 +2,16 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from sam3_hyperet.data.annotations import Category
 from sam3_hyperet.data.hierarchy import ConceptTree
 from sam3_hyperet.errors import ConfigError
+
+BEYOND = "absent_concepts"  # the name of their weight among the negative ones
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,11 @@ class PromptSampler:
     num_negatives: this many absent ones, as far as there are any.
     hard_negative_ratio: the share of negatives drawn from the siblings of what the image shows; the others from all.
     synonyms: the probability that a prompt uses a synonym (one that no other category bears) for its name.
-    granularity_weights: e.g. {"group": 0.5, "object": 0.5}; each draw first picks a granularity
-        among those with candidates left. Granularities not named are never prompted. None: all alike.
-    negative_granularity_weights: the same for absent categories, where it is to differ from `granularity_weights`.
+    weights: e.g. {"group": 0.5, "object": 0.5}, of granularities or of `groups`; each draw first picks one among those
+        with candidates left. Categories of none of them are never prompted. None: all alike.
+    negative_weights: the same for absent categories, where it is to differ from `weights`. `absent_concepts` are drawn
+        under that name where it is given, else as of granularity "object".
+    groups: category ids by name.
     never_absent: ids of categories that are never negatives, such as those without any annotation.
     absent_concepts: names of further concepts that no image shows, drawn as negatives alone, under ids of their own.
     exhaustive: the annotations are complete at every granularity, so that the absence of a concept above a present one
@@ -51,8 +56,9 @@ class PromptSampler:
         num_negatives: int = 4,
         hard_negative_ratio: float = 0.5,
         synonyms: float = 0.0,
-        granularity_weights: Mapping[str, float] | None = None,
-        negative_granularity_weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] | None = None,
+        negative_weights: Mapping[str, float] | None = None,
+        groups: Mapping[str, Collection[int]] = MappingProxyType({}),
         never_absent: Collection[int] = (),
         absent_concepts: Sequence[str] = (),
         exhaustive: bool = False,
@@ -65,17 +71,17 @@ class PromptSampler:
                 raise ConfigError(f"{option} is {number}, expected at least 0")
         if num_positives == 0 and num_negatives == 0:
             raise ConfigError("num_positives and num_negatives are both 0: nothing would be prompted")
-        if negative_granularity_weights and not granularity_weights:
-            raise ConfigError("negative_granularity_weights needs granularity_weights beside it")
-        self._weights = _weights(granularity_weights, categories)
-        self._negative_weights = _weights(negative_granularity_weights or granularity_weights, categories)
-        self._group = {c.id: c.granularity if granularity_weights else "" for c in categories}
-        asked = self._weights.keys() | self._negative_weights.keys()
-        self.categories = tuple(c for c in categories if self._group[c.id] in asked)
+        if negative_weights and not weights:
+            raise ConfigError("negative_prompt_weights needs prompt_weights beside it")
+        self._present = _Shares.of(weights, categories, groups, "prompt_weights")
+        self._absent = self._present
+        if negative_weights:
+            self._absent = _Shares.of(negative_weights, categories, groups, "negative_prompt_weights")
+        self.categories = tuple(c for c in categories if c.id in self._present.name_of or c.id in self._absent.name_of)
         first = 1 + max(c.id for c in categories)
-        group = "object" if granularity_weights else ""
-        self._beyond = {first + n: name for n, name in enumerate(absent_concepts) if group in self._negative_weights}
-        self._group |= dict.fromkeys(self._beyond, group)
+        self._absent = self._absent.with_more(range(first, first + len(absent_concepts)))
+        named = dict(enumerate(absent_concepts, start=first))
+        self._beyond = {concept: name for concept, name in named.items() if concept in self._absent.name_of}
         self.never_absent, self.absent_concepts = frozenset(never_absent), tuple(self._beyond.values())
         self._exhaustive = exhaustive
         self.num_positives, self.num_negatives = num_positives, num_negatives
@@ -88,15 +94,15 @@ class PromptSampler:
         self, present: Collection[int], unknown: Collection[int], rng: np.random.Generator
     ) -> tuple[Prompt, ...]:
         """Prompts for an image that shows categories `present` and may show those `unknown`; empty if none are left."""
-        shown_here = [c.id for c in self.categories if c.id in present and self._group[c.id] in self._weights]
+        shown_here = [c.id for c in self.categories if c.id in present and c.id in self._present.name_of]
         absent = self.absent(present, unknown)
         n_positive = len(shown_here) if self.num_positives is None else min(self.num_positives, len(shown_here))
         n_negative = min(self.num_negatives, len(absent))
         if n_positive + n_negative == 0:
             n_positive, n_negative = (0, 1) if absent else (min(1, len(shown_here)), 0)
         beside = {sibling for concept in present for sibling in self._tree.siblings(concept)}
-        drawn = self._draw(shown_here, (), n_positive, self._weights, rng)
-        drawn += self._draw(absent, beside, n_negative, self._negative_weights, rng)
+        drawn = self._draw(shown_here, (), n_positive, self._present, rng)
+        drawn += self._draw(absent, beside, n_negative, self._absent, rng)
         return tuple(Prompt(self._text(concept, rng), concept, i < n_positive) for i, concept in enumerate(drawn))
 
     def absent(self, present: Collection[int], unknown: Collection[int]) -> list[int]:
@@ -104,7 +110,7 @@ class PromptSampler:
         implied = {above for concept in present for above in self._tree.implied(concept) if not self._exhaustive}
         said = {word for concept in present for word in self._words.get(concept, ())}
         excluded = {*present, *unknown, *implied, *self.never_absent}
-        drawn = [c for c in self.categories if self._group[c.id] in self._negative_weights]
+        drawn = [c for c in self.categories if c.id in self._absent.name_of]
         return [*(c.id for c in drawn if c.id not in excluded and c.name.lower() not in said), *self._beyond]
 
     def _draw(
@@ -112,11 +118,12 @@ class PromptSampler:
         candidates: list[int],
         preferred: Collection[int],
         number: int,
-        weights: Mapping[str, float],
+        shares: "_Shares",
         rng: np.random.Generator,
     ) -> list[int]:
         """`number` of the candidates without repetition."""
-        left = {group: [c for c in candidates if self._group[c] == group] for group in weights}
+        weights = shares.weights
+        left = {group: [c for c in candidates if shares.name_of[c] == group] for group in weights}
         drawn: list[int] = []
         for _ in range(number):
             groups = [group for group, ids in left.items() if ids]
@@ -134,19 +141,61 @@ class PromptSampler:
         return synonyms[int(rng.integers(len(synonyms)))] if use else name
 
 
-def _weights(stated: Mapping[str, float] | None, categories: Sequence[Category]) -> dict[str, float]:
-    """The weight of each group that is drawn from; one group, "", where none are stated."""
-    if not categories:
-        raise ConfigError("there are no categories to prompt")
-    if not stated:
-        return {"": 1.0}
-    found = sorted({c.granularity for c in categories})
-    for level, weight in stated.items():
-        if level not in found:
-            raise ConfigError(f"granularity_weights names the granularity {level!r}, the data has {', '.join(found)}")
-        if not (np.isfinite(weight) and weight >= 0):
-            raise ConfigError(f"granularity_weights gives {level!r} the weight {weight}, expected a number from 0")
-    weights = {level: float(weight) for level, weight in stated.items() if weight > 0}
-    if not weights:
-        raise ConfigError("granularity_weights gives every granularity the weight 0: nothing would be prompted")
-    return weights
+@dataclass(frozen=True)
+class _Shares:
+    """Weights above 0 by name, and the name that each category id is drawn under; one name, "", where none are stated.
+
+    excluded: names of weight 0. option: what states them.
+    """
+
+    weights: Mapping[str, float]
+    name_of: Mapping[int, str]
+    excluded: frozenset[str] = frozenset()
+    option: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        stated: Mapping[str, float] | None,
+        categories: Sequence[Category],
+        groups: Mapping[str, Collection[int]],
+        option: str,
+    ) -> "_Shares":
+        if not categories:
+            raise ConfigError("there are no categories to prompt")
+        if not stated:
+            return cls({"": 1.0}, {c.id: "" for c in categories})
+        levels = sorted({c.granularity for c in categories})
+        members = {level: {c.id for c in categories if c.granularity == level} for level in levels}
+        members |= {name: {c.id for c in categories} & set(ids) for name, ids in groups.items()} | {BEYOND: set()}
+        for name, weight in stated.items():
+            if name not in members:
+                raise ConfigError(f"{option} names {name!r}; expected some of {', '.join(members)}")
+            if not (np.isfinite(weight) and weight >= 0):
+                raise ConfigError(f"{option} gives {name!r} the weight {weight}, expected a number from 0")
+        weights = {name: float(weight) for name, weight in stated.items() if weight > 0}
+        if not weights:
+            raise ConfigError(f"{option} gives all of {', '.join(stated)} the weight 0: nothing would be prompted")
+        name_of: dict[int, str] = {}
+        for name in weights:
+            for category in categories:
+                if category.id in members[name] and (other := name_of.setdefault(category.id, name)) != name:
+                    raise ConfigError(
+                        f"{option}: {category.name!r} is of both {other!r} and {name!r}; expected names without a "
+                        "category in common"
+                    )
+        return cls(weights, name_of, frozenset(stated) - weights.keys(), option)
+
+    def with_more(self, concepts: Collection[int]) -> "_Shares":
+        """The same with absent concepts under their own name, where it is stated, else as objects."""
+        if not concepts or not self.option:
+            return replace(self, name_of={**self.name_of, **dict.fromkeys(concepts, "")})
+        stated = self.weights.keys() | self.excluded
+        if not (names := [name for name in (BEYOND, "object") if name in stated]):
+            raise ConfigError(
+                f"{self.option}: absent_concepts are given, and none would be drawn; expected their weight as "
+                f"{BEYOND}, 0 for none"
+            )
+        if names[0] in self.excluded:
+            return self
+        return replace(self, name_of={**self.name_of, **dict.fromkeys(concepts, names[0])})

@@ -8,7 +8,7 @@ import numpy as np
 
 from sam3_hyperet.data import selection
 from sam3_hyperet.data.ade20k import read_ade20k
-from sam3_hyperet.data.annotations import AnnotatedImages, some
+from sam3_hyperet.data.annotations import AnnotatedImages, some, spoken
 from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.data.directions import directional
 from sam3_hyperet.data.finding import find_files
@@ -19,7 +19,7 @@ from sam3_hyperet.data.options import FLIP, SPLITS, DataOptions
 from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.data.subsets import OfGranularities, OfVocabulary, Subset
 from sam3_hyperet.data.transforms import Augmentation
-from sam3_hyperet.data.vocabularies import absent_concepts, vocabulary_ids
+from sam3_hyperet.data.vocabularies import absent_concepts, listed, vocabulary_ids
 from sam3_hyperet.data.yolo import read_yolo
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.options import one_of
@@ -164,16 +164,18 @@ def choose(options: DataOptions, images: AnnotatedImages, split: str) -> tuple[l
 
 def prompt_sampler(options: DataOptions, images: AnnotatedImages) -> PromptSampler:
     """The sampler of training prompts that the options describe."""
+    groups = {name: {spoken(one) for one in listed(names)} for name, names in (options.groups or {}).items()}
     return PromptSampler(
         images.categories,
         never_absent=images.unannotated,
-        absent_concepts=absent_concepts(options.absent_concepts, images.categories),
+        absent_concepts=absent_concepts(options.absent_concepts, images.categories, images.left_out),
         num_positives=options.num_positives,
         num_negatives=options.num_negatives,
         hard_negative_ratio=options.hard_negative_ratio,
         synonyms=options.synonyms,
-        granularity_weights=options.granularity_weights or None,
-        negative_granularity_weights=options.negative_granularity_weights or None,
+        weights=options.prompt_weights or None,
+        negative_weights=options.negative_prompt_weights or None,
+        groups={name: [c.id for c in images.categories if c.name in names] for name, names in groups.items()},
         exhaustive=bool(options.annotated),
     )
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sam3_hyperet.data.annotations import AnnotatedImages, ImageInfo, Instance
+from sam3_hyperet.data.annotations import AnnotatedImages, ImageInfo, Instance, some
 from sam3_hyperet.data.label_maps import IGNORED
+from sam3_hyperet.data.vocabularies import without_phrases_of
 
 
 class Subset(AnnotatedImages):
@@ -19,6 +20,7 @@ class Subset(AnnotatedImages):
         self.rectangles, self.boxed = whole.rectangles, whole.boxed
         self.is_upright, self.has_instances = whole.is_upright, whole.has_instances
         self.remarks, self.background = (*whole.remarks, *remarks), whole.background
+        self.left_out = whole.left_out
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -87,11 +89,20 @@ class OfGranularities(_OfCategories):
 
 
 class OfVocabulary(_OfCategories):
-    """A data set with some of its categories alone, by id: what shows another one is there, unlabelled."""
+    """A data set with some of its categories alone, by id: what shows another one is there, unlabelled.
+
+    A synonym with the name of another one in it ("tall building" for a tower, without building) is left out as well.
+    """
 
     def __init__(self, whole: AnnotatedImages, ids: Collection[int]) -> None:
         super().__init__(whole, {*ids, *([] if whole.background is None else [whole.background])})
-        self.categories = tuple(category for category in whole.categories if category.id in self._kept)
+        others = [category for category in whole.categories if category.id not in self._kept]
+        own = (category for category in whole.categories if category.id in self._kept)
+        categories, phrases = without_phrases_of((category.name for category in others), own)
+        self.categories = tuple(categories)
+        self.left_out |= {word.lower() for one in others for word in (one.name, *one.synonyms)}
+        if phrases:
+            self.remarks += (f"synonyms with the name of a category that is left out, so not used: {some(phrases, 9)}",)
 
     def label_map(self, i: int) -> np.ndarray | None:
         labels = super().label_map(i)

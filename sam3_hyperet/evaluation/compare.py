@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.vocabularies import vocabulary_ids
 from sam3_hyperet.digest import sha256
 from sam3_hyperet.evaluation.against_exact import difference_line, exact_runs, minus_exact, unmeasured_line
 from sam3_hyperet.evaluation.bootstrap import paired_differences
@@ -279,8 +280,12 @@ def _result(model: EvalModel, run: ModelRun) -> EvalResult:
 
 
 def _not_adapted_to(data: DataOptions, task: EvalTask) -> list[str]:
-    """Groups whose annotations or prompts training leaves out."""
-    granularities = {category.granularity for category in task.split.images.categories}
-    trained = set(data.annotated or data.granularity_weights or granularities)
-    left_out = [name for name in task.groups if name in granularities - trained]
-    return left_out + [name for name in task.groups if name == "ov_novel" and data.prompts]
+    """Groups and granularities none of whose categories has annotations and prompts that training may use."""
+    categories = task.split.images.categories
+    trained = set(
+        vocabulary_ids(data.prompts, categories, "data.prompts") if data.prompts else (c.id for c in categories)
+    )
+    for names in (data.annotated, [name for name, weight in (data.prompt_weights or {}).items() if weight]):
+        named = {i for name in names for i in task.groups.get(name, ())}
+        trained &= named | {c.id for c in categories if c.granularity in names} if names else trained
+    return [name for name, ids in task.groups.items() if trained.isdisjoint(ids)]

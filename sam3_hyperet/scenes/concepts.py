@@ -35,6 +35,8 @@ THINGS = ("car", "bus", "house", "tower", "tree", "bush", "person", "dog")
 STUFF = ("road", "grass", "sky")
 OBJECTS, PARTS = tuple(_OBJECTS), tuple(_PARTS)
 GROUPS = tuple(dict.fromkeys(group for group, _ in _OBJECTS.values() if group is not None))
+HELD_OUT = ("wheel", "roof", "trunk", "leg", "building", "creature")
+"""Parts and groups that a base which knows the other concepts is adapted to."""
 
 
 @dataclass(frozen=True)

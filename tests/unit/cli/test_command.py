@@ -112,7 +112,7 @@ def test_a_user_s_error_is_one_line_in_child_processes_too(tmp_path):
 @pytest.mark.parametrize("data", DATA_SETS)
 def test_every_option_can_be_set_for_every_data_set(data):
     chosen = composed(
-        f"data={data}", "data.root=x", "data.granularity_weights={object: 1.0}", "data.vocabulary=[car]", "data.size=64"
+        f"data={data}", "data.root=x", "data.prompt_weights={object: 1.0}", "data.vocabulary=[car]", "data.size=64"
     )["data"]
     assert chosen["size"] == 64
     assert chosen["vocabulary"] == ["car"]
@@ -228,7 +228,7 @@ def test_a_renamed_key_still_works_with_one_line_of_warning(monkeypatch, caplog)
 def test_former_names_of_the_prompts_options_still_work():
     old = {"mix": "{object: 1.0}", "negative_mix": "{group: 1.0}", "positives": "9", "negatives": "8", "hard": "0.25"}
     data = composed(*(f"data.{name}={value}" for name, value in old.items()))["data"]
-    assert (data["granularity_weights"], data["negative_granularity_weights"]) == ({"object": 1.0}, {"group": 1.0})
+    assert (data["prompt_weights"], data["negative_prompt_weights"]) == ({"object": 1.0}, {"group": 1.0})
     assert (data["num_positives"], data["num_negatives"], data["hard_negative_ratio"]) == (9, 8, 0.25)
 
 

@@ -177,7 +177,7 @@ def test_a_picture_that_shows_only_what_is_below_a_pixel_is_asked_as_if_it_were_
 def test_categories_not_asked_for_still_rule_out_what_they_imply():
     categories = (Category(1, "roof", parents=(2,), granularity="part"), Category(2, "house"), Category(3, "car"))
     images = InMemory([LEFT], categories=categories)
-    sampler = PromptSampler(categories, num_negatives=5, granularity_weights={"object": 1.0})
+    sampler = PromptSampler(categories, num_negatives=5, weights={"object": 1.0})
     assert [q.query_text for q in ConceptPrompts(images, SIDE, sampler)[0].find_queries] == ["car"]
 
 

@@ -45,7 +45,7 @@ def situations(draw):
         "num_negatives": draw(st.integers(0, 6)),
         "hard_negative_ratio": draw(st.floats(0, 1)),
         "synonyms": draw(st.floats(0, 1)),
-        "granularity_weights": draw(st.none() | st.just(dict.fromkeys({c.granularity for c in categories}, 1.0))),
+        "weights": draw(st.none() | st.just(dict.fromkeys({c.granularity for c in categories}, 1.0))),
     }
     return categories, present, unknown, options, draw(st.integers(0, 2**32))
 
@@ -104,8 +104,8 @@ def test_a_synonym_that_two_categories_bear_is_never_used():
     assert (texts[1], texts[2], texts[4]) == ("automobile", "coach", "tower")
 
 
-def test_granularity_weights_give_each_granularity_its_share():
-    sampler = PromptSampler(TREE, num_positives=1, num_negatives=0, granularity_weights={"group": 0.75, "object": 0.25})
+def test_weights_give_each_granularity_its_share():
+    sampler = PromptSampler(TREE, num_positives=1, num_negatives=0, weights={"group": 0.75, "object": 0.25})
     rng = np.random.default_rng(0)
     drawn = Counter(sampler.sample({1, 2, 3, 5, VEHICLE}, set(), rng)[0].category_id for _ in range(400))
     assert 5 not in drawn
@@ -132,9 +132,11 @@ def test_a_tree_that_runs_in_a_circle_is_refused():
         ({"synonyms": float("nan")}, "synonyms is nan"),
         ({"num_negatives": -1}, "negatives is -1"),
         ({"num_positives": 0, "num_negatives": 0}, "both 0"),
-        ({"granularity_weights": {"objects": 1.0}}, "'objects'.*group, object, part"),
-        ({"granularity_weights": {"object": -1.0}}, "weight -1.0"),
-        ({"granularity_weights": {"object": 0.0}}, "weight 0"),
+        ({"weights": {"objects": 1.0}}, "'objects'.*group, object, part"),
+        ({"weights": {"object": -1.0}}, "weight -1.0"),
+        ({"weights": {"object": 0.0}}, "weight 0"),
+        ({"weights": {"object": 1.0, "cars": 1.0}, "groups": {"cars": (1,)}}, "'car' is of both 'object' and 'cars'"),
+        ({"weights": {"cars": 1.0}, "groups": {"cars": (1,)}, "absent_concepts": ("cat",)}, "none would be drawn"),
     ],
 )
 def test_impossible_options_are_refused(options, message):
@@ -178,13 +180,13 @@ def test_a_wrong_tree_is_an_error(tmp_path, concepts, message):
         read_tree(path)
 
 
-def test_negative_granularity_weights_draws_absent_concepts_of_its_own_granularities():
+def test_negative_weights_draws_absent_concepts_of_its_own_granularities():
     sampler = PromptSampler(
         TREE,
         num_positives=2,
         num_negatives=1,
-        granularity_weights={"object": 1.0},
-        negative_granularity_weights={"group": 1.0},
+        weights={"object": 1.0},
+        negative_weights={"group": 1.0},
         exhaustive=True,
     )
     drawn = [p for seed in range(40) for p in sampler.sample({1, VEHICLE}, (), np.random.default_rng(seed))]
@@ -194,15 +196,32 @@ def test_negative_granularity_weights_draws_absent_concepts_of_its_own_granulari
 
 def test_what_a_present_concept_implies_is_a_negative_of_exhaustive_annotations_alone():
     def absent(exhaustive):
-        sampler = PromptSampler(
-            TREE, num_negatives=8, granularity_weights={"object": 1.0, "group": 1.0}, exhaustive=exhaustive
-        )
+        sampler = PromptSampler(TREE, num_negatives=8, weights={"object": 1.0, "group": 1.0}, exhaustive=exhaustive)
         return {p.category_id for p in sampler.sample({1}, (), np.random.default_rng(0)) if not p.present}
 
     assert VEHICLE not in absent(False)
     assert VEHICLE in absent(True)
 
 
-def test_negative_granularity_weights_alone_is_refused():
-    with pytest.raises(ConfigError, match="negative_granularity_weights needs granularity_weights"):
-        PromptSampler(TREE, negative_granularity_weights={"group": 1.0})
+def test_negative_weights_alone_is_refused():
+    with pytest.raises(ConfigError, match="negative_prompt_weights needs prompt_weights"):
+        PromptSampler(TREE, negative_weights={"group": 1.0})
+
+
+def test_weights_of_groups_and_of_absent_concepts():
+    sampler = PromptSampler(
+        TREE,
+        num_positives=1,
+        num_negatives=1,
+        hard_negative_ratio=0.0,
+        weights={"known": 0.25, "new": 0.75, "absent_concepts": 3.0},
+        groups={"known": (1, 2), "new": (VEHICLE,), "unused": (5,)},
+        absent_concepts=("cat", "cup"),
+    )
+    drawn = [sampler.sample({1, VEHICLE, 5}, (), np.random.default_rng(seed)) for seed in range(400)]
+    present, absent = (Counter(prompts[place].text for prompts in drawn) for place in (0, 1))
+    assert present.keys() == {"car", "vehicle"}
+    assert 0.68 < present["vehicle"] / 400 < 0.82
+    assert absent.keys() == {"bus", "cat", "cup"}  # none of the new ones is absent here
+    assert 0.86 < (absent["cat"] + absent["cup"]) / 400 < 0.98
+    assert PromptSampler(TREE, weights={"object": 1.0}, absent_concepts=("cat",)).absent_concepts == ("cat",)

@@ -162,8 +162,8 @@ def test_annotations_of_some_granularities_alone(scenes):
 
 def test_the_sampler_and_the_views_are_as_described(scenes):
     options = scenes(
-        granularity_weights={"group": 1.0},
-        negative_granularity_weights={"part": 1.0},
+        prompt_weights={"group": 1.0},
+        negative_prompt_weights={"part": 1.0},
         num_positives=1,
         num_negatives=2,
         flip=1.0,

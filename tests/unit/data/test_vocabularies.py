@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from PIL import Image
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.data.annotations import Category
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.data.sources import open_split, prompt_sampler, training_images
+from sam3_hyperet.data.sources import open_split, prompt_sampler, training_images, training_split
 from sam3_hyperet.data.vocabularies import COCO_BASE, COCO_NOVEL, VOCABULARIES, absent_concepts, vocabulary_ids
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import read_options
+from sam3_hyperet.scenes.concepts import CONCEPTS, HELD_OUT
 
 NAMES = ("car", "bus", "tree")
 
@@ -174,3 +176,48 @@ def test_a_list_known_by_its_name_leaves_out_what_the_data_set_has():
     assert absent_concepts("ov_novel", [Category(1, "cat"), Category(2, "pet", ("Dog",))]) == tuple(
         name for name in COCO_NOVEL if name not in ("cat", "dog")
     )
+
+
+def test_held_out_concepts_of_scenes_are_named_nowhere_in_pretraining(tmp_path):
+    values = {"splits": {"train": 3}, "size": 64, "root": str(tmp_path), "prompts": "scenes_known", "synonyms": 1.0}
+    options = replace(options_of("scenes_levels"), **values, absent_concepts="wheel, Creature, cup", tune_images=0)
+    options = replace(options, validation_fraction=0.0)
+    split = training_split(options, "train")
+    images, whole = split.images, open_split(replace(options, prompts=()), "train")
+    names = {category.id: category.name for category in whole.images.categories}
+    assert {names[i] for i in names.keys() - {c.id for c in images.categories}} == set(HELD_OUT)
+    for i in range(3):
+        of_known = [one for one in whole.images.instances(i) if names[one.category_id] not in HELD_OUT]
+        assert list(images.instances(i)) == of_known
+    sampler = prompt_sampler(options, images)
+    assert sampler.absent_concepts == ("cup",)  # scenes show the others, without annotation
+    rng = np.random.default_rng(0)
+    asked = {p.text for i in range(3) for _ in range(60) for p in sampler.sample(images.present(i), (), rng)}
+    assert "small vehicle" in asked | {"long vehicle"}  # a phrase with the name of a known group
+    assert not [text for text in asked if set(text.split()) & set(HELD_OUT)]
+    assert any("tall building, standing creature" in remark for remark in images.remarks)
+    adapting = prompt_sampler(replace(options, prompts=(), absent_concepts=()), whole.images)
+    assert "tall building" in {text for texts in adapting._texts.values() for text in texts}
+
+
+def test_the_groups_of_scenes_are_the_halves_of_each_level(tmp_path):
+    options = replace(options_of("scenes_levels"), splits={"train": 1}, size=64, root=str(tmp_path), tune_images=0)
+    groups = {name: set(ids) for name, ids in open_split(options, "train").groups.items()}
+    assert groups["known"] == groups["objects"] | groups["known_parts"] | groups["known_groups"]
+    assert groups["held_out"] == groups["held_out_parts"] | groups["held_out_groups"]
+    assert groups["known"] | groups["held_out"] == {concept.id for concept in CONCEPTS.values()}
+    assert (
+        sum(
+            len(groups[name])
+            for name in ("objects", *(f"{h}_{k}" for h in ("known", "held_out") for k in ("parts", "groups")))
+        )
+        == 25
+    )
+    for name in ("parts", "groups"):
+        members = {c.id for c in CONCEPTS.values() if f"{c.granularity}s" == name}
+        assert groups[f"known_{name}"] | groups[f"held_out_{name}"] == members
+
+
+def test_everyday_nouns_share_no_word_with_a_scene():
+    words = {word for c in CONCEPTS.values() for text in (c.name, *c.synonyms) for word in text.split()}
+    assert not words & set(VOCABULARIES["everyday"])
