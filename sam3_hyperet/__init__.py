@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sam3_hyperet.modeling.checkpoint import save_official
     from sam3_hyperet.modeling.config import HyperETConfig
     from sam3_hyperet.modeling.copies import adapted_copy
+    from sam3_hyperet.modeling.dial import set_dial
     from sam3_hyperet.modeling.inject import adapters_disabled, inject, remove_adapter
     from sam3_hyperet.modeling.merge import merge
     from sam3_hyperet.modeling.parameters import parameter_report
@@ -38,6 +39,7 @@ _NAMES = {
     "modeling.checkpoint": ("save_official",),
     "modeling.config": ("HyperETConfig",),
     "modeling.copies": ("adapted_copy",),
+    "modeling.dial": ("set_dial",),
     "modeling.inject": ("adapters_disabled", "inject", "remove_adapter"),
     "modeling.merge": ("merge",),
     "modeling.parameters": ("parameter_report",),
@@ -51,7 +53,7 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = ["ConceptPrompts", "GroundingLoss", "HyperET", "HyperETConfig", "PromptSampler", "__version__"]
 __all__ += ["adapted_copy", "adapted_model", "adapters_disabled", "build_model", "inject", "load_adapter", "merge"]
 __all__ += ["parameter_report", "read_coco", "remove_adapter", "resolution", "save_adapter", "save_official"]
-__all__ += ["set_stage", "set_training_mode", "to_device", "training_batches", "val_batches"]
+__all__ += ["set_dial", "set_stage", "set_training_mode", "to_device", "training_batches", "val_batches"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from sam3_hyperet.adapters.module import interpolated
 from sam3_hyperet.adapters.structure import along_channels, make_structure
 from sam3_hyperet.choices import FORMER_GEOMETRIES, GEOMETRIES
 from sam3_hyperet.hyperbolic import closed_form
@@ -68,7 +69,10 @@ class HyperET(nn.Module):
         else:
             self.register_buffer("alpha", torch.tensor(float(residual)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, strength: float = 1.0) -> Tensor:
+        """y, or x + `strength`·(y − x): x itself at 0, and no further arithmetic at 1."""
+        if strength == 0.0:
+            return x
         if not -x.ndim <= self.channel_dim < x.ndim or x.shape[self.channel_dim] != self.dim:
             shape = tuple(x.shape)
             raise ValueError(f"expected {self.dim} channels along axis {self.channel_dim}, found shape {shape}")
@@ -79,7 +83,7 @@ class HyperET(nn.Module):
             y = self._map(v)
             if self.alpha is not None:
                 y = v + self.alpha * (y - v)
-            y = y.to(x.dtype)
+            y = interpolated(v, y, strength).to(x.dtype)
         # in x's layout: the kernels behind would round otherwise, and M = I would not be the base to the last bit
         return y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
 
@@ -121,5 +125,5 @@ class HyperET(nn.Module):
 class Unadjusted(HyperET):
     """An adjustment of the base, which passes features unchanged to a probe."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, strength: float = 1.0) -> Tensor:
         return x

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet.adapters.attention_functional import distance_attention, hyperbolic_attention, unit_interval
 from sam3_hyperet.adapters.conversion import converted
-from sam3_hyperet.adapters.module import AdapterModule
+from sam3_hyperet.adapters.module import AdapterModule, interpolated
 from sam3_hyperet.hyperbolic.curvature import NO_CURVATURE, Curvature
 
 ATTENTION_GEOMETRIES = ("lorentz", "euclidean")
@@ -101,21 +101,40 @@ class HyperbolicMultiheadAttention(nn.MultiheadAttention):
         """
         if need_weights:
             raise ValueError("hyperbolic attention forms no attention weights; call it with need_weights=False")
-        if not self.gates.enabled:
-            return super().forward(query, key, value, key_padding_mask, False, attn_mask, is_causal=is_causal)
+        strength = self.gates.dial if self.gates.enabled else 0.0
+        if strength == 1.0:
+            return self._attended(query, key, value, key_padding_mask, attn_mask, is_causal), None
+        base, _ = super().forward(query, key, value, key_padding_mask, False, attn_mask, is_causal=is_causal)
+        if strength == 0.0:
+            return base, None
+        adapted = self._attended(query, key, value, key_padding_mask, attn_mask, is_causal)
+        with torch.autocast(base.device.type, enabled=False):
+            wide = torch.promote_types(base.dtype, torch.float32)
+            return interpolated(base.to(wide), adapted.to(wide), strength).to(base.dtype), None
+
+    def _attended(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None,
+        attn_mask: Tensor | None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """The output through the gates."""
         if is_causal and attn_mask is None:
             raise ValueError("is_causal is a hint about attn_mask, as in nn.MultiheadAttention; found attn_mask=None")
         if query.ndim == 2:
             batch = 0 if self.batch_first else 1
             query, key, value = (x.unsqueeze(batch) for x in (query, key, value))
             padding = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
-            output, _ = self(query, key, value, padding, attn_mask=attn_mask)
-            return output.squeeze(batch), None
+            return self._attended(query, key, value, padding, attn_mask).squeeze(batch)
         q, k, v = self._projected(query, key, value)
         mask = _merged_mask(key_padding_mask, attn_mask, q)
         attended = self.gates(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
         heads_last = attended.permute(0, 2, 1, 3) if self.batch_first else attended.permute(2, 0, 1, 3)
-        return self.out_proj(heads_last.flatten(-2)), None
+        output: Tensor = self.out_proj(heads_last.flatten(-2))
+        return output
 
     def _projected(self, *tokens: Tensor) -> list[Tensor]:
         """Queries, keys and values as `(B, H, N, d)`."""

@@ -10,11 +10,14 @@ from sam3_hyperet.errors import ConfigError
 class AdapterModule(nn.Module):
     """The adapter of one site: named in metrics, switched on and off as one, removed or folded into the base.
 
-    While `enabled` is false, the model's outputs are the base's, bit for bit; `obstacle` is why it does not fold.
+    While `enabled` is false, or `dial`, α, is 0, the model's outputs are the base's, bit for bit. In between, what the
+    adapter f makes of x is x + α(f(x) − x); at α = 1 it is f(x) without further arithmetic. `obstacle` is why it does
+    not fold.
     """
 
     obstacle = "its place is not that of a linear layer"
     enabled: bool = True
+    dial: float = 1.0
 
     def __init__(self, name: str, obstacle: str = obstacle) -> None:
         super().__init__()
@@ -38,3 +41,8 @@ class AdapterModule(nn.Module):
 
     def remove(self, model: nn.Module) -> None:
         """Undo what `reverted` does not: changes of `model` other than of the class of a module."""
+
+
+def interpolated(x: Tensor, y: Tensor, strength: float) -> Tensor:
+    """x + `strength`·(y − x); y itself at 1."""
+    return y if strength == 1.0 else x + strength * (y - x)

@@ -34,7 +34,6 @@ from sam3_hyperet.files import replacing, sole_use
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
-from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
@@ -59,7 +58,7 @@ from sam3_hyperet.training.signals import Preemption
 from sam3_hyperet.training.stages import set_stage
 from sam3_hyperet.training.text_features import text_features_once
 from sam3_hyperet.training.validation import Validation
-from sam3_hyperet.training.warm_start import initial_adapter
+from sam3_hyperet.training.warm_start import initial_adapter, load_to_train
 from sam3_hyperet.version import versions
 
 
@@ -155,8 +154,7 @@ def _train(
         first = initial_adapter(options.init_adapter, options.hyperet)
     torch.manual_seed(options.seed)  # the same model in every process …
     model = _adapted_model(values["model"], options.hyperet, fabric.device)
-    if first:
-        load_adapter(model, first[0])
+    dial = load_to_train(model, first[0]) if first else 1.0
     if fabric.global_rank:
         torch.manual_seed(options.seed + fabric.global_rank)  # … and other draws while it trains
     stage = set_stage(model, options.stage.number, options.stage.layers)
@@ -180,7 +178,8 @@ def _train(
         digest = first[1] if first else before.get("init_adapter")
         write_json(run.path / VERSIONS, {**versions(), **({"init_adapter": digest} if digest else {})})
         if first:
-            say(f"begins with the adapter of {first[0]} (SHA-256 {first[1][:12]}…)")
+            at = f", saved at dial {dial:g} and trained at 1" if dial != 1.0 else ""
+            say(f"begins with the adapter of {first[0]} (SHA-256 {first[1][:12]}…){at}")
         console.print(str(replace(stage, groups=groups)), markup=False, soft_wrap=True)
         console.print(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
 

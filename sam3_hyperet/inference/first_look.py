@@ -15,6 +15,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.inference.grounding import Grounding
 from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.modeling.copies import shared_copy
+from sam3_hyperet.modeling.parameters import adapter_sites
 
 POOLING = 2
 AT_ONCE = 32
@@ -26,12 +27,16 @@ class FirstLook:
 
     def __init__(self, model: host.Sam3Image, pooling: int = POOLING) -> None:
         self._model, self._pooling = shared_copy(model), pooling
+        own, of_model = adapter_sites(self._model).values(), adapter_sites(model).values()
+        self._sites = list(zip(own, of_model, strict=True))
 
     def scores(self, backbone_out: dict[str, Any], prompts: Sequence[int]) -> Tensor:
         """(2, n) best score σ(logit)·σ(presence) and presence of prompts, as `Grounding.ground` takes them.
 
         They depend on the image and on the list of prompts alone.
         """
+        for own, of_model in self._sites:
+            own.dial = of_model.dial
         grounding = Grounding(self._model, pooled(backbone_out, self._pooling))
         found = []
         for start in range(0, len(prompts), AT_ONCE):

@@ -66,10 +66,7 @@ class MaskHead:
     def _adjusted(self, level: int, features: Tensor) -> Tensor:
         decoder = self._head.pixel_decoder
         adjustment: PyramidAdjustment | None = getattr(decoder, "adjustment", None)
-        if adjustment is None or not adjustment.enabled or level not in adjustment.indices:
-            return features
-        adjusted: Tensor = adjustment.level(level)(features)
-        return adjusted
+        return features if adjustment is None else adjustment.adjusted(level, features)
 
     def _sharing_step(self, i: int, level: Tensor) -> _Step:
         convolution, norm = self._layers(i)

@@ -15,6 +15,7 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.first_look import FirstLook, SparedPrediction
 from sam3_hyperet.inference.grounding import Grounding
 from sam3_hyperet.inference.prediction import Encoded, PromptPrediction
+from sam3_hyperet.modeling.parameters import adapter_sites
 from sam3_hyperet.options import NonNegativeInt, Probability, check_value, one_of
 from sam3_hyperet.precision import autocast, resolved_precision
 
@@ -27,7 +28,7 @@ class Predictor:
     """Predictions of a SAM 3 image model, with or without adapters, for a fixed vocabulary.
 
     Args:
-        model: in evaluation mode; nothing may write to its weights, for the text is encoded once.
+        model: in evaluation mode; nothing may write to its weights, for the text is encoded once; its dial may be set.
         resolution: side of the model's square input.
         prompts_at_once: prompts per forward pass; memory grows with it; 0 for `affordable_prompts`.
         min_score: a prompt whose detections all score less keeps no query, and no mask of it is decoded.
@@ -56,11 +57,20 @@ class Predictor:
         self.prompts_at_once, self.min_score = prompts_at_once, min_score
         self.device = next(model.parameters()).device
         self.precision = resolved_precision(precision, self.device.type)
+        self._sites = tuple(adapter_sites(model).values())
+        self._texts: tuple[tuple[float, ...], dict[str, Tensor]] | None = None
         self.spare(spare_below)
 
-    @cached_property
+    @property
     def text(self) -> dict[str, Tensor]:
-        """Text features of the vocabulary, as the model's backbone returns them; encoded when first needed."""
+        """Text features of the vocabulary, as the model's backbone returns them; encoded once for each dial."""
+        dials = tuple(site.dial for site in self._sites)
+        if self._texts is None or self._texts[0] != dials:
+            self._texts = dials, self._encoded_texts()
+        return self._texts[1]
+
+    def _encoded_texts(self) -> dict[str, Tensor]:
+        """Text features of the vocabulary at the present dial."""
         starts = range(0, len(self.vocabulary), _TEXTS_AT_ONCE)
         parts = [list(self.vocabulary[start : start + _TEXTS_AT_ONCE]) for start in starts]
         with self._computing():

@@ -1,6 +1,7 @@
 """Adapter files: the added parameters alone, with their configuration and the base they belong to.
 
-A fixed curvature or residual that differs from the configuration, as after `Curvature.set`, is kept beside them.
+A fixed curvature or residual that differs from the configuration, as after `Curvature.set`, is kept beside them; so is
+the dial, in the metadata.
 """
 
 import json
@@ -15,6 +16,7 @@ from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hyperbolic.curvature import Curvature
 from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
+from sam3_hyperet.modeling.dial import checked_dial, dial_of, set_dial
 from sam3_hyperet.modeling.fingerprint import VERSION, base_fingerprint, fingerprints, rounded_fingerprints
 from sam3_hyperet.modeling.inject import check_model, inject_named, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_parameters
@@ -28,7 +30,7 @@ FORMAT = "sam3_hyperet-adapter-1"
 
 
 def save_adapter(model: nn.Module, path: str | Path) -> None:
-    """Write a model's adapters, their configuration and the base's fingerprints; ConfigError if it has no adapters."""
+    """Write a model's adapters, configuration, dial and the base's fingerprints; ConfigError if it has no adapters."""
     if (config := adapter_config(model)) is None:
         raise ConfigError("the model has no adapters to save; call inject(model, config) first")
     tensors = {name: parameter.detach().contiguous() for name, parameter in adapter_parameters(model)}
@@ -37,6 +39,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
         "format": FORMAT,
         "version": __version__,
         "config": json.dumps(config.to_dict()),
+        "dial": repr(dial_of(model)),
         "tensors": str(len(tensors)),
         **fingerprints(model),
     }
@@ -46,6 +49,11 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
 def read_adapter_config(path: str | Path) -> HyperETConfig:
     """Configuration in an adapter file's metadata."""
     return _config(path, read_safetensors(path)[1])
+
+
+def read_adapter_dial(path: str | Path) -> float:
+    """Dial in an adapter file's metadata; 1 in files of earlier versions."""
+    return _dial(path, read_safetensors(path)[1])
 
 
 def inject_from_file(model: nn.Module, path: str | Path) -> None:
@@ -63,7 +71,7 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
     """
     check_model(model)
     tensors, metadata = read_safetensors(path)
-    config = _config(path, metadata)
+    config, dial = _config(path, metadata), _dial(path, metadata)
     _check_base(path, metadata, model)
     with unchanged_on_error(model):
         if (present := adapter_config(model)) is None:
@@ -78,6 +86,8 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
             parameter.copy_(tensors[name])
         for name, (buffer, configured) in constants.items():
             buffer.copy_(tensors.get(name, configured))
+    if dial != dial_of(model):
+        set_dial(model, dial)
     return model
 
 
@@ -145,6 +155,13 @@ def _check_fit(
     for name, tensor in tensors.items():
         check_fits(path, name, tensor, (parameters | constants)[name])
     check_finite(path, tensors)
+
+
+def _dial(path: str | Path, metadata: Mapping[str, str]) -> float:
+    try:
+        return checked_dial(float(metadata.get("dial", "1")))
+    except ValueError as error:  # so is a ConfigError
+        raise CheckpointError(f"{path}: its dial cannot be read ({error})") from error
 
 
 def _config(path: str | Path, metadata: Mapping[str, str]) -> HyperETConfig:

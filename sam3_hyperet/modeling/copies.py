@@ -17,8 +17,9 @@ def adapted_copy(base: host.Sam3Image, adapter: HyperETConfig | Mapping[str, obj
     """A second model on the same tensors, with adapters of its own.
 
     What changes a base weight in place changes it for every copy: these are for evaluation, or for stage 1. The copy
-    stays on the base's device; move the base before it is copied. `adapter` is a configuration, whose adapters start at
-    the identity, or an adapter file. Raises as `inject`, also where `base` has adapters itself, and as `load_adapter`.
+    has a dial of its own, and stays on the base's device; move the base before it is copied. `adapter` is a
+    configuration, whose adapters start at the identity, or an adapter file. Raises as `inject`, also where `base` has
+    adapters itself, and as `load_adapter`.
     """
     check_model(base)
     model = shared_copy(base)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sam3_hyperet.modeling.config import adapter_config
+from sam3_hyperet.modeling.dial import dial_of
 from sam3_hyperet.modeling.layouts.transformers import has_class_token
 from sam3_hyperet.modeling.parameters import (
     adapter_parameters,
@@ -109,4 +110,5 @@ def _adapter(model: nn.Module) -> str | None:
     if not any(changes_features(site) for site in sites):
         return None
     buffers = [(name, buffer) for site in sites for name, buffer in site.named_buffers()]
-    return f"{tensors_digest([*adapter_parameters(model), *buffers])} {adapter_config(model)}"
+    dial = f" dial={dial_of(model)!r}" if dial_of(model) != 1.0 else ""
+    return f"{tensors_digest([*adapter_parameters(model), *buffers])} {adapter_config(model)}{dial}"

@@ -2,7 +2,7 @@
 
 `trunk_qv` adjusts weights, so it folds in every geometry. `fpn` and `prompt` adjust the output of a linear layer: they
 fold where the adjustment is linear, which is `euclidean`, and `mobius` as long as no feature reaches its norm cap.
-LoRA folds up to rounding, tuned biases exactly.
+LoRA folds up to rounding, tuned biases exactly. What is folded is what the adapters are at their dial.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,8 +26,9 @@ PROMPTS = ("object", "person", "sky", "small red car", "the window of a house", 
 
 
 def merge(model: host.Sam3Image, images: Tensor | None = None, prompts: Sequence[str] = PROMPTS) -> host.Sam3Image:
-    """Fold the model's adapters into its base weights, in place: it is then SAM 3's own model, in evaluation mode.
+    """Fold the model's adapters, at their dial, into its base weights, in place.
 
+    It is then SAM 3's own model, in evaluation mode.
     The norm cap of a `mobius` adjustment is checked on (B, 3, S, S) normalised images (None: a flat, a striped and a
     noisy one) for the pyramid, and on `prompts` for the text. Raises ConfigError for no adapters, one that does not
     fold, named with the reason, or a value that is not a finite number; the model is then unchanged.

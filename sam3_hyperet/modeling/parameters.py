@@ -17,9 +17,10 @@ def adapter_sites(model: nn.Module) -> dict[str, AdapterModule]:
 
 
 def changes_features(site: AdapterModule) -> bool:
-    """Whether a site of adapters is switched on and adjusts anything."""
+    """Whether a site of adapters is switched on, by its dial as well, and adjusts anything."""
     adjustments = [module for module in site.modules() if isinstance(module, HyperET)]
-    return site.enabled and not (adjustments and all(isinstance(one, Unadjusted) for one in adjustments))
+    passes = adjustments and all(isinstance(one, Unadjusted) for one in adjustments)
+    return site.enabled and site.dial != 0.0 and not passes
 
 
 def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

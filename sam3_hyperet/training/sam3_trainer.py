@@ -13,13 +13,13 @@ from torch import nn
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.errors import CheckpointError
-from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.modeling.tensor_files import check_fits, read_state
 from sam3_hyperet.training.stages import set_stage, set_training_mode
+from sam3_hyperet.training.warm_start import load_to_train
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,8 @@ def adapted_model(
     if options is not None or not is_file_of_ours:
         inject(model, HyperETConfig.from_mapping(options or {}))
     if is_file_of_ours:
-        load_adapter(model, adapter)
+        if (dial := load_to_train(model, adapter)) != 1.0:
+            logger.warning("%s was saved at dial %g; it is trained at 1", adapter, dial)
     elif adapter is not None:
         _load_trained(model, adapter)
     adapted = converted(model, AdaptedSam3Image)

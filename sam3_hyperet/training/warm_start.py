@@ -3,10 +3,13 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import nn
+
 from sam3_hyperet.digest import sha256
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.modeling.adapter_file import read_adapter_config
+from sam3_hyperet.modeling.adapter_file import load_adapter, read_adapter_config
 from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.dial import dial_of, set_dial
 from sam3_hyperet.training.run_folder import ADAPTER
 
 
@@ -29,3 +32,11 @@ def initial_adapter(given: str, config: HyperETConfig) -> tuple[Path, str]:
         named = ", ".join(f"hyperet.{key} is {there[key]} in {file} and {here[key]} in this run" for key in odd)
         raise ConfigError(f"init_adapter={given}: {named}; expected the same options")
     return file, sha256(file)
+
+
+def load_to_train(model: nn.Module, path: str | Path) -> float:
+    """Load an adapter file to train on at dial 1, as all training is; returns the dial that the file has."""
+    load_adapter(model, path)
+    if (dial := dial_of(model)) != 1.0:
+        set_dial(model, 1.0)
+    return dial

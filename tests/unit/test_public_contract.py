@@ -18,6 +18,7 @@ SIGNATURES = {
     "adapted_copy": {"base": inspect.Parameter.empty, "adapter": inspect.Parameter.empty},
     "to_device": {"model": inspect.Parameter.empty, "device": inspect.Parameter.empty},
     "adapters_disabled": {"model": inspect.Parameter.empty},
+    "set_dial": {"model": inspect.Parameter.empty, "alpha": inspect.Parameter.empty},
     "parameter_report": {"model": inspect.Parameter.empty},
     "save_adapter": {"model": inspect.Parameter.empty, "path": inspect.Parameter.empty},
     "load_adapter": {"model": inspect.Parameter.empty, "path": inspect.Parameter.empty},

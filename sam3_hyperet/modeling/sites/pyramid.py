@@ -18,7 +18,8 @@ class FpnAdjustment(PyramidAdjustment):
     def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
         assert isinstance(model, host.Sam3Image)
         convs = model.backbone.vision_backbone.convs
-        return [pair for i in self.indices for pair in folded(convs[i][-1], self.level(i), f"{self.name}.{i}")]
+        levels = [(convs[i][-1], self.level(i), f"{self.name}.{i}") for i in self.indices]
+        return [pair for level in levels for pair in folded(*level, self.dial)]
 
 
 class HyperETBackbone(host.SAM3VLBackbone):  # type: ignore[misc]  # sam3 is untyped

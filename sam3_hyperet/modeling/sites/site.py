@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.adapters.conversion import converted
-from sam3_hyperet.adapters.module import AdapterModule
+from sam3_hyperet.adapters.module import AdapterModule, interpolated
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig
 
@@ -24,7 +24,7 @@ class SiteAdjustment(AdapterModule):
         self.hyperet = adjustment
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.hyperet(x) if self.enabled else x
+        y: Tensor = self.hyperet(x, strength=self.dial) if self.enabled else x
         return y
 
 
@@ -54,22 +54,33 @@ class PyramidAdjustment(AdapterModule):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Adjust the chosen levels of a pyramid of (B, D, H, W) features; the others pass through."""
-        if not self.enabled:
-            return list(features)
-        return [self.level(i)(x) if i in self.indices else x for i, x in enumerate(features)]
+        return [self.adjusted(i, x) for i, x in enumerate(features)]
+
+    def adjusted(self, index: int, x: Tensor) -> Tensor:
+        """The (B, D, H, W) features x of pyramid level `index`, adjusted if that is a chosen one."""
+        if not self.enabled or index not in self.indices:
+            return x
+        y: Tensor = self.level(index)(x, strength=self.dial)
+        return y
 
 
-def folded(layer: nn.Linear | nn.Conv2d, adjustment: HyperET, site: str) -> list[tuple[Tensor, Tensor]]:
-    """Weight and bias of `layer`, each with its value behind which a linear `adjustment` is superfluous."""
+def folded(
+    layer: nn.Linear | nn.Conv2d, adjustment: HyperET, site: str, strength: float
+) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of `layer`, each with its value behind which a linear `adjustment` is superfluous.
+
+    `strength` is as for the adjustment itself.
+    """
     if adjustment.geometry not in ("euclidean", "mobius"):
         raise ConfigError(
             f"site {site} does not fold into the base weights: geometry {adjustment.geometry} is not a linear map "
             "of features; euclidean is, and mobius below its norm cap"
         )
     matrix, weight = _exact(adjustment.matrix.as_matrix()), _exact(layer.weight)
+    identity = torch.eye(len(matrix)).to(matrix)
     if adjustment.alpha is not None:
-        identity = torch.eye(len(matrix)).to(matrix)
         matrix = identity + _exact(adjustment.alpha) * (matrix - identity)
+    matrix = interpolated(identity, matrix, strength)
     pairs = [(layer.weight, torch.tensordot(matrix, weight, 1))]
     return pairs if layer.bias is None else [*pairs, (layer.bias, matrix @ _exact(layer.bias))]
 

@@ -19,7 +19,7 @@ class PromptAdjustment(SiteAdjustment):
 
     def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
         assert isinstance(model, host.Sam3Image)
-        return folded(model.backbone.language_backbone.resizer, self.hyperet, self.name)
+        return folded(model.backbone.language_backbone.resizer, self.hyperet, self.name, self.dial)
 
 
 class HyperETEncoderLayer(host.TransformerEncoderLayer):  # type: ignore[misc]  # sam3 is untyped

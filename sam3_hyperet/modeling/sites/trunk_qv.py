@@ -34,7 +34,7 @@ class RowAdjustment(AdapterModule):
     def forward(self, weight: Tensor) -> Tensor:
         """W = log_0(M ⊗ exp_0(W_0)) [1] of the q and v rows of a (3D, D) weight."""
         q, k, v = weight.chunk(3)
-        return torch.cat([self.q(q), k, self.v(v)])
+        return torch.cat([self.q(q, strength=self.dial), k, self.v(v, strength=self.dial)])
 
 
 class HyperETProjection(nn.Linear):
@@ -46,8 +46,8 @@ class HyperETProjection(nn.Linear):
     adjustment: RowAdjustment
 
     def adjusted_weight(self) -> Tensor:
-        """(3D, D) weight with the q and v rows adjusted; the weight itself while the adjustment is switched off."""
-        if not self.adjustment.enabled:
+        """(3D, D) weight with the q and v rows adjusted; the weight itself while the adjustment is off or at 0."""
+        if not self.adjustment.enabled or self.adjustment.dial == 0.0:
             return self.weight
         sources = (self.weight, *self.adjustment.parameters())
         trains = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
@@ -55,10 +55,10 @@ class HyperETProjection(nn.Linear):
             adjusted: Tensor = self.adjustment(self.weight)
             return adjusted
         kept = _kept[self]
-        if kept is None:
+        if kept is None or kept[0] != self.adjustment.dial:
             with torch.inference_mode(False), torch.no_grad():
-                _kept[self] = kept = self.adjustment(self.weight)
-        return kept
+                _kept[self] = kept = self.adjustment.dial, self.adjustment(self.weight)
+        return kept[1]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         if self in _kept:
@@ -69,8 +69,8 @@ class HyperETProjection(nn.Linear):
         return F.linear(x, self.adjusted_weight(), self.bias)
 
 
-# Not in the modules, whose copies would take it along and keep it.
-_kept: WeakKeyDictionary[HyperETProjection, Tensor | None] = WeakKeyDictionary()
+# Not in the modules, whose copies would take it along and keep it. Each weight with the dial that it is of.
+_kept: WeakKeyDictionary[HyperETProjection, tuple[float, Tensor] | None] = WeakKeyDictionary()
 
 
 @contextmanager
