@@ -14,6 +14,7 @@ run_options: all options of a training run, and whether two runs are the same.
 progress: how far a tool is, at a terminal or in a log.
 processes: the processes of a run, by Lightning Fabric.
 evaluate: base and adapted models side by side.
+dial: the dial of the adapters that are evaluated: given, along it, or chosen.
 compare: evaluation, metrics.json and report of opened models.
 predict: overlays and detections of images.
 merge: an adapter folded into base weights.

@@ -15,7 +15,8 @@ from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split
-from sam3_hyperet.evaluation.compare import compare, model_parts, remove_records
+from sam3_hyperet.evaluation.compare import Comparison, compare, model_parts, remove_records
+from sam3_hyperet.evaluation.dial import DialFront, default_rule, front_of
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol
@@ -23,6 +24,7 @@ from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.files import Manifest
 from sam3_hyperet.report.report import write_comparison
 from sam3_hyperet.report.tables import MISSING, value
+from sam3_hyperet.training.choice import Rule
 
 PRODUCTS = ("metrics.json", "report.html", "comparison.md", "comparison.tex")
 _PRINTED = ("segm/AP", "bbox/AP", "mIoU", "unassigned", "presence/accuracy_absent")
@@ -42,9 +44,12 @@ def compare_and_report(
     tuning: AnnotatedImages | None = None,
     resume: str = "auto",
     keep_records: bool = False,
+    dial_rule: Rule | None = None,
+    front: DialFront | None = None,
 ) -> dict[str, float]:
     """Compare models (see `evaluation.compare.compare`), print the main metrics, write metrics.json and report.html.
 
+    `dial_rule` is what the front of models along a dial shows, if it can; `front` is the one that chose their dial.
     `extra` has more metrics to write, `tuning` is for `compare`. `resume` is "auto" to go on from the records in
     `run_dir`, "never" to start over.
     Returns the metrics; nothing in a process that is not the first.
@@ -58,14 +63,25 @@ def compare_and_report(
     comparison = compare(models, data, task, run_dir, fabric, tuning=tuning, resume=goes_on, say=say, progress=progress)
     if comparison is None:
         return {}
-    metrics = {**extra, **comparison.metrics}
+    front = front or _front(comparison, dial_rule)
+    tried = front.metrics if front and front.chosen is not None else {}
+    of_tuning = {f"dial/{dial:g}/{name}": tried[dial][name] for dial in tried for name in front.rule.metrics}
+    metrics = {**extra, **of_tuning, **comparison.metrics}
     Manifest(run_dir).claim(*PRODUCTS)
     write_json(run_dir / "metrics.json", {"precision": comparison.task.protocol.precision, **metrics})
-    write_comparison(replace(comparison, metrics=metrics), run_dir, config_text)
+    write_comparison(replace(comparison, metrics=metrics), run_dir, config_text, front)
     if not keep_records:
         remove_records(comparison, run_dir)
     print_metrics(console, metrics, [model.name for model in models])
     return metrics
+
+
+def _front(comparison: Comparison, rule: Rule | None) -> DialFront | None:
+    """The front along a dial that was compared, by this rule or, where it has not its metrics, by the default one."""
+    known = comparison.results[0].metrics
+    if rule is None or not all(name in known for name in rule.metrics):
+        rule = default_rule(known)
+    return front_of(comparison.results, rule, comparison.task)
 
 
 def print_metrics(console: Console, metrics: Mapping[str, float], names: Sequence[str]) -> None:

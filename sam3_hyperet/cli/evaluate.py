@@ -16,9 +16,11 @@ from rich.console import Console
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.compare import PRODUCTS, compare_and_report
+from sam3_hyperet.cli.dial import DialOptions, print_front, save_dials, set_dials, tuned_on
 from sam3_hyperet.cli.doctor import warnings_of
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.processes import from_first, make_fabric
+from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.submit import parse_runs, submit_jobs
 from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions
@@ -29,9 +31,10 @@ from sam3_hyperet.doctor.job import examine_job
 from sam3_hyperet.doctor.splits import small
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.cascade import calibration_images
-from sam3_hyperet.evaluation.compare import RECORDS
-from sam3_hyperet.evaluation.models import EXACT, FIRST_LOOKS, TrainedFiles, open_models
+from sam3_hyperet.evaluation.dial import choose_dial
+from sam3_hyperet.evaluation.models import DIALS, EXACT, FIRST_LOOKS, TrainedFiles, along_dial, open_models
 from sam3_hyperet.evaluation.protocol import Protocol
+from sam3_hyperet.evaluation.recording import RECORDS
 from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.files import Manifest, sole_use
 from sam3_hyperet.inference.predictor import check_prompts
@@ -67,7 +70,8 @@ def evaluate(config: DictConfig) -> Path:
     lines: list[str] = []  # printed by the first process alone
     config = recognised(config, lines.append)
     data = read_options(DataOptions, OmegaConf.to_container(config.data), "data")
-    trained = _trained(config, data)
+    trained, dials = _trained(config, data), DialOptions.of(config)
+    dials.check(trained, data, str(config.split))
     set_threads(config.threads)
     device, processes = choose_device(config.device), {"devices": config.devices, "num_nodes": config.nodes}
     strategy = "ddp" if config.devices * config.nodes > 1 else "auto"
@@ -75,20 +79,35 @@ def evaluate(config: DictConfig) -> Path:
     fabric = make_fabric(blamed, accelerator=device.type, strategy=strategy, **processes)
     fabric.launch()
     console = Console(highlight=False, quiet=not fabric.is_global_zero)
+    say = partial(console.print, markup=False, soft_wrap=True)
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        say(line)
     with ExitStack() as stack:
 
         def begin() -> Path:
             if notice := stack.enter_context(sole_use(Path(config.run_dir))):
-                console.print(notice, markup=False, soft_wrap=True)
+                say(notice)
             return Path(config.run_dir)
 
         run_dir = from_first(fabric, begin)  # whose clock names it
         with fabric.rank_zero_first():  # it may draw the images
             split = open_split(data, str(config.split))
             tuning = calibration_images(data, split, protocol)
+            choosing = dials.open_tuning(data, split, protocol)
         models = open_models(model_values, trained, fabric.device if fabric.world_size > 1 else device)
+        front = None
+        if choosing and dials.rule:
+            if warning := tuned_on(config.run, data):
+                say(warning)
+            work = {"run_dir": run_dir, "fabric": fabric, "resume": config.resume == "auto"}
+            shown = {"say": say, "progress": partial(counted, console, "tuning images")}
+            base, adapted = (one.model for one in models)
+            front = choose_dial(adapted, data, choosing, dials.rule, dials.grid, base=base, **work, **shown)
+            print_front(console, front)
+        if dials.along:
+            models = along_dial(models, dials.along)
+        else:
+            set_dials(models, front.chosen if front else dials.dial, say)
         compare_and_report(
             models,
             data,
@@ -102,8 +121,12 @@ def evaluate(config: DictConfig) -> Path:
             tuning=tuning,
             resume=config.resume,
             keep_records=config.keep_records,
+            dial_rule=dials.rule,
+            front=front,
         )
-    console.print(f"wrote {run_dir / 'metrics.json'}, {run_dir / 'report.html'}", markup=False, soft_wrap=True)
+        if dials.save and fabric.is_global_zero:
+            save_dials(models, say)
+    say(f"wrote {run_dir / 'metrics.json'}, {run_dir / 'report.html'}")
     return run_dir
 
 
@@ -117,7 +140,8 @@ def _warnings(values: dict[str, Any]) -> list[str]:
     config = OmegaConf.create(values)
     data = read_options(DataOptions, values["data"], "data")
     protocol = read_options(Protocol, values["protocol"], "protocol")
-    files = _trained(config, data).values()
+    trained = _trained(config, data)
+    DialOptions.of(config).check(trained, data, str(config.split))
     launcher = read_options(SlurmOptions, values["launcher"], "launcher")
 
     def data_rows(model: host.Sam3Image) -> Iterator[Finding]:
@@ -132,7 +156,7 @@ def _warnings(values: dict[str, Any]) -> list[str]:
         check_prompts(model, task.vocabulary)
         yield ok("data", f"{len(task.positions)} images, {len(task.vocabulary)} prompts")
 
-    adapters = [one.adapter for one in files if one.adapter]
+    adapters = [one.adapter for one in trained.values() if one.adapter]
     options = read_options(ModelOptions, values["model"], "model")
     run_dir = Path(values["run_dir"])
     Manifest(run_dir).check(*PRODUCTS)
@@ -172,7 +196,9 @@ def find_trained(adapters: list[Path], runs: list[Path], *, data: str, use_weigh
     found: dict[str, TrainedFiles] = {}
     for name, of_model in zip(names, files, strict=True):
         if of_model.adapter or of_model.weights:  # the name is also that of a folder
-            found[unique(name.strip(".") or "adapter", {*found, data, *RESERVED_NAMES, EXACT, FIRST_LOOKS})] = of_model
+            found[unique(name.strip(".") or "adapter", {*found, data, *RESERVED_NAMES, EXACT, FIRST_LOOKS, DIALS})] = (
+                of_model
+            )
     return found
 
 

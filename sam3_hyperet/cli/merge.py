@@ -11,7 +11,7 @@ from torch import Tensor
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import check_output, parse_command
 from sam3_hyperet.cli.of_run import listed
-from sam3_hyperet.cli.predict import open_adapted
+from sam3_hyperet.cli.predict import dial_line, open_adapted
 from sam3_hyperet.cli.predict_inputs import find_images, listed_prompts
 from sam3_hyperet.data.image_files import read_image
 from sam3_hyperet.errors import CheckpointError, ConfigError
@@ -56,13 +56,14 @@ def main(argv: list[str] | None = None) -> Path:
         raise ConfigError(f"run={config.run} has no adapter; expected weights to fold one into, or layout=…")
     checked = "no adapter"
     if adapter is not None:
+        line = dial_line(model, config.dial)
         before = _outputs(model, images, prompts)
         merge(model, torch.stack([model_input(image, resolution(model), model.device) for image in images]))
         after = _outputs(model, images, prompts)
         difference = max(float((x - y).abs().max() / x.abs().max()) for x, y in zip(before, after, strict=True))
         if not difference <= TOLERANCE:
             raise CheckpointError(f"{adapter}: merged outputs differ by {difference:.1e}; expected at most {TOLERANCE}")
-        checked = f"outputs on {len(images)} images differ by {difference:.1e}"
+        checked = f"{line and f'{line}; '}outputs on {len(images)} images differ by {difference:.1e}"
     if layout == "base":
         save_base(model, out)
     elif layout == "official":

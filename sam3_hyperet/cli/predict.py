@@ -32,6 +32,7 @@ from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.config import ModelOptions
+from sam3_hyperet.modeling.dial import dial_of, set_dial
 from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
 from sam3_hyperet.options import read_options
@@ -72,6 +73,8 @@ def predict(config: DictConfig) -> Path:
         console.print(line, markup=False, soft_wrap=True)
     set_threads(config.threads)
     model, adapter = open_adapted(config)
+    if line := dial_line(model, config.dial):
+        console.print(line, markup=False, soft_wrap=True)
     settings = {"prompts_at_once": config.prompts_at_once, "precision": config.precision}
     predictor = Predictor(model, list(inputs.categories), resolution(model), **settings)
     line = precision_text(config.precision, predictor.precision, predictor.device.type)
@@ -79,7 +82,12 @@ def predict(config: DictConfig) -> Path:
     run_dir.mkdir(parents=True, exist_ok=True)
     Manifest(run_dir).claim(*written)
     sizes = []
-    facts = {"adapter": adapter, "score_threshold": config.score_threshold, "precision": predictor.precision}
+    facts = {
+        "adapter": adapter,
+        "dial": dial_of(model) if adapter else None,
+        "score_threshold": config.score_threshold,
+        "precision": predictor.precision,
+    }
     head = json.dumps(facts, ensure_ascii=False)
     with ExitStack() as stack:
         stack.enter_context(weights_kept([model]))
@@ -135,7 +143,7 @@ def _warnings(values: dict[str, Any]) -> list[str]:
 
 
 def open_adapted(config: DictConfig) -> tuple[host.Sam3Image, str | None]:
-    """The model that `model=`, `adapter=` and `run=` describe, on its device, and the adapter file.
+    """The model that `model=`, `adapter=`, `run=` and `dial=` describe, on its device, and the adapter file.
 
     A run's model has the base weights that the run trained, if it did, unless `model=` describes another base. Raises
     ConfigError for several runs, CheckpointError for a run without results and for files that do not fit.
@@ -144,7 +152,19 @@ def open_adapted(config: DictConfig) -> tuple[host.Sam3Image, str | None]:
     model = open_model(values).to(choose_device(config.device))
     if adapter:
         load_adapter(model, adapter)
+    if config.dial is not None:
+        set_dial(model, config.dial)
     return model, adapter
+
+
+def dial_line(model: host.Sam3Image, given: float | None) -> str:
+    """The dial of a model's adapter in one line for people; "" where it is as trained, and nobody wanted another."""
+    dial = dial_of(model)
+    return (
+        ""
+        if given is None and dial == 1.0
+        else f"dial {dial:g}{' (as the adapter file says)' if given is None else ''}"
+    )
 
 
 def _described(config: DictConfig) -> tuple[dict[str, Any], str | None]:
@@ -161,6 +181,8 @@ def _described(config: DictConfig) -> tuple[dict[str, Any], str | None]:
             values["checkpoint"] = str(weights)
         if adapter is None and best.is_file():
             adapter = str(best)
+    if config.dial is not None and adapter is None:
+        raise ConfigError(f"dial={config.dial:g}: there is no adapter; expected adapter=FILE, or a run that has one")
     return values, adapter  # type: ignore[return-value]
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from sam3_hyperet.choices import PRECISIONS
+from sam3_hyperet.choices import AUTO, MAX_DIAL, PRECISIONS
 from sam3_hyperet.data.options import EXIF, DataOptions
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.launch.options import SlurmOptions
@@ -34,6 +34,15 @@ def _is_folder_name(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip()) and not Path(value).expanduser().is_file()
 
 
+def _is_dial(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_DIAL
+
+
+def _are_dials(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_dial, value))
+
+
+_DIAL = f"a number from 0, the base, over 1, the adapter, to {MAX_DIAL:g}"
 _DEVICES = ("auto", "cpu", "cuda", "gpu")  # as train.accelerator has them
 
 _KEYS: dict[str, Any] = {  # with a condition on their values
@@ -54,8 +63,16 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
     "exif": Annotated[str, Condition(lambda v: v in EXIF, f"one of {', '.join(EXIF)}")],
     "keep_records": Switch,
     "device": Annotated[str, Condition(lambda v: str(v).split(":")[0] in _DEVICES, ", ".join(_DEVICES))],
+    "dial": Annotated[float, Condition(_is_dial, _DIAL)] | None,
+    "dial_grid": Annotated[list[float], Condition(_are_dials, f"a list, each {_DIAL}")] | None,
+    "dial_rule": Annotated[str, Condition(lambda v: isinstance(v, str), "a rule such as train.best has")] | None,
+    "save_dial": Switch,
     "trial": Switch | None,
     "json": Switch,
+    "evaluate dial": Annotated[
+        object, Condition(lambda v: v == AUTO or _is_dial(v) or _are_dials(v), f"{_DIAL}, a list of them, or auto")
+    ]
+    | None,
     "evaluate resume": Annotated[str, Condition(lambda v: v in ("auto", "never"), "auto or never")],
 }
 

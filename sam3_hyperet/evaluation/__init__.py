@@ -4,6 +4,7 @@
 - `task`: the prompts of a split, and the evaluators of a model on it
 - `models`: the base and the adapted models, and their fingerprints
 - `runner`: models run on images in turn; `background`: the evaluators' work on other threads
+- `recording`: the records of several models, shared by processes; `dial`: metrics along the dial, and its choice
 - `record_store`: the records of images on disk, from which a killed evaluation goes on
 - `cascade`: the threshold of first looks, calibrated; `against_exact`: what is left out, beside the exact protocol
 - `compare`: all of it for several models, and their metrics in one flat table; `bootstrap`: intervals of differences

@@ -1,10 +1,8 @@
 """Any number of models on one split: their records, and their metrics in one flat table."""
 
 import contextlib
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +11,32 @@ from lightning_fabric import Fabric
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.vocabularies import vocabulary_ids
-from sam3_hyperet.digest import sha256
 from sam3_hyperet.evaluation.against_exact import difference_line, exact_runs, minus_exact, unmeasured_line
 from sam3_hyperet.evaluation.bootstrap import paired_differences
 from sam3_hyperet.evaluation.cascade import Calibration, Calibrator
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.metrics.radius import BEFORE
-from sam3_hyperet.evaluation.models import BASE, EXACT, FIRST_LOOKS, EvalModel
+from sam3_hyperet.evaluation.models import BASE, DIALS, EXACT, FIRST_LOOKS, EvalModel, is_base
 from sam3_hyperet.evaluation.record_store import RecordStore
-from sam3_hyperet.evaluation.runner import ModelRun, evaluate_records, open_run, record_images, records_of
+from sam3_hyperet.evaluation.recording import (
+    RECORDS,
+    Progress,
+    Say,
+    files_digest,
+    record_runs,
+    run_facts,
+    split_facts,
+)
+from sam3_hyperet.evaluation.runner import ModelRun, evaluate_records, open_run, records_of
 from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.files import Manifest
-from sam3_hyperet.inference.shared_encoding import shared_encoding
-from sam3_hyperet.modeling.compilation import compiled_regions
+from sam3_hyperet.modeling.config import adapter_config
+from sam3_hyperet.modeling.dial import dial_of
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import precision_text
-from sam3_hyperet.version import versions
 
-RECORDS = "records"
-Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
 _RADII = ("radius/", "normalized_radius/")
 _FORGETTABLE = ("segm/AP", "bbox/AP", "mIoU", "presence/IL_MCC", "presence/accuracy_absent")
 
@@ -77,7 +80,7 @@ def compare(
     *,
     resume: bool = True,
     tuning: AnnotatedImages | None = None,
-    say: Callable[[str], None],
+    say: Say,
     progress: Progress,
 ) -> Comparison | None:
     """Run all models on each image in turn and score them; None in a process that is not the first.
@@ -92,8 +95,12 @@ def compare(
     device, asked = next(models[0].model.parameters()).device.type, task.protocol.precision
     task = task.on(device)
     say(precision_text(asked, task.protocol.precision, device))
-    runs = [open_run(model, task, RecordStore(run_dir / RECORDS / model.name)) for model in models]
-    exact = exact_runs(models, task, run_dir / RECORDS)
+    of_base = [model.name for model in models[1:] if models[0].name == BASE and is_base(model.model, models[0].model)]
+    for name in of_base:
+        say(f"{name}: at dial 0 it is the base, whose records it has")
+    running = [model for model in models if model.name not in of_base]
+    runs = [open_run(model, task, RecordStore(run_dir / RECORDS / model.name)) for model in running]
+    exact = exact_runs(running, task, run_dir / RECORDS)
     every, looks = [*runs, *exact], RecordStore(run_dir / RECORDS / FIRST_LOOKS)
     names = [f"{RECORDS}/{name}" for name in (*(run.name for run in runs), EXACT, FIRST_LOOKS)]
     Manifest(run_dir).check(*names)  # in every process, so that none waits for another that has failed
@@ -102,7 +109,7 @@ def compare(
         of_models = model_facts([run.predictor.model for run in every])
         facts = split_facts(data, task)
         if tuning:
-            of_tuning = _digest(map(tuning.files, range(len(tuning))))
+            of_tuning = files_digest(map(tuning.files, range(len(tuning))))
             if why := looks.prepare({**facts, "tuning": of_tuning, "models": of_models[: len(runs)]}, resume):
                 say(why)
     fabric.barrier()
@@ -111,41 +118,32 @@ def compare(
         if run.name in calibrations:
             run.predictor.spare(calibrations[run.name].spare_below)
             say(calibrations[run.name].line(run.name, task.protocol))
+    of_runs = []
     if fabric.is_global_zero:
-        for run, of_model in zip(every, of_models, strict=True):
-            own = {"resolution": run.predictor.resolution, "evaluators": list(run.evaluators)}
-            own |= {"spare_below": run.predictor.spare_below} if run.predictor.spare_below else {}
-            own |= {"curvatures": run.probe.curvatures()} if run.probe else {}
-            if why := run.store.prepare({**of_model, **facts, **own}, resume):
-                say(why)
-    fabric.barrier()
-    positions = [_own_positions(run, fabric, say) for run in every]
-    images = len(set().union(*positions))
-    running = [run.predictor.model for run in every]
-    with progress(images) as on_image, shared_encoding(running), compiled_regions(running):
-        record_images(every, positions, task.split.images.load_image, workers=task.protocol.workers, on_image=on_image)
-    fabric.barrier()
+        of_runs = [run_facts(run, of_model, facts) for run, of_model in zip(every, of_models, strict=True)]
+    record_runs(every, of_runs, fabric, resume=resume, say=say, progress=progress)
     if not fabric.is_global_zero:
         return None
-    results = tuple(_result(model, run) for model, run in zip(models, runs, strict=True))
+    found = {run.name: _result(model, run) for model, run in zip(running, runs, strict=True)}
+    results = tuple(replace(found.get(model.name, found[running[0].name]), model=model) for model in models)
     metrics = all_metrics(data, task, results) | differences(data.name, results, task.protocol.bootstrap)
-    parts = model_parts([run.name for run in runs])
+    parts = model_parts([model.name for model in models])
     notes = [one.line(name, task.protocol) for name, one in calibrations.items()]
     if not exact:
         for result in results if calibrations else ():
             notes.append(unmeasured_line(result.model.name, result.metrics["speed/spared_ratio"]))
             say(notes[-1])
-    for run, twin, result in zip(runs, exact, results, strict=False):
-        found, spared = minus_exact(run, twin), result.metrics.get("speed/spared_ratio")
-        notes.append(difference_line(run.name, found, len(twin.positions), spared))
+    for run, twin in zip(runs, exact, strict=False):
+        changes, spared = minus_exact(run, twin), found[run.name].metrics.get("speed/spared_ratio")
+        notes.append(difference_line(run.name, changes, len(twin.positions), spared))
         say(notes[-1])
-        metrics |= {MetricKey(key, data=data.name, model=parts[run.name]): value for key, value in found.items()}
+        metrics |= {MetricKey(key, data=data.name, model=parts[run.name]): value for key, value in changes.items()}
     return Comparison(data, task, results, metrics, tuple(notes))
 
 
 def remove_records(comparison: Comparison, run_dir: Path) -> None:
-    """Remove the records of a comparison, and nothing else."""
-    names = [*(result.model.name for result in comparison.results), EXACT, FIRST_LOOKS]
+    """Remove the records of a comparison and of the dial that was chosen for it, and nothing else."""
+    names = [*(result.model.name for result in comparison.results), EXACT, FIRST_LOOKS, DIALS]
     Manifest(run_dir).remove(*(f"{RECORDS}/{name}" for name in names))
     with contextlib.suppress(OSError):  # it holds something else
         (run_dir / RECORDS).rmdir()
@@ -155,35 +153,6 @@ def model_parts(names: Sequence[str]) -> dict[str, str]:
     """The `model` of each model's metric keys: its name for several adapted ones, nothing for one, or a model alone."""
     several = len([name for name in names if name != BASE]) > 1
     return {name: name if several or (name == BASE and len(names) > 1) else "" for name in names}
-
-
-def split_facts(data: DataOptions, task: EvalTask) -> dict[str, object]:
-    """All that decides a model's records on a split, as plain facts: equal facts, equal records.
-
-    A file is known by its name, size and time.
-    """
-    split = task.split
-    files = [split.images.files(i) for i in task.positions]
-    if split.labels is not None and split.labels is not split.images:
-        files += [split.labels.files(i) for i in task.positions]
-    values = {
-        "vocabulary": (task.vocabulary,),
-        "categories": (split.images.categories, split.labels.categories if split.labels else (), task.groups),
-    }
-    return {
-        **{f"protocol.{name}": value for name, value in task.protocol.deciding().items()},
-        "data": f"{data.name}, {split.name} split, {len(task.positions)} of {len(split.images)} images",
-        **{name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in values.items()},
-        "files": _digest(files),
-        "annotations": sha256(split.coco_file) if split.coco_file else None,
-        **{f"version.{name}": version for name, version in versions().items()},
-    }
-
-
-def _digest(files: Iterable[Iterable[Path]]) -> str:
-    """Of names, sizes and times of files, by image."""
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for of_image in files for file in of_image]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def all_metrics(data: DataOptions, task: EvalTask, results: Sequence[EvalResult]) -> dict[str, float]:
@@ -197,6 +166,8 @@ def all_metrics(data: DataOptions, task: EvalTask, results: Sequence[EvalResult]
             report = parameter_report(result.model.model)
             for key in ("added", "total", "added_ratio"):  # `trainable` is for the caller to add
                 metrics[MetricKey(f"params/{key}", model=model)] = report[key]
+            if adapter_config(result.model.model) is not None:
+                metrics[MetricKey("dial", model=model)] = dial_of(result.model.model)
         for key, value in result.metrics.items():
             if not key.startswith(_RADII):
                 metrics[MetricKey.of(key, data.name, model)] = value
@@ -244,7 +215,7 @@ def _calibrate(
     images: AnnotatedImages,
     store: RecordStore,
     fabric: Fabric,
-    say: Callable[[str], None],
+    say: Say,
     progress: Progress,
 ) -> Mapping[str, Calibration]:
     """The calibration of each model's first looks, in every process the same."""
@@ -257,20 +228,6 @@ def _calibrate(
     calibrator.record(store, missing[fabric.global_rank :: fabric.world_size], progress)
     fabric.barrier()
     return calibrator.calibrations(store)
-
-
-def _own_positions(run: ModelRun, fabric: Fabric, say: Callable[[str], None]) -> list[int]:
-    """The images of a run that this process records: every world-size-th one of those without a record.
-
-    So none has much more to do than another, which would wait for it at the end, longer than NCCL lets a process wait.
-    """
-    # read by one process: another one that has begun would change what is missing
-    found = run.store.missing(run.positions) if fabric.is_global_zero else None
-    missing, damaged = fabric.broadcast(found)
-    if damaged or len(missing) < len(run.positions):
-        because = f", {damaged} of them for a damaged record" if damaged else ""
-        say(f"{run.name}: goes on with {len(missing)} of {len(run.positions)} images{because}")
-    return missing[fabric.global_rank :: fabric.world_size]
 
 
 def _result(model: EvalModel, run: ModelRun) -> EvalResult:

@@ -1,7 +1,7 @@
 """The models of an evaluation: the base, and what adapter files and training runs make of it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,30 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.copies import adapted_copy, shared_copy
+from sam3_hyperet.modeling.dial import dial_of, set_dial
 from sam3_hyperet.modeling.opening import open_model
+from sam3_hyperet.modeling.parameters import base_state_dict
 from sam3_hyperet.modeling.probe import watchable_base
 
 BASE = "base"
-EXACT, FIRST_LOOKS = "exact", "first-looks"  # folders beside the models' records; no model has these names
+EXACT, FIRST_LOOKS, DIALS = (
+    "exact",
+    "first-looks",
+    "dials",
+)  # folders beside the models' records; no model has these names
 
 
 @dataclass(frozen=True)
 class EvalModel:
-    """A model to evaluate: `name` is unique, `adapter_file` the file that the report names with its hash."""
+    """A model to evaluate: `name` is unique, `adapter_file` the file that the report names with its hash.
+
+    `dial` is that of one of several models along the dial of one adapter, of which the base may be 0.
+    """
 
     name: str
     model: host.Sam3Image
     adapter_file: Path | None = None
+    dial: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,35 @@ def open_models(
             return beside_base(model, base, files.adapter, name)
         adapted.append(EvalModel(name, model, files.adapter))
     return [*([EvalModel(BASE, base)] if base is not None else []), *adapted]
+
+
+def is_base(model: host.Sam3Image, base: host.Sam3Image) -> bool:
+    """Whether a model is its base, bit for bit: its adapter is at dial 0, and its base weights are those of `base`."""
+    if adapter_config(model) is None or dial_of(model) != 0.0:
+        return False
+    ours, theirs = base_state_dict(model), base_state_dict(base)
+    same = ours.keys() == theirs.keys() and all(ours[k].dtype == theirs[k].dtype for k in ours)
+    return same and all(ours[k] is theirs[k] or torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def at_dial(model: host.Sam3Image, dial: float) -> host.Sam3Image:
+    """A copy of a model, of the same tensors, whose adapter is at `dial`."""
+    copy = shared_copy(model).eval()
+    set_dial(copy, dial)
+    return copy
+
+
+def along_dial(models: Sequence[EvalModel], dials: Sequence[float]) -> list[EvalModel]:
+    """The base and copies of the one adapted model at each of the dials, `dial_0.25` and so on, in rising order.
+
+    The base is dial 0 unless base weights were trained: then 0 is a model of its own.
+    """
+    base, adapted = models
+    is_zero = is_base(at_dial(adapted.model, 0.0), base.model)
+    others = sorted(set(dials) - ({0.0} if is_zero else set()))
+    file = adapted.adapter_file
+    along = [EvalModel(f"dial_{dial:g}", at_dial(adapted.model, dial), file, dial) for dial in others]
+    return [replace(base, dial=0.0) if is_zero else base, *along]
 
 
 def beside_base(

@@ -1,6 +1,6 @@
 """The evaluation's metrics of a model while it trains, on some tuning images; nothing is written to disk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -51,7 +51,7 @@ class ValidationScore:
             return store.records
 
         everyone = {position: one for part in from_all(self._fabric, record) for position, one in part.items()}
-        return _headlines(run.evaluators, [everyone[position] for position in task.positions])
+        return headlines(run.evaluators, [everyone[position] for position in task.positions])
 
 
 def open_validation(split: Split, protocol: Protocol, images: int) -> EvalTask:
@@ -75,13 +75,14 @@ def known_metrics(task: EvalTask) -> dict[str, float]:
             evaluator.start(position, {})
             record |= {f"{name}/{key}": values for key, values in evaluator.finish().items()}
         records.append(record)
-    found = _headlines(evaluators, records)
+    found = headlines(evaluators, records)
     if not found:
         raise DataError(f"{task.split.images.name}: no metric can be measured on its tuning images")
     return found | forgetting(found, found, ("", *task.groups))
 
 
-def _headlines(evaluators: Mapping[str, Evaluator], records: list[Record]) -> dict[str, float]:
+def headlines(evaluators: Mapping[str, Evaluator], records: Sequence[Record]) -> dict[str, float]:
+    """The headlines of all evaluators, each image once."""
     once = np.ones(len(records), dtype=np.int64)
     values: dict[str, float] = {}
     for name, evaluator in evaluators.items():

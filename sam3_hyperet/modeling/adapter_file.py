@@ -56,6 +56,13 @@ def read_adapter_dial(path: str | Path) -> float:
     return _dial(path, read_safetensors(path)[1])
 
 
+def write_adapter_dial(path: str | Path, dial: float) -> None:
+    """Replace the dial in an adapter file; its tensors stay as they are. Raises ConfigError for what is no dial."""
+    tensors, metadata = read_safetensors(path)
+    _config(path, metadata)
+    write_safetensors(tensors, path, {**metadata, "dial": repr(checked_dial(dial))})
+
+
 def inject_from_file(model: nn.Module, path: str | Path) -> None:
     """Add adapters as an adapter file has them, at the identity. Raises CheckpointError as `load_adapter` does."""
     tensors, metadata = read_safetensors(path)

@@ -8,11 +8,10 @@ import math
 
 from torch import nn
 
+from sam3_hyperet.choices import MAX_DIAL
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.parameters import adapter_sites
-
-MAX_DIAL = 2.0
 
 
 def set_dial(model: nn.Module, alpha: float) -> None:

@@ -1,6 +1,7 @@
 """The evidence behind a comparison's metrics, from its records: curves, confusion, counts, radii."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -33,6 +34,18 @@ def adapted_names(comparison: Comparison) -> tuple[str, ...]:
     """The adapted models as a report names them: none where there is only one."""
     names = tuple(result.model.name for result in comparison.results if result.model.name != BASE)
     return names if len(names) > 1 else ()
+
+
+def detailed(comparison: Comparison) -> Comparison:
+    """The part of a comparison whose curves and images are shown: all of it, or along a dial the base and one model.
+
+    That is the adapter as trained, dial 1, or the one nearest to it.
+    """
+    along = [result for result in comparison.results if result.model.dial is not None and result.model.name != BASE]
+    if len(along) < 2:
+        return comparison
+    base = [result for result in comparison.results if result.model.name == BASE]
+    return replace(comparison, results=(*base, min(along, key=lambda one: abs((one.model.dial or 0.0) - 1.0))))
 
 
 def precision_recall(comparison: Comparison) -> list[PrecisionRecall]:

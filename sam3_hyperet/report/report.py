@@ -18,14 +18,17 @@ from jinja2 import Environment, StrictUndefined
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.choices import BF16
 from sam3_hyperet.evaluation.compare import Comparison
+from sam3_hyperet.evaluation.dial import DialFront
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import BASE
 from sam3_hyperet.files import replacing
 from sam3_hyperet.modeling.build import resolution
+from sam3_hyperet.modeling.dial import dial_of
 from sam3_hyperet.report import evidence, tables
 from sam3_hyperet.report.examples import examples, extremes, semantic_examples
 from sam3_hyperet.report.figures import score_plots
 from sam3_hyperet.report.figures.category_plots import TreeConfusion, confusion_plots, difference_plots
+from sam3_hyperet.report.figures.front_plots import front_plots
 from sam3_hyperet.report.figures.images import Example, SemanticExample, instance_panels, semantic_panels
 from sam3_hyperet.report.figures.plots import Plot, model_colors
 from sam3_hyperet.report.figures.radius_maps import RadiusMap, site_maps
@@ -71,17 +74,28 @@ class Report:
     instances: Mapping[str, int] = field(default_factory=dict)  # in the ground truth, by category
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    front: DialFront | None = None
+    detailed: Sequence[str] = ()  # the models that curves and images are of; none for all
 
 
-def write_comparison(comparison: Comparison, run_dir: Path, config_text: str) -> None:
-    """Write report.html, comparison.md and comparison.tex; examples and radii are those of the last model."""
-    names, task = evidence.adapted_names(comparison), comparison.task
+def write_comparison(compared: Comparison, run_dir: Path, config_text: str, front: DialFront | None = None) -> None:
+    """Write report.html, comparison.md and comparison.tex; examples and radii are those of the last model.
+
+    Along a dial, these and the curves are of one model, for the others are between it and the base.
+    """
+    names, comparison = evidence.adapted_names(compared), evidence.detailed(compared)
+    task, last = comparison.task, comparison.results[-1].model.name
+    notes, is_part = list(compared.notes), len(comparison.results) < len(compared.results)
+    if is_part:
+        notes.append(f"Curves, images and radii are those of the base and of {last}, which is called adapted there.")
+    elif names:
+        notes.append(f"Images and radii are those of {last}.")
     gained, lost = extremes(comparison, _EXTREMES) if task.shown else ([], [])
     report = Report(
         title=run_dir.name,
         metrics=comparison.metrics,
         history=run_log.read_history(run_dir / run_log.FILE),
-        protocol=protocol_facts(comparison),
+        protocol=protocol_facts(compared),
         config=config_text,
         versions=versions(),
         models=names,
@@ -96,7 +110,9 @@ def write_comparison(comparison: Comparison, run_dir: Path, config_text: str) ->
         confusion=evidence.tree_confusion(comparison),
         instances=evidence.instance_counts(comparison),
         dropped=dict(task.split.images.dropped),
-        notes=[*comparison.notes, *([f"Images and radii are those of {names[-1]}."] if names else [])],
+        notes=notes,
+        front=front,
+        detailed=(last,) if is_part else (),
     )
     write_report(report, run_dir / "report.html")
     write_tables(report, run_dir)
@@ -117,6 +133,8 @@ def protocol_facts(comparison: Comparison) -> dict[str, str]:
     for name, file in adapters.items():
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
         facts["adapter" if len(adapters) == 1 else f"adapter {name}"] = f"SHA-256 {digest}…"
+    dials = {one.model.name: dial_of(one.model.model) for one in comparison.results if one.model.name != BASE}
+    facts |= {f"dial of {name}": f"{dial:g}" for name, dial in dials.items() if dial != 1.0}
     facts |= {key: str(value) for key, value in asdict(task.protocol).items()}
     return facts | ({"precision": f"{BF16}; {_BF16_MEASURED}"} if task.protocol.precision == BF16 else {})
 
@@ -161,6 +179,8 @@ def _view(report: Report, score_threshold: float) -> dict[str, Any]:
         "has_base": any(row.base is not None for row in table),
         "has_intervals": any(cell.interval for row in table for cell in row.cells),
         "facts": [(text, facts[key]) for key in facts if (text := _figure(value(metrics, key), key)) != MISSING],
+        "front": tables.front_rows(report.front) if report.front else [],
+        "front_plots": front_plots(report.front) if report.front else [],
         "training": training_plots(report.history, value(metrics, "train/best_step")),
         "precision_recall": score_plots.precision_recall_plots(report.precision_recall),
         "differences": _differences(categories, report),
@@ -186,6 +206,8 @@ def _differences(categories: Mapping[str, list[Row]], report: Report) -> list[Pl
     for title in kinds.values():
         counts = {} if title.endswith("IoU") else report.instances
         for k, name in enumerate(report.models or ("",)):
+            if report.detailed and name not in report.detailed:
+                continue
             plots += difference_plots(f"{title}, {name}" if name else title, categories[title], counts, k)
     return plots
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from sam3_hyperet.evaluation.dial import DialFront
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 
 UNMOVED = 0.005  # a smaller difference of an AP, an mIoU or a fraction is called none
@@ -131,6 +132,28 @@ def category_tables(metrics: Mapping[str, float], models: Sequence[str] = ()) ->
     for table in tables.values():
         table.sort(key=lambda row: (row.cells[0].difference is None, -(row.cells[0].difference or 0.0), row.scope))
     return tables
+
+
+@dataclass(frozen=True)
+class FrontRow:
+    """One dial: the metrics that its rule names, each with its difference from the base, and what is to be said."""
+
+    dial: str
+    cells: tuple[tuple[float | None, float | None], ...]
+    kept: str
+    remark: str
+
+
+def front_rows(front: DialFront) -> list[FrontRow]:
+    """The rows of the table of a dial's front."""
+    found = []
+    for dial, metrics in front.metrics.items():
+        pairs = [(value(metrics, name), value(front.base, name)) for name in front.rule.metrics]
+        cells = tuple((now, None if now is None or then is None else now - then) for now, then in pairs)
+        kept = ("yes" if front.keeps(dial) else "no") if front.rule.conditions else MISSING
+        remarks = [{0.0: "base", 1.0: "as trained"}.get(dial, ""), "chosen" if dial == front.chosen else ""]
+        found.append(FrontRow(f"{dial:g}", cells, kept, ", ".join(filter(None, remarks))))
+    return found
 
 
 def other_keys(metrics: Mapping[str, float]) -> list[MetricKey]:

@@ -3,7 +3,7 @@
 loop: `fit`, the steps with their checks, validation and saves.
 progress: the counters of a run.
 validation: losses and metrics while a run trains.
-choice: the rule by which the best step is chosen, without torch.
+choice: the rule by which the best step, or the dial, is chosen, without torch.
 ema: the moving average of what trains.
 gathering: results of all processes in each of them.
 step: one optimizer step over all batches and processes.

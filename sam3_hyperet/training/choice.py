@@ -1,4 +1,4 @@
-"""The rule by which a run chooses the step whose weights it keeps; without torch.
+"""The rule by which a run chooses the step whose weights it keeps, or the dial of its adapter; without torch.
 
     loss                                                       the lowest loss of the matched queries
     segm/AP                                                    the highest of a metric
@@ -11,7 +11,7 @@ condition is a number, or `base`, which is the same metric before training and w
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import close
@@ -63,15 +63,21 @@ class Rule:
     metric: str
     highest: bool
     conditions: tuple[Condition, ...] = ()
+    option: str = field(default=_OPTION, compare=False)  # which it is the value of, for messages
 
     @classmethod
-    def parse(cls, text: str) -> "Rule":
+    def parse(cls, text: str, option: str = _OPTION) -> "Rule":
         """The rule that a text says. Raises ConfigError."""
         found = _RULE.fullmatch(text.strip())
         if found is None:
-            raise ConfigError(f"{_OPTION}={text!r}; {_EXPECTED}")
+            raise ConfigError(f"{option}={text!r}; {_EXPECTED}")
         metric, way, where = found["metric"], found["way"], found["where"]
-        return cls(metric, way == "max" if way else not _is_to_be_low(metric), _conditions(text, where))
+        highest = way == "max" if way else not _is_to_be_low(metric)
+        return cls(metric, highest, _conditions(f"{option}={text!r}", where), option)
+
+    def __str__(self) -> str:
+        where = f" where {self.where}" if self.conditions else ""
+        return f"{'max' if self.highest else 'min'} {self.metric}{where}"
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -83,10 +89,10 @@ class Rule:
         """The conditions as text."""
         return " and ".join(map(str, self.conditions))
 
-    def check(self, known: Mapping[str, float], source: str) -> None:
+    def check(self, known: Mapping[str, float], source: str, images: str = "train.validate_images") -> None:
         """Raise a ConfigError unless each metric is the loss, or one of those `known` and there defined.
 
-        `source` says what was or will be measured, for the message.
+        `source` says what was or will be measured, `images` is the option for how much of it, for the message.
         """
         for name in self.metrics:
             if name == LOSS:
@@ -94,10 +100,10 @@ class Rule:
             if name not in known:
                 there = ", ".join([LOSS, *sorted(known)])
                 near = close(name, known) + (f"; {_EXPECTED}" if " " in name else "")
-                raise ConfigError(f"{_OPTION}: {source} have no metric {name!r}; expected one of {there}{near}")
+                raise ConfigError(f"{self.option}: {source} have no metric {name!r}; expected one of {there}{near}")
             if math.isnan(known[name]):
-                remedy = "expected other images, a larger train.validate_images, or a metric of what they show"
-                raise ConfigError(f"{_OPTION}: {name} is undefined: {source} show nothing of it; {remedy}")
+                remedy = f"expected other images, a larger {images}, or a metric of what they show"
+                raise ConfigError(f"{self.option}: {name} is undefined: {source} show nothing of it; {remedy}")
 
     def rank(self, values: Mapping[str, float], base: Mapping[str, float]) -> tuple[float, float]:
         """By which steps are ordered, the best first: shortfall of the conditions together, then the metric.
@@ -110,16 +116,16 @@ class Rule:
         return shortfall, math.inf if math.isnan(signed) else signed
 
 
-def _conditions(text: str, where: str | None) -> tuple[Condition, ...]:
+def _conditions(given: str, where: str | None) -> tuple[Condition, ...]:
     found, place = [], 0
     while where is not None and place < len(where):
         condition = _CONDITION.match(where, place)
         if condition is None:
             expected = "expected METRIC >= NUMBER or METRIC <= base+NUMBER, several joined by and"
-            raise ConfigError(f"{_OPTION}={text!r}: {where[place:].strip()!r} is no condition; {expected}")
+            raise ConfigError(f"{given}: {where[place:].strip()!r} is no condition; {expected}")
         if condition["base"] and condition["metric"].startswith(_FORGETTING):  # the base has none
             measured = f"{condition['metric']} is a difference from the base already"
-            raise ConfigError(f"{_OPTION}={text!r}: {measured}; expected a number in place of base")
+            raise ConfigError(f"{given}: {measured}; expected a number in place of base")
         bound = (condition["margin"] or "0").replace(" ", "") if condition["base"] else condition["bound"]
         found.append(Condition(condition["metric"], condition["sign"], float(bound), bool(condition["base"])))
         place = condition.end()

@@ -1,5 +1,6 @@
 """Figures of a report.
 
 - `images`: masks and label maps on images; `radius_maps`: radii on images
-- `plots`: SVG plots for all others: `training_plots`, `score_plots`, `category_plots`, `radius_plots`
+- `plots`: SVG plots for all others: `training_plots`, `score_plots`, `category_plots`, `radius_plots`,
+  `front_plots`
 """

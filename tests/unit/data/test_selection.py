@@ -141,8 +141,8 @@ def test_shots_and_tuning_images_are_never_validation_images(one_file):
 
 
 def test_an_evaluation_knows_its_images_by_what_was_held_out(one_file):
-    from sam3_hyperet.evaluation.compare import split_facts
     from sam3_hyperet.evaluation.protocol import Protocol
+    from sam3_hyperet.evaluation.recording import split_facts
     from sam3_hyperet.evaluation.task import open_task
 
     every = [one_file(), one_file(), one_file(seed=1)]

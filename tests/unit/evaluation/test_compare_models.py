@@ -18,10 +18,10 @@ import sam3_hyperet as hy
 from sam3_hyperet.cli.compare import compare_and_report, print_metrics
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
-from sam3_hyperet.evaluation.compare import _own_positions
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import EvalModel, beside_base
 from sam3_hyperet.evaluation.protocol import Protocol
+from sam3_hyperet.evaluation.recording import own_positions
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
@@ -204,7 +204,7 @@ def test_what_an_interrupted_evaluation_left_is_shared_evenly():
 
     for rank in range(2):
         fabric = SimpleNamespace(is_global_zero=rank == 0, global_rank=rank, world_size=2, broadcast=broadcast)
-        own.append(_own_positions(run, fabric, said.append))
+        own.append(own_positions(run, fabric, said.append))
     assert [len(part) for part in own] == [5, 5]
     assert sorted(own[0] + own[1]) == list(range(1, 20, 2))
     assert sent[1] is None
