@@ -1,6 +1,7 @@
 """Adapters for any model; they need torch alone, not sam3.
 
 module                 the interface of an adapter: name, switch, parameters, fold
+gate                   a gate per prompt, of an adjustment
 adjustment             HyperET, the adjustment of a feature
 structure              its matrices
 attention              hyperbolic attention as modules

@@ -69,9 +69,12 @@ class HyperET(nn.Module):
         else:
             self.register_buffer("alpha", torch.tensor(float(residual)))
 
-    def forward(self, x: Tensor, strength: float = 1.0) -> Tensor:
-        """y, or x + `strength`·(y − x): x itself at 0, and no further arithmetic at 1."""
-        if strength == 0.0:
+    def forward(self, x: Tensor, strength: Tensor | float = 1.0) -> Tensor:
+        """y, or x + `strength`·(y − x): x itself at the number 0, and no further arithmetic at 1.
+
+        A tensor is fp32, and shaped to multiply x.
+        """
+        if not isinstance(strength, Tensor) and strength == 0.0:
             return x
         if not -x.ndim <= self.channel_dim < x.ndim or x.shape[self.channel_dim] != self.dim:
             shape = tuple(x.shape)
@@ -125,5 +128,5 @@ class HyperET(nn.Module):
 class Unadjusted(HyperET):
     """An adjustment of the base, which passes features unchanged to a probe."""
 
-    def forward(self, x: Tensor, strength: float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, strength: Tensor | float = 1.0) -> Tensor:
         return x

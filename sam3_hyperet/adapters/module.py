@@ -43,6 +43,8 @@ class AdapterModule(nn.Module):
         """Undo what `reverted` does not: changes of `model` other than of the class of a module."""
 
 
-def interpolated(x: Tensor, y: Tensor, strength: float) -> Tensor:
-    """x + `strength`·(y − x); y itself at 1."""
-    return y if strength == 1.0 else x + strength * (y - x)
+def interpolated(x: Tensor, y: Tensor, strength: Tensor | float) -> Tensor:
+    """x + `strength`·(y − x); y itself at the number 1."""
+    if not isinstance(strength, Tensor) and strength == 1.0:
+        return y
+    return x + strength * (y - x)

@@ -12,6 +12,7 @@ sites           the places of adapters in a model
 controls        LoRA and bias tuning, for comparison
 inject          adapters put in, switched off, and taken out
 adapter_file    adapters saved and loaded, with their configuration
+gates           how much of an adapter each prompt gets, where there are gates
 dial            how far adapters move the base, from 0 to beyond 1
 compilation     the parts of a model that PyTorch's compiler runs
 copies          several models with one set of frozen tensors

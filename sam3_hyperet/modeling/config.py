@@ -11,6 +11,8 @@ from sam3_hyperet.errors import ConfigError
 SCHEMES: dict[str, tuple[str, ...]]
 SCHEMES = {"none": (), "A": ("fpn",), "B": ("encoder_layer",), "C": ("attention",), "P": ("trunk_qv",)}
 SITES = ("fpn", "encoder_layer", "attention", "trunk_qv", "encoder_out", "pixel_decoder", "prompt")
+GATED_SITES = ("encoder_layer", "encoder_out", "prompt")
+GATES = ("none", "prompt")
 ADAPTERS = ("hyperet", "lora", "bitfit")
 ATTENTIONS = ("self", "cross", "both")
 
@@ -29,6 +31,8 @@ class HyperETConfig:
         learn_curvature: train c, one value per adjustment.
         residual: None, or the initial α of y = x + α(f(x) - x).
         learn_residual: train α.
+        gate: "prompt" multiplies f(x) - x by 2σ(w·t + b) of each prompt, t its pooled text features: 1 at first, and
+            trained. For the sites that see the prompt: "encoder_layer", "encoder_out" and "prompt".
         block_size: side of the blocks of "block_diagonal".
         bandwidth: half-width of the band of "banded".
         levels: indices of the pyramid levels of "fpn" and "pixel_decoder", highest resolution first; None is every one.
@@ -54,6 +58,7 @@ class HyperETConfig:
     learn_curvature: bool = False
     residual: float | None = None
     learn_residual: bool = False
+    gate: Annotated[str, GATES] = "none"
     block_size: options.PositiveInt = 4
     bandwidth: options.PositiveInt = 1
     levels: tuple[int, ...] | None = None
@@ -79,10 +84,20 @@ class HyperETConfig:
             indices = getattr(self, name)
             if indices is not None and (not indices or len(set(indices)) < len(indices)):
                 raise ConfigError(f"{name}={list(indices)}; expected distinct integers, or null for every one")
+        if self.gate == "prompt":
+            self._check_gate()
         if self.learn_residual and self.residual is None:
             raise ConfigError("learn_residual=true needs residual=α, its initial value")
         if self.learn_curvature and self.geometry == "euclidean":
             raise ConfigError("learn_curvature=true: geometry euclidean has no curvature; choose another geometry")
+
+    def _check_gate(self) -> None:
+        """Raise a ConfigError where a gate would read no prompt."""
+        can = ", ".join(GATED_SITES)
+        if self.adapter != "hyperet":
+            raise ConfigError(f"gate=prompt: adapter={self.adapter} has no gates; expected adapter=hyperet")
+        if odd := [site for site in self.resolved_sites if site not in GATED_SITES]:
+            raise ConfigError(f"gate=prompt: site {odd[0]} does not see the prompt; the sites that do are {can}")
 
     @property
     def resolved_sites(self) -> tuple[str, ...]:

@@ -64,6 +64,7 @@ def test_defaults_of_the_configuration():
         "learn_curvature": False,
         "residual": None,
         "learn_residual": False,
+        "gate": "none",
         "block_size": 4,
         "bandwidth": 1,
         "levels": None,

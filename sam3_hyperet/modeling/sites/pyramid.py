@@ -9,6 +9,7 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.sites.site import PyramidAdjustment, SiteAdjustment, adjustments, chosen, extended, folded
 
+_TEXTS = {"language_features": "language_mask", "additional_text_features": "additional_text_mask"}
 OF_SHARED_FEATURES = "the detector reads the same features without it, and its last level is a residual sum"
 
 
@@ -38,8 +39,9 @@ class HyperETBackbone(host.SAM3VLBackbone):  # type: ignore[misc]  # sam3 is unt
     def _forward_text_no_ack_ckpt(self, *args: object, **kwargs: object) -> dict[str, object]:
         output: dict[str, object] = super()._forward_text_no_ack_ckpt(*args, **kwargs)
         if self.prompt_adjustment is not None:
-            for name in {"language_features", "additional_text_features"} & output.keys():
-                output[name] = self.prompt_adjustment(output[name])
+            for name, mask in _TEXTS.items():
+                if name in output:
+                    output[name] = self.prompt_adjustment(output[name], output[name], output[mask])
         return output
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.adapters.conversion import converted
+from sam3_hyperet.adapters.gate import PromptGate
 from sam3_hyperet.adapters.module import AdapterModule, interpolated
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig
@@ -17,14 +18,26 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 class SiteAdjustment(AdapterModule):
-    """One adjustment of (…, D) features."""
+    """One adjustment of (…, D) features, in the measure of the dial and of the prompt's gate, if there is one."""
 
-    def __init__(self, name: str, adjustment: HyperET, obstacle: str = AdapterModule.obstacle) -> None:
+    def __init__(
+        self,
+        name: str,
+        adjustment: HyperET,
+        obstacle: str = AdapterModule.obstacle,
+        gate: PromptGate | None = None,
+    ) -> None:
         super().__init__(name, obstacle)
-        self.hyperet = adjustment
+        self.hyperet, self.gate = adjustment, gate
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.hyperet(x, strength=self.dial) if self.enabled else x
+    def forward(self, x: Tensor, text: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
+        """Adjust features of B prompts; a gate reads their text features (tokens, B, D) and padding (B, tokens)."""
+        if not self.enabled:
+            return x
+        strength: Tensor | float = self.dial
+        if self.gate is not None and self.dial != 0.0:
+            strength = self.dial * self.gate(text, padding)
+        y: Tensor = self.hyperet(x, strength=strength)
         return y
 
 

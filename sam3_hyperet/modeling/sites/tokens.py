@@ -1,16 +1,22 @@
 """Sites of token features: `encoder_layer` (scheme B), `encoder_out` on the detection path, and `prompt`.
 
-Only layers in `transformer.encoder.layers` are touched: the geometry encoder's have the same class.
+Only layers in `transformer.encoder.layers` are touched: the geometry encoder's have the same class. All of them see the
+prompt, so they are the sites that can have a gate per prompt.
 """
+
+from typing import Any
 
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.adapters.gate import PromptGate
+from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.sites.pyramid import extended_backbone
 from sam3_hyperet.modeling.sites.site import SiteAdjustment, adjustments, chosen, extended, folded
 
 BEHIND_SUM = "it follows the residual sum of a layer, which no single linear layer makes"
+BY_PROMPT = "its gate differs from prompt to prompt"
 OF_MEMORY = "the segmentation head reads the same memory without it, and the decoder adds positions after it"
 
 
@@ -19,7 +25,11 @@ class PromptAdjustment(SiteAdjustment):
 
     def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
         assert isinstance(model, host.Sam3Image)
-        return folded(model.backbone.language_backbone.resizer, self.hyperet, self.name, self.dial)
+        return (
+            super().fold(model)
+            if self.gate is not None
+            else folded(model.backbone.language_backbone.resizer, self.hyperet, self.name, self.dial)
+        )
 
 
 class HyperETEncoderLayer(host.TransformerEncoderLayer):  # type: ignore[misc]  # sam3 is untyped
@@ -28,13 +38,23 @@ class HyperETEncoderLayer(host.TransformerEncoderLayer):  # type: ignore[misc]  
     adjustment: SiteAdjustment
 
     # not `forward`, whose signature the activation-checkpointing wrapper reads
-    def forward_pre(self, *args: object, **kwargs: object) -> Tensor:
-        y: Tensor = self.adjustment(super().forward_pre(*args, **kwargs))
-        return y
+    def forward_pre(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self._adjusted(super().forward_pre(*args, **kwargs), *args, **kwargs)
 
-    def forward_post(self, *args: object, **kwargs: object) -> Tensor:
-        y: Tensor = self.adjustment(super().forward_post(*args, **kwargs))
-        return y
+    def forward_post(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self._adjusted(super().forward_post(*args, **kwargs), *args, **kwargs)
+
+    def _adjusted(
+        self,
+        y: Tensor,
+        tgt: Tensor,
+        memory: Tensor,
+        *args: object,
+        memory_key_padding_mask: Tensor | None = None,
+        **kwargs: object,
+    ) -> Tensor:
+        adjusted: Tensor = self.adjustment(y, *text_of(memory.transpose(0, 1), memory_key_padding_mask))
+        return adjusted
 
 
 class HyperETDecoder(host.TransformerDecoder):  # type: ignore[misc]  # sam3 is untyped
@@ -42,8 +62,20 @@ class HyperETDecoder(host.TransformerDecoder):  # type: ignore[misc]  # sam3 is 
 
     adjustment: SiteAdjustment
 
-    def forward(self, tgt: Tensor, memory: Tensor, *args: object, **kwargs: object) -> object:
-        return super().forward(tgt, self.adjustment(memory), *args, **kwargs)
+    def forward(self, tgt: Tensor, memory: Tensor, *args: object, **kwargs: Any) -> object:
+        has_gate = self.adjustment.gate is not None
+        prompt = text_of(kwargs["memory_text"], kwargs["text_attention_mask"]) if has_gate else ()
+        return super().forward(tgt, self.adjustment(memory, *prompt), *args, **kwargs)
+
+
+def text_of(prompt: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The text of prompts: (tokens, B, D) features and (B, tokens) padding, without what SAM 3 puts behind it.
+
+    Behind it are the geometric prompt, which is at least one token and depends on the image, and visual ones. The text
+    takes SAM 3's whole context; or fewer tokens in `inference.grounding`, with exactly one of geometry.
+    """
+    count = min(host.CONTEXT_LENGTH, len(prompt) - 1)
+    return prompt[:count], None if padding is None else padding[:, :count]
 
 
 def install_layers(model: host.Sam3Image, config: HyperETConfig) -> None:
@@ -51,7 +83,8 @@ def install_layers(model: host.Sam3Image, config: HyperETConfig) -> None:
     layers, indices = model.transformer.encoder.layers, encoder_layers(model, config)
     names = ["encoder_layer"] if config.share else [f"encoder_layer.{i}" for i in indices]
     own = adjustments(config, len(names), model.hidden_dim, -1, layers)
-    sites = [SiteAdjustment(name, adjustment, BEHIND_SUM) for name, adjustment in zip(names, own, strict=True)]
+    gates = [_gate(model, config, batch_dim=0) for _ in names]
+    sites = [SiteAdjustment(name, one, BEHIND_SUM, gate) for name, one, gate in zip(names, own, gates, strict=True)]
     for place, i in enumerate(indices):
         layers[i] = extended(layers[i], HyperETEncoderLayer, host.TransformerEncoderLayer)
         layers[i].adjustment = sites[0 if config.share else place].train(model.training)
@@ -61,14 +94,26 @@ def install_encoder_out(model: host.Sam3Image, config: HyperETConfig) -> None:
     """Adjust the (positions, B, D) memory that the decoder attends to."""
     decoder = extended(model.transformer.decoder, HyperETDecoder, host.TransformerDecoder)
     (adjustment,) = adjustments(config, 1, model.hidden_dim, -1, decoder)
-    decoder.adjustment = SiteAdjustment("encoder_out", adjustment, OF_MEMORY).train(model.training)
+    gate = _gate(model, config, batch_dim=1)
+    decoder.adjustment = SiteAdjustment("encoder_out", adjustment, OF_MEMORY, gate).train(model.training)
     model.transformer.decoder = decoder
 
 
 def install_prompt(model: host.Sam3Image, config: HyperETConfig) -> None:
     """Adjust the text features, (words, prompts, D), before anything attends to them."""
     (adjustment,) = adjustments(config, 1, model.hidden_dim, -1, model.backbone.language_backbone)
-    extended_backbone(model).prompt_adjustment = PromptAdjustment("prompt", adjustment).train(model.training)
+    site = PromptAdjustment("prompt", adjustment, BY_PROMPT, _gate(model, config, batch_dim=1))
+    extended_backbone(model).prompt_adjustment = site.train(model.training)
+
+
+def _gate(model: host.Sam3Image, config: HyperETConfig, batch_dim: int) -> PromptGate | None:
+    if config.gate == "none":
+        return None
+    if model.geometry_encoder.cls_embed is None:
+        raise ConfigError(
+            "gate=prompt: the model's geometry encoder has no token of its own; expected SAM 3's, add_cls"
+        )
+    return PromptGate(model.hidden_dim, batch_dim).to(next(model.parameters()).device)
 
 
 def encoder_layers(model: host.Sam3Image, config: HyperETConfig) -> tuple[int, ...]:
