@@ -174,10 +174,16 @@ def _bootstrap(groups: Sequence[Floats]) -> Interval:
     if not groups:
         return math.nan, math.nan
     generator = np.random.default_rng(_SEED)
-    count = len(groups)
-    drawn = [group[generator.integers(len(group), size=(count, DRAWS, len(group)))].mean(axis=-1) for group in groups]
-    picked = generator.integers(count, size=(1, count, DRAWS))
-    means = np.take_along_axis(np.stack(drawn), picked, axis=0)[0].mean(axis=0)
+    sizes = np.array([len(group) for group in groups])
+    values = np.zeros((len(groups), sizes.max()))
+    for row, group in zip(values, groups, strict=True):
+        row[: len(group)] = group
+    means = np.zeros(DRAWS)
+    for _ in groups:
+        picked = generator.integers(len(groups), size=(DRAWS, 1))
+        places = (generator.random((DRAWS, sizes.max())) * sizes[picked]).astype(np.int64)
+        counted = np.arange(sizes.max()) < sizes[picked]
+        means += (values[picked, places] * counted).sum(axis=1) / sizes[picked[:, 0]] / len(groups)
     low, high = np.percentile(means, [50 * (1 - LEVEL), 50 * (1 + LEVEL)]).tolist()
     return low, high
 

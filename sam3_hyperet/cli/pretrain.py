@@ -1,18 +1,26 @@
-"""Pretraining of the tiny base: train, then write the best weights in half precision, the file that is shipped."""
+"""Pretraining of a tiny base: train, then write the best weights in half precision, as one file to be shipped."""
 
 from pathlib import Path
 
 import torch
 
+from sam3_hyperet.cli.of_run import config_of_run
 from sam3_hyperet.cli.train import main as train
-from sam3_hyperet.modeling.build import TINY_WEIGHTS, build_model
+from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.checkpoint import save_base
+from sam3_hyperet.modeling.config import ModelOptions
+from sam3_hyperet.options import read_options
 from sam3_hyperet.training.run_folder import WEIGHTS
+
+BASE = "base.safetensors"
 
 
 def main(argv: list[str] | None = None) -> Path:
     """Run the tool; returns the run's folder."""
     run_dir = train(argv, tool="pretrain")
-    best = build_model("tiny", checkpoint=run_dir / WEIGHTS["best"])
-    save_base(best, run_dir / TINY_WEIGHTS, dtype=torch.float16)
+    if not (run_dir / WEIGHTS["best"]).is_file():  # submitted as a job
+        return run_dir
+    model = read_options(ModelOptions, config_of_run(run_dir).model, "model")
+    best = build_model(model.name, checkpoint=run_dir / WEIGHTS["best"], resolution=model.resolution)
+    save_base(best, run_dir / BASE, dtype=torch.float16)
     return run_dir

@@ -9,7 +9,7 @@
 - `label_values`: which values label maps have, and whether they fit the names in two ways
 - `finding`, `image_files`: the finder of files; images known by their content and size
 - `options`, `sources`: a data set by its options; what a run opens
-- `selection`: images held out, and few shots, by seed and name
+- `selection`: images held out, and few shots, by seed and name; `disjoint`: splits without a picture in common
 - `phrases`: SA-Co's pairs of an image and a phrase, and noun phrases of annotations
 - `subsets`, `vocabularies`: parts of a data set, lists of category names
 - `hierarchy`: concept trees

@@ -34,6 +34,8 @@ class DataOptions:
             of scenes.
         validation_fraction: of the training images, held out by seed and by name where there is no val split.
         shots: train on so many images of each category, chosen by seed and by name; 0 for all.
+        train_images: train on so many images, chosen by chance and by name; fewer are among more. 0 for all.
+        subset_seed: of what `shots` and `train_images` choose; None for `seed`.
         tune_images: images held out of training for choosing the best step, where there is no tune split.
         limit: at most this many training and as many tuning images, evenly spread; 0 for all. What is evaluated is
             limited by `protocol.limit` alone.
@@ -94,6 +96,8 @@ class DataOptions:
     splits: Mapping[str, object]
     validation_fraction: Probability = 0.2
     shots: NonNegativeInt = 0
+    train_images: NonNegativeInt = 0
+    subset_seed: NonNegativeInt | None = None
     tune_images: NonNegativeInt = 32
     limit: NonNegativeInt = 0
     seed: NonNegativeInt = 0
@@ -137,3 +141,8 @@ class DataOptions:
             raise ConfigError(f"data.splits={self.splits!r}; expected {', '.join(SPLITS)} by name")
         for split in self.splits:
             one_of("data.splits", split, SPLITS)
+        if self.shots and self.train_images:
+            raise ConfigError(
+                f"data.shots={self.shots} and data.train_images={self.train_images}; expected one of them, images of "
+                "each category or images in all"
+            )

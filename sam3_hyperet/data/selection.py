@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from sam3_hyperet.data.annotations import AnnotatedImages, some
@@ -69,14 +69,28 @@ def few_shots(images: AnnotatedImages, groups: Groups, shots: int) -> tuple[list
             if i not in chosen:
                 chosen[i] = None
                 got.update(shown[i])
-    listed = sorted(((n, names[category]) for category, n in got.items()), key=lambda one: (-one[0], one[1]))
-    lines = [
-        f"data.shots={shots}: {len(chosen)} of {len(images)} images; images by category: "
-        + some((f"{name} {n}" for n, name in listed), _LISTED)
-    ]
-    if fewer := [f"{name} {n}" for n, name in listed if n < shots]:
-        lines.append(f"fewer than {shots} images show: {some(fewer, _LISTED)}")
+    lines = [f"data.shots={shots}: {len(chosen)} of {len(images)} images; images by category: {_listed(got, names)}"]
+    if fewer := Counter({category: n for category, n in got.items() if n < shots}):
+        lines.append(f"fewer than {shots} images show: {_listed(fewer, names)}")
     return sorted(chosen), lines
+
+
+def few_images(images: AnnotatedImages, groups: Groups, count: int) -> tuple[list[int], list[str]]:
+    """Positions of the first `count` images, one of each picture, and lines that say what they show."""
+    names = {category.id: category.name for category in images.categories}
+    chosen = [group[0] for group in groups[:count]]
+    shown = Counter(category for i in chosen for category in images.present(i) if category in names)
+    found = f"{len(chosen)} of {len(images)} images; images by category: {_listed(shown, names)}"
+    lines = [f"data.train_images={count}: {found}"]
+    if unseen := [name for category, name in names.items() if category not in shown and category != images.background]:
+        lines.append(f"none of these images shows: {some(unseen, _LISTED)}")
+    return sorted(chosen), lines
+
+
+def _listed(counts: Counter[int], names: Mapping[int, str]) -> str:
+    """Categories with their counts, the most frequent first."""
+    listed = sorted(((n, names[category]) for category, n in counts.items()), key=lambda one: (-one[0], one[1]))
+    return some((f"{name} {n}" for n, name in listed), _LISTED)
 
 
 def without(groups: Groups, positions: Collection[int]) -> Groups:

@@ -114,7 +114,8 @@ def choose(options: DataOptions, images: AnnotatedImages, split: str) -> tuple[l
     """Positions of the training images that are "train", "tune" or "val", and lines about it. Raises ConfigError."""
     total, remarks = len(images), []
     needs = [name for name in ("val", "tune") if name not in options.splits]
-    if not (needs or options.shots):
+    is_few = bool(options.shots or options.train_images)
+    if not (needs or is_few):
         return list(range(total)), ()
     groups = selection.in_chance_order(images, options.seed)
     if "val" in needs:
@@ -133,15 +134,20 @@ def choose(options: DataOptions, images: AnnotatedImages, split: str) -> tuple[l
                 )
             return selection.positions(held), tuple(remarks)
     rest = groups
-    if options.shots:
+    if is_few:
+        order = groups
+        if options.subset_seed is not None:
+            held_out = set(range(total)).difference(selection.positions(groups))
+            order = selection.without(selection.in_chance_order(images, options.subset_seed), held_out)
         prompts = vocabulary_ids(options.prompts, images.categories, "data.prompts") if options.prompts else None
         prompted = images if prompts is None else OfVocabulary(images, prompts)
-        chosen, lines = selection.few_shots(prompted, groups, options.shots)
+        few = selection.few_shots if options.shots else selection.few_images
+        chosen, lines = few(prompted, order, options.shots or options.train_images)
         remarks += lines
         rest = selection.without(groups, chosen)
     if "tune" in needs:
         left = sum(map(len, rest))
-        held, rest = selection.take(rest, min(options.tune_images, left if options.shots else left // 2))
+        held, rest = selection.take(rest, min(options.tune_images, left if is_few else left // 2))
         if split == "tune":
             if not held:
                 raise ConfigError(
@@ -149,7 +155,7 @@ def choose(options: DataOptions, images: AnnotatedImages, split: str) -> tuple[l
                     f"data.tune_images={options.tune_images}; expected 2 and 1 at least, or train.validate_every=0"
                 )
             return selection.positions(held), tuple(remarks)
-        if held and not options.shots:
+        if held and not is_few:
             remarks.append(
                 f"{sum(map(len, held))} of {left} training images are held out for choosing the best step "
                 f"(data.tune_images={options.tune_images}, half of them at most)"
@@ -157,9 +163,9 @@ def choose(options: DataOptions, images: AnnotatedImages, split: str) -> tuple[l
         elif held:
             remarks.append(
                 f"{sum(map(len, held))} more images choose the best step, where train.validate_every is set: 0 uses "
-                "none but the shots"
+                "none but these"
             )
-    return (chosen if options.shots else selection.positions(rest)), tuple(remarks)
+    return (chosen if is_few else selection.positions(rest)), tuple(remarks)
 
 
 def prompt_sampler(options: DataOptions, images: AnnotatedImages) -> PromptSampler:

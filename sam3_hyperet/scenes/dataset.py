@@ -65,7 +65,27 @@ def scene(seed: int, split: str, index: int, size: int = 128) -> tuple[Image, li
     _check(seed, split, size)
     if index < 1:
         raise ConfigError(f"scenes index: {index}; images are numbered from 1")
-    return draw_scene(np.random.default_rng([seed, zlib.crc32(split.encode()), index]), size)
+    return draw_scene(np.random.default_rng(_entropy(seed, split, index)), size)
+
+
+def _entropy(seed: int, split: str, index: int) -> tuple[int, int, int]:
+    return seed, zlib.crc32(split.encode()), index
+
+
+class DrawnFrom:
+    """From the file of a scene to the entropy of the generator that drew it; None of any other file."""
+
+    def __init__(self) -> None:
+        self._manifests: dict[Path, dict[str, Any]] = {}
+
+    def __call__(self, file: Path) -> tuple[int, int, int] | None:
+        folder = file.parent.parent
+        if folder not in self._manifests:
+            manifest = folder / "manifest.json"
+            found = read_json(manifest) if manifest.is_file() else None
+            self._manifests[folder] = found if isinstance(found, dict) and found.get("dataset") == "scenes" else {}
+        made = self._manifests[folder]
+        return _entropy(made["seed"], made["split"], int(file.stem)) if made else None
 
 
 def write_scenes(root: Path, images: int, seed: int, size: int = 128, split: str = "train") -> SceneSplit:

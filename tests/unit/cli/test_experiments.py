@@ -45,3 +45,16 @@ def test_every_option_of_a_recipe_has_its_reason(recipe):
     options = [line for line in lines if re.match(r"  \w+:", line)]
     assert len(options) > 8
     assert not [line for line in options if " # " not in line]
+
+
+@pytest.mark.parametrize("world", ["objects", "levels", "camvid"])
+def test_pretraining_begins_at_random_weights_and_draws_scenes_of_its_own(world):
+    arguments = [f"experiment=pretrain_{world}", "seed=3", "paths.camvid=/data"]
+    options = read_run(OmegaConf.to_container(parse_command("pretrain", arguments)[1], resolve=True))
+    assert (options.model.checkpoint, options.model.seed, options.stage.number) == ("random", 3, 3)
+    assert options.hyperet.is_empty
+    adapting = options_of()
+    assert not {options.data.seed + n for n in range(3)} & {adapting.data.seed + n for n in range(100)}
+    assert options.data.root != adapting.data.root
+    assert options.data.name == ("camvid" if world == "camvid" else "scenes")
+    assert bool(options.data.annotated) == (world == "objects")

@@ -282,3 +282,24 @@ def test_what_is_held_out_is_taken_from_one_reading(coco, monkeypatch):
     ):
         again = open_split(alone, split).images
         assert [images.image(i) for i in range(len(images))] == [again.image(i) for i in range(len(again))]
+
+
+def test_few_training_images_are_chosen_by_a_seed_of_their_own(coco):
+    def names(split="train", **changes):
+        images = training_images(coco(**changes), split)
+        return {images.image(i).path.name for i in range(len(images))}
+
+    few, more = ({seed: names(train_images=n, subset_seed=seed) for seed in range(6)} for n in (2, 4))
+    assert {len(chosen) for chosen in few.values()} == {2}
+    assert len(set(map(frozenset, few.values()))) > 2
+    assert all(few[seed] < more[seed] for seed in few)
+    assert names(train_images=2) == names(train_images=2, subset_seed=coco().seed)
+    assert names(shots=1) == names(shots=1, subset_seed=0)
+    assert all(not chosen & names("tune", train_images=2, subset_seed=seed) for seed, chosen in few.items())
+    scored = [open_split(coco(train_images=1, subset_seed=n, validation_fraction=0.3), "val").images for n in range(3)]
+    assert len({tuple(images.image(i).path.name for i in range(len(images))) for images in scored}) == 1
+    (line, unseen) = training_images(coco(train_images=2), "train").remarks[1:3]
+    assert line.startswith("data.train_images=2: 2 of 9 images; images by category: ")
+    assert unseen.startswith("none of these images shows: ")
+    with pytest.raises(ConfigError, match=r"data\.shots=1 and data\.train_images=2; expected one of them"):
+        coco(shots=1, train_images=2)

@@ -1,0 +1,73 @@
+"""Splits without a picture in common, down to what a scene was drawn from."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from dataclasses import replace
+
+import pytest
+from omegaconf import OmegaConf
+
+from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.run_options import read_run
+from sam3_hyperet.data.coco import read_coco
+from sam3_hyperet.data.disjoint import check_disjoint
+from sam3_hyperet.data.label_maps import read_label_maps
+from sam3_hyperet.data.sources import open_run
+from sam3_hyperet.digest import sha256
+from sam3_hyperet.errors import DataError
+from sam3_hyperet.scenes.dataset import DrawnFrom, write_scenes
+
+COUNTS = {"train": 3, "tune": 2, "val": 2}
+
+
+def images_of(root, tool, *arguments):
+    """The pictures of a command's splits, a few of each, in the folder that it says, below `root`."""
+    config = OmegaConf.to_container(parse_command(tool, list(arguments))[1], resolve=True)
+    data = read_run(config).data
+    opened = open_run(replace(data, root=str(root / data.root), splits=COUNTS, size=64), tune=True, evaluate=True)
+    return {"train": opened.training, "tune": opened.tuning.images, "val": opened.evaluation.images}
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    """The splits of pretraining and of training on scenes, as the commands draw them, by tool and split."""
+    root = tmp_path_factory.mktemp("work")
+    return {
+        f"{tool} {split}": images
+        for tool, arguments in (
+            ("pretrain", ["experiment=pretrain_levels"]),
+            ("train", ["data=scenes_levels"]),
+        )
+        for split, images in images_of(root, tool, *arguments).items()
+    }
+
+
+def test_pretraining_training_tuning_and_scoring_share_no_scene(splits):
+    check_disjoint(splits)
+    key = DrawnFrom()
+    files = {name: [images.image(i).path for i in range(len(images))] for name, images in splits.items()}
+    keys = {name: {key(file) for file in paths} for name, paths in files.items()}
+    contents = {name: {sha256(file) for file in paths} for name, paths in files.items()}
+    for one, other in itertools.combinations(splits, 2):
+        assert len(keys[one]) == len(files[one])
+        assert None not in keys[one]
+        assert not keys[one] & keys[other]
+        assert not contents[one] & contents[other]
+
+
+def test_the_same_file_and_the_same_key_and_the_same_content_are_found(splits, tmp_path):
+    train = splits["train train"]
+    with pytest.raises(DataError, match=r"3 pictures of a are in b, too, the same file: .*000001\.png"):
+        check_disjoint({"a": train, "b": train})
+    larger = write_scenes(tmp_path / "larger", 1, 0, 96, "train")  # training's seed and split
+    drawn = read_coco(larger.annotations, larger.image_folder)
+    with pytest.raises(DataError, match=r"1 pictures of a are in b, too, drawn from the same seed.*another data\.seed"):
+        check_disjoint({"a": train, "b": drawn})
+    for folder in ("images", "labels"):
+        shutil.copytree(train.image(0).path.parents[1] / folder, tmp_path / folder)
+    copied = read_label_maps(tmp_path / "images", tmp_path / "labels", larger.names, ignore=0, offset=1)
+    with pytest.raises(DataError, match="3 pictures of a are in b, too, of the same content"):
+        check_disjoint({"a": train, "b": copied})
+    check_disjoint({"a": splits["train val"], "b": copied})
