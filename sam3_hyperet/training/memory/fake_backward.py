@@ -22,8 +22,8 @@ def backward(losses: list[Tensor]) -> None:
     """
     loss = losses.pop()
     root, gradient = loss.grad_fn, torch.ones_like(loss)
+    waiting, functions = _uses(root)
     del loss
-    waiting = _uses(root)
     gradients: dict[Any, list[Tensor | None]] = {root: [gradient]}
     order = itertools.count()
     ready = [(-root._sequence_nr(), next(order), root)]  # type: ignore[union-attr]
@@ -31,56 +31,81 @@ def backward(losses: list[Tensor]) -> None:
     with torch.no_grad():
         while ready:
             node = heapq.heappop(ready)[2]
-            flowing = _applied(node, gradients.pop(node))
-            edges = node.next_functions
+            function = functions.pop(node, None)
+            flowing = _applied(node, function, gradients.pop(node))
+            edges = node.next_functions if function is None else function.edges
             waiting.pop(node, None)
-            del node
+            del node, function
             for number, (target, place) in enumerate(edges):
                 if target is None:
                     continue
-                _add(gradients.setdefault(target, []), place, flowing[number], target)
+                outputs = functions[target].outputs if target in functions else target._input_metadata
+                _add(gradients.setdefault(target, []), place, flowing[number], outputs[place])
                 flowing[number] = None
                 waiting[target] -= 1
                 if not waiting[target]:
-                    is_leaf = "AccumulateGrad" in target.name()
-                    heapq.heappush(ready, (-_FIRST if is_leaf else -target._sequence_nr(), next(order), target))
+                    heapq.heappush(ready, (-_turn(target, functions), next(order), target))
             target = edges = None  # type: ignore[assignment]  # nodes live as long as something names them
 
 
-def _uses(root: Any) -> Counter[Any]:
-    """How many edges lead to each node."""
+class _Function:
+    """What the backward pass of a Python `Function` needs of its node, and the context it is given.
+
+    Before PyTorch 2.14 the Python object does not keep its node: once the node's users are gone, it can tell nothing.
+    """
+
+    def __init__(self, node: Any) -> None:
+        self._node, self.saved_tensors = node, node.saved_tensors
+        self.outputs, self.edges, self.turn = node._input_metadata, node.next_functions, node._sequence_nr()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+
+def _uses(root: Any) -> tuple[Counter[Any], dict[Any, _Function]]:
+    """How many edges lead to each node, and which nodes are a Python `Function`'s."""
     uses: Counter[Any] = Counter()
+    functions = dict[Any, _Function]()
     seen, stack = {root}, [root]
     while stack:
-        for target, _ in stack.pop().next_functions:
+        node = stack.pop()
+        if isinstance(node, BackwardCFunction):
+            functions[node] = _Function(node)
+        for target, _ in node.next_functions:
             if target is not None:
                 uses[target] += 1
                 if target not in seen:
                     seen.add(target)
                     stack.append(target)
-    return uses
+    return uses, functions
 
 
-def _applied(node: Any, gradients: list[Tensor | None]) -> list[Tensor | None]:
-    metadata = node._input_metadata
+def _turn(node: Any, functions: dict[Any, _Function]) -> int:
+    """A number that is higher the earlier PyTorch runs a node that is ready."""
+    if node in functions:
+        return functions[node].turn
+    return _FIRST if "AccumulateGrad" in node.name() else int(node._sequence_nr())
+
+
+def _applied(node: Any, function: _Function | None, gradients: list[Tensor | None]) -> list[Tensor | None]:
+    metadata = node._input_metadata if function is None else function.outputs
     gradients += [None] * (len(metadata) - len(gradients))
-    if isinstance(node, BackwardCFunction):  # a Function of Python expects every gradient
+    if function is None:
+        result = node(*gradients)
+    else:  # it expects every gradient
         whole = [
             torch.empty(one.shape, dtype=one.dtype, device=one.device) if gradient is None else gradient
             for gradient, one in zip(gradients, metadata, strict=True)
         ]
-        result = node.apply(*whole)
-    else:
-        result = node(*gradients)
+        result = node._forward_cls.backward(function, *whole)
     return list(result) if isinstance(result, tuple) else [result]
 
 
-def _add(gradients: list[Tensor | None], place: int, gradient: Tensor | None, target: Any) -> None:
-    """Add to what has flowed to this output of the target so far, at the output's shape and precision."""
+def _add(gradients: list[Tensor | None], place: int, gradient: Tensor | None, output: Any) -> None:
+    """Add to what has flowed to this output of a node so far, at the output's shape and precision."""
     gradients += [None] * (place + 1 - len(gradients))
     if gradient is None:
         return
-    output = target._input_metadata[place]
     if gradient.shape != output.shape:
         gradient = gradient.sum_to_size(output.shape)
     gradient = gradient.to(output.dtype)
