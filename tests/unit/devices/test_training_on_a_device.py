@@ -18,6 +18,7 @@ from sam3_hyperet.choices import GEOMETRIES, STRUCTURES
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
+from sam3_hyperet.modeling.config import GATED_SITES
 from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.modeling.sites.table import SITES
 from sam3_hyperet.training.ema import Average
@@ -55,7 +56,8 @@ LEARNT = {"learn_curvature": True, "residual": 0.5, "learn_residual": True}
 PAIRS = {"alignment": 1.0, "entailment": 1.0, "query": "random", "prune_probability": 0.5}
 CASES = {
     **{scheme: Case({"scheme": scheme}) for scheme in ("A", "B", "C", "P")},
-    **{site: Case({"sites": [site]}) for site in ("encoder_out", "pixel_decoder", "prompt")},
+    "pixel_decoder": Case({"sites": ["pixel_decoder"]}),
+    "gates": Case({"sites": list(GATED_SITES), "gate": "prompt"}),
     "all sites in bf16": Case({"sites": list(SITES), "structure": "diagonal", **LEARNT}, precision="bf16-mixed"),
     "lora": Case({"scheme": "A+B", "adapter": "lora", "rank": 1}),
     "bitfit": Case({"adapter": "bitfit"}),
