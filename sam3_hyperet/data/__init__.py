@@ -12,6 +12,7 @@
 - `selection`: images held out, and few shots, by seed and name; `disjoint`: splits without a picture in common
 - `phrases`: SA-Co's pairs of an image and a phrase, and noun phrases of annotations
 - `subsets`, `vocabularies`: parts of a data set, lists of category names
+- `supercategories`: concepts above categories, as categories more
 - `hierarchy`: concept trees
 - `prompts`: which concepts an image is prompted with
 - `transforms`, `loading`: images and masks at the model's size, datapoints and batches

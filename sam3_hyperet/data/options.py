@@ -54,6 +54,8 @@ class DataOptions:
         label_ending: the same for label maps.
         vocabulary: category names that are known at all, or the name of a list of them (`open_vocabulary`): other
             annotations are left out. Empty for all.
+        supercategories: concepts above categories, which are categories more, of granularity "group": by name, the
+            categories that are kinds of each. Label maps are scored by supercategory as well.
         prompts: the same for training alone, tuning images included: of other categories nothing is asked, present or
             absent.
         groups: category names, or the name of a list of them, by the name under which they are scored together.
@@ -110,6 +112,7 @@ class DataOptions:
     image_ending: str = ""
     label_ending: str = ""
     vocabulary: str | tuple[str, ...] = ()
+    supercategories: Mapping[str, str | tuple[str, ...]] | None = None
     prompts: str | tuple[str, ...] = ()
     groups: Mapping[str, str | tuple[str, ...]] | None = None
     prompt_weights: Mapping[str, float] | None = None

@@ -18,6 +18,7 @@ from sam3_hyperet.data.notes import spread
 from sam3_hyperet.data.options import FLIP, SPLITS, DataOptions
 from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.data.subsets import OfGranularities, OfVocabulary, Subset
+from sam3_hyperet.data.supercategories import SupercategoryMaps, WithSupercategories, families
 from sam3_hyperet.data.transforms import Augmentation
 from sam3_hyperet.data.vocabularies import absent_concepts, listed, vocabulary_ids
 from sam3_hyperet.data.yolo import read_yolo
@@ -30,12 +31,16 @@ Files = tuple[AnnotatedImages, AnnotatedImages | None, Path | None]  # images, l
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set: images with instances, their label maps, and their COCO file, as far as there are."""
+    """One split of a data set: images with instances, their label maps, and their COCO file, as far as there are.
+
+    merged: label maps of supercategories.
+    """
 
     name: str
     images: AnnotatedImages
     labels: AnnotatedImages | None
     coco_file: Path | None  # it may have more categories than `images`
+    merged: AnnotatedImages | None = None
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # ids of categories that are scored together
 
     @property
@@ -52,17 +57,20 @@ def training_images(options: DataOptions, split: str, train: Split | None = None
 def training_split(options: DataOptions, split: str, train: Split | None = None) -> Split:
     """ "train" or "tune" with what training may use of it; label maps where all of them may be used."""
     opened = open_split(options, split, train)
-    images, labels = opened.images, opened.labels
+    images, labels, merged = opened.images, opened.labels, opened.merged
     if options.prompts:
         images = OfVocabulary(images, vocabulary_ids(options.prompts, images.categories, "data.prompts"))
         labels = images if opened.labels is opened.images else _named_alike(labels, images)
+        left = {category.name for category in images.categories}
+        merged = merged if merged and all(category.name in left for category in merged.categories) else None
     for granularity in options.annotated:
         one_of("data.annotated", granularity, tuple({category.granularity for category in images.categories}))
     if options.annotated:
-        images, labels = OfGranularities(images, options.annotated), None
+        images, labels, merged = OfGranularities(images, options.annotated), None, None
     known = {category.id for category in images.categories}
     groups = {name: tuple(i for i in ids if i in known) for name, ids in opened.groups.items()}
-    return replace(opened, images=images, labels=labels, groups={name: ids for name, ids in groups.items() if ids})
+    groups = {name: ids for name, ids in groups.items() if ids}
+    return replace(opened, images=images, labels=labels, merged=merged, groups=groups)
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,8 @@ def open_split(options: DataOptions, split: str, train: Split | None = None) -> 
     if len(chosen) < len(source.images):
         images = Subset(source.images, chosen, remarks)
         labels = images if source.labels is source.images else source.labels and Subset(source.labels, chosen)
-        source = replace(source, name=split, images=images, labels=labels)
+        merged = source.merged and Subset(source.merged, chosen)
+        source = replace(source, name=split, images=images, labels=labels, merged=merged)
     for i in spread(len(source.images)):
         source.images.check_header(i)
     return source
@@ -220,8 +229,13 @@ def read_split(options: DataOptions, split: str) -> Split:
         same = labels is images
         images = OfVocabulary(images, vocabulary_ids(options.vocabulary, images.categories, "data.vocabulary"))
         labels = images if same else _named_alike(labels, images)
+    merged = None
+    if options.supercategories:
+        members = families(options.supercategories, images)
+        merged = SupercategoryMaps(images, members) if labels is images else None
+        images = WithSupercategories(images, members)
     ids = {name: vocabulary_ids(names, images.categories, f"data.groups.{name}") for name, names in groups.items()}
-    return Split(split, images, labels, coco_file, ids)
+    return Split(split, images, labels, coco_file, merged, ids)
 
 
 def _named_alike(labels: AnnotatedImages | None, images: AnnotatedImages) -> AnnotatedImages | None:

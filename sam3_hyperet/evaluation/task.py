@@ -4,6 +4,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
+from operator import attrgetter
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.data.hierarchy import Hierarchy, hierarchy_of
@@ -23,6 +24,7 @@ from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
 from sam3_hyperet.modeling.probe import RadiusProbe
 
 INSTANCES, LABEL_MAPS = "instances", "label_maps"  # the evaluators of AP and of mIoU
+MERGED = "supercategories"  # that of the mIoU of label maps merged to supercategories
 _SHOWN_PER_IMAGE = 2
 _LABEL_MAPS = 4
 
@@ -59,6 +61,7 @@ class EvalTask:
             if category.id != split.labels.background
             for text in (texts or {}).get(category.id, (category.name,))
         }
+        merged = {category.name: n for n, category in enumerate(split.merged.categories)} if split.merged else {}
         if not ids and not classes:
             raise ConfigError("a split without instances and without label maps cannot be evaluated")
         if split.has_instances and (labels := split.labels):
@@ -66,11 +69,11 @@ class EvalTask:
                 one, other = split.images.image(i).path, labels.image(i).path if i < len(labels) else None
                 if one != other:
                     raise DataError(f"image {i}: its instances are those of {one}, its label map is that of {other}")
-        parents = hierarchy.prompts([*ids, *classes]) if hierarchy else ()
+        parents = hierarchy.prompts([*ids, *classes, *merged]) if hierarchy else ()
         in_tree = set(concepts(hierarchy)) if hierarchy else set()
         self.prompts = tuple(
-            Prompt(text, ids.get(text), classes.get(text), text in in_tree)
-            for text in dict.fromkeys([*ids, *classes, *parents])
+            Prompt(text, ids.get(text), classes.get(text), merged.get(text), text in in_tree)
+            for text in dict.fromkeys([*ids, *classes, *merged, *parents])
         )
 
     def on(self, device: str) -> "EvalTask":
@@ -89,8 +92,8 @@ class EvalTask:
         unknown = self.split.images.unlabelled(i) if self.category_ids else ()
         if not unknown:
             return range(len(self.prompts))
-        is_idle = [one.category_id in unknown and one.class_index is None and not one.concept for one in self.prompts]
-        return [k for k, idle in enumerate(is_idle) if not idle]
+        idle = {p.text for p in self.prompts if p.category_id in unknown and p.class_index is p.merged_index is None}
+        return [k for k, prompt in enumerate(self.prompts) if prompt.concept or prompt.text not in idle]
 
     @cached_property
     def category_ids(self) -> frozenset[int]:
@@ -110,7 +113,13 @@ class EvalTask:
                 chosen["uncertainty"] = UncertaintyEvaluator(model, split.images, protocol)
             chosen["examples"] = ExampleEvaluator(split.images)
         if split.labels:
-            chosen[LABEL_MAPS] = LabelMapEvaluator(split.labels, protocol, self.shown_maps)
+            chosen[LABEL_MAPS] = LabelMapEvaluator(split.labels, protocol, self.shown_maps, self._class_groups)
+        if split.merged:
+            of_prompt = attrgetter("merged_index")
+            merged = LabelMapEvaluator(
+                split.merged, protocol, (), self._class_groups, level=MERGED, class_index=of_prompt
+            )
+            chosen[MERGED] = merged
         if self.hierarchy:
             chosen["hierarchy"] = GranularityEvaluator(split.images, self.prompts, self.hierarchy)
         if protocol.recall < 1:
@@ -127,6 +136,12 @@ class EvalTask:
             groups[category.granularity].append(category.id)
         several = dict(groups) if len(groups) > 1 else {}
         return several | {name: list(ids) for name, ids in self.split.groups.items()}
+
+    @cached_property
+    def _class_groups(self) -> dict[str, list[str]]:
+        """The split's own groups by category names, for ids of label maps may be others."""
+        names = {category.id: category.name for category in self.split.images.categories}
+        return {name: [names[i] for i in ids] for name, ids in self.split.groups.items()}
 
     def _present(self, i: int) -> tuple[set[int], set[int]]:
         """Categories that an image shows as instances, and those of which that is not known."""

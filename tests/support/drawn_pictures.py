@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,8 +68,11 @@ def annotated(truth: GroundTruth) -> Annotated:
 class Drawn(AnnotatedImages):
     """Images whose one pixel value is their position, so that a predictor knows which it is shown."""
 
+    crowds = rectangles = boxed = 0
+    is_upright = False
+
     def __init__(self, regions: list[list[Region]], levels: bool = True) -> None:
-        self.name = "drawn"
+        self.name, self.dropped, self.adjusted = "drawn", Counter[str](), Counter[str]()
         self.regions, self.levels, self.opened = regions, levels, list[int]()
 
     @property
@@ -126,6 +130,7 @@ class Part:
     images: Drawn
     coco_file: Path | None = None
     labels: Drawn | None = None
+    merged: AnnotatedImages | None = None
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property

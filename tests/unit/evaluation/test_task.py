@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import drawn_pictures
@@ -10,6 +11,7 @@ import pytest
 from drawn_pictures import CLASSES, Drawn, Knowing, Part
 
 from sam3_hyperet.data.annotations import ImageInfo
+from sam3_hyperet.data.supercategories import SupercategoryMaps, WithSupercategories, families
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import _pair_sums
 from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
@@ -124,6 +126,35 @@ def test_the_background_is_what_no_class_takes_and_no_prompt_asks_for(evaluate, 
     nothing = evaluate(Knowing(pictures, presence=0.4), split, Protocol(granularity=False))[2]
     assert nothing["fused/unassigned"] == 0
     assert nothing["fused/IoU/dog"] == pytest.approx(81 / nothing["fused/labelled_pixels"])
+
+
+@pytest.mark.parametrize("knows_kinds", [True, False])
+def test_label_maps_are_scored_by_supercategory_and_by_group_as_well(evaluate, pictures, knows_kinds):
+    members = families({"thing": ("wheel", "car"), "beast": ("dog",)}, pictures)
+    parts_of = {"thing": ("wheel", "car"), "beast": ("dog",)} if knows_kinds else {"thing": (), "beast": ()}
+
+    class KnowingKinds(Knowing):
+        def answer(self, i, name):
+            names = {category.id: category.name for category in pictures.categories}
+            shown = self.pictures = Drawn([list(regions) for regions in pictures.regions])
+            wanted = parts_of.get(name, (name,))
+            shown.regions = [
+                [replace(one, category_id=7) for one in regions if names[one.category_id] in wanted]
+                for regions in pictures.regions
+            ]
+            return super().answer(i, "car")
+
+    groups = {"known": (3, 7), "held_out": (21,), "mixed": (3, 21)}
+    images, merged = WithSupercategories(pictures, members), SupercategoryMaps(pictures, members)
+    images.load_image = pictures.load_image
+    split = Part(images, labels=pictures, merged=merged, groups=groups)
+    run, _, metrics = evaluate(KnowingKinds(pictures), split, Protocol(granularity=False, fusion="fused"))
+    assert run.task.vocabulary == ("wheel", "car", "dog", "vehicle", "thing", "beast")
+    assert metrics["fused/mIoU"] == metrics["known/fused/mIoU"] == metrics["known/mIoU"] == pytest.approx(1)
+    assert metrics["held_out/mIoU"] == metrics["supercategories/fused/IoU/thing"] == pytest.approx(float(knows_kinds))
+    assert metrics["supercategories/fused/IoU/vehicle"] == pytest.approx(1)
+    assert metrics["supercategories/fused/mIoU"] == pytest.approx(1 if knows_kinds else 1 / 3)
+    assert not [key for key in metrics if key.startswith("mixed")]  # of two levels, which no label map has
 
 
 def test_the_score_threshold_is_for_instances_alone(label_maps, pictures):

@@ -12,7 +12,8 @@ g ≥ that threshold (`semantic`, `fused`). The pixel goes to the competing clas
 first of equals; a pixel without one is `UNASSIGNED`. Classes come one by one: memory is a few maps.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -76,10 +77,25 @@ class LabelMapEvaluator(Evaluator):
     images: with the C classes as categories and the label maps; of several prompts for a class the best counts. Where
         one of them is the background, it gets the pixels that no other class takes.
     shown: positions whose label map is kept, as `shown`: (H, W) classes, -1 where a pixel has none.
+    groups: class names by name; of those that are all classes here, the mean IoU is reported below the name as well.
+    level: what the names of all other metrics begin with. class_index: the class that a prompt names, if it does.
     """
 
-    def __init__(self, images: AnnotatedImages, protocol: Protocol, shown: Collection[int]) -> None:
+    def __init__(
+        self,
+        images: AnnotatedImages,
+        protocol: Protocol,
+        shown: Collection[int],
+        groups: Mapping[str, Collection[str]],
+        *,
+        level: str = "",
+        class_index: Callable[[Prompt], int | None] = attrgetter("class_index"),
+    ) -> None:
         self.names = tuple(category.name for category in images.categories)
+        self._groups = {
+            name: np.isin(self.names, list(members)) for name, members in groups.items() if {*members} <= {*self.names}
+        }
+        self._level, self._class_index = level, class_index
         ids = [category.id for category in images.categories]
         self._nothing = UNASSIGNED if images.background is None else ids.index(images.background)
         self._images, self._protocol, self._shown = images, protocol, shown
@@ -90,14 +106,15 @@ class LabelMapEvaluator(Evaluator):
 
     def add(self, prompt: Prompt, detections: PromptDetections) -> None:
         prediction, protocol = detections.prediction, self._protocol
-        if prompt.class_index is None or prediction.presence < protocol.presence_threshold:
+        index = self._class_index(prompt)
+        if index is None or prediction.presence < protocol.presence_threshold:
             return
         kept = prediction.above(protocol.score_threshold)
         size = self._labels.shape
         masks, semantic = kept.each_mask_probabilities(*size), kept.semantic_probabilities(*size)
         values = class_values(kept.presence, kept.query_scores, masks, semantic, protocol.mask_threshold)
         for name, value in values.items():
-            self._maps[name].add(prompt.class_index, value)
+            self._maps[name].add(index, value)
 
     def finish(self) -> dict[str, np.ndarray]:
         record: dict[str, np.ndarray] = {}
@@ -120,19 +137,30 @@ class LabelMapEvaluator(Evaluator):
                 confusion.ravel()[record[f"{name}/pairs"]] += record[f"{name}/pixels"]
             for key, value in iou_metrics(confusion, self.names, len(records)).items():
                 category = key.category if isinstance(key, MetricKey) else ""
-                metrics[MetricKey("IoU" if category else key, group=name, category=category)] = value
-        chosen = self._protocol.fusion
-        return metrics | ({"mIoU": metrics[f"{chosen}/mIoU"]} if chosen else {})
+                group = f"{self._level}/{name}".lstrip("/")
+                metrics[MetricKey("IoU" if category else key, group=group, category=category)] = value
+        once = np.ones(len(records), dtype=np.int64)
+        of_groups = {key: value for key, value in self.headline(records)(once).items() if np.isfinite(value)}
+        return of_groups | metrics
 
     def headline(self, records: Sequence[Record]) -> Headline:
-        """`<fusion>/mIoU` of each fusion; NaN for a draw without a labelled pixel."""
+        """`<fusion>/mIoU` of each fusion, and below each group's name; NaN for a draw without a pixel of the classes.
+
+        Of the protocol's fusion, if it has one, `mIoU` as well.
+        """
         counts = {name: np.stack([self._class_counts(record, name) for record in records]) for name in FUSIONS}
+        sets = {self._level: np.ones(len(self.names), dtype=bool), **self._groups}
+        chosen = self._protocol.fusion
 
         def mean_iou(weights: np.ndarray) -> dict[str, float]:
-            values = {}
+            values: dict[str, float] = {}
             for name, of_images in counts.items():
                 hit, union = np.tensordot(weights, of_images, axes=1)
-                values[f"{name}/mIoU"] = float((hit[union > 0] / union[union > 0]).mean()) if union.any() else np.nan
+                for group, members in sets.items():
+                    seen = members & (union > 0)
+                    value = float((hit[seen] / union[seen]).mean()) if seen.any() else np.nan
+                    values[MetricKey("mIoU", group=f"{group}/{name}".lstrip("/"))] = value
+                    values |= {MetricKey("mIoU", group=group): value} if name == chosen else {}
             return values
 
         return mean_iou
