@@ -18,9 +18,11 @@ from sam3_hyperet.evaluation.task import INSTANCES
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
+from sam3_hyperet.modeling.gates import prompt_gates
 from sam3_hyperet.modeling.probe import BINS, RadiusProbe
-from sam3_hyperet.precision import float32_products
+from sam3_hyperet.precision import autocast, float32_products
 from sam3_hyperet.report.figures.category_plots import TreeConfusion
+from sam3_hyperet.report.figures.gate_plots import PromptGates
 from sam3_hyperet.report.figures.radius_maps import RadiusMap
 from sam3_hyperet.report.figures.radius_plots import RadiusShift
 from sam3_hyperet.report.figures.score_plots import PrecisionRecall, RiskCoverage
@@ -105,6 +107,16 @@ def radius_maps(comparison: Comparison, positions: Sequence[int]) -> list[Radius
                 predictor.encode(image)
             maps += [RadiusMap(np.asarray(image), site, *pair) for site, pair in probe.maps().items()]
     return maps
+
+
+def gates_of_prompts(comparison: Comparison) -> PromptGates | None:
+    """The gates of the last model by prompt, each prompt with its granularity; None for a model without gates."""
+    model, task = comparison.results[-1].model.model, comparison.task
+    precision = task.protocol.precision
+    with float32_products(precision), autocast(precision, model.device.type):
+        gates = prompt_gates(model, task.vocabulary)
+    levels = {category.name: category.granularity for category in task.split.images.categories}
+    return PromptGates(gates, {text: levels.get(text, "other") for text in gates}) if gates else None
 
 
 def radius_shifts(result: EvalResult) -> list[RadiusShift]:

@@ -29,6 +29,7 @@ from sam3_hyperet.report.examples import examples, extremes, semantic_examples
 from sam3_hyperet.report.figures import score_plots
 from sam3_hyperet.report.figures.category_plots import TreeConfusion, confusion_plots, difference_plots
 from sam3_hyperet.report.figures.front_plots import front_plots
+from sam3_hyperet.report.figures.gate_plots import PromptGates, gate_plots
 from sam3_hyperet.report.figures.images import Example, SemanticExample, instance_panels, semantic_panels
 from sam3_hyperet.report.figures.plots import Plot, model_colors
 from sam3_hyperet.report.figures.radius_maps import RadiusMap, site_maps
@@ -75,6 +76,7 @@ class Report:
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
     front: DialFront | None = None
+    gates: PromptGates | None = None
     detailed: Sequence[str] = ()  # the models that curves and images are of; none for all
 
 
@@ -112,6 +114,7 @@ def write_comparison(compared: Comparison, run_dir: Path, config_text: str, fron
         dropped=dict(task.split.images.dropped),
         notes=notes,
         front=front,
+        gates=evidence.gates_of_prompts(comparison),
         detailed=(last,) if is_part else (),
     )
     write_report(report, run_dir / "report.html")
@@ -180,6 +183,8 @@ def _view(report: Report, score_threshold: float) -> dict[str, Any]:
         "has_intervals": any(cell.interval for row in table for cell in row.cells),
         "facts": [(text, facts[key]) for key in facts if (text := _figure(value(metrics, key), key)) != MISSING],
         "front": tables.front_rows(report.front) if report.front else [],
+        "gates": report.gates.rows() if report.gates else [],
+        "gate_plots": gate_plots(report.gates) if report.gates else [],
         "front_plots": front_plots(report.front) if report.front else [],
         "training": training_plots(report.history, value(metrics, "train/best_step")),
         "precision_recall": score_plots.precision_recall_plots(report.precision_recall),

@@ -64,7 +64,7 @@ def new_axes(x: str = "", y: str = "", *, height: float = 2.7, grid: Literal["x"
     axes.grid(axis=grid, color=PAGE["grid"], linewidth=0.8)
     axes.set_axisbelow(True)
     for label, text in ((axes.xaxis.label, x), (axes.yaxis.label, y)):
-        label.set(text=text, color=PAGE["muted"], fontsize=TEXT)
+        label.set(text=text, color=PAGE["muted"], fontsize=TEXT, parse_math=False)
     return figure, axes
 
 

@@ -9,12 +9,15 @@ import pytest
 from metric_keys import keyed
 from plotted_runs import history, shift
 
+from sam3_hyperet.evaluation.dial import DialFront
 from sam3_hyperet.report.figures.category_plots import TreeConfusion
+from sam3_hyperet.report.figures.gate_plots import PromptGates
 from sam3_hyperet.report.figures.images import Detection, Example, SemanticExample
 from sam3_hyperet.report.figures.radius_maps import RadiusMap
 from sam3_hyperet.report.figures.score_plots import PrecisionRecall, RiskCoverage
 from sam3_hyperet.report.report import Report, write_report, write_tables
 from sam3_hyperet.report.tables import METRICS
+from sam3_hyperet.training.choice import Rule
 
 HOSTILE = "<script>alert('x')</script>\"&"
 
@@ -29,6 +32,9 @@ def full():
     mask[10:40, 10:40] = True
     labels = np.zeros((64, 64), np.uint8)
     example = Example(picture, HOSTILE, "part", (mask,), (), (Detection(mask, 0.8),), caption=HOSTILE)
+    gain = f"a$b${HOSTILE.replace('<', '').replace('>', '')}"
+    values = {0.0: {gain: 0.1, "k": 0.7}, 0.5: {gain: 0.3, "k": 0.69}, 1.0: {gain: 0.4, "k": 0.5}}
+    rule = Rule.parse(f"max {gain} where k >= base-0.02")
     return Report(
         title=HOSTILE,
         metrics=keyed(
@@ -57,6 +63,8 @@ def full():
         instances={HOSTILE: 7},
         dropped={HOSTILE: 3},
         notes=[HOSTILE],
+        front=DialFront(rule, values[0.0], values, HOSTILE, 0.5),
+        gates=PromptGates({HOSTILE: {HOSTILE: 1.25}, "$a$": {HOSTILE: 0.5}}, {HOSTILE: HOSTILE, "$a$": "$part$"}),
     )
 
 
@@ -105,6 +113,15 @@ def test_report_shows_its_parts(tmp_path):
         *("nothing above 0.5", "100 % unassigned", "mask AP by category", "Data left out", "Versions"),
         *("By category", "Precision and recall", "Confusion within", "where it is wrong", "Radius over images"),
         *("Gained most", "Others, evenly spread", "+.280 to +.370", "(7)"),
+        *(
+            "1, as trained",
+            "0, base",
+            "at .680",
+            "The ring is the dial",
+            "Gate of every prompt (2)",
+            "chosen by max a$b$",
+            ">$part$<",
+        ),
     ):
         assert part in text
     assert '<td class="n">–</td>' in text  # the -1
