@@ -32,6 +32,11 @@ class Layout:
         fixed = {*self.key, *self.setup, *self.cost}
         return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in fixed]
 
+    def part_of(self, row: Row, metrics: Iterable[str]) -> dict[str, str]:
+        """The cells of the layout's own columns and of these metrics."""
+        wanted = {*self.key, *self.setup, *metrics, *self.cost}
+        return {name: value for name, value in row.items() if name in wanted}
+
     def key_of(self, row: Row) -> tuple[str, ...]:
         """What names a row: no two of a file have it alike."""
         return tuple(row[name] for name in self.key)
@@ -45,7 +50,7 @@ RUNS = Layout(
 """The file of runs. Of a metric `m`, `m` is at the chosen dial, `m@1` undialled, `m@base` the base's."""
 TRIALS = Layout(
     ("plan", "data", "base", "arm", "seed", "images", "tuned"),
-    ("steps", "dial"),
+    ("steps", "best_step", "dial"),
     ("seconds", "version", "date", "identity"),
 )
 """The file of trials, by which arms are tuned; its metrics are those of the tuning images."""

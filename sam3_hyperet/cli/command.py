@@ -31,7 +31,7 @@ CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "co
 
 _HELP, _SHOW = ("-h", "--help"), "--cfg"
 _SWITCHES = {"--json": "json=true"}
-_FOLDERS = {"prepare": ("data.root", "root"), "init": ("data.root", "root")}
+_FOLDERS = {"prepare": ("data.root", "root"), "init": ("data.root", "root"), "ablate": ("plan",)}
 """Options that a tool takes without their name, as its first word, with their other names."""
 _DISK = (errno.ENOSPC, errno.EDQUOT)
 

@@ -3,6 +3,8 @@
 Nothing here imports torch.
 """
 
+import copy
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -23,6 +25,8 @@ from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import admits, close, current_name, current_names, defaults, read_options
 
+_OWN_FILE = "own_file"
+
 
 def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) -> DictConfig:
     """The checked configuration of a command: of `file`, the chosen files of its groups, and single values."""
@@ -38,9 +42,9 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
     from_runs = [key for key, default in groups.items() if default == OF_RUN and choices.get(key, OF_RUN) == OF_RUN]
     for key, section in sections_of_runs(run, from_runs, configs).items():
         ConfigStore.instance().store(group=key, name=OF_RUN, node=section)
-    overrides = [f"hydra.searchpath=['{configs.as_uri()}']", *(f"{key}='{name}'" for key, name in choices.items())]
-    with hydra.initialize_config_dir(config_dir=str(file.parent), version_base="1.3"):
-        config = hydra.compose(file.stem, overrides)
+    is_of_files = not from_runs and _OWN_FILE not in choices.values()
+    compose = _composed_files if is_of_files else _composed_files.__wrapped__
+    config = copy.deepcopy(compose(file, tuple(choices.items()), configs))
     OmegaConf.set_struct(config, False)
     present = {name: cls for name, cls in SECTIONS.items() if name in config}
     for name, cls in present.items():
@@ -73,6 +77,14 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
     return OmegaConf.create(plain)
 
 
+@functools.cache
+def _composed_files(file: Path, choices: tuple[tuple[str, str], ...], configs: Path) -> DictConfig:
+    """What the files of a tool and of its groups' choices say together; read once a process, for a study has many."""
+    overrides = [f"hydra.searchpath=['{configs.as_uri()}']", *(f"{key}='{name}'" for key, name in choices)]
+    with hydra.initialize_config_dir(config_dir=str(file.parent), version_base="1.3"):
+        return hydra.compose(file.stem, overrides)
+
+
 def with_parents(file: Path) -> list[Any]:
     """The content of a tool's configuration behind those that its defaults list names without a group."""
     content = OmegaConf.load(file)
@@ -99,7 +111,7 @@ def _choice(group: str, text: str, configs: Path) -> str:
         package = "_global_" if group == "experiment" else None
         if group == "data":
             content = OmegaConf.merge({"name": Path(name).stem}, content)
-        name = "own_file"
+        name = _OWN_FILE
         ConfigStore.instance().store(group=group, name=name, node=content, package=package)
     elif name not in (valid := choices_of(group, configs)):
         expected = f"one of {', '.join(valid)}, or a file: {group}=own.yaml"

@@ -20,9 +20,11 @@ TOOLS = {  # function, and what it does
     "init": ("init:main", "write a data file and an experiment for a folder of your own: DIR"),
     "doctor": ("doctor:main", "say what would fail in a run before it does: options of train, or run=DIR"),
     "forecast": ("forecast:main", "say what memory a step takes, and what fits on 12 to 80 GB cards: options of train"),
+    "ablate": ("ablate:main", "compare arms over bases and seeds by a plan, and say what differs: PLAN"),
     "benchmark": ("benchmark:main", "measure speed and memory (in the repository only)"),
     "pretrain": ("pretrain:main", "train the tiny base from scratch, as the weights in the package were"),
 }
+_PARSES_ITSELF = ("ablate",)  # before it imports anything heavy
 _TRAINING, _SUBMITTED = ("train", "pretrain"), ("evaluate", "predict")
 
 
@@ -68,7 +70,9 @@ def _run(tool: str, arguments: list[str]) -> None:
     from sam3_hyperet.cli.run_options import read_run
     from sam3_hyperet.cli.submit import parse_runs
 
-    if tool in _SUBMITTED:
+    if tool in _PARSES_ITSELF:
+        pass
+    elif tool in _SUBMITTED:
         parse_runs(tool, arguments)
     elif tool in _TRAINING:
         for config in parse_runs(tool, arguments)[0]:

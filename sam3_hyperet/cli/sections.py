@@ -73,6 +73,13 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
         object, Condition(lambda v: v == AUTO or _is_dial(v) or _are_dials(v), f"{_DIAL}, a list of them, or auto")
     ]
     | None,
+    "ablate run_dir": Annotated[str, Condition(_is_folder_name, "a folder to write to")] | None,
+    "runs": NonNegativeInt | None,
+    "hours": PositiveFloat | None,
+    "tune": Switch,
+    "dry_run": Switch,
+    "keep": Switch,
+    "changed": Annotated[str, ("refuse", "rerun", "keep")],
     "evaluate resume": Annotated[str, Condition(lambda v: v in ("auto", "never"), "auto or never")],
 }
 

@@ -65,6 +65,19 @@ def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path
         if options.mem_gb is not None and options.mem_gb < needed:
             processes = f"the {options.tasks_per_node} processes of a node need {needed:.2f} GB"
             raise ConfigError(f"launcher.mem_gb={options.mem_gb:g}, but {processes} without any activations")
+
+    def begin(config: DictConfig) -> None:
+        run_dir = Path(config.run_dir)
+        with sole_use(run_dir):
+            Manifest(run_dir).claim(CONFIG_FILE)
+            with replacing(run_dir / CONFIG_FILE) as file:
+                file.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+
+    return submit_jobs(train, configs, folder, configs[0].name, checked_once(), state=STATE_FILE, begin=begin)
+
+
+def checked_once() -> Callable[[dict[str, Any]], list[str]]:
+    """Checks of training runs before their submission, for `submit_jobs`: once for all runs that they find the same."""
     checked: list[dict[str, Any]] = []
 
     def check(values: dict[str, Any]) -> list[str]:
@@ -74,14 +87,7 @@ def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path
         checked.append(same)
         return check_before_submission(values)
 
-    def begin(config: DictConfig) -> None:
-        run_dir = Path(config.run_dir)
-        with sole_use(run_dir):
-            Manifest(run_dir).claim(CONFIG_FILE)
-            with replacing(run_dir / CONFIG_FILE) as file:
-                file.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
-
-    return submit_jobs(train, configs, folder, configs[0].name, check, state=STATE_FILE, begin=begin)
+    return check
 
 
 def submit_jobs(

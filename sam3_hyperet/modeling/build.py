@@ -12,6 +12,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.checkpoint import load_base
 from sam3_hyperet.modeling.compilation import check_compiler
+from sam3_hyperet.modeling.config import TINY_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,6 @@ ARCHITECTURES = {
         upsampling_stages=1,
     ),
 }
-TINY_WEIGHTS = "tiny_scenes_object.safetensors"
 
 
 def build_model(

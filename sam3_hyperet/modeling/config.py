@@ -8,6 +8,8 @@ from sam3_hyperet import options
 from sam3_hyperet.choices import FORMER_GEOMETRIES, GEOMETRIES, STRUCTURES
 from sam3_hyperet.errors import ConfigError
 
+TINY_WEIGHTS = "tiny_scenes_object.safetensors"
+"""In the package's weights/, those of the tiny model."""
 SCHEMES: dict[str, tuple[str, ...]]
 SCHEMES = {"none": (), "A": ("fpn",), "B": ("encoder_layer",), "C": ("attention",), "P": ("trunk_qv",)}
 SITES = ("fpn", "encoder_layer", "attention", "trunk_qv", "encoder_out", "pixel_decoder", "prompt")

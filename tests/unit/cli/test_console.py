@@ -40,6 +40,7 @@ HEAVY = ("torch", "sam3", "lightning_fabric", "matplotlib", "cv2", "scipy")
         (["init"], 1, "needs data.root=…"),
         (["doctor", "data.rot=x"], 1, "did you mean root?"),
         (["merge", "output=x"], 1, "did you mean out?"),
+        (["ablate", "evidence", "only=lorents"], 1, "only='lorents' is unknown; expected one of"),
         (["benchmark"], 1, "subcommand is missing; there are attention, "),
         (["pretrain", "data=voc"], 1, "data='voc' is unknown"),
     ],

@@ -1,0 +1,30 @@
+"""`sam3-hyperet ablate`: the runs of a plan, here or as a Slurm array, each a row of one CSV; then what the rows say.
+
+Nothing here imports torch before a run begins.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sam3_hyperet.cli.ablation_study import open_study
+from sam3_hyperet.cli.ablation_work import left_lines, submit, work, write_results
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Run the tool, or submit what is missing to Slurm; returns the CSV."""
+    study = open_study(list(sys.argv[1:] if argv is None else argv))
+    if study.options.runs == 0:
+        write_results(study)
+        return study.csv
+    study.check()
+    for line in left_lines(study):
+        study.say(line)
+    if study.options.dry_run:
+        return study.csv
+    if study.options.launcher.name == "local":
+        work(study)
+        write_results(study)
+    else:
+        submit(study)
+    return study.csv

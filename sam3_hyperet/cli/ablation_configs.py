@@ -1,0 +1,197 @@
+"""What each run of a plan is as a configuration of `train`, and its identity; without torch."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sam3_hyperet.ablation.plan import PRETRAIN, Plan, overrides
+from sam3_hyperet.ablation.runs import Run, identity_of
+from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.run_options import RunOptions, read_run
+from sam3_hyperet.cli.sections import MORE_DATA, SECTIONS
+from sam3_hyperet.digest import sha256
+from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.modeling.config import TINY_WEIGHTS
+
+_PLACES = ("root",)  # options of a data set that say where it is, and nothing of what it is
+_OF_RUNS = ("seed", "run_dir", "resume", "evaluate", "data.train_images", "data.subset_seed")
+_SAVE_EVERY = 100
+
+
+@dataclass
+class Composer:
+    """Configurations of a plan's runs.
+
+    plan: as the study has it. given: options of `train` of the command line, for every run, which replace the plan's.
+    folder: of the study. Raises ConfigError where a run cannot be composed, CheckpointError for a base that is no file.
+    """
+
+    plan: Plan
+    given: Sequence[str]
+    folder: Path
+    _composed: dict[tuple[object, ...], DictConfig] = field(default_factory=dict)
+    _bases: dict[tuple[str, str], str] = field(default_factory=dict)
+    _identities: dict[Run, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        keys = {argument.partition("=")[0] for argument in self.given}
+        if fixed := sorted(keys.intersection(_OF_RUNS)):
+            other = {"seed": "seeds=[…]", "data.train_images": "images=[…]"}.get(fixed[0], "run_dir=… of the study")
+            raise ConfigError(f"{fixed[0]}= is each run's own; expected {other}")
+        if tuned := sorted(keys.intersection(self.plan.tune.options)):
+            raise ConfigError(f"{tuned[0]} is tuned by the plan; expected tune=false with it, or the plan without it")
+        if "data" in keys and len(self.plan.data) > 1:
+            names = ", ".join(self.plan.data)
+            raise ConfigError(f"data= would replace each of the plan's {names}; expected worlds=NAME with it")
+        for name, world in self.plan.data.items():
+            if len(world.bases) > 1 and (same := sorted(keys.intersection(*map(set, world.bases.values())))):
+                raise ConfigError(f"{same[0]}= would make the bases of {name} the same; expected bases=NAME with it")
+
+    def run(self, run: Run) -> DictConfig:
+        """The configuration of a run or trial."""
+        place = (run.data, run.base, run.arm, run.images, run.tuned, run.is_trial)
+        if place not in self._composed:
+            self._composed[place] = self._compose(run)
+        config = copy.deepcopy(self._composed[place])
+        config.data.subset_seed = run.seed if run.images else None
+        config.seed, config.run_dir = run.seed, str(self.folder_of(run))
+        return config
+
+    def folder_of(self, run: Run) -> Path:
+        """The folder of a run or trial."""
+        return self.folder / ("trials" if run.is_trial else "runs") / run.name
+
+    def base(self, data: str, base: str) -> DictConfig | None:
+        """The configuration of `pretrain` by which a base is made; None for one that is there."""
+        recipe = self.plan.data[data].bases[base].get(PRETRAIN)
+        if recipe is None:
+            return None
+        assert isinstance(recipe, dict)
+        where = f"run_dir={self.folder / 'bases' / f'{data}_{base}'}"
+        config = parse_command("pretrain", [*overrides({"logger": "none", **recipe}), where, "evaluate=false"])[1]
+        read_run(_plain(config))
+        return config
+
+    def base_file(self, data: str, base: str) -> Path:
+        """Where a base is put that is made by a recipe."""
+        return self.folder / "bases" / f"{data}_{base}.safetensors"
+
+    def identity(self, run: Run) -> str:
+        """A digest of all that decides the row of a run or trial."""
+        if run not in self._identities:
+            self._identities[run] = self._identity(run)
+        return self._identities[run]
+
+    def _identity(self, run: Run) -> str:
+        world, options = self.plan.data[run.data], read_run(_plain(self.run(run)))
+        scored = {f"scored.{key}": value for key, value in options.protocol.deciding().items()}
+        metrics = {} if run.is_trial else {"metrics": dict(world.metrics)}
+        chosen = {"rule": world.rule(self.plan.dial), "grid": self.plan.dial.grid}
+        return identity_of({"trained": self.trained(run, options), **scored, **metrics, **chosen})
+
+    def trained(self, run: Run, options: RunOptions | None = None) -> str:
+        """A digest of all that decides the adapter of a run or trial."""
+        options = options or read_run(_plain(self.run(run)))
+        values = {key: value for key, value in options.deciding.items() if not _is_place(key)}
+        return identity_of({**values, "base": self._base_digest(run, options)})
+
+    def base_score(self, run: Run) -> str:
+        """A digest of all that decides what a run's base scores on the validation images."""
+        options, world = read_run(_plain(self.run(run))), self.plan.data[run.data]
+        data = {key: value for key, value in options.deciding.items() if key.startswith("data.") and not _is_place(key)}
+        protocol = options.protocol.deciding()
+        return identity_of({**data, **protocol, **world.metrics, "base": self._base_digest(run, options)})
+
+    def _base_digest(self, run: Run, options: RunOptions) -> str:
+        place = (run.data, run.base)
+        if place not in self._bases:
+            recipe = self.base(*place)
+            if recipe is not None:
+                made = read_run(_plain(recipe)).deciding
+                self._bases[place] = identity_of({key: value for key, value in made.items() if not _is_place(key)})
+            else:
+                self._bases[place] = weights_digest(options.model.name, options.model.checkpoint, options.model.seed)
+        return self._bases[place]
+
+    def _compose(self, run: Run) -> DictConfig:
+        world, steps = self.plan.data[run.data], self.plan.tune.steps
+        base = dict(world.bases[run.base])
+        if PRETRAIN in base:
+            base = {"model.checkpoint": str(self.base_file(run.data, run.base))}
+        layers = [
+            ["logger=none", f"train.save_every={_SAVE_EVERY}"],
+            overrides(self.plan.common),
+            overrides(world.options),
+            overrides(base),
+            overrides(self.plan.arms[run.arm]),
+            *([[f"train.max_steps={steps}"]] if run.is_trial and steps else []),
+            list(run.tuned),
+            list(self.given),
+            [f"data.train_images={run.images}", f"name={run.arm}", "evaluate=false", "run_dir=runs"],
+        ]
+        try:
+            config = parse_command("train", in_layers(layers))[1]
+            options = read_run(_plain(config))
+            options.train.check_length()
+        except ConfigError as error:
+            raise ConfigError(f"{run.data}, {run.base}, {run.arm}: {error}") from None
+        if not options.train.save_every:
+            raise ConfigError(f"{run.arm}: train.save_every=0; expected 1 at least, for a run goes on from its state")
+        return config
+
+
+def in_layers(layers: Sequence[Sequence[str]]) -> list[str]:
+    """The arguments of all layers, without those that an option of a later layer replaces by another name.
+
+    An arm's `scheme=` replaces `hyperet.sites=` of all arms, which would else decide.
+    """
+    kept: list[str] = []
+    for layer in layers:
+        replaced = {other for argument in layer for other in _replaced(argument.partition("=")[0])}
+        kept = [one for one in kept if one.partition("=")[0] not in replaced] + list(layer)
+    return kept
+
+
+def _replaced(key: str) -> list[str]:
+    """Options that one given later takes the place of."""
+    found = [key]
+    for section, cls in SECTIONS.items():
+        for one, other in getattr(cls, "ALTERNATIVES", {}).items():
+            if key in (f"{section}.{one}", one if section == "hyperet" else ""):
+                found.append(f"{section}.{other}")
+    return found if "." in key or len(found) > 1 else []
+
+
+def weights_digest(name: str, checkpoint: str | None, seed: int) -> str:
+    """What identifies base weights: the digest of their file, or their name where a hub has it.
+
+    Raises CheckpointError for a file that is not there.
+    """
+    if checkpoint == "random" or (checkpoint is None and name != "tiny"):
+        return f"random {seed}"
+    if checkpoint is None:
+        return sha256(Path(__file__).resolve().parents[1] / "weights" / TINY_WEIGHTS)
+    path = Path(checkpoint).expanduser()
+    if path.is_file():
+        return sha256(path)
+    if path.is_dir():
+        files = sorted(one for one in path.iterdir() if one.is_file())
+        return identity_of({one.name: one.stat().st_size for one in files})
+    if checkpoint.startswith("facebook/"):
+        return checkpoint
+    raise CheckpointError(f"model.checkpoint={checkpoint}: no such file")
+
+
+def _is_place(key: str) -> bool:
+    section, _, option = key.rpartition(".")
+    return key in ("model.checkpoint", "init_adapter") or (
+        option in _PLACES and (section == "data" or section.startswith(f"{MORE_DATA}."))
+    )
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]

@@ -1,0 +1,75 @@
+"""Checks of a study's inputs before its first model is built: images, metrics, and that no split shares a picture."""
+
+import math
+from dataclasses import replace
+
+from omegaconf import OmegaConf
+
+from sam3_hyperet.ablation.runs import Run, runs_of
+from sam3_hyperet.cli.ablation_study import Study
+from sam3_hyperet.cli.recognition import recognised
+from sam3_hyperet.cli.run_options import RunOptions, read_run
+from sam3_hyperet.data.disjoint import check_disjoint
+from sam3_hyperet.data.sources import open_run
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.task import open_task
+from sam3_hyperet.evaluation.validation_score import known_metrics, open_validation
+from sam3_hyperet.options import close
+from sam3_hyperet.training.choice import Rule
+
+_MEASURED_BY_MODELS = ("radius/", "normalized_radius/", "base/", "hierarchy/", "uncertainty/", "speed/", "params/")
+"""Metrics that are known once a model has run."""
+
+
+def check_inputs(study: Study) -> None:
+    """Open the images of each data set and amount, and check each arm. Raises ConfigError or DataError.
+
+    No picture is in two of the splits: no arm is tuned, and no dial chosen, on what it is scored on.
+    """
+    seen = set()
+    for run in (*study.trials, *runs_of(study.part)):
+        config = recognised(
+            study.composer.run(run), study.say if run.data not in {data for data, _ in seen} else _quiet
+        )
+        options = read_run(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        _check_arm(run, options)
+        if (run.data, run.images) not in seen:
+            seen.add((run.data, run.images))
+            _check_images(study, run, options)
+
+
+def _check_arm(run: Run, options: RunOptions) -> None:
+    if options.stage.last > 1:
+        raise ConfigError(f"{run.arm}: stage {options.stage.last} trains the base; expected stage=1 in a study")
+    if (processes := options.train.devices * options.train.nodes) > 1:
+        found = f"{run.arm}: train.devices and train.nodes make {processes} processes"
+        raise ConfigError(
+            f"{found}; expected 1: several runs at once are launcher=slurm, or this command several times"
+        )
+    if not options.train.validate_every and options.train.best != "loss":
+        raise ConfigError(f"{run.arm}: train.best={options.train.best} needs train.validate_every from 1")
+
+
+def _check_images(study: Study, run: Run, options: RunOptions) -> None:
+    world = study.plan.data[run.data]
+    splits = open_run(options.data, tune=True, evaluate=True)
+    assert splits.tuning is not None
+    assert splits.evaluation is not None
+    check_disjoint({"train": splits.training, "tune": splits.tuning.images, "val": splits.evaluation.images})
+    tuning = known_metrics(open_validation(splits.tuning, options.protocol, 0))
+    where = f"the {len(splits.tuning.images)} tuning images of {run.data}"
+    Rule.parse(world.rule(study.plan.dial)).check(tuning, where)
+    protocol = options.protocol.for_validation(options.protocol.limit)
+    scored = known_metrics(open_task(splits.evaluation, replace(protocol, examples=0)))
+    for short, key in world.metrics.items():
+        if key not in scored and not key.startswith(_MEASURED_BY_MODELS):
+            there = ", ".join(sorted(scored))
+            raise ConfigError(
+                f"data.{run.data}.metrics.{short}: no metric {key!r}; there are {there}{close(key, scored)}"
+            )
+        if math.isnan(scored.get(key, 0.0)):
+            raise ConfigError(f"data.{run.data}.metrics.{short}: the val images show nothing of {key}")
+
+
+def _quiet(line: str) -> None:
+    """What was said of a data set once is not said again."""

@@ -1,0 +1,268 @@
+"""One run of a study: train, choose the dial on tuning images, score on validation images, leave a row."""
+
+import contextlib
+import gc
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from sam3_hyperet.ablation.plan import GAIN, LOST
+from sam3_hyperet.ablation.rows import TRIALS, cell, leave_row
+from sam3_hyperet.cli.command import exit_cleanly, write_json
+from sam3_hyperet.cli.processes import make_fabric
+from sam3_hyperet.cli.recognition import recognised
+from sam3_hyperet.cli.run_options import RunOptions, read_run
+from sam3_hyperet.cli.train import train
+from sam3_hyperet.data.sources import open_run
+from sam3_hyperet.errors import DataError
+from sam3_hyperet.evaluation.compare import compare, model_parts
+from sam3_hyperet.evaluation.dial import choose_dial
+from sam3_hyperet.evaluation.metrics.key import MetricKey
+from sam3_hyperet.evaluation.models import BASE, EvalModel, at_dial
+from sam3_hyperet.evaluation.peak_memory import PeakMemory
+from sam3_hyperet.evaluation.task import open_task
+from sam3_hyperet.evaluation.validation_score import open_validation
+from sam3_hyperet.files import Manifest, sole_use
+from sam3_hyperet.modeling.build import build_model
+from sam3_hyperet.modeling.checkpoint import save_base
+from sam3_hyperet.modeling.copies import adapted_copy
+from sam3_hyperet.modeling.opening import open_model
+from sam3_hyperet.modeling.parameters import parameter_report
+from sam3_hyperet.precision import device_of
+from sam3_hyperet.reading import read_json
+from sam3_hyperet.training.choice import Rule
+from sam3_hyperet.training.loop import TrainingFailed
+from sam3_hyperet.training.options import STATE_FILE
+from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
+from sam3_hyperet.training.state import previous_state, read_state
+from sam3_hyperet.version import __version__
+
+LOG = "log.txt"
+JOB = "ablation"
+"""The key of a configuration that holds what a `Job` has."""
+_ABOUT = "ablation.json"
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a configuration of `train` lacks to be a run of a study.
+
+    Attributes:
+        cells: those of the row that name the run.
+        identity: of the row. trained: of the adapter. base: of what the base scores.
+        rule, grid: of the dial.
+        metrics: keys by short name; gain, lost: short names.
+        rows: folder of row files; name: of this run's.
+        folder: of the study.
+        is_trial: scored on tuning images alone.
+        keep: states and records stay.
+    """
+
+    cells: Mapping[str, str]
+    identity: str
+    trained: str
+    base: str
+    rule: str
+    grid: tuple[float, ...]
+    metrics: Mapping[str, str]
+    gain: str
+    lost: str | None
+    rows: str
+    name: str
+    folder: str
+    is_trial: bool
+    keep: bool
+
+
+def run_job(config: DictConfig) -> None:
+    """A run of a study as a job on a cluster runs it: an error of the user is one line of its log."""
+    exit_cleanly(run)(config)
+
+
+def run(config: DictConfig) -> dict[str, str]:
+    """Make one run, or finish one that was interrupted; returns its row, which is then in its row file.
+
+    What training prints goes to log.txt in the run's folder. Raises ConfigError where another process has the folder.
+    """
+    config = config.copy()
+    job = Job(**OmegaConf.to_container(config.pop(JOB)))  # type: ignore[arg-type]
+    folder = Path(config.run_dir)
+    with sole_use(folder), _log(folder):
+        config = recognised(config, print)
+        options = read_run(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        started, before, measured = time.perf_counter(), 0.0, dict[str, object]()
+        try:
+            trained = _trained(config, job, folder)
+            started, before = time.perf_counter(), trained["seconds"]
+            measured = {name: trained[name] for name in ("steps", "best_step", "train_seconds", "peak_gib")}
+            measured |= _scored(options, config, job, folder)
+        except TrainingFailed as error:
+            if not job.is_trial:
+                raise
+            print(f"{error}; so these options are not chosen")  # nor is a gain in the row
+        row = {
+            **job.cells,
+            **_setup(options),
+            **measured,
+            "seconds": before + time.perf_counter() - started,
+            "version": __version__,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "identity": job.identity,
+        }
+        row = {name: cell(value) for name, value in row.items()}
+        if job.is_trial:
+            row = TRIALS.part_of(row, (GAIN, LOST))
+        leave_row(Path(job.rows), job.name, row)
+        if not job.keep:
+            _clean(folder)
+    gc.collect()
+    return row
+
+
+def make_base_job(config: DictConfig) -> None:
+    """A base as a job on a cluster makes it."""
+    config = config.copy()
+    file = Path(config.pop(JOB))
+    exit_cleanly(make_base)(config, file)
+
+
+def make_base(config: DictConfig, file: Path) -> None:
+    """Pretrain a base by its recipe, and put its best weights, in half precision, at `file`."""
+    folder = Path(config.run_dir)
+    with sole_use(folder), _log(folder):
+        best = build_model(config.model.name, checkpoint=train(config) / WEIGHTS["best"])
+        save_base(best, file, dtype=torch.float16)
+
+
+def _trained(config: DictConfig, job: Job, folder: Path) -> dict[str, Any]:
+    """Train, unless the folder has the adapter already; returns what the row says of it."""
+    file = folder / _ABOUT
+    about = read_json(file) if file.is_file() else {}
+    if about.get("trained") == job.trained and "seconds" in about and (folder / ADAPTER["best"]).is_file():
+        print(f"trained already: {folder / ADAPTER['best']}")
+        return dict(about)
+    config.resume = "auto" if about.get("trained") == job.trained else "never"
+    before = about.get("so_far", 0.0) if config.resume == "auto" else 0.0
+    Manifest(folder).claim(_ABOUT)
+    write_json(file, {"trained": job.trained, "so_far": before})
+    started = time.perf_counter()
+    peak = PeakMemory(torch.device(device_of(config.train.accelerator)))
+    try:
+        train(config)
+    except BaseException:
+        write_json(file, {"trained": job.trained, "so_far": before + time.perf_counter() - started})
+        raise
+    progress = read_state(folder / STATE_FILE)["progress"]
+    about = {
+        "trained": job.trained,
+        "steps": progress["step"],
+        "best_step": progress["best_step"],
+        "train_seconds": progress["seconds"] - progress["validation_seconds"],
+        "seconds": before + time.perf_counter() - started,
+        "peak_gib": peak.bytes() / 2**30,
+    }
+    write_json(file, about)
+    return about
+
+
+def _scored(options: RunOptions, config: DictConfig, job: Job, folder: Path) -> dict[str, object]:
+    """Parameters, the chosen dial, and the metrics that the row has."""
+    device = torch.device(device_of(options.train.accelerator))
+    splits = open_run(options.data, tune=True, evaluate=True)
+    assert splits.tuning is not None
+    assert splits.evaluation is not None
+    fabric = make_fabric("train.accelerator", accelerator=device.type, devices=1)
+    fabric.launch()
+    base = open_model(OmegaConf.to_container(config.model)).to(device)  # type: ignore[arg-type]
+    model = adapted_copy(base, folder / ADAPTER["best"])
+    how = {"fabric": fabric, "say": print, "progress": lambda count: nullcontext(_nothing)}
+    rule, tuning = Rule.parse(job.rule, "dial"), open_validation(splits.tuning, options.protocol, 0)
+    front = choose_dial(model, options.data, tuning, rule, job.grid, base=base, run_dir=folder, **how)
+    dial = front.chosen
+    assert dial is not None
+    print(front.choice())
+    row: dict[str, object] = {"parameters": int(parameter_report(model)["added"]), "dial": dial}
+    if job.is_trial:
+        before, after = (
+            {name: found[key] for name, key in job.metrics.items()} for found in (front.base, front.metrics[dial])
+        )
+        return row | _gained(job, before, {"": after})
+    dials = sorted({dial, 1.0} - {0.0})
+    models = [EvalModel(f"dial_{one:g}", at_dial(model, one), folder / ADAPTER["best"]) for one in dials]
+    kept = Path(job.folder) / "bases" / f"{job.base}.json"
+    of_base = read_json(kept) if kept.is_file() else None
+    if of_base is None or not of_base.keys() >= job.metrics.keys():
+        models.insert(0, EvalModel(BASE, base))
+        of_base = None
+    task = open_task(splits.evaluation, replace(options.protocol, bootstrap=0, examples=0))
+    comparison = compare(models, options.data, task, folder, **how)
+    assert comparison is not None
+    parts = model_parts([one.name for one in models])
+
+    def metrics_of(name: str) -> dict[str, float]:
+        where = options.data.name, parts[name]
+        return {short: _metric(comparison.metrics, key, *where) for short, key in job.metrics.items()}
+
+    if of_base is None:
+        of_base = metrics_of(BASE)
+        write_json(kept, of_base)
+    at_one = metrics_of("dial_1")
+    return row | _gained(job, of_base, {"": metrics_of(f"dial_{dial:g}") if dial else of_base, "@1": at_one})
+
+
+def _gained(job: Job, base: Metrics, found: Mapping[str, Metrics]) -> dict[str, float]:
+    """The metrics' columns, by suffix of the model; and what is gained and lost against the base."""
+    row: dict[str, float] = {}
+    models = {**found, "@base": base}
+    for short in () if job.is_trial else job.metrics:
+        row |= {f"{short}{suffix}": models[suffix][short] for suffix in models}
+    for suffix, metrics in (found if job.is_trial else models).items():
+        row[f"{GAIN}{suffix}"] = metrics[job.gain] - base[job.gain]
+        row[f"{LOST}{suffix}"] = base[job.lost] - metrics[job.lost] if job.lost else 0.0
+    return row
+
+
+def _metric(metrics: Metrics, key: str, data: str, model: str) -> float:
+    """A metric of a model: most are of a data set, radii are not. Raises DataError where it was not measured."""
+    for name in (MetricKey.of(key, data, model), MetricKey.of(key, model=model)):
+        if name in metrics:
+            return metrics[name]
+    there = sorted(str(one) for one in metrics if str(one).startswith(model))
+    raise DataError(f"{data}: no metric {key!r} was measured; there are {', '.join(there):.900}")
+
+
+def _setup(options: RunOptions) -> dict[str, object]:
+    """The cells of what is injected; a control has sites, and no geometry."""
+    hyperet = asdict(options.hyperet)
+    own = ("geometry", "structure", "gate") if hyperet["adapter"] == "hyperet" else ()
+    sites = "+".join(options.hyperet.resolved_sites)
+    return {"adapter": hyperet["adapter"], "sites": sites, **{name: hyperet.get(name, "none") for name in own}}
+
+
+def _clean(folder: Path) -> None:
+    """Remove what a finished run needs no longer: its state, its last step, its records."""
+    manifest = Manifest(folder)
+    records = [name for name in manifest.names if name.startswith("records/")]
+    manifest.remove(STATE_FILE, previous_state(Path(STATE_FILE)).name, ADAPTER["last"], "tensorboard", *records)
+    with contextlib.suppress(OSError):  # it has something else, or is not there
+        (folder / "records").rmdir()
+
+
+@contextlib.contextmanager
+def _log(folder: Path) -> Iterator[None]:
+    """Context in which what is printed goes to the end of the folder's log."""
+    Manifest(folder).claim(LOG)
+    with (folder / LOG).open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        yield
+
+
+def _nothing() -> None:
+    """Nothing after each image: the log has no bar."""

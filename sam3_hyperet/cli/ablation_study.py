@@ -1,0 +1,165 @@
+"""A study: its plan, the part of it that is run, its runs as configurations, and its rows; without torch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from rich.console import Console
+
+from sam3_hyperet.ablation.plan import Plan, Tuning, read_plan
+from sam3_hyperet.ablation.rows import RUNS, TRIALS, Layout, gather
+from sam3_hyperet.ablation.runs import Run, chosen_options, missing, runs_of, trials_of, with_options
+from sam3_hyperet.cli.ablation_configs import Composer
+from sam3_hyperet.cli.command import CONFIGS, parse_command
+from sam3_hyperet.cli.composition import groups_of, unknown
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.options import close
+
+_PLANS = CONFIGS / "ablation"
+_OF_BOTH = ("paths",)
+
+
+@dataclass
+class Study:
+    """A plan with the part of it that is to be run, and where its rows are.
+
+    Attributes:
+        plan: all of it, which the table is of. part: the arms, bases, seeds to run.
+        trials: of the part's arms, on the plan's first bases.
+    """
+
+    plan: Plan
+    part: Plan
+    composer: Composer
+    folder: Path
+    csv: Path
+    options: DictConfig
+    say: Callable[[str], None]
+
+    @property
+    def trials(self) -> list[Run]:
+        """The trials by which the arms of the part are tuned."""
+        return trials_of(self.plan.restricted({"arms": list(self.part.arms), "worlds": list(self.part.data)}))
+
+    def rows(self, layout: Layout) -> list[dict[str, str]]:
+        """All rows of runs or of trials, of the CSV and of row files."""
+        return gather(self.file(layout), self.row_folder(layout), layout)
+
+    def file(self, layout: Layout) -> Path:
+        """The CSV of runs, or that of trials."""
+        return self.csv if layout is RUNS else self.csv.with_name(f"{self.csv.stem}_trials{self.csv.suffix}")
+
+    def row_folder(self, layout: Layout) -> Path:
+        """Where runs or trials leave their rows."""
+        return self.folder / ("rows" if layout is RUNS else "trial_rows")
+
+    def chosen(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """The options that the trials so far have chosen for each arm of the part."""
+        return chosen_options(self.trials, self.rows(TRIALS))
+
+    def left(self, layout: Layout) -> list[Run]:
+        """The runs, or the trials, without a row that is theirs. Raises ConfigError as `missing`."""
+        runs = self.trials if layout is TRIALS else [with_options(run, self.chosen()) for run in runs_of(self.part)]
+        identities = {run: self.composer.identity(run) for run in runs}
+        return missing(identities, self.rows(layout), layout, self.options.changed)
+
+    def bases_left(self) -> list[tuple[str, str]]:
+        """The bases of the part, and of its trials, that a recipe is still to make."""
+        wanted = dict.fromkeys((run.data, run.base) for run in (*self.trials, *runs_of(self.part)))
+        return [
+            place for place in wanted if self.composer.base(*place) and not self.composer.base_file(*place).is_file()
+        ]
+
+    def check(self) -> None:
+        """Compose every run and trial. Raises ConfigError for the first that cannot be."""
+        for run in (*self.trials, *runs_of(self.part)):
+            self.composer.run(run)
+
+    def job(self, run: Run) -> DictConfig:
+        """The configuration of a run, with what its row needs."""
+        layout, world = TRIALS if run.is_trial else RUNS, self.plan.data[run.data]
+        config = self.composer.run(run)
+        config.ablation = {
+            "cells": run.cells,
+            "identity": self.composer.identity(run),
+            "trained": self.composer.trained(run),
+            "base": self.composer.base_score(run),
+            "rule": world.rule(self.plan.dial),
+            "grid": list(self.plan.dial.grid),
+            "metrics": dict(world.metrics),
+            "gain": world.gain,
+            "lost": world.lost,
+            "rows": str(self.row_folder(layout)),
+            "name": run.name,
+            "folder": str(self.folder),
+            "is_trial": run.is_trial,
+            "keep": bool(self.options.keep),
+        }
+        config.launcher = self.options.launcher
+        return config
+
+
+def open_study(argv: list[str]) -> Study:
+    """The study that a command line describes, its whole plan composed and checked. Raises ConfigError."""
+    own, given = split_arguments(argv)
+    _, options = parse_command("ablate", own)
+    plan = read_plan(plan_file(str(options.plan)))
+    if not options.tune:
+        plan = replace(plan, tune=Tuning())
+    chosen = {"arms": _listed(options.only), "worlds": _listed(options.worlds), "bases": _listed(options.bases)}
+    numbers = {name: _numbers(name, options[name]) for name in ("seeds", "images")}
+    folder = Path(options.run_dir or f"runs/ablate-{plan.name}")
+    csv = Path(options.csv) if options.csv else folder / f"{plan.name}.csv"
+    if csv.suffix != ".csv":
+        raise ConfigError(f"csv={csv}; expected a file *.csv")
+    say = partial(Console(highlight=False).print, markup=False, soft_wrap=True)
+    part = plan.restricted({**chosen, **numbers})
+    return Study(plan, part, Composer(plan, given, folder), folder, csv, options, say)
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments of `ablate` itself, and those of `train`, for every run; `paths` belongs to both."""
+    (own_keys, train_keys), own, given = (_keys(tool) for tool in ("ablate", "train")), [], []
+    for argument in argv:
+        key, is_assignment, _ = argument.partition("=")
+        section = key.partition(".")[0]
+        if not is_assignment or section in own_keys:
+            own.append(argument)
+        elif section not in train_keys:
+            raise ConfigError(unknown("ablate: key", key, [*own_keys, "and what train has"]))
+        if is_assignment and (section not in own_keys or section in _OF_BOTH):
+            given.append(argument)
+    return own, given
+
+
+def _keys(tool: str) -> list[str]:
+    file = CONFIGS / f"{tool}.yaml"
+    return [*(str(key) for key in OmegaConf.load(file) if key != "defaults"), *groups_of(file)]
+
+
+def plan_file(name: str) -> Path:
+    """The file of a plan, named or given. Raises ConfigError for another name."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name).expanduser()
+    names = sorted(file.stem for file in _PLANS.glob("*.yaml"))
+    if name not in names:
+        raise ConfigError(
+            f"plan={name!r} is unknown; expected one of {', '.join(names)}, or a file{close(name, names)}"
+        )
+    return _PLANS / f"{name}.yaml"
+
+
+def _listed(value: object) -> list[str] | None:
+    """Names of an option that takes null, a list, or several joined by commas."""
+    if value is None:
+        return None
+    return [str(one) for one in value] if isinstance(value, ListConfig | list) else str(value).split(",")
+
+
+def _numbers(name: str, value: object) -> list[int] | None:
+    try:
+        return None if value is None else [int(one) for one in _listed(value) or ()]
+    except ValueError:
+        raise ConfigError(f"{name}={value}; expected integers, as [0,1]") from None

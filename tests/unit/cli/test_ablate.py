@@ -1,0 +1,249 @@
+"""`sam3-hyperet ablate` with a stub in place of a run: order, resumption, changed plans, parts, failures, Slurm."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sam3_hyperet.ablation.rows import cell, leave_row, read_rows
+from sam3_hyperet.cli import ablation_configs, ablation_inputs, ablation_run, ablation_work
+from sam3_hyperet.cli.ablate import main
+from sam3_hyperet.cli.ablation_configs import in_layers
+from sam3_hyperet.cli.ablation_study import open_study
+from sam3_hyperet.errors import ConfigError, UserError
+from sam3_hyperet.files import sole_use
+from sam3_hyperet.training.options import STATE_FILE
+
+PLAN = {
+    "common": {"experiment": "smoke", "hyperet.sites": ["encoder_layer", "prompt"]},
+    "data": {
+        "scenes": {
+            "options": {"data": "scenes_levels", "data.prompt_weights": None},
+            "metrics": {"new": "held_out/segm/AP", "old": "known/segm/AP"},
+            "gain": "new",
+            "lost": "old",
+        }
+    },
+    "arms": {"flat": {"geometry": "euclidean"}, "curved": {"geometry": "lorentz"}, "A": {"scheme": "A"}},
+    "seeds": [0, 1],
+    "comparisons": [["curved", "flat"]],
+}
+GAINS = {"flat": 0.1, "curved": 0.2, "A": 0.05}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def composed_once():
+    """Configurations of the same arguments are composed once for all tests."""
+    real = ablation_configs.parse_command
+    known = functools.cache(lambda tool, arguments: real(tool, list(arguments)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            ablation_configs, "parse_command", lambda tool, arguments: copy.deepcopy(known(tool, tuple(arguments)))
+        )
+        yield
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A function that runs the tool on a plan in a folder, with changes to the plan."""
+
+    def run(*arguments: str, tool=main, **changes: object):
+        file = tmp_path / "study.yaml"
+        file.write_text(yaml.safe_dump({**PLAN, **changes}, sort_keys=False))
+        return tool([str(file), f"run_dir={tmp_path / 'study'}", *arguments])
+
+    return run
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The configurations of the runs that were made by a stub, in their order."""
+    configs = []
+
+    def stub(config):
+        job = config.ablation
+        configs.append(config)
+        lr = config.optim.lr
+        row = {**job.cells, "gain": GAINS[job.cells.arm] + lr, "lost": 0.01, "dial": 1.0, "seconds": 2.0}
+        row |= {"date": "2026-01-01", "identity": job.identity}
+        row = {name: cell(value) for name, value in row.items()}
+        leave_row(Path(job.rows), job.name, row)
+        return row
+
+    monkeypatch.setattr(ablation_run, "run", stub)
+    monkeypatch.setattr(ablation_inputs, "check_inputs", lambda study: None)
+    return configs
+
+
+def names(configs) -> list[str]:
+    return [Path(config.run_dir).name for config in configs]
+
+
+def test_a_study_goes_on_where_it_was_stopped(study, made, capsys):
+    csv = study("runs=4")
+    assert names(made) == [f"scenes_base_{arm}_seed{seed}" for seed in (0, 1) for arm in ("flat", "curved", "A")][:4]
+    assert made[0].seed == 0
+    assert made[3].seed == 1
+    assert (made[0].hyperet.sites, made[2].hyperet.sites) == (["encoder_layer", "prompt"], None)
+    assert not made[0].evaluate
+    assert "2 runs are left; the same command goes on" in capsys.readouterr().out
+    study()
+    assert len(made) == len(read_rows(csv)) == 6
+    study()
+    assert len(made) == 6
+    said = capsys.readouterr().out
+    assert "[2/2] scenes_base_A_seed1: gain +0.053, lost +0.010 at dial 1 (2 s)" in said
+    assert "6 runs, of which 0 are left" in said
+    csv.write_text("".join(line for line in csv.read_text().splitlines(True) if "flat,0" not in line))
+    (csv.parent / "rows" / "scenes_base_flat_seed0.json").unlink()
+    study("only=curved")
+    assert len(made) == 6
+    study()
+    assert names(made[6:]) == ["scenes_base_flat_seed0"]
+
+
+def test_rows_of_other_options_are_never_mixed(study, made):
+    study()
+    with pytest.raises(ConfigError, match="6 of 6 rows were measured with other options"):
+        study("train.max_steps=3")
+    with pytest.raises(ConfigError, match=r"2 of 6 rows .*scenes/base/curved/0/all"):
+        study(arms={**PLAN["arms"], "curved": {"geometry": "gyro"}})
+    study("changed=keep", arms={**PLAN["arms"], "curved": {"geometry": "gyro"}})
+    assert len(made) == 6
+    study("changed=rerun", arms={**PLAN["arms"], "curved": {"geometry": "gyro"}})
+    assert names(made[6:]) == ["scenes_base_curved_seed0", "scenes_base_curved_seed1"]
+    study("train.threads=1", "train.log_every=3", arms={**PLAN["arms"], "curved": {"geometry": "gyro"}})
+    assert len(made) == 8  # these decide nothing
+
+
+def test_arms_are_tuned_by_the_same_trials_before_any_run(study, made, capsys):
+    tune = {"options": {"optim.lr": [0.001, 0.004, 0.002]}, "steps": 1, "seed": 77}
+    csv = study("seeds=[5]", tune=tune)
+    trials, runs = made[:9], made[9:]
+    assert {(config.seed, config.train.max_steps) for config in trials} == {(77, 1)}
+    assert [(config.seed, config.optim.lr, config.train.max_steps) for config in runs] == [(5, 0.004, 4)] * 3
+    assert {row["tuned"] for row in read_rows(csv)} == {"optim.lr=0.004"}
+    assert len(csv.with_name("study_trials.csv").read_text().splitlines()) == 10
+    assert "tuned: scenes, curved: optim.lr=0.004\n" in capsys.readouterr().out
+    study("seeds=[5]", "tune=false", "changed=rerun", tune=tune)
+    assert [config.optim.lr for config in made[12:]] == [0.003] * 3
+    with pytest.raises(ConfigError, match=r"optim\.lr is tuned by the plan; expected tune=false"):
+        study("optim.lr=1", tune=tune)
+
+
+def test_a_failed_run_does_not_end_the_others(study, made, monkeypatch, capsys):
+    stub = ablation_run.run
+
+    def failing(config):
+        if config.ablation.cells.arm == "curved":
+            raise UserError("no finite loss")
+        return stub(config)
+
+    monkeypatch.setattr(ablation_run, "run", failing)
+    with pytest.raises(UserError, match="scenes_base_curved_seed0, and 1 more failed: no finite loss; the other rows"):
+        study()
+    assert len(made) == 4
+    assert "failed: scenes_base_curved_seed1: no finite loss" in capsys.readouterr().out
+
+
+def test_runs_of_another_process_are_left_to_it(study, made, tmp_path, monkeypatch, capsys):
+    taken = tmp_path / "study" / "runs" / "scenes_base_flat_seed0"
+
+    def use(folder):
+        if folder == taken:
+            raise ConfigError("in use")
+        return sole_use(folder)
+
+    monkeypatch.setattr(ablation_work, "sole_use", use)
+    study("seeds=[0]")
+    assert names(made) == ["scenes_base_curved_seed0", "scenes_base_A_seed0"]
+    assert "1 runs are being made by other processes" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_is_left_and_how_long_it_takes(study, made, capsys):
+    study("runs=2")
+    capsys.readouterr()
+    study("dry_run=true")
+    said = capsys.readouterr().out
+    assert "6 runs, of which 4 are left: about 0:00:08" in said
+    assert "  scenes_base_A_seed1" in said
+    assert len(made) == 2
+    study("hours=1e-9")
+    assert len(made) == 2
+
+
+def test_missing_bases_are_made_first(study, made, tmp_path, monkeypatch):
+    bases = []
+
+    def make(config, file):
+        bases.append((config.seed, config.train.max_steps, Path(config.run_dir).name))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"weights")
+
+    monkeypatch.setattr(ablation_run, "make_base", make)
+    scenes = {**PLAN["data"]["scenes"], "bases": {"a": {}, "b": {"pretrain": {"seed": 3, "train.max_steps": 90}}}}
+    study("only=flat", data={"scenes": scenes})
+    assert bases == [(3, 90, "scenes_b")]
+    file = str(tmp_path / "study" / "bases" / "scenes_b.safetensors")
+    assert [config.model.checkpoint for config in made] == [None, file, None, file]
+
+
+def test_a_slurm_array_has_what_is_missing(study, made, monkeypatch, capsys):
+    sent = []
+    monkeypatch.setattr(ablation_work, "submit_jobs", lambda *given, **more: sent.append((given, more)))
+    study("runs=2")
+    study("launcher=slurm")
+    ((function, configs, folder, name, _), more), *_ = sent
+    assert (function, name, folder.name) == ("sam3_hyperet.cli.ablation_run:run_job", "ablate-study", "study")
+    assert more == {"state": STATE_FILE}
+    assert names(configs) == ["scenes_base_A_seed0", *(f"scenes_base_{arm}_seed1" for arm in GAINS)]
+    assert {config.launcher.name for config in configs} == {"slurm"}
+    for config in configs:
+        ablation_run.run(config)
+    study("launcher=slurm")
+    assert len(sent) == 1
+    assert "nothing is left to be run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ony=flat"], "ablate: key 'ony' is unknown \\(did you mean only"),
+        (["train.max_step=1"], "scenes, base, flat: train.max_step is not an option"),
+        (["seed=1"], "seed= is each run's own; expected seeds=\\[…\\]"),
+        (["only=flt"], "only='flt' is unknown; expected one of flat, curved, A"),
+        (["seeds=[a]"], "seeds=.*; expected integers"),
+        (["csv=rows.txt"], "csv=rows.txt; expected a file"),
+        (["model.checkpoint=/nowhere.pt"], "model.checkpoint=/nowhere.pt: no such file"),
+        (["changed=maybe"], "changed='maybe' is unknown"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(study, tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message):
+        study(*arguments)
+    assert not (tmp_path / "study").exists()
+
+
+def test_bases_are_not_made_the_same(study):
+    scenes = {**PLAN["data"]["scenes"], "bases": {"a": {"model.checkpoint": "a.pt"}, "b": {"model.checkpoint": "b.pt"}}}
+    with pytest.raises(ConfigError, match="would make the bases of scenes the same; expected bases=NAME"):
+        study("model.checkpoint=sam3.pt", data={"scenes": scenes})
+    with pytest.raises(ConfigError, match="data= would replace each of the plan's scenes, more"):
+        study("data=coco", data={"scenes": scenes, "more": scenes})
+
+
+def test_a_later_layer_replaces_what_an_earlier_one_says_by_another_name():
+    layers = [["hyperet.sites=[fpn]", "train.epochs=1"], ["scheme=B"], ["train.max_steps=3"]]
+    assert in_layers(layers) == ["scheme=B", "train.max_steps=3"]
+    assert in_layers([["hyperet.sites=[fpn]"], ["hyperet.sites=[prompt]"]])[-1] == "hyperet.sites=[prompt]"
+
+
+def test_the_plans_of_the_repository_compose(tmp_path):
+    from sam3_hyperet.cli.ablation_study import _PLANS
+
+    for file in sorted(_PLANS.glob("*.yaml")):
+        open_study([file.stem, f"run_dir={tmp_path}"]).check()
