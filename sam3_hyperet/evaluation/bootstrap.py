@@ -48,6 +48,37 @@ def paired_differences(
     return {key: _summary(value, np.array(drawn[key])) for key, value in values.items()}
 
 
+def remembered(headline: Headline) -> Headline:
+    """A headline that is computed once for a draw, however many comparisons share the draws."""
+    values: dict[bytes, dict[str, float]] = {}
+
+    def once(weights: np.ndarray) -> dict[str, float]:
+        key = weights.tobytes()
+        if key not in values:
+            values[key] = headline(weights)
+        return values[key]
+
+    return once
+
+
+def intervals(headline: Headline, images: int, draws: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """The 95 % intervals of the metrics of a headline, under the draws of `paired_differences`; NaN without a value."""
+    drawn: dict[str, list[float]] = {}
+    for weights in draw_weights(images, draws, seed):
+        for key, value in headline(weights).items():
+            drawn.setdefault(key, []).append(value)
+    return {key: percentiles(np.array(values)) for key, values in drawn.items()}
+
+
+def percentiles(drawn: np.ndarray) -> tuple[float, float]:
+    """The ends of the 95 % interval of drawn values; NaN where all of them are."""
+    counted = drawn[~np.isnan(drawn)]
+    if not len(counted):
+        return np.nan, np.nan
+    low, high = np.percentile(counted, _INTERVAL).tolist()
+    return low, high
+
+
 def _differences(model: Headline, base: Headline, weights: np.ndarray) -> dict[str, float]:
     ours, theirs = model(weights), base(weights)
     return {key: value - theirs[key] for key, value in ours.items() if key in theirs}
@@ -57,6 +88,5 @@ def _summary(value: float, drawn: np.ndarray) -> Difference:
     counted = drawn[~np.isnan(drawn)]
     if not len(counted):
         return Difference(value, np.nan, np.nan, np.nan, len(drawn))
-    low, high = np.percentile(counted, _INTERVAL).tolist()
     above = float(np.mean((counted > 0) + 0.5 * (counted == 0)))
-    return Difference(value, low, high, above, len(drawn) - len(counted))
+    return Difference(value, *percentiles(counted), above, len(drawn) - len(counted))

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.vocabularies import vocabulary_ids
 from sam3_hyperet.evaluation.against_exact import difference_line, exact_runs, minus_exact, unmeasured_line
-from sam3_hyperet.evaluation.bootstrap import paired_differences
+from sam3_hyperet.evaluation.bootstrap import intervals, paired_differences, remembered
 from sam3_hyperet.evaluation.cascade import Calibration, Calibrator
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey
@@ -54,9 +55,14 @@ class EvalResult:
         """The part of each record that is one evaluator's."""
         return records_of(self.records, evaluator)
 
+    @cached_property
+    def headlines(self) -> dict[str, Headline]:
+        """The headline of each evaluator, by its name; what it gave for a draw of the images is kept."""
+        return {name: remembered(one.headline(self.records_of(name))) for name, one in self.evaluators.items()}
+
     def headline(self) -> Headline:
         """The headlines of all evaluators in one."""
-        parts = [evaluator.headline(self.records_of(name)) for name, evaluator in self.evaluators.items()]
+        parts = self.headlines.values()
         return lambda weights: {key: value for part in parts for key, value in part(weights).items()}
 
 
@@ -126,7 +132,9 @@ def compare(
         return None
     found = {run.name: _result(model, run) for model, run in zip(running, runs, strict=True)}
     results = tuple(replace(found.get(model.name, found[running[0].name]), model=model) for model in models)
-    metrics = all_metrics(data, task, results) | differences(data.name, results, task.protocol.bootstrap)
+    draws = task.protocol.bootstrap
+    metrics = all_metrics(data, task, results) | differences(data.name, results, draws)
+    metrics |= own_intervals(data.name, results, draws)
     parts = model_parts([model.name for model in models])
     notes = [one.line(name, task.protocol) for name, one in calibrations.items()]
     if not exact:
@@ -208,6 +216,18 @@ def differences(data: str, results: Sequence[EvalResult], draws: int) -> dict[st
             name = f"difference/{MetricKey.of(key, data, parts[result.model.name])}"
             metrics |= {name: found.value, f"{name}/low": found.low, f"{name}/high": found.high}
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def own_intervals(data: str, results: Sequence[EvalResult], draws: int) -> dict[str, float]:
+    """The 95 % intervals of evaluators that have them: `<model>/<data>/<key>/low` and `…/high`."""
+    parts, metrics = model_parts([result.model.name for result in results]), dict[str, float]()
+    for result in results:
+        for name, evaluator in result.evaluators.items():
+            if evaluator.has_intervals and draws and len(result.records) > 1:
+                for key, ends in intervals(result.headlines[name], len(result.records), draws).items():
+                    for end, value in zip(("low", "high"), ends, strict=True):
+                        metrics[MetricKey(f"{key}/{end}", data=data, model=parts[result.model.name])] = value
+    return {key: value for key, value in metrics.items() if np.isfinite(value)}
 
 
 def _calibrate(

@@ -28,7 +28,7 @@ class Protocol:
         calibration_images: tuning images that a cascade is calibrated on, at most; 0 for all.
         synonyms: prompt for a label map's class by each of its names, the best of which counts.
         fusion: the one whose mIoU is also `<data>/mIoU`; None for none. All three are reported in any case.
-        granularity: measure the concept tree, where the data set has one, and the radius as uncertainty.
+        granularity: measure the concept tree, where the data set has one, the radius by level, and as uncertainty.
         prompts_at_once: prompts per forward pass; 0 for as many as the device's size suggests.
         precision: "32-true", "tf32" or "bf16-mixed"; "auto" is bf16-mixed on a CUDA device that has it, else 32-true.
         limit: images of the split that are scored, evenly spread; 0 for all.

@@ -16,6 +16,7 @@ from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Prompt
 from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
 from sam3_hyperet.evaluation.metrics.hierarchy import GranularityEvaluator, concepts
 from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
+from sam3_hyperet.evaluation.metrics.level_radius import LevelRadiusEvaluator
 from sam3_hyperet.evaluation.metrics.presence import PresenceEvaluator
 from sam3_hyperet.evaluation.metrics.radius import RadiusEvaluator
 from sam3_hyperet.evaluation.metrics.semantic.label_map_evaluator import LabelMapEvaluator
@@ -122,6 +123,9 @@ class EvalTask:
             chosen[MERGED] = merged
         if self.hierarchy:
             chosen["hierarchy"] = GranularityEvaluator(split.images, self.prompts, self.hierarchy)
+            levels = LevelRadiusEvaluator(split.images, self.hierarchy)
+            if levels.edges and protocol.recall == 1:  # spared prompts have no features, and are no random ones
+                chosen["levels"] = levels
         if protocol.recall < 1:
             chosen[CASCADE] = CascadeEvaluator(self.vocabulary)
         if probe:

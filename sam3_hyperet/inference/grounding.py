@@ -8,6 +8,7 @@ demand.
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.inference.mask_head import MaskHead, shares_work
+from sam3_hyperet.inference.prediction import Features
+from sam3_hyperet.losses.alignment import mean_text
 from sam3_hyperet.modeling.sites.tokens import HyperETEncoderLayer
 
 logger = logging.getLogger(__name__)
@@ -23,10 +26,15 @@ _STOCK_METHODS = ("forward_grounding", "_encode_prompt", "_run_encoder", "_run_d
 
 
 class PromptMasks(NamedTuple):
-    """Decoders of one prompt's masks: (n, h, w) logits of the queries at n positions, (h, w) of the semantic map."""
+    """Decoders of one prompt's masks: (n, h, w) logits of the queries at n positions, (h, w) of the semantic map.
+
+    `features`, as far as the parts are SAM 3's own: `text`, the mean over the prompt's tokens (D, 1, 1); `encoder`, the
+    fusion encoder's output; `pixels`, the segmentation head's pixel embeddings.
+    """
 
     instances: Callable[[Tensor], Tensor]
     semantic: Callable[[], Tensor]
+    features: Features = MappingProxyType({})
 
 
 class Grounding:
@@ -69,11 +77,17 @@ class Grounding:
 
     def _masks(self, memory: Tensor, queries: Tensor, prompt: Tensor, prompt_mask: Tensor) -> PromptMasks:
         """The masks of one prompt, for batch size 1."""
+        words, size = len(self._text), self._backbone_out["backbone_fpn"][-1].shape[-2:]
+        features = {
+            "text": lambda: mean_text(prompt[:words], prompt_mask[:, :words])[0, :, None, None],
+            "encoder": lambda: memory[:, 0].T.unflatten(-1, size),  # type: ignore[no-untyped-call]
+        }
         if (head := self._mask_head) is not None:
             pixels = cache(lambda: head.pixels(memory, prompt, prompt_mask))
             return PromptMasks(
                 lambda positions: head.instances(queries[-1, :, positions], pixels())[0],
                 lambda: head.semantic(pixels())[0, 0],
+                {**features, "pixels": lambda: pixels()[0]},
             )
 
         @cache
@@ -91,7 +105,7 @@ class Grounding:
             )
             return _decoded(out["pred_masks"][0], out["semantic_seg"][0, 0])
 
-        return PromptMasks(lambda positions: decode().instances(positions), lambda: decode().semantic())
+        return PromptMasks(lambda positions: decode().instances(positions), lambda: decode().semantic(), features)
 
     @cached_property
     def _mask_head(self) -> MaskHead | None:

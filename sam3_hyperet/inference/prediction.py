@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,8 @@ BYTES_AT_ONCE = 256 * 2**20
 """Most bytes of probabilities that are enlarged together; those of one mask where it alone has more."""
 _Masks = Tensor | Callable[[Tensor], Tensor]
 _SemanticMap = Tensor | Callable[[], Tensor]
+Features = Mapping[str, Callable[[], Tensor]]
+"""Features that depend on the prompt, by place: functions of no argument to (D, h, w)."""
 
 
 class PromptPrediction:
@@ -34,14 +36,21 @@ class PromptPrediction:
         mask_logits: (Q, h, w), or a function that decodes those of the queries at given positions.
         semantic_logits: (h, w) of the head's one semantic map for the prompt, or a function that decodes it.
         presence: probability that the concept is in the image.
+        features: of the image for the prompt, by place; none where the model's parts are not SAM 3's own.
 
     A function is called when its logits are first needed, on the model as it is then; so choose queries before.
     """
 
     def __init__(
-        self, query_scores: Tensor, boxes: Tensor, mask_logits: _Masks, semantic_logits: _SemanticMap, presence: float
+        self,
+        query_scores: Tensor,
+        boxes: Tensor,
+        mask_logits: _Masks,
+        semantic_logits: _SemanticMap,
+        presence: float,
+        features: Features | None = None,
     ) -> None:
-        self.query_scores, self.boxes, self.presence = query_scores, boxes, presence
+        self.query_scores, self.boxes, self.presence, self.features = query_scores, boxes, presence, features or {}
         self._masks, self._semantic = mask_logits, semantic_logits
 
     @cached_property
@@ -73,7 +82,8 @@ class PromptPrediction:
         """Only the queries at these positions, in this order."""
         masks = self._masks
         kept: _Masks = masks[queries] if isinstance(masks, Tensor) else lambda positions: masks(queries[positions])
-        return PromptPrediction(self.query_scores[queries], self.boxes[queries], kept, self._semantic, self.presence)
+        scores, boxes = self.query_scores[queries], self.boxes[queries]
+        return PromptPrediction(scores, boxes, kept, self._semantic, self.presence, self.features)
 
     def mask_probabilities(self, height: int, width: int) -> Tensor:
         """(Q, height, width) probabilities: logits enlarged bilinearly, then the sigmoid, as SAM 3's processor does."""

@@ -131,7 +131,8 @@ class Predictor:
             probabilities, best = torch.stack([presence, (scores * presence[:, None]).amax(dim=1)]).tolist()
             for i, of_prompt in enumerate(masks):
                 instances, semantic = self._computing()(of_prompt.instances), self._computing()(of_prompt.semantic)
-                found = PromptPrediction(scores[i], boxes[i], instances, semantic, probabilities[i])
+                features = {place: self._computing()(compute) for place, compute in of_prompt.features.items()}
+                found = PromptPrediction(scores[i], boxes[i], instances, semantic, probabilities[i], features)
                 yield found.top(0) if best[i] < self.min_score else found
 
     @contextmanager

@@ -31,6 +31,7 @@ from sam3_hyperet.report.figures.category_plots import TreeConfusion, confusion_
 from sam3_hyperet.report.figures.front_plots import front_plots
 from sam3_hyperet.report.figures.gate_plots import PromptGates, gate_plots
 from sam3_hyperet.report.figures.images import Example, SemanticExample, instance_panels, semantic_panels
+from sam3_hyperet.report.figures.level_plots import COLUMNS, level_plots, place_rows
 from sam3_hyperet.report.figures.plots import Plot, model_colors
 from sam3_hyperet.report.figures.radius_maps import RadiusMap, site_maps
 from sam3_hyperet.report.figures.radius_plots import RadiusShift, radius_plots
@@ -191,6 +192,10 @@ def _view(report: Report, score_threshold: float) -> dict[str, Any]:
         "differences": _differences(categories, report),
         "confusion": confusion_plots(report.confusion) if report.confusion else [],
         "risk_coverage": score_plots.risk_coverage_plots(report.risk_coverage),
+        "knowing": tables.knowing_rows(metrics, models),
+        "levels": (places := place_rows(metrics, models)),
+        "level_columns": COLUMNS,
+        "level_plots": level_plots(places),
         "radius": list(zip(report.radius, radius_plots(report.radius), strict=True)),
         "radius_maps": site_maps(report.radius_maps),
         "score_threshold": score_threshold,

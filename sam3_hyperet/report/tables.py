@@ -15,6 +15,8 @@ from sam3_hyperet.evaluation.metrics.key import MetricKey
 
 UNMOVED = 0.005  # a smaller difference of an AP, an mIoU or a fraction is called none
 MISSING = "–"
+_ENDS = ("/low", "/high")
+_SIGNED = ("MCC", "spearman", "/rho", "/rho_area", "/delta", "/elsewhere", "/g", *_ENDS)  # may be -1
 GRANULARITIES = ("part", "object", "group", "class")
 
 _DATA_SETS = {"coco": "COCO", "ade20k": "ADE20K", "camvid": "CamVid", "": "the data"}
@@ -108,6 +110,27 @@ def prefixes(models: Sequence[str] = ()) -> dict[str, str]:
     return {name: f"{name}/" for name in models} or {"adapted": ""}
 
 
+def knowing_rows(metrics: Mapping[str, float], models: Sequence[str] = ()) -> dict[str, list[str]]:
+    """By model, how well radius, 1 − score and both tell wrong detections from right ones, and what the radius adds.
+
+    AUROC of each and the difference of the last two with its interval, then the same of AURC.
+    """
+    keys = (key for key in metrics if isinstance(key, MetricKey) and key.metric == "uncertainty/score/auroc")
+    found = {}
+    for data in dict.fromkeys(key.data for key in keys):
+        for name, prefix in {"base": "base/", **prefixes(models)}.items():
+            at, cells = f"{prefix}{data}/uncertainty", list[str]()
+            for measure in ("auroc", "aurc"):
+                cells += [number(value(metrics, f"{at}/{kind}/{measure}")) for kind in ("radius", "score", "both")]
+                key = f"{at}/beyond_score/{measure}"
+                ends = [metrics.get(f"{key}/{end}", math.nan) for end in ("low", "high")]
+                interval = f" ({between((ends[0], ends[1]), 2)})" if all(map(math.isfinite, ends)) else ""
+                cells.append(signed(value(metrics, key), 2) + interval)
+            if set(cells) != {MISSING}:
+                found[name] = cells
+    return found
+
+
 def rows(metrics: Mapping[str, float], models: Sequence[str] = ()) -> list[Row]:
     """The rows of the main table, by metric, then data set, then granularity; `models` names several adapted ones."""
     keys = sorted(_keys(metrics), key=lambda key: (key.data, _RANK.get(key.group, len(_RANK)), key.group))
@@ -157,9 +180,9 @@ def front_rows(front: DialFront) -> list[FrontRow]:
 
 
 def other_keys(metrics: Mapping[str, float]) -> list[MetricKey]:
-    """The keys, without a model, that neither the main table nor those by category show."""
+    """The keys, without a model, that neither the main table nor those by category show; intervals left out."""
     shown = {metric.key for metric in METRICS}
-    return sorted(key for key in _keys(metrics) if key.metric not in shown and not key.category)
+    return sorted(key for key in _keys(metrics) if not (key.metric in shown or key.category or key.endswith(_ENDS)))
 
 
 def _keys(metrics: Mapping[str, float]) -> list[MetricKey]:
@@ -173,9 +196,9 @@ def _scope(key: MetricKey) -> tuple[str, ...]:
 
 
 def value(metrics: Mapping[str, float], key: str) -> float | None:
-    """A finite metric; None for a missing one, NaN, and -1 (a correlation may be -1)."""
+    """A finite metric; None for a missing one, NaN, and -1 (a correlation or an effect may be -1)."""
     found = metrics.get(key)
-    if found is None or not math.isfinite(found) or (found == -1 and not key.endswith(("MCC", "spearman"))):
+    if found is None or not math.isfinite(found) or (found == -1 and not key.endswith(_SIGNED)):
         return None
     return float(found)
 

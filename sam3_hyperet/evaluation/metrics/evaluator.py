@@ -28,7 +28,12 @@ class Prompt:
 
 
 class Evaluator(ABC):
-    """Metrics of one model on one split: `start`, `add` for each prompt, `finish`; then the next image."""
+    """Metrics of one model on one split: `start`, `add` for each prompt, `finish`; then the next image.
+
+    has_intervals: whether the headline's metrics themselves get intervals, and not only their differences.
+    """
+
+    has_intervals = False
 
     def start(self, position: int, encoded: Encoded) -> None:  # noqa: B027 (nothing, by default)
         """Begin the image at a position of the split, whose features the model has computed."""

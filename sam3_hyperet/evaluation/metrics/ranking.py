@@ -5,8 +5,12 @@ weighting their items, and what takes long, the sorting, is done once. Equal val
 among items of equal uncertainty is averaged over.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-from scipy.special import digamma
+from scipy.special import digamma, expit
+
+_RIDGE = 1.0
 
 
 class Ranking:
@@ -28,13 +32,31 @@ class Ranking:
 
 def spearman(a: Ranking, b: Ranking, weights: np.ndarray) -> float:
     """Spearman's ρ: the correlation of the ranks; NaN where one of the two is constant."""
-    x, y = a.ranks(weights), b.ranks(weights)
+    return float(rank_correlations([a, b], weights)[0, 1])
+
+
+def rank_correlations(rankings: Sequence[Ranking], weights: np.ndarray) -> np.ndarray:
+    """(k, k) Spearman's ρ of every two of k rankings; NaN where one of them is constant."""
     total = weights.sum()
     if not total:
-        return float("nan")
-    x, y = x - weights @ x / total, y - weights @ y / total
-    scale = np.sqrt((weights @ x**2) * (weights @ y**2))
-    return float((weights * x) @ y / scale) if scale > 0 else float("nan")
+        return np.full((len(rankings),) * 2, np.nan)
+    ranks = np.stack([ranking.ranks(weights) for ranking in rankings])
+    ranks -= (ranks @ weights / total)[:, None]
+    products = (ranks * weights) @ ranks.T
+    scale = np.sqrt(np.diag(products))
+    scale[scale == 0] = np.nan
+    correlations: np.ndarray = products / np.outer(scale, scale)
+    return correlations
+
+
+def partial_correlation(correlations: np.ndarray) -> float:
+    """Of a (3, 3) matrix, that of the first two with the third held fixed; NaN where it is 0/0.
+
+    (ρ_ab − ρ_ac ρ_bc) / √((1 − ρ_ac²)(1 − ρ_bc²)), of ranks Kendall's (1942).
+    """
+    ab, ac, bc = correlations[[0, 0, 1], [1, 2, 2]]
+    left = (1 - ac**2) * (1 - bc**2)
+    return float((ab - ac * bc) / np.sqrt(left)) if left > 1e-9 else float("nan")
 
 
 def auroc(uncertainty: Ranking, wrong: np.ndarray, weights: np.ndarray) -> float:
@@ -68,6 +90,34 @@ def aurc(uncertainty: Ranking, loss: np.ndarray, weights: np.ndarray) -> float:
     mean = (lost - lost_before) / count
     area = count * mean + (lost_before - before * mean) * (digamma(kept + 1) - digamma(before + 1))
     return float(area.sum() / kept[-1])
+
+
+def cross_fitted(features: np.ndarray, wrong: np.ndarray, groups: np.ndarray, folds: int = 5) -> np.ndarray | None:
+    """(n,) one uncertainty made of (n, d): their sum, weighted by logistic regressions of "wrong" on the other folds.
+
+    Weights have unit length and no intercept: between folds, these would rank by how much is wrong elsewhere.
+    None where a fold leaves nothing wrong, or nothing right, to fit to.
+    """
+    fold, combined = groups % folds, np.zeros(len(wrong))
+    spread = features.std(axis=0) if len(features) else np.ones(features.shape[1])
+    x = (features - features.mean(axis=0)) / np.where(spread > 0, spread, 1) if len(features) else features
+    for k in range(folds):
+        own, others = fold == k, fold != k
+        if wrong[others].all() or not wrong[others].any():
+            return None
+        weights = _logistic_fit(np.column_stack([x, np.ones(len(x))])[others], wrong[others])[:-1]
+        combined[own] = x[own] @ (weights / np.linalg.norm(weights))
+    return combined
+
+
+def _logistic_fit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Coefficients by Newton's method; a slight ridge keeps them finite where y can be told from x without error."""
+    coefficients = np.zeros(x.shape[1])
+    for _ in range(25):
+        p = expit(x @ coefficients)
+        gradient = x.T @ (y - p) - _RIDGE * coefficients
+        coefficients += np.linalg.solve((x.T * (p * (1 - p))) @ x + _RIDGE * np.eye(len(coefficients)), gradient)
+    return coefficients
 
 
 def _cumulative(uncertainty: Ranking, loss: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

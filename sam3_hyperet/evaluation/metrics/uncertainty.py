@@ -9,6 +9,9 @@ For both: `spearman`, ρ of uncertainty and error; `auroc` of "more uncertain" f
 under the risk–coverage curve of the error. A larger radius may mean a larger or a smaller error: ρ is reported with its
 sign, and an AUROC below 1/2 says that the smaller radius means the error. `aurc/random` is that of a random order, the
 mean error, and `aurc/oracle` that of the error's own.
+
+`both` is a sum of the two, weighted by logistic regression of "wrong" on the detections of other images; its `auroc`
+and `aurc` less those of 1 − score are `beyond_score/auroc` and `beyond_score/aurc`: what the radius adds to the score.
 """
 
 from collections import defaultdict
@@ -21,7 +24,7 @@ from torch import Tensor, nn
 from sam3_hyperet import masks
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
-from sam3_hyperet.evaluation.metrics.ranking import Ranking, aurc, auroc, risk_coverage, spearman
+from sam3_hyperet.evaluation.metrics.ranking import Ranking, aurc, auroc, cross_fitted, risk_coverage, spearman
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.hyperbolic.radius import normalized_radius
 from sam3_hyperet.inference.prediction import Encoded, PromptDetections
@@ -47,6 +50,8 @@ def pyramid_radii(model: nn.Module, encoded: Encoded) -> Tensor:
 
 class UncertaintyEvaluator(Evaluator):
     """Radius and score as uncertainties of a model's detections on images with annotated instances."""
+
+    has_intervals = True
 
     def __init__(self, model: nn.Module, images: AnnotatedImages, protocol: Protocol) -> None:
         self._model, self._images, self._mask_threshold = model, images, protocol.mask_threshold
@@ -83,7 +88,7 @@ class UncertaintyEvaluator(Evaluator):
         return {f"uncertainty/{key}": value for key, value in metrics.items() if np.isfinite(value)}
 
     def headline(self, records: Sequence[Record]) -> Headline:
-        """ρ and AUROC of both, as far as they are defined."""
+        """Spearman's ρ, AUROC and AURC, as far as they are defined; the weights of `both` are those of all images."""
         detections = PooledDetections(records)
         every = np.ones(len(detections.error))
         shown = [key for key, value in detections.metrics(every).items() if np.isfinite(value)]
@@ -116,14 +121,23 @@ class PooledDetections:
         self.error, self.wrong = 1 - iou, iou < CORRECT_IOU
         self._uncertainty = {"radius": Ranking(radius), "score": Ranking(1 - score)}
         self.errors = Ranking(self.error)
+        both = cross_fitted(np.stack([1 - score, radius], axis=1), self.wrong, self.image)
+        if both is not None:
+            self._uncertainty["both"] = Ranking(both)
 
     def metrics(self, weights: np.ndarray) -> dict[str, float]:
-        """`<kind>/spearman`, `<kind>/auroc` and `<kind>/aurc`, NaN where undefined; (n,) weights are whole numbers."""
+        """`<kind>/spearman`, `<kind>/auroc` and `<kind>/aurc`, NaN where undefined; (n,) weights are whole numbers.
+
+        `both/…` and `beyond_score/…` where there are wrong and right ones to fit to.
+        """
         found = {}
         for kind, ranking in self._uncertainty.items():
             found[f"{kind}/spearman"] = spearman(ranking, self.errors, weights)
             found[f"{kind}/auroc"] = auroc(ranking, self.wrong, weights)
             found[f"{kind}/aurc"] = aurc(ranking, self.error, weights)
+        if "both" in self._uncertainty:
+            for measure in ("auroc", "aurc"):
+                found[f"beyond_score/{measure}"] = found[f"both/{measure}"] - found[f"score/{measure}"]
         return found
 
     def curve(self, kind: str) -> tuple[np.ndarray, np.ndarray]:

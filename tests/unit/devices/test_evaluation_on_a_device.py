@@ -137,6 +137,7 @@ def test_a_whole_evaluation(device, micro, randomized, scenes, tmp_path):
             )
         assert (folder / "report.html").is_file()
     assert not watch.float64
+    assert {"drawn/granularity/pixels/part", "base/drawn/granularity/text/part_object/delta"} <= metrics[1].keys()
     expected, scored = ({k: v for k, v in one.items() if "speed" not in k} for one in metrics)
     assert scored == pytest.approx(expected, abs=2e-3, nan_ok=True)
     of_images = {place: n for place, n in watch.waits.items() if "tensors_digest" not in place[1]}  # once an evaluation

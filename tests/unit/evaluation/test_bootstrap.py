@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.bootstrap import draw_weights, paired_differences
+from sam3_hyperet.evaluation.bootstrap import draw_weights, intervals, paired_differences, remembered
 from sam3_hyperet.evaluation.metrics.evaluator import Headline
 
 
@@ -41,6 +41,23 @@ def test_a_draw_is_shared_by_both_models() -> None:
     assert (found.value, found.fraction_above, found.dropped) == (pytest.approx(0.25), 1, 0)
     equal = paired_differences(mean_of(values), mean_of(values), 40, draws=100)["mean"]
     assert (equal.low, equal.high, equal.fraction_above) == (0, 0, 0.5)
+
+
+def test_the_interval_of_a_metric_itself() -> None:
+    values = np.random.default_rng(2).normal(size=40)
+    (low, high) = intervals(mean_of(values), 40, draws=400)["mean"]
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(40), rel=0.2)
+    from_zero = paired_differences(mean_of(values), mean_of(np.zeros(40)), 40, draws=400)["mean"]
+    assert (low, high) == (from_zero.low, from_zero.high)
+    assert np.isnan(intervals(mean_of(np.full(40, np.nan)), 40, draws=3)["mean"]).all()
+
+
+def test_a_draw_is_computed_once() -> None:
+    drawn = []
+    headline = remembered(lambda weights: drawn.append(weights) or {"mean": float(weights[0])})
+    assert intervals(headline, 30, draws=20) == intervals(headline, 30, draws=20)
+    assert len(drawn) == 20
 
 
 def test_the_seed_decides_and_each_draw_has_as_many_pictures() -> None:

@@ -18,6 +18,7 @@ import sam3_hyperet as hy
 from sam3_hyperet.cli.compare import compare_and_report, print_metrics
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.evaluation.compare import own_intervals
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import EvalModel, beside_base
 from sam3_hyperet.evaluation.protocol import Protocol
@@ -190,6 +191,25 @@ def test_a_key_is_its_text_and_its_parts():
     assert (key.model, key.data, key.group, key.metric, key.category) == ("base", "coco", "part", "segm/AP", "a/b")
     assert {key: 1}["base/coco/part/segm/AP/a/b"] == 1
     assert MetricKey.of("images", "coco") == "coco/images"
+
+
+def test_evaluators_that_have_intervals_get_them_for_every_model():
+    def headline(records):
+        return lambda weights: {"granularity/encoder/rho": float(weights @ [one["x"] for one in records]) / 3}
+
+    def result(name, scale):
+        evaluators = {k: SimpleNamespace(has_intervals=k == "levels", headline=headline) for k in ("levels", "radius")}
+        model = SimpleNamespace(name=name)
+        records = [{"x": scale * i} for i in range(3)]
+        headlines = {name: one.headline(records) for name, one in evaluators.items()}
+        return SimpleNamespace(model=model, evaluators=evaluators, records=records, headlines=headlines)
+
+    found = own_intervals("d", [result("base", 1), result("adapted", 2)], 50)
+    key = "d/granularity/encoder/rho"
+    assert found.keys() == {f"{model}{key}/{end}" for model in ("base/", "") for end in ("low", "high")}
+    assert found[f"{key}/high"] == pytest.approx(2 * found[f"base/{key}/high"])
+    assert found[f"{key}/low"] < 2 < found[f"{key}/high"]
+    assert own_intervals("d", [result("base", 1)], 0) == {}
 
 
 def test_what_an_interrupted_evaluation_left_is_shared_evenly():

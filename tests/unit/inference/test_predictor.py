@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from answers import answers as stock
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.mask_head import MaskHead
@@ -47,6 +49,32 @@ def test_the_answers_are_those_of_the_official_processor(base, picture, answers)
         differ = masks != found["masks"][:, 0].numpy()
         assert 0 < masks.mean() < 1
         assert np.abs(found["masks_logits"][:, 0].numpy()[differ] - 0.5).max(initial=0) < 1e-5
+
+
+@pytest.mark.parametrize("sites", [None, ["encoder_layer", "prompt", "pixel_decoder"]])
+def test_features_are_those_of_the_stock_forward(model, picture, randomized, sites):
+    """Of each place, for each prompt, also behind adjustments; they stay with the queries that are kept."""
+    if sites:
+        randomized(hy.inject(model, hy.HyperETConfig(sites=sites)), scale=0.05)
+    seen = {}
+    hooks = [
+        module.register_forward_hook(lambda _, inputs, output, name=name: seen.update({name: output}))
+        for name, module in (("encoder", model.transformer.encoder), ("pixels", model.segmentation_head.pixel_decoder))
+    ]
+    with torch.inference_mode():
+        text = model.backbone.forward_text(list(PROMPTS), device=torch.device("cpu"))
+        stock(model, picture, PROMPTS)
+    for hook in hooks:
+        hook.remove()
+    answers = list(Predictor(model, PROMPTS, SIDE, prompts_at_once=2).predict(picture))
+    for k, answer in enumerate(answers):
+        found = {place: compute() for place, compute in answer.top(2).features.items()}
+        words = ~text["language_mask"][k]
+        memory = seen["encoder"]["memory"][:, k]
+        expected = text["language_features"][words, k].mean(dim=0)
+        torch.testing.assert_close(found["text"][:, 0, 0], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found["encoder"].flatten(1).T, memory, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found["pixels"], seen["pixels"][k], atol=1e-4, rtol=1e-4)
 
 
 def test_prompts_differ_and_come_in_order(base, picture, answers):

@@ -6,11 +6,20 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from sam3_hyperet.evaluation.metrics.ranking import Ranking, aurc, auroc, risk_coverage, spearman
+from sam3_hyperet.evaluation.metrics.ranking import (
+    Ranking,
+    aurc,
+    auroc,
+    cross_fitted,
+    partial_correlation,
+    rank_correlations,
+    risk_coverage,
+    spearman,
+)
 
 coarse = st.integers(0, 4).map(lambda k: k / 4)  # so that there are ties
 items = st.lists(st.tuples(coarse, coarse, st.integers(0, 3)), min_size=1, max_size=12).map(
@@ -88,3 +97,35 @@ def test_many_items_are_quick_and_exact():
     order = np.argsort(b, kind="stable")
     expected = np.mean(np.cumsum(a[order] / 50) / np.arange(1, 20_001))
     assert aurc(Ranking(b), a / 50, np.ones(20_000)) == pytest.approx(expected, rel=1e-9)
+
+
+@settings(max_examples=25)
+@given(items, st.integers(0, 99))
+def test_the_partial_correlation_is_the_correlation_of_what_ranks_leave_of_ranks(rows, seed):
+    a, b, _ = rows
+    given_ = np.random.default_rng(seed).permutation(len(a)).astype(float)
+    found = partial_correlation(rank_correlations([Ranking(a), Ranking(b), Ranking(given_)], np.ones(len(a))))
+    ranks = [Ranking(values).ranks(np.ones(len(a))) for values in (a, b, given_)]
+    x = np.column_stack([np.ones(len(a)), ranks[2]])
+    left = [y - x @ np.linalg.lstsq(x, y, rcond=None)[0] for y in ranks[:2]]
+    scale = np.linalg.norm(left[0]) * np.linalg.norm(left[1])
+    if np.isfinite(found) and scale > 1e-6:
+        assert found == pytest.approx(left[0] @ left[1] / scale, abs=1e-6)
+
+
+def test_two_uncertainties_are_weighed_on_other_groups():
+    rng = np.random.default_rng(0)
+    n = 600
+    helpful, useless, groups = rng.normal(size=n), rng.normal(size=n), np.arange(n) // 10
+    wrong = helpful + rng.normal(size=n) > 0.5
+    every = np.ones(n)
+    both = cross_fitted(np.stack([useless, helpful], axis=1), wrong, groups)
+    alone = auroc(Ranking(helpful), wrong, every)
+    assert auroc(Ranking(both), wrong, every) == pytest.approx(alone, abs=0.02)
+    flipped = cross_fitted(np.stack([useless, -helpful], axis=1), wrong, groups)
+    assert auroc(Ranking(flipped), wrong, every) == pytest.approx(auroc(Ranking(both), wrong, every))
+    nothing = cross_fitted(rng.normal(size=(n, 2)), wrong, groups)
+    assert auroc(Ranking(nothing), wrong, every) == pytest.approx(0.5, abs=0.07)
+    one = cross_fitted(useless[:, None], wrong, np.where(wrong, 0, 1))
+    assert one is None
+    assert cross_fitted(np.zeros((0, 2)), np.zeros(0, bool), np.zeros(0, int)) is None
