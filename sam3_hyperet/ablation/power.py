@@ -6,6 +6,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
+from sam3_hyperet.ablation.statistics import Floats
+
 _MOST = 100_000  # pairs
 _STRIPS = 2_000  # of the distribution of the standard deviation
 
@@ -13,31 +15,29 @@ _STRIPS = 2_000  # of the distribution of the standard deviation
 def power_of_difference(n: int, sd: float, difference: float, alpha: float = 0.05) -> float:
     """Chance that a two-sided paired t-test of n pairs finds a true difference.
 
-    sd: standard deviation of the differences of pairs. The statistic has a noncentral t-distribution.
+    sd: standard deviation of the differences of pairs. The chance is averaged over the distribution of the sample's own
+    standard deviation s, which is the noncentral t-distribution's (scipy's has errors in its far tails).
     """
     if n < 2:
         return 0.0
     if sd <= 0:
         return 1.0 if difference else alpha
     shift = abs(difference) / sd * math.sqrt(n)
-    limit = float(stats.t.isf(alpha / 2, n - 1))
-    return float(stats.nct.sf(limit, n - 1, shift) + stats.nct.cdf(-limit, n - 1, shift))
+    limits = float(stats.t.isf(alpha / 2, n - 1)) * _spreads(n)
+    return float(np.mean(stats.norm.cdf(shift - limits) + stats.norm.cdf(-shift - limits)))
 
 
 def power_of_equivalence(n: int, sd: float, margin: float, alpha: float = 0.05, difference: float = 0.0) -> float:
     """Chance that two one-sided t-tests of n pairs show a true difference to be within ±margin.
 
-    The mean lies within the limits ±(margin − t·s/√n), which depend on the sample's own standard deviation s: their
-    chance is averaged over the distribution of s.
+    The mean has to lie within ±(margin − t·s/√n); the chance is averaged over the distribution of s.
     """
     if n < 2:
         return 0.0
     if sd <= 0:
         return float(abs(difference) < margin)
     error = sd / math.sqrt(n)
-    chances = (np.arange(_STRIPS) + 0.5) / _STRIPS
-    spread = np.sqrt(stats.chi2.ppf(chances, n - 1) / (n - 1))  # s / sd
-    room = margin / error - float(stats.t.isf(alpha, n - 1)) * spread
+    room = margin / error - float(stats.t.isf(alpha, n - 1)) * _spreads(n)
     shift = difference / error
     inside = stats.norm.cdf(room - shift) - stats.norm.cdf(-room - shift)
     return float(np.mean(np.where(room > 0, inside, 0.0)))
@@ -67,6 +67,12 @@ def pairs_for_decision(mean: float, sd: float, margin: float, alpha: float = 0.0
         difference = max(difference, math.floor(math.log2(2 / alpha)) + 1)
     equivalence = pairs_for_equivalence(sd, margin, alpha, power, mean)
     return min((n for n in (difference, equivalence) if n is not None), default=None)
+
+
+def _spreads(n: int) -> Floats:
+    """Standard deviations of samples of n in units of the true one: the middles of strips of equal chance."""
+    chances = (np.arange(_STRIPS) + 0.5) / _STRIPS
+    return np.asarray(np.sqrt(stats.chi2.ppf(chances, n - 1) / (n - 1)), dtype=np.float64)
 
 
 def _least(power_of: Callable[[int], float], power: float) -> int | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -58,3 +61,14 @@ def test_no_spread():
     assert power_of_difference(5, 0.0, 0.01) == 1.0
     assert power_of_equivalence(5, 0.0, 0.02) == 1.0
     assert power_of_equivalence(1, 0.01, 0.02) == power_of_difference(1, 0.01, 0.02) == 0.0
+
+
+def test_the_documented_table():
+    page = Path(__file__).resolve().parents[3] / "docs" / "ablation.md"
+    rows = re.findall(r"^\| (\.\d+) \| (\d.*) \|$", page.read_text(), re.M)
+    assert len(rows) == 6
+    for sd, cells in rows:
+        found = [
+            f(float(sd), 0.02, 0.05 / m) for f in (pairs_for_difference, pairs_for_equivalence) for m in (1, 8, 20)
+        ]
+        assert [int(cell) for cell in cells.split(" | ")] == found

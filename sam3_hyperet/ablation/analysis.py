@@ -1,0 +1,158 @@
+"""What results say: arms one by one, and the comparisons of a plan with a verdict each."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from sam3_hyperet.ablation.plan import GAIN, LOST, Plan
+from sam3_hyperet.ablation.power import pairs_for_decision
+from sam3_hyperet.ablation.results import Result, Results, Setting
+from sam3_hyperet.ablation.statistics import MeanTest, OverBases, base_test, holm, mean_interval, pair_test
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of an arm in a setting.
+
+    Attributes:
+        means: mean, low and high of each column of `Result.values`: the 95 % t-interval takes all runs as one sample.
+        dial: the median.
+        gains: of the runs, by base.
+    """
+
+    name: str
+    n: int
+    means: Mapping[str, tuple[float, float, float]]
+    dial: float
+    gains: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The p of a difference and of equivalence within the margin, both adjusted by Holm over the plan."""
+
+    p: float = 1.0
+    p_equivalent: float = 1.0
+
+    @property
+    def different(self) -> bool:
+        return self.p < ALPHA
+
+    @property
+    def equivalent(self) -> bool:
+        return self.p_equivalent < ALPHA
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The gain of an arm less that of a reference, over the pairs that both have.
+
+    Attributes:
+        over_pairs, over_bases: verdicts on further seeds of these bases, and on further bases.
+        lost: mean, low and high of the difference of what is lost.
+        single: runs that one of the two has and the other has not.
+        needed: pairs with which a decision has 80 % power if mean and spread stay as they are; None for more than
+            100,000, and where fewer than two pairs say nothing of the spread.
+    """
+
+    arm: str
+    reference: str
+    pairs: MeanTest
+    bases: OverBases
+    lost: tuple[float, float, float]
+    single: tuple[str, ...]
+    over_pairs: Verdict = Verdict()
+    over_bases: Verdict = Verdict()
+    needed: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm} − {self.reference}"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Arms and differences of a plan by setting; `notes` say what was left out."""
+
+    plan: Plan
+    arms: Mapping[Setting, tuple[Arm, ...]]
+    differences: Mapping[Setting, tuple[Difference, ...]]
+    notes: tuple[str, ...]
+
+    @property
+    def tests(self) -> int:
+        """Comparisons over which p is adjusted: those of all settings together."""
+        return sum(map(len, self.differences.values()))
+
+
+def analyse(results: Results, plan: Plan) -> Analysis:
+    """Summarise a plan's arms, and test its comparisons in each setting.
+
+    A comparison without a pair counts in Holm's adjustment with p = 1.
+    """
+    raw = {
+        setting: [_difference(runs, arm, reference, plan.margin) for arm, reference in plan.comparisons]
+        for setting, runs in results.runs.items()
+    }
+    every = [one for found in raw.values() for one in found]
+    p = [
+        holm(values).tolist()
+        for values in (
+            [one.pairs.p for one in every],
+            [one.pairs.equivalence.p for one in every],
+            [one.bases.test.p for one in every],
+            [one.bases.test.equivalence.p for one in every],
+        )
+    ]
+    judged = iter(
+        replace(
+            one,
+            over_pairs=Verdict(*over_pairs),
+            over_bases=Verdict(*over_bases),
+            needed=_needed(one.pairs, plan.margin, len(every)),
+        )
+        for one, over_pairs, over_bases in zip(every, zip(*p[:2], strict=True), zip(*p[2:], strict=True), strict=True)
+    )
+    differences = {setting: tuple(next(judged) for _ in found) for setting, found in raw.items()}
+    arms = {
+        setting: tuple(_arm(name, found) for name in plan.arms if (found := [run for run in runs if run.arm == name]))
+        for setting, runs in results.runs.items()
+    }
+    return Analysis(plan, arms, differences, results.notes)
+
+
+def _arm(name: str, runs: Sequence[Result]) -> Arm:
+    columns = {
+        column: [run.values[column] for run in runs if not math.isnan(run.values[column])] for column in runs[0].values
+    }
+    means = {column: mean_interval(values) for column, values in columns.items()}
+    gains = {
+        base: tuple(run.values[GAIN] for run in runs if run.base == base)
+        for base in dict.fromkeys(run.base for run in runs)
+    }
+    return Arm(name, len(runs), means, median(columns["dial"] or [math.nan]), gains)
+
+
+def _difference(runs: Sequence[Result], arm: str, reference: str, margin: float) -> Difference:
+    ours, theirs = ({run.pair: run.values for run in runs if run.arm == name} for name in (arm, reference))
+    both = [pair for pair in ours if pair in theirs]
+    single = [(arm, pair) for pair in ours if pair not in theirs] + [
+        (reference, pair) for pair in theirs if pair not in ours
+    ]
+    gains, losses = ([round(ours[pair][column] - theirs[pair][column], 6) for pair in both] for column in (GAIN, LOST))
+    return Difference(
+        arm,
+        reference,
+        pair_test(gains, margin, ALPHA),
+        base_test(gains, [base for base, _ in both], margin, ALPHA),
+        mean_interval(losses),
+        tuple(f"{name}: {base}/seed {seed}" for name, (base, seed) in single),
+    )
+
+
+def _needed(pairs: MeanTest, margin: float, tests: int) -> int | None:
+    """Pairs for a decision at the strictest level of Holm's steps."""
+    return pairs_for_decision(pairs.mean, pairs.sd, margin, ALPHA / tests) if pairs.n > 1 else None

@@ -1,0 +1,161 @@
+"""The results of a plan: its rows as numbers, checked, with what was left out."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from sam3_hyperet.ablation.plan import GAIN, LOST, Plan, World
+from sam3_hyperet.ablation.rows import ALL_IMAGES, RUNS, Row, read_rows
+from sam3_hyperet.errors import DataError
+from sam3_hyperet.reading import regular_file
+
+BASE, UNDIALLED = "@base", "@1"  # behind a metric's name: the base's, and the adapter's at dial 1
+COSTS = ("parameters", "dial", "train_seconds", "peak_gib")  # numbers of every row beside the metrics
+_SETUP = tuple(name for name in RUNS.setup if name not in ("best_step", "dial"))  # the same in all runs of an arm
+_SAME_BASE = 0.01  # the most by which a base's own metric may differ between rows: devices and precisions differ
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        values: `gain`, `lost`, both also with `@1`; and the metrics of its world, their `@base`, and `COSTS`, of which
+            those that were not measured are NaN.
+    """
+
+    data: str
+    base: str
+    arm: str
+    seed: str
+    images: str
+    values: Mapping[str, float]
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """What two arms have in common within a setting."""
+        return self.base, self.seed
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A world and a number of training images: arms are compared within one."""
+
+    data: str
+    images: str
+
+    @property
+    def name(self) -> str:
+        return self.data if self.images == ALL_IMAGES else f"{self.data}, {self.images} images"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The runs of a plan by setting, in the plan's order; `notes` say what of the file was left out or is mixed."""
+
+    runs: Mapping[Setting, tuple[Result, ...]]
+    notes: tuple[str, ...]
+
+
+def read_results(path: str | Path, plan: Plan) -> Results:
+    """Read and check the rows of a plan.
+
+    Raises DataError naming the file and the row: no rows of the plan, a missing column, a metric that is no finite
+    number, an arm of two configurations, or one name for two bases.
+    """
+    path = regular_file(path)
+    rows = read_rows(path)
+    own = [row for row in rows if row["plan"] == plan.name]
+    amounts = [str(count) if count else ALL_IMAGES for count in plan.images]
+    settings = {(data, images): Setting(data, images) for data in plan.data for images in amounts}
+    kept, dropped = [], Counter[str]()
+    for row in own:
+        world = plan.data.get(row["data"])
+        if row["arm"] not in plan.arms:
+            dropped[f"arm {row['arm']!r}"] += 1
+        elif world is None or (row["data"], row["images"]) not in settings:
+            dropped[f"data {row['data']!r} with {row['images']} images"] += 1
+        elif row["base"] not in world.bases:
+            dropped[f"base {row['base']!r}"] += 1
+        else:
+            kept.append(row)
+    if not kept:
+        plans = ", ".join(sorted({row["plan"] for row in rows})) or "none"
+        found = f"{len(own)} rows of the plan {plan.name!r}, none of which is in it now" if own else f"rows of {plans}"
+        raise DataError(f"{path}: {found}; expected finished runs of the plan {plan.name!r}")
+    notes = [f"{_rows(n)} of the {what}, which the plan does not have" for what, n in sorted(dropped.items())]
+    if len(own) < len(rows):
+        notes.append(f"{_rows(len(rows) - len(own))} of other plans")
+    notes = [f"left out: {'; '.join(notes)}"] if notes else []
+    _check_setup(path, kept)
+    runs = [_result(path, row, plan.data[row["data"]]) for row in kept]
+    notes += _check_bases(path, runs, plan)
+    if len(versions := sorted({row.get("version", "") for row in kept})) > 1:
+        notes.append(f"made by {len(versions)} versions of the code: {', '.join(versions)}")
+    order = {arm: place for place, arm in enumerate(plan.arms)}
+    runs.sort(key=lambda run: order[run.arm])
+    by_setting = {
+        setting: tuple(run for run in runs if (run.data, run.images) == key) for key, setting in settings.items()
+    }
+    return Results({setting: found for setting, found in by_setting.items() if found}, tuple(notes))
+
+
+def _result(path: Path, row: Row, world: World) -> Result:
+    needed = [name + end for name in (GAIN, LOST) for end in ("", UNDIALLED)]
+    others = [*COSTS, *(name + end for name in world.metrics for end in ("", BASE))]
+    values = {name: _number(path, row, name, needed=True) for name in needed}
+    values |= {name: _number(path, row, name) for name in others}
+    return Result(row["data"], row["base"], row["arm"], row["seed"], row["images"], values)
+
+
+def _number(path: Path, row: Row, column: str, *, needed: bool = False) -> float:
+    """A cell as a number; NaN where it is empty and not needed."""
+    text = row.get(column)
+    if text is None and needed:
+        raise DataError(f"{path}: no column {column!r}; expected a file that `ablate` wrote")
+    try:
+        value = float(text or math.nan)
+    except ValueError:
+        value = math.inf
+    if math.isinf(value) or (needed and math.isnan(value)):
+        fault = f"{column} is {text!r:.60}; expected a number"
+        raise DataError(f"{path}: row {_name(row)}: {fault}; remove the row, and `ablate` makes that run again")
+    return value
+
+
+def _check_setup(path: Path, rows: Sequence[Row]) -> None:
+    first: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        other = first.setdefault((row["arm"], row["data"], row["images"]), row)
+        for name in _SETUP:
+            if other.get(name) != row.get(name):
+                found = f"{name} is {other.get(name)!r} in row {_name(other)} and {row.get(name)!r} in row {_name(row)}"
+                remedy = "expected one configuration an arm; give one of them another name, or remove its rows"
+                raise DataError(f"{path}: arm {row['arm']!r}: {found}; {remedy}")
+
+
+def _check_bases(path: Path, runs: Iterable[Result], plan: Plan) -> list[str]:
+    """A note where a base's own metrics differ a little between its rows."""
+    widest = 0.0
+    ordered = sorted(runs, key=lambda run: (run.data, run.base))
+    for (data, base), group in groupby(ordered, key=lambda run: (run.data, run.base)):
+        of_base = list(group)
+        for name in plan.data[data].metrics:
+            values = [run.values[name + BASE] for run in of_base if not math.isnan(run.values[name + BASE])]
+            low, high = min(values, default=0.0), max(values, default=0.0)
+            widest = max(widest, high - low)
+            if high - low > _SAME_BASE:
+                fault = f"{name} of the base {base!r} on {data} is {low:g} in one row and {high:g} in another"
+                raise DataError(f"{path}: {fault}; expected one base; remove the rows of the one that is gone")
+    return [f"a base's own metrics differ between its runs by up to {widest:.6f}"] if widest > 1e-6 else []
+
+
+def _name(row: Row) -> str:
+    return "/".join(row[name] for name in RUNS.key)
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count != 1)}"

@@ -1,0 +1,141 @@
+"""From a study's CSV to verdicts: what is refused, what is counted, and what is concluded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from study_results import TRUE, made_up_plan, made_up_rows, write_study
+
+from sam3_hyperet.ablation.analysis import analyse
+from sam3_hyperet.ablation.results import Setting, read_results
+from sam3_hyperet.ablation.rows import write_rows
+from sam3_hyperet.ablation.table import answers, arms_table, bases_table, differences_table
+from sam3_hyperet.errors import DataError
+
+SCENES = Setting("scenes", "all")
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return made_up_plan()
+
+
+@pytest.fixture(scope="module")
+def rows(plan):
+    return made_up_rows(plan)
+
+
+@pytest.fixture(scope="module")
+def analysis(plan, tmp_path_factory):
+    return analyse(read_results(write_study(tmp_path_factory.mktemp("study") / "runs.csv", plan), plan), plan)
+
+
+def results_of(rows, plan, folder):
+    write_rows(folder / "runs.csv", rows)
+    return read_results(folder / "runs.csv", plan)
+
+
+def changed(rows, place, **cells):
+    return [{**row, **cells} if k == place else row for k, row in enumerate(rows)]
+
+
+def test_true_differences_are_found(analysis):
+    found = {one.arm: one for one in analysis.differences[SCENES]}
+    for arm, one in found.items():
+        low, high = one.pairs.interval
+        assert low <= TRUE[arm] <= high
+        assert (one.pairs.n, one.bases.test.n) == (15, 3)
+    assert found["lorentz"].over_pairs.different
+    assert not found["lorentz"].over_pairs.equivalent
+    assert found["mobius"].over_pairs.equivalent
+    assert not found["mobius"].over_pairs.different
+
+
+def test_p_is_adjusted_over_all_settings(analysis):
+    every = [one for found in analysis.differences.values() for one in found]
+    assert analysis.tests == len(every) == 8
+    assert min(one.over_pairs.p for one in every) == pytest.approx(8 * min(one.pairs.p for one in every))
+    assert all(one.over_pairs.p >= one.pairs.p for one in every)
+
+
+def test_an_arm_is_the_mean_of_its_runs(analysis, rows):
+    gains = [float(row["gain"]) for row in rows if (row["arm"], row["data"]) == ("lora", "scenes")]
+    arm = next(arm for arm in analysis.arms[SCENES] if arm.name == "lora")
+    assert arm.means["gain"][0] == pytest.approx(sum(gains) / 15)
+    assert (arm.n, arm.dial, sorted(arm.gains)) == (15, 0.75, ["first", "second", "third"])
+
+
+def test_runs_without_a_partner_are_named(plan, rows, tmp_path):
+    kept = [row for row in rows if (row["arm"], row["base"], row["seed"]) != ("lorentz", "second", "4")]
+    one = analyse(results_of(kept, plan, tmp_path), plan)
+    assert one.differences[SCENES][0].single == ("euclidean: second/seed 4",)
+    assert one.differences[SCENES][0].pairs.n == 14
+    assert "1 run without a partner (euclidean: second/seed 4)" in differences_table(one)
+
+
+def test_a_comparison_without_pairs_counts_as_a_test(plan, rows, tmp_path):
+    kept = [row for row in rows if row["arm"] != "lora" or row["seed"] == "0"]
+    kept = [row for row in kept if row["arm"] != "gyro"]
+    found = analyse(results_of(kept, plan, tmp_path), plan)
+    by_arm = {one.arm: one for one in found.differences[SCENES]}
+    assert (by_arm["gyro"].pairs.n, by_arm["gyro"].over_pairs.p, found.tests) == (0, 1.0, 8)
+    assert "gyro − euclidean on scenes: no pair yet" in answers(found)
+    assert "lora − euclidean on scenes: undecided with 3 pairs; about" in answers(found)
+    for text in (arms_table(found), differences_table(found), bases_table(found)):
+        assert "nan" not in text
+
+
+def test_one_pair_on_one_base(plan, rows, tmp_path):
+    kept = [row for row in rows if (row["base"], row["seed"]) == ("first", "0")]
+    found = analyse(results_of(kept, plan, tmp_path), plan)
+    assert "one pair, which cannot be tested" in answers(found)
+    assert "With 1 base nothing is known of further ones" in bases_table(found)
+    assert "nan" not in arms_table(found) + differences_table(found) + bases_table(found)
+
+
+def test_what_does_not_belong_is_left_out_and_counted(plan, rows, tmp_path):
+    mixed = [*rows, {**rows[0], "plan": "other"}, {**rows[1], "arm": "old"}, {**rows[1], "base": "fourth"}]
+    mixed = changed([*mixed, {**rows[1], "images": "20"}], 0, version="0.2.0")
+    found = results_of(mixed, plan, tmp_path)
+    assert sum(map(len, found.runs.values())) == len(rows)
+    left_out, versions = found.notes
+    for what in ("1 row of the arm 'old'", "1 row of the base 'fourth'", "with 20 images", "1 row of other plans"):
+        assert what in left_out
+    assert versions == "made by 2 versions of the code: 0.1.0, 0.2.0"
+    assert "Made by 2 versions of the code" in answers(analyse(found, plan))
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"gain": ""}, "row made_up/scenes/first/lorentz/0/all: gain is ''; expected a number; remove the row"),
+        ({"lost@1": "inf"}, "lost@1 is 'inf'"),
+        ({"gain": "much"}, "gain is 'much'"),
+        ({"geometry": "gyro"}, "arm 'lorentz': geometry is 'gyro' in row made_up/scenes/first/lorentz/0/all"),
+        ({"parameters": "7"}, "arm 'lorentz': parameters is '7'"),
+        ({"held_out@base": "0.3"}, "held_out of the base 'first' on scenes is 0.05 in one row and 0.3 in another"),
+    ],
+)
+def test_rows_that_cannot_be_are_refused(plan, rows, tmp_path, cells, message):
+    with pytest.raises(DataError, match=message.replace("(", r"\(")) as error:
+        results_of(changed(rows, 0, **cells), plan, tmp_path)
+    assert "runs.csv" in str(error.value)
+
+
+def test_other_files_are_refused(plan, rows, tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_results(tmp_path / "none.csv", plan)
+    with pytest.raises(DataError, match="rows of made_up; expected finished runs of the plan 'another'"):
+        results_of(rows, replace(plan, name="another"), tmp_path)
+    without = [{name: value for name, value in row.items() if name != "gain@1"} for row in rows]
+    with pytest.raises(DataError, match="no column 'gain@1'"):
+        results_of(without, plan, tmp_path)
+
+
+def test_a_metric_that_was_not_measured_leaves_a_gap(plan, rows, tmp_path):
+    gaps = [{**row, "absent": ""} if row["arm"] == "lora" else {**row, "peak_gib": ""} for row in rows]
+    table = arms_table(analyse(results_of(gaps, plan, tmp_path), plan))
+    lora = next(line for line in table.splitlines() if line.startswith("| lora"))
+    assert " | – | +.1" in lora
+    assert "nan" not in table
