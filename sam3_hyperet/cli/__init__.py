@@ -11,6 +11,7 @@ submit: runs and sweeps as Slurm jobs.
 recognition: `data=auto` made explicit.
 training_data: what a run trains on, and what a person should read of it.
 run_options: all options of a training run, and whether two runs are the same.
+tables: tables as they are printed.
 progress: how far a tool is, at a terminal or in a log.
 processes: the processes of a run, by Lightning Fabric.
 evaluate: base and adapted models side by side.

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sam3_hyperet.cli.command import write_json
+from sam3_hyperet.cli.dial import print_front
 from sam3_hyperet.cli.progress import counted
+from sam3_hyperet.cli.tables import print_table
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
@@ -73,6 +75,8 @@ def compare_and_report(
     if not keep_records:
         remove_records(comparison, run_dir)
     print_metrics(console, metrics, [model.name for model in models])
+    if front and front.chosen is None:
+        print_front(console, front)
     return metrics
 
 
@@ -91,7 +95,7 @@ def print_metrics(console: Console, metrics: Mapping[str, float], names: Sequenc
     """
     parts = model_parts(names).values()
     is_pair = len(names) == 2
-    table = Table("metric", *names, *(["difference"] if is_pair else []))
+    table = Table(Column("metric", overflow="fold"), *names, *(["difference"] if is_pair else []))
     judging = (key for key in metrics if isinstance(key, MetricKey) and key.metric in _PRINTED and not key.category)
     for key in dict.fromkeys(MetricKey.of(key, key.data) for key in judging if key.model in parts):
         values = [value(metrics, MetricKey.of(key, key.data, part)) for part in parts]
@@ -99,4 +103,4 @@ def print_metrics(console: Console, metrics: Mapping[str, float], names: Sequenc
         if is_pair:
             shown.append(MISSING if None in values else f"{values[1] - values[0]:+.4f}")
         table.add_row(key, *shown)
-    console.print(table)
+    print_table(console, table)

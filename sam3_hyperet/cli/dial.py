@@ -6,10 +6,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sam3_hyperet.choices import AUTO
 from sam3_hyperet.cli.of_run import config_of_run, listed
+from sam3_hyperet.cli.tables import print_table
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.selection import shared_pictures
 from sam3_hyperet.data.sources import Split, open_split
@@ -22,6 +23,7 @@ from sam3_hyperet.evaluation.validation_score import known_metrics, open_validat
 from sam3_hyperet.modeling.adapter_file import read_adapter_dial, write_adapter_dial
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.dial import dial_of, set_dial
+from sam3_hyperet.report.tables import MISSING, front_rows
 from sam3_hyperet.training.choice import LOSS, Rule
 
 _EXAMPLE = "'max group/segm/AP where object/segm/AP >= base-0.02'"
@@ -147,14 +149,15 @@ def tuned_on(run: object, data: DataOptions) -> str:
 
 
 def print_front(console: Console, front: DialFront) -> None:
-    """Print what was measured at each dial, and which one was chosen."""
-    table = Table("dial", *front.rule.metrics, "condition", "")
-    for dial, found in front.metrics.items():
-        kept = ("kept" if front.keeps(dial) else "missed") if front.rule.conditions else ""
-        chosen = "chosen" if dial == front.chosen else ""
-        table.add_row(f"{dial:g}", *(f"{found[name]:.4f}" for name in front.rule.metrics), kept, chosen)
-    console.print(table)
-    console.print(front.choice(), markup=False, soft_wrap=True)
+    """Print what was measured at each dial, and which one was chosen, if one was."""
+    names = (Column(name, overflow="fold") for name in front.rule.metrics)
+    table = Table("dial", *names, "condition kept", "")
+    for row in front_rows(front):
+        values = (MISSING if found is None else f"{found:.4f}" for found, _ in row.cells)
+        table.add_row(row.dial, *values, row.kept, row.remark)
+    measured = front.choice() if front.chosen is not None else f"along the dial: {front.rule}, on {front.images}"
+    print_table(console, table)
+    console.print(measured, markup=False, soft_wrap=True)
 
 
 def _rule_of_run(run: object) -> Rule | None:

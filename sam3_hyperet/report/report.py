@@ -36,7 +36,7 @@ from sam3_hyperet.report.figures.plots import Plot, model_colors
 from sam3_hyperet.report.figures.radius_maps import RadiusMap, site_maps
 from sam3_hyperet.report.figures.radius_plots import RadiusShift, radius_plots
 from sam3_hyperet.report.figures.training_plots import training_plots
-from sam3_hyperet.report.summary import summary
+from sam3_hyperet.report.summary import dial_summary, summary
 from sam3_hyperet.report.tables import MISSING, Row, number, value
 from sam3_hyperet.training import run_log
 from sam3_hyperet.version import versions
@@ -89,6 +89,8 @@ def write_comparison(compared: Comparison, run_dir: Path, config_text: str, fron
     names, comparison = evidence.adapted_names(compared), evidence.detailed(compared)
     task, last = comparison.task, comparison.results[-1].model.name
     notes, is_part = list(compared.notes), len(comparison.results) < len(compared.results)
+    if front is not None and front.chosen is not None:
+        notes.append(f"The adapter is at {front.choice()}.")
     if is_part:
         notes.append(f"Curves, images and radii are those of the base and of {last}, which is called adapted there.")
     elif names:
@@ -170,6 +172,7 @@ def _write_whole(path: Path, text: str) -> Path:
 def _view(report: Report, score_threshold: float) -> dict[str, Any]:
     """What the template shows."""
     metrics, models = report.metrics, report.models
+    along = report.front is not None and report.front.chosen is None
     table = tables.rows(metrics, models)
     categories = tables.category_tables(metrics, models)
     adapted = tables.prefixes(models)
@@ -177,7 +180,7 @@ def _view(report: Report, score_threshold: float) -> dict[str, Any]:
     facts = dict.fromkeys(counts[:1], "images scored") | _FACTS
     return {
         "report": report,
-        "summary": summary(metrics, models),
+        "summary": dial_summary(report.front) if along else summary(metrics, models),
         "models": list(zip(adapted, model_colors(len(adapted))[1:], strict=True)),
         "blocks": [(m, found) for m in tables.METRICS if (found := [row for row in table if row.metric is m])],
         "has_base": any(row.base is not None for row in table),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from sam3_hyperet.evaluation.dial import DialFront
 from sam3_hyperet.report.tables import GRANULARITIES, UNMOVED, Cell, Row, between, data_set, number, rows, signed, value
 
 SMALL = 0.02  # a difference up to here is called small
@@ -42,6 +43,21 @@ def summary(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
     before, interval, after = f"{opening}{'; '.join(clauses)}.".partition(_INTERVAL)
     sentence = before + interval + after.replace(_INTERVAL, "")  # only the first interval is named
     return sentence if sentence.startswith("mIoU") else sentence[0].upper() + sentence[1:]
+
+
+def dial_summary(front: DialFront) -> str:
+    """What a front along the dial shows of the metric that is to be gained, and where the conditions hold."""
+    gain, last = front.rule.metric, max(front.metrics)
+    ends = [dial for dial in dict.fromkeys((1.0, last)) if dial in front.metrics]
+    reached = " and ".join(
+        f"{number(value(front.metrics[dial], gain))} at {dial:g}{', as trained' if dial == 1.0 else ''}"
+        for dial in ends
+    )
+    sentence = f"Along the dial, {gain} goes from {number(value(front.base, gain))} with the base to {reached}"
+    if not front.rule.conditions:
+        return f"{sentence}."
+    kept = [f"{dial:g}" for dial in front.metrics if front.keeps(dial)]
+    return f"{sentence}; {front.rule.where} holds at {', '.join(kept) or 'none'}."
 
 
 def _summary_rows(table: Sequence[Row]) -> list[Row]:

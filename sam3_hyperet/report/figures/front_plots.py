@@ -36,7 +36,7 @@ def _plot(front: DialFront, condition: Condition | None) -> Plot:
         if dial == front.chosen:
             axes.plot(*point, marker="o", markersize=14, markerfacecolor="none", color=PAGE["better"])
         name = {0.0: "0, base", _TRAINED: "1, as trained"}.get(dial, f"{dial:g}")
-        where = {"textcoords": "offset points", "xytext": (7, 5), "fontsize": TEXT}
+        where = {"textcoords": "offset points", "xytext": (7, -12 if is_base else 5), "fontsize": TEXT}
         axes.annotate(name, point, color=PAGE["ink"], annotation_clip=False, **where)
     note = ""
     if condition and math.isfinite(limit := _limit(condition, front)):

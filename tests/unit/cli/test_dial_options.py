@@ -57,7 +57,7 @@ def scored(metrics, prefix=""):
     return {key: value for key, value in metrics.items() if key.startswith(f"{prefix}scenes/") and "speed" not in key}
 
 
-def test_an_adapter_along_its_dial(evaluate, tmp_path):
+def test_an_adapter_along_its_dial(evaluate, tmp_path, capsys):
     along, page = evaluate("dial=[1,0,.25]", "protocol.examples=1", "dial_rule=max segm/AP where fused/mIoU >= base")
     plain, _ = evaluate("dial=.25", "protocol.examples=0", name="plain")
     assert {key.partition("/")[0] for key in along if "/segm/AP" in key} == {"base", "dial_0.25", "dial_1"}
@@ -65,6 +65,10 @@ def test_an_adapter_along_its_dial(evaluate, tmp_path):
     assert own == scored(plain) != scored(along, "base/")
     assert (along["dial_0.25/dial"], along["dial_1/dial"], plain["dial"]) == (0.25, 1.0, 0.25)
     assert "The dial: gain against forgetting" in page
+    assert '<p class="lead">Along the dial, segm/AP goes from .00 with the base to .00 at 1, as trained; fused' in page
+    said = capsys.readouterr().out
+    assert "scenes/instance/unassigned" in said  # in full
+    assert said.count("along the dial: max segm/AP where fused/mIoU >= base, on 1 val images\n") == 1
     assert "the rule is <b>max segm/AP where fused/mIoU &gt;= base</b>" in page
     assert re.findall(r'<tr><th scope="row">([\d.]+)</th>', page) == ["0", "0.25", "1"]
     assert "Curves, images and radii are those of the base and of dial_1" in page
