@@ -15,7 +15,7 @@ from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.sections import MORE_DATA, SECTIONS
 from sam3_hyperet.digest import sha256
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.modeling.config import TINY_WEIGHTS
+from sam3_hyperet.modeling.config import PACKAGED
 
 _PLACES = ("root",)  # options of a data set that say where it is, and nothing of what it is
 _OF_RUNS = ("seed", "run_dir", "resume", "evaluate", "data.train_images", "data.subset_seed")
@@ -171,10 +171,10 @@ def weights_digest(name: str, checkpoint: str | None, seed: int) -> str:
 
     Raises CheckpointError for a file that is not there.
     """
-    if checkpoint == "random" or (checkpoint is None and name != "tiny"):
+    if checkpoint == "random" or (checkpoint is None and name not in PACKAGED):
         return f"random {seed}"
     if checkpoint is None:
-        return sha256(Path(__file__).resolve().parents[1] / "weights" / TINY_WEIGHTS)
+        return sha256(Path(__file__).resolve().parents[1] / "weights" / PACKAGED[name])
     path = Path(checkpoint).expanduser()
     if path.is_file():
         return sha256(path)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sam3_hyperet.doctor.splits import Splits
     from sam3_hyperet.doctor.trial import Trial
 
-_SIDES = {"tiny": 128, "large": 1008}
+_SIDES = {"tiny": 128, "tiny_levels": 128, "large": 1008}
 
 
 @dataclass(frozen=True)

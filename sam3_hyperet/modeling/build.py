@@ -12,7 +12,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.checkpoint import load_base
 from sam3_hyperet.modeling.compilation import check_compiler
-from sam3_hyperet.modeling.config import TINY_WEIGHTS
+from sam3_hyperet.modeling.config import PACKAGED
 
 
 @dataclass(frozen=True)
@@ -44,33 +44,36 @@ class Architecture:
     upsampling_stages: int = 3
 
 
+_TINY = Architecture(
+    resolution=128,
+    patch_size=8,
+    pretrain_resolution=128,
+    vit_width=96,
+    vit_depth=4,
+    vit_heads=4,
+    vit_mlp_ratio=4.0,
+    drop_path=0.0,
+    window_size=8,
+    global_blocks=(1, 3),
+    scale_factors=(2.0, 1.0, 0.5),
+    text_width=64,
+    text_heads=4,
+    text_layers=2,
+    width=64,
+    heads=4,
+    feedforward=128,
+    dropout=0.0,
+    encoder_layers=2,
+    decoder_layers=2,
+    queries=12,
+    geometry_layers=1,
+    upsampling_stages=1,
+)
 ARCHITECTURES = {
     "large": Architecture(),
-    "tiny": Architecture(
-        resolution=128,
-        patch_size=8,
-        pretrain_resolution=128,
-        vit_width=96,
-        vit_depth=4,
-        vit_heads=4,
-        vit_mlp_ratio=4.0,
-        drop_path=0.0,
-        window_size=8,
-        global_blocks=(1, 3),
-        scale_factors=(2.0, 1.0, 0.5),
-        text_width=64,
-        text_heads=4,
-        text_layers=2,
-        width=64,
-        heads=4,
-        feedforward=128,
-        dropout=0.0,
-        encoder_layers=2,
-        decoder_layers=2,
-        queries=12,
-        geometry_layers=1,
-        upsampling_stages=1,
-    ),
+    "tiny": _TINY,
+    # the pyramid of "large", so that masks have half of the input's side, for parts
+    "tiny_levels": replace(_TINY, scale_factors=(4.0, 2.0, 1.0, 0.5), queries=16, upsampling_stages=2),
 }
 
 
@@ -85,9 +88,10 @@ def build_model(
     """Build a SAM 3 image model on the CPU, in evaluation mode.
 
     Args:
-        name: "tiny" (its object-level weights come with the package) or "large" (the official architecture).
+        name: "tiny" (which knows the drawn scenes' objects), "tiny_levels" (some of their parts and groups as well) or
+            "large" (the official architecture).
         checkpoint: a file or folder of base weights in any published layout, "facebook/sam3" or "facebook/sam3.1" for
-            the gated official ones, or "random" for none; None is the packaged weights for "tiny", else "random".
+            the gated official ones, or "random" for none; None is the package's for the tiny ones, else "random".
         resolution: side of the square input in pixels; None is the architecture's own.
         seed: of the initial weights.
         compile: let `compiled_regions`, which training, evaluation and prediction enter, compile parts of the model.
@@ -105,8 +109,8 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reseeds the accelerators too
         model = assemble(architecture)
-    if checkpoint is None and name == "tiny":
-        with resources.as_file(resources.files("sam3_hyperet") / "weights" / TINY_WEIGHTS) as packaged:
+    if checkpoint is None and name in PACKAGED:
+        with resources.as_file(resources.files("sam3_hyperet") / "weights" / PACKAGED[name]) as packaged:
             load_base(model, packaged)
     elif checkpoint not in (None, "random"):
         load_base(model, checkpoint)

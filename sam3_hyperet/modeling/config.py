@@ -8,8 +8,6 @@ from sam3_hyperet import options
 from sam3_hyperet.choices import FORMER_GEOMETRIES, GEOMETRIES, STRUCTURES
 from sam3_hyperet.errors import ConfigError
 
-TINY_WEIGHTS = "tiny_scenes_object.safetensors"
-"""In the package's weights/, those of the tiny model."""
 SCHEMES: dict[str, tuple[str, ...]]
 SCHEMES = {"none": (), "A": ("fpn",), "B": ("encoder_layer",), "C": ("attention",), "P": ("trunk_qv",)}
 SITES = ("fpn", "encoder_layer", "attention", "trunk_qv", "encoder_out", "pixel_decoder", "prompt")
@@ -17,6 +15,8 @@ GATED_SITES = ("encoder_layer", "encoder_out", "prompt")
 GATES = ("none", "prompt")
 ADAPTERS = ("hyperet", "lora", "bitfit")
 ATTENTIONS = ("self", "cross", "both")
+PACKAGED = {"tiny": "tiny_scenes_object.safetensors", "tiny_levels": "tiny_scenes_levels.safetensors"}
+"""Base weights in the package's weights/, by the model's name."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,11 @@ class ModelOptions:
     """Options of `build_model`.
 
     Attributes:
-        name: "tiny", which comes with the package, or "large", the official architecture.
+        name: "tiny" and "tiny_levels", which come with the package: the first knows the drawn scenes' objects, the
+            second half of their parts and groups as well; or "large", the official architecture.
         checkpoint: base weights: a file or a folder in any published layout, "facebook/sam3" or "facebook/sam3.1" of
-            the Hugging Face hub, or "random"; None for those in the package, which only "tiny" has.
-        resolution: side of the model's square input in pixels; None for 128 of "tiny" and 1008 of "large".
+            the Hugging Face hub, or "random"; None for those in the package, which the tiny ones have.
+        resolution: side of the model's square input in pixels; None for 128 of the tiny ones and 1008 of "large".
         seed: of random weights.
         compile: run the decoder's layers, the adjustments and, on CUDA, the pixel decoder by PyTorch's compiler.
     """

@@ -16,9 +16,9 @@ Metrics = dict[str, Any]
 @pytest.fixture(scope="session")
 def tiny_model() -> list[str]:
     """Overrides that choose the tiny model: the packaged weights, or random ones where there are none yet."""
-    from sam3_hyperet.modeling.build import TINY_WEIGHTS
+    from sam3_hyperet.modeling.config import PACKAGED
 
-    packaged = resources.files("sam3_hyperet") / "weights" / TINY_WEIGHTS
+    packaged = resources.files("sam3_hyperet") / "weights" / PACKAGED["tiny"]
     return [] if packaged.is_file() else ["model.checkpoint=random"]
 
 

@@ -6,16 +6,22 @@ import io
 from importlib import resources
 
 import pytest
+import torch
 from lightning_fabric import Fabric
+from PIL import Image
 from rich.console import Console
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.data.vocabularies import VOCABULARIES
 from sam3_hyperet.evaluation.models import EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol
-from sam3_hyperet.modeling.build import TINY_WEIGHTS
+from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.modeling.config import PACKAGED
+from sam3_hyperet.scenes.concepts import CONCEPTS, HELD_OUT
+from sam3_hyperet.scenes.dataset import scene
 
 pytestmark = pytest.mark.integration
 PICTURES = 40
@@ -40,8 +46,25 @@ def metrics(tmp_path_factory):
     return {key.removeprefix("unseen/"): value for key, value in found.items()}
 
 
-def test_the_file_is_small():
-    assert (resources.files("sam3_hyperet") / "weights" / TINY_WEIGHTS).stat().st_size <= 12e6
+@pytest.mark.parametrize("name", PACKAGED)
+def test_the_file_is_small(name):
+    assert (resources.files("sam3_hyperet") / "weights" / PACKAGED[name]).stat().st_size <= 12e6
+
+
+@torch.inference_mode()
+def test_the_second_base_knows_its_half_of_the_levels_and_of_the_rest_that_it_is_absent():
+    predictor = Predictor(hy.build_model("tiny_levels"), VOCABULARIES["scenes_known"] + HELD_OUT, 128)
+    found = list[tuple[str, bool, bool, bool]]()
+    for index in range(1, 9):
+        image, instances = scene(4321, "val", index)
+        present = {instance.concept for instance in instances}
+        encoded = predictor.encode(Image.fromarray(image))
+        for name, prediction in zip(predictor.vocabulary, predictor.predict(encoded), strict=True):
+            found.append((CONCEPTS[name].granularity, name in HELD_OUT, name in present, prediction.presence >= 0.5))
+    for level in ("object", "part", "group"):
+        known = [said == there for of, held_out, there, said in found if of == level and not held_out]
+        assert sum(known) > 0.9 * len(known), level
+    assert sum(said for _, held_out, _, said in found if held_out) <= 2
 
 
 def test_objects_are_well_learnt(metrics):

@@ -49,12 +49,26 @@ def test_every_option_of_a_recipe_has_its_reason(recipe):
 
 @pytest.mark.parametrize("world", ["objects", "levels", "camvid"])
 def test_pretraining_begins_at_random_weights_and_draws_scenes_of_its_own(world):
-    arguments = [f"experiment=pretrain_{world}", "seed=3", "paths.camvid=/data"]
+    arguments = [f"experiment=pretrain_{world}", "paths.camvid=/data"]
     options = read_run(OmegaConf.to_container(parse_command("pretrain", arguments)[1], resolve=True))
-    assert (options.model.checkpoint, options.model.seed, options.stage.number) == ("random", 3, 3)
+    assert (options.model.checkpoint, options.stage.number, options.data.annotated) == (
+        "random",
+        3,
+        objects_only(world),
+    )
+    assert (options.seed, options.model.seed, options.data.seed) == (101, 101, 101)
     assert options.hyperet.is_empty
     adapting = options_of()
     assert not {options.data.seed + n for n in range(3)} & {adapting.data.seed + n for n in range(100)}
     assert options.data.root != adapting.data.root
-    assert options.data.name == ("camvid" if world == "camvid" else "scenes")
-    assert bool(options.data.annotated) == (world == "objects")
+    assert (options.data.name, options.model.name) == (
+        "camvid" if world == "camvid" else "scenes",
+        "tiny" if world == "objects" else "tiny_levels",
+    )
+    other = read_run(OmegaConf.to_container(parse_command("pretrain", [*arguments, "seed=202"])[1], resolve=True))
+    assert (other.seed, other.model.seed, other.data.seed) == (202, 202, 202)
+    assert (other.data.root != options.data.root) == (world != "camvid")
+
+
+def objects_only(world: str) -> tuple[str, ...]:
+    return ("object",) if world == "objects" else ()
