@@ -115,9 +115,17 @@ def submit(study: Study) -> None:
 
 
 def write_results(study: Study) -> None:
-    """Gather the rows into the CSV, and write table and figure of them."""
+    """Gather the rows into the CSV, write tables and figures of them beside it, and print the verdicts."""
     rows = [row for row in study.rows(RUNS) if row["plan"] == study.plan.name]
     study.say(f"{len(rows)} rows of {study.plan.name}: {study.csv}")
+    if rows:
+        from sam3_hyperet.ablation.evidence import write_evidence  # matplotlib and scipy: late, for help and mistakes
+
+        evidence = write_evidence(study.csv, study.plan, study.csv.parent)
+        for line in evidence.lines:
+            study.say(line)
+        page, *figures = evidence.files
+        study.say(f"tables: {page}, with {len(figures)} figures")
 
 
 def _make_all(

@@ -4,14 +4,19 @@ Metrics are flat, by `MetricKey`; `difference/…/low` and `/high` are the 95 % 
 from the base.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from sam3_hyperet.evaluation.dial import DialFront
 from sam3_hyperet.evaluation.metrics.key import MetricKey
+
+if TYPE_CHECKING:
+    from sam3_hyperet.evaluation.dial import DialFront  # loads torch, which tables of files do without
 
 UNMOVED = 0.005  # a smaller difference of an AP, an mIoU or a fraction is called none
 MISSING = "–"

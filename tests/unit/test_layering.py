@@ -152,6 +152,8 @@ def test_no_folder_outgrows_the_others():
 def test_light_parts_do_not_load_sam3():
     program = (
         "import sys\n"
+        "import sam3_hyperet.ablation.evidence\n"
+        "assert 'torch' not in sys.modules\n"
         "import sam3_hyperet, sam3_hyperet.hyperbolic, sam3_hyperet.adapters, sam3_hyperet.evaluation.scoring.coco_ap\n"
         "sam3_hyperet.HyperET(8)\n"
         "heavy = sorted({'sam3', 'sam3_hyperet.sam3_host', 'lightning_fabric'} & sys.modules.keys())\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sam3_hyperet.ablation import evidence
 from sam3_hyperet.ablation.rows import cell, leave_row, read_rows
 from sam3_hyperet.cli import ablation_configs, ablation_inputs, ablation_run, ablation_work
 from sam3_hyperet.cli.ablate import main
@@ -69,12 +70,14 @@ def made(monkeypatch):
         configs.append(config)
         lr = config.optim.lr
         row = {**job.cells, "gain": GAINS[job.cells.arm] + lr, "lost": 0.01, "dial": 1.0, "seconds": 2.0}
+        row |= {"gain@1": row["gain"], "lost@1": 0.05}
         row |= {"date": "2026-01-01", "identity": job.identity}
         row = {name: cell(value) for name, value in row.items()}
         leave_row(Path(job.rows), job.name, row)
         return row
 
     monkeypatch.setattr(ablation_run, "run", stub)
+    monkeypatch.setattr(evidence, "svg_of", lambda figure: "<svg/>\n")  # drawing takes longer than all the rest
     monkeypatch.setattr(ablation_inputs, "check_inputs", lambda study: None)
     return configs
 
@@ -98,6 +101,8 @@ def test_a_study_goes_on_where_it_was_stopped(study, made, capsys):
     said = capsys.readouterr().out
     assert "[2/2] scenes_base_A_seed1: gain +0.053, lost +0.010 at dial 1 (2 s)" in said
     assert "6 runs, of which 0 are left" in said
+    assert "curved − flat on scenes: undecided with 2 pairs" in said
+    assert "| curved − flat | 2 |" in (csv.parent / "evidence.md").read_text()
     csv.write_text("".join(line for line in csv.read_text().splitlines(True) if "flat,0" not in line))
     (csv.parent / "rows" / "scenes_base_flat_seed0.json").unlink()
     study("only=curved")
