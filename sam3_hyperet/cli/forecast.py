@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
 
 def _runs(options: RunOptions, *, compare: bool) -> Iterator[tuple[str, RunOptions]]:
     """The run itself and, to compare, those with other schemes and at other stages, by the scheme's name."""
-    own = "+".join(options.hyperet.resolved_sites) or options.hyperet.adapter
+    own = options.hyperet.place or "none"
     yield own, options
     if not compare:
         return

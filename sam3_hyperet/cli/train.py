@@ -36,10 +36,9 @@ from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
-from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
+from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.fingerprint import fingerprints_kept
-from sam3_hyperet.modeling.inject import inject
-from sam3_hyperet.modeling.opening import open_model, set_threads
+from sam3_hyperet.modeling.opening import open_adapted_model, open_model, set_threads
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import device_of, fabric_precision, float32_products, precision_text, resolved_precision
 from sam3_hyperet.reading import read_json
@@ -153,7 +152,7 @@ def _train(
     if options.init_adapter and not run.resume:  # a saved state is further on
         first = initial_adapter(options.init_adapter, options.hyperet)
     torch.manual_seed(options.seed)  # the same model in every process …
-    model = _adapted_model(values["model"], options.hyperet, fabric.device)
+    model = open_adapted_model(values["model"], options.hyperet).to(fabric.device)
     dial = load_to_train(model, first[0]) if first else 1.0
     if fabric.global_rank:
         torch.manual_seed(options.seed + fabric.global_rank)  # … and other draws while it trains
@@ -227,7 +226,7 @@ def _train(
     extra |= {f"train/{name}": getattr(result, name) for name in ("seconds", "skipped_steps", "best_step")}
     if splits.evaluation is not None:
         if options.train.strategy == FSDP:  # the model that trained is split over the processes
-            model = _adapted_model(values["model"], options.hyperet, fabric.device)
+            model = open_adapted_model(values["model"], options.hyperet).to(fabric.device)
             set_stage(model, options.stage.number)
         fabric.barrier()  # every process loads what the first one has written
         run.load_best(model, lambda: open_model(values["model"]))
@@ -251,11 +250,6 @@ def _validation_task(tuning: Split | None, options: RunOptions) -> EvalTask | No
         known_metrics(task), f"the {len(task.positions)} tuning images that are scored"
     )
     return task
-
-
-def _adapted_model(values: dict[str, object], hyperet: HyperETConfig, device: torch.device) -> host.Sam3Image:
-    model = open_model(values).to(device)
-    return model if hyperet.is_empty else inject(model, hyperet)
 
 
 def _print_next(console: Console, run_dir: Path, images: AnnotatedImages) -> None:

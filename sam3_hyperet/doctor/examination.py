@@ -16,7 +16,7 @@ from sam3_hyperet.doctor.findings import Examination, Finding, ok
 from sam3_hyperet.doctor.sizes import Sizes
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.losses.options import LossOptions
-from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
+from sam3_hyperet.modeling.config import CONTROLS_BY_PEFT, HyperETConfig, ModelOptions
 from sam3_hyperet.training.loaders import loader_processes, usable_cores
 from sam3_hyperet.training.options import FSDP, CacheOptions, FitOptions
 
@@ -60,7 +60,7 @@ def examine(setup: Setup) -> Iterator[Finding]:
     examination = Examination()
     check, train = examination.check, setup.fit.train
     yield from check("python", installation.python_rows)
-    extras = ["peft"] if setup.hyperet.adapter == "lora" else []
+    extras = ["peft"] if setup.hyperet.adapter in CONTROLS_BY_PEFT else []
     yield from check("packages", lambda: installation.package_rows(extras))
     yield from check("torchvision", installation.torchvision_rows)
     yield from check("imports", installation.import_rows)

@@ -36,7 +36,7 @@ class Sizes:
         stage = self._fit.stage
         report = set_stage(self.model, stage.last, stage.layers)
         self.total, self.trained = report.trainable + report.frozen, report.trainable
-        side, sites = resolution(self.model), ", ".join(self._hyperet.resolved_sites) or self._hyperet.adapter
+        side, sites = resolution(self.model), self._hyperet.place or "no adapters"
         size = f"{self.total / 1e6:.1f} M parameters, of which {self.trained:,} train"
         yield ok("sizes", f"{self._options.name} at {side} pixels with {sites}: {size} in stage {stage.last}")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hyperbolic.curvature import Curvature
-from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
+from sam3_hyperet.modeling.config import CONTROLS_OF_BASE, HyperETConfig, adapter_config
 from sam3_hyperet.modeling.dial import checked_dial, dial_of, set_dial
 from sam3_hyperet.modeling.fingerprint import VERSION, base_fingerprint, fingerprints, rounded_fingerprints
 from sam3_hyperet.modeling.inject import check_model, inject_named, unchanged_on_error
@@ -88,13 +88,13 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
             raise CheckpointError(f"{path}: holds {config}, the model has {present}; {hint}")
         parameters, constants = dict(adapter_parameters(model)), _constants(model)
         _check_fit(path, tensors, parameters, {name: buffer for name, (buffer, _) in constants.items()})
+    set_dial(model, 1.0)  # what is tuned is then in place, and not what an earlier dial made of it
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
         for name, (buffer, configured) in constants.items():
             buffer.copy_(tensors.get(name, configured))
-    if dial != dial_of(model):
-        set_dial(model, dial)
+    set_dial(model, dial)
     return model
 
 
@@ -104,11 +104,11 @@ def _inject(model: nn.Module, path: str | Path, tensors: Mapping[str, Tensor], m
     for name, tensor in tensors.items():
         if ".lora_A." in name and config.rank not in (None, *tensor.shape[:1]):
             raise CheckpointError(f"{path}: {name} has shape {tuple(tensor.shape)}, expected the rank {config.rank}")
-    is_bitfit = config.adapter == "bitfit"
-    if is_bitfit and (saved := metadata.get("tensors", str(len(tensors)))) != str(len(tensors)):
+    is_of_base = config.adapter in CONTROLS_OF_BASE
+    if is_of_base and (saved := metadata.get("tensors", str(len(tensors)))) != str(len(tensors)):
         raise CheckpointError(f"{path}: adapter keys differ from those that were saved: {len(tensors)} of {saved:.20}")
     try:
-        inject_named(model, config, tensors if is_bitfit else None)
+        inject_named(model, config, tensors if is_of_base else None)
     except ValueError as error:  # so is a ConfigError
         raise CheckpointError(f"{path}: its configuration does not fit this model ({error})") from error
 

@@ -13,8 +13,10 @@ SCHEMES = {"none": (), "A": ("fpn",), "B": ("encoder_layer",), "C": ("attention"
 SITES = ("fpn", "encoder_layer", "attention", "trunk_qv", "encoder_out", "pixel_decoder", "prompt")
 GATED_SITES = ("encoder_layer", "encoder_out", "prompt")
 GATES = ("none", "prompt")
-ADAPTERS = ("hyperet", "lora", "bitfit")
+ADAPTERS = ("hyperet", "lora", "dora", "ia3", "oft", "boft", "ln", "bitfit")
+CONTROLS_BY_PEFT, CONTROLS_OF_BASE = ("lora", "dora", "ia3"), ("ln", "bitfit")
 ATTENTIONS = ("self", "cross", "both")
+_IMAGE_PATH = (r"^backbone\.vision_backbone\.", r"^transformer\.")
 PACKAGED = {"tiny": "tiny_scenes_object.safetensors", "tiny_levels": "tiny_scenes_levels.safetensors"}
 """Base weights in the package's weights/, by the model's name."""
 
@@ -44,10 +46,13 @@ class HyperETConfig:
             whatever the geometry, but for "euclidean", its control; it has gates instead of a matrix.
         share: one adjustment for all levels, layers or blocks of a site. None: only where one each would be too many,
             which is "trunk_qv" with a dense matrix.
-        adapter: "hyperet"; or a control: "lora", low-rank updates of the layers that feed the same sites, by as many
-            parameters as the adjustment would have, or "bitfit", the base's own biases.
-        rank: of "lora"; None is the one that matches the adjustment's number of parameters.
+        adapter: "hyperet"; or a control: of the layers that feed the same sites, "lora" and "dora", low-rank updates,
+            "oft" and "boft", orthogonal rotations, and "ia3", a factor for each output; of the base itself, "ln", its
+            LayerNorms, and "bitfit", its biases.
+        rank: of "lora" and "dora"; None is the largest with no more parameters than the adjustment would have.
+        oft_block_size: side of the rotated blocks of "oft" and "boft"; None is the largest, as for `rank`.
         biases: of "bitfit": regular expressions, searched in the names of the base's biases.
+        norms: of "ln": regular expressions, searched in the names of the base's LayerNorms.
     """
 
     ALTERNATIVES: ClassVar[Mapping[str, str]] = {"scheme": "sites"}
@@ -70,7 +75,9 @@ class HyperETConfig:
     share: bool | None = None
     adapter: Annotated[str, ADAPTERS] = "hyperet"
     rank: options.PositiveInt | None = None
-    biases: tuple[str, ...] = (r"^backbone\.vision_backbone\.", r"^transformer\.")
+    oft_block_size: options.PositiveInt | None = None
+    biases: tuple[str, ...] = _IMAGE_PATH
+    norms: tuple[str, ...] = _IMAGE_PATH
 
     def __post_init__(self) -> None:
         options.convert_fields(self)
@@ -108,9 +115,16 @@ class HyperETConfig:
         return tuple(dict.fromkeys(of_scheme if self.sites is None else self.sites))
 
     @property
+    def place(self) -> str:
+        """Sites joined by "+", behind a control's name; the name alone of one that tunes the base."""
+        sites = () if self.adapter in CONTROLS_OF_BASE else self.resolved_sites
+        control = "" if self.adapter == "hyperet" else self.adapter
+        return " ".join(part for part in (control, "+".join(sites)) if part)
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing is to be injected: no site, and no control that needs none."""
-        return not self.resolved_sites and self.adapter != "bitfit"
+        return not self.resolved_sites and self.adapter not in CONTROLS_OF_BASE
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> "HyperETConfig":

@@ -29,7 +29,7 @@ def adapted_copy(base: host.Sam3Image, adapter: HyperETConfig | Mapping[str, obj
         inject(model, adapter)
     shared = {id(parameter) for parameter in base.parameters()}
     for name, parameter in adapter_parameters(model):
-        if id(parameter) in shared:  # bias tuning trains the base's own
+        if id(parameter) in shared:  # `ln` and `bitfit` train the base's own
             owner, _, attribute = name.rpartition(".")
             own = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
             setattr(model.get_submodule(owner), attribute, own)

@@ -1,7 +1,8 @@
 """The dial α of a model's adapters: from the base, 0, to the adapters as trained, 1, and beyond.
 
-Every adapter f is then x + α(f(x) − x): of the features behind a site, of the attention's output (scheme C), or of the
-weights (scheme P). One trained adapter is so a whole front of gain against forgetting.
+Every adapter f is then x + α(f(x) − x): of the features behind a site, of the attention's output (scheme C), of the
+weights (scheme P), or of the layers or weights that a control adapts. One trained adapter is so a whole front of gain
+against forgetting.
 """
 
 import math
@@ -20,10 +21,8 @@ def set_dial(model: nn.Module, alpha: float) -> None:
     At 0 the model is the base, bit for bit; at 1, the default, the adapters as trained. Raises ConfigError for a number
     outside 0 ≤ α ≤ 2, and for a model without adapters.
     """
-    if (config := adapter_config(model)) is None:
+    if adapter_config(model) is None:
         raise ConfigError("the model has no adapters, so no dial; call inject or load_adapter first")
-    if config.adapter != "hyperet":
-        raise ConfigError(f"adapter={config.adapter} has no dial; expected adapter=hyperet")
     alpha = checked_dial(alpha)
     for site in adapter_sites(model).values():
         site.dial = alpha

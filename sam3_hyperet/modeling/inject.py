@@ -10,8 +10,7 @@ from sam3_hyperet.adapters.conversion import is_converted, reverted
 from sam3_hyperet.adapters.module import AdapterModule
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
-from sam3_hyperet.modeling.controls.bias_tuning import install_bias_tuning
-from sam3_hyperet.modeling.controls.lora import install_lora
+from sam3_hyperet.modeling.controls.table import install_control
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
 from sam3_hyperet.modeling.sites.table import SITES
 
@@ -20,7 +19,7 @@ def inject(model: host.Sam3Image, config: HyperETConfig | Mapping[str, object]) 
     """Add the configured adapters to a SAM 3 image model, in place; its outputs stay the same until they train.
 
     Works on `build_model`'s models and on those of `sam3.model_builder`: no base weight is copied or renamed, but that
-    LoRA, the control, wraps its layers in peft's, and that bias tuning keeps a copy of the biases.
+    controls by peft wrap their layers in peft's, and that `ln` and `bitfit` keep a copy of what they tune.
     Raises ConfigError for a model that is not SAM 3's or already has adapters, for a chosen level, layer or block that
     is not there, and for a control that does not fit the model.
     """
@@ -28,9 +27,9 @@ def inject(model: host.Sam3Image, config: HyperETConfig | Mapping[str, object]) 
 
 
 def inject_named(
-    model: host.Sam3Image, config: HyperETConfig | Mapping[str, object], biases: Collection[str] | None
+    model: host.Sam3Image, config: HyperETConfig | Mapping[str, object], tuned: Collection[str] | None
 ) -> host.Sam3Image:
-    """As `inject`; bias tuning tunes the `biases` of these names, or None: those that match the configuration."""
+    """As `inject`; `ln` and `bitfit` tune parameters of these names, or None: those of the configuration."""
     check_model(model)
     if not isinstance(config, HyperETConfig):
         config = HyperETConfig.from_mapping(config)
@@ -40,12 +39,10 @@ def inject_named(
             "model on the same base weights by adapted_copy(base, config)"
         )
     with unchanged_on_error(model):
-        if config.adapter == "lora":
-            install_lora(model, config, hyperet_size(model, config) if config.rank is None else None)
-        elif config.adapter == "bitfit":
-            install_bias_tuning(model, config, biases)
-        else:
+        if config.adapter == "hyperet":
             _install(model, config)
+        else:
+            install_control(model, config, lambda: hyperet_size(model, config), tuned)
         model.hyperet_config = config
     return model
 

@@ -2,7 +2,7 @@
 
 `trunk_qv` adjusts weights, so it folds in every geometry. `fpn` and `prompt` adjust the output of a linear layer: they
 fold where the adjustment is linear, which is `euclidean`, and `mobius` as long as no feature reaches its norm cap.
-LoRA folds up to rounding, tuned biases exactly. What is folded is what the adapters are at their dial.
+Controls fold up to rounding, those that tune the base exactly. What is folded is what the adapters are at their dial.
 """
 
 from collections.abc import Callable, Sequence

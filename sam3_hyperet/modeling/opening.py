@@ -10,7 +10,9 @@ import torch
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.checkpoint import load_base
-from sam3_hyperet.modeling.config import ModelOptions
+from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
+from sam3_hyperet.modeling.controls.matching import matched_size
+from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.options import NonNegativeInt, check_value, read_options
 
 
@@ -19,6 +21,13 @@ def open_model(values: Mapping[str, object]) -> host.Sam3Image:
     options = read_options(ModelOptions, values, "model")
     with _printed(logging.getLogger(load_base.__module__)):
         return build_model(**vars(options))
+
+
+def open_adapted_model(values: Mapping[str, object], hyperet: HyperETConfig) -> host.Sam3Image:
+    """As `open_model`, with new adapters; also prints the size of a control that is matched to HyperET's."""
+    model = open_model(values)
+    with _printed(logging.getLogger(matched_size.__module__)):
+        return model if hyperet.is_empty else inject(model, hyperet)
 
 
 @contextlib.contextmanager

@@ -24,15 +24,15 @@ def changes_features(site: AdapterModule) -> bool:
 
 
 def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Added parameters by name, in the model's order; with bias tuning, the chosen ones of the base."""
+    """Added parameters by name, in the model's order; those of the base that `ln` and `bitfit` tune."""
     return [pair for name, adapter in adapter_sites(model).items() for pair in adapter.adapter_parameters(name)]
 
 
 def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """Parameters of the image detector by name, without adapters and what only the tracker reads.
 
-    SAM 3 keeps no other state than derived buffers. Names and values are the base's own also where LoRA has renamed a
-    layer's, or bias tuning has changed them.
+    SAM 3 keeps no other state than derived buffers. Names and values are the base's own also where a control has
+    renamed or changed them.
     """
     added = {name for name, _ in adapter_parameters(model)}
     base: dict[str, Tensor] = {
@@ -62,7 +62,7 @@ def unread(model: nn.Module) -> tuple[str, ...]:
 def parameter_report(model: nn.Module) -> dict[str, float]:
     """Numbers of parameters: `trainable`, `added` by the adapter, `total` of the model, and `added_ratio` to the base.
 
-    Tuned biases count as added, for the adapter's file holds them, and once in the total, for they are the base's.
+    What `ln` and `bitfit` tune counts as added, for the adapter's file holds it, and once in the total.
     """
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

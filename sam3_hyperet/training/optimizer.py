@@ -20,6 +20,7 @@ _VISION_PREFIX, _TEXT_PREFIX = "backbone.vision_backbone.", "backbone.language_b
 _TRUNK_PREFIX = f"{_VISION_PREFIX}trunk."
 _WITHOUT_DECAY = (Curvature, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _BIASES = ("bias", "translation")  # the second is the bias of a gyro adjustment, a point of its ball
+_MAGNITUDES = (".ia3_l.", ".lora_magnitude_vector.")  # of (IA)³ and DoRA: they begin at 1 and at norms, not at 0
 
 
 def build_optimizer(
@@ -115,7 +116,7 @@ def _by_group(
             continue
         owner, _, leaf = name.rpartition(".")
         is_exempt = any(bias in leaf for bias in _BIASES) or isinstance(modules[owner], _WITHOUT_DECAY)
-        is_exempt = is_exempt or parameter.numel() == 1
+        is_exempt = is_exempt or parameter.numel() == 1 or any(part in name for part in _MAGNITUDES)
         if name in added:
             yield ADAPTERS, parameter, options.lr, 0.0 if is_exempt else options.weight_decay
             continue

@@ -1,5 +1,8 @@
 """Controls that HyperET is compared with.
 
-lora          low-rank updates of the layers that feed the same sites
-bias_tuning   the base's own biases (BitFit)
+table         every control by name: its installer
+matching      the size of a control that comes closest to HyperET's number of parameters
+peft_layers   `lora`, `dora` and `ia3`: peft's layers around those that feed the same sites
+rotations     `oft` and `boft`: orthogonal rotations of the weights that feed the same sites
+tuned         `bitfit` and `ln`: the base's own biases or LayerNorms
 """

@@ -22,7 +22,7 @@ def install_attention(model: host.Sam3Image, config: HyperETConfig) -> None:
 
 
 def feed_forward_inputs(model: host.Sam3Image, config: HyperETConfig) -> list[str]:
-    """The first linear layers behind the attentions: LoRA in their own projections, never called, would be dead."""
+    """The first linear layers behind the attentions; a control of their own projections, never called, is dead."""
     return [f"transformer.encoder.layers.{i}.linear1" for i in encoder_layers(model, config)]
 
 

@@ -9,7 +9,7 @@ from sam3_hyperet.modeling.sites import attention, pyramid, tokens, trunk_qv
 
 
 class Site(NamedTuple):
-    """How a place gets its adapters, and the names of the layers whose outputs reach it, where LoRA goes instead."""
+    """How a place gets its adapters, and the names of the layers whose outputs reach it, where controls go instead."""
 
     install: Callable[[host.Sam3Image, HyperETConfig], None]
     feeding: Callable[[host.Sam3Image, HyperETConfig], list[str]]

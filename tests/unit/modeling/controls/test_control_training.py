@@ -20,7 +20,7 @@ from sam3_hyperet.training.state import read_state, restore_state, save_state
 
 CONTROLS = {
     "lora": hy.HyperETConfig(adapter="lora"),
-    "lora everywhere": hy.HyperETConfig(adapter="lora", sites=SITES, rank=2),
+    "oft everywhere": hy.HyperETConfig(adapter="oft", sites=SITES, oft_block_size=4),
     "bitfit": hy.HyperETConfig(adapter="bitfit"),
 }
 
@@ -69,6 +69,39 @@ def test_stage_1_trains_exactly_the_control_and_gradients_reach_all_of_it(model,
     assert {name for name in after if not torch.equal(after[name], before[name])} == reached
     assert base_fingerprint(model) == fingerprint
     assert all(torch.equal(tensor, base[name]) for name, tensor in base_state_dict(model).items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"adapter": "dora", "scheme": "A+B"}, {"adapter": "ia3", "scheme": "A+B"}, {"adapter": "boft"}, {"adapter": "ln"}],
+)
+def test_gradients_reach_all_of_the_others(model, options, step):
+    hy.set_stage(hy.inject(model, options), 1)
+    names = {name for name, _ in adapter_parameters(model)}
+    reached = step(model) | step(model)
+    assert reached == names
+
+
+def test_what_decays(model):
+    """Towards 0, which for magnitudes and factors, which begin elsewhere, is not the base."""
+    decayed = {}
+    for adapter in ("lora", "dora", "ia3", "oft", "ln", "bitfit"):
+        hy.set_stage(hy.inject(model, {"adapter": adapter}), 1)
+        optimizer, found = build_optimizer(model, OptimizerOptions(weight_decay=0.1)), set()
+        for group in optimizer.param_groups:
+            ids = {id(p) for p in group["params"]} if group["weight_decay"] else set()
+            found |= {name.split(".")[-3] for name, p in model.named_parameters() if id(p) in ids}
+        decayed[adapter] = found
+        hy.remove_adapter(model)
+    matrices = {"lora_A", "lora_B"}
+    assert decayed == {
+        "lora": matrices,
+        "dora": matrices,
+        "oft": {"conv_3x3"},
+        "ia3": set(),
+        "ln": set(),
+        "bitfit": set(),
+    }
 
 
 def test_stage_3_trains_base_and_control_and_both_are_saved(model, another, config, step, picture, tmp_path):

@@ -1,4 +1,4 @@
-"""LoRA and bias tuning take the code path of HyperET: identity, files, stages, fingerprints, and folding for good."""
+"""Controls take the code path of HyperET: identity, files, stages, fingerprints, dial, and folding for good."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from sam3_hyperet.modeling.adapter_file import read_adapter_config
 from sam3_hyperet.modeling.checkpoint import load_base, save_base
 from sam3_hyperet.modeling.config import SITES
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.modeling.opening import open_adapted_model
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites, base_state_dict
 from sam3_hyperet.modeling.probe import RadiusProbe
 
 CONVS, BLOCKS = "backbone.vision_backbone.convs", "backbone.vision_backbone.trunk.blocks"
 LAYERS = "transformer.encoder.layers"
 LORA, BITFIT = hy.HyperETConfig(adapter="lora"), hy.HyperETConfig(adapter="bitfit")
-EVERYWHERE = hy.HyperETConfig(adapter="lora", sites=SITES, rank=2)
-CONTROLS = {"lora": LORA, "lora everywhere": EVERYWHERE, "bitfit": BITFIT}
+EVERYWHERE = hy.HyperETConfig(adapter="oft", sites=[s for s in SITES if s != "prompt"], oft_block_size=4)
+CONTROLS = {"lora": LORA, "oft everywhere": EVERYWHERE, "bitfit": BITFIT}  # one of each file
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +93,17 @@ def test_the_base_is_seen_as_it_was(adapted, base, tmp_path):
     names = dict(base.named_parameters())
     for disabled in (False, True):
         if disabled:
-            adapter_sites(adapted)["hyperet_control"].enabled = False
+            switch_off(adapted)
         assert base_fingerprint(adapted) == base_fingerprint(base)
         assert base_state_dict(adapted).keys() == names.keys()
         assert all(torch.equal(tensor, names[name]) for name, tensor in base_state_dict(adapted).items())
     save_base(adapted, tmp_path / "base.safetensors")
     assert base_fingerprint(hy.build_model("tiny", checkpoint=tmp_path / "base.safetensors")) == base_fingerprint(base)
+
+
+def switch_off(model):
+    for site in adapter_sites(model).values():
+        site.enabled = False
 
 
 def test_another_base_goes_below_the_control(adapted, picture, tmp_path):
@@ -170,8 +176,8 @@ def assert_untouched(model, fresh):
     [
         (
             {"adapter": "lora", "structure": "diagonal"},
-            r"HyperET would add 128 parameters, but LoRA of rank 1 takes 640 in .*convs\.0\.conv_3x3 alone; "
-            r"for rank 1 all the same, 1,280 parameters, set hyperet\.rank=1",
+            r"HyperET would add 128 parameters, but rank=1 takes 640 in .*convs\.0\.conv_3x3 alone; "
+            r"to have it all the same, 1,280 parameters, set hyperet\.rank=1",
         ),
         ({"adapter": "lora", "scheme": "C"}, r"HyperET would add 32 parameters.* 192 in .*set hyperet.rank=1"),
         ({"adapter": "lora", "levels": [7]}, r"levels=\[7\]: the model has no FPN level 7"),
@@ -185,6 +191,14 @@ def assert_untouched(model, fresh):
         ({"adapter": "bitfit", "biases": ["("]}, r"biases: '\(' is not a regular expression"),
         ({"adapter": "bitfit", "biases": [3]}, r"biases=\[3\]; expected a list of text"),
         ({"adapter": "bitfit", "biases": []}, r"biases is empty; expected regular expressions"),
+        (
+            {"adapter": "ln", "norms": ["cross_attn_norm", "conv"]},
+            r"norms: 'conv' is found in no LayerNorm's name; these",
+        ),
+        (
+            {"adapter": "boft", "scheme": "C"},
+            r"adapter=boft: HyperET would add 32 parameters, but oft_block_size=2 takes",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_changes(model, another, options, message):
@@ -196,10 +210,12 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(model, another, option
 
 def test_without_peft(model, another, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigError, match=r'adapter=lora needs peft .*: pip install "sam3_hyperet\[peft\]"'):
-        hy.inject(model, LORA)
-    assert_untouched(model, another())
-    hy.inject(model, BITFIT)
+    for adapter in ("lora", "dora", "ia3"):
+        with pytest.raises(ConfigError, match=rf'adapter={adapter} needs peft .*: pip install "sam3_hyperet\[peft\]"'):
+            hy.inject(model, {"adapter": adapter})
+        assert_untouched(model, another())
+    for adapter in ("oft", "boft", "ln", "bitfit"):
+        hy.remove_adapter(hy.inject(model, {"adapter": adapter}))
 
 
 def test_an_error_of_peft_leaves_the_model_as_it_was(model, another, monkeypatch):
@@ -215,6 +231,12 @@ def test_an_error_of_peft_leaves_the_model_as_it_was(model, another, monkeypatch
     with pytest.raises(RuntimeError, match="late"):
         hy.inject(model, LORA)
     assert_untouched(model, another())
+
+
+def test_the_matched_size_is_printed(capsys):
+    open_adapted_model({"checkpoint": "random"}, hy.HyperETConfig(adapter="oft", scheme="C"))
+    printed = capsys.readouterr().out
+    assert printed == "adapter=oft: oft_block_size=2 in 1 of 2 layers, 32 parameters; HyperET would have 32\n"
 
 
 def test_a_second_adapter_is_refused(adapted):
@@ -239,7 +261,7 @@ def test_a_copy_is_independent(adapted, base, picture, expected, randomized, cop
 def test_folding_leaves_a_stock_model(adapted, base, config, picture, disabled):
     before = answers(adapted, picture)
     if disabled:
-        adapter_sites(adapted)["hyperet_control"].enabled = False
+        switch_off(adapted)
     assert hy.merge(adapted) is adapted
     assert [(name, type(module)) for name, module in adapted.named_modules()] == [
         (name, type(module)) for name, module in base.named_modules()
@@ -266,8 +288,7 @@ def test_what_cannot_be_folded(model, base, config):
 
 
 def test_there_are_no_radii_to_watch(adapted, picture):
-    (site,) = adapter_sites(adapted).values()
-    assert site.site_name("") == adapted.hyperet_config.adapter
+    assert {site.site_name("") for site in adapter_sites(adapted).values()} == {adapted.hyperet_config.adapter}
     for accumulate in (False, True):
         with RadiusProbe(adapted, accumulate) as probe:
             answers(adapted, picture)
@@ -299,6 +320,7 @@ def test_the_control_moves_with_the_model(adapted, picture, expected):
         (["adapter=lora", "scheme=P", "hyperet.rank=2"], hy.HyperETConfig(adapter="lora", scheme="P", rank=2)),
         (["adapter=bitfit"], BITFIT),
         (["adapter=bitfit", "hyperet.biases=[norm]"], hy.HyperETConfig(adapter="bitfit", biases=["norm"])),
+        (["adapter=boft", "hyperet.oft_block_size=8"], hy.HyperETConfig(adapter="boft", oft_block_size=8)),
     ],
 )
 def test_one_switch_of_the_command_line(arguments, expected):

@@ -1,21 +1,14 @@
-"""LoRA goes to layers that feed the sites and are alive, at the rank that comes closest to HyperET's size."""
+"""LoRA, DoRA and (IA)³ go to layers that feed the sites and are alive, at ranks that come closest to HyperET's size."""
 
 from __future__ import annotations
-
-import copy
 
 import pytest
 import torch
 from answers import answers, largest_relative_difference
-from hypothesis import given
-from hypothesis import strategies as st
-from official import on_meta
 from torch import nn
 
 import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.modeling.build import ARCHITECTURES, assemble
-from sam3_hyperet.modeling.controls.lora import matched_rank
 from sam3_hyperet.modeling.inject import hyperet_size
 from sam3_hyperet.modeling.parameters import adapter_parameters
 
@@ -69,10 +62,12 @@ def test_lora_feeds_the_site_at_hyperets_size(model, another, site):
         ({"scheme": "P", "blocks": [0, 2]}, 2, 24 * 2 * 384),
         ({"scheme": "P", "structure": "diagonal"}, 2, 2 * 384),
         ({"scheme": "none"}, 0, 0),
+        ({"scheme": "B", "adapter": "dora"}, 2, 21 * 2 * 192 + 2 * 64),
+        ({"scheme": "P", "adapter": "ia3", "rank": 3}, 4, 4 * 288),
     ],
 )
 def test_lora_of_options(model, options, layers, added):
-    hy.inject(model, hy.HyperETConfig(adapter="lora", **options))
+    hy.inject(model, hy.HyperETConfig(**{"adapter": "lora", **options}))
     assert len(model.hyperet_control.names) == layers
     assert hy.parameter_report(model)["added"] == added
     if options.get("structure") == "diagonal":
@@ -84,42 +79,74 @@ def test_the_layers_behind_attention(model):
     assert model.hyperet_control.names == [f"{LAYERS}.0.linear1", f"{LAYERS}.1.linear1"]
 
 
-def test_the_update_is_b_times_a(model, randomized):
-    config = hy.HyperETConfig(adapter="lora", sites=["prompt", "fpn"], rank=3)
-    linear, convolution = model.backbone.language_backbone.resizer, model.get_submodule(f"{CONVS}.0.conv_3x3")
-    tensors = dict(adapter_parameters(randomized(hy.inject(model, config))))
-    generator = torch.Generator().manual_seed(0)
-    for name, layer, shape in (
-        ("backbone.language_backbone.resizer", linear, (5, 64)),
-        (f"{CONVS}.0.conv_3x3", convolution, (1, 64, 6, 7)),
-    ):
-        a, b = (tensors[f"{name}.lora_{x}.default.weight"].double() for x in "AB")
-        weight = layer.weight.double() + (b.flatten(1) @ a.flatten(1)).view(layer.weight.shape)
-        x = torch.randn(shape, generator=generator)
-        bias = layer.bias.double()
-        if x.dim() == 2:
-            expected = nn.functional.linear(x.double(), weight, bias)
+def shifted(model, names, scale=0.1):
+    """The adapted layers, away from where they start, in double precision."""
+    generator = torch.Generator().manual_seed(1)
+    layers = [model.get_submodule(name) for name in names]
+    with torch.no_grad():
+        for _, parameter in adapter_parameters(model):
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return [layer.double() for layer in layers]
+
+
+WRAPPED = ["backbone.language_backbone.resizer", f"{CONVS}.1.conv_3x3"]
+
+
+def inputs(layer):
+    """Rows for a linear layer, a map for a convolution."""
+    shape = (5, 64) if layer.get_base_layer().weight.dim() == 2 else (2, 64, 6, 7)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def by_weights(layer, weight, bias):
+    base = layer.get_base_layer()
+    x = inputs(layer)
+    return nn.functional.linear(x, weight, bias) if weight.dim() == 2 else base._conv_forward(x, weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "added"), [("dora", 3 * (128 + 640) + 2 * 64), ("ia3", 2 * 64), ("lora", 3 * (128 + 640))]
+)
+@torch.no_grad()
+def test_the_methods_equations_and_numbers_of_parameters(model, adapter, added):
+    rank = None if adapter == "ia3" else 3
+    hy.inject(model, hy.HyperETConfig(adapter=adapter, sites=["prompt", "fpn"], levels=[1], rank=rank))
+    assert hy.parameter_report(model)["added"] == added
+    for layer in shifted(model, WRAPPED):
+        base, own = (
+            layer.get_base_layer(),
+            {name: p for name, p in layer.named_parameters() if "base_layer" not in name},
+        )
+        weight, bias = base.weight, base.bias
+        if adapter == "ia3":
+            factors = own["ia3_l.default"].flatten()
+            weight, bias = (factors * weight.movedim(0, -1)).movedim(-1, 0), factors * bias
         else:
-            expected = nn.functional.conv2d(x.double(), weight, bias, padding=1)
-        torch.testing.assert_close(model.get_submodule(name)(x).double(), expected, rtol=1e-4, atol=1e-4)
+            a, b = (own[f"lora_{x}.default.weight"].flatten(1) for x in "AB")
+            weight = weight + (b @ a).view_as(weight)
+        if adapter == "dora":
+            rows = weight.flatten(1)
+            magnitudes = own["lora_magnitude_vector.default.weight"].flatten()
+            weight = (magnitudes[:, None] * rows / rows.norm(dim=1, keepdim=True)).view_as(weight)
+        expected = by_weights(layer, weight, bias)
+        torch.testing.assert_close(layer(inputs(layer)), expected, rtol=1e-9, atol=1e-9)
+        hy.set_dial(model, 0.3)
+        between = by_weights(layer, base.weight + 0.3 * (weight - base.weight), base.bias + 0.3 * (bias - base.bias))
+        torch.testing.assert_close(layer(inputs(layer)), between, rtol=1e-5, atol=1e-5)
+        hy.set_dial(model, 1)
 
 
-@given(st.lists(st.integers(1, 400), min_size=1, max_size=8), st.integers(0, 5000))
-def test_the_matched_rank_is_the_largest_that_fits(sizes, budget):
-    sizes = {str(i): size for i, size in enumerate(sizes)}
-    if budget < min(sizes.values()):
-        with pytest.raises(ConfigError, match=rf"HyperET would add {budget:,} parameters.* set hyperet.rank=1"):
-            matched_rank(sizes, budget)
-        return
-    rank, names = matched_rank(sizes, budget)
-    added = rank * sum(sizes[name] for name in names)
-    assert added <= budget
-    if names == list(sizes):
-        assert added + sum(sizes.values()) > budget
-    else:
-        assert rank == 1
-        assert names == sorted(names, key=int)
-        assert min(size for name, size in sizes.items() if name not in names) > budget - added
+@torch.no_grad()
+def test_the_output_has_the_bases_dtype(model):
+    """Which (IA)³ by itself would give a convolution in fp32."""
+    hy.inject(model, hy.HyperETConfig(adapter="ia3"))
+    layer = model.get_submodule(f"{CONVS}.0.conv_3x3")
+    x = torch.randn(1, 64, 4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for dial in (1, 0.5, 0):
+            hy.set_dial(model, dial)
+            assert torch.equal(layer(x), layer.get_base_layer()(x))
+            assert layer(x).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -149,29 +176,3 @@ def test_without_a_segmentation_head(model):
     with pytest.raises(ConfigError, match="site pixel_decoder: the model has no segmentation head"):
         hy.inject(model, hy.HyperETConfig(adapter="lora", sites=["pixel_decoder"], rank=1))
     hy.inject(model, hy.HyperETConfig(adapter="lora"))
-
-
-@pytest.fixture(scope="module")
-def large():
-    with on_meta():
-        return assemble(ARCHITECTURES["large"])
-
-
-@pytest.mark.parametrize(
-    ("options", "rank", "layers"),
-    [
-        ({"scheme": "A"}, 196608 // (3 * 2560), 3),
-        ({"scheme": "B"}, 393216 // (6 * 2304), 6),
-        ({"scheme": "P"}, 2 * 1024**2 // (32 * 4096), 32),
-        ({"scheme": "P", "structure": "diagonal"}, 1, 16),
-        ({"sites": ["pixel_decoder"]}, 196608 // (2 * 2560), 2),
-    ],
-)
-def test_the_official_size(large, options, rank, layers):
-    memo = {id(x): x for x in (large.backbone.language_backbone.tokenizer, *large.parameters(), *large.buffers())}
-    model = copy.deepcopy(large, memo)
-    hy.inject(model, hy.HyperETConfig(adapter="lora", **options))
-    assert {layer.r["default"] for layer in model.hyperet_control._layers} == {rank}
-    assert len(model.hyperet_control.names) == layers
-    assert {p.device.type for p in model.parameters()} == {"meta"}
-    assert 0 < hy.parameter_report(model)["added_ratio"] < 0.01

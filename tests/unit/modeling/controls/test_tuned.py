@@ -1,7 +1,8 @@
-"""Bias tuning finds the biases that its patterns name, of layers that are read."""
+"""BitFit and LayerNorm tuning find what their patterns name, of layers that are read, and blend it at a dial."""
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 import sam3_hyperet as hy
@@ -53,3 +54,30 @@ def test_without_a_segmentation_head(model):
     model.segmentation_head = None
     hy.inject(model, hy.HyperETConfig(adapter="bitfit"))
     assert hy.parameter_report(model)["added"] == 9501
+
+
+def test_layer_norms_of_patterns(model, base):
+    hy.inject(model, hy.HyperETConfig(adapter="ln", norms=[r"\.norm1\.", "ln_pre"]))
+    expected = {f"backbone.vision_backbone.trunk.ln_pre.{kind}" for kind in ("weight", "bias")}
+    expected |= {name for name, _ in base.named_parameters() if ".norm1." in name}
+    assert {name for name, _ in adapter_parameters(model)} == expected
+    assert hy.parameter_report(model)["total"] == sum(p.numel() for p in base.parameters())
+
+
+def test_the_dial_of_what_is_tuned(model, base, another, randomized, tmp_path):
+    hy.inject(model, hy.HyperETConfig(adapter="ln"))
+    randomized(model)
+    before, own = dict(base.named_parameters()), dict(model.named_parameters())
+    names = [name for name, _ in adapter_parameters(model)]
+    tuned = {name: own[name].detach().clone() for name in names}
+    hy.set_dial(model, 0.3)
+    for name in names:
+        assert torch.equal(model.get_parameter(name), before[name] + 0.3 * (tuned[name] - before[name]))
+    hy.save_adapter(model, tmp_path / "adapter.safetensors")
+    hy.set_dial(other := hy.inject(another(), hy.HyperETConfig(adapter="ln")), 0.3)
+    hy.load_adapter(other, tmp_path / "adapter.safetensors")
+    hy.set_dial(model.double().float(), 0.3)
+    for model_ in (model, other):
+        hy.set_dial(model_, 1)
+        assert all(torch.equal(model_.get_parameter(name), tuned[name]) for name in names)
+    assert all(model.get_parameter(name) is own[name] for name in names)
