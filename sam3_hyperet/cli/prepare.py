@@ -49,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     if not data.splits:
         raise ConfigError(f"data.splits is empty; expected {', '.join(SPLITS)} by name")
     counts = (values["counts"] or {}).get(data.name, {})
+    for expected in counts.values():
+        if "categories" in expected:  # those of the files
+            expected["categories"] += len(data.supercategories or ())
     inspected: dict[str, Inspected] = {}
     opened: dict[str, AnnotatedImages] = {}
 

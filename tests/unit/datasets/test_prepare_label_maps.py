@@ -129,9 +129,10 @@ def test_ade847_is_16_bit_with_names_of_ones_own(tmp_path):
 
 
 def test_real_camvid_is_complete(shared_data, tmp_path):
-    main(["data=camvid", f"root={shared_data / 'camvid'}", f"out={tmp_path / 'camvid.json'}", "workers=2"])
+    main(["data=camvid_groups", f"root={shared_data / 'camvid'}", f"out={tmp_path / 'camvid.json'}", "workers=2"])
     manifest = json.loads((tmp_path / "camvid.json").read_text())
     assert [split["pictures"] for split in manifest["splits"].values()] == [367, 101, 233]
+    assert [split["categories"] for split in manifest["splits"].values()] == [17] * 3  # the 11 and those above them
 
 
 def test_a_map_without_a_labelled_pixel_fails(tmp_path, capsys):
