@@ -20,6 +20,7 @@ class Arm:
     Attributes:
         means: mean, low and high of each column of `Result.values`: the 95 % t-interval takes all runs as one sample.
         dial: the median.
+        tuned: the options that the trials have chosen for the arm, or "".
         gains: of the runs, by base.
     """
 
@@ -27,6 +28,7 @@ class Arm:
     n: int
     means: Mapping[str, tuple[float, float, float]]
     dial: float
+    tuned: str
     gains: Mapping[str, tuple[float, ...]]
 
 
@@ -133,7 +135,7 @@ def _arm(name: str, runs: Sequence[Result]) -> Arm:
         base: tuple(run.values[GAIN] for run in runs if run.base == base)
         for base in dict.fromkeys(run.base for run in runs)
     }
-    return Arm(name, len(runs), means, median(columns["dial"] or [math.nan]), gains)
+    return Arm(name, len(runs), means, median(columns["dial"] or [math.nan]), runs[0].tuned, gains)
 
 
 def _difference(runs: Sequence[Result], arm: str, reference: str, margin: float) -> Difference:

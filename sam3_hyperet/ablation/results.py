@@ -15,6 +15,7 @@ from sam3_hyperet.reading import regular_file
 BASE, UNDIALLED = "@base", "@1"  # behind a metric's name: the base's, and the adapter's at dial 1
 COSTS = ("parameters", "dial", "train_seconds", "peak_gib")  # numbers of every row beside the metrics
 _SETUP = tuple(name for name in RUNS.setup if name not in ("best_step", "dial"))  # the same in all runs of an arm
+_REMEDY = "remove the row, and the run's file in rows/ of the study, and `ablate` makes that run again"
 _SAME_BASE = 0.01  # the most by which a base's own metric may differ between rows: devices and precisions differ
 
 
@@ -23,6 +24,7 @@ class Result:
     """A finished run.
 
     Attributes:
+        tuned: the options that the trials have chosen for its arm, or "".
         values: `gain`, `lost`, both also with `@1`; and the metrics of its world, their `@base`, and `COSTS`, of which
             those that were not measured are NaN.
     """
@@ -32,6 +34,7 @@ class Result:
     arm: str
     seed: str
     images: str
+    tuned: str
     values: Mapping[str, float]
 
     @property
@@ -108,7 +111,7 @@ def _result(path: Path, row: Row, world: World) -> Result:
     others = [*COSTS, *(name + end for name in world.metrics for end in ("", BASE))]
     values = {name: _number(path, row, name, needed=True) for name in needed}
     values |= {name: _number(path, row, name) for name in others}
-    return Result(row["data"], row["base"], row["arm"], row["seed"], row["images"], values)
+    return Result(row["data"], row["base"], row["arm"], row["seed"], row["images"], row.get("tuned", ""), values)
 
 
 def _number(path: Path, row: Row, column: str, *, needed: bool = False) -> float:
@@ -122,7 +125,7 @@ def _number(path: Path, row: Row, column: str, *, needed: bool = False) -> float
         value = math.inf
     if math.isinf(value) or (needed and math.isnan(value)):
         fault = f"{column} is {text!r:.60}; expected a number"
-        raise DataError(f"{path}: row {_name(row)}: {fault}; remove the row, and `ablate` makes that run again")
+        raise DataError(f"{path}: row {_name(row)}: {fault}; {_REMEDY}")
     return value
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from sam3_hyperet.ablation.analysis import ALPHA, Analysis, Arm, Difference, Verdict
-from sam3_hyperet.ablation.plan import GAIN, LOST
+from sam3_hyperet.ablation.plan import GAIN, LOST, World
 from sam3_hyperet.ablation.power import pairs_for_difference, pairs_for_equivalence
 from sam3_hyperet.ablation.results import BASE, UNDIALLED
 from sam3_hyperet.ablation.statistics import effective_pairs
@@ -39,31 +39,18 @@ def arms_table(analysis: Analysis) -> str:
     parts = []
     for setting, arms in analysis.arms.items():
         world = analysis.plan.data[setting.data]
-        others = [name for name in world.metrics if name not in (world.gain, world.lost)]
-        heads = [
-            "arm",
-            "parameters",
-            "dial",
-            f"gain in {world.gain}, 95 %",
-            *([f"lost of {world.lost}"] if world.lost else []),
-        ]
-        heads += [*others, "gain at dial 1", *(["lost at dial 1"] if world.lost else []), "training, s", "GiB", "n"]
-        rows = [_arm_row(arm, others, lost=world.lost is not None) for arm in arms]
         of_base = {name: _over_arms(arms, name + BASE) for name in world.metrics}
-        base = ["base", MISSING, MISSING, MISSING, *([MISSING] if world.lost else [])]
-        base += [
-            *(number(of_base[name], 3) for name in others),
-            MISSING,
-            *([MISSING] if world.lost else []),
-            *[MISSING] * 3,
-        ]
+        cells = [_arm_cells(arm, world) for arm in arms]
+        heads = list(dict.fromkeys(head for row in cells for head in row))
+        cells.insert(0, {"arm": "base", **{name: number(of_base[name], 3) for name in _others(world)}})
+        rows = [[row.get(head, MISSING) for head in heads] for row in cells]
         has = " and ".join(f"{number(of_base[name], 3)} {name}" for name in (world.gain, world.lost) if name)
         count = len({base for arm in arms for base in arm.gains})
         note = f"Before adaptation: {has}, mean of {_count(count, 'base')}."
         parts += [
             f"**{markdown_text(setting.name)}**",
             "",
-            *_table(heads, [base, *rows], texts=1),
+            *_table(heads, rows, texts=1),
             "",
             markdown_text(note),
             "",
@@ -156,14 +143,26 @@ def _of_bases(analysis: Analysis) -> str:
     return f"{text}signs could fall below p = {number(2 / 2**count, 3).rstrip('0')}."
 
 
-def _arm_row(arm: Arm, others: Sequence[str], *, lost: bool) -> list[str]:
+def _others(world: World) -> list[str]:
+    """Metrics beside what is gained and lost."""
+    return [name for name in world.metrics if name not in (world.gain, world.lost)]
+
+
+def _arm_cells(arm: Arm, world: World) -> dict[str, str]:
+    """An arm's cells by the head of their column."""
     mean = {name: values[0] for name, values in arm.means.items()}
-    gain = _mean(arm.means[GAIN][0], arm.means[GAIN][1:])
-    cells = [arm.name, _whole(mean["parameters"]), number(arm.dial), gain, *([signed(mean[LOST])] if lost else [])]
-    cells += [*(number(mean[name], 3) for name in others), signed(mean[GAIN + UNDIALLED])]
-    cells += [signed(mean[LOST + UNDIALLED])] if lost else []
+    cells = {"arm": arm.name, "parameters": _whole(mean["parameters"]), "dial": number(arm.dial)}
+    cells[f"gain in {world.gain}, 95 %"] = _mean(mean[GAIN], arm.means[GAIN][1:])
+    if world.lost:
+        cells[f"lost of {world.lost}"] = signed(mean[LOST])
+    cells |= {name: number(mean[name], 3) for name in _others(world)}
+    cells["gain at dial 1"] = signed(mean[GAIN + UNDIALLED])
+    if world.lost:
+        cells["lost at dial 1"] = signed(mean[LOST + UNDIALLED])
     memory = mean["peak_gib"]
-    return [*cells, _whole(mean["train_seconds"]), MISSING if math.isnan(memory) else f"{memory:.1f}", str(arm.n)]
+    cells["training, s"] = _whole(mean["train_seconds"])
+    cells |= {"GiB": MISSING if math.isnan(memory) else f"{memory:.1f}", "n": str(arm.n)}
+    return {**cells, "tuned": arm.tuned} if arm.tuned else cells
 
 
 def _over_arms(arms: Iterable[Arm], column: str) -> float:

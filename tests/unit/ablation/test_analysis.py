@@ -64,6 +64,7 @@ def test_an_arm_is_the_mean_of_its_runs(analysis, rows):
     arm = next(arm for arm in analysis.arms[SCENES] if arm.name == "lora")
     assert arm.means["gain"][0] == pytest.approx(sum(gains) / 15)
     assert (arm.n, arm.dial, sorted(arm.gains)) == (15, 0.75, ["first", "second", "third"])
+    assert "optim.lr=0.004 |" in arms_table(analysis)
 
 
 def test_runs_without_a_partner_are_named(plan, rows, tmp_path):
