@@ -1,14 +1,14 @@
 """The page of a study: tables and figures from the CSV, between markers; what people write around them stays."""
 
+import itertools
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sam3_hyperet.ablation.analysis import Analysis, analyse
 from sam3_hyperet.ablation.figure import arms_figure, differences_figure, svg_of
 from sam3_hyperet.ablation.plan import Plan
-from sam3_hyperet.ablation.results import Setting, read_results
+from sam3_hyperet.ablation.results import read_results
 from sam3_hyperet.ablation.table import answers, arms_table, bases_table, differences_table, verdict_lines
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.files import replacing
@@ -34,6 +34,15 @@ class Evidence:
     lines: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Figure:
+    """A figure's file, and what it shows."""
+
+    name: str
+    caption: str
+    svg: str
+
+
 def write_evidence(csv: str | Path, plan: Plan, folder: str | Path) -> Evidence:
     """Write a plan's tables to `evidence.md` in a folder, and its figures to `images/` beside it.
 
@@ -49,7 +58,15 @@ def write_evidence(csv: str | Path, plan: Plan, folder: str | Path) -> Evidence:
     present = _blocks_of(text, plan.name, page)
     analysis = analyse(read_results(csv, plan), plan)
     figures = _figures(analysis)
-    blocks = _blocks(analysis)
+    blocks = {
+        "answers": answers(analysis),
+        "arms": arms_table(analysis),
+        "differences": differences_table(analysis),
+        "bases": bases_table(analysis),
+    }
+    for block, drawn in figures.items():
+        links = [f"![{markdown_text(one.caption)}]({FIGURES}/{one.name})" for one in drawn]
+        blocks[block] = "\n\n".join([*links, blocks[block]])
     if not present:
         for name, heading in _HEADINGS.items():
             text = f"{text.rstrip()}\n\n## {heading}\n\n{_begin(plan.name, name)}\n{_end(plan.name, name)}\n"
@@ -58,7 +75,7 @@ def write_evidence(csv: str | Path, plan: Plan, folder: str | Path) -> Evidence:
         before, found, rest = text.partition(f"{begin}\n")
         if found:
             text = f"{before}{begin}\n\n{content}\n\n{end}{rest.partition(end)[2]}"
-    written = {page: text, **{folder / FIGURES / name: svg for name, svg in figures.items()}}
+    written = {page: text, **{folder / FIGURES / one.name: one.svg for drawn in figures.values() for one in drawn}}
     for path, content in written.items():
         if not path.is_file() or read_text(path) != content:
             with replacing(path) as temporary:
@@ -66,47 +83,26 @@ def write_evidence(csv: str | Path, plan: Plan, folder: str | Path) -> Evidence:
     return Evidence(tuple(written), tuple(verdict_lines(analysis)))
 
 
-def _blocks(analysis: Analysis) -> dict[str, str]:
-    """The content of each block, in the order of `_HEADINGS`."""
-    arms, differences = (_pictures(analysis, kind) for kind in ("arms", "differences"))
-    if not analysis.plan.comparisons:
-        differences = ""
-    return {
-        "answers": answers(analysis),
-        "arms": f"{arms}\n\n{arms_table(analysis)}",
-        "differences": f"{differences}\n\n{differences_table(analysis)}".strip(),
-        "bases": bases_table(analysis),
-    }
-
-
-def _pictures(analysis: Analysis, kind: str) -> str:
-    captions = {
-        "arms": "gain by arm with 95 % intervals, means of the bases as marks; at the side what is lost",
-        "differences": "differences of gain between pairs, with 95 % (thin) and 90 % (thick) intervals and the margin",
-    }
-    lines = [
-        f"![{markdown_text(setting.name)}: {captions[kind]}]({FIGURES}/{_file(analysis, kind, setting)})"
-        for setting in analysis.arms
-    ]
-    return "\n\n".join(lines)
-
-
-def _figures(analysis: Analysis) -> Mapping[str, str]:
-    """SVG by file name."""
-    drawn = {}
+def _figures(analysis: Analysis) -> dict[str, list[_Figure]]:
+    """Figures by block: arms of each setting; differences of each world, of all its numbers of images."""
+    plan = analysis.plan
+    of_arms, of_differences = [], []
     for setting, arms in analysis.arms.items():
-        world = analysis.plan.data[setting.data]
-        figure = arms_figure(arms, world.gain, world.lost, analysis.plan.dial.lost)
-        drawn[_file(analysis, "arms", setting)] = svg_of(figure)
-    for setting, differences in analysis.differences.items():
-        if differences:
-            figure = differences_figure(differences, analysis.plan.margin)
-            drawn[_file(analysis, "differences", setting)] = svg_of(figure)
-    return drawn
-
-
-def _file(analysis: Analysis, kind: str, setting: Setting) -> str:
-    return f"{analysis.plan.name}_{kind}_{setting.data}_{setting.images}.svg"
+        world = plan.data[setting.data]
+        caption = "gain by arm with 95 % intervals, means of the bases as marks; at the side what is lost"
+        drawn = arms_figure(arms, world.gain, world.lost, plan.dial.lost)
+        name = f"{plan.name}_arms_{setting.data}_{setting.images}.svg"
+        of_arms.append(_Figure(name, f"{setting.name}: {caption}", svg_of(drawn)))
+    for data in dict.fromkeys(setting.data for setting in analysis.differences if plan.comparisons):
+        settings = [setting for setting in analysis.differences if setting.data == data]
+        pairs = itertools.product(range(len(plan.comparisons)), settings)
+        named = [(analysis.differences[setting][k], setting) for k, setting in pairs]
+        rows = [(one.name if len(settings) == 1 else f"{one.name}, {setting.images}", one) for one, setting in named]
+        caption = "differences of gain between pairs, with 95 % (thin) and 90 % (thick) intervals and the margin"
+        caption += "; behind a name the number of training images" if len(settings) > 1 else ""
+        drawn = differences_figure(rows, plan.margin)
+        of_differences.append(_Figure(f"{plan.name}_differences_{data}.svg", f"{data}: {caption}", svg_of(drawn)))
+    return {"arms": of_arms, "differences": of_differences}
 
 
 def _begin(plan: str, block: str) -> str:

@@ -51,11 +51,12 @@ def arms_figure(arms: Sequence[Arm], gain: str, lost: str | None, most_lost: flo
     return figure
 
 
-def differences_figure(differences: Sequence[Difference], margin: float) -> Figure:
-    """Forest plot: the difference of each comparison with its 90 and 95 % intervals on the band ±margin."""
+def differences_figure(named: Sequence[tuple[str, Difference]], margin: float) -> Figure:
+    """Forest plot: each difference under its name, with its 90 and 95 % intervals on the band ±margin."""
+    differences = [one for _, one in named]
     figure = _figure(len(differences))
     axes = figure.subplots()
-    _dress(axes, [one.name for one in differences])
+    _dress(axes, [name for name, _ in named])
     axes.axvspan(-margin, margin, color=_BAND, linewidth=0, zorder=0)
     bases = list(dict.fromkeys(base for one in differences for base in one.bases.means))
     for place, one in enumerate(differences):

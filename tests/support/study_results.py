@@ -36,14 +36,23 @@ def made_up_plan(worlds: tuple[str, ...] = ("scenes", "camvid"), **changes: obje
 def made_up_rows(plan: Plan, spread: float = 0.008) -> list[dict[str, str]]:
     """A row for each run of a plan, from a generator of its own for each."""
     rows = []
-    for world, (data, of) in enumerate(plan.data.items()):
-        for number, base in enumerate(of.bases):
-            for seed in plan.seeds:
-                shared = np.random.default_rng([world, number, seed]).normal(0.25 - 0.03 * number, 0.02)
-                for place, arm in enumerate(plan.arms):
-                    noise = np.random.default_rng([world, number, seed, place]).normal(0, spread, 4)
-                    rows.append(_row(plan, data, base, arm, seed, shared + TRUE[arm] + noise[0], noise))
+    for number, (data, images, base, seed) in enumerate(_pairs(plan)):
+        shared = np.random.default_rng(number).normal(0.25 - 0.03 * list(plan.data[data].bases).index(base), 0.02)
+        for place, arm in enumerate(plan.arms):
+            noise = np.random.default_rng([number, place]).normal(0, spread, 4)
+            row = _row(plan, data, base, arm, seed, shared + TRUE[arm] + noise[0], noise)
+            rows.append({**row, "images": str(images) if images else ALL_IMAGES})
     return rows
+
+
+def _pairs(plan: Plan) -> list[tuple[str, int, str, int]]:
+    return [
+        (data, images, base, seed)
+        for data, world in plan.data.items()
+        for images in plan.images
+        for base in world.bases
+        for seed in plan.seeds
+    ]
 
 
 def write_study(path: Path, plan: Plan) -> Path:
@@ -70,6 +79,6 @@ def _row(plan: Plan, data: str, base: str, arm: str, seed: int, gain: float, noi
     }
     setup |= {"tuned": "optim.lr=0.004", "parameters": "12288", "steps": "560", "best_step": "448"}
     cost = {"train_seconds": "93.2", "seconds": "140.5", "peak_gib": "2.31", "version": "0.1.0", "date": "2026-11-27"}
-    key = {"plan": plan.name, "data": data, "base": base, "arm": arm, "seed": str(seed), "images": ALL_IMAGES}
+    key = {"plan": plan.name, "data": data, "base": base, "arm": arm, "seed": str(seed)}
     dial = [0.5, 0.75, 1.0][seed % 3]
     return {**key, **setup, "dial": repr(dial), **cells, **cost, "identity": "0"}

@@ -116,3 +116,18 @@ def test_the_documented_page_is_what_its_rows_say(tmp_path):
             written = write_evidence(csv, read_plan(REPOSITORY / "configs" / "ablation" / f"{name}.yaml"), tmp_path)
             assert (tmp_path / PAGE).read_text() == (docs / PAGE).read_text(), f"write the page again: {csv}, {name}"
             assert all((docs / file.relative_to(tmp_path)).is_file() for file in written.files)
+
+
+def test_numbers_of_images_stand_side_by_side(tmp_path):
+    plan = made_up_plan(("scenes",), images=(5, 0), seeds=(0, 1))
+    written = write_evidence(write_study(tmp_path / "runs.csv", plan), plan, tmp_path)
+    names = [file.name for file in written.files[1:]]
+    assert names == ["made_up_arms_scenes_5.svg", "made_up_arms_scenes_all.svg", "made_up_differences_scenes.svg"]
+    svg = written.files[-1].read_text()
+    assert (
+        svg.index("lorentz − euclidean, 5<")
+        < svg.index("lorentz − euclidean, all<")
+        < svg.index("mobius − euclidean, 5<")
+    )
+    assert "lorentz − euclidean on scenes, 5 images: " in "\n".join(written.lines)
+    assert "over all 8 comparisons" in written.lines[-1]
