@@ -30,6 +30,7 @@ PROMPTS = ("car", "red wheel", "sky")
 ADAPTERS = {
     "all sites": {"sites": list(SITES), "structure": "banded", "geometry": "gyro"},
     "lora": {"scheme": "A+B", "adapter": "lora", "rank": 1},
+    "boft": {"scheme": "A+B", "adapter": "boft", "oft_block_size": 2},
     "bitfit": {"adapter": "bitfit"},
 }
 OF_IMAGE, OF_PROMPT = 24, 2
@@ -153,6 +154,7 @@ def test_a_whole_evaluation(device, micro, randomized, scenes, tmp_path):
         {"scheme": "P", "structure": "diagonal"},
         {"sites": ["prompt"], "geometry": "mobius"},
         {"scheme": "A", "adapter": "lora", "rank": 1},
+        {"scheme": "A", "adapter": "boft", "oft_block_size": 2},
         {"adapter": "bitfit"},
     ],
 )

@@ -60,6 +60,7 @@ CASES = {
     "gates": Case({"sites": list(GATED_SITES), "gate": "prompt"}),
     "all sites in bf16": Case({"sites": list(SITES), "structure": "diagonal", **LEARNT}, precision="bf16-mixed"),
     "lora": Case({"scheme": "A+B", "adapter": "lora", "rank": 1}),
+    "boft": Case({"scheme": "A+B", "adapter": "boft", "oft_block_size": 2}),
     "bitfit": Case({"adapter": "bitfit"}),
     "stage 2": Case(stage=2),
     "stage 3": Case({"scheme": "A+P"}, stage=3),

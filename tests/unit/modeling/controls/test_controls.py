@@ -16,6 +16,7 @@ from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
 from sam3_hyperet.modeling.checkpoint import load_base, save_base
 from sam3_hyperet.modeling.config import SITES
+from sam3_hyperet.modeling.copies import shared_copy
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
 from sam3_hyperet.modeling.opening import open_adapted_model
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites, base_state_dict
@@ -31,6 +32,12 @@ CONTROLS = {"lora": LORA, "oft everywhere": EVERYWHERE, "bitfit": BITFIT}  # one
 @pytest.fixture(scope="module")
 def expected(base, picture):
     return answers(base, picture)
+
+
+@pytest.fixture(scope="module")
+def same_copy(base):
+    """A copy that no test changes for good."""
+    return shared_copy(base)
 
 
 @pytest.fixture(params=CONTROLS)
@@ -201,11 +208,10 @@ def assert_untouched(model, fresh):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_and_nothing_changes(model, another, options, message):
+def test_what_does_not_fit_is_refused_and_nothing_changes(same_copy, base, options, message):
     with pytest.raises(ConfigError, match=message):
-        hy.inject(model, hy.HyperETConfig(**options))
-    assert_untouched(model, another())
-    hy.inject(model, LORA)
+        hy.inject(same_copy, hy.HyperETConfig(**options))
+    assert_untouched(same_copy, base)
 
 
 def test_without_peft(model, another, monkeypatch):
