@@ -20,7 +20,7 @@ class Arm:
     Attributes:
         means: mean, low and high of each column of `Result.values`: the 95 % t-interval takes all runs as one sample.
         dial: the median.
-        tuned: the options that the trials have chosen for the arm, or "".
+        tuned: the options that the trials have chosen for the arm, or ""; "or" between those of different runs.
         gains: of the runs, by base.
     """
 
@@ -81,7 +81,7 @@ class Analysis:
 
     plan: Plan
     arms: Mapping[Setting, tuple[Arm, ...]]
-    differences: Mapping[Setting, tuple[Difference, ...]]
+    differences: Mapping[Setting, Sequence[Difference]]
     notes: tuple[str, ...]
 
     @property
@@ -95,30 +95,18 @@ def analyse(results: Results, plan: Plan) -> Analysis:
 
     A comparison without a pair counts in Holm's adjustment with p = 1.
     """
-    raw = {
-        setting: [_difference(runs, arm, reference, plan.margin) for arm, reference in plan.comparisons]
+    raw = [
+        (setting, _difference(runs, arm, reference, plan.margin))
         for setting, runs in results.runs.items()
-    }
-    every = [one for found in raw.values() for one in found]
-    p = [
-        holm(values).tolist()
-        for values in (
-            [one.pairs.p for one in every],
-            [one.pairs.equivalence.p for one in every],
-            [one.bases.test.p for one in every],
-            [one.bases.test.equivalence.p for one in every],
-        )
+        for arm, reference in plan.comparisons
     ]
-    judged = iter(
-        replace(
-            one,
-            over_pairs=Verdict(*over_pairs),
-            over_bases=Verdict(*over_bases),
-            needed=_needed(one.pairs, plan.margin, len(every)),
-        )
-        for one, over_pairs, over_bases in zip(every, zip(*p[:2], strict=True), zip(*p[2:], strict=True), strict=True)
-    )
-    differences = {setting: tuple(next(judged) for _ in found) for setting, found in raw.items()}
+    tests = [(one.pairs.p, one.pairs.equivalence.p, one.bases.test.p, one.bases.test.equivalence.p) for _, one in raw]
+    adjusted = zip(*(holm(column).tolist() for column in zip(*tests, strict=True)), strict=True)
+    differences: dict[Setting, list[Difference]] = {setting: [] for setting in results.runs}
+    for (setting, one), p in zip(raw, adjusted, strict=True):
+        needed = _needed(one.pairs, plan.margin, len(raw))
+        judged = replace(one, over_pairs=Verdict(*p[:2]), over_bases=Verdict(*p[2:]), needed=needed)
+        differences[setting].append(judged)
     arms = {
         setting: tuple(_arm(name, found) for name in plan.arms if (found := [run for run in runs if run.arm == name]))
         for setting, runs in results.runs.items()
@@ -135,7 +123,14 @@ def _arm(name: str, runs: Sequence[Result]) -> Arm:
         base: tuple(run.values[GAIN] for run in runs if run.base == base)
         for base in dict.fromkeys(run.base for run in runs)
     }
-    return Arm(name, len(runs), means, median(columns["dial"] or [math.nan]), runs[0].tuned, gains)
+    return Arm(
+        name,
+        len(runs),
+        means,
+        median(columns["dial"] or [math.nan]),
+        " or ".join(dict.fromkeys(run.tuned for run in runs)),
+        gains,
+    )
 
 
 def _difference(runs: Sequence[Result], arm: str, reference: str, margin: float) -> Difference:

@@ -14,7 +14,7 @@ from sam3_hyperet.reading import regular_file
 
 BASE, UNDIALLED = "@base", "@1"  # behind a metric's name: the base's, and the adapter's at dial 1
 COSTS = ("parameters", "dial", "train_seconds", "peak_gib")  # numbers of every row beside the metrics
-_SETUP = tuple(name for name in RUNS.setup if name not in ("best_step", "dial"))  # the same in all runs of an arm
+_SETUP = ("adapter", "sites", "geometry", "structure", "gate", "parameters")  # the same in all runs of an arm
 _REMEDY = "remove the row, and the run's file in rows/ of the study, and `ablate` makes that run again"
 _SAME_BASE = 0.01  # the most by which a base's own metric may differ between rows: devices and precisions differ
 
@@ -132,8 +132,9 @@ def _number(path: Path, row: Row, column: str, *, needed: bool = False) -> float
 def _check_setup(path: Path, rows: Sequence[Row]) -> None:
     first: dict[tuple[str, ...], Row] = {}
     for row in rows:
-        other = first.setdefault((row["arm"], row["data"], row["images"]), row)
         for name in _SETUP:
+            base = row["base"] if name == "parameters" else ""  # bases may be of several sizes
+            other = first.setdefault((name, row["arm"], row["data"], row["images"], base), row)
             if other.get(name) != row.get(name):
                 found = f"{name} is {other.get(name)!r} in row {_name(other)} and {row.get(name)!r} in row {_name(row)}"
                 remedy = "expected one configuration an arm; give one of them another name, or remove its rows"
