@@ -34,9 +34,9 @@ class SiteAdjustment(AdapterModule):
         """Adjust features of B prompts; a gate reads their text features (tokens, B, D) and padding (B, tokens)."""
         if not self.enabled:
             return x
-        strength: Tensor | float = self.dial
+        strength = _strength(self.dial, x)
         if self.gate is not None and self.dial != 0.0:
-            strength = self.dial * self.gate(text, padding)
+            strength = strength * self.gate(text, padding)
         y: Tensor = self.hyperet(x, strength=strength)
         return y
 
@@ -73,8 +73,15 @@ class PyramidAdjustment(AdapterModule):
         """The (B, D, H, W) features x of pyramid level `index`, adjusted if that is a chosen one."""
         if not self.enabled or index not in self.indices:
             return x
-        y: Tensor = self.level(index)(x, strength=self.dial)
+        y: Tensor = self.level(index)(x, strength=_strength(self.dial, x))
         return y
+
+
+def _strength(dial: float, x: Tensor) -> Tensor | float:
+    """`dial` for an adjustment of x: a tensor between 0, 1 and beyond, for each number would be compiled anew."""
+    if dial in (0.0, 1.0):
+        return dial
+    return torch.full((), dial, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
 
 
 def folded(

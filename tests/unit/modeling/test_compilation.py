@@ -64,6 +64,20 @@ def test_a_step_is_the_same(adapted, make_batch):
     assert [id(module) for module in adapted.modules()] == modules
 
 
+def test_a_third_dial_is_no_further_graph(adapted):
+    """As in an evaluation along the dial, whose models share the compiled code."""
+    x = torch.randn(2, 64, 5, 3)
+    site, seen = adapted.backbone.fpn_adjustment.requires_grad_(False), []
+    with compiled_regions([adapted], "aot_eager"):
+        for dial in (0.25, 0.5, 1.25):
+            site.dial = dial
+            found = site.adjusted(1, x)
+            seen.append(counters["stats"]["unique_graphs"])
+            full = super(type(site.level(1)), site.level(1)).forward(x)
+            torch.testing.assert_close(found, x + dial * (full - x))
+    assert seen == [1, 1, 1]
+
+
 def test_only_a_model_that_is_to_be_compiled_is(base):
     modules = [id(module) for module in base.modules()]
     with compiled_regions([base]):
