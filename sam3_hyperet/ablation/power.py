@@ -44,8 +44,12 @@ def power_of_equivalence(n: int, sd: float, margin: float, alpha: float = 0.05, 
 
 
 def pairs_for_difference(sd: float, difference: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Least number of pairs that finds a true difference with this power; None if above 100,000."""
-    return _least(lambda n: power_of_difference(n, sd, difference, alpha), power)
+    """Least number of pairs that finds a true difference with this power; None if above 100,000.
+
+    At least as many as an exact sign-flip test needs to reach α at all: its p is never below 2/2^n.
+    """
+    found = _least(lambda n: power_of_difference(n, sd, difference, alpha), power)
+    return None if found is None else max(found, math.floor(math.log2(2 / alpha)) + 1)
 
 
 def pairs_for_equivalence(
@@ -60,11 +64,9 @@ def pairs_for_equivalence(
 def pairs_for_decision(mean: float, sd: float, margin: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
     """Least number of pairs that finds `mean` different from 0 or within ±margin, whichever takes fewer.
 
-    At least as many as an exact sign-flip test needs to reach α at all. None if above 100,000.
+    None if above 100,000.
     """
     difference = pairs_for_difference(sd, mean, alpha, power) if mean else None
-    if difference is not None:
-        difference = max(difference, math.floor(math.log2(2 / alpha)) + 1)
     equivalence = pairs_for_equivalence(sd, margin, alpha, power, mean)
     return min((n for n in (difference, equivalence) if n is not None), default=None)
 

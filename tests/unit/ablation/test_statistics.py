@@ -171,6 +171,19 @@ def test_means_of_bases_are_tested_by_t():
     assert found.agreeing == sum(np.sign(means) == np.sign(means.mean()))
 
 
+def test_only_the_test_over_bases_keeps_its_level_on_further_bases(monkeypatch):
+    """Arms that are equal on average, but not on each base: over pairs, that looks like a difference far too often."""
+    monkeypatch.setattr(statistics, "DRAWS", 10)
+    rng, bases = np.random.default_rng(11), list("aaaaabbbbbccccc")
+    pairs, over = [], []
+    for _ in range(400):
+        d = (rng.normal(0, 0.02, 3)[:, None] + rng.normal(0, 0.01, (3, 5))).ravel()
+        pairs.append(sign_flip_p(d) < 0.05)
+        over.append(base_test(d, bases, MARGIN).test.p < 0.05)
+    assert np.mean(over) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
+    assert np.mean(pairs) > 0.3
+
+
 def test_a_base_counts_once_however_many_seeds_it_has():
     found = base_test([0.1, 0.1, 0.1, 0.1, -0.1], list("aaaab"), MARGIN)
     assert found.test.mean == pytest.approx(0)
