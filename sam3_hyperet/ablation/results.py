@@ -67,7 +67,7 @@ def read_results(path: str | Path, plan: Plan) -> Results:
     """Read and check the rows of a plan.
 
     Raises DataError naming the file and the row: no rows of the plan, a missing column, a metric that is no finite
-    number, an arm of two configurations, or one name for two bases.
+    number, an arm of two configurations, or a base whose own metrics differ.
     """
     path = regular_file(path)
     rows = read_rows(path)
@@ -94,7 +94,9 @@ def read_results(path: str | Path, plan: Plan) -> Results:
         notes.append(f"{_rows(len(rows) - len(own))} of other plans")
     notes = [f"left out: {'; '.join(notes)}"] if notes else []
     _check_setup(path, kept)
-    runs = [_result(path, row, plan.data[row["data"]]) for row in kept]
+    names, of_several = _base_names(kept)
+    notes += of_several
+    runs = [_result(path, row, plan.data[row["data"]], names) for row in kept]
     notes += _check_bases(path, runs, plan)
     if len(versions := sorted({row.get("version", "") for row in kept})) > 1:
         notes.append(f"made by {len(versions)} versions of the code: {', '.join(versions)}")
@@ -106,12 +108,29 @@ def read_results(path: str | Path, plan: Plan) -> Results:
     return Results({setting: found for setting, found in by_setting.items() if found}, tuple(notes))
 
 
-def _result(path: Path, row: Row, world: World) -> Result:
+def _base_names(rows: Sequence[Row]) -> tuple[dict[tuple[str, str, str], str], list[str]]:
+    """A base's name by (data, base, digest of its weights), and a note of each name that several bases have.
+
+    A base that a recipe made on two machines is two bases: arms are not compared across them.
+    """
+    found = dict.fromkeys((row["data"], row["base"], row.get("weights", "")) for row in rows)
+    count = Counter((data, base) for data, base, _ in found)
+    notes = [
+        f"the base {base!r} of {data} has {n} sets of weights, which count as bases of their own"
+        for (data, base), n in count.items()
+        if n > 1
+    ]
+    names = {key: key[1] if count[key[:2]] == 1 else f"{key[1]} {key[2][:6]}" for key in found}
+    return names, notes
+
+
+def _result(path: Path, row: Row, world: World, names: Mapping[tuple[str, str, str], str]) -> Result:
     needed = [name + end for name in (GAIN, LOST) for end in ("", UNDIALLED)]
     others = [*COSTS, *(name + end for name in world.metrics for end in ("", BASE))]
     values = {name: _number(path, row, name, needed=True) for name in needed}
     values |= {name: _number(path, row, name) for name in others}
-    return Result(row["data"], row["base"], row["arm"], row["seed"], row["images"], row.get("tuned", ""), values)
+    base = names[row["data"], row["base"], row.get("weights", "")]
+    return Result(row["data"], base, row["arm"], row["seed"], row["images"], row.get("tuned", ""), values)
 
 
 def _number(path: Path, row: Row, column: str, *, needed: bool = False) -> float:

@@ -140,3 +140,23 @@ def test_a_metric_that_was_not_measured_leaves_a_gap(plan, rows, tmp_path):
     lora = next(line for line in table.splitlines() if line.startswith("| lora"))
     assert " | – | +.1" in lora
     assert "nan" not in table
+
+
+def test_arms_are_not_compared_across_two_makings_of_a_base(plan, rows, tmp_path):
+    """A second machine has made a base by its recipe once more, for some of the runs."""
+    made = [{**row, "weights": row["base"]} for row in rows]
+    other = [row["base"] == "third" and (row["seed"] == "4" or row["arm"] == "lorentz") for row in made]
+    results = results_of(
+        [
+            {**row, "weights": "again" if is_other else row["weights"]}
+            for row, is_other in zip(made, other, strict=True)
+        ],
+        plan,
+        tmp_path,
+    )
+    assert "the base 'third' of scenes has 2 sets of weights, which count as bases of their own" in results.notes
+    found = {one.arm: one for one in analyse(results, plan).differences[SCENES]}
+    assert list(found["mobius"].bases.means) == ["first", "second", "third again", "third third"]
+    assert found["mobius"].pairs.n == 15
+    assert found["lorentz"].pairs.n == 11  # of the third base, the other makings' seed 4 alone
+    assert len(found["lorentz"].single) == 8
