@@ -1,7 +1,8 @@
 """How far from the root features lie: hyperbolic radius, normalised radius, and their statistics.
 
-Features are tangent vectors v at the origin. A small radius is the fine, low level (pixels, parts), a large one the
-coarse, semantic level, in HyperET's convention [1]; MERU [3] puts generic text near the root.
+Features are tangent vectors v at the origin. In HyperET's convention [1] a small radius is the fine, low level (pixels,
+parts), a large one the coarse, semantic level; MERU [3] puts generic text near the root. Whether either holds for a
+model is measured, not assumed (docs/evaluation.md).
 """
 
 import torch

@@ -71,8 +71,8 @@ def _site(site: str, maps: Sequence[RadiusMap]) -> SiteMaps:
         change = one.after - one.before
         address = _laid_over(one.image, 0.5 + 0.5 * change / reach, _CHANGE)
         rows.append((*panels, Panel("After − before", address, f"mean {signed(float(change.mean()))}")))
-    radius = ColorBar(low, high, _gradient(_MAP), "normalised radius: fine → coarse")
-    difference = ColorBar(-reach, reach, _gradient(_CHANGE), "difference: finer ← → coarser")
+    radius = ColorBar(low, high, _gradient(_MAP), "normalised radius: near the root → far out")
+    difference = ColorBar(-reach, reach, _gradient(_CHANGE), "difference: nearer ← → farther out")
     return SiteMaps(site, tuple(rows), (radius, difference))
 
 

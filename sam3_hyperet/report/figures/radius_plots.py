@@ -46,7 +46,7 @@ def radius_plots(shifts: Sequence[RadiusShift]) -> list[Markup]:
 
 def _histogram(shift: RadiusShift, limits: tuple[float, float]) -> Markup:
     """Both histograms as shares of their positions, the means as dashed lines where finite."""
-    figure, axes = new_axes("fine ← normalised radius → coarse")
+    figure, axes = new_axes("near the root ← normalised radius → far out")
     shares = [np.asarray(counts, float) / max(float(np.sum(counts)), 1.0) for counts in (shift.before, shift.after)]
     axes.stairs(shares[0], shift.edges, fill=True, color=PAGE["base"], alpha=0.45)
     axes.stairs(shares[1], shift.edges, color=PAGE["adapted"], linewidth=1.8)
