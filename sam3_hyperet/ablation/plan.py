@@ -161,15 +161,30 @@ class Plan:
 
 
 def read_plan(file: Path) -> Plan:
-    """Read a plan file. Raises ConfigError naming the file and the entry that cannot be."""
+    """Read a plan file, whose entries replace those of the plan beside it that `extends` names.
+
+    Raises ConfigError naming the file and the entry that cannot be.
+    """
+    try:
+        return _plan({"name": file.stem, **_content(file)})
+    except ConfigError as error:
+        raise error if str(error).startswith(str(file)) else ConfigError(f"{file}: {error}") from None
+
+
+def _content(file: Path, below: tuple[Path, ...] = ()) -> dict[str, object]:
+    """The entries of a plan file and of those that it extends."""
     try:
         content = yaml.load(read_yaml_text(file), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except YAML_ERRORS as error:
         raise ConfigError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from None
-    try:
-        return _plan({"name": file.stem, **_mapping(content, "a plan")})
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from None
+    found = _mapping(content, "a plan")
+    if (name := found.pop("extends", None)) is None:
+        return found
+    other = file.with_name(f"{name}.yaml")
+    if other in (file, *below):
+        raise ConfigError(f"extends={name}: the plans extend each other")
+    extended = _content(other, (file, *below))
+    return {**{key: value for key, value in extended.items() if key != "name"}, **found}
 
 
 def overrides(options: Options) -> list[str]:

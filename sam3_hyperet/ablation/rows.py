@@ -45,13 +45,13 @@ class Layout:
 RUNS = Layout(
     ("plan", "data", "base", "arm", "seed", "images"),
     ("adapter", "sites", "geometry", "structure", "gate", "tuned", "parameters", "steps", "best_step", "dial"),
-    ("train_seconds", "seconds", "peak_gib", "version", "date", "identity"),
+    ("train_seconds", "seconds", "peak_gib", "version", "date", "weights", "identity"),
 )
 """The file of runs. Of a metric `m`, `m` is at the chosen dial, `m@1` undialled, `m@base` the base's."""
 TRIALS = Layout(
     ("plan", "data", "base", "arm", "seed", "images", "tuned"),
     ("steps", "best_step", "dial"),
-    ("seconds", "version", "date", "identity"),
+    ("seconds", "version", "date", "weights", "identity"),
 )
 """The file of trials, by which arms are tuned; its metrics are those of the tuning images."""
 

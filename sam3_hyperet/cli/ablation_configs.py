@@ -35,6 +35,7 @@ class Composer:
     folder: Path
     _composed: dict[tuple[object, ...], DictConfig] = field(default_factory=dict)
     _bases: dict[tuple[str, str], str] = field(default_factory=dict)
+    _recipes: dict[tuple[str, str], DictConfig] = field(default_factory=dict)
     _identities: dict[Run, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,11 +71,17 @@ class Composer:
         recipe = self.plan.data[data].bases[base].get(PRETRAIN)
         if recipe is None:
             return None
+        if (data, base) in self._recipes:
+            return copy.deepcopy(self._recipes[data, base])
         assert isinstance(recipe, dict)
         where = f"run_dir={self.folder / 'bases' / f'{data}_{base}'}"
-        config = parse_command("pretrain", [*overrides({"logger": "none", **recipe}), where, "evaluate=false"])[1]
+        # it has scenes of its own, which must not be drawn where those of the runs are
+        paths = [one for one in self.given if one.startswith("paths.") and not one.startswith("paths.scenes=")]
+        arguments = [*paths, *overrides({"logger": "none", **recipe}), where, "evaluate=false"]
+        config = parse_command("pretrain", arguments)[1]
         read_run(_plain(config))
-        return config
+        self._recipes[data, base] = config
+        return copy.deepcopy(config)
 
     def base_file(self, data: str, base: str) -> Path:
         """Where a base is put that is made by a recipe."""
@@ -120,8 +127,9 @@ class Composer:
     def _compose(self, run: Run) -> DictConfig:
         world, steps = self.plan.data[run.data], self.plan.tune.steps
         base = dict(world.bases[run.base])
-        if PRETRAIN in base:
-            base = {"model.checkpoint": str(self.base_file(run.data, run.base))}
+        if recipe := self.base(run.data, run.base):
+            of_recipe = {f"model.{name}": recipe.model[name] for name in ("name", "resolution")}
+            base = {**of_recipe, "model.checkpoint": str(self.base_file(run.data, run.base))}
         layers = [
             ["logger=none", f"train.save_every={_SAVE_EVERY}"],
             overrides(self.plan.common),

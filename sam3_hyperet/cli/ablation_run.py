@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from sam3_hyperet.ablation.plan import GAIN, LOST
 from sam3_hyperet.ablation.rows import TRIALS, cell, leave_row
 from sam3_hyperet.cli.command import exit_cleanly, write_json
+from sam3_hyperet.cli.pretrain import save_best
 from sam3_hyperet.cli.processes import make_fabric
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.cli.run_options import RunOptions, read_run
@@ -30,8 +31,6 @@ from sam3_hyperet.evaluation.peak_memory import PeakMemory
 from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.evaluation.validation_score import open_validation
 from sam3_hyperet.files import Manifest, sole_use
-from sam3_hyperet.modeling.build import build_model
-from sam3_hyperet.modeling.checkpoint import save_base
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.opening import open_model
 from sam3_hyperet.modeling.parameters import parameter_report
@@ -40,7 +39,7 @@ from sam3_hyperet.reading import read_json
 from sam3_hyperet.training.choice import Rule
 from sam3_hyperet.training.loop import TrainingFailed
 from sam3_hyperet.training.options import STATE_FILE
-from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
+from sam3_hyperet.training.run_folder import ADAPTER
 from sam3_hyperet.training.state import previous_state, read_state
 from sam3_hyperet.version import __version__
 
@@ -58,6 +57,7 @@ class Job:
     Attributes:
         cells: those of the row that name the run.
         identity: of the row. trained: of the adapter. base: of what the base scores.
+        weights: digest of the base's file.
         rule, grid: of the dial.
         metrics: keys by short name; gain, lost: short names.
         rows: folder of row files; name: of this run's.
@@ -70,6 +70,7 @@ class Job:
     identity: str
     trained: str
     base: str
+    weights: str
     rule: str
     grid: tuple[float, ...]
     metrics: Mapping[str, str]
@@ -115,6 +116,7 @@ def run(config: DictConfig) -> dict[str, str]:
             "seconds": before + time.perf_counter() - started,
             "version": __version__,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "weights": job.weights,
             "identity": job.identity,
         }
         row = {name: cell(value) for name, value in row.items()}
@@ -138,8 +140,7 @@ def make_base(config: DictConfig, file: Path) -> None:
     """Pretrain a base by its recipe, and put its best weights, in half precision, at `file`."""
     folder = Path(config.run_dir)
     with sole_use(folder), _log(folder):
-        best = build_model(config.model.name, checkpoint=train(config) / WEIGHTS["best"])
-        save_base(best, file, dtype=torch.float16)
+        save_best(train(config), file)
 
 
 def _trained(config: DictConfig, job: Job, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from sam3_hyperet.ablation.plan import Plan, Tuning, read_plan
 from sam3_hyperet.ablation.rows import RUNS, TRIALS, Layout, gather
 from sam3_hyperet.ablation.runs import Run, chosen_options, missing, runs_of, trials_of, with_options
-from sam3_hyperet.cli.ablation_configs import Composer
+from sam3_hyperet.cli.ablation_configs import Composer, weights_digest
 from sam3_hyperet.cli.command import CONFIGS, parse_command
 from sam3_hyperet.cli.composition import groups_of, unknown
 from sam3_hyperet.errors import ConfigError
@@ -86,6 +86,7 @@ class Study:
             "identity": self.composer.identity(run),
             "trained": self.composer.trained(run),
             "base": self.composer.base_score(run),
+            "weights": weights_digest(config.model.name, config.model.checkpoint, config.model.seed)[:12],
             "rule": world.rule(self.plan.dial),
             "grid": list(self.plan.dial.grid),
             "metrics": dict(world.metrics),

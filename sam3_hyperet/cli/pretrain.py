@@ -18,9 +18,13 @@ BASE = "base.safetensors"
 def main(argv: list[str] | None = None) -> Path:
     """Run the tool; returns the run's folder."""
     run_dir = train(argv, tool="pretrain")
-    if not (run_dir / WEIGHTS["best"]).is_file():  # submitted as a job
-        return run_dir
+    if (run_dir / WEIGHTS["best"]).is_file():  # else submitted as a job
+        save_best(run_dir, run_dir / BASE)
+    return run_dir
+
+
+def save_best(run_dir: Path, file: Path) -> None:
+    """Write the best weights of a run to a file, in half precision."""
     model = read_options(ModelOptions, config_of_run(run_dir).model, "model")
     best = build_model(model.name, checkpoint=run_dir / WEIGHTS["best"], resolution=model.resolution)
-    save_base(best, run_dir / BASE, dtype=torch.float16)
-    return run_dir
+    save_base(best, file, dtype=torch.float16)

@@ -139,3 +139,16 @@ def test_a_part_that_is_not_in_the_plan_is_named(tmp_path):
         plan.restricted({"arms": ["curvd"]})
     with pytest.raises(ConfigError, match="bases='three' is unknown"):
         plan.restricted({"bases": ["three"]})
+
+
+def test_a_plan_extends_another_one(tmp_path):
+    written(tmp_path)
+    (tmp_path / "more.yaml").write_text("extends: study\nseeds: [9]\narms: {round: {}}\ncomparisons: []\n")
+    plan = read_plan(tmp_path / "more.yaml")
+    assert (plan.name, plan.seeds, list(plan.arms), plan.question) == ("more", (9,), ["round"], "which?")
+    (tmp_path / "study.yaml").write_text("extends: more\n")
+    with pytest.raises(ConfigError, match=r"study\.yaml: extends=study: the plans extend each other"):
+        read_plan(tmp_path / "study.yaml")
+    (tmp_path / "study.yaml").write_text("extends: nothing\n")
+    with pytest.raises(ConfigError, match=r"nothing\.yaml: no such file"):
+        read_plan(tmp_path / "study.yaml")

@@ -15,6 +15,7 @@ from sam3_hyperet.cli import ablation_configs, ablation_inputs, ablation_run, ab
 from sam3_hyperet.cli.ablate import main
 from sam3_hyperet.cli.ablation_configs import in_layers
 from sam3_hyperet.cli.ablation_study import open_study
+from sam3_hyperet.cli.command import CONFIGS
 from sam3_hyperet.errors import ConfigError, UserError
 from sam3_hyperet.files import sole_use
 from sam3_hyperet.training.options import STATE_FILE
@@ -190,11 +191,15 @@ def test_missing_bases_are_made_first(study, made, tmp_path, monkeypatch):
         file.write_bytes(b"weights")
 
     monkeypatch.setattr(ablation_run, "make_base", make)
-    scenes = {**PLAN["data"]["scenes"], "bases": {"a": {}, "b": {"pretrain": {"seed": 3, "train.max_steps": 90}}}}
+    scenes = {
+        **PLAN["data"]["scenes"],
+        "bases": {"a": {}, "b": {"pretrain": {"experiment": "pretrain_levels", "seed": 3, "train.max_steps": 90}}},
+    }
     study("only=flat", data={"scenes": scenes})
     assert bases == [(3, 90, "scenes_b")]
     file = str(tmp_path / "study" / "bases" / "scenes_b.safetensors")
     assert [config.model.checkpoint for config in made] == [None, file, None, file]
+    assert [config.model.name for config in made[:2]] == ["tiny", "tiny_levels"]
 
 
 def test_a_slurm_array_has_what_is_missing(study, made, monkeypatch, capsys):
@@ -247,8 +252,11 @@ def test_a_later_layer_replaces_what_an_earlier_one_says_by_another_name():
     assert in_layers([["hyperet.sites=[fpn]"], ["hyperet.sites=[prompt]"]])[-1] == "hyperet.sites=[prompt]"
 
 
-def test_the_plans_of_the_repository_compose(tmp_path):
-    from sam3_hyperet.cli.ablation_study import _PLANS
-
-    for file in sorted(_PLANS.glob("*.yaml")):
-        open_study([file.stem, f"run_dir={tmp_path}"]).check()
+@pytest.mark.parametrize("plan", sorted(file.stem for file in (CONFIGS / "ablation").glob("*.yaml")))
+def test_a_plan_of_the_repository_composes(plan, tmp_path):
+    study = open_study([plan, f"run_dir={tmp_path}", "tune=false"])
+    first = {name: next(iter(world.bases)) for name, world in study.plan.data.items()}
+    study.part = study.plan.restricted({"bases": list(first.values()), "seeds": [0], "images": None})
+    study.check()
+    assert study.plan.question
+    assert study.plan.comparisons

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from sam3_hyperet.cli.ablation_study import open_study
 from sam3_hyperet.cli.command import SECTIONS, parse_command
 from sam3_hyperet.cli.console import TOOLS
 from sam3_hyperet.cli.submit import parse_runs
@@ -56,6 +57,8 @@ def elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for content, name in re.findall(r"```yaml\n(name: (\w+).*?)```", text_of(REPOSITORY / "docs" / "data.md"), re.S):
         (tmp_path / f"{name}.yaml").write_text(content)
+    (plan,) = re.findall(r"```yaml\n(.*?)```", text_of(REPOSITORY / "docs" / "ablation.md"), re.S)
+    (tmp_path / "plan.yaml").write_text(plan)
     for name in {value for command in COMMANDS for value in re.findall(r"\bexperiment=(\S+\.yaml)", command)}:
         (tmp_path / name).write_text("name: shop\n")
     _, config = parse_command("train", ["scheme=A", "run_dir=elsewhere"])
@@ -89,6 +92,11 @@ def test_a_command_composes(command, elsewhere, caplog, capsys):
         return
     assert tool in TOOLS
     if not arguments:  # only named
+        return
+    if tool == "ablate" and "--help" not in arguments:
+        study = open_study([one.replace("PLAN", "plan.yaml") for one in arguments])
+        if "plan.yaml" in arguments:
+            study.check()
         return
     parse = parse_runs if tool in ("train", "pretrain") else parse_command
     ends = pytest.raises(SystemExit, match="0") if "--help" in arguments else contextlib.nullcontext()
