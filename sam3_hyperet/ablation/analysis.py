@@ -77,9 +77,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Arms and differences of a plan by setting; `notes` say what was left out."""
+    """Arms and differences of a plan by setting; `notes` say what was left out.
+
+    planned: runs of the plan that are in; others: runs with seeds that it does not name.
+    """
 
     plan: Plan
+    planned: int
+    others: int
     arms: Mapping[Setting, tuple[Arm, ...]]
     differences: Mapping[Setting, Sequence[Difference]]
     notes: tuple[str, ...]
@@ -111,7 +116,8 @@ def analyse(results: Results, plan: Plan) -> Analysis:
         setting: tuple(_arm(name, found) for name in plan.arms if (found := [run for run in runs if run.arm == name]))
         for setting, runs in results.runs.items()
     }
-    return Analysis(plan, arms, differences, results.notes)
+    seeds = [run.seed in map(str, plan.seeds) for runs in results.runs.values() for run in runs]
+    return Analysis(plan, sum(seeds), len(seeds) - sum(seeds), arms, differences, results.notes)
 
 
 def _arm(name: str, runs: Sequence[Result]) -> Arm:

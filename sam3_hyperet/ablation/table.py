@@ -25,7 +25,7 @@ def verdict_lines(analysis: Analysis) -> list[str]:
                 found += f"; further bases: {_on_bases(one, analysis.plan.margin)}"
             lines.append(found)
     meaning = ["Differences are of the gain, with 95 % intervals."] if lines else []
-    return [*lines, *meaning, _adjusted(analysis), *_notes(analysis)]
+    return [*lines, *meaning, _adjusted(analysis), _complete(analysis), *_notes(analysis)]
 
 
 def answers(analysis: Analysis) -> str:
@@ -175,6 +175,14 @@ def _adjusted(analysis: Analysis) -> str:
         return "The plan compares no arms."
     every = _count(analysis.tests, "comparison")
     return f"p is adjusted by Holm over all {every} of the plan; a verdict needs p < {short(ALPHA)}."
+
+
+def _complete(analysis: Analysis) -> str:
+    plan = analysis.plan
+    bases = sum(len(world.bases) for world in plan.data.values())
+    every = len(plan.arms) * len(plan.seeds) * len(plan.images) * bases
+    others = f", and {analysis.others} with seeds that it does not name" if analysis.others else ""
+    return f"Of the plan's {_count(every, 'run')}, {analysis.planned} are in{others}."
 
 
 def _planned(analysis: Analysis) -> str:

@@ -130,4 +130,4 @@ def test_numbers_of_images_stand_side_by_side(tmp_path):
         < svg.index("mobius − euclidean, 5<")
     )
     assert "lorentz − euclidean on scenes, 5 images: " in "\n".join(written.lines)
-    assert "over all 8 comparisons" in written.lines[-1]
+    assert "over all 8 comparisons" in written.lines[-2]

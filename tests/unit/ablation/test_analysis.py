@@ -105,6 +105,9 @@ def test_what_does_not_belong_is_left_out_and_counted(plan, rows, tmp_path):
         assert what in left_out
     assert versions == "made by 2 versions of the code: 0.1.0, 0.2.0"
     assert "Made by 2 versions of the code" in answers(analyse(found, plan))
+    assert "Of the plan's 150 runs, 150 are in." in answers(analyse(found, plan))
+    few = replace(plan, seeds=(0, 7))
+    assert "Of the plan's 60 runs, 30 are in, and 120 with seeds that it does not name." in answers(analyse(found, few))
 
 
 @pytest.mark.parametrize(

@@ -176,11 +176,11 @@ def test_only_the_test_over_bases_keeps_its_level_on_further_bases(monkeypatch):
     monkeypatch.setattr(statistics, "DRAWS", 10)
     rng, bases = np.random.default_rng(11), list("aaaaabbbbbccccc")
     pairs, over = [], []
-    for _ in range(400):
+    for _ in range(200):
         d = (rng.normal(0, 0.02, 3)[:, None] + rng.normal(0, 0.01, (3, 5))).ravel()
         pairs.append(sign_flip_p(d) < 0.05)
         over.append(base_test(d, bases, MARGIN).test.p < 0.05)
-    assert np.mean(over) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
+    assert np.mean(over) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
     assert np.mean(pairs) > 0.3
 
 
