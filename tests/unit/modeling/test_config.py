@@ -89,3 +89,16 @@ def test_lists_and_tuples_make_the_same_config():
 )
 def test_sites_of_a_scheme(values, sites):
     assert HyperETConfig(**values).resolved_sites == sites
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({"scheme": "A+B"}, "fpn+encoder_layer"),
+        ({"scheme": "none"}, ""),
+        ({"adapter": "oft", "sites": ["prompt"]}, "oft prompt"),
+        ({"adapter": "ln"}, "ln"),
+    ],
+)
+def test_where_adapters_are_in_a_word(options, place):
+    assert HyperETConfig(**options).place == place
