@@ -46,7 +46,7 @@ def test_plain_training_loop_trains_saves_and_segments(run, capsys, tmp_path):
     assert "000001.png: " in output
     run("quickstart.py", "vehicle", "out/adapter.safetensors")
     assert "vehicle: scores [" in capsys.readouterr().out
-    run("before_and_after.py", "out/adapter.safetensors", "both.png")
+    run("before_and_after.py", "out/adapter.safetensors", "both.png", "tiny")
     with Image.open("both.png") as image:
         assert image.size == (3 * 384 + 2 * 8, 384)
 
