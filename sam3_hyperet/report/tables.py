@@ -115,6 +115,13 @@ def prefixes(models: Sequence[str] = ()) -> dict[str, str]:
     return {name: f"{name}/" for name in models} or {"adapted": ""}
 
 
+def labelled_prefixes(metrics: Mapping[str, float], models: Sequence[str] = ()) -> dict[str, str]:
+    """The prefix of each model's keys by its label, the base first; a model alone may be either."""
+    if any(key.startswith("base/") for key in metrics):
+        return {"base": "base/", **prefixes(models)}
+    return prefixes(models) if models else {"the model": ""}
+
+
 def knowing_rows(metrics: Mapping[str, float], models: Sequence[str] = ()) -> dict[str, list[str]]:
     """By model, how well radius, 1 − score and both tell wrong detections from right ones, and what the radius adds.
 
@@ -123,7 +130,7 @@ def knowing_rows(metrics: Mapping[str, float], models: Sequence[str] = ()) -> di
     keys = (key for key in metrics if isinstance(key, MetricKey) and key.metric == "uncertainty/score/auroc")
     found = {}
     for data in dict.fromkeys(key.data for key in keys):
-        for name, prefix in {"base": "base/", **prefixes(models)}.items():
+        for name, prefix in labelled_prefixes(metrics, models).items():
             at, cells = f"{prefix}{data}/uncertainty", list[str]()
             for measure in ("auroc", "aurc"):
                 cells += [number(value(metrics, f"{at}/{kind}/{measure}")) for kind in ("radius", "score", "both")]

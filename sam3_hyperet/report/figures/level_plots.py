@@ -9,7 +9,7 @@ from markupsafe import Markup
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.metrics.level_statistics import EDGES
 from sam3_hyperet.report.figures.plots import PAGE, Line, Plot, model_colors, new_axes, percent, to_svg
-from sam3_hyperet.report.tables import prefixes, value
+from sam3_hyperet.report.tables import labelled_prefixes, value
 
 _STEPS = {"part_object": "Object farther out than its part", "object_group": "Group farther out than its object"}
 _CONTROL = "the same masks at a random place"
@@ -51,7 +51,7 @@ def place_rows(metrics: Mapping[str, float], models: Sequence[str] = ()) -> list
     places = dict.fromkeys((data, place) for data, place in parts if place not in EDGES)  # these have counts alone
     rows = []
     for data, place in places:
-        for name, prefix in {"base": "base/", **prefixes(models)}.items():
+        for name, prefix in labelled_prefixes(metrics, models).items():
             at = f"{prefix}{data}/{_PREFIX}{place}"
             orders = {edge: order for edge in EDGES if (order := _order(metrics, f"{at}/{edge}")) is not None}
             values = {column: value(metrics, f"{at}/{column}") for column in COLUMNS}

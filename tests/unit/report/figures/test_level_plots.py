@@ -51,6 +51,7 @@ def test_a_row_a_model_and_place():
     assert (first.fraction, first.low, first.high, first.control) == (0.0, 0.0, 0.3, 0.5)
     assert [row.orders[edge].verdict for row in rows for edge in row.orders] == ["finer", "coarser", "open", "coarser"]
     assert place_rows({}) == []
+    assert {row.model for row in place_rows(ADAPTED)} == {"the model"}  # alone, it may be a base
 
 
 def test_a_plot_a_step_that_says_what_it_shows():
