@@ -156,8 +156,8 @@ class Plan:
             worlds[name] = replace(world, bases=kept)
         arms = {name: self.arms[name] for name in _some("only", chosen.get("arms"), self.arms)}
         pairs = tuple(pair for pair in self.comparisons if set(pair) <= arms.keys())
-        seeds, images = (chosen.get(name) or getattr(self, name) for name in ("seeds", "images"))
-        return replace(self, data=worlds, arms=arms, comparisons=pairs, seeds=tuple(seeds), images=tuple(images))
+        seeds, images = (tuple(map(int, chosen.get(name) or getattr(self, name))) for name in ("seeds", "images"))
+        return replace(self, data=worlds, arms=arms, comparisons=pairs, seeds=seeds, images=images)
 
 
 def read_plan(file: Path) -> Plan:
@@ -197,13 +197,13 @@ def _plan(content: dict[str, object]) -> Plan:
     made = dict(content)
     for section, cls in (("dial", DialRule), ("tune", Tuning)):
         made[section] = read_options(cls, _mapping(made.get(section), section), section)
-    worlds = _mapping(made.get("data"), "data")
-    made["data"] = {}
-    for name, entry in worlds.items():
+    worlds: dict[str, World] = {}
+    for name, entry in _mapping(made.get("data"), "data").items():
         values = _mapping(entry, f"data.{name}")
         if bases := _mapping(values.get("bases"), f"data.{name}.bases"):
             values["bases"] = {base: _base(one, f"data.{name}.bases.{base}") for base, one in bases.items()}
-        made["data"][name] = read_options(World, values, f"data.{name}")
+        worlds[name] = read_options(World, values, f"data.{name}")
+    made["data"] = worlds
     made["arms"] = {name: _mapping(one, f"arms.{name}") for name, one in _mapping(made.get("arms"), "arms").items()}
     pairs = made.get("comparisons") or []
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
@@ -228,9 +228,9 @@ def _check_metrics(where: str, world: World) -> None:
             raise ConfigError(f"{where}.metrics.{name}: expected a name of letters and digits that is no other column")
         if not isinstance(key, str) or not key:
             raise ConfigError(f"{where}.metrics.{name}={key!r}; expected the key of a metric, as held_out/segm/AP")
-    for option, name in (("gain", world.gain), ("lost", world.lost)):
-        if name is not None:
-            one_of(f"{where}.{option}", name, world.metrics)
+    one_of(f"{where}.gain", world.gain, world.metrics)
+    if world.lost is not None:
+        one_of(f"{where}.lost", world.lost, world.metrics)
 
 
 def _some(option: str, chosen: Sequence[object] | None, there: Iterable[str]) -> list[str]:

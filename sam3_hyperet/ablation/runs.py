@@ -12,7 +12,7 @@ from sam3_hyperet.ablation.plan import GAIN, Plan
 from sam3_hyperet.ablation.rows import ALL_IMAGES, TRIALS, Layout, Row, cell, number
 from sam3_hyperet.errors import ConfigError
 
-_OFF = (None, False, 0, 0.0, "", "none", (), [], {})
+_OFF: tuple[object, ...] = (None, False, 0, 0.0, "", "none", (), [], {})
 
 
 @dataclass(frozen=True)

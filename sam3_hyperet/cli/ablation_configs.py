@@ -33,7 +33,7 @@ class Composer:
     plan: Plan
     given: Sequence[str]
     folder: Path
-    _composed: dict[tuple[object, ...], DictConfig] = field(default_factory=dict)
+    _composed: dict[tuple[object, ...], dict[str, Any]] = field(default_factory=dict)
     _bases: dict[tuple[str, str], str] = field(default_factory=dict)
     _recipes: dict[tuple[str, str], DictConfig] = field(default_factory=dict)
     _identities: dict[Run, str] = field(default_factory=dict)
@@ -54,13 +54,16 @@ class Composer:
 
     def run(self, run: Run) -> DictConfig:
         """The configuration of a run or trial."""
+        return OmegaConf.create({**self.values(run), "run_dir": str(self.folder_of(run))})
+
+    def values(self, run: Run) -> dict[str, Any]:
+        """The configuration of a run or trial as plain values, but for its folder."""
         place = (run.data, run.base, run.arm, run.images, run.tuned, run.is_trial)
         if place not in self._composed:
             self._composed[place] = self._compose(run)
-        config = copy.deepcopy(self._composed[place])
-        config.data.subset_seed = run.seed if run.images else None
-        config.seed, config.run_dir = run.seed, str(self.folder_of(run))
-        return config
+        values = self._composed[place]
+        data = {**values["data"], "subset_seed": run.seed if run.images else None}
+        return {**values, "data": data, "seed": run.seed}
 
     def folder_of(self, run: Run) -> Path:
         """The folder of a run or trial."""
@@ -94,7 +97,7 @@ class Composer:
         return self._identities[run]
 
     def _identity(self, run: Run) -> str:
-        world, options = self.plan.data[run.data], read_run(_plain(self.run(run)))
+        world, options = self.plan.data[run.data], read_run(self.values(run))
         scored = {f"scored.{key}": value for key, value in options.protocol.deciding().items()}
         metrics = {} if run.is_trial else {"metrics": dict(world.metrics)}
         chosen = {"rule": world.rule(self.plan.dial), "grid": self.plan.dial.grid}
@@ -102,13 +105,13 @@ class Composer:
 
     def trained(self, run: Run, options: RunOptions | None = None) -> str:
         """A digest of all that decides the adapter of a run or trial."""
-        options = options or read_run(_plain(self.run(run)))
+        options = options or read_run(self.values(run))
         values = {key: value for key, value in options.deciding.items() if not _is_place(key)}
         return identity_of({**values, "base": self._base_digest(run, options)})
 
     def base_score(self, run: Run) -> str:
         """A digest of all that decides what a run's base scores on the validation images."""
-        options, world = read_run(_plain(self.run(run))), self.plan.data[run.data]
+        options, world = read_run(self.values(run)), self.plan.data[run.data]
         data = {key: value for key, value in options.deciding.items() if key.startswith("data.") and not _is_place(key)}
         protocol = options.protocol.deciding()
         return identity_of({**data, **protocol, **world.metrics, "base": self._base_digest(run, options)})
@@ -124,7 +127,7 @@ class Composer:
                 self._bases[place] = weights_digest(options.model.name, options.model.checkpoint, options.model.seed)
         return self._bases[place]
 
-    def _compose(self, run: Run) -> DictConfig:
+    def _compose(self, run: Run) -> dict[str, Any]:
         world, steps = self.plan.data[run.data], self.plan.tune.steps
         base = dict(world.bases[run.base])
         if recipe := self.base(run.data, run.base):
@@ -142,14 +145,14 @@ class Composer:
             [f"data.train_images={run.images}", f"name={run.arm}", "evaluate=false", "run_dir=runs"],
         ]
         try:
-            config = parse_command("train", in_layers(layers))[1]
-            options = read_run(_plain(config))
+            values = _plain(parse_command("train", in_layers(layers))[1])
+            options = read_run(values)
             options.train.check_length()
         except ConfigError as error:
             raise ConfigError(f"{run.data}, {run.base}, {run.arm}: {error}") from None
         if not options.train.save_every:
             raise ConfigError(f"{run.arm}: train.save_every=0; expected 1 at least, for a run goes on from its state")
-        return config
+        return values
 
 
 def in_layers(layers: Sequence[Sequence[str]]) -> list[str]:

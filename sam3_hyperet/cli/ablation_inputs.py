@@ -26,15 +26,15 @@ def check_inputs(study: Study) -> None:
 
     No picture is in two of the splits: no arm is tuned, and no dial chosen, on what it is scored on.
     """
-    seen = set()
-    for run in (*study.trials, *runs_of(study.part)):
-        config = recognised(
-            study.composer.run(run), study.say if run.data not in {data for data, _ in seen} else _quiet
-        )
+    arms = {(run.data, run.arm, run.images): run for run in (*study.trials, *runs_of(study.part))}
+    opened, said = set[tuple[str, int]](), set[str]()
+    for run in arms.values():
+        config = recognised(study.composer.run(run), _quiet if run.data in said else study.say)
+        said.add(run.data)
         options = read_run(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         _check_arm(run, options)
-        if (run.data, run.images) not in seen:
-            seen.add((run.data, run.images))
+        if (run.data, run.images) not in opened:
+            opened.add((run.data, run.images))
             _check_images(study, run, options)
 
 

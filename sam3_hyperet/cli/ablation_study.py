@@ -75,7 +75,7 @@ class Study:
     def check(self) -> None:
         """Compose every run and trial. Raises ConfigError for the first that cannot be."""
         for run in (*self.trials, *runs_of(self.part)):
-            self.composer.run(run)
+            self.composer.values(run)
 
     def job(self, run: Run) -> DictConfig:
         """The configuration of a run, with what its row needs."""

@@ -1,0 +1,69 @@
+"""A study of two arms end to end: trained, dialled, scored, a row each; then scored anew without training."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from sam3_hyperet.ablation.rows import RUNS, number, read_rows
+from sam3_hyperet.cli.ablate import main
+
+pytestmark = pytest.mark.integration
+
+PLAN = {
+    "common": {
+        "experiment": "smoke",
+        "model.checkpoint": "random",
+        "train.max_steps": 2,
+        "train.validate_every": 0,
+        "protocol.granularity": False,
+    },
+    "data": {
+        "scenes": {
+            "options": {
+                "data.splits": {"train": 4, "tune": 2, "val": 2},
+                "data.vocabulary": ["car", "house", "window", "vehicle"],
+                "data.groups": {"known": ["car", "house"], "held_out": ["window", "vehicle"]},
+            },
+            "metrics": {"new": "held_out/segm/AP", "old": "known/segm/AP"},
+            "gain": "new",
+            "lost": "old",
+        }
+    },
+    "arms": {"flat": {"geometry": "euclidean"}, "curved": {"geometry": "lorentz"}},
+    "dial": {"grid": [0.5]},
+    "seeds": [3],
+    "comparisons": [["curved", "flat"]],
+}
+
+
+def test_a_study_ends_in_rows_that_agree_with_its_metrics(tmp_path, capsys):
+    file, folder = tmp_path / "study.yaml", tmp_path / "study"
+    file.write_text(yaml.safe_dump(PLAN, sort_keys=False))
+    arguments = [str(file), f"run_dir={folder}", f"paths.scenes={tmp_path / 'scenes'}"]
+    rows = read_rows(main(arguments))
+    assert [(row["arm"], row["seed"], row["geometry"], row["sites"]) for row in rows] == [
+        ("curved", "3", "lorentz", "fpn"),
+        ("flat", "3", "euclidean", "fpn"),
+    ]
+    assert RUNS.metrics(rows)[:3] == ["new", "new@1", "new@base"]
+    for row in rows:
+        assert (row["steps"], row["parameters"]) == ("2", "8192")
+        assert number(row, "dial") in (0.0, 0.5)
+        assert number(row, "gain") == pytest.approx(number(row, "new") - number(row, "new@base"), abs=2e-6)
+        assert number(row, "lost@1") == pytest.approx(number(row, "old@base") - number(row, "old@1"), abs=2e-6)
+        assert number(row, "peak_gib") > 0
+        if not number(row, "dial"):
+            assert row["new"] == row["new@base"]
+    run = folder / "runs" / "scenes_base_flat_seed3"
+    assert {path.name for path in run.iterdir()} >= {"adapter.safetensors", "log.txt", "config.yaml"}
+    assert not {path.name for path in run.iterdir()} & {"state.pt", "adapter_last.safetensors", "records"}
+    assert "gain" in capsys.readouterr().out
+
+    PLAN["data"]["scenes"]["metrics"]["absent"] = "presence/accuracy_absent"
+    file.write_text(yaml.safe_dump(PLAN, sort_keys=False))
+    (again,) = [row for row in read_rows(main([*arguments, "changed=rerun", "only=flat"])) if row["arm"] == "flat"]
+    assert again["new"] == rows[1]["new"]
+    assert again["train_seconds"] == rows[1]["train_seconds"]
+    assert 0 <= number(again, "absent@base") <= 1
+    assert "trained already" in (run / "log.txt").read_text()
