@@ -254,7 +254,8 @@ def test_a_later_layer_replaces_what_an_earlier_one_says_by_another_name():
 
 @pytest.mark.parametrize("plan", sorted(file.stem for file in (CONFIGS / "ablation").glob("*.yaml")))
 def test_a_plan_of_the_repository_composes(plan, tmp_path):
-    study = open_study([plan, f"run_dir={tmp_path}", "tune=false"])
+    own_data = ["data.root=/data/shop"] if plan == "official" else []
+    study = open_study([plan, f"run_dir={tmp_path}", "tune=false", *own_data])
     worlds = list(study.plan.data)[: None if plan == "evidence" else 1]
     first = [next(iter(study.plan.data[name].bases)) for name in worlds]
     study.part = study.plan.restricted({"worlds": worlds, "bases": first, "seeds": [0]})
