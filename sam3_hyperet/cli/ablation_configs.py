@@ -18,6 +18,7 @@ from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.config import PACKAGED
 
 _PLACES = ("root",)  # options of a data set that say where it is, and nothing of what it is
+_OF_TRAINING = ("train_images", "subset_seed", "prompt_weights", "negative_prompt_weights")
 _OF_RUNS = ("seed", "run_dir", "resume", "evaluate", "data.train_images", "data.subset_seed")
 _SAVE_EVERY = 100
 
@@ -106,13 +107,13 @@ class Composer:
     def trained(self, run: Run, options: RunOptions | None = None) -> str:
         """A digest of all that decides the adapter of a run or trial."""
         options = options or read_run(self.values(run))
-        values = {key: value for key, value in options.deciding.items() if not _is_place(key)}
-        return identity_of({**values, "base": self._base_digest(run, options)})
+        return identity_of({**_deciding(options), "base": self._base_digest(run, options)})
 
     def base_score(self, run: Run) -> str:
         """A digest of all that decides what a run's base scores on the validation images."""
         options, world = read_run(self.values(run)), self.plan.data[run.data]
-        data = {key: value for key, value in options.deciding.items() if key.startswith("data.") and not _is_place(key)}
+        data = {key: value for key, value in _deciding(options).items() if key.startswith("data.")}
+        data = {key: value for key, value in data.items() if key.partition(".")[2] not in _OF_TRAINING}
         protocol = options.protocol.deciding()
         return identity_of({**data, **protocol, **world.metrics, "base": self._base_digest(run, options)})
 
@@ -121,8 +122,7 @@ class Composer:
         if place not in self._bases:
             recipe = self.base(*place)
             if recipe is not None:
-                made = read_run(_plain(recipe)).deciding
-                self._bases[place] = identity_of({key: value for key, value in made.items() if not _is_place(key)})
+                self._bases[place] = identity_of(_deciding(read_run(_plain(recipe))))
             else:
                 self._bases[place] = weights_digest(options.model.name, options.model.checkpoint, options.model.seed)
         return self._bases[place]
@@ -195,6 +195,18 @@ def weights_digest(name: str, checkpoint: str | None, seed: int) -> str:
     if checkpoint.startswith("facebook/"):
         return checkpoint
     raise CheckpointError(f"model.checkpoint={checkpoint}: no such file")
+
+
+def _deciding(options: RunOptions) -> dict[str, Any]:
+    """The options that decide what is trained, wherever it lies; of a data set to be recognised, its folder's name."""
+    values = {key: value for key, value in options.deciding.items() if not _is_place(key)}
+    for section, data in {
+        "data": options.data,
+        **{f"{MORE_DATA}.{k}": v for k, v in options.more_data.items()},
+    }.items():
+        if data.format == "auto":
+            values[f"{section}.root"] = Path(data.root).expanduser().resolve().name
+    return values
 
 
 def _is_place(key: str) -> bool:

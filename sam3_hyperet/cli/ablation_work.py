@@ -10,6 +10,7 @@ from sam3_hyperet.ablation.plan import GAIN, LOST
 from sam3_hyperet.ablation.rows import RUNS, TRIALS, Layout, Row, number
 from sam3_hyperet.ablation.runs import Run, at_the_edge, expected_seconds, runs_of
 from sam3_hyperet.cli.ablation_study import Study
+from sam3_hyperet.cli.recognition import recognised_here
 from sam3_hyperet.cli.submit import checked_once, submit_jobs
 from sam3_hyperet.errors import ConfigError, UserError
 from sam3_hyperet.files import sole_use
@@ -109,6 +110,7 @@ def submit(study: Study) -> None:
         study.say("nothing is left to be run")
         write_results(study)
         return
+    configs = [recognised_here(config, _quiet if number else study.say) for number, config in enumerate(configs)]
     function = f"sam3_hyperet.cli.ablation_run:{function}"
     submit_jobs(function, configs, study.folder, f"ablate-{study.plan.name}", checked_once(), state=STATE_FILE)
     study.say(f"{len(configs)} {what} are an array; once it has ended, the same command gathers them and goes on")
@@ -203,3 +205,7 @@ def _raise_failed(failed: dict[str, str]) -> None:
 def _span(seconds: float) -> str:
     """A duration in words, as 1:23:45."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def _quiet(line: str) -> None:
+    """What is said of the first run's data holds for the others."""

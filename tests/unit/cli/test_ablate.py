@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from sam3_hyperet.ablation import evidence
-from sam3_hyperet.ablation.rows import cell, leave_row, read_rows
+from sam3_hyperet.ablation.rows import TRIALS, cell, leave_row, read_rows
+from sam3_hyperet.ablation.runs import runs_of
 from sam3_hyperet.cli import ablation_configs, ablation_inputs, ablation_run, ablation_work
 from sam3_hyperet.cli.ablate import main
 from sam3_hyperet.cli.ablation_configs import in_layers
@@ -18,6 +19,7 @@ from sam3_hyperet.cli.ablation_study import open_study
 from sam3_hyperet.cli.command import CONFIGS
 from sam3_hyperet.errors import ConfigError, UserError
 from sam3_hyperet.files import sole_use
+from sam3_hyperet.training.loop import TrainingFailed
 from sam3_hyperet.training.options import STATE_FILE
 
 PLAN = {
@@ -236,6 +238,30 @@ def test_mistakes_are_found_before_anything_is_written(study, tmp_path, argument
     with pytest.raises(UserError, match=message):
         study(*arguments)
     assert not (tmp_path / "study").exists()
+
+
+def test_a_recognised_data_set_is_known_by_its_folder(study):
+    def identities(root):
+        arguments = ["data=auto", f"data.root={root}", "data.groups=null"]
+        opened = study(*arguments, tool=open_study)
+        return {opened.composer.identity(run) for run in runs_of(opened.part)}
+
+    assert identities("/data/shop") == identities("/other/shop")
+    assert not identities("/data/shop") & identities("/data/kitchen")
+
+
+def test_a_trial_without_a_finite_loss_is_never_chosen(study, monkeypatch):
+    def failing(*arguments):
+        raise TrainingFailed("not finite")
+
+    monkeypatch.setattr(ablation_run, "_trained", failing)
+    opened = study("only=flat", tool=open_study, tune={"options": {"optim.lr": [1.0, 0.1]}})
+    first, second = opened.trials
+    row = ablation_run.run(opened.job(first))
+    assert row.get("gain", "") == ""
+    assert opened.left(TRIALS) == [second]
+    with pytest.raises(TrainingFailed):
+        ablation_run.run(opened.job(runs_of(opened.part)[0]))
 
 
 def test_bases_are_not_made_the_same(study):
