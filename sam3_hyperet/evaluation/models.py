@@ -91,7 +91,7 @@ def along_dial(models: Sequence[EvalModel], dials: Sequence[float]) -> list[Eval
     """
     base, adapted = models
     is_zero = is_base(at_dial(adapted.model, 0.0), base.model)
-    others = sorted(set(dials) - ({0.0} if is_zero else set()))
+    others = sorted(set(map(float, dials)) - ({0.0} if is_zero else set()))
     file = adapted.adapter_file
     along = [EvalModel(f"dial_{dial:g}", at_dial(adapted.model, dial), file, dial) for dial in others]
     return [replace(base, dial=0.0) if is_zero else base, *along]

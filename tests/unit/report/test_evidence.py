@@ -19,6 +19,7 @@ from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.report import evidence
 from sam3_hyperet.report.examples import extremes
+from sam3_hyperet.report.figures.gate_plots import gate_plots
 from sam3_hyperet.report.report import write_comparison
 from sam3_hyperet.scenes.dataset import write_scenes
 
@@ -136,3 +137,16 @@ def test_the_report_holds_it_all(comparison, tmp_path):
     assert "Gained most" not in html  # nothing changed
     assert len(re.findall("By category</h2>", html)) == 1
     assert len(html) < 5_000_000
+
+
+def test_gates_are_shown_by_prompt_and_level(comparison, another, randomized):
+    assert evidence.gates_of_prompts(comparison) is None
+    gated = randomized(hy.inject(another(), hy.HyperETConfig(sites=("prompt",), gate="prompt")))
+    result = replace(comparison.results[-1], model=EvalModel("gated", gated))
+    found = evidence.gates_of_prompts(replace(comparison, results=(result,)))
+    assert tuple(found.gates) == comparison.task.vocabulary
+    assert found.sites == ("prompt",)
+    assert {found.levels[name] for name in ("car", "wheel", "vehicle")} == {"object", "part", "group"}
+    assert len({own["prompt"] for own in found.gates.values()}) > 20
+    assert [plot.title for plot in gate_plots(found)] == ["prompt"]
+    assert found.rows()[0][2] >= found.rows()[-1][2]
