@@ -37,18 +37,20 @@ def scenes(tmp_path_factory):
 @pytest.fixture
 def adapter(another, randomized, tmp_path):
     """The file of an adapter that can be folded, and its model."""
-    model = randomized(hy.inject(another(), hy.HyperETConfig(scheme="A", geometry="euclidean")), scale=0.1)
+    model = randomized(hy.inject(another(), hy.HyperETConfig(sites=("prompt",), geometry="euclidean")), scale=0.1)
     hy.save_adapter(model, tmp_path / "own.safetensors")
     return tmp_path / "own.safetensors", model
 
 
 @pytest.fixture
-def evaluate(scenes, adapter, tmp_path):
-    """A function that evaluates the adapter and returns its metrics and its report."""
+def evaluate(scenes, adapter, tmp_path, monkeypatch):
+    """A function that evaluates the adapter and returns its metrics and, if there is to be one, its report."""
 
-    def run(*arguments, name="evaluated"):
+    def run(*arguments, name="evaluated", report=True):
+        if not report:
+            monkeypatch.setattr("sam3_hyperet.cli.compare.write_comparison", lambda *_: None)
         folder = main([*RANDOM, *scenes, f"adapter={adapter[0]}", f"run_dir={tmp_path / name}", *arguments])
-        return json.loads((folder / "metrics.json").read_text()), (folder / "report.html").read_text()
+        return json.loads((folder / "metrics.json").read_text()), report and (folder / "report.html").read_text()
 
     return run
 
@@ -59,7 +61,7 @@ def scored(metrics, prefix=""):
 
 def test_an_adapter_along_its_dial(evaluate, tmp_path, capsys):
     along, page = evaluate("dial=[1,0,.25]", "protocol.examples=1", "dial_rule=max segm/AP where fused/mIoU >= base")
-    plain, _ = evaluate("dial=.25", "protocol.examples=0", name="plain")
+    plain, _ = evaluate("dial=.25", "protocol.examples=0", name="plain", report=False)
     assert {key.partition("/")[0] for key in along if "/segm/AP" in key} == {"base", "dial_0.25", "dial_1"}
     own = {key.removeprefix("dial_0.25/"): value for key, value in scored(along, "dial_0.25/").items()}
     assert own == scored(plain) != scored(along, "base/")
@@ -91,7 +93,7 @@ def test_the_chosen_dial_is_scored_shown_and_kept(evaluate, adapter, capsys):
 
 
 def test_an_adapter_at_dial_0_is_the_base(evaluate, capsys):
-    metrics, _ = evaluate("dial=0", "protocol.examples=0")
+    metrics, _ = evaluate("dial=0", "protocol.examples=0", report=False)
     assert "own: at dial 0 it is the base, whose records it has" in capsys.readouterr().out
     assert {f"base/{key}": value for key, value in scored(metrics).items() if "forgetting" not in key} == scored(
         metrics, "base/"
