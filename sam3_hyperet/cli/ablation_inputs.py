@@ -1,6 +1,8 @@
 """Checks of a study's inputs before its first model is built: images, metrics, and that no split shares a picture."""
 
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from omegaconf import OmegaConf
@@ -9,6 +11,7 @@ from sam3_hyperet.ablation.runs import Run, runs_of
 from sam3_hyperet.cli.ablation_study import Study
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.cli.run_options import RunOptions, read_run
+from sam3_hyperet.cli.sections import MORE_DATA
 from sam3_hyperet.data.disjoint import check_disjoint
 from sam3_hyperet.data.sources import open_run
 from sam3_hyperet.errors import ConfigError
@@ -26,16 +29,22 @@ def check_inputs(study: Study) -> None:
 
     No picture is in two of the splits: no arm is tuned, and no dial chosen, on what it is scored on.
     """
-    arms = {(run.data, run.arm, run.images): run for run in (*study.trials, *runs_of(study.part))}
-    opened, said = set[tuple[str, int]](), set[str]()
-    for run in arms.values():
+    opened, said = set[str](), set[str]()
+    for run in {_inputs(study, run): run for run in (*study.trials, *runs_of(study.part))}.values():
         config = recognised(study.composer.run(run), _quiet if run.data in said else study.say)
         said.add(run.data)
         options = read_run(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         _check_arm(run, options)
-        if (run.data, run.images) not in opened:
-            opened.add((run.data, run.images))
+        if (images := _inputs(study, run, ("data", MORE_DATA, "protocol"))) not in opened:
+            opened.add(images)
             _check_images(study, run, options)
+
+
+def _inputs(study: Study, run: Run, sections: Sequence[str] = ()) -> str:
+    """What a run's sections are, else all of it but base and seed: an arm or a base may have images of its own."""
+    values = study.composer.values(run)
+    kept = {name: values.get(name) for name in sections or values if name not in ("model", "seed", "optim")}
+    return json.dumps([run.data, {**kept, "data": {**values["data"], "subset_seed": None}}], sort_keys=True)
 
 
 def _check_arm(run: Run, options: RunOptions) -> None:

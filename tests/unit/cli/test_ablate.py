@@ -240,6 +240,16 @@ def test_mistakes_are_found_before_anything_is_written(study, tmp_path, argument
     assert not (tmp_path / "study").exists()
 
 
+def test_the_images_of_an_arm_and_of_a_base_are_checked_too(study, monkeypatch):
+    seen = []
+    monkeypatch.setattr(ablation_inputs, "_check_images", lambda study, run, options: seen.append(options.data.seed))
+    arms = {"flat": {"geometry": "euclidean"}, "other": {"data.seed": 7}, "curved": {"geometry": "lorentz"}}
+    scenes = {**PLAN["data"]["scenes"], "bases": {"a": {}, "b": {"data.seed": 8}, "c": {}}}
+    opened = study(tool=open_study, arms=arms, data={"scenes": scenes})
+    ablation_inputs.check_inputs(opened)
+    assert sorted(seen) == [0, 7, 8]
+
+
 def test_a_recognised_data_set_is_known_by_its_folder(study):
     def identities(root):
         arguments = ["data=auto", f"data.root={root}", "data.groups=null"]
