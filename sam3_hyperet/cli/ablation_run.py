@@ -165,7 +165,7 @@ def _trained(config: DictConfig, job: Job, folder: Path) -> dict[str, Any]:
     about = {
         "trained": job.trained,
         "steps": progress["step"],
-        "best_step": progress["best_step"],
+        "best_step": progress["best_step"] or progress["step"],  # without validation, the last one is kept
         "train_seconds": progress["seconds"] - progress["validation_seconds"],
         "seconds": before + time.perf_counter() - started,
         "peak_gib": peak.bytes() / 2**30,

@@ -48,7 +48,7 @@ def test_a_study_ends_in_rows_that_agree_with_its_metrics(tmp_path, capsys):
     ]
     assert RUNS.metrics(rows)[:3] == ["new", "new@1", "new@base"]
     for row in rows:
-        assert (row["steps"], row["parameters"]) == ("2", "8192")
+        assert (row["steps"], row["best_step"], row["parameters"]) == ("2", "2", "8192")
         assert number(row, "dial") in (0.0, 0.5)
         assert number(row, "gain") == pytest.approx(number(row, "new") - number(row, "new@base"), abs=2e-6)
         assert number(row, "lost@1") == pytest.approx(number(row, "old@base") - number(row, "old@1"), abs=2e-6)
