@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 
@@ -144,7 +144,7 @@ class Plan:
             for arm in pair:
                 one_of("comparisons", arm, self.arms)
 
-    def restricted(self, chosen: Mapping[str, Sequence[str] | Sequence[int] | None]) -> "Plan":
+    def restricted(self, chosen: Mapping[str, Sequence[Any] | None]) -> "Plan":
         """The plan with some of its `arms`, `worlds`, `bases`, `seeds` and `images` alone; None for all of them."""
         worlds = {name: self.data[name] for name in _some("worlds", chosen.get("worlds"), self.data)}
         every = dict.fromkeys(base for world in worlds.values() for base in world.bases)
