@@ -1,8 +1,8 @@
 """LoRA, DoRA and (IA)³ as controls, by peft, in the layers that feed HyperET's sites.
 
-lora  W = W_0 + B A of rank r, with B = 0 at first [Hu et al. 2022, eq. 3]; the scale α/r is 1. A convolution's A is a
+lora  W = W_0 + B A of rank r, with B = 0 at first [Hu et al. 2022]; the scale α/r is 1. A convolution's A is a
       convolution of the same kernel to r channels, its B one of kernel 1.
-dora  W = m (W_0 + B A) / ‖W_0 + B A‖, norms by output, with m the norms of W_0 at first [Liu et al. 2024, eq. 5].
+dora  W = m (W_0 + B A) / ‖W_0 + B A‖, norms by output, with m the norms of W_0 at first [Liu et al. 2024, DoRA].
 ia3   y = l ⊙ (W_0 x + b), with l = 1 at first [Liu et al. 2022, § 3.3]: here the outputs, which reach the sites.
 """
 

@@ -1,14 +1,13 @@
 """OFT and BOFT as controls: orthogonal rotations of what the layers that feed HyperET's sites read.
 
 W = W_0 R^T, where R is block-diagonal with blocks (I + Q)(I - Q)^-1, the Cayley transform of a skew-symmetric Q = 0 at
-first [Qiu et al. 2023, eq. 4]: HyperET's orthogonal, Euclidean twin. BOFT's R is a product of such matrices, between
-which channels are permuted as by a butterfly, so that blocks mix [Liu et al. 2024, eq. 3]. A convolution's W is
+first [Qiu et al. 2023]: HyperET's orthogonal, Euclidean twin. BOFT's R is a product of such matrices, between
+which channels are permuted as by a butterfly, so that blocks mix [Liu et al. 2024, BOFT]. A convolution's W is
 flattened to a matrix.
 
-Not by peft's layers, whose numbers of parameters, signs and merged weights are the reference of the tests. As of peft
+Not by peft's layers, whose merged OFT, up to the transpose of R, and butterfly are references of the tests. As of peft
 0.21, its OFT of a convolution sums patches that overlap, and is neither the base at first nor what it merges to; its
-BOFT compiles a CUDA kernel when it is made, and has one factor, which is OFT, where that fails; and both wait for the
-device in every pass.
+BOFT compiles a CUDA kernel when it is made, and has one factor, which is OFT, where that fails.
 """
 
 import copy
