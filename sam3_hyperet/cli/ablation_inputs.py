@@ -12,7 +12,9 @@ from sam3_hyperet.cli.ablation_study import Study
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.sections import MORE_DATA
+from sam3_hyperet.cli.training_data import open_data
 from sam3_hyperet.data.disjoint import check_disjoint
+from sam3_hyperet.data.selection import shared_pictures
 from sam3_hyperet.data.sources import open_run
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.task import open_task
@@ -64,7 +66,19 @@ def _check_images(study: Study, run: Run, options: RunOptions) -> None:
     splits = open_run(options.data, tune=True, evaluate=True)
     assert splits.tuning is not None
     assert splits.evaluation is not None
-    check_disjoint({"train": splits.training, "tune": splits.tuning.images, "val": splits.evaluation.images})
+    # as training opens it, which holds no tuning images out where it does not validate
+    trained = open_data(options, tune=bool(options.train.validate_every))
+    if shared := shared_pictures(trained.splits.training, splits.tuning.images):
+        raise ConfigError(
+            f"{run.arm}: train.validate_every={options.train.validate_every} trains on {len(shared)} images of "
+            f"{options.data.name} that choose options and dial, the first {shared[0]}; expected "
+            "train.validate_every from 1, which holds them out, or a tune split (data.splits.tune)"
+        )
+    further = {f"more_data.{name}": images for name, images in trained.more.items()}
+    scored_or_tuned = {"tune": splits.tuning.images, "val": splits.evaluation.images}
+    check_disjoint({"train": trained.splits.training, **scored_or_tuned})
+    for name, images in further.items():
+        check_disjoint({name: images, **scored_or_tuned})
     tuning = known_metrics(open_validation(splits.tuning, options.protocol, 0))
     where = f"the {len(splits.tuning.images)} tuning images of {run.data}"
     Rule.parse(world.rule(study.plan.dial)).check(tuning, where)

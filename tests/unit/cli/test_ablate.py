@@ -250,6 +250,15 @@ def test_the_images_of_an_arm_and_of_a_base_are_checked_too(study, monkeypatch):
     assert sorted(seen) == [0, 7, 8]
 
 
+def test_tuning_images_that_are_trained_on_are_refused(study, tmp_path):
+    without_tune = {"data": "scenes_levels", "data.splits": {"train": 6, "val": 2}, "data.tune_images": 2}
+    scenes = {**PLAN["data"]["scenes"], "options": {**without_tune, "paths.scenes": str(tmp_path / "scenes")}}
+    never = {**PLAN["common"], "train.validate_every": 0, "train.best": "loss"}
+    opened = study(tool=open_study, common=never, data={"scenes": scenes})
+    with pytest.raises(UserError, match="validate_every=0 trains on 2 images of scenes that choose options and dial"):
+        ablation_inputs.check_inputs(opened)
+
+
 def test_a_recognised_data_set_is_known_by_its_folder(study):
     def identities(root):
         arguments = ["data=auto", f"data.root={root}", "data.groups=null"]
