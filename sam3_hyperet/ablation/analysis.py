@@ -56,6 +56,7 @@ class Difference:
         over_pairs, over_bases: verdicts on further seeds of these bases, and on further bases.
         lost: mean, low and high of the difference of what is lost.
         single: runs that one of the two has and the other has not.
+        unadapted: pairs of which both runs ended at dial 0: they are equal for they are the base.
         needed: pairs with which a decision has 80 % power if mean and spread stay as they are; None for more than
             100,000, and where fewer than two pairs say nothing of the spread.
     """
@@ -66,6 +67,7 @@ class Difference:
     bases: OverBases
     lost: tuple[float, float, float]
     single: tuple[str, ...]
+    unadapted: int = 0
     over_pairs: Verdict = Verdict()
     over_bases: Verdict = Verdict()
     needed: int | None = None
@@ -153,6 +155,7 @@ def _difference(runs: Sequence[Result], arm: str, reference: str, margin: float)
         base_test(gains, [base for base, _ in both], margin, ALPHA),
         mean_interval(losses),
         tuple(f"{name}: {base}/seed {seed}" for name, (base, seed) in single),
+        sum(ours[pair]["dial"] == theirs[pair]["dial"] == 0.0 for pair in both),
     )
 
 

@@ -11,6 +11,7 @@ from sam3_hyperet.ablation.results import BASE, UNDIALLED
 from sam3_hyperet.ablation.statistics import effective_pairs
 from sam3_hyperet.report.tables import MISSING, between, markdown_text, number, signed
 
+_UNADAPTED = "none: every run ended at dial 0, as the base itself"
 _LEAST = 0.001  # smaller p are written as that
 
 
@@ -105,8 +106,10 @@ def verdict(one: Difference, margin: float) -> str:
     """The verdict over pairs in words."""
     if one.pairs.n < 2:
         return "no pair yet" if not one.pairs.n else "one pair, which cannot be tested"
+    if one.unadapted == one.pairs.n:
+        return _UNADAPTED
     if (text := _decided(one.over_pairs, one.pairs.mean, margin)) is not None:
-        return text
+        return f"{text}; {one.unadapted} of {one.pairs.n} pairs are the base itself" if one.unadapted else text
     needed = "more than 100,000" if one.needed is None else f"about {one.needed:,}"
     return f"undecided with {one.pairs.n} pairs; {needed} would do"
 
@@ -126,6 +129,8 @@ def _decided(found: Verdict, mean: float, margin: float) -> str | None:
 def _on_bases(one: Difference, margin: float) -> str:
     if one.bases.test.n < 2:
         return "unknown from one base" if one.bases.test.n else "no pair yet"
+    if one.unadapted == one.pairs.n:
+        return _UNADAPTED
     return _decided(one.over_bases, one.bases.test.mean, margin) or f"undecided with {one.bases.test.n} bases"
 
 

@@ -163,3 +163,20 @@ def test_arms_are_not_compared_across_two_makings_of_a_base(plan, rows, tmp_path
     assert found["mobius"].pairs.n == 15
     assert found["lorentz"].pairs.n == 11  # of the third base, the other makings' seed 4 alone
     assert len(found["lorentz"].single) == 8
+
+
+def test_runs_that_end_as_the_base_are_no_evidence_of_equality(rows, plan, tmp_path):
+    alike = ("euclidean", "mobius")
+    still = [{**row, "dial": "0.0", "gain": "0.0", "lost": "0.0"} if row["arm"] in alike else row for row in rows]
+    found = analyse(results_of(still, plan, tmp_path), plan)
+    (one,) = [one for one in found.differences[SCENES] if (one.arm, one.reference) == ("mobius", "euclidean")]
+    assert one.unadapted == one.pairs.n == 15
+    (row,) = [line for line in differences_table(found).splitlines() if line.startswith("| mobius − euclidean")][:1]
+    assert row.endswith("| none: every run ended at dial 0, as the base itself |")
+    assert "equivalent" not in row
+
+
+def test_pairs_that_are_the_base_are_counted(rows, plan, tmp_path):
+    first = [row["seed"] == "0" and row["arm"] in ("euclidean", "mobius") for row in rows]
+    some = [{**row, "dial": "0.0"} if still else row for row, still in zip(rows, first, strict=True)]
+    assert "3 of 15 pairs are the base itself" in differences_table(analyse(results_of(some, plan, tmp_path), plan))
