@@ -1,6 +1,7 @@
 """The front of an adapter's dial: what is gained over what is kept, a point for each value."""
 
 import math
+from collections.abc import Mapping
 
 from sam3_hyperet.evaluation.dial import DialFront
 from sam3_hyperet.report.figures.plots import PAGE, TEXT, Line, Plot, new_axes, to_svg
@@ -35,8 +36,9 @@ def _plot(front: DialFront, condition: Condition | None) -> Plot:
             axes.plot(*point, marker="o", markersize=8, color=color, markerfacecolor=fill, markeredgewidth=2)
         if dial == front.chosen:
             axes.plot(*point, marker="o", markersize=14, markerfacecolor="none", color=PAGE["better"])
-        name = {0.0: "0, base", _TRAINED: "1, as trained"}.get(dial, f"{dial:g}")
-        where = {"textcoords": "offset points", "xytext": (7, -12 if is_base else 5), "fontsize": TEXT}
+    for point, dials in _by_point(points).items():
+        name = ", ".join({0.0: "0, base", _TRAINED: "1, as trained"}.get(dial, f"{dial:g}") for dial in dials)
+        where = {"textcoords": "offset points", "xytext": (7, -12 if 0.0 in dials else 5), "fontsize": TEXT}
         axes.annotate(name, point, color=PAGE["ink"], annotation_clip=False, **where)
     note = ""
     if condition and math.isfinite(limit := _limit(condition, front)):
@@ -47,9 +49,17 @@ def _plot(front: DialFront, condition: Condition | None) -> Plot:
         note = f"{note} The ring is the dial that was chosen.".strip()
     axes.margins(0.12)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:.2g}")
+        axis.set_major_formatter(lambda value, _: f"{value:.3g}")
     line = Line("adapted", *curve, "adapted", marked=True)
     return Plot(f"{gain} over {kept}, {front.images}", to_svg(figure), (line,) if points else (), note)
+
+
+def _by_point(points: Mapping[float, tuple[float, float]]) -> dict[tuple[float, float], list[float]]:
+    """The dials at each point, which share a label."""
+    found: dict[tuple[float, float], list[float]] = {}
+    for dial, point in points.items():
+        found.setdefault(point, []).append(dial)
+    return found
 
 
 def _limit(condition: Condition, front: DialFront) -> float:
