@@ -31,7 +31,7 @@ def draw(processor: Sam3Processor, image: Image.Image) -> np.ndarray:
 
 model = hy.load_adapter(hy.build_model(name), adapter)
 processor = Sam3Processor(model, resolution=hy.resolution(model), device="cpu", confidence_threshold=0.3)
-image = Image.fromarray(scene(seed=2, split="val", index=5)[0]).resize((384, 384), Image.Resampling.LANCZOS)
+image = Image.fromarray(scene(seed=2, split="val", index=17)[0]).resize((384, 384), Image.Resampling.LANCZOS)
 with hy.adapters_disabled(model):
     base = draw(processor, image)
 gap = np.full((384, 8, 3), 255, dtype=np.uint8)

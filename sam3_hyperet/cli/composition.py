@@ -44,7 +44,7 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
         ConfigStore.instance().store(group=key, name=OF_RUN, node=section)
     is_of_files = not from_runs and _OWN_FILE not in choices.values()
     compose = _composed_files if is_of_files else _composed_files.__wrapped__
-    config = copy.deepcopy(compose(file, tuple(choices.items()), configs))
+    config = copy.deepcopy(compose(file, tuple(choices.items()), configs, _written(file.parent, configs)))
     OmegaConf.set_struct(config, False)
     present = {name: cls for name, cls in SECTIONS.items() if name in config}
     for name, cls in present.items():
@@ -77,9 +77,20 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
     return OmegaConf.create(plain)
 
 
-@functools.cache
-def _composed_files(file: Path, choices: tuple[tuple[str, str], ...], configs: Path) -> DictConfig:
-    """What the files of a tool and of its groups' choices say together; read once a process, for a study has many."""
+def _written(*folders: Path) -> frozenset[tuple[Path, int]]:
+    """The YAML files of the folders, and when each was last written."""
+    files = (file for folder in folders for file in folder.rglob("*.yaml"))
+    return frozenset((file, file.stat().st_mtime_ns) for file in files)
+
+
+@functools.lru_cache(maxsize=256)
+def _composed_files(
+    file: Path, choices: tuple[tuple[str, str], ...], configs: Path, written: frozenset[tuple[Path, int]]
+) -> DictConfig:
+    """What the files of a tool and of its groups' choices say together; read once, as long as none is `written` anew.
+
+    A study composes hundreds of configurations of the same files.
+    """
     overrides = [f"hydra.searchpath=['{configs.as_uri()}']", *(f"{key}='{name}'" for key, name in choices)]
     with hydra.initialize_config_dir(config_dir=str(file.parent), version_base="1.3"):
         return hydra.compose(file.stem, overrides)

@@ -15,6 +15,8 @@ GATED_SITES = ("encoder_layer", "encoder_out", "prompt")
 GATES = ("none", "prompt")
 ADAPTERS = ("hyperet", "lora", "dora", "ia3", "oft", "boft", "ln", "bitfit")
 CONTROLS_BY_PEFT, CONTROLS_OF_BASE = ("lora", "dora", "ia3"), ("ln", "bitfit")
+SIZED = {"rank": ("lora", "dora"), "oft_block_size": ("oft", "boft")}
+"""Options of a control's size, by the adapters that have them."""
 ATTENTIONS = ("self", "cross", "both")
 _IMAGE_PATH = (r"^backbone\.vision_backbone\.", r"^transformer\.")
 PACKAGED = {"tiny": "tiny_scenes_object.safetensors", "tiny_levels": "tiny_scenes_levels.safetensors"}
@@ -93,6 +95,10 @@ class HyperETConfig:
             indices = getattr(self, name)
             if indices is not None and (not indices or len(set(indices)) < len(indices)):
                 raise ConfigError(f"{name}={list(indices)}; expected distinct integers, or null for every one")
+        for name, of in SIZED.items():
+            if getattr(self, name) is not None and self.adapter not in of:
+                found = f"{name}={getattr(self, name)}: adapter={self.adapter} has none"
+                raise ConfigError(f"{found}; it is of adapter={' and '.join(of)}, expected {name}=null")
         if self.gate == "prompt":
             self._check_gate()
         if self.learn_residual and self.residual is None:

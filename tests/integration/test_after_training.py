@@ -31,6 +31,15 @@ def figures(metrics: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if not key.startswith(TRAINING_ALONE) and "speed/" not in key}
 
 
+def assert_same(metrics: dict[str, float], others: dict[str, float]) -> None:
+    """Equal figures; means of features may round otherwise where their memory lies otherwise."""
+    pooled = [key for key in others if "/granularity/" in key]
+    assert {key: metrics.pop(key) for key in pooled} == pytest.approx(
+        {key: others.pop(key) for key in pooled}, rel=1e-5, abs=1e-6, nan_ok=True
+    )
+    assert metrics == others
+
+
 @pytest.fixture(scope="module")
 def again(trained, tmp_path_factory):
     """`trained`, evaluated once more by its folder."""
@@ -46,7 +55,7 @@ def data(scenes):
 
 
 def test_a_run_is_evaluated_to_the_same_numbers(trained, again, read_metrics):
-    assert figures(read_metrics(again)) == figures(read_metrics(trained))
+    assert_same(figures(read_metrics(again)), figures(read_metrics(trained)))
     products = {"metrics.json", "report.html", "comparison.md", "comparison.tex"}
     assert {path.name for path in again.iterdir()} == {MANIFEST, *products}
     report = (again / "report.html").read_text()
@@ -58,7 +67,7 @@ def test_a_run_is_evaluated_to_the_same_numbers(trained, again, read_metrics):
 def test_an_adapter_is_evaluated_to_the_same_numbers(trained, again, data, tiny_model, tmp_path, read_metrics):
     command = [f"adapter={trained / 'adapter.safetensors'}", "model=tiny", *tiny_model, *data, "protocol.examples=0"]
     folder = evaluate([*command, f"run_dir={tmp_path}"])
-    assert figures(read_metrics(folder)) == figures(read_metrics(again))
+    assert_same(figures(read_metrics(folder)), figures(read_metrics(again)))
 
 
 def test_the_adapter_leaves_the_base_alone(again, data, tiny_model, tmp_path, read_metrics):
@@ -67,9 +76,8 @@ def test_the_adapter_leaves_the_base_alone(again, data, tiny_model, tmp_path, re
     beside = read_metrics(again)
     alone = {key: value for key, value in figures(metrics).items() if key.startswith("scenes/")}
     assert len(alone) > 100
-    assert {f"base/{key}": value for key, value in alone.items()} == {
-        key: value for key, value in figures(beside).items() if key.startswith("base/scenes/")
-    }
+    with_base = {key: value for key, value in figures(beside).items() if key.startswith("base/scenes/")}
+    assert_same({f"base/{key}": value for key, value in alone.items()}, with_base)
     assert not [key for key in metrics if key.startswith(("base/", "radius/"))]
     assert any(figures(beside)[key] != value for key, value in alone.items())  # the adapter does do something
 
@@ -84,7 +92,7 @@ def test_a_run_that_trained_the_base_too_is_compared_with_where_it_began(scenes,
     before = read_metrics(folder)
     assert before["params/added"] < before["params/trainable"] < before["params/total"]
     after = evaluate([f"run={folder}", f"run_dir={tmp_path / 'evaluated'}", "protocol.limit=2"])
-    assert figures(read_metrics(after)) == figures(before)
+    assert_same(figures(read_metrics(after)), figures(before))
     assert before["scenes/images"] == before["base/scenes/images"] == 2
 
 

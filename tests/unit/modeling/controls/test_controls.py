@@ -332,3 +332,11 @@ def test_the_control_moves_with_the_model(adapted, picture, expected):
 def test_one_switch_of_the_command_line(arguments, expected):
     _, config = parse_command("train", arguments)
     assert hy.HyperETConfig.from_mapping(OmegaConf.to_container(config.hyperet)) == expected
+
+
+@pytest.mark.parametrize(
+    "options", [{"rank": 4}, {"adapter": "ia3", "rank": 4}, {"adapter": "lora", "oft_block_size": 4}]
+)
+def test_a_size_that_an_adapter_has_not_is_refused(options):
+    with pytest.raises(ConfigError, match=r"(rank|oft_block_size)=4: adapter=\w+ has none; it is of adapter="):
+        hy.HyperETConfig(**options)
