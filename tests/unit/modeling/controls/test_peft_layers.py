@@ -63,7 +63,7 @@ def test_lora_feeds_the_site_at_hyperets_size(model, another, site):
         ({"scheme": "P", "structure": "diagonal"}, 2, 2 * 384),
         ({"scheme": "none"}, 0, 0),
         ({"scheme": "B", "adapter": "dora"}, 2, 21 * 2 * 192 + 2 * 64),
-        ({"scheme": "P", "adapter": "ia3", "rank": 3}, 4, 4 * 288),
+        ({"scheme": "P", "adapter": "ia3"}, 4, 4 * 288),
     ],
 )
 def test_lora_of_options(model, options, layers, added):
