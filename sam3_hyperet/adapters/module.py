@@ -43,6 +43,37 @@ class AdapterModule(nn.Module):
         """Undo what `reverted` does not: changes of `model` other than of the class of a module."""
 
 
+class SwitchedAdapter(AdapterModule):
+    """An adapter whose switch and dial act when they are set: `_switch` puts what they say in place."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._enabled, self._dial = True, 1.0
+
+    @property
+    def enabled(self) -> bool:
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        if enabled != self._enabled:
+            self._enabled = enabled
+            self._switch()
+
+    @property
+    def dial(self) -> float:
+        return self._dial
+
+    @dial.setter
+    def dial(self, dial: float) -> None:
+        if dial != self._dial:
+            self._dial = dial
+            self._switch()
+
+    def _switch(self) -> None:
+        raise NotImplementedError
+
+
 def interpolated(x: Tensor, y: Tensor, strength: Tensor | float) -> Tensor:
     """x + `strength`·(y − x); y itself at the number 1."""
     if not isinstance(strength, Tensor) and strength == 1.0:

@@ -186,7 +186,7 @@ def _line(run: Run, row: Row, done: int, count: int, seconds: float | None) -> s
 
 
 def _chosen_lines(study: Study) -> Iterator[str]:
-    chosen, edges = study.chosen(), {}
+    chosen = study.chosen()
     edges = {line.partition(": ")[0]: line for line in at_the_edge(study.plan, chosen)}
     for (data, arm), options in chosen.items():
         edge = edges.get(f"{data}, {arm}")

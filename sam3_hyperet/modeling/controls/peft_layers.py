@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.adapters.module import AdapterModule, interpolated
+from sam3_hyperet.adapters.module import SwitchedAdapter, interpolated
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.controls.matching import LayerShape, layer_shape, matched_size
@@ -24,35 +24,15 @@ from sam3_hyperet.modeling.controls.matching import LayerShape, layer_shape, mat
 _BASE = "base_layer"  # peft's name for the layer that it wraps
 
 
-class PeftLayers(AdapterModule):
+class PeftLayers(SwitchedAdapter):
     """Layers of peft in the places of the base's layers `names`."""
 
     def __init__(self, model: nn.Module, adapter: str, names: list[str]) -> None:
         super().__init__(adapter)
         self.names = names
         self._layers: list[Any] = [model.get_submodule(name) for name in names]  # a list: they are the model's children
-        self._enabled, self._dial = True, 1.0
         for layer in self._layers:
             layer.register_forward_hook(self._dialled)
-
-    @property
-    def enabled(self) -> bool:
-        return self._enabled
-
-    @enabled.setter
-    def enabled(self, enabled: bool) -> None:
-        self._enabled = enabled
-        self._switch()
-
-    @property
-    def dial(self) -> float:
-        return self._dial
-
-    @dial.setter
-    def dial(self, dial: float) -> None:
-        if dial != self._dial:
-            self._dial = dial
-            self._switch()
 
     def _switch(self) -> None:
         for layer in self._layers:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.adapters.module import AdapterModule, interpolated
+from sam3_hyperet.adapters.module import SwitchedAdapter, interpolated
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.parameters import base_state_dict, unread
 
 
-class TunedParameters(AdapterModule):
+class TunedParameters(SwitchedAdapter):
     """The base's parameters `names`, tuned, and the base's values.
 
     Where the control is switched off or its dial is not 1, other parameters are in the place of the tuned ones, which
@@ -24,31 +24,10 @@ class TunedParameters(AdapterModule):
     def __init__(self, model: nn.Module, adapter: str, names: list[str]) -> None:
         super().__init__(adapter)
         self.names = names
-        self._enabled, self._dial = True, 1.0
         self._aside: list[nn.Parameter] = []  # the tuned ones, where others are in their places
         self._owners = [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
         for place, parameter in enumerate(self._parameters_in_place()):
             self.register_buffer(f"base_{place}", parameter.detach().clone(), persistent=False)
-
-    @property
-    def enabled(self) -> bool:
-        return self._enabled
-
-    @enabled.setter
-    def enabled(self, enabled: bool) -> None:
-        if enabled != self._enabled:
-            self._enabled = enabled
-            self._switch()
-
-    @property
-    def dial(self) -> float:
-        return self._dial
-
-    @dial.setter
-    def dial(self, dial: float) -> None:
-        if dial != self._dial:
-            self._dial = dial
-            self._switch()
 
     def _switch(self) -> None:
         """Put what the switch and the dial say in place."""
