@@ -145,7 +145,7 @@ class Plan:
                 one_of("comparisons", arm, self.arms)
 
     def restricted(self, chosen: Mapping[str, Sequence[Any] | None]) -> "Plan":
-        """The plan with some of its `arms`, `worlds`, `bases`, `seeds` and `images` alone; None for all of them."""
+        """The plan with some of its arms, `only`, `worlds`, `bases`, `seeds` and `images`; None for all of them."""
         worlds = {name: self.data[name] for name in _some("worlds", chosen.get("worlds"), self.data)}
         every = dict.fromkeys(base for world in worlds.values() for base in world.bases)
         bases = _some("bases", chosen.get("bases"), every)
@@ -154,9 +154,10 @@ class Plan:
             if not kept:
                 raise ConfigError(f"bases={', '.join(bases)}: {name} has none of them; it has {', '.join(world.bases)}")
             worlds[name] = replace(world, bases=kept)
-        arms = {name: self.arms[name] for name in _some("only", chosen.get("arms"), self.arms)}
+        arms = {name: self.arms[name] for name in _some("only", chosen.get("only"), self.arms)}
         pairs = tuple(pair for pair in self.comparisons if set(pair) <= arms.keys())
-        seeds, images = (tuple(map(int, chosen.get(name) or getattr(self, name))) for name in ("seeds", "images"))
+        numbers = {name: chosen.get(name) for name in ("seeds", "images")}
+        seeds, images = (getattr(self, name) if one is None else tuple(map(int, one)) for name, one in numbers.items())
         return replace(self, data=worlds, arms=arms, comparisons=pairs, seeds=seeds, images=images)
 
 
@@ -234,7 +235,7 @@ def _check_metrics(where: str, world: World) -> None:
 
 
 def _some(option: str, chosen: Sequence[object] | None, there: Iterable[str]) -> list[str]:
-    names = [str(one) for one in chosen or there]
+    names = [str(one) for one in (there if chosen is None else chosen)]
     for name in names:
         one_of(option, name, tuple(there))
     return [name for name in there if name in names]

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from sam3_hyperet.ablation.plan import GAIN, LOST, Plan, World
-from sam3_hyperet.ablation.rows import ALL_IMAGES, RUNS, Row, read_rows
+from sam3_hyperet.ablation.rows import ALL_IMAGES, Row, name_of, number, read_rows
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.reading import regular_file
 
@@ -135,17 +135,12 @@ def _result(path: Path, row: Row, world: World, names: Mapping[tuple[str, str, s
 
 def _number(path: Path, row: Row, column: str, *, needed: bool = False) -> float:
     """A cell as a number; NaN where it is empty and not needed."""
-    text = row.get(column)
-    if text is None and needed:
+    if needed and column not in row:
         raise DataError(f"{path}: no column {column!r}; expected a file that `ablate` wrote")
     try:
-        value = float(text or math.nan)
-    except ValueError:
-        value = math.inf
-    if math.isinf(value) or (needed and math.isnan(value)):
-        fault = f"{column} is {text!r:.60}; expected a number"
-        raise DataError(f"{path}: row {_name(row)}: {fault}; {_REMEDY}")
-    return value
+        return number(row, column, needed=needed)
+    except DataError as error:
+        raise DataError(f"{path}: {error}; {_REMEDY}") from None
 
 
 def _check_setup(path: Path, rows: Sequence[Row]) -> None:
@@ -155,9 +150,9 @@ def _check_setup(path: Path, rows: Sequence[Row]) -> None:
             base = row["base"] if name == "parameters" else ""  # bases may be of several sizes
             other = first.setdefault((name, row["arm"], row["data"], row["images"], base), row)
             if other.get(name) != row.get(name):
-                found = f"{name} is {other.get(name)!r} in row {_name(other)} and {row.get(name)!r} in row {_name(row)}"
+                ours, theirs = (f"{one.get(name)!r} in row {name_of(one)}" for one in (other, row))
                 remedy = "expected one configuration an arm; give one of them another name, or remove its rows"
-                raise DataError(f"{path}: arm {row['arm']!r}: {found}; {remedy}")
+                raise DataError(f"{path}: arm {row['arm']!r}: {name} is {ours} and {theirs}; {remedy}")
 
 
 def _check_bases(path: Path, runs: Iterable[Result], plan: Plan) -> list[str]:
@@ -174,10 +169,6 @@ def _check_bases(path: Path, runs: Iterable[Result], plan: Plan) -> list[str]:
                 fault = f"{name} of the base {base!r} on {data} is {low:g} in one row and {high:g} in another"
                 raise DataError(f"{path}: {fault}; expected one base; remove the rows of the one that is gone")
     return [f"a base's own metrics differ between its runs by up to {widest:.6f}"] if widest > 1e-6 else []
-
-
-def _name(row: Row) -> str:
-    return "/".join(row[name] for name in RUNS.key)
 
 
 def _rows(count: int) -> str:

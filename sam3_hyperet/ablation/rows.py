@@ -63,14 +63,21 @@ def cell(value: object) -> str:
     return repr(round(value, 6)) if isinstance(value, float) else str(value)
 
 
-def number(row: Row, column: str) -> float:
-    """A cell as a number; NaN where it is empty. Raises DataError for other text."""
+def number(row: Row, column: str, *, needed: bool = False) -> float:
+    """A cell as a finite number; NaN where it is empty. Raises DataError for other text, and for none if `needed`."""
     text = row.get(column, "")
     try:
-        return float(text) if text else math.nan
+        value = float(text or math.nan)
     except ValueError:
-        run = "/".join(row.get(name, "") for name in RUNS.key)
-        raise DataError(f"row {run}: {column} is {text!r:.60}; expected a number") from None
+        value = math.inf
+    if math.isinf(value) or (needed and math.isnan(value)):
+        raise DataError(f"row {name_of(row)}: {column} is {text!r:.60}; expected a number")
+    return value
+
+
+def name_of(row: Row) -> str:
+    """What names a run's row, for people."""
+    return "/".join(row.get(name, "") for name in RUNS.key)
 
 
 def read_rows(path: Path, layout: Layout = RUNS) -> list[dict[str, str]]:

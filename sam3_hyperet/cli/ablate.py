@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sam3_hyperet.cli.ablation_study import open_study
-from sam3_hyperet.cli.ablation_work import left_lines, submit, work, write_results
+from sam3_hyperet.cli.ablation_work import left_lines, raise_failed, submit, work, write_results
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Run the tool, or submit what is missing to Slurm; returns the CSV."""
+    """Run the tool, or submit what is missing to Slurm; returns the CSV. Raises UserError at the end if runs failed."""
     study = open_study(list(sys.argv[1:] if argv is None else argv))
     if study.options.runs == 0:
         write_results(study)
@@ -23,8 +23,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if study.options.dry_run:
         return study.csv
     if study.options.launcher.name == "local":
-        work(study)
+        failed = work(study)
         write_results(study)
+        raise_failed(failed)
     else:
         submit(study)
     return study.csv

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sam3_hyperet.ablation.plan import GAIN, LOST
 from sam3_hyperet.ablation.rows import TRIALS, cell, leave_row
+from sam3_hyperet.cli.ablation_study import LOG
 from sam3_hyperet.cli.command import exit_cleanly, write_json
 from sam3_hyperet.cli.pretrain import save_best
 from sam3_hyperet.cli.processes import make_fabric
@@ -43,7 +45,6 @@ from sam3_hyperet.training.run_folder import ADAPTER
 from sam3_hyperet.training.state import previous_state, read_state
 from sam3_hyperet.version import __version__
 
-LOG = "log.txt"
 JOB = "ablation"
 """The key of a configuration that holds what a `Job` has."""
 _ABOUT = "ablation.json"
@@ -93,6 +94,7 @@ def run(config: DictConfig) -> dict[str, str]:
 
     What training prints goes to log.txt in the run's folder. Raises ConfigError where another process has the folder.
     """
+    gc.collect()  # models of the run before; of one that failed, its traceback had them
     config = config.copy()
     job = Job(**OmegaConf.to_container(config.pop(JOB)))  # type: ignore[arg-type]
     folder = Path(config.run_dir)
@@ -125,7 +127,6 @@ def run(config: DictConfig) -> dict[str, str]:
         leave_row(Path(job.rows), job.name, row)
         if not job.keep:
             _clean(folder)
-    gc.collect()
     return row
 
 
@@ -259,10 +260,14 @@ def _clean(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _log(folder: Path) -> Iterator[None]:
-    """Context in which what is printed goes to the end of the folder's log."""
+    """Context in which what is printed, and the traceback of an error, goes to the end of the folder's log."""
     Manifest(folder).claim(LOG)
     with (folder / LOG).open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        yield
+        try:
+            yield
+        except Exception:
+            traceback.print_exc(file=file)
+            raise
 
 
 def _nothing() -> None:

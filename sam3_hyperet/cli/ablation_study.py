@@ -17,6 +17,8 @@ from sam3_hyperet.cli.composition import groups_of, unknown
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import close
 
+LOG = "log.txt"
+"""What a run or the making of a base prints, in its folder."""
 _PLANS = CONFIGS / "ablation"
 _OF_BOTH = ("paths",)
 
@@ -41,7 +43,7 @@ class Study:
     @property
     def trials(self) -> list[Run]:
         """The trials by which the arms of the part are tuned."""
-        return trials_of(self.plan.restricted({"arms": list(self.part.arms), "worlds": list(self.part.data)}))
+        return trials_of(self.plan.restricted({"only": list(self.part.arms), "worlds": list(self.part.data)}))
 
     def rows(self, layout: Layout) -> list[dict[str, str]]:
         """All rows of runs or of trials, of the CSV and of row files."""
@@ -109,7 +111,7 @@ def open_study(argv: list[str]) -> Study:
     plan = read_plan(plan_file(str(options.plan)))
     if not options.tune:
         plan = replace(plan, tune=Tuning())
-    chosen = {"arms": _listed(options.only), "worlds": _listed(options.worlds), "bases": _listed(options.bases)}
+    chosen = {name: _listed(name, options[name]) for name in ("only", "worlds", "bases")}
     numbers = {name: _numbers(name, options[name]) for name in ("seeds", "images")}
     folder = Path(options.run_dir or f"runs/ablate-{plan.name}")
     csv = Path(options.csv) if options.csv else folder / f"{plan.name}.csv"
@@ -152,15 +154,19 @@ def plan_file(name: str) -> Path:
     return _PLANS / f"{name}.yaml"
 
 
-def _listed(value: object) -> list[str] | None:
-    """Names of an option that takes null, a list, or several joined by commas."""
+def _listed(name: str, value: object) -> list[str] | None:
+    """Names of an option that takes null, a list, or several joined by commas. Raises ConfigError for none."""
     if value is None:
         return None
-    return [str(one) for one in value] if isinstance(value, ListConfig | list) else str(value).split(",")
+    found = [str(one) for one in value] if isinstance(value, ListConfig | list) else str(value).split(",")
+    if not any(found):
+        raise ConfigError(f"{name}={value}; expected one at least, or null for all of the plan's")
+    return found
 
 
 def _numbers(name: str, value: object) -> list[int] | None:
+    found = _listed(name, value)
     try:
-        return None if value is None else [int(one) for one in _listed(value) or ()]
+        return None if found is None else [int(one) for one in found]
     except ValueError:
         raise ConfigError(f"{name}={value}; expected integers, as [0,1]") from None

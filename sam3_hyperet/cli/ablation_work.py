@@ -1,7 +1,8 @@
 """The work of a study: bases, then trials, then runs, here or as Slurm arrays; then table and figure of the rows."""
 
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -9,7 +10,8 @@ from datetime import timedelta
 from sam3_hyperet.ablation.plan import GAIN, LOST
 from sam3_hyperet.ablation.rows import RUNS, TRIALS, Layout, Row, number
 from sam3_hyperet.ablation.runs import Run, at_the_edge, expected_seconds, runs_of
-from sam3_hyperet.cli.ablation_study import Study
+from sam3_hyperet.cli.ablation_study import LOG, Study
+from sam3_hyperet.cli.command import user_message
 from sam3_hyperet.cli.recognition import recognised_here
 from sam3_hyperet.cli.submit import checked_once, submit_jobs
 from sam3_hyperet.errors import ConfigError, UserError
@@ -61,15 +63,15 @@ def left_lines(study: Study) -> Iterator[str]:
     yield f"results: {study.csv}"
 
 
-def work(study: Study) -> None:
-    """Make what is missing, in this process. Raises UserError at the end for runs that failed, with their reasons."""
+def work(study: Study) -> dict[str, str]:
+    """Make what is missing, in this process; returns the runs that failed, by name, with their reasons."""
     from sam3_hyperet.cli import ablation_run  # imports torch
     from sam3_hyperet.cli.ablation_inputs import check_inputs
 
     budget, failed = Budget(study.options.runs, study.options.hours), dict[str, str]()
     check_inputs(study)
     for data, base in study.bases_left():
-        study.say(f"making the base {base} of {data} by its recipe; log: {study.folder}/bases/{data}_{base}/log.txt")
+        study.say(f"making the base {base} of {data} by its recipe; log: {study.folder}/bases/{data}_{base}/{LOG}")
         config = study.composer.base(data, base)
         assert config is not None
         ablation_run.make_base(config, study.composer.base_file(data, base))
@@ -78,14 +80,13 @@ def work(study: Study) -> None:
         _make_all(study, left, layout, budget, failed, lambda run: ablation_run.run(study.job(run)))
         if layout is TRIALS:
             if unfinished := [run.name for run in study.left(TRIALS)]:
-                _raise_failed(failed)
                 study.say(f"{len(unfinished)} trials are left, before any run; the same command goes on")
-                return
+                return failed
             for line in _chosen_lines(study):
                 study.say(line)
     if left := study.left(RUNS):
         study.say(f"{len(left)} runs are left; the same command goes on")
-    _raise_failed(failed)
+    return failed
 
 
 def submit(study: Study) -> None:
@@ -160,9 +161,11 @@ def _make_all(
                 budget.begun += 1
                 try:
                     row = make(run)
-                except UserError as error:
-                    failed[run.name] = str(error)
-                    study.say(f"failed: {run.name}: {error}")
+                except Exception as error:  # a bug or a lack of memory in one arm, too, leaves the others as they are
+                    last_lines = "".join(traceback.format_exception_only(error))
+                    failed[run.name] = user_message(error) or " ".join(last_lines.split())
+                    log = study.composer.folder_of(run) / LOG
+                    study.say(f"failed: {run.name}: {failed[run.name]}; log: {log}")
                     continue
                 except (SystemExit, KeyboardInterrupt):
                     study.say(f"stopped in {run.name}; the same command goes on")
@@ -193,7 +196,8 @@ def _chosen_lines(study: Study) -> Iterator[str]:
         yield f"tuned: {data}, {arm}: {' '.join(options)}" + (f" (warning: {edge.partition(': ')[2]})" if edge else "")
 
 
-def _raise_failed(failed: dict[str, str]) -> None:
+def raise_failed(failed: Mapping[str, str]) -> None:
+    """Raise a UserError that names the first of the runs that failed, if any did."""
     if failed:
         first, why = next(iter(failed.items()))
         others = f", and {len(failed) - 1} more" if len(failed) > 1 else ""

@@ -1,7 +1,7 @@
 """What is injected: scheme or sites, structure, geometry and their options; impossible values are errors."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, ClassVar
 
 from sam3_hyperet import options
@@ -15,8 +15,8 @@ GATED_SITES = ("encoder_layer", "encoder_out", "prompt")
 GATES = ("none", "prompt")
 ADAPTERS = ("hyperet", "lora", "dora", "ia3", "oft", "boft", "ln", "bitfit")
 CONTROLS_BY_PEFT, CONTROLS_OF_BASE = ("lora", "dora", "ia3"), ("ln", "bitfit")
-SIZED = {"rank": ("lora", "dora"), "oft_block_size": ("oft", "boft")}
-"""Options of a control's size, by the adapters that have them."""
+OF_CONTROLS = {"rank": ("lora", "dora"), "oft_block_size": ("oft", "boft"), "norms": ("ln",), "biases": ("bitfit",)}
+"""Options of controls, by the adapters that have them."""
 ATTENTIONS = ("self", "cross", "both")
 _IMAGE_PATH = (r"^backbone\.vision_backbone\.", r"^transformer\.")
 PACKAGED = {"tiny": "tiny_scenes_object.safetensors", "tiny_levels": "tiny_scenes_levels.safetensors"}
@@ -95,10 +95,11 @@ class HyperETConfig:
             indices = getattr(self, name)
             if indices is not None and (not indices or len(set(indices)) < len(indices)):
                 raise ConfigError(f"{name}={list(indices)}; expected distinct integers, or null for every one")
-        for name, of in SIZED.items():
-            if getattr(self, name) is not None and self.adapter not in of:
-                found = f"{name}={getattr(self, name)}: adapter={self.adapter} has none"
-                raise ConfigError(f"{found}; it is of adapter={' and '.join(of)}, expected {name}=null")
+        of_class = {field.name: field.default for field in fields(self)}
+        for name, of in OF_CONTROLS.items():
+            if (value := getattr(self, name)) != of_class[name] and self.adapter not in of:
+                found = f"{name}={list(value) if isinstance(value, tuple) else value}: adapter={self.adapter} has none"
+                raise ConfigError(f"{found}; it is of adapter={' and '.join(of)}, expected that, or no hyperet.{name}")
         if self.gate == "prompt":
             self._check_gate()
         if self.learn_residual and self.residual is None:

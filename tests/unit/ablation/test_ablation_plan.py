@@ -62,7 +62,7 @@ def test_runs_have_seeds_outermost_and_every_arm_the_same_trials(tmp_path):
         ("curved", "one", 1000, ("optim.lr=0.001",)),
     ]
     assert len(trials) == len({one.name for one in trials}) == 6
-    part = plan.restricted({"arms": ["flat"], "bases": ["two"], "seeds": [7], "images": None})
+    part = plan.restricted({"only": ["flat"], "bases": ["two"], "seeds": [7], "images": None})
     assert {(run.base, run.arm, run.seed) for run in runs_of(part)} == {("two", "flat", 7)}
     assert part.comparisons == ()
 
@@ -136,7 +136,7 @@ def test_a_plan_that_cannot_be_is_named_with_its_file(tmp_path, changes, message
 def test_a_part_that_is_not_in_the_plan_is_named(tmp_path):
     plan = read_plan(written(tmp_path))
     with pytest.raises(ConfigError, match=r"only='curvd' is unknown; expected one of flat, curved; did you mean"):
-        plan.restricted({"arms": ["curvd"]})
+        plan.restricted({"only": ["curvd"]})
     with pytest.raises(ConfigError, match="bases='three' is unknown"):
         plan.restricted({"bases": ["three"]})
 

@@ -143,19 +143,27 @@ def test_arms_are_tuned_by_the_same_trials_before_any_run(study, made, capsys):
         study("optim.lr=1", tune=tune)
 
 
-def test_a_failed_run_does_not_end_the_others(study, made, monkeypatch, capsys):
+def test_a_failed_run_does_not_end_the_others(study, made, monkeypatch, tmp_path, capsys):
     stub = ablation_run.run
 
     def failing(config):
-        if config.ablation.cells.arm == "curved":
-            raise UserError("no finite loss")
+        if (error := errors.get((config.ablation.cells.arm, config.seed))) is not None:
+            raise error
         return stub(config)
 
+    errors = {("curved", 0): UserError("no finite loss"), ("curved", 1): RuntimeError("shapes differ:\n2 and 3")}
     monkeypatch.setattr(ablation_run, "run", failing)
     with pytest.raises(UserError, match="scenes_base_curved_seed0, and 1 more failed: no finite loss; the other rows"):
         study()
     assert len(made) == 4
-    assert "failed: scenes_base_curved_seed1: no finite loss" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"failed: scenes_base_curved_seed0: no finite loss; log: {tmp_path / 'study'}/runs" in said
+    assert "failed: scenes_base_curved_seed1: RuntimeError: shapes differ: 2 and 3; log: " in said
+    assert "4 rows of study" in said
+    errors = {("curved", 0): KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        study()
+    assert len(made) == 4
 
 
 def test_runs_of_another_process_are_left_to_it(study, made, tmp_path, monkeypatch, capsys):
@@ -229,6 +237,9 @@ def test_a_slurm_array_has_what_is_missing(study, made, monkeypatch, capsys):
         (["seed=1"], "seed= is each run's own; expected seeds=\\[…\\]"),
         (["only=flt"], "only='flt' is unknown; expected one of flat, curved, A"),
         (["seeds=[a]"], "seeds=.*; expected integers"),
+        (["seeds=[]"], "seeds=\\[\\]; expected one at least, or null for all of the plan's"),
+        (["only=[]"], "only=\\[\\]; expected one"),
+        (["worlds="], "worlds=; expected one"),
         (["csv=rows.txt"], "csv=rows.txt; expected a file"),
         (["model.checkpoint=/nowhere.pt"], "model.checkpoint=/nowhere.pt: no such file"),
         (["changed=maybe"], "changed='maybe' is unknown"),
@@ -271,16 +282,24 @@ def test_a_recognised_data_set_is_known_by_its_folder(study):
 
 def test_a_trial_without_a_finite_loss_is_never_chosen(study, monkeypatch):
     def failing(*arguments):
-        raise TrainingFailed("not finite")
+        raise failure
 
+    failure = TrainingFailed("not finite")
     monkeypatch.setattr(ablation_run, "_trained", failing)
     opened = study("only=flat", tool=open_study, tune={"options": {"optim.lr": [1.0, 0.1]}})
     first, second = opened.trials
     row = ablation_run.run(opened.job(first))
     assert row.get("gain", "") == ""
     assert opened.left(TRIALS) == [second]
+    run = runs_of(opened.part)[0]
     with pytest.raises(TrainingFailed):
-        ablation_run.run(opened.job(runs_of(opened.part)[0]))
+        ablation_run.run(opened.job(run))
+    failure = RuntimeError("a bug")
+    with pytest.raises(RuntimeError):
+        ablation_run.run(opened.job(run))
+    log = (opened.composer.folder_of(run) / "log.txt").read_text()
+    assert "Traceback" in log
+    assert log.endswith("RuntimeError: a bug\n")
 
 
 def test_bases_are_not_made_the_same(study):

@@ -66,7 +66,7 @@ def test_what_is_no_mapping_is_refused(values):
 
 def test_a_text_is_one_entry_of_a_list():
     assert HyperETConfig(sites="fpn") == HyperETConfig.from_mapping({"sites": "fpn"}) == HyperETConfig(sites=("fpn",))
-    assert HyperETConfig(biases="norm").biases == ("norm",)
+    assert HyperETConfig(adapter="bitfit", biases="norm").biases == ("norm",)
 
 
 def test_lists_and_tuples_make_the_same_config():

@@ -335,8 +335,15 @@ def test_one_switch_of_the_command_line(arguments, expected):
 
 
 @pytest.mark.parametrize(
-    "options", [{"rank": 4}, {"adapter": "ia3", "rank": 4}, {"adapter": "lora", "oft_block_size": 4}]
+    ("options", "found"),
+    [
+        ({"rank": 4}, "rank=4: adapter=hyperet has none; it is of adapter=lora and dora, expected that, or no hyperet"),
+        ({"adapter": "ia3", "rank": 4}, "rank=4: adapter=ia3 has none"),
+        ({"adapter": "lora", "oft_block_size": 4}, "oft_block_size=4: adapter=lora has none"),
+        ({"norms": ["."]}, r"norms=\['\.'\]: adapter=hyperet has none; it is of adapter=ln, expected that"),
+        ({"adapter": "ln", "biases": []}, r"biases=\[\]: adapter=ln has none; it is of adapter=bitfit"),
+    ],
 )
-def test_a_size_that_an_adapter_has_not_is_refused(options):
-    with pytest.raises(ConfigError, match=r"(rank|oft_block_size)=4: adapter=\w+ has none; it is of adapter="):
+def test_options_that_an_adapter_has_not_are_refused(options, found):
+    with pytest.raises(ConfigError, match=found):
         hy.HyperETConfig(**options)
