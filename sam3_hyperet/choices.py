@@ -10,3 +10,5 @@ MAX_DIAL = 2.0
 """Of an adapter: 0 is the base, 1 the adapter as trained."""
 MIN_RADIUS = 0.1
 """K of the entailment cones: within twice this radius a cone is half a space."""
+VISUAL = "visual"
+"""SAM 3's text for a prompt of boxes alone."""

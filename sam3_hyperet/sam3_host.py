@@ -48,6 +48,7 @@ with warnings.catch_warnings():
         from sam3.model.data_misc import FindStage
         from sam3.model.decoder import TransformerDecoder, TransformerDecoderLayer
         from sam3.model.encoder import TransformerEncoderFusion, TransformerEncoderLayer
+        from sam3.model.geometry_encoders import Prompt as GeometricPrompt
         from sam3.model.geometry_encoders import SequenceGeometryEncoder
         from sam3.model.maskformer_segmentation import PixelDecoder, UniversalSegmentationHead
         from sam3.model.model_misc import MLP, DotProductScoring, SAM3Output, TransformerWrapper
@@ -92,6 +93,7 @@ def _assert_contract() -> None:
         Sam3Image._run_encoder: {"backbone_out", "find_input", "prompt", "prompt_mask"},
         Sam3Image._run_decoder: {"pos_embed", "memory", "src_mask", "out", "prompt", "prompt_mask", "encoder_out"},
         Sam3Image._run_segmentation_heads: {"out", "backbone_out", "img_ids", "encoder_hidden_states", "hs"},
+        GeometricPrompt.__init__: {"box_embeddings", "box_mask", "box_labels"},
         SequenceGeometryEncoder._encode_boxes: {"boxes", "boxes_mask", "boxes_labels", "img_feats"},
         Sam3LossWrapper._get_num_boxes: {"targets"},
         PositionEmbeddingSine.__init__: {"precompute_resolution"},

@@ -25,6 +25,7 @@ from sam3_hyperet.doctor.findings import Finding, ok
 from sam3_hyperet.doctor.job import examine_job
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.files import Manifest, replacing
+from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.predictor import Predictor, check_prompts
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.masks import encode_masks
@@ -68,8 +69,7 @@ def predict(config: DictConfig) -> Path:
     names: Sequence[str | None] = inputs.overlays() if config.overlays else [None] * len(inputs.paths)
     run_dir = Path(config.run_dir)
     written = _check_written(run_dir, inputs, names)
-    inputs.check()
-    for line in passed_over(config.images) if config.annotations is None else ():
+    for line in [*inputs.check(), *(passed_over(config.images) if config.annotations is None else ())]:
         console.print(line, markup=False, soft_wrap=True)
     set_threads(config.threads)
     model, adapter = open_adapted(config)
@@ -87,6 +87,7 @@ def predict(config: DictConfig) -> Path:
         "dial": dial_of(model) if adapter else None,
         "score_threshold": config.score_threshold,
         "precision": predictor.precision,
+        **({} if config.exemplars is None else {"exemplars": str(config.exemplars)}),
     }
     head = json.dumps(facts, ensure_ascii=False)
     with ExitStack() as stack:
@@ -99,7 +100,7 @@ def predict(config: DictConfig) -> Path:
         on_image = stack.enter_context(counted(console, "images", len(inputs.paths)))
         for i, (path, name) in enumerate(zip(inputs.paths, names, strict=True)):
             image = inputs.load(i)
-            entry, drawn = _predict(predictor, image, config)
+            entry, drawn = _predict(predictor, image, inputs.asked(i, image.size), config)
             if name:
                 Image.fromarray(drawn).save(run_dir / name)
             pictures.write({"file": str(path), "image_id": inputs.ids[i], **entry, "overlay": name})
@@ -215,23 +216,36 @@ def _open_list(path: Path, before: str = "", after: str = "") -> Iterator[_JsonL
         file.write(f"\n]{after}\n")
 
 
-def _predict(predictor: Predictor, image: Image.Image, config: DictConfig) -> tuple[dict[str, Any], np.ndarray | None]:
-    """What is found on an image, and the image with it drawn in, if it is asked for."""
+def _predict(
+    predictor: Predictor, image: Image.Image, asked: Mapping[str, Exemplars | None], config: DictConfig
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """What is found on an image for prompts, some with boxes, and the image with it drawn in, if it is asked for."""
     predictions, masks_shown, labels = [], [], []
-    for prompt, prediction in zip(predictor.vocabulary, predictor.predict(image), strict=True):
+    chosen = [predictor.vocabulary.index(prompt) for prompt in asked]
+    found = predictor.predict(image, chosen, list(asked.values())) if asked else ()
+    for prompt, prediction in zip(asked, found, strict=True):
         best = prediction.top(len(prediction.query_scores))
         best = best.above(config.score_threshold / max(best.presence, 1e-12))
         masks = best.masks(image.height, image.width, config.mask_threshold)
         boxes = best.boxes * best.boxes.new_tensor([image.width, image.height] * 2)
         scores = best.scores.tolist()
-        found = zip(scores, boxes.tolist(), encode_masks(masks), strict=True)
-        detections = [{"score": score, "box_xyxy": box, "segmentation": rle} for score, box, rle in found]
-        predictions.append({"prompt": prompt, "presence": prediction.presence, "detections": detections})
+        parts = zip(scores, boxes.tolist(), encode_masks(masks), strict=True)
+        detections = [{"score": score, "box_xyxy": box, "segmentation": rle} for score, box, rle in parts]
+        exemplars = asked[prompt]
+        given = {} if exemplars is None else {"exemplars": _told(exemplars, image.size)}
+        predictions.append({"prompt": prompt, **given, "presence": prediction.presence, "detections": detections})
         if config.overlays:
             masks_shown += list(masks)
             labels += [f"{prompt} {score:.2f}" for score in scores]
     entry = {"width": image.width, "height": image.height, "prompts": predictions}
     return entry, overlay(np.asarray(image), masks_shown, labels) if config.overlays else None
+
+
+def _told(exemplars: Exemplars, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Exemplars as a file of them has them: boxes [x, y, width, height] in pixels of the image."""
+    boxes = np.array(exemplars.boxes) * (*size, *size)
+    boxes[:, :2] -= boxes[:, 2:] / 2
+    return [{"box": b, "positive": p} for b, p in zip(boxes.tolist(), exemplars.positive, strict=True)]
 
 
 def _coco_results(entry: Mapping[str, Any], image_id: int, categories: Mapping[str, int]) -> Iterator[dict[str, Any]]:

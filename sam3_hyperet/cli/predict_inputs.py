@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from sam3_hyperet.data.coco import read_coco_images
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden, with_readable_name
 from sam3_hyperet.data.image_files import read_image
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.inference.exemplar_file import ExemplarFile, StatedBox, exemplars_of, reach_beyond, read_exemplars
+from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.reading import regular_file
 
 _PLAIN = re.compile(r"[^\W\d_][\w '-]*")  # a name of which YAML makes nothing else
@@ -26,24 +28,35 @@ _PLAIN = re.compile(r"[^\W\d_][\w '-]*")  # a name of which YAML makes nothing e
 
 @dataclass(frozen=True)
 class Inputs:
-    """paths, ids: of the images. categories: id of each prompt. content: the rest of what `images.json` has."""
+    """paths, ids: of the images. categories: id of each prompt. everywhere: those that are asked of every image.
+
+    boxes: by image, the exemplars' boxes, whose prompts are asked of that image as well.
+    """
 
     paths: Sequence[Path]
     ids: Sequence[int]
     categories: Mapping[str, int]
     upright: bool
     annotated: AnnotatedImages | None = None  # those of `annotations=`
+    everywhere: Sequence[str] = ()
+    boxes: Mapping[int, Sequence[StatedBox]] = field(default_factory=dict)
+    notes: Sequence[str] = ()  # lines about the exemplars
 
     @classmethod
     def of(cls, config: DictConfig) -> "Inputs":
-        """Those of `images=`, `prompts=` and `annotations=`. Raises ConfigError or DataError."""
+        """Those of `images=`, `prompts=`, `annotations=` and `exemplars=`. Raises ConfigError or DataError."""
+        stated = None if config.exemplars is None else read_exemplars(Path(str(config.exemplars)).expanduser())
         upright = config.exif == "apply" or (config.exif == "auto" and config.annotations is None)
         if config.annotations is None:
-            if config.prompts is None:
-                raise ConfigError("predict: needs prompts=…, or annotations=FILE for the categories of a COCO file")
-            paths, prompts = find_images(config.images), listed_prompts(config.prompts)
-            ids = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts), start=1)}
-            return cls(paths, range(1, len(paths) + 1), ids, upright)
+            if config.prompts is None and stated is None:
+                others = "annotations=FILE for the categories of a COCO file or exemplars=FILE for boxes"
+                raise ConfigError(f"predict: needs prompts=…, or {others}")
+            paths = find_images(config.images)
+            prompts = listed_prompts(config.prompts) if config.prompts is not None else []
+            every = dict.fromkeys([*prompts, *(stated.prompts if stated else ())])
+            ids = {prompt: number for number, prompt in enumerate(every, start=1)}
+            inputs = cls(paths, range(1, len(paths) + 1), ids, upright, everywhere=tuple(dict.fromkeys(prompts)))
+            return inputs._with(stated)
         (file, *more), folders = listed(config.annotations), listed(config.images)
         if more or len(folders) != 1 or not folders[0].is_dir():
             raise ConfigError(
@@ -58,17 +71,44 @@ class Inputs:
         chosen = [known[spoken(prompt).lower()] for prompt in prompts]
         images = [found.image(i) for i in range(len(found))]
         categories = {category.name: category.id for category in chosen}
-        return cls([one.path for one in images], [one.image_id for one in images], categories, upright, found)
+        if stated and (others := [one for one in stated.prompts if one not in categories]):
+            expected = f"expected categories of {file}, whose ids results.json has: {some(list(categories), 20)}"
+            raise ConfigError(f"exemplars={config.exemplars}: boxes of {some(others)}; {expected}")
+        paths, numbers = [one.path for one in images], [one.image_id for one in images]
+        return cls(paths, numbers, categories, upright, found, tuple(categories))._with(stated)
+
+    def _with(self, stated: ExemplarFile | None) -> "Inputs":
+        """The same with the boxes of a file. Raises DataError for names of images that are not there."""
+        if stated is None:
+            return self
+        boxes, total = stated.by_image(self.paths), len(stated.boxes)
+        notes = [stated.ignored] if stated.ignored else []
+        if len(boxes) < total:
+            notes.append(f"{stated.path}: {total - len(boxes)} of {total} images with boxes are not among images=")
+        if not self.everywhere and (without := len(self.paths) - len(boxes)):
+            notes.append(f"{stated.path}: {without} of {len(self.paths)} images have no box: nothing is asked of them")
+        return replace(self, boxes=boxes, notes=notes)
+
+    def asked(self, i: int, size: tuple[int, int]) -> dict[str, Exemplars | None]:
+        """The prompts of image i, which has (width, height), with their boxes. Raises DataError naming the record."""
+        return {**dict.fromkeys(self.everywhere), **exemplars_of(self.boxes.get(i, ()), size)}
 
     def load(self, i: int) -> Image.Image:
         """Image i in RGB. Raises DataError naming the file, also where its size is not that in the annotations."""
         return self.annotated.load_image(i) if self.annotated else read_image(self.paths[i], upright=self.upright)
 
-    def check(self) -> None:
-        """Decode every image once: a broken one is an error before anything is written."""
+    def check(self) -> list[str]:
+        """Decode every image once: a broken one is an error before anything is written. Lines about boxes."""
         with ThreadPoolExecutor(8) as pool:
-            for _ in pool.map(lambda i: self.load(i) and None, range(len(self.paths))):
-                pass
+            beyond = sum(pool.map(self._check, range(len(self.paths))))
+        cut = [f"exemplars: {beyond} boxes reach beyond their image and are cut at its border"] if beyond else []
+        return [*self.notes, *cut]
+
+    def _check(self, i: int) -> int:
+        """Decode an image; how many of its boxes reach beyond it."""
+        size = self.load(i).size
+        self.asked(i, size)
+        return reach_beyond(self.boxes.get(i, ()), size)
 
     def overlays(self) -> list[str]:
         """A file name for each image's overlay."""

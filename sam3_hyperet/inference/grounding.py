@@ -1,6 +1,6 @@
 """Grounding of prompts on one encoded image: whatever does not depend on the prompt is computed once for all of them.
 
-Shared are the tokens of the geometry encoder, for there are no boxes and points; the self-attention of the fusion
+Shared are the tokens of the geometry encoder, where there are no boxes; the self-attention of the fusion
 encoder's first layer, whose input is the image alone; and the parts that `mask_head` shares. Masks are decoded on
 demand.
 """
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.conversion import converted
+from sam3_hyperet.inference.exemplars import Exemplars, geometric_prompt
 from sam3_hyperet.inference.mask_head import MaskHead, shares_work
 from sam3_hyperet.inference.prediction import Features
 from sam3_hyperet.losses.alignment import mean_text
@@ -58,26 +59,39 @@ class Grounding:
         else:
             _log_once(f"{type(model).__name__} grounds prompts in its own way: nothing is shared between them")
 
-    def ground(self, prompts: Sequence[int]) -> tuple[dict[str, Tensor], list[PromptMasks]]:
-        """The model's own output for these prompts of the vocabulary, as far as it is not masks, and their masks."""
+    def ground(
+        self, prompts: Sequence[int], exemplars: Sequence[Exemplars | None] | None = None
+    ) -> tuple[dict[str, Tensor], list[PromptMasks]]:
+        """The model's own output for these prompts of the vocabulary, as far as it is not masks, and their masks.
+
+        exemplars: of each prompt; None for none at all.
+        """
         find_input, count = find_stage(prompts, self._device), len(prompts)
+        boxes = geometric_prompt(exemplars, self._device) if exemplars and any(exemplars) else None
         if not self._stock:
-            dummy = self._model._get_dummy_prompt(count)
             out = self._model.forward_grounding(
-                backbone_out=dict(self._backbone_out), find_input=find_input, find_target=None, geometric_prompt=dummy
+                backbone_out=dict(self._backbone_out),
+                find_input=find_input,
+                find_target=None,
+                geometric_prompt=boxes or self._model._get_dummy_prompt(count),
             )
             return out, list(map(_decoded, out["pred_masks"], out["semantic_seg"][:, 0]))
-        prompt = torch.cat([self._text[:, find_input.text_ids], self._geometry.expand(-1, count, -1)])
-        prompt_mask = torch.cat([self._text_mask[find_input.text_ids], self._geometry_mask.expand(count, -1)], dim=1)
-        _, encoded, _ = self._model._run_encoder(self._backbone_out, find_input, prompt, prompt_mask)
+        if boxes is None:
+            words = len(self._text)
+            prompt = torch.cat([self._text[:, find_input.text_ids], self._geometry.expand(-1, count, -1)])
+            mask = torch.cat([self._text_mask[find_input.text_ids], self._geometry_mask.expand(count, -1)], dim=1)
+        else:  # with all of the text's padding, by which sites tell it from several tokens of geometry
+            words = len(self._backbone_out["language_features"])
+            prompt, mask, _ = self._model._encode_prompt(self._backbone_out, find_input, boxes)
+        _, encoded, _ = self._model._run_encoder(self._backbone_out, find_input, prompt, mask)
         memory, padding = encoded["encoder_hidden_states"], encoded["padding_mask"]
-        out, queries = self._model._run_decoder(encoded["pos_embed"], memory, padding, {}, prompt, prompt_mask, encoded)
-        one_by_one = (memory.chunk(count, 1), queries.chunk(count, 1), prompt.chunk(count, 1), prompt_mask.chunk(count))
-        return out, list(map(self._masks, *one_by_one))
+        out, queries = self._model._run_decoder(encoded["pos_embed"], memory, padding, {}, prompt, mask, encoded)
+        one_by_one = (memory.chunk(count, 1), queries.chunk(count, 1), prompt.chunk(count, 1), mask.chunk(count))
+        return out, [self._masks(*one, words) for one in zip(*one_by_one, strict=True)]
 
-    def _masks(self, memory: Tensor, queries: Tensor, prompt: Tensor, prompt_mask: Tensor) -> PromptMasks:
-        """The masks of one prompt, for batch size 1."""
-        words, size = len(self._text), self._backbone_out["backbone_fpn"][-1].shape[-2:]
+    def _masks(self, memory: Tensor, queries: Tensor, prompt: Tensor, prompt_mask: Tensor, words: int) -> PromptMasks:
+        """The masks of one prompt, for batch size 1, of which the first `words` tokens are its text."""
+        size = self._backbone_out["backbone_fpn"][-1].shape[-2:]
         features = {
             "text": lambda: mean_text(prompt[:words], prompt_mask[:, :words])[0, :, None, None],
             "encoder": lambda: memory[:, 0].T.unflatten(-1, size),  # type: ignore[no-untyped-call]

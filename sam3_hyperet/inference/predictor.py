@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.choices import FP32, PRECISIONS
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.first_look import FirstLook, SparedPrediction
 from sam3_hyperet.inference.grounding import Grounding
 from sam3_hyperet.inference.prediction import Encoded, PromptPrediction
@@ -85,19 +86,37 @@ class Predictor:
             features: Encoded = self.model.backbone.forward_image(pixels[None])
         return features
 
-    def predict(self, image: Image.Image | Encoded, prompts: Sequence[int] | None = None) -> Iterator[PromptPrediction]:
+    def predict(
+        self,
+        image: Image.Image | Encoded,
+        prompts: Sequence[int] | None = None,
+        exemplars: Sequence[Exemplars | None] | None = None,
+    ) -> Iterator[PromptPrediction]:
         """The prediction for each prompt on an image, or on what `encode` made of it.
 
-        prompts: those of the vocabulary to be used, by position; None for all.
+        prompts: those of the vocabulary to be used, by position, in any number and order; None for all.
+        exemplars: the boxes that each of them is given on this image, None for no boxes. Boxes alone are the prompt
+            `choices.VISUAL`, which is to be in the vocabulary.
+        Raises ConfigError: exemplars for another number of prompts, or beside first looks, which see no boxes.
         """
         asked: Sequence[int] = range(len(self.vocabulary)) if prompts is None else prompts
-        encoded = self.encode(image) if isinstance(image, Image.Image) else image
+        given: Sequence[Exemplars | None] = [None] * len(asked) if exemplars is None else exemplars
+        if len(given) != len(asked):
+            raise ConfigError(f"{len(given)} exemplars for {len(asked)} prompts; expected one or None for each")
+        if self.spare_below and any(given):
+            raise ConfigError("exemplars are boxes, which first looks do not see; expected spare_below=0")
+        return self._predict(self.encode(image) if isinstance(image, Image.Image) else image, asked, given)
+
+    def _predict(
+        self, encoded: Encoded, asked: Sequence[int], exemplars: Sequence[Exemplars | None]
+    ) -> Iterator[PromptPrediction]:
         if not self.spare_below:
-            yield from self._ground(encoded, asked)
+            yield from self._ground(encoded, asked, exemplars)
             return
         scores, presence = self.first_look(encoded, asked).tolist()
         is_spared = [score < self.spare_below for score in scores]
-        others = self._ground(encoded, [k for k, spared in zip(asked, is_spared, strict=True) if not spared])
+        kept = [k for k, spared in zip(asked, is_spared, strict=True) if not spared]
+        others = self._ground(encoded, kept, [None] * len(kept))
         for spared, probability in zip(is_spared, presence, strict=True):
             yield SparedPrediction(probability, self.device) if spared else next(others)
 
@@ -117,14 +136,17 @@ class Predictor:
     def _first_look(self) -> FirstLook:
         return FirstLook(self.model)
 
-    def _ground(self, encoded: Encoded, asked: Sequence[int]) -> Iterator[PromptPrediction]:
+    def _ground(
+        self, encoded: Encoded, asked: Sequence[int], exemplars: Sequence[Exemplars | None]
+    ) -> Iterator[PromptPrediction]:
         """The full model's predictions."""
         with self._computing():
             grounding = Grounding(self.model, {**encoded, **self.text})
         count = self.prompts_at_once or affordable_prompts(self.model, self.resolution, self.device)
         for start in range(0, len(asked), count):
             with self._computing():
-                out, masks = grounding.ground(asked[start : start + count])
+                part = slice(start, start + count)
+                out, masks = grounding.ground(asked[part], exemplars[part])
                 presence, boxes = out["presence_logit_dec"].float().flatten().sigmoid(), out["pred_boxes_xyxy"].float()
                 scores = out["pred_logits"].float().squeeze(-1).sigmoid()
             # the device is waited for once for all prompts of a pass

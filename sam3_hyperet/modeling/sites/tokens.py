@@ -71,8 +71,9 @@ class HyperETDecoder(host.TransformerDecoder):  # type: ignore[misc]  # sam3 is 
 def text_of(prompt: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The text of prompts: (tokens, B, D) features and (B, tokens) padding, without what SAM 3 puts behind it.
 
-    Behind it are the geometric prompt, which is at least one token and depends on the image, and visual ones. The text
-    takes SAM 3's whole context; or fewer tokens in `inference.grounding`, with exactly one of geometry.
+    Behind it are the geometric prompt, which is at least one token, one more for each box, and depends on the image,
+    and visual ones. The text takes SAM 3's whole context; or fewer tokens in `inference.grounding`, with exactly one of
+    geometry.
     """
     count = min(host.CONTEXT_LENGTH, len(prompt) - 1)
     return prompt[:count], None if padding is None else padding[:, :count]

@@ -115,9 +115,9 @@ def test_boxes_are_sam_3_s_own():
     """One that reaches beyond the image is written as it is."""
     box = torch.tensor([[-0.25, 0.0, 0.5, 1.5]])
     found = PromptPrediction(torch.tensor([0.9]), box, torch.ones(1, 4, 4), torch.ones(4, 4), 1.0)
-    predictor = SimpleNamespace(vocabulary=("car",), predict=lambda image: [found])
+    predictor = SimpleNamespace(vocabulary=("car",), predict=lambda image, prompts, exemplars: [found])
     config = SimpleNamespace(score_threshold=0.5, mask_threshold=0.5, overlays=False)
-    entry, _ = _predict(predictor, Image.new("RGB", (40, 20)), config)
+    entry, _ = _predict(predictor, Image.new("RGB", (40, 20)), {"car": None}, config)
     assert entry["prompts"][0]["detections"][0]["box_xyxy"] == [-10.0, 0.0, 20.0, 30.0]
 
 
