@@ -20,6 +20,7 @@ _DECIDING = {  # what runs must have alike to be compared
     "model": ("name", "checkpoint", "resolution", "seed"),
     "data": (
         *("name", "format", "root", "splits", "limit", "seed", "size", "names", "vocabulary", "groups"),
+        *("parts", "renamed", "wholes", "whole_names", "unseen"),
         *("supercategories", "ignore", "offset", "colors", "image_ending", "label_ending", "validation_fraction"),
     ),
 }

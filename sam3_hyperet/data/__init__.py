@@ -12,6 +12,7 @@
 - `selection`: images held out, and few shots, by seed and name; `disjoint`: splits without a picture in common
 - `phrases`: SA-Co's pairs of an image and a phrase, and noun phrases of annotations
 - `subsets`, `vocabularies`: parts of a data set, lists of category names
+- `parts`: names that hold an object and its part, objects that training must not see; `wholes`: masks of the objects
 - `supercategories`: concepts above categories, as categories more
 - `hierarchy`: concept trees
 - `prompts`: which concepts an image is prompted with

@@ -23,7 +23,10 @@ MAX_CATEGORY_ID = 2**31 - 1  # SAM 3 batches category ids as int32
 
 @dataclass(frozen=True)
 class Category:
-    """A concept to prompt; `parents` are ids, of categories or of concepts above all, whose name is `supercategory`."""
+    """A concept to prompt; `parents` are ids, of categories or of concepts above all, whose name is `supercategory`.
+
+    part, whole: of a category that is a part of an object, such as "wheel of a car", the part's and the object's names.
+    """
 
     id: int
     name: str
@@ -31,6 +34,8 @@ class Category:
     granularity: str = "object"
     parents: tuple[int, ...] = ()
     supercategory: str = ""
+    part: str = ""
+    whole: str = ""
 
 
 @dataclass(frozen=True)

@@ -92,9 +92,9 @@ def hierarchy_of(categories: Sequence[Category]) -> Hierarchy | None:
     kinds, parts = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for category in categories:
         families = parts if category.granularity == "part" else kinds
-        for parent in category.parents:
-            if parent in by_id:
-                families[by_id[parent].name].append(category.name)
+        above = [by_id[parent].name for parent in category.parents if parent in by_id]
+        for parent in above or filter(None, [category.whole]):
+            families[parent].append(category.name)
         if category.supercategory:
             kinds[COCO_PROMPTS.get(category.supercategory, category.supercategory)].append(category.name)
     if kinds or parts:

@@ -52,6 +52,14 @@ class DataOptions:
         image_ending: what an image's file name ends in after the part that it shares with its label map's; any
             image's suffix if empty.
         label_ending: the same for label maps.
+        parts: how a category's name holds an object and its part, such as "{object}:{part}": what fits is a part of
+            that object in the concept tree, and is asked for as "wheel of a car". Empty for no parts.
+        renamed: by category, object or part as the files call it, what to call it instead.
+        wholes: masks of the objects that `parts` names, where the files have none: "parts" for the union of an object's
+            parts in an image; or by split, a folder of label maps or a COCO file below root.
+        whole_names: the classes of such label maps, from the label 0.
+        unseen: objects of which training must see nothing, neither them nor their parts: these are never prompted
+            there. Groups `seen` and `unseen` are scored, and of label maps their harmonic mean.
         vocabulary: category names that are known at all, or the name of a list of them (`open_vocabulary`): other
             annotations are left out. Empty for all.
         supercategories: concepts above categories, which are categories more, of granularity "group": by name, the
@@ -111,6 +119,11 @@ class DataOptions:
     offset: int | None = None
     image_ending: str = ""
     label_ending: str = ""
+    parts: str = ""
+    renamed: Mapping[str, str] | None = None
+    wholes: str | Mapping[str, str] = ""
+    whole_names: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
     vocabulary: str | tuple[str, ...] = ()
     supercategories: Mapping[str, str | tuple[str, ...]] | None = None
     prompts: str | tuple[str, ...] = ()

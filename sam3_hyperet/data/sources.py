@@ -16,11 +16,13 @@ from sam3_hyperet.data.image_files import limit_megapixels
 from sam3_hyperet.data.label_maps import read_label_maps
 from sam3_hyperet.data.notes import spread
 from sam3_hyperet.data.options import FLIP, SPLITS, DataOptions
+from sam3_hyperet.data.parts import WithParts, groups_of, prompted_ids
 from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.data.subsets import OfGranularities, OfVocabulary, Subset
 from sam3_hyperet.data.supercategories import SupercategoryMaps, WithSupercategories, families
 from sam3_hyperet.data.transforms import Augmentation
 from sam3_hyperet.data.vocabularies import absent_concepts, listed, vocabulary_ids
+from sam3_hyperet.data.wholes import WithWholes, read_objects
 from sam3_hyperet.data.yolo import read_yolo
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.options import one_of
@@ -58,8 +60,13 @@ def training_split(options: DataOptions, split: str, train: Split | None = None)
     """ "train" or "tune" with what training may use of it; label maps where all of them may be used."""
     opened = open_split(options, split, train)
     images, labels, merged = opened.images, opened.labels, opened.merged
-    if options.prompts:
-        images = OfVocabulary(images, vocabulary_ids(options.prompts, images.categories, "data.prompts"))
+    if (ids := prompted_ids(options.prompts, options.unseen, images.categories)) is not None:
+        images = OfVocabulary(images, ids)
+        if options.unseen:
+            hidden = len(opened.images.categories) - len(ids)
+            images.remarks += (
+                f"{hidden} of {hidden + len(ids)} categories are never prompted in training (data.unseen)",
+            )
         labels = images if opened.labels is opened.images else _named_alike(labels, images)
         left = {category.name for category in images.categories}
         merged = merged if merged and all(category.name in left for category in merged.categories) else None
@@ -148,7 +155,7 @@ def choose(options: DataOptions, images: AnnotatedImages, split: str) -> tuple[l
         if options.subset_seed is not None:
             held_out = set(range(total)).difference(selection.positions(groups))
             order = selection.without(selection.in_chance_order(images, options.subset_seed), held_out)
-        prompts = vocabulary_ids(options.prompts, images.categories, "data.prompts") if options.prompts else None
+        prompts = prompted_ids(options.prompts, options.unseen, images.categories)
         prompted = images if prompts is None else OfVocabulary(images, prompts)
         few = selection.few_shots if options.shots else selection.few_images
         chosen, lines = few(prompted, order, options.shots or options.train_images)
@@ -224,9 +231,14 @@ def read_split(options: DataOptions, split: str) -> Split:
         raise DataError(f"{root}: no such folder; expected data set {options.name} there, or its place as data.root=")
     images, labels, coco_file = _READERS[options.format](options, split, root)
     images.is_upright = is_upright(options)
-    groups = options.groups or {}
+    groups, same = options.groups or {}, labels is images
+    if options.parts or options.renamed:
+        images = WithParts(images, options.parts, options.renamed or {})
+        labels = images if same else labels
+    if options.wholes:
+        images = WithWholes(images, read_objects(options, split, root))
+        same = False
     if options.vocabulary:
-        same = labels is images
         images = OfVocabulary(images, vocabulary_ids(options.vocabulary, images.categories, "data.vocabulary"))
         labels = images if same else _named_alike(labels, images)
     merged = None
@@ -235,7 +247,7 @@ def read_split(options: DataOptions, split: str) -> Split:
         merged = SupercategoryMaps(images, members) if labels is images else None
         images = WithSupercategories(images, members)
     ids = {name: vocabulary_ids(names, images.categories, f"data.groups.{name}") for name, names in groups.items()}
-    return Split(split, images, labels, coco_file, merged, ids)
+    return Split(split, images, labels, coco_file, merged, ids | groups_of(options.unseen, images.categories))
 
 
 def _named_alike(labels: AnnotatedImages | None, images: AnnotatedImages) -> AnnotatedImages | None:

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.data.vocabularies import vocabulary_ids
+from sam3_hyperet.data.parts import prompted_ids
 from sam3_hyperet.evaluation.against_exact import difference_line, exact_runs, minus_exact, unmeasured_line
 from sam3_hyperet.evaluation.bootstrap import intervals, paired_differences, remembered
 from sam3_hyperet.evaluation.cascade import Calibration, Calibrator
@@ -259,9 +259,8 @@ def _result(model: EvalModel, run: ModelRun) -> EvalResult:
 def _not_adapted_to(data: DataOptions, task: EvalTask) -> list[str]:
     """Groups and granularities none of whose categories has annotations and prompts that training may use."""
     categories = task.split.images.categories
-    trained = set(
-        vocabulary_ids(data.prompts, categories, "data.prompts") if data.prompts else (c.id for c in categories)
-    )
+    prompted = prompted_ids(data.prompts, data.unseen, categories)
+    trained = {c.id for c in categories} if prompted is None else set(prompted)
     for names in (data.annotated, [name for name, weight in (data.prompt_weights or {}).items() if weight]):
         named = {i for name in names for i in task.groups.get(name, ())}
         trained &= named | {c.id for c in categories if c.granularity in names} if names else trained

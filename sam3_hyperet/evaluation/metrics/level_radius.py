@@ -52,7 +52,8 @@ class LevelRadiusEvaluator(Evaluator):
     def __init__(self, images: AnnotatedImages, hierarchy: Hierarchy) -> None:
         self._images, self._names = images, {category.id: category.name for category in images.categories}
         levels = {category.name: GRANULARITIES.index(category.granularity) for category in images.categories}
-        self._level = dict.fromkeys(hierarchy.kinds, GRANULARITIES.index("group")) | levels
+        groups, wholes = (GRANULARITIES.index(level) for level in ("group", "object"))
+        self._level = dict.fromkeys(hierarchy.kinds, groups) | dict.fromkeys(hierarchy.parts, wholes) | levels
         self.edges = [
             (edge, child, parent)
             for edge, families in enumerate((hierarchy.parts, hierarchy.kinds))

@@ -33,6 +33,7 @@ class InstanceEvaluator(Evaluator):
         self.groups = {str(name): list(ids) for name, ids in groups.items()}
         metrics.check_groups({"prompts": category_ids}, [category.id for category in images.categories], images.name)
         self.categories = {category.id: category.name for category in images.categories if category.id in category_ids}
+        self._parts = {c.name: c.part for c in images.categories if c.part and c.id in self.categories}
         metrics.check_groups(self.groups, self.categories, images.name)
         self._columns = metrics.category_columns(self.categories)
 
@@ -67,7 +68,8 @@ class InstanceEvaluator(Evaluator):
         return self._image.record() | {"unknown": np.isin(list(self._columns), list(self._unlabelled))}
 
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
-        return metrics.instance_metrics(records, self.categories, self.groups)
+        found = metrics.instance_metrics(records, self.categories, self.groups)
+        return found | metrics.object_part_ap(found, self._parts)
 
     def headline(self, records: Sequence[Record]) -> Headline:
         return metrics.instance_headline(records, self.categories, self.groups)

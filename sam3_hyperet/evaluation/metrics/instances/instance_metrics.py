@@ -1,5 +1,6 @@
 """Flat figures from the records of images: COCO's AP and AR, SAM 3's cgF1, and the few of them that are resampled."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -129,6 +130,22 @@ def coco_metrics(
         metrics |= {MetricKey(f"{iou_type}/{key}", group=group): mean(v[:, chosen]) for key, v in arrays.items()}
     by_category = {MetricKey(f"{iou_type}/AP", category=categories[i]): arrays["AP"][:, k] for i, k in columns.items()}
     return metrics | {key: mean(values) for key, values in by_category.items()}
+
+
+def object_part_ap(metrics: Mapping[str, float], parts: Mapping[str, str]) -> dict[str, float]:
+    """`<type>/AP_opart`, as PACO reports it: the mean over part names of their means over objects.
+
+    metrics: with the AP by category. parts: of each category that is a part, the part's own name ("wheel").
+    """
+    found: dict[str, float] = {}
+    for iou_type in IOU_TYPES:
+        by_name = defaultdict[str, list[float]](list)
+        for category, part in parts.items():
+            if (value := metrics.get(f"{iou_type}/AP/{category}", -1.0)) > -1:
+                by_name[part].append(value)
+        if by_name:
+            found[MetricKey(f"{iou_type}/AP_opart")] = float(np.mean([np.mean(values) for values in by_name.values()]))
+    return found
 
 
 def mean(values: np.ndarray) -> float:
