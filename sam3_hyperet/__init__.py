@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sam3_hyperet.modeling.config import HyperETConfig
     from sam3_hyperet.modeling.copies import adapted_copy
     from sam3_hyperet.modeling.dial import set_dial
+    from sam3_hyperet.modeling.encoders.inject import inject_qv, wrap
     from sam3_hyperet.modeling.inject import adapters_disabled, inject, remove_adapter
     from sam3_hyperet.modeling.merge import merge
     from sam3_hyperet.modeling.parameters import parameter_report
@@ -40,6 +41,7 @@ _NAMES = {
     "modeling.config": ("HyperETConfig",),
     "modeling.copies": ("adapted_copy",),
     "modeling.dial": ("set_dial",),
+    "modeling.encoders.inject": ("inject_qv", "wrap"),
     "modeling.inject": ("adapters_disabled", "inject", "remove_adapter"),
     "modeling.merge": ("merge",),
     "modeling.parameters": ("parameter_report",),
@@ -51,9 +53,9 @@ _NAMES = {
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = ["ConceptPrompts", "GroundingLoss", "HyperET", "HyperETConfig", "PromptSampler", "__version__"]
-__all__ += ["adapted_copy", "adapted_model", "adapters_disabled", "build_model", "inject", "load_adapter", "merge"]
-__all__ += ["parameter_report", "read_coco", "remove_adapter", "resolution", "save_adapter", "save_official"]
-__all__ += ["set_dial", "set_stage", "set_training_mode", "to_device", "training_batches", "val_batches"]
+__all__ += ["adapted_copy", "adapted_model", "adapters_disabled", "build_model", "inject", "inject_qv", "load_adapter"]
+__all__ += ["merge", "parameter_report", "read_coco", "remove_adapter", "resolution", "save_adapter", "save_official"]
+__all__ += ["set_dial", "set_stage", "set_training_mode", "to_device", "training_batches", "val_batches", "wrap"]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,9 +29,11 @@ def is_converted(module: nn.Module) -> bool:
 
 
 def reverted(module: nn.Module) -> nn.Module:
-    """The inverse of `converted`: a module of the former class, without the attributes that the subclass annotates."""
-    result: nn.Module = converted(module, vars(module)[_ORIGINAL])
-    for name in (_ORIGINAL, *inspect.get_annotations(type(module))):
+    """The inverse of `converted`: a module of the former class, without the attributes that its subclasses annotate."""
+    original = vars(module)[_ORIGINAL]
+    result: nn.Module = converted(module, original)
+    added = [cls for cls in type(module).__mro__ if cls not in original.__mro__]
+    for name in (_ORIGINAL, *(name for cls in added for name in inspect.get_annotations(cls))):
         result._modules.pop(name, None)
         vars(result).pop(name, None)
     return result

@@ -9,6 +9,7 @@ tensor_files    safetensors and torch.save read safely, safetensors written
 fingerprint     digests by which an adapter finds its base again
 parameters      which parameters are the base's, and which the adapters'
 sites           the places of adapters in a model
+encoders        adapters of any other vision encoder
 controls        LoRA, OFT, BitFit and others, for comparison
 inject          adapters put in, switched off, and taken out
 adapter_file    adapters saved and loaded, with their configuration

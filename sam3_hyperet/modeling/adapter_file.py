@@ -6,17 +6,20 @@ the dial, in the metadata.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hyperbolic.curvature import Curvature
 from sam3_hyperet.modeling.config import CONTROLS_OF_BASE, HyperETConfig, adapter_config
 from sam3_hyperet.modeling.dial import checked_dial, dial_of, set_dial
+from sam3_hyperet.modeling.encoders.inject import install_places
+from sam3_hyperet.modeling.encoders.places import Place, described, places_of, places_text, read_places
 from sam3_hyperet.modeling.fingerprint import VERSION, base_fingerprint, fingerprints, rounded_fingerprints
 from sam3_hyperet.modeling.inject import check_model, inject_named, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_parameters
@@ -43,6 +46,8 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
         "tensors": str(len(tensors)),
         **fingerprints(model),
     }
+    if places := places_of(model):
+        metadata["encoder"] = places_text(places)
     write_safetensors(tensors, path, metadata)
 
 
@@ -73,19 +78,27 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
     """Load an adapter file; a model without adapters gets them first.
 
     A base in another precision is accepted, with a warning, where all weights are equal after rounding to the coarser
-    one. Raises ConfigError for a model that is not SAM 3's, and CheckpointError for what is no adapter file or was made
-    for another base, another configuration or other shapes.
+    one. Raises ConfigError for a file of SAM 3's adapters and another model, and CheckpointError for what is no adapter
+    file or was made for another base, another configuration or other shapes.
     """
-    check_model(model)
     tensors, metadata = read_safetensors(path)
-    config, dial = _config(path, metadata), _dial(path, metadata)
-    _check_base(path, metadata, model)
+    config, dial, places = _config(path, metadata), _dial(path, metadata), _places(path, metadata)
+    if places and isinstance(model, host.Sam3Image):
+        raise CheckpointError(f"{path}: made for an encoder with {described(p.module for p in places)}, not for SAM 3")
+    if not places:
+        check_model(model)
+        _check_base(path, metadata, model)
     with unchanged_on_error(model):
         if (present := adapter_config(model)) is None:
             _inject(model, path, tensors, metadata)
+        elif places != places_of(model):
+            found = "the model has adapters in other modules than the file"
+            raise CheckpointError(f"{path}: {found}; take them out by remove_adapter(model) first")
         elif present != config:
             hint = "take out the latter by remove_adapter(model) first, or load the file onto adapted_copy(base, path)"
             raise CheckpointError(f"{path}: holds {config}, the model has {present}; {hint}")
+        if places:  # by which the base is known
+            _check_base(path, metadata, model)
         parameters, constants = dict(adapter_parameters(model)), _constants(model)
         _check_fit(path, tensors, parameters, {name: buffer for name, (buffer, _) in constants.items()})
     set_dial(model, 1.0)  # what is tuned is then in place, and not what an earlier dial made of it
@@ -104,13 +117,28 @@ def _inject(model: nn.Module, path: str | Path, tensors: Mapping[str, Tensor], m
     for name, tensor in tensors.items():
         if ".lora_A." in name and config.rank not in (None, *tensor.shape[:1]):
             raise CheckpointError(f"{path}: {name} has shape {tuple(tensor.shape)}, expected the rank {config.rank}")
+    if places := _places(path, metadata):
+        _check_memory(path, tensors, config, places)
     is_of_base = config.adapter in CONTROLS_OF_BASE
     if is_of_base and (saved := metadata.get("tensors", str(len(tensors)))) != str(len(tensors)):
         raise CheckpointError(f"{path}: adapter keys differ from those that were saved: {len(tensors)} of {saved:.20}")
     try:
-        inject_named(model, config, tensors if is_of_base else None)
+        if places:
+            install_places(model, config, places)
+        else:
+            inject_named(model, config, tensors if is_of_base else None)
     except ValueError as error:  # so is a ConfigError
         raise CheckpointError(f"{path}: its configuration does not fit this model ({error})") from error
+
+
+def _check_memory(
+    path: str | Path, tensors: Mapping[str, Tensor], config: HyperETConfig, places: Sequence[Place]
+) -> None:
+    """Fail where the adjustments of the places would take more memory than the file has."""
+    most = max(tensor.numel() for tensor in tensors.values()) if tensors else 0
+    for place in places:
+        if not 0 < (place.channels**2 if config.structure == "dense" else place.channels) <= most:
+            raise CheckpointError(f"{path}: {place.module} has {place.channels} channels, and no tensor is as large")
 
 
 def _check_base(path: str | Path, metadata: Mapping[str, str], model: nn.Module) -> None:
@@ -169,6 +197,13 @@ def _dial(path: str | Path, metadata: Mapping[str, str]) -> float:
         return checked_dial(float(metadata.get("dial", "1")))
     except ValueError as error:  # so is a ConfigError
         raise CheckpointError(f"{path}: its dial cannot be read ({error})") from error
+
+
+def _places(path: str | Path, metadata: Mapping[str, str]) -> tuple[Place, ...]:
+    try:
+        return read_places(metadata.get("encoder", "[]"))
+    except ValueError as error:  # so is a ConfigError
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _config(path: str | Path, metadata: Mapping[str, str]) -> HyperETConfig:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.dial import dial_of
+from sam3_hyperet.modeling.encoders.places import places_of, stems
 from sam3_hyperet.modeling.layouts.transformers import has_class_token
 from sam3_hyperet.modeling.parameters import (
     adapter_parameters,
@@ -92,8 +93,13 @@ def model_facts(models: Sequence[nn.Module]) -> list[dict[str, object]]:
 
 
 def _covered(model: nn.Module, version: str) -> list[tuple[str, Tensor]]:
-    """The base weights in a fixed order, of which version "2" leaves out what is never read."""
+    """The base weights in a fixed order, of which version "2" leaves out what is never read.
+
+    Of an encoder other than SAM 3 they are those of the stacks with adapters.
+    """
     base = sorted(base_state_dict(model).items())
+    if places := places_of(model):
+        return [(name, tensor) for name, tensor in base if name.startswith(stems(places))]
     if version == "1":
         return base
     return [(name, _read_rows(name, tensor)) for name, tensor in base if not name.startswith(unread(model))]

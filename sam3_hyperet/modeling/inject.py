@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 from torch import nn
 
@@ -13,6 +14,8 @@ from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
 from sam3_hyperet.modeling.controls.table import install_control
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
 from sam3_hyperet.modeling.sites.table import SITES
+
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 def inject(model: host.Sam3Image, config: HyperETConfig | Mapping[str, object]) -> host.Sam3Image:
@@ -47,7 +50,7 @@ def inject_named(
     return model
 
 
-def remove_adapter(model: host.Sam3Image) -> host.Sam3Image:
+def remove_adapter(model: _Model) -> _Model:
     """Take the adapters out, in place: classes, state-dict keys and outputs are the base's again, bit for bit.
 
     Base weights that were trained themselves keep their trained values; what requires a gradient still does.
@@ -58,11 +61,20 @@ def remove_adapter(model: host.Sam3Image) -> host.Sam3Image:
     for adapter in adapter_sites(model).values():
         adapter.remove(model)
     model._modules.pop("hyperet_control", None)
-    for name, module in list(model.named_modules()):
+    for module in list(model.modules()):
         if is_converted(module) and any(isinstance(child, AdapterModule) for child in module.children()):
-            model.set_submodule(name, reverted(module))
+            replace_module(model, module, reverted(module))
     del model.hyperet_config
+    vars(model).pop("hyperet_places", None)
     return model
+
+
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` in every place where the model has `old`."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if child is old:
+                parent._modules[name] = new
 
 
 def check_model(model: object) -> None:
@@ -99,7 +111,8 @@ def unchanged_on_error(model: nn.Module, always: bool = False) -> Iterator[None]
         for module, children, training in before if restore else ():
             module._modules, module.training = children, training
         if restore and config is None:
-            vars(model).pop("hyperet_config", None)
+            for name in ("hyperet_config", "hyperet_places"):
+                vars(model).pop(name, None)
 
 
 def adapters_disabled(model: nn.Module) -> AbstractContextManager[nn.Module]:

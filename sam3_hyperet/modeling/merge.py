@@ -8,9 +8,10 @@ Controls fold up to rounding, those that tune the base exactly. What is folded i
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.adjustment import HyperET
@@ -22,16 +23,18 @@ from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.inject import adapters_switched, remove_adapter, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
 
+_Model = TypeVar("_Model", bound=nn.Module)
 PROMPTS = ("object", "person", "sky", "small red car", "the window of a house", "group of trees in the background")
 
 
-def merge(model: host.Sam3Image, images: Tensor | None = None, prompts: Sequence[str] = PROMPTS) -> host.Sam3Image:
+def merge(model: _Model, images: Tensor | None = None, prompts: Sequence[str] = PROMPTS) -> _Model:
     """Fold the model's adapters, at their dial, into its base weights, in place.
 
-    It is then SAM 3's own model, in evaluation mode.
+    It is then SAM 3's own model, or another encoder's, in evaluation mode.
     The norm cap of a `mobius` adjustment is checked on (B, 3, S, S) normalised images (None: a flat, a striped and a
-    noisy one) for the pyramid, and on `prompts` for the text. Raises ConfigError for no adapters, one that does not
-    fold, named with the reason, or a value that is not a finite number; the model is then unchanged.
+    noisy one; another encoder needs some) for features of the image, and on `prompts` for the text. Raises ConfigError
+    for no adapters, one that does not fold, named with the reason, or a value that is not a finite number; the model is
+    then unchanged.
     """
     if adapter_config(model) is None:
         raise ConfigError("the model has no adapters to merge; call inject or load_adapter first")
@@ -49,22 +52,37 @@ def merge(model: host.Sam3Image, images: Tensor | None = None, prompts: Sequence
     return model
 
 
-def _check_caps(model: host.Sam3Image, images: Tensor | None, prompts: Sequence[str]) -> None:
+def _check_caps(model: nn.Module, images: Tensor | None, prompts: Sequence[str]) -> None:
     """Fail where a feature reaches the norm cap of a `mobius` adjustment."""
-    passes: dict[str, Callable[[], object]] = {
-        "fpn": lambda: model.backbone.forward_image((_patterns(model) if images is None else images).to(model.device)),
-        "prompt": lambda: model.backbone.forward_text(list(prompts), device=model.device),
-    }
+    passes = _passes(model, images, prompts)
     for adapter in adapter_sites(model).values():
         adjustments = ((adapter.site_name(k), m) for k, m in adapter.named_modules() if isinstance(m, HyperET))
         capped = {site: adjustment for site, adjustment in adjustments if adjustment.geometry == "mobius"}
-        if capped and adapter.name in passes:
-            for site, ratio in _longest(capped, passes[adapter.name]).items():
+        if capped and (kind := adapter.name.partition(".")[0]) in passes:
+            for site, ratio in _longest(capped, passes[kind]).items():
                 if ratio >= 1.0:
                     raise ConfigError(
                         f"site {site} does not fold into the base weights: a feature is {ratio:.2f} times as long as "
                         "the norm cap of geometry mobius, which is not linear there"
                     )
+
+
+def _passes(model: nn.Module, images: Tensor | None, prompts: Sequence[str]) -> dict[str, Callable[[], object]]:
+    """What runs the features of each kind of site that folds into a layer."""
+    if not isinstance(model, host.Sam3Image):
+
+        def run() -> object:
+            if images is None:
+                raise ConfigError(
+                    "merge(model, images): needs the encoder's input, on which mobius' norm cap is checked"
+                )
+            return model(images)
+
+        return {"output": run}
+    return {
+        "fpn": lambda: model.backbone.forward_image((_patterns(model) if images is None else images).to(model.device)),
+        "prompt": lambda: model.backbone.forward_text(list(prompts), device=model.device),
+    }
 
 
 def _longest(adjustments: dict[str, HyperET], run: Callable[[], object]) -> dict[str, float]:

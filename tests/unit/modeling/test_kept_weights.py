@@ -87,9 +87,9 @@ def computed(monkeypatch) -> list[RowAdjustment]:
     found: list[RowAdjustment] = []
     forward = RowAdjustment.forward
 
-    def counted(self, weight):
+    def counted(self, weight, part="qkv"):
         found.append(self)
-        return forward(self, weight)
+        return forward(self, weight, part)
 
     monkeypatch.setattr(RowAdjustment, "forward", counted)
     return found

@@ -1,0 +1,42 @@
+"""Adjustments behind any module that returns one tensor of features."""
+
+from functools import cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.modeling.sites.site import SiteAdjustment, folded
+
+BEHIND = "its modules are no nn.Linear or nn.Conv2d that alone feed it"
+
+
+class OutputAdjustment(SiteAdjustment):
+    """An adjustment behind one module, or behind several that share it."""
+
+    def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        wrapped = [module for module in model.modules() if isinstance(module, AdjustedOutput)]
+        layers = [module for module in wrapped if module.hyperet_adjustment is self]
+        if not all(isinstance(layer, nn.Linear | nn.Conv2d) for layer in layers):
+            return super().fold(model)
+        return [pair for layer in layers for pair in folded(layer, self.hyperet, self.name, self.dial)]  # type: ignore[arg-type]
+
+
+class AdjustedOutput(nn.Module):
+    """A module, of the class that this one is mixed into, whose output is adjusted."""
+
+    hyperet_adjustment: OutputAdjustment
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        output = super().forward(*args, **kwargs)
+        if not isinstance(output, Tensor):
+            found = f"returned a {type(output).__name__}, expected one tensor of features"
+            raise ConfigError(f"{self.hyperet_adjustment.name}: the module {found}; wrap one inside it")
+        adjusted: Tensor = self.hyperet_adjustment(output)
+        return adjusted
+
+
+@cache
+def adjusted_class(cls: type[nn.Module]) -> type[AdjustedOutput]:
+    """A class of modules `cls` with adjusted outputs."""
+    return type(f"HyperET{cls.__name__}", (AdjustedOutput, cls), {"__module__": __name__})
