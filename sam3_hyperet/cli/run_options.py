@@ -62,9 +62,9 @@ class RunOptions(FitOptions):
             value = getattr(self, section.name)
             if section.name == MORE_DATA:
                 for name, data in self.more_data.items():
-                    values |= {f"{MORE_DATA}.{name}.{key}": one for key, one in asdict(data).items()}
+                    values |= {f"{MORE_DATA}.{name}.{key}": one for key, one in _deciding(data).items()}
             elif section.name not in _SAME_RESULT:
-                of_section = asdict(value) if is_dataclass(value) else {"": value}
+                of_section = _deciding(value) if is_dataclass(value) else {"": value}
                 values |= {f"{section.name}.{key}".rstrip("."): one for key, one in of_section.items()}
         if Rule.parse(self.train.best).metrics != (LOSS,):  # the protocol then chooses the step
             scored = self.protocol.for_validation(self.train.validate_images).deciding()
@@ -136,3 +136,10 @@ def read_run(values: Mapping[str, Any]) -> RunOptions:
         more_data={name: read_options(DataOptions, one, f"{MORE_DATA}.{name}") for name, one in more.items()},
         init_adapter=values.get("init_adapter"),
     )
+
+
+def _deciding(section: Any) -> dict[str, Any]:
+    """The options of a section by name, without those of exemplars where there are none, for they decide nothing."""
+    values = asdict(section)
+    off = ("exemplars", "exemplars_alone") if isinstance(section, DataOptions) and not section.exemplars else ()
+    return {name: value for name, value in values.items() if name not in off}

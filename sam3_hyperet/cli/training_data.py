@@ -79,7 +79,11 @@ def concept_prompts(
             say(line)
         if images.boxed:
             say(f"{images.name}: of boxes without a mask, no mask is learnt, nor the semantic map of their prompts")
-        parts.append(ConceptPrompts(images, side, sampler, augmentation(one, images), options.seed))
+        boxes = (one.exemplars, one.exemplars_alone)
+        if one.exemplars:
+            alone = f"{one.exemplars_alone:.0%} of these without the name"
+            say(f"{images.name}: {one.exemplars:.0%} of the present prompts are given a box, {alone}")
+        parts.append(ConceptPrompts(images, side, sampler, augmentation(one, images), options.seed, *boxes))
         for reason, count in parts[-1].dropped.items():
             say(f"{images.name}: not trained on: {count} × {reason}")
     training = Mixture(parts, data.quotas) if data.more else parts[0]

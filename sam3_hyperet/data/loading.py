@@ -20,6 +20,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from sam3_hyperet.choices import VISUAL
 from sam3_hyperet.data.annotations import AnnotatedImages, ImageInfo, Instance
 from sam3_hyperet.data.prompts import Prompt, PromptSampler
 from sam3_hyperet.data.transforms import Augmentation, Masks, image_tensor, masks_in_view, whole
@@ -45,6 +46,8 @@ class ConceptPrompts(Dataset[Datapoint]):
 
     sampler: draws each image's prompts; None: every category that is not unknown, by name, as for a validation loss.
     augment: random views; None: the whole image.
+    exemplars: the probability that a present prompt is given a positive box, of an instance drawn among its targets, as
+        they are in the view. exemplars_alone: that the box is then given alone, with SAM 3's own text for it.
     seed: with the epoch and the index, what decides everything random.
 
     A category is *present* where an instance of it survives at the model's size. It is *unknown*, and neither a
@@ -60,11 +63,13 @@ class ConceptPrompts(Dataset[Datapoint]):
         sampler: PromptSampler | None = None,
         augment: Augmentation | None = None,
         seed: int = 0,
+        exemplars: float = 0.0,
+        exemplars_alone: float = 0.5,
     ) -> None:
         if resolution < 1 or seed < 0:
             raise ConfigError(f"resolution is {resolution} and seed {seed}, expected positive numbers")
         self.images, self.resolution, self.sampler = images, resolution, sampler
-        self.augment, self.seed = augment, seed
+        self.augment, self.seed, self._exemplars = augment, seed, (exemplars, exemplars_alone)
         categories = images.categories if sampler is None else sampler.categories
         known = {category.id for category in images.categories}
         if strange := [category.id for category in categories if category.id not in known]:
@@ -112,7 +117,10 @@ class ConceptPrompts(Dataset[Datapoint]):
         row += torch.tensor([int(regions.outside.sum()), int(regions.too_small.sum())])
         prompts = self._prompts(regions, {one.category_id for one in found}, i, rng)
         tensor = image_tensor(image, self.resolution, view)
-        return _datapoint(tensor, prompts, regions, record, self.images.not_exhaustive(i))
+        point = _datapoint(tensor, prompts, regions, record, self.images.not_exhaustive(i))
+        if self._exemplars[0]:  # by draws of their own, so that they change no other
+            _give_boxes(point, *self._exemplars, np.random.default_rng((self.seed, epoch, range(len(self))[index], 1)))
+        return point
 
     def __getitems__(self, indices: Sequence[int | Pick]) -> list[Datapoint] | DataError:
         return datapoints(self, indices)
@@ -193,6 +201,18 @@ def _datapoint(
         queries.append(query)
     size = (image.shape[-1], image.shape[-1])
     return Datapoint(find_queries=queries, images=[Image(data=image, objects=objects, size=size)])
+
+
+def _give_boxes(point: Datapoint, probability: float, alone: float, rng: np.random.Generator) -> None:
+    """Give some prompts the box of one of their targets, beside the text or in place of it."""
+    for query in point.find_queries:
+        given, which, without = rng.random(3)
+        if query.object_ids_output and given < probability:
+            chosen = query.object_ids_output[int(which * len(query.object_ids_output))]
+            query.input_bbox = point.images[0].objects[chosen].bbox[None]
+            query.input_bbox_label = torch.ones(1, dtype=torch.bool)
+            if without < alone:
+                query.query_text = VISUAL
 
 
 @dataclass(frozen=True)

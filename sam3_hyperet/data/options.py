@@ -83,6 +83,8 @@ class DataOptions:
         num_negatives: absent ones.
         hard_negative_ratio: share of the absent ones drawn from the siblings of present ones.
         synonyms: probability of a synonym in place of a name.
+        exemplars: probability that a prompt of training that is present is given the box of one of its instances.
+        exemplars_alone: of these, the share that is given the box without the name.
         flip: probability of mirroring a training image; None for 0 where a category's name tells left from right, as
             "left hand" does, else for .5.
         zoom: largest factor of a random crop.
@@ -140,6 +142,8 @@ class DataOptions:
     num_negatives: int = 1
     hard_negative_ratio: Probability = 0.5
     synonyms: float = 0.0
+    exemplars: Probability = 0.0
+    exemplars_alone: Probability = 0.5
     flip: Probability | None = None
     zoom: float = 1.0
     views: NonNegativeInt = 0

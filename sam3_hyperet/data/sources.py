@@ -95,6 +95,9 @@ def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
     train = read_split(options, "train")
     training, tuning = training_images(kept, "train", train), training_split(kept, "tune", train) if tune else None
     prompt_sampler(options, training)  # whose errors are those of options, too
+    if options.exemplars and not training.has_instances:
+        regions = f"the regions of {training.name} are whole classes, of which a box is no example"
+        raise ConfigError(f"data.exemplars={options.exemplars:g}: {regions}; expected a set of instances, or 0")
     evaluation = open_split(options, "val", train) if evaluate else None
     if evaluation and (remark := selection.shared_remark(training, evaluation.images, "val")):
         training.remarks = (*training.remarks, remark)

@@ -79,9 +79,9 @@ class Trial:
         stages = Stages(self.fabric, model, GroundingLoss(model, loss), at_most, fit.optim, train.max_steps or _STEPS)
         report = stages.begin()
         passes = Passes(train.prompts_at_once or 0, bool(train.checkpoint_activations))
-        prompts = ConceptPrompts(
-            images, resolution(model), prompt_sampler(data, images), augmentation(data, images), seed
-        )
+        boxes = (data.exemplars, data.exemplars_alone)
+        sampler, views = prompt_sampler(data, images), augmentation(data, images)
+        prompts = ConceptPrompts(images, resolution(model), sampler, views, seed, *boxes)
         batches = training_batches(prompts, train.batch_size, seed=seed, device=self.fabric.device)
         if self.fabric.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.fabric.device)

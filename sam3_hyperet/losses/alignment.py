@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.choices import VISUAL
 from sam3_hyperet.hyperbolic import closed_form, lorentz
 from sam3_hyperet.hyperbolic.cones import outside_cone
 from sam3_hyperet.losses.options import AlignmentOptions
@@ -22,7 +23,7 @@ from sam3_hyperet.losses.text_pruning import pruned
 
 
 class AlignmentLoss(nn.Module):
-    """Means over pairs of a query and a text, one for every prompt with a matched query.
+    """Means over pairs of a query and a text, one for every prompt with a matched query and a text of its own.
 
     - `alignment_loss`: InfoNCE of −d(query, text)/τ, the mean of both directions [3]; the text is the pruned one where
       texts are pruned. Pairs of the same text are not negatives of each other.
@@ -44,7 +45,13 @@ class AlignmentLoss(nn.Module):
         prompts, chosen = matched_queries(output, self.options.query)
         if not len(prompts):
             return {name: queries.new_zeros((), dtype=torch.float32) for name in self.weights}
-        ids = batch.find_inputs[0].text_ids[prompts]
+        stage = batch.find_inputs[0]
+        if len(stage.input_boxes):  # the text of boxes alone says nothing
+            has_text = ~_boxes_alone(batch)[prompts]
+            prompts, chosen = prompts[has_text], chosen[has_text]
+            if not len(prompts):
+                return {name: queries.new_zeros((), dtype=torch.float32) for name in self.weights}
+        ids = stage.text_ids[prompts]
         texts = [batch.find_text_batch[i] for i in ids.tolist()]
         general = [pruned(text, self.options.prune_probability) for text in texts]
         encoded = output["prev_encoder_out"]["backbone_out"]
@@ -82,6 +89,14 @@ def matched_queries(output: dict[str, Any], which: str) -> tuple[Tensor, Tensor]
     rank = scores if which == "best" else torch.rand(scores.shape, device="cpu").to(scores.device)
     prompts = matched.any(dim=1).nonzero().squeeze(1)
     return prompts, rank.masked_fill(~matched, -math.inf).argmax(dim=1)[prompts]
+
+
+def _boxes_alone(batch: host.BatchedDatapoint) -> Tensor:
+    """Whether each prompt is of boxes alone."""
+    stage = batch.find_inputs[0]
+    is_placeholder = torch.tensor([text == VISUAL for text in batch.find_text_batch], device=stage.text_ids.device)
+    alone: Tensor = is_placeholder[stage.text_ids] & ~stage.input_boxes_mask.all(dim=1)
+    return alone
 
 
 def mean_text(features: Tensor, padding: Tensor) -> Tensor:
