@@ -173,6 +173,13 @@ def test_several_models(tmp_path):
     assert "/scenes/images" not in text
 
 
+def test_a_wide_table_scrolls_in_a_box_of_its_own(tmp_path):
+    """On a screen of 400 pixels the page itself is never wider."""
+    text = write_report(full(), tmp_path / "r.html").read_text("utf-8")
+    tables = re.findall(r"(.*)\n<table( class=\"pairs\")?", text)
+    assert {above for above, of_texts in tables if not of_texts} == {'<div class="wide">'}
+
+
 def test_tables_are_written(tmp_path):
     paths = write_tables(full(), tmp_path / "new")
     assert [path.name for path in paths] == ["comparison.md", "comparison.tex"]
