@@ -9,6 +9,8 @@ from sam3_hyperet.ablation.analysis import Analysis, analyse
 from sam3_hyperet.ablation.figure import arms_figure, differences_figure, svg_of
 from sam3_hyperet.ablation.plan import Plan
 from sam3_hyperet.ablation.results import read_results
+from sam3_hyperet.ablation.rows import TRIALS, read_rows, trials_file
+from sam3_hyperet.ablation.runs import choice_lines, choices_of, trials_of
 from sam3_hyperet.ablation.table import answers, arms_table, bases_table, differences_table, verdict_lines
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.files import replacing
@@ -58,9 +60,10 @@ def write_evidence(csv: str | Path, plan: Plan, folder: str | Path) -> Evidence:
     present = _blocks_of(text, plan.name, page)
     analysis = analyse(read_results(csv, plan), plan)
     figures = _figures(analysis)
+    choices = choices_of(trials_of(plan), read_rows(trials_file(Path(csv)), TRIALS))
     blocks = {
         "answers": answers(analysis),
-        "arms": arms_table(analysis),
+        "arms": arms_table(analysis, [line for line in choice_lines(plan, choices) if "warning: " in line]),
         "differences": differences_table(analysis),
         "bases": bases_table(analysis),
     }

@@ -11,6 +11,7 @@ from sam3_hyperet.ablation.plan import GAIN, LOST, Plan, World
 from sam3_hyperet.ablation.rows import ALL_IMAGES, Row, name_of, number, read_rows
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.reading import regular_file
+from sam3_hyperet.wording import count_of
 
 BASE, UNDIALLED = "@base", "@1"  # behind a metric's name: the base's, and the adapter's at dial 1
 COSTS = ("parameters", "dial", "train_seconds", "peak_gib")  # numbers of every row beside the metrics
@@ -52,7 +53,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        return self.data if self.images == ALL_IMAGES else f"{self.data}, {self.images} images"
+        return self.data if self.images == ALL_IMAGES else f"{self.data}, {count_of(int(self.images), 'image')}"
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ def read_results(path: str | Path, plan: Plan) -> Results:
         plans = ", ".join(sorted({row["plan"] for row in rows})) or "none"
         found = f"{len(own)} rows of the plan {plan.name!r}, none of which is in it now" if own else f"rows of {plans}"
         raise DataError(f"{path}: {found}; expected finished runs of the plan {plan.name!r}")
-    notes = [f"{_rows(n)} of the {what}, which the plan does not have" for what, n in sorted(dropped.items())]
+    notes = [f"{count_of(n, 'row')} of the {what}, which the plan does not have" for what, n in sorted(dropped.items())]
     if len(own) < len(rows):
-        notes.append(f"{_rows(len(rows) - len(own))} of other plans")
+        notes.append(f"{count_of(len(rows) - len(own), 'row')} of other plans")
     notes = [f"left out: {'; '.join(notes)}"] if notes else []
     _check_setup(path, kept)
     names, of_several = _base_names(kept)
@@ -169,7 +170,3 @@ def _check_bases(path: Path, runs: Iterable[Result], plan: Plan) -> list[str]:
                 fault = f"{name} of the base {base!r} on {data} is {low:g} in one row and {high:g} in another"
                 raise DataError(f"{path}: {fault}; expected one base; remove the rows of the one that is gone")
     return [f"a base's own metrics differ between its runs by up to {widest:.6f}"] if widest > 1e-6 else []
-
-
-def _rows(count: int) -> str:
-    return f"{count} row{'s' * (count != 1)}"

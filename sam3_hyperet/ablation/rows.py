@@ -56,6 +56,11 @@ TRIALS = Layout(
 """The file of trials, by which arms are tuned; its metrics are those of the tuning images."""
 
 
+def trials_file(csv: Path) -> Path:
+    """The file of trials beside that of runs."""
+    return csv.with_name(f"{csv.stem}_trials{csv.suffix}")
+
+
 def cell(value: object) -> str:
     """The text of a value: floats rounded to six digits behind the point, nothing for None and NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):

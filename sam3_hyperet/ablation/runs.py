@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from sam3_hyperet.ablation.plan import GAIN, Plan
+from sam3_hyperet.ablation.plan import GAIN, Plan, Tuning
 from sam3_hyperet.ablation.rows import ALL_IMAGES, TRIALS, Layout, Row, cell, number
 from sam3_hyperet.errors import ConfigError
 
@@ -72,28 +72,63 @@ def trials_of(plan: Plan) -> list[Run]:
     ]
 
 
-def chosen_options(trials: Iterable[Run], rows: Iterable[Row]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """The options of the best trial by (data, arm): the largest gain, of equal ones the first that was listed."""
+@dataclass(frozen=True)
+class Choice:
+    """What the trials of an arm have chosen.
+
+    Attributes:
+        best: the options of each trial with the largest gain, in the order of the plan, of which the first are chosen.
+        gain: of these trials; -inf where none had a finite loss.
+        dials: at which they ended.
+    """
+
+    best: tuple[tuple[str, ...], ...]
+    gain: float
+    dials: tuple[float, ...]
+
+    def remark(self, tuning: Tuning) -> str:
+        """A warning of a tie, or of values at the edge of what was tried; "" if there is none."""
+        chosen, *equal = self.best
+        if equal:
+            others = " and ".join(" ".join(one) for one in equal)
+            gained = "no finite loss" if math.isinf(self.gain) else f"a gain of {self.gain:+.3f}"
+            where = " at dial 0, as the base itself," if not any(self.dials) else ""
+            return f"a tie: {others} had {gained}{where} as well; of equal ones the first in the plan is taken"
+        tried = [(option, tuning.tried(option.partition("=")[0])) for option in chosen]
+        edges = (
+            f"{one} is at the edge of the {len(all_)} values that were tried"
+            for one, all_ in tried
+            if len(all_) > 2 and one in (all_[0], all_[-1])
+        )
+        return "; ".join(edges)
+
+
+Choices = Mapping[tuple[str, str], Choice]
+"""By (data, arm)."""
+
+
+def choices_of(trials: Iterable[Run], rows: Iterable[Row]) -> dict[tuple[str, str], Choice]:
+    """What the trials that have a row have chosen for each arm, by (data, arm)."""
     found = {TRIALS.key_of(row): row for row in rows}
-    best: dict[tuple[str, str], tuple[float, tuple[str, ...]]] = {}
+    tried: dict[tuple[str, str], list[tuple[float, float, tuple[str, ...]]]] = {}
     for trial in trials:
-        if (row := found.get(trial.key(TRIALS))) is None:
-            continue
-        value, place = number(row, GAIN), (trial.data, trial.arm)
-        value = -math.inf if math.isnan(value) else value
-        if place not in best or value > best[place][0]:
-            best[place] = value, trial.tuned
-    return {place: options for place, (_, options) in best.items()}
+        if (row := found.get(trial.key(TRIALS))) is not None:
+            gain = number(row, GAIN)
+            place, gain = (trial.data, trial.arm), -math.inf if math.isnan(gain) else gain
+            tried.setdefault(place, []).append((gain, number(row, "dial"), trial.tuned))
+    choices = {}
+    for place, every in tried.items():
+        most = max(gain for gain, *_ in every)
+        _, dials, best = zip(*(one for one in every if one[0] == most), strict=True)
+        choices[place] = Choice(best, most, dials)
+    return choices
 
 
-def at_the_edge(plan: Plan, chosen: Mapping[tuple[str, str], tuple[str, ...]]) -> Iterator[str]:
-    """A line for each arm whose best value of an option is the first or the last of those tried."""
-    for (data, arm), options in chosen.items():
-        for option in options:
-            name = option.partition("=")[0]
-            tried = plan.tune.tried(name)
-            if len(tried) > 2 and option in (tried[0], tried[-1]):
-                yield f"{data}, {arm}: {option} is at the edge of the {len(tried)} values that were tried"
+def choice_lines(plan: Plan, choices: Choices) -> Iterator[str]:
+    """The options that were chosen for each arm, with a warning of ties and edges."""
+    for (data, arm), choice in choices.items():
+        remark = choice.remark(plan.tune)
+        yield f"tuned: {data}, {arm}: {' '.join(choice.best[0])}" + (f" (warning: {remark})" if remark else "")
 
 
 def identity_of(values: Mapping[str, object]) -> str:
@@ -134,6 +169,7 @@ def expected_seconds(runs: Iterable[Run], rows: Iterable[Row]) -> float | None:
     return sum(fmean(by_arm[run.arm]) if run.arm in by_arm else every for run in runs)
 
 
-def with_options(run: Run, chosen: Mapping[tuple[str, str], tuple[str, ...]]) -> Run:
+def with_options(run: Run, choices: Choices) -> Run:
     """A run with the options that the trials have chosen for its arm."""
-    return replace(run, tuned=chosen.get((run.data, run.arm), ()))
+    choice = choices.get((run.data, run.arm))
+    return replace(run, tuned=choice.best[0] if choice else ())

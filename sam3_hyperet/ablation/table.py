@@ -10,6 +10,7 @@ from sam3_hyperet.ablation.power import pairs_for_difference, pairs_for_equivale
 from sam3_hyperet.ablation.results import BASE, UNDIALLED
 from sam3_hyperet.ablation.statistics import effective_pairs
 from sam3_hyperet.report.tables import MISSING, between, markdown_text, number, signed
+from sam3_hyperet.wording import count_of
 
 _UNADAPTED = "none: every run ended at dial 0, as the base itself"
 _LEAST = 0.001  # smaller p are written as that
@@ -35,8 +36,8 @@ def answers(analysis: Analysis) -> str:
     return _joined([*(f"- {line}" for line in lines[:count]), "", " ".join(lines[count:])])
 
 
-def arms_table(analysis: Analysis) -> str:
-    """A table for each setting: gain, loss, other metrics and costs by arm."""
+def arms_table(analysis: Analysis, warnings: Sequence[str] = ()) -> str:
+    """A table for each setting: gain, loss, other metrics and costs by arm; then warnings of how arms were tuned."""
     parts = []
     for setting, arms in analysis.arms.items():
         world = analysis.plan.data[setting.data]
@@ -47,7 +48,7 @@ def arms_table(analysis: Analysis) -> str:
         rows = [[row.get(head, MISSING) for head in heads] for row in cells]
         has = " and ".join(f"{number(of_base[name], 3)} {name}" for name in (world.gain, world.lost) if name)
         count = len({base for arm in arms for base in arm.gains})
-        note = f"Before adaptation: {has}, mean of {_count(count, 'base')}."
+        note = f"Before adaptation: {has}, mean of {count_of(count, 'base')}."
         parts += [
             f"**{markdown_text(setting.name)}**",
             "",
@@ -58,7 +59,7 @@ def arms_table(analysis: Analysis) -> str:
         ]
     note = "Means of n runs at the dial that was chosen on the tuning images (its median). Intervals of arms take all "
     note += "runs as one sample and hold the differences between bases: compare arms by the differences of pairs."
-    return _joined([*parts, note, *map(markdown_text, _notes(analysis))])
+    return _joined([*parts, note, *map(markdown_text, (*_notes(analysis), *map(_sentence, warnings)))])
 
 
 def differences_table(analysis: Analysis) -> str:
@@ -139,10 +140,10 @@ def _of_bases(analysis: Analysis) -> str:
     count = max((one.bases.test.n for found in analysis.differences.values() for one in found), default=0)
     text = "Seeds of one base are not independent of each other. Here each base counts once, by the mean of its pairs."
     if count < 2:
-        return f"{text} With {_count(count, 'base')} nothing is known of further ones."
+        return f"{text} With {count_of(count, 'base')} nothing is known of further ones."
     narrow = math.sqrt((count - 1) / count)
     text += (
-        f" With {count} bases the t-interval has {_count(count - 1, 'degree')} of freedom and is wide; the bootstrap "
+        f" With {count} bases the t-interval has {count_of(count - 1, 'degree')} of freedom and is wide; the bootstrap "
     )
     text += f"(bases, then seeds) is too narrow, by a factor of about {number(narrow)}; and no exact test of "
     return f"{text}signs could fall below p = {number(2 / 2**count, 3).rstrip('0')}."
@@ -178,7 +179,7 @@ def _over_arms(arms: Iterable[Arm], column: str) -> float:
 def _adjusted(analysis: Analysis) -> str:
     if not analysis.tests:
         return "The plan compares no arms."
-    every = _count(analysis.tests, "comparison")
+    every = count_of(analysis.tests, "comparison")
     return f"p is adjusted by Holm over all {every} of the plan; a verdict needs p < {short(ALPHA)}."
 
 
@@ -187,7 +188,7 @@ def _complete(analysis: Analysis) -> str:
     bases = sum(len(world.bases) for world in plan.data.values())
     every = len(plan.arms) * len(plan.seeds) * len(plan.images) * bases
     others = f", and {analysis.others} with seeds that it does not name" if analysis.others else ""
-    return f"Of the plan's {_count(every, 'run')}, {analysis.planned} are in{others}."
+    return f"Of the plan's {count_of(every, 'run')}, {analysis.planned} are in{others}."
 
 
 def _planned(analysis: Analysis) -> str:
@@ -210,7 +211,11 @@ def _pairs(n: int | None) -> str:
 
 
 def _notes(analysis: Analysis) -> list[str]:
-    return [f"{note[0].upper()}{note[1:]}." for note in analysis.notes]
+    return [_sentence(note) for note in analysis.notes]
+
+
+def _sentence(note: str) -> str:
+    return f"{note[0].upper()}{note[1:]}."
 
 
 def _singles(analysis: Analysis) -> list[str]:
@@ -219,12 +224,12 @@ def _singles(analysis: Analysis) -> list[str]:
         for one in differences:
             if count := len(one.single):
                 named = ", ".join(one.single[:4]) + (", …" if count > 4 else "")
-                lines.append(f"{setting.name}, {one.name}: {_count(count, 'run')} without a partner ({named}).")
+                lines.append(f"{setting.name}, {one.name}: {count_of(count, 'run')} without a partner ({named}).")
     return lines
 
 
 def _counts(one: Difference) -> str:
-    return f"{_count(one.pairs.n, 'pair')} on {_count(one.bases.test.n, 'base')}"
+    return f"{count_of(one.pairs.n, 'pair')} on {count_of(one.bases.test.n, 'base')}"
 
 
 def _p(found: Verdict) -> str:
@@ -253,10 +258,6 @@ def _share(fraction: float) -> str:
 
 def _whole(x: float) -> str:
     return MISSING if math.isnan(x) else f"{x:,.0f}"
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 0, last: int = 0) -> list[str]:

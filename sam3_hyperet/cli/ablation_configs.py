@@ -15,10 +15,10 @@ from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.sections import MORE_DATA, SECTIONS
 from sam3_hyperet.digest import sha256
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.modeling.config import PACKAGED
+from sam3_hyperet.modeling.config import PACKAGED, packaged_file
 
 _PLACES = ("root",)  # options of a data set that say where it is, and nothing of what it is
-_OF_TRAINING = ("train_images", "subset_seed", "prompt_weights", "negative_prompt_weights")
+_TRAINED_ON, _PROMPTED = ("train_images", "subset_seed"), ("prompt_weights", "negative_prompt_weights")
 _OF_RUNS = ("seed", "run_dir", "resume", "evaluate", "data.train_images", "data.subset_seed")
 _SAVE_EVERY = 100
 
@@ -109,13 +109,17 @@ class Composer:
         options = options or read_run(self.values(run))
         return identity_of({**_deciding(options), "base": self._base_digest(run, options)})
 
-    def base_score(self, run: Run) -> str:
-        """A digest of all that decides what a run's base scores on the validation images."""
+    def base_score(self, run: Run, split: str) -> str:
+        """A digest of all that decides what a run's base scores on the images of a split, "tune" or "val".
+
+        Which images are held out to tune on may depend on those that are trained on.
+        """
         options, world = read_run(self.values(run)), self.plan.data[run.data]
         data = {key: value for key, value in _deciding(options).items() if key.startswith("data.")}
-        data = {key: value for key, value in data.items() if key.partition(".")[2] not in _OF_TRAINING}
-        protocol = options.protocol.deciding()
-        return identity_of({**data, **protocol, **world.metrics, "base": self._base_digest(run, options)})
+        left_out = _PROMPTED if split == "tune" else (*_PROMPTED, *_TRAINED_ON)
+        data = {key: value for key, value in data.items() if key.partition(".")[2] not in left_out}
+        scored = {**options.protocol.deciding(), **(world.metrics if split == "val" else {"split": split})}
+        return identity_of({**data, **scored, "base": self._base_digest(run, options)})
 
     def _base_digest(self, run: Run, options: RunOptions) -> str:
         place = (run.data, run.base)
@@ -185,7 +189,7 @@ def weights_digest(name: str, checkpoint: str | None, seed: int) -> str:
     if checkpoint == "random" or (checkpoint is None and name not in PACKAGED):
         return f"random {seed}"
     if checkpoint is None:
-        return sha256(Path(__file__).resolve().parents[1] / "weights" / PACKAGED[name])
+        return sha256(packaged_file(name))
     path = Path(checkpoint).expanduser()
     if path.is_file():
         return sha256(path)

@@ -8,19 +8,19 @@ from dataclasses import replace
 from omegaconf import OmegaConf
 
 from sam3_hyperet.ablation.runs import Run, runs_of
-from sam3_hyperet.cli.ablation_study import Study
+from sam3_hyperet.cli.ablation_study import Study, quiet
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.sections import MORE_DATA
 from sam3_hyperet.cli.training_data import open_data
 from sam3_hyperet.data.disjoint import check_disjoint
-from sam3_hyperet.data.selection import shared_pictures
 from sam3_hyperet.data.sources import open_run
-from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.evaluation.validation_score import known_metrics, open_validation
 from sam3_hyperet.options import close
 from sam3_hyperet.training.choice import Rule
+from sam3_hyperet.wording import count_of
 
 _MEASURED_BY_MODELS = ("radius/", "normalized_radius/", "base/", "hierarchy/", "uncertainty/", "speed/", "params/")
 """Metrics that are known once a model has run."""
@@ -33,7 +33,7 @@ def check_inputs(study: Study) -> None:
     """
     opened, said = set[str](), set[str]()
     for run in {_inputs(study, run): run for run in (*study.trials, *runs_of(study.part))}.values():
-        config = recognised(study.composer.run(run), _quiet if run.data in said else study.say)
+        config = recognised(study.composer.run(run), quiet if run.data in said else study.say)
         said.add(run.data)
         options = read_run(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         _check_arm(run, options)
@@ -68,19 +68,16 @@ def _check_images(study: Study, run: Run, options: RunOptions) -> None:
     assert splits.evaluation is not None
     # as training opens it, which holds no tuning images out where it does not validate
     trained = open_data(options, tune=bool(options.train.validate_every))
-    if shared := shared_pictures(trained.splits.training, splits.tuning.images):
-        raise ConfigError(
-            f"{run.arm}: train.validate_every={options.train.validate_every} trains on {len(shared)} images of "
-            f"{options.data.name} that choose options and dial, the first {shared[0]}; expected "
-            "train.validate_every from 1, which holds them out, or a tune split (data.splits.tune)"
-        )
-    further = {f"more_data.{name}": images for name, images in trained.more.items()}
     scored_or_tuned = {"tune": splits.tuning.images, "val": splits.evaluation.images}
-    check_disjoint({"train": trained.splits.training, **scored_or_tuned})
-    for name, images in further.items():
-        check_disjoint({name: images, **scored_or_tuned})
+    further = {f"more_data.{name}": images for name, images in trained.more.items()}
+    try:
+        for name, images in {"train": trained.splits.training, **further}.items():
+            check_disjoint({name: images, **scored_or_tuned})
+    except DataError as error:
+        held_out = "train.validate_every from 1 holds tuning images out of training, data.splits.tune has its own"
+        raise DataError(f"{run.arm}: {error}" + ("" if options.train.validate_every else f"; {held_out}")) from None
     tuning = known_metrics(open_validation(splits.tuning, options.protocol, 0))
-    where = f"the {len(splits.tuning.images)} tuning images of {run.data}"
+    where = f"the {count_of(len(splits.tuning.images), 'tuning image')} of {run.data}"
     Rule.parse(world.rule(study.plan.dial)).check(tuning, where)
     protocol = options.protocol.for_validation(options.protocol.limit)
     scored = known_metrics(open_task(splits.evaluation, replace(protocol, examples=0)))
@@ -92,7 +89,3 @@ def _check_images(study: Study, run: Run, options: RunOptions) -> None:
             )
         if math.isnan(scored.get(key, 0.0)):
             raise ConfigError(f"data.{run.data}.metrics.{short}: the val images show nothing of {key}")
-
-
-def _quiet(line: str) -> None:
-    """What was said of a data set once is not said again."""

@@ -2,9 +2,10 @@
 
 import contextlib
 import gc
+import math
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -57,7 +58,7 @@ class Job:
 
     Attributes:
         cells: those of the row that name the run.
-        identity: of the row. trained: of the adapter. base: of what the base scores.
+        identity: of the row. trained: of the adapter. base: of what the base scores, by split.
         weights: digest of the base's file.
         rule, grid: of the dial.
         metrics: keys by short name; gain, lost: short names.
@@ -70,7 +71,7 @@ class Job:
     cells: Mapping[str, str]
     identity: str
     trained: str
-    base: str
+    base: Mapping[str, str]
     weights: str
     rule: str
     grid: tuple[float, ...]
@@ -187,23 +188,26 @@ def _scored(options: RunOptions, config: DictConfig, job: Job, folder: Path) -> 
     model = adapted_copy(base, folder / ADAPTER["best"])
     how = {"fabric": fabric, "say": print, "progress": lambda count: nullcontext(_nothing)}
     rule, tuning = Rule.parse(job.rule, "dial"), open_validation(splits.tuning, options.protocol, 0)
-    front = choose_dial(model, options.data, tuning, rule, job.grid, base=base, run_dir=folder, **how)
+    known = _of_base(job, "tune", rule.metrics)
+    where = {"base": base, "base_metrics": known, "run_dir": folder}
+    front = choose_dial(model, options.data, tuning, rule, job.grid, **where, **how)
+    if known is None:
+        _keep_of_base(job, "tune", front.base)
     dial = front.chosen
     assert dial is not None
     print(front.choice())
     row: dict[str, object] = {"parameters": int(parameter_report(model)["added"]), "dial": dial}
     if job.is_trial:
+        keys = {name: job.metrics[name] for name in (job.gain, job.lost) if name}
         before, after = (
-            {name: found[key] for name, key in job.metrics.items()} for found in (front.base, front.metrics[dial])
+            {name: found[key] for name, key in keys.items()} for found in (front.base, front.metrics[dial])
         )
         return row | _gained(job, before, {"": after})
     dials = sorted({dial, 1.0} - {0.0})
     models = [EvalModel(f"dial_{one:g}", at_dial(model, one), folder / ADAPTER["best"]) for one in dials]
-    kept = Path(job.folder) / "bases" / f"{job.base}.json"
-    of_base = read_json(kept) if kept.is_file() else None
-    if of_base is None or not of_base.keys() >= job.metrics.keys():
+    of_base = _of_base(job, "val", job.metrics)
+    if of_base is None:
         models.insert(0, EvalModel(BASE, base))
-        of_base = None
     task = open_task(splits.evaluation, replace(options.protocol, bootstrap=0, examples=0))
     comparison = compare(models, options.data, task, folder, **how)
     assert comparison is not None
@@ -215,9 +219,26 @@ def _scored(options: RunOptions, config: DictConfig, job: Job, folder: Path) -> 
 
     if of_base is None:
         of_base = metrics_of(BASE)
-        write_json(kept, of_base)
+        _keep_of_base(job, "val", of_base)
     at_one = metrics_of("dial_1")
     return row | _gained(job, of_base, {"": metrics_of(f"dial_{dial:g}") if dial else of_base, "@1": at_one})
+
+
+def _of_base(job: Job, split: str, needed: Iterable[str]) -> Metrics | None:
+    """What an earlier run has measured of the base; None where it has not, or not all that is needed."""
+    file = _base_file(job, split)
+    found = read_json(file) if file.is_file() else {}
+    if not found.keys() >= set(needed):
+        return None
+    return {key: math.nan if value is None else value for key, value in found.items()}
+
+
+def _keep_of_base(job: Job, split: str, metrics: Metrics) -> None:
+    write_json(_base_file(job, split), {key: None if math.isnan(value) else value for key, value in metrics.items()})
+
+
+def _base_file(job: Job, split: str) -> Path:
+    return Path(job.folder) / "bases" / f"{job.base[split]}.json"
 
 
 def _gained(job: Job, base: Metrics, found: Mapping[str, Metrics]) -> dict[str, float]:

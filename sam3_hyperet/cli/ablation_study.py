@@ -9,8 +9,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
 from sam3_hyperet.ablation.plan import Plan, Tuning, read_plan
-from sam3_hyperet.ablation.rows import RUNS, TRIALS, Layout, gather
-from sam3_hyperet.ablation.runs import Run, chosen_options, missing, runs_of, trials_of, with_options
+from sam3_hyperet.ablation.rows import RUNS, TRIALS, Layout, gather, trials_file
+from sam3_hyperet.ablation.runs import Choice, Run, choices_of, missing, runs_of, trials_of, with_options
 from sam3_hyperet.cli.ablation_configs import Composer, weights_digest
 from sam3_hyperet.cli.command import CONFIGS, parse_command
 from sam3_hyperet.cli.composition import groups_of, unknown
@@ -51,19 +51,22 @@ class Study:
 
     def file(self, layout: Layout) -> Path:
         """The CSV of runs, or that of trials."""
-        return self.csv if layout is RUNS else self.csv.with_name(f"{self.csv.stem}_trials{self.csv.suffix}")
+        return self.csv if layout is RUNS else trials_file(self.csv)
 
     def row_folder(self, layout: Layout) -> Path:
         """Where runs or trials leave their rows."""
         return self.folder / ("rows" if layout is RUNS else "trial_rows")
 
-    def chosen(self) -> dict[tuple[str, str], tuple[str, ...]]:
-        """The options that the trials so far have chosen for each arm of the part."""
-        return chosen_options(self.trials, self.rows(TRIALS))
+    def choices(self) -> dict[tuple[str, str], Choice]:
+        """What the trials so far have chosen for each arm of the part, by (data, arm)."""
+        return choices_of(self.trials, self.rows(TRIALS))
 
     def left(self, layout: Layout) -> list[Run]:
         """The runs, or the trials, without a row that is theirs. Raises ConfigError as `missing`."""
-        runs = self.trials if layout is TRIALS else [with_options(run, self.chosen()) for run in runs_of(self.part)]
+        runs = self.trials
+        if layout is RUNS:
+            choices = self.choices()
+            runs = [with_options(run, choices) for run in runs_of(self.part)]
         identities = {run: self.composer.identity(run) for run in runs}
         return missing(identities, self.rows(layout), layout, self.options.changed)
 
@@ -87,7 +90,7 @@ class Study:
             "cells": run.cells,
             "identity": self.composer.identity(run),
             "trained": self.composer.trained(run),
-            "base": self.composer.base_score(run),
+            "base": {split: self.composer.base_score(run, split) for split in ("tune", "val")},
             "weights": weights_digest(config.model.name, config.model.checkpoint, config.model.seed)[:12],
             "rule": world.rule(self.plan.dial),
             "grid": list(self.plan.dial.grid),
@@ -170,3 +173,7 @@ def _numbers(name: str, value: object) -> list[int] | None:
         return None if found is None else [int(one) for one in found]
     except ValueError:
         raise ConfigError(f"{name}={value}; expected integers, as [0,1]") from None
+
+
+def quiet(line: str) -> None:
+    """In place of a study's `say`, where what is said of the first run holds for the others."""

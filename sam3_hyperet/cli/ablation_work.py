@@ -9,14 +9,15 @@ from datetime import timedelta
 
 from sam3_hyperet.ablation.plan import GAIN, LOST
 from sam3_hyperet.ablation.rows import RUNS, TRIALS, Layout, Row, number
-from sam3_hyperet.ablation.runs import Run, at_the_edge, expected_seconds, runs_of
-from sam3_hyperet.cli.ablation_study import LOG, Study
+from sam3_hyperet.ablation.runs import Run, choice_lines, expected_seconds, runs_of
+from sam3_hyperet.cli.ablation_study import LOG, Study, quiet
 from sam3_hyperet.cli.command import user_message
 from sam3_hyperet.cli.recognition import recognised_here
 from sam3_hyperet.cli.submit import checked_once, submit_jobs
 from sam3_hyperet.errors import ConfigError, UserError
 from sam3_hyperet.files import sole_use
 from sam3_hyperet.training.options import STATE_FILE
+from sam3_hyperet.wording import count_of
 
 _WAIT_SECONDS = 20
 
@@ -40,14 +41,15 @@ def left_lines(study: Study) -> Iterator[str]:
     """What is to be made, how many of it is there, and how long the rest will take by the rows so far."""
     part = study.part
     yield f"{study.plan.name}: {study.plan.question}" if study.plan.question else study.plan.name
-    counts = f"{len(part.arms)} arms, {len(part.seeds)} seeds, {len(part.images)} amounts of images"
-    worlds = ", ".join(f"{name} with {len(world.bases)} bases" for name, world in part.data.items())
+    counts = ", ".join(count_of(len(getattr(part, f"{noun}s")), noun) for noun in ("arm", "seed"))
+    counts += f", {count_of(len(part.images), 'amount')} of images"
+    worlds = ", ".join(f"{name} with {count_of(len(world.bases), 'base')}" for name, world in part.data.items())
     yield f"{counts}; {worlds}"
     if bases := study.bases_left():
         yield f"bases to be made first: {', '.join('/'.join(place) for place in bases)}"
     total = 0.0
     for layout, every in ((TRIALS, study.trials), (RUNS, runs_of(part))):
-        what = "trials" if layout is TRIALS else "runs"
+        what = "trial" if layout is TRIALS else "run"
         if not every:
             continue
         left = every if layout is RUNS and study.left(TRIALS) else study.left(layout)
@@ -57,7 +59,7 @@ def left_lines(study: Study) -> Iterator[str]:
         seconds = expected_seconds(left, study.rows(layout))
         total += seconds or 0.0
         time_left = "no row yet to forecast their time by" if seconds is None else f"about {_span(seconds)}"
-        yield f"{len(every)} {what}, of which {len(left)} are left{f': {time_left}' if left else ''}"
+        yield f"{count_of(len(every), what)}, {len(left)} of them left{f': {time_left}' if left else ''}"
         if study.options.dry_run:
             yield from (f"  {run.name}" for run in left)
     yield f"results: {study.csv}"
@@ -80,19 +82,19 @@ def work(study: Study) -> dict[str, str]:
         _make_all(study, left, layout, budget, failed, lambda run: ablation_run.run(study.job(run)))
         if layout is TRIALS:
             if unfinished := [run.name for run in study.left(TRIALS)]:
-                study.say(f"{len(unfinished)} trials are left, before any run; the same command goes on")
+                study.say(f"{count_of(len(unfinished), 'trial')} left, before any run; the same command goes on")
                 return failed
-            for line in _chosen_lines(study):
+            for line in choice_lines(study.plan, study.choices()):
                 study.say(line)
     if left := study.left(RUNS):
-        study.say(f"{len(left)} runs are left; the same command goes on")
+        study.say(f"{count_of(len(left), 'run')} left; the same command goes on")
     return failed
 
 
 def submit(study: Study) -> None:
     """Submit what is missing to Slurm: bases, else trials, else runs; each task leaves its row for the next call."""
     if places := study.bases_left():
-        configs, function, what = [], "make_base_job", "bases"
+        configs, function, what = [], "make_base_job", "base"
         for place in places:
             config = study.composer.base(*place)
             assert config is not None
@@ -101,9 +103,9 @@ def submit(study: Study) -> None:
     else:
         layout = TRIALS if study.left(TRIALS) else RUNS
         configs, function = [study.job(run) for run in study.left(layout)], "run_job"
-        what = "trials" if layout is TRIALS else "runs"
+        what = "trial" if layout is TRIALS else "run"
         if layout is RUNS:
-            for line in _chosen_lines(study):
+            for line in choice_lines(study.plan, study.choices()):
                 study.say(line)
     if study.options.runs is not None:
         configs = configs[: study.options.runs]
@@ -111,16 +113,17 @@ def submit(study: Study) -> None:
         study.say("nothing is left to be run")
         write_results(study)
         return
-    configs = [recognised_here(config, _quiet if number else study.say) for number, config in enumerate(configs)]
+    configs = [recognised_here(config, quiet if number else study.say) for number, config in enumerate(configs)]
     function = f"sam3_hyperet.cli.ablation_run:{function}"
     submit_jobs(function, configs, study.folder, f"ablate-{study.plan.name}", checked_once(), state=STATE_FILE)
-    study.say(f"{len(configs)} {what} are an array; once it has ended, the same command gathers them and goes on")
+    submitted = f"submitted as an array: {count_of(len(configs), what)}"
+    study.say(f"{submitted}; once it has ended, the same command gathers its rows and goes on")
 
 
 def write_results(study: Study) -> None:
     """Gather the rows into the CSV, write tables and figures of them beside it, and print the verdicts."""
     rows = [row for row in study.rows(RUNS) if row["plan"] == study.plan.name]
-    study.say(f"{len(rows)} rows of {study.plan.name}: {study.csv}")
+    study.say(f"{count_of(len(rows), 'row')} of {study.plan.name}: {study.csv}")
     if rows:
         from sam3_hyperet.ablation.evidence import write_evidence  # matplotlib and scipy: late, for help and mistakes
 
@@ -128,7 +131,7 @@ def write_results(study: Study) -> None:
         for line in evidence.lines:
             study.say(line)
         page, *figures = evidence.files
-        study.say(f"tables: {page}, with {len(figures)} figures")
+        study.say(f"tables: {page}, with {count_of(len(figures), 'figure')}")
 
 
 def _make_all(
@@ -173,7 +176,7 @@ def _make_all(
             left = [one for one in study.left(layout) if one in runs and one.name not in failed]
             study.say(_line(run, row, count - len(left), count, expected_seconds(left, study.rows(layout))))
         if busy and layout is RUNS:
-            study.say(f"{len(busy)} runs are being made by other processes")
+            study.say(f"being made by other processes: {count_of(len(busy), 'run')}")
             return
         if todo := busy:
             time.sleep(_WAIT_SECONDS)
@@ -186,14 +189,6 @@ def _line(run: Run, row: Row, done: int, count: int, seconds: float | None) -> s
         return f"[{done}/{count}] {run.name}: no finite loss, so not to be chosen{left}"
     values = f"gain {number(row, GAIN):+.3f}, lost {number(row, LOST):+.3f} at dial {number(row, 'dial'):g}"
     return f"[{done}/{count}] {run.name}: {values} ({number(row, 'seconds'):.0f} s{left})"
-
-
-def _chosen_lines(study: Study) -> Iterator[str]:
-    chosen = study.chosen()
-    edges = {line.partition(": ")[0]: line for line in at_the_edge(study.plan, chosen)}
-    for (data, arm), options in chosen.items():
-        edge = edges.get(f"{data}, {arm}")
-        yield f"tuned: {data}, {arm}: {' '.join(options)}" + (f" (warning: {edge.partition(': ')[2]})" if edge else "")
 
 
 def raise_failed(failed: Mapping[str, str]) -> None:
@@ -209,7 +204,3 @@ def raise_failed(failed: Mapping[str, str]) -> None:
 def _span(seconds: float) -> str:
     """A duration in words, as 1:23:45."""
     return str(timedelta(seconds=round(seconds)))
-
-
-def _quiet(line: str) -> None:
-    """What is said of the first run's data holds for the others."""

@@ -25,6 +25,7 @@ from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.dial import dial_of, set_dial
 from sam3_hyperet.report.tables import MISSING, front_rows
 from sam3_hyperet.training.choice import LOSS, Rule
+from sam3_hyperet.wording import count_of
 
 _EXAMPLE = "'max group/segm/AP where object/segm/AP >= base-0.02'"
 
@@ -47,15 +48,15 @@ class DialOptions:
         """The options in a configuration. Raises ConfigError for those that do not go together."""
         values: Any = OmegaConf.to_container(config)
         dial, text, grid, save = (values[key] for key in ("dial", "dial_rule", "dial_grid", "save_dial"))
-        several = isinstance(dial, list)
+        several, found = isinstance(dial, list), "no dial" if dial is None else f"dial={dial}"
         if several and len(set(dial)) < max(2, len(dial)):
             raise ConfigError(f"dial={dial}; expected a number, or a list of two different ones at least")
         if grid is not None and dial != AUTO:
-            raise ConfigError(f"dial_grid={grid} is for dial=auto; found dial={dial}")
+            raise ConfigError(f"dial_grid={grid} is for dial=auto; found {found}")
         if text is not None and not several and dial != AUTO:
-            raise ConfigError(f"dial_rule is for dial=auto and for several dials; found dial={dial}")
+            raise ConfigError(f"dial_rule is for dial=auto and for several dials; found {found}")
         if save and (several or dial is None):
-            raise ConfigError(f"save_dial=true needs one dial, dial=NUMBER or dial=auto; found dial={dial}")
+            raise ConfigError(f"save_dial=true needs one dial, dial=NUMBER or dial=auto; found {found}")
         rule = Rule.parse(text, "dial_rule") if text else _rule_of_run(values["run"])
         if rule is None and dial == AUTO:
             missing = "and train.best of the run has no metric" if values["run"] else "which chooses"
@@ -108,7 +109,8 @@ class DialOptions:
             found = f"{len(shared)} of its tuning images are scored in split={scored.name}, the first {shared[0]}"
             raise ConfigError(f"dial=auto: {found}; expected splits that share none")
         task = open_validation(split, protocol, protocol.calibration_images)
-        self.rule.check(known_metrics(task), f"the {len(task.positions)} tuning images", "protocol.calibration_images")
+        source = f"the {count_of(len(task.positions), 'tuning image')}"
+        self.rule.check(known_metrics(task), source, "protocol.calibration_images")
         return task
 
     @property

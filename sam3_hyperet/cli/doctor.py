@@ -23,6 +23,7 @@ from sam3_hyperet.errors import ConfigError, UserError
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.options import read_options
 from sam3_hyperet.version import __version__
+from sam3_hyperet.wording import count_of
 
 _ADAPTER, _WEIGHTS = "adapter.safetensors", "weights.safetensors"  # training.run_folder has them, and loads torch
 _OWN = ("run=", "adapter_file=", "trial=", "json=", "--")
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> list[Finding]:
         print(json.dumps(content, indent=1, ensure_ascii=False))
     else:
         healthy = "" if counts["failed"] else "; nothing was found that would fail"
-        print(f"\n{len(findings)} checks: {', '.join(f'{n} {status}' for status, n in counts.items() if n)}{healthy}")
+        by_status = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+        print(f"\n{count_of(len(findings), 'check')}: {by_status}{healthy}")
     if counts["failed"]:
         raise SystemExit(1)
     return findings

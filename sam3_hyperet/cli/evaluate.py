@@ -43,6 +43,7 @@ from sam3_hyperet.modeling.config import ModelOptions
 from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
+from sam3_hyperet.wording import count_of
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -154,7 +155,7 @@ def _warnings(values: dict[str, Any]) -> list[str]:
             calibration_images(few, split, protocol)
             task = open_task(split, protocol)
         check_prompts(model, task.vocabulary)
-        yield ok("data", f"{len(task.positions)} images, {len(task.vocabulary)} prompts")
+        yield ok("data", f"{count_of(len(task.positions), 'image')}, {count_of(len(task.vocabulary), 'prompt')}")
 
     adapters = [one.adapter for one in trained.values() if one.adapter]
     options = read_options(ModelOptions, values["model"], "model")

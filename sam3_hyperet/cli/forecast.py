@@ -17,6 +17,7 @@ from sam3_hyperet.modeling.config import SCHEMES, HyperETConfig
 from sam3_hyperet.training.memory.choice import USABLE, Choice, choose
 from sam3_hyperet.training.memory.forecast import OBJECTS, Forecaster
 from sam3_hyperet.training.options import StageOptions
+from sam3_hyperet.wording import count_of
 
 _GIB = 2**30
 
@@ -33,9 +34,9 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     options = replace(options, train=replace(options.train, precision=precision))
     images, (present, prompts) = options.train.batch_size, prompts_of_image(options)
     console = Console(highlight=False, soft_wrap=True)
-    side, noun = options.model.resolution or "its own", "image" if images == 1 else "images"
+    side, asked = options.model.resolution or "its own", count_of(prompts, "prompt")
     console.print(
-        f"{options.model.name} at {side} resolution, {precision}: a step of {images} {noun} with {prompts} prompts "
+        f"{options.model.name} at {side} resolution, {precision}: a step of {count_of(images, 'image')} with {asked} "
         f"each, of which {present} show {OBJECTS} objects; {USABLE:.0%} of a card is taken to be usable"
     )
     table = Table(Column("scheme", overflow="fold"), "stage", "as it is", *(f"{card:g} GB" for card in cards))

@@ -21,6 +21,7 @@ from sam3_hyperet.options import read_options
 from sam3_hyperet.recipes.choices import OWN_DATA, Content, data_choices, held_out, recipe_of, run_choices
 from sam3_hyperet.recipes.commented import document
 from sam3_hyperet.version import __version__
+from sam3_hyperet.wording import count_of
 
 _LISTED = 200  # categories with their counts
 
@@ -112,7 +113,7 @@ def _data_head(data: DataOptions, content: Content, notes: Sequence[str]) -> Ite
     yield ""
     what = "the label maps that show them" if data.format in ("label_maps", "ade20k") else "their annotations"
     counted = f", with {what} in the files of {', '.join(splits)}" if splits else ""
-    yield f"{content.categories} categories{counted}:"
+    yield f"{count_of(content.categories, 'category')}{counted}:"
     width = min(40, max(map(len, content.annotations)))
     for category, counts in rows[:_LISTED]:
         none = "   none in train: never prompted as absent" if counts.get("train") == 0 else ""

@@ -24,6 +24,7 @@ from sam3_hyperet.modeling.merge import merge
 from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.options import one_of
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
+from sam3_hyperet.wording import count_of
 
 LAYOUTS = ("official", "base", "transformers")
 TOLERANCE = 1e-4
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> Path:
         difference = max(float((x - y).abs().max() / x.abs().max()) for x, y in zip(before, after, strict=True))
         if not difference <= TOLERANCE:
             raise CheckpointError(f"{adapter}: merged outputs differ by {difference:.1e}; expected at most {TOLERANCE}")
-        checked = f"{line and f'{line}; '}outputs on {len(images)} images differ by {difference:.1e}"
+        checked = f"{line and f'{line}; '}outputs on {count_of(len(images), 'image')} differ by {difference:.1e}"
     if layout == "base":
         save_base(model, out)
     elif layout == "official":

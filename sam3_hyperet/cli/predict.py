@@ -40,6 +40,7 @@ from sam3_hyperet.options import read_options
 from sam3_hyperet.precision import float32_products, precision_text
 from sam3_hyperet.report.figures.images import overlay
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
+from sam3_hyperet.wording import count_of
 
 _LISTED = 10  # prompts in a line
 _PREDICTIONS, _RESULTS, _IMAGES = "predictions.json", "results.json", "images.json"
@@ -111,7 +112,7 @@ def predict(config: DictConfig) -> Path:
             on_image()
     write_json(run_dir / _IMAGES, inputs.listing(sizes))
     ids = f"ids of {config.annotations}" if config.annotations else f"ids as in {_IMAGES}"
-    what = f"{len(sizes)} overlays, " if config.overlays else ""
+    what = f"{count_of(len(sizes), 'overlay')}, " if config.overlays else ""
     line = f"wrote {what}{_PREDICTIONS} and, in COCO's format, {_RESULTS} ({ids}) to {run_dir}"
     console.print(line, markup=False, soft_wrap=True)
     return run_dir
@@ -137,7 +138,7 @@ def _warnings(values: dict[str, Any]) -> list[str]:
         inputs = Inputs.of(config)
         _check_written(run_dir, inputs, inputs.overlays() if config.overlays else [])
         check_prompts(model, list(inputs.categories))
-        yield ok("images", f"{len(inputs.paths)} images, {len(inputs.categories)} prompts")
+        yield ok("images", f"{count_of(len(inputs.paths), 'image')}, {count_of(len(inputs.categories), 'prompt')}")
 
     options, adapters = read_options(ModelOptions, model, "model"), [Path(adapter)] if adapter else []
     return warnings_of(examine_job(launcher, run_dir, options, adapters, {"images": input_rows}), values["run_dir"])

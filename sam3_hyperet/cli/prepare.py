@@ -25,6 +25,7 @@ from sam3_hyperet.preparation.checks import Inspected, inspect, same_files
 from sam3_hyperet.preparation.conversion import Conversion
 from sam3_hyperet.reading import read_json
 from sam3_hyperet.version import __version__
+from sam3_hyperet.wording import count_of
 
 
 def main(argv: Sequence[str] | None = None) -> Path | None:
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
         if remark := shared_remark(opened["train"], opened[split], split):
             console.print(f"{split}: {data.name}: {remark}", soft_wrap=True, markup=False)
     if failed := [f"{name}: {check.what}" for name, one in inspected.items() for check in one.failed]:
-        raise DataError(f"{root}: {len(failed)} checks failed ({', '.join(failed)}); {remedy}")
+        raise DataError(f"{root}: {count_of(len(failed), 'check')} failed ({', '.join(failed)}); {remedy}")
     chosen = choose(data, opened["train"], "train")[1] if "train" in opened else ()
     prompts = prompt_notes(opened["train"], prompt_sampler(data, opened["train"])) if "train" in opened else ()
     for line in (*(f"{data.name}: {line}" for line in (*chosen, *same_files(opened))), *prompts):
@@ -101,7 +102,7 @@ def _converted(conversion: Conversion, root: Path, workers: int, console: Consol
         with progress(console, f"label maps of {conversion.folder}") as on_map:
             count = conversion.run(root, workers, on_map)
         to = root / conversion.to
-        console.print(f"converted {count:,} label maps to {to}; the originals are unchanged", soft_wrap=True)
+        console.print(f"converted {count_of(count, 'label map')} to {to}; the originals are unchanged", soft_wrap=True)
     return None if conversion.is_there(root) or not (root / conversion.to).is_dir() else conversion.to
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from sam3_hyperet.cli.base_pictures import trained_on
 from sam3_hyperet.cli.of_run import config_of_run
 from sam3_hyperet.cli.train import main as train
 from sam3_hyperet.modeling.build import build_model
@@ -24,7 +25,8 @@ def main(argv: list[str] | None = None) -> Path:
 
 
 def save_best(run_dir: Path, file: Path) -> None:
-    """Write the best weights of a run to a file, in half precision."""
-    model = read_options(ModelOptions, config_of_run(run_dir).model, "model")
+    """Write the best weights of a run to a file, in half precision, with what drawn scenes they were trained on."""
+    config = config_of_run(run_dir)
+    model = read_options(ModelOptions, config.model, "model")
     best = build_model(model.name, checkpoint=run_dir / WEIGHTS["best"], resolution=model.resolution)
-    save_base(best, file, dtype=torch.float16)
+    save_base(best, file, dtype=torch.float16, metadata=trained_on(config))

@@ -20,6 +20,7 @@ from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.launch.slurm import ToolJob, check_name, open_executor, script, submit
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.options import CONFIG_FILE, STATE_FILE, TrainOptions
+from sam3_hyperet.wording import count_of
 
 _CHECKED = ("model", "hyperet", "stage", "data", "more_data", "train", "cache", "launcher", "evaluate")
 """Keys that decide what `doctor` finds: runs of a sweep in which they are the same are checked once."""
@@ -113,10 +114,10 @@ def submit_jobs(
     options, logs, plain = _launcher(configs), folder / "slurm", list(map(_plain, configs))
     check_name(options, name)
     memory = "the cluster's default memory" if options.mem_gb is None else f"{options.mem_gb:g} GB"
-    gpus = f"{options.gpus_per_node} GPUs" if options.gpus_per_node else "no GPU (launcher.gpus_per_node=0)"
+    gpus = count_of(options.gpus_per_node, "GPU") if options.gpus_per_node else "no GPU (launcher.gpus_per_node=0)"
     console.print(
-        f"asked for: {options.nodes} x {options.tasks_per_node} processes; a node has {gpus} and {memory}; "
-        f"{options.timeout_min} min, then requeued up to {options.max_timeouts} times"
+        f"asked for: {options.nodes} x {count_of(options.tasks_per_node, 'process')}; a node has {gpus} and {memory}; "
+        f"{options.timeout_min} min, then requeued up to {count_of(options.max_timeouts, 'time')}"
     )
     if options.dry_run:
         console.print(script(options, logs, name, len(configs)), markup=False)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.cli.base_pictures import base_remark
 from sam3_hyperet.cli.command import command_line, exit_cleanly, write_json
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.predict_inputs import prompts_text
@@ -59,6 +60,7 @@ from sam3_hyperet.training.text_features import text_features_once
 from sam3_hyperet.training.validation import Validation
 from sam3_hyperet.training.warm_start import initial_adapter, load_to_train
 from sam3_hyperet.version import versions
+from sam3_hyperet.wording import count_of
 
 
 def main(argv: list[str] | None = None, tool: str = "train") -> Path:
@@ -146,6 +148,8 @@ def _train(
     steps, every = options.train.max_steps or 0, options.train.validate_every
     if calibrating and (remark := calibration_remark(data, calibrating)):
         say(remark)
+    if remark := base_remark(options.model, data.options):
+        say(remark)
     if every > steps:
         say(f"warning: train.validate_every={every} of {steps} steps: only before the first and after the last one")
     first = None
@@ -187,7 +191,7 @@ def _train(
     batch_size, device = options.train.batch_size, fabric.device
     workers = loader_processes(options.train, resolution(model), on_gpu=device.type == "cuda")
     if options.train.workers is None and device.type == "cuda":
-        console.print(f"{workers} loader processes beside each process that trains (train.workers)")
+        console.print(f"{count_of(workers, 'loader process')} beside each process that trains (train.workers)")
     order = {"seed": options.seed, "accumulate": options.train.accumulate, "workers": workers, "device": device}
     process = {"rank": fabric.global_rank, "world": fabric.world_size}
 
@@ -221,7 +225,7 @@ def _train(
         )
     took = f"{result.seconds:.0f} s, of which {result.validation_seconds:.0f} s for validation"
     skipped = f"{result.skipped_steps} skipped; best step {result.best_step}"
-    console.print(f"{result.step} {'step' if result.step == 1 else 'steps'} in {took}, {skipped}")
+    console.print(f"{count_of(result.step, 'step')} in {took}, {skipped}")
     extra = {"params/trainable": parameter_report(model)["trainable"], "train/steps": result.step}
     extra |= {f"train/{name}": getattr(result, name) for name in ("seconds", "skipped_steps", "best_step")}
     if splits.evaluation is not None:

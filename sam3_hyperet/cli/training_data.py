@@ -12,6 +12,7 @@ from sam3_hyperet.data.notes import data_notes, flip_notes, prompt_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.selection import shared_pictures, shared_remark
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
+from sam3_hyperet.wording import count_of
 
 Say = Callable[[str], None]
 
@@ -63,7 +64,8 @@ def calibration_remark(data: TrainingData, calibrating: AnnotatedImages) -> str:
     trained = [name for images in data.sets for name in shared_pictures(images, calibrating)]
     if not trained:
         return ""
-    found = f"warning: protocol=cascade is calibrated on {len(trained)} pictures that are trained on: {some(trained)}"
+    count = count_of(len(trained), "picture")
+    found = f"warning: protocol=cascade is calibrated on {count} of training: {some(trained)}"
     remedy = "expected train.validate_every from 1, which holds them out, or a tune split (data.splits.tune)"
     return f"{found}; scored images may keep less than protocol.recall; {remedy}"
 

@@ -15,6 +15,7 @@ from sam3_hyperet.data.finding import composed
 from sam3_hyperet.data.image_files import image_size, read_image
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.masks import Rle
+from sam3_hyperet.wording import count_of
 
 GRANULARITIES = ("part", "object", "group")
 MAX_NAME = 200  # characters; SAM 3 reads 32 tokens of a prompt and silently drops the rest
@@ -172,8 +173,10 @@ class AnnotatedImages:
 
     def summary(self) -> str:
         """One line: how many images and categories, and what was left out or repaired, and why."""
-        part = f" of {self.counted}" if self.counted != len(self) else ""
-        line = f"{self.name}: {len(self)}{part} images, {len(self.categories)} categories"
+        images = count_of(len(self), "image")
+        if self.counted != len(self):
+            images = f"{len(self):,} of {count_of(self.counted, 'image')}"
+        line = f"{self.name}: {images}, {count_of(len(self.categories), 'category')}"
         if self.crowds:
             line += f"; {self.crowds} of {sum((self.counts or {}).values())} annotations are crowds"
         for verb, counts in (("dropped", self.dropped), ("repaired", self.adjusted)):

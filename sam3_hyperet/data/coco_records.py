@@ -8,6 +8,7 @@ from typing import Any
 
 from sam3_hyperet.data.annotations import field, shown, whole_number
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.wording import count_of
 
 _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "": 0}
 _AS_NUMBER = "id that is no whole number, read as one"
@@ -38,7 +39,7 @@ def reference(record: Mapping[str, Any], key: str, known: Mapping[int, Any], whe
         return value
     number = as_whole_number(value)
     if number is None or number not in known:
-        what = "the categories" if key == "category_id" else f"the {len(known)} images"
+        what = "the categories" if key == "category_id" else f"the {count_of(len(known), 'image')}"
         raise DataError(f"{where}: its {key} {shown(value)} is not among {what}")
     if type(value) is not int:
         adjusted[_AS_NUMBER] += 1

@@ -5,16 +5,19 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 
 from sam3_hyperet.data.annotations import AnnotatedImages, some
+from sam3_hyperet.data.selection import copied_picture
 from sam3_hyperet.digest import sha256
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.scenes.dataset import DrawnFrom
+from sam3_hyperet.wording import count_of
 
 
 def check_disjoint(splits: Mapping[str, AnnotatedImages]) -> None:
     """Raise a DataError that names pictures which two of the splits share.
 
-    A picture is shared if it is one file, if two files have the same content, or if two scenes were drawn from the same
-    state of the generator, at whatever size. Content is read of files whose size occurs in both splits.
+    A picture is shared if it is one file, if two files have the same content or are copies that Roboflow made of one
+    picture, or if two scenes were drawn from the same state of the generator, at whatever size. Content is read of
+    files whose size occurs in both splits.
     """
     files = {name: [images.files(i)[0] for i in range(len(images))] for name, images in splits.items()}
     drawn_from = DrawnFrom()
@@ -24,13 +27,15 @@ def check_disjoint(splits: Mapping[str, AnnotatedImages]) -> None:
         for fault, pairs in (
             ("the same file", _pairs(first, second, Path.resolve)),
             ("drawn from the same seed, split and number", _pairs(first, second, drawn_from)),
+            ("copies of the same picture", _pairs(first, second, copied_picture)),
             ("of the same content", _pairs(alike[0], alike[1], sha256)),
         ):
             if pairs:
                 listed = some(f"{path} and {twin}" for path, twin in pairs)
+                shared = count_of(len(pairs), "picture")
                 raise DataError(
-                    f"{len(pairs)} pictures of {one} are in {other}, too, {fault}: {listed}; expected splits without a "
-                    "picture in common (of drawn scenes: another data.seed)"
+                    f"{other} has {shared} of {one}, {fault}: {listed}; expected splits without a picture in common "
+                    " (of drawn scenes: another data.seed)"
                 )
 
 

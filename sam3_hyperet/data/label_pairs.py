@@ -7,6 +7,7 @@ from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.class_names import text_lines
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, composed, find_by_stem
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.wording import count_of
 
 
 def image_label_pairs(
@@ -24,12 +25,13 @@ def image_label_pairs(
     if listed is not None:
         images = _only_listed(Path(listed), images, folder)
         maps = _only_listed(Path(listed), maps, label_folder)
-    image_alone = (images, maps, "images without a label map in", label_folder)
-    map_alone = (maps, images, "label maps without an image in", folder)
-    for these, others, what, where in (image_alone, map_alone):
+    image_alone = (images, maps, "image", "without a label map in", label_folder)
+    map_alone = (maps, images, "label map", "without an image in", folder)
+    for these, others, what, how, where in (image_alone, map_alone):
         if alone := sorted(these.keys() - others.keys()):
             remedy = _endings(images, maps) if others.keys() - these.keys() else ""
-            raise DataError(f"{these[alone[0]].parent}: {len(alone)} {what} {where}: {some(alone)}{remedy}")
+            found = f"{count_of(len(alone), what)} {how} {where}: {some(alone)}"
+            raise DataError(f"{these[alone[0]].parent}: {found}{remedy}")
     return {stem: (images[stem], maps[stem]) for stem in sorted(images)}
 
 

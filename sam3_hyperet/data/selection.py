@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.finding import composed
+from sam3_hyperet.wording import count_of
 
 _COPY = re.compile(r"(.+?)(?:_(?:jpe?g|png|bmp|webp|tiff?))?\.rf\.[0-9A-Za-z]+", re.IGNORECASE)
 _LISTED = 40  # categories by name in a line
@@ -69,9 +70,10 @@ def few_shots(images: AnnotatedImages, groups: Groups, shots: int) -> tuple[list
             if i not in chosen:
                 chosen[i] = None
                 got.update(shown[i])
-    lines = [f"data.shots={shots}: {len(chosen)} of {len(images)} images; images by category: {_listed(got, names)}"]
+    found = f"{len(chosen)} of {count_of(len(images), 'image')}; images by category: {_listed(got, names)}"
+    lines = [f"data.shots={shots}: {found}"]
     if fewer := Counter({category: n for category, n in got.items() if n < shots}):
-        lines.append(f"fewer than {shots} images show: {_listed(fewer, names)}")
+        lines.append(f"fewer than {count_of(shots, 'image')} show: {_listed(fewer, names)}")
     return sorted(chosen), lines
 
 
@@ -80,7 +82,7 @@ def few_images(images: AnnotatedImages, groups: Groups, count: int) -> tuple[lis
     names = {category.id: category.name for category in images.categories}
     chosen = [group[0] for group in groups[:count]]
     shown = Counter(category for i in chosen for category in images.present(i) if category in names)
-    found = f"{len(chosen)} of {len(images)} images; images by category: {_listed(shown, names)}"
+    found = f"{len(chosen)} of {count_of(len(images), 'image')}; images by category: {_listed(shown, names)}"
     lines = [f"data.train_images={count}: {found}"]
     if unseen := [name for category, name in names.items() if category not in shown and category != images.background]:
         lines.append(f"none of these images shows: {some(unseen, _LISTED)}")
@@ -106,7 +108,12 @@ def shared_pictures(one: AnnotatedImages, other: AnnotatedImages) -> list[str]:
 
 
 def _identity(path: Path) -> str:
-    return picture_name(path.name) if ".rf." in path.name else str(path)
+    return copied_picture(path) or str(path)
+
+
+def copied_picture(path: Path) -> str | None:
+    """The name of the picture that Roboflow made an image of; None for others."""
+    return picture_name(path.name) if ".rf." in path.name else None
 
 
 def shared_remark(training: AnnotatedImages, other: AnnotatedImages, split: str) -> str:
@@ -114,7 +121,8 @@ def shared_remark(training: AnnotatedImages, other: AnnotatedImages, split: str)
     shared = shared_pictures(training, other)
     if not shared:
         return ""
-    return f"warning: {len(shared)} pictures of train are in {split}, too; scores on them say nothing: {some(shared)}"
+    count = count_of(len(shared), "picture")
+    return f"warning: {split} has {count} of train; scores on them say nothing: {some(shared)}"
 
 
 def positions(groups: Sequence[Sequence[int]]) -> list[int]:

@@ -12,6 +12,7 @@ from sam3_hyperet.choices import AUTO, BF16, FP32, TF32
 from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
 from sam3_hyperet.training.loaders import bytes_ahead
 from sam3_hyperet.training.options import TrainOptions
+from sam3_hyperet.wording import count_of
 
 _GIB = 2**30
 _FEW_FILES = 1_000  # that can still be made on a file system: a run makes some dozens, records one an image
@@ -81,7 +82,7 @@ def gpu_rows(train: TrainOptions, gpus: Gpus) -> Iterator[Finding]:
             yield ok("gpu", "none; the run trains on the CPU")
     elif len(gpus.names) < train.devices:
         remedy = f"train.devices={len(gpus.names)}"
-        yield failed("gpu", f"{len(gpus.names)} GPUs", f"train.devices={train.devices}", remedy)
+        yield failed("gpu", count_of(len(gpus.names), "GPU"), f"train.devices={train.devices}", remedy)
     elif not all(gpus.supported[: train.devices]):
         name = gpus.names[gpus.supported.index(False)]
         yield failed("gpu", f"PyTorch (CUDA {gpus.build}) has no code for {name}", "a build for it", _WITHOUT_CUDA)
@@ -158,7 +159,7 @@ def shared_memory_rows(
         found = f"{size_text(free)} free at {folder}"
         if needed > free:
             remedy = f"docker run --shm-size={-(-2 * needed // _GIB)}g (or --ipc=host), fewer train.workers, or 0"
-            expected = f"about {size_text(needed)} for {workers} loader processes"
+            expected = f"about {size_text(needed)} for {count_of(workers, 'loader process')}"
             yield failed("shared memory", found, expected, remedy)
         else:
             yield ok("shared memory", f"{found}; about {size_text(needed)} needed")
@@ -167,8 +168,9 @@ def shared_memory_rows(
 def core_rows(train: TrainOptions, workers: int, cores: int, where: str) -> Iterator[Finding]:
     """Whether there are cores for the threads and loader processes of the run's processes on a machine."""
     processes = train.devices * (max(train.threads, 1) + workers)
-    found = f"{cores} cores {where}"
-    wanted = f"{train.devices} x ({max(train.threads, 1)} threads + {workers} loader processes)"
+    threads = count_of(max(train.threads, 1), "thread")
+    found = f"{count_of(cores, 'core')} {where}"
+    wanted = f"{train.devices} x ({threads} + {count_of(workers, 'loader process')})"
     if processes > cores:
         yield warning("cores", found, wanted, "fewer train.workers or train.threads, or more cores")
     else:

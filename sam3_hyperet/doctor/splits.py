@@ -11,6 +11,7 @@ from sam3_hyperet.data.selection import shared_pictures
 from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.layouts.table import explicit
+from sam3_hyperet.wording import count_of
 
 _READ = 64  # images of a split, evenly spread
 _SIZED = 20_000  # images of which the file's size is asked for
@@ -89,7 +90,7 @@ class Splits:
             remedy = "`sam3-hyperet prepare` opens every file and names all that cannot be used"
             yield failed(f"{self.key}: files", f"{len(faults)} of {read} that were opened: {some(faults)}", "0", remedy)
         else:
-            yield ok(f"{self.key}: files", f"{read} images opened")
+            yield ok(f"{self.key}: files", f"{count_of(read, 'image')} opened")
 
     def overlap_rows(self) -> Iterator[Finding]:
         """Whether what is evaluated, or chosen by, is trained on as well, or has categories that training lacks."""

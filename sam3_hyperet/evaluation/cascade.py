@@ -27,6 +27,7 @@ from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
 from sam3_hyperet.precision import float32_products
+from sam3_hyperet.wording import count_of
 
 CASCADE = "cascade"  # the evaluator of what is spared
 _COST = 1 / POOLING**2  # about what a first look costs of the full model's scores
@@ -47,8 +48,8 @@ class Calibration:
 
     def line(self, model: str, protocol: Protocol) -> str:
         """The calibration in one line, for people; `model` is the name."""
-        matter = f"{self.positives} prompts with a detection from {protocol.min_score:g}"
-        found = f"{model}: protocol.recall={protocol.recall:g} by {matter} on {self.images} tuning images"
+        matter = f"{count_of(self.positives, 'prompt')} with a detection from {protocol.min_score:g}"
+        found = f"{model}: protocol.recall={protocol.recall:g} by {matter} on {count_of(self.images, 'tuning image')}"
         if self.spare_below:
             return f"{found}: first looks below {self.spare_below:.3g} spare {self.spared:.1%} of all prompts there"
         if self.spared:

@@ -37,6 +37,7 @@ from sam3_hyperet.modeling.dial import dial_of
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import precision_text
+from sam3_hyperet.wording import count_of
 
 _RADII = ("radius/", "normalized_radius/")
 _FORGETTABLE = ("segm/AP", "bbox/AP", "mIoU", "presence/IL_MCC", "presence/accuracy_absent")
@@ -244,7 +245,8 @@ def _calibrate(
     missing, _ = fabric.broadcast(store.missing(every) if fabric.is_global_zero else None)
     if missing:
         some = f"{len(missing)} of " if len(missing) < len(every) else ""
-        say(f"first looks: calibrated on {some}{len(every)} tuning images, by every model's exact predictions")
+        images = f"{some}{count_of(len(every), 'tuning image')}"
+        say(f"first looks: calibrated on {images}, by every model's exact predictions")
     calibrator.record(store, missing[fabric.global_rank :: fabric.world_size], progress)
     fabric.barrier()
     return calibrator.calibrations(store)

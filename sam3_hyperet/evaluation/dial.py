@@ -19,6 +19,7 @@ from sam3_hyperet.evaluation.validation_score import headlines
 from sam3_hyperet.files import Manifest
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.training.choice import Rule
+from sam3_hyperet.wording import count_of
 
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 
@@ -72,6 +73,7 @@ def choose_dial(
     grid: Sequence[float] = GRID,
     *,
     base: host.Sam3Image,
+    base_metrics: Mapping[str, float] | None = None,
     run_dir: Path,
     fabric: Fabric,
     resume: bool = True,
@@ -84,24 +86,27 @@ def choose_dial(
         metrics are those that a rule may name (`validation_score.known_metrics`).
     grid: dials to be tried, to which 0 is added.
     base: the model that the rule's `base` is, as `open_models` returns it; it may be the model without its adapter.
+    base_metrics: of the base on these images, if they are known: `DialFront.base` of an earlier choice.
     run_dir: keeps the records, in `records/dials`, from which a killed choice goes on; `resume` as for `compare`.
     fabric: launched; its processes share the images, and all get the same front.
     """
     task = task.on(next(model.parameters()).device.type)
     models = along_dial([EvalModel(BASE, base), EvalModel("adapted", model)], [0.0, *grid])
     store = f"{RECORDS}/{DIALS}"
-    runs = [_run(one, task, RecordStore(run_dir / store / one.name)) for one in models]
+    known = [] if base_metrics is None or len(models) == 1 else [base_metrics]
+    measured = models[len(known) :]
+    runs = [_run(one, task, RecordStore(run_dir / store / one.name)) for one in measured]
     Manifest(run_dir).check(store)
     facts = []
     if fabric.is_global_zero:
         Manifest(run_dir).claim(store)
-        of_split, of_models = split_facts(data, task), model_facts([one.model for one in models])
+        of_split, of_models = split_facts(data, task), model_facts([one.model for one in measured])
         facts = [run_facts(run, of_model, of_split) for run, of_model in zip(runs, of_models, strict=True)]
     record_runs(runs, facts, fabric, resume=resume, say=say, progress=progress)
     found = None
     if fabric.is_global_zero:
         found = [headlines(run.evaluators, run.store.read_all(run.positions)) for run in runs]
-    front = _front(rule, models, fabric.broadcast(found), task)
+    front = _front(rule, models, [*known, *fabric.broadcast(found)], task)
     return replace(front, chosen=chosen_dial(rule, front.base, front.metrics))
 
 
@@ -123,7 +128,7 @@ def _front(rule: Rule, models: Sequence[EvalModel], found: Sequence[Mapping[str,
     for model, of_model in zip(models, found, strict=True):
         if model.dial is not None:
             metrics[model.dial] = {**of_model, **forgetting(base, of_model, groups)}
-    return DialFront(rule, base, metrics, f"{len(task.positions)} {task.split.name} images")
+    return DialFront(rule, base, metrics, count_of(len(task.positions), f"{task.split.name} image"))
 
 
 def _run(model: EvalModel, task: EvalTask, store: RecordStore) -> ModelRun:

@@ -120,11 +120,13 @@ def official_tensors(model: nn.Module, carry_over: str | Path | None = None) -> 
     return others | tensors, absent - {f"detector.{name}" for name, _ in model.named_buffers()}
 
 
-def save_base(model: nn.Module, path: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write the base weights, without adapters, as safetensors, cast to `dtype` where given."""
+def save_base(
+    model: nn.Module, path: str | Path, dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write the base weights, without adapters, as safetensors, cast to `dtype` where given; `metadata` goes along."""
     base = base_state_dict(model).items()
     tensors = {key: tensor.detach().to(dtype or tensor.dtype).contiguous() for key, tensor in base}
-    write_safetensors(tensors, path, {"format": "sam3_hyperet-base-1"})
+    write_safetensors(tensors, path, {"format": "sam3_hyperet-base-1", **(metadata or {})})
 
 
 def _named_as_in(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from sam3_hyperet import options
@@ -141,6 +142,11 @@ class HyperETConfig:
     def to_dict(self) -> dict[str, object]:
         """Every option as plain values."""
         return asdict(self)
+
+
+def packaged_file(name: str) -> Path:
+    """The file of a packaged model's base weights."""
+    return Path(__file__).resolve().parents[1] / "weights" / PACKAGED[name]
 
 
 @dataclass(frozen=True)

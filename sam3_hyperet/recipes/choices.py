@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 from sam3_hyperet.data.options import FLIP, DataOptions
 from sam3_hyperet.options import meanings
+from sam3_hyperet.wording import count_of
 
 _SEEN = 4480  # images that the demo's 560 steps show
 _MOST_SEEN = 20_000
@@ -55,7 +56,7 @@ def data_choices(data: DataOptions, content: Content, recognised: str) -> list[C
         "name": "what its metrics begin with",
         "format": recognised,
         "root": "its folder; the paths below are relative to it",
-        "splits": ", ".join(f"{split}: {count:,} images" for split, count in shown.items()),
+        "splits": ", ".join(f"{split}: {count_of(count, 'image')}" for split, count in shown.items()),
     }
     changed = [field.name for field in fields(data) if field.name not in _SHOWN and _is_changed(data, field.name)]
     named |= {name: f"recognised, or given: {explained[name].rstrip('.')}" for name in changed}
@@ -97,7 +98,7 @@ def run_choices(name: str, model: str, content: Content, recipe: str = OWN_DATA)
     seen = min(max(_SEEN, min(training, _MOST_SEEN)), _MOST_EPOCHS * training)
     steps = max(1, round(seen / _IMAGES_A_STEP))
     validate_every = -(-steps // _TUNINGS) if content.images.get("tune") else 0
-    epochs = f"{steps * _IMAGES_A_STEP / training:.1f} epochs of {training:,} images, {_IMAGES_A_STEP} a step"
+    epochs = f"{steps * _IMAGES_A_STEP / training:.1f} epochs of {count_of(training, 'image')}, {_IMAGES_A_STEP} a step"
     rule = f"as many images as in the demo ({_SEEN:,}), an epoch at least (to {_MOST_SEEN:,}), {_MOST_EPOCHS} at most"
     tunes = f"{_TUNINGS} times, as in the demo; the best step is kept" if validate_every else "no image for it"
     if recipe == FEW_SHOT and not validate_every:
@@ -126,7 +127,8 @@ def run_choices(name: str, model: str, content: Content, recipe: str = OWN_DATA)
     else:
         choices.append(Choice("train.batch_size", _IMAGES_A_STEP, "that of the demo"))
     scored = content.images.get("val", 0) * math.ceil(content.categories / 20) * _TWENTY_PROMPTS_SECONDS
-    limit = f"0: all {content.images.get('val', 0):,} validation images, for the base and for the adapted model"
+    images = count_of(content.images.get("val", 0), "validation image")
+    limit = f"0: all {images}, for the base and for the adapted model"
     return [
         *choices,
         Choice("train.validate_every", validate_every, tunes),

@@ -40,6 +40,7 @@ from sam3_hyperet.report.summary import dial_summary, summary
 from sam3_hyperet.report.tables import MISSING, Row, number, value
 from sam3_hyperet.training import run_log
 from sam3_hyperet.version import versions
+from sam3_hyperet.wording import count_of
 
 _RADIUS_MAPS = 3
 _EXTREMES = 3  # images that gained most, and as many that lost most
@@ -127,9 +128,10 @@ def write_comparison(compared: Comparison, run_dir: Path, config_text: str, fron
 def protocol_facts(comparison: Comparison) -> dict[str, str]:
     """How the metrics were computed, for people."""
     split, task = comparison.task.split, comparison.task
+    images = f"{len(task.positions)} of {count_of(len(split.images), 'image')}"
     facts = {
-        "data": f"{comparison.data.name}, {split.name} split, {len(task.positions)} of {len(split.images)} images",
-        "vocabulary": f"{len(task.vocabulary)} prompts, absent ones included",
+        "data": f"{comparison.data.name}, {split.name} split, {images}",
+        "vocabulary": f"{count_of(len(task.vocabulary), 'prompt')}, absent ones included",
         "boxes": "SAM 3's own, not clamped to the image",
         "resolution": f"{resolution(comparison.results[-1].model.model)} pixels, square",
         "sam3": host.SAM3_VERSION,

@@ -27,6 +27,7 @@ from sam3_hyperet.training.stages import Stages
 from sam3_hyperet.training.state import random_generators, read_state, restore_state, save_state
 from sam3_hyperet.training.step import Passes, optimize
 from sam3_hyperet.training.validation import Validation, judged, shown
+from sam3_hyperet.wording import count_of
 
 _SHOWN = {"loss": MATCHED, "box": "loss_bbox", "mask": "loss_mask", "dice": "loss_dice", "presence": "presence_loss"}
 
@@ -107,7 +108,7 @@ def fit(
                         losses = (f"{name} {float(terms[key]):.3g}" for name, key in _SHOWN.items() if key in terms)
                         log.step(progress.step, "  ".join(losses))
             if progress.bad_steps >= train.max_bad_steps:
-                found = f"not finite for {train.max_bad_steps} steps in a row, up to step {progress.step}"
+                found = f"not finite for {count_of(train.max_bad_steps, 'step')} in a row, up to step {progress.step}"
                 remedy = "try a lower optim.lr, a longer optim.warmup or train.precision=32-true"
                 raise TrainingFailed(f"the loss or its gradient was {found}; {remedy}")
             if radius is not None:

@@ -9,6 +9,7 @@ from sam3_hyperet.choices import AUTO, CURVATURE_BOUNDS, PRECISIONS
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, check_fields, number
 from sam3_hyperet.training.choice import LOSS, Rule
+from sam3_hyperet.wording import count_of
 
 F = TypeVar("F", bound="FitOptions")
 STAGES = (1, 2, 3)
@@ -141,7 +142,7 @@ class TrainOptions:
     def length(self) -> str:
         """How long the run is, in words; `max_steps` must be known."""
         epochs = "" if self.epochs is None else f" (train.epochs={self.epochs:g})"
-        return f"{self.max_steps:,} steps of {self.images_a_step} images{epochs}"
+        return f"{count_of(self.max_steps, 'step')} of {count_of(self.images_a_step, 'image')}{epochs}"
 
     @property
     def scored_images(self) -> int:

@@ -62,8 +62,11 @@ def test_a_study_ends_in_rows_that_agree_with_its_metrics(tmp_path, capsys):
 
     PLAN["data"]["scenes"]["metrics"]["absent"] = "presence/accuracy_absent"
     file.write_text(yaml.safe_dump(PLAN, sort_keys=False))
-    (again,) = [row for row in read_rows(main([*arguments, "changed=rerun", "only=flat"])) if row["arm"] == "flat"]
-    assert again["new"] == rows[1]["new"]
+    (again,) = [
+        row for row in read_rows(main([*arguments, "changed=rerun", "only=flat", "keep=true"])) if row["arm"] == "flat"
+    ]
+    assert (again["new"], again["dial"]) == (rows[1]["new"], rows[1]["dial"])
+    assert [path.name for path in (run / "records" / "dials").iterdir()] == ["dial_0.5"]  # the base's are kept
     assert again["train_seconds"] == rows[1]["train_seconds"]
     assert 0 <= number(again, "absent@base") <= 1
     assert "trained already" in (run / "log.txt").read_text()

@@ -193,6 +193,6 @@ MAPS = {
         refused="2 images without a label map .*data.label_ending=_mask.png",
     ),
     "a label map missing": MapCase(
-        files=each_file("train/labels/f0.png", Path.unlink), refused="1 images without a label map in .*: f0"
+        files=each_file("train/labels/f0.png", Path.unlink), refused="1 image without a label map in .*: f0"
     ),
 }

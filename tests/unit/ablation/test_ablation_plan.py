@@ -10,8 +10,8 @@ import yaml
 from sam3_hyperet.ablation.plan import read_plan
 from sam3_hyperet.ablation.rows import RUNS, TRIALS, cell
 from sam3_hyperet.ablation.runs import (
-    at_the_edge,
-    chosen_options,
+    choice_lines,
+    choices_of,
     expected_seconds,
     identity_of,
     missing,
@@ -77,11 +77,22 @@ def test_an_arm_gets_the_options_of_its_best_trial(tmp_path):
         for one in trials
         if (place := (one.arm, one.tuned[0].partition("=")[2])) in gains
     ]
-    chosen = chosen_options(trials, rows)
-    assert chosen == {("scenes", "flat"): ("optim.lr=0.01",), ("scenes", "curved"): ("optim.lr=0.1",)}
-    assert with_options(runs_of(plan)[1], chosen).cells["tuned"] == "optim.lr=0.1"
-    (line,) = at_the_edge(plan, chosen)
-    assert line == "scenes, curved: optim.lr=0.1 is at the edge of the 3 values that were tried"
+    choices = choices_of(trials, rows)
+    assert {arm: choice.best[0] for (_, arm), choice in choices.items()} == {
+        "flat": ("optim.lr=0.01",),
+        "curved": ("optim.lr=0.1",),
+    }
+    assert with_options(runs_of(plan)[1], choices).cells["tuned"] == "optim.lr=0.1"
+    assert list(choice_lines(plan, choices)) == [
+        "tuned: scenes, flat: optim.lr=0.01 (warning: a tie: optim.lr=0.1 had a gain of +0.300 as well; of equal ones "
+        "the first in the plan is taken)",
+        "tuned: scenes, curved: optim.lr=0.1 (warning: optim.lr=0.1 is at the edge of the 3 values that were tried)",
+    ]
+    rows = [{**row, "gain": "0.0", "dial": "0.0"} for row in rows]
+    (line, *_) = choice_lines(plan, choices_of(trials, rows))
+    assert "had a gain of +0.000 at dial 0, as the base itself, as well" in line
+    (line, *_) = choice_lines(plan, choices_of(trials, [{**row, "gain": ""} for row in rows]))
+    assert "had no finite loss" in line
     assert TRIALS.key_of(rows[0]) == trials[0].key(TRIALS)
 
 

@@ -96,14 +96,14 @@ def test_a_study_goes_on_where_it_was_stopped(study, made, capsys):
     assert made[3].seed == 1
     assert (made[0].hyperet.sites, made[2].hyperet.sites) == (["encoder_layer", "prompt"], None)
     assert not made[0].evaluate
-    assert "2 runs are left; the same command goes on" in capsys.readouterr().out
+    assert "2 runs left; the same command goes on" in capsys.readouterr().out
     study()
     assert len(made) == len(read_rows(csv)) == 6
     study()
     assert len(made) == 6
     said = capsys.readouterr().out
     assert "[2/2] scenes_base_A_seed1: gain +0.053, lost +0.010 at dial 1 (2 s)" in said
-    assert "6 runs, of which 0 are left" in said
+    assert "6 runs, 0 of them left" in said
     assert "curved − flat on scenes: undecided with 2 pairs" in said
     assert "| curved − flat | 2 |" in (csv.parent / "evidence.md").read_text()
     csv.write_text("".join(line for line in csv.read_text().splitlines(True) if "flat,0" not in line))
@@ -143,6 +143,13 @@ def test_arms_are_tuned_by_the_same_trials_before_any_run(study, made, capsys):
         study("optim.lr=1", tune=tune)
 
 
+def test_a_tie_of_trials_is_said_and_stands_on_the_page(study, made, capsys):
+    csv = study("seeds=[5]", "only=flat", tune={"options": {"optim.warmup": [1, 2]}})
+    said = "uned: scenes, flat: optim.warmup=1 (warning: a tie: optim.warmup=2 had a gain of +0.103 as well; of equal"
+    assert f"t{said}" in capsys.readouterr().out
+    assert f"T{said}" in (csv.parent / "evidence.md").read_text()
+
+
 def test_a_failed_run_does_not_end_the_others(study, made, monkeypatch, tmp_path, capsys):
     stub = ablation_run.run
 
@@ -177,7 +184,7 @@ def test_runs_of_another_process_are_left_to_it(study, made, tmp_path, monkeypat
     monkeypatch.setattr(ablation_work, "sole_use", use)
     study("seeds=[0]")
     assert names(made) == ["scenes_base_curved_seed0", "scenes_base_A_seed0"]
-    assert "1 runs are being made by other processes" in capsys.readouterr().out
+    assert "being made by other processes: 1 run\n" in capsys.readouterr().out
 
 
 def test_a_dry_run_says_what_is_left_and_how_long_it_takes(study, made, capsys):
@@ -185,7 +192,7 @@ def test_a_dry_run_says_what_is_left_and_how_long_it_takes(study, made, capsys):
     capsys.readouterr()
     study("dry_run=true")
     said = capsys.readouterr().out
-    assert "6 runs, of which 4 are left: about 0:00:08" in said
+    assert "6 runs, 4 of them left: about 0:00:08" in said
     assert "  scenes_base_A_seed1" in said
     assert len(made) == 2
     study("hours=1e-9")
@@ -266,7 +273,7 @@ def test_tuning_images_that_are_trained_on_are_refused(study, tmp_path):
     scenes = {**PLAN["data"]["scenes"], "options": {**without_tune, "paths.scenes": str(tmp_path / "scenes")}}
     never = {**PLAN["common"], "train.validate_every": 0, "train.best": "loss"}
     opened = study(tool=open_study, common=never, data={"scenes": scenes})
-    with pytest.raises(UserError, match="validate_every=0 trains on 2 images of scenes that choose options and dial"):
+    with pytest.raises(UserError, match=r"flat: tune has 2 pictures of train, the same file.*validate_every from 1"):
         ablation_inputs.check_inputs(opened)
 
 

@@ -70,7 +70,7 @@ def test_an_adapter_along_its_dial(evaluate, tmp_path, capsys):
     assert '<p class="lead">Along the dial, segm/AP goes from .00 with the base to .00 at 1, as trained; fused' in page
     said = capsys.readouterr().out
     assert "scenes/instance/unassigned" in said  # in full
-    assert said.count("along the dial: max segm/AP where fused/mIoU >= base, on 1 val images\n") == 1
+    assert said.count("along the dial: max segm/AP where fused/mIoU >= base, on 1 val image\n") == 1
     assert "the rule is <b>max segm/AP where fused/mIoU &gt;= base</b>" in page
     assert re.findall(r'<tr><th scope="row">([\d.]+)</th>', page) == ["0", "0.25", "1"]
     assert "Curves, images and radii are those of the base and of dial_1" in page
@@ -104,7 +104,7 @@ def test_merged_at_a_dial_and_predicted_at_it(adapter, picture, tmp_path, capsys
     file, model = adapter
     given = [f"adapter={file}", "model.checkpoint=random", "dial=.5"]
     out = merge.main([*given, f"out={tmp_path / 'merged.safetensors'}"])
-    assert "dial 0.5; outputs on 1 images differ by" in capsys.readouterr().out
+    assert "dial 0.5; outputs on 1 image differ by" in capsys.readouterr().out
     hy.set_dial(model, 0.5)
     merged = hy.build_model("tiny", checkpoint=out)
     assert largest_relative_difference(answers(merged, picture), answers(model, picture)) <= 1e-5
@@ -132,6 +132,7 @@ def test_merged_at_a_dial_and_predicted_at_it(adapter, picture, tmp_path, capsys
         (["A", "dial=.5", RULE], "dial_rule is for dial=auto and for several dials; found dial=0.5"),
         (["A", "dial=.5", "dial_grid=[1]"], "dial_grid=[1] is for dial=auto; found dial=0.5"),
         (["A", "dial=auto", RULE, "dial_grid=[3]"], "dial_grid=[3]; expected a list, each a number from 0"),
+        (["A", "save_dial=true"], "save_dial=true needs one dial, dial=NUMBER or dial=auto; found no dial"),
         (["A", "dial=[0,1]", "save_dial=true"], "save_dial=true needs one dial, dial=NUMBER or dial=auto"),
     ],
 )

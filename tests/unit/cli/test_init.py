@@ -96,7 +96,7 @@ def test_what_is_odd_is_printed_and_written(exported, here, capsys):
     assert f"# {warned}" in text
     assert "\n# recognised, or given: " in text
     assert "\nexif: apply\n" in text
-    assert "# 1 categories, with their annotations in the files of train, val:\n#   apple        3        1\n" in text
+    assert "# 1 category, with their annotations in the files of train, val:\n#   apple        3        1\n" in text
 
 
 def test_files_that_exist_are_left_alone(exported, here):

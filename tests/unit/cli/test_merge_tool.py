@@ -36,7 +36,7 @@ def test_a_merged_base_has_the_adapted_outputs(adapter, picture, tmp_path, capsy
     file, adapted = adapter(scheme="A+P", geometry="euclidean")
     out = tmp_path / "new" / "merged.safetensors"
     assert run(file, out) == out
-    assert "outputs on 1 images differ by " in capsys.readouterr().out
+    assert "outputs on 1 image differ by " in capsys.readouterr().out
     merged = hy.build_model("tiny", checkpoint=out)
     assert largest_relative_difference(answers(merged, picture), answers(adapted, picture)) <= 1e-5
 

@@ -143,4 +143,4 @@ def test_a_cascade_that_is_calibrated_on_trained_pictures_is_warned_of(shop):
     assert calibration_remark(open_data(options, tune=True), calibrating) == ""
     name = calibrating.image(0).path.name
     remark = calibration_remark(open_data(options, tune=False), calibrating)
-    assert f"calibrated on 1 pictures that are trained on: {name}; scored images may keep less" in remark
+    assert f"calibrated on 1 picture of training: {name}; scored images may keep less" in remark

@@ -35,7 +35,7 @@ def test_degenerate_records_are_dropped_and_counted(write, kind):
     assert [one.id for one in kept] == [1]
     assert coco_mask.area(kept[0].rle) == 100
     assert images.dropped == {reason: 1}
-    assert images.summary() == f"coco: 1 images, 2 categories; dropped 1 × {reason}"
+    assert images.summary() == f"coco: 1 image, 2 categories; dropped 1 × {reason}"
 
 
 @pytest.mark.parametrize(

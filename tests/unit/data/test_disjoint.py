@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.run_options import read_run
@@ -59,15 +60,27 @@ def test_pretraining_training_tuning_and_scoring_share_no_scene(splits):
 
 def test_the_same_file_and_the_same_key_and_the_same_content_are_found(splits, tmp_path):
     train = splits["train train"]
-    with pytest.raises(DataError, match=r"3 pictures of a are in b, too, the same file: .*000001\.png"):
+    with pytest.raises(DataError, match=r"b has 3 pictures of a, the same file: .*000001\.png"):
         check_disjoint({"a": train, "b": train})
     larger = write_scenes(tmp_path / "larger", 1, 0, 96, "train")  # training's seed and split
     drawn = read_coco(larger.annotations, larger.image_folder)
-    with pytest.raises(DataError, match=r"1 pictures of a are in b, too, drawn from the same seed.*another data\.seed"):
+    with pytest.raises(DataError, match=r"b has 1 picture of a, drawn from the same seed.*another data\.seed"):
         check_disjoint({"a": train, "b": drawn})
     for folder in ("images", "labels"):
         shutil.copytree(train.image(0).path.parents[1] / folder, tmp_path / folder)
     copied = read_label_maps(tmp_path / "images", tmp_path / "labels", larger.names, ignore=0, offset=1)
-    with pytest.raises(DataError, match="3 pictures of a are in b, too, of the same content"):
+    with pytest.raises(DataError, match="b has 3 pictures of a, of the same content"):
         check_disjoint({"a": train, "b": copied})
     check_disjoint({"a": splits["train val"], "b": copied})
+    copies = {}
+    for export, gray in (("ab1", 10), ("cd2", 90)):
+        for folder in ("images", "labels"):
+            (tmp_path / export / folder).mkdir(parents=True)
+            Image.new("L", (8, 8), gray if folder == "images" else 1).save(
+                tmp_path / export / folder / f"street_png.rf.{export}.png"
+            )
+        copies[export] = read_label_maps(
+            tmp_path / export / "images", tmp_path / export / "labels", larger.names, ignore=0, offset=1
+        )
+    with pytest.raises(DataError, match="cd2 has 1 picture of ab1, copies of the same picture"):
+        check_disjoint(copies)

@@ -110,8 +110,8 @@ def write(folder, name, content):
 
 
 PAIRING = {
-    "picture without label map": (save("images", "b.png"), r"images: 1 images without a label map in .*labels: b"),
-    "label map without picture": (save("labels", "b.png"), r"labels: 1 label maps without an image in .*images: b"),
+    "picture without label map": (save("images", "b.png"), r"images: 1 image without a label map in .*labels: b"),
+    "label map without picture": (save("labels", "b.png"), r"labels: 1 label map without an image in .*images: b"),
     "no label map at all": (remove("labels", "a.png"), r"labels: no file ends in \.png"),
     "two pictures of one name": (save("images", "a.png"), "has the same name"),
 }

@@ -90,7 +90,7 @@ def test_a_phrase_that_is_asked_twice_is_one(pairs):
         ),
         ([pair(10, "car"), pair(10, "dog")], [], "image 10: two images have this id"),
         ([pair(10, "car"), {"id": 11, "file_name": "b.png"}], [], "image 11: the key 'text_input' is missing"),
-        ([pair(10, "car")], [mask(1, 11)], "its image_id 11 is not among the 1 images"),
+        ([pair(10, "car")], [mask(1, 11)], "its image_id 11 is not among the 1 image"),
         ([pair(10, ["car"])], [], r"image 10: its text_input is \['car'\], expected text"),
     ],
 )

@@ -161,5 +161,5 @@ def test_nothing_to_score_is_refused(one_file):
 def test_pictures_of_two_splits_are_warned_of(one_file):
     both = one_file(splits={**one_file().splits, "val": one_file().splits["train"]})
     remarks = open_run(both, tune=False, evaluate=True).training.remarks
-    assert remarks[-1].startswith("warning: 11 pictures of train are in val, too; ")
+    assert remarks[-1].startswith("warning: val has 11 pictures of train; ")
     assert not open_run(one_file(), tune=False, evaluate=True).training.remarks[-1].startswith("warning")

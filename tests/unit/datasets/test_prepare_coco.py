@@ -67,7 +67,7 @@ def test_a_complete_set_gets_a_manifest(coco, capsys):
     assert train["bytes"] == sum(path.stat().st_size for path in (coco / "train2017").iterdir())
     assert train["sha256"] != val["sha256"]
     said = " ".join(capsys.readouterr().out.split())
-    assert "train: coco: 2 images, 1 categories; repaired 1 × box without area, taken from the mask" in said
+    assert "train: coco: 2 images, 1 category; repaired 1 × box without area, taken from the mask" in said
     assert f"next: sam3-hyperet train data=coco data.root={coco}" in said
     assert "FAILED" not in said
     assert "coco: warning: none of 2 images looked at lacks a concept" in said
@@ -111,7 +111,7 @@ def test_pictures_that_cannot_be_used_are_counted_and_named(coco, fails):
     (coco / "train2017/1.png").write_bytes(whole[: len(whole) // 2])
     Image.new("RGB", (9, 9)).save(coco / "train2017/2.png")
     error, table = fails(coco, "counts=null")
-    assert "1 checks failed (train: unusable files)" in error
+    assert "1 check failed (train: unusable files)" in error
     assert "train │ unusable files │ 2 │ 0 │ FAILED" in table
     assert f"train: {coco}/train2017/1.png: not a readable image" in table
     assert "2.png: image 2 is 9x9 pixels, its annotations are for 8x6" in table
@@ -130,7 +130,7 @@ def test_pictures_that_cannot_be_used_are_counted_and_named(coco, fails):
 def test_what_is_missing_is_said(coco, fails, spoil, message):
     spoil(coco)
     error, table = fails(coco, "counts=null")
-    assert "1 checks failed (val: readable)" in error
+    assert "1 check failed (val: readable)" in error
     assert "train │ pictures │ 2 │ │ ok" in table
     assert message in table
 

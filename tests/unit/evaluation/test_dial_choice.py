@@ -89,7 +89,7 @@ def choice(data, tmp_path_factory):
     return choose, run_dir
 
 
-def test_the_dials_of_an_adapter_share_the_trunk_and_are_measured_once(base, randomized, choice, monkeypatch):
+def test_the_dials_of_an_adapter_share_the_trunk_and_are_measured_once(base, randomized, choice, monkeypatch, tmp_path):
     """For every site behind the trunk, 0 is the base, which is not computed twice, and 1 the adapter."""
     passes, trunk = [], host.Sam3DualViTDetNeck.forward
     monkeypatch.setattr(host.Sam3DualViTDetNeck, "forward", lambda *given: (passes.append(0), trunk(*given))[1])
@@ -111,6 +111,11 @@ def test_the_dials_of_an_adapter_share_the_trunk_and_are_measured_once(base, ran
     assert again.metrics[0.5] == pytest.approx(found.metrics[0.5], nan_ok=True)
     choose(models, "max segm/AP", [1], resume=False)
     assert len(passes) == 3 * IMAGES
+
+    with_known = choose(models, "max segm/AP", [1], base_metrics=found.base, run_dir=tmp_path)
+    assert [path.name for path in (tmp_path / "records" / "dials").iterdir()] == ["dial_1"]
+    assert repr(with_known.metrics[1.0]) == repr(found.metrics[1.0])
+    assert repr(with_known.metrics[0.0]) == repr(found.metrics[0.0])
 
 
 def test_the_base_is_dial_0_unless_its_weights_were_trained(base, another, randomized):

@@ -178,7 +178,7 @@ LABEL_MAP = [
     ("a label map of another size", "evaluate maps", picture(LABELS, lambda v: v[:9]), "its annotations are for 24x9"),
     ("a prediction missing", "score semantic", gone("maps/predictions/2.png"),
      "1 of 2 predictions are missing, e.g. 2.png"),
-    ("a label map missing", "train maps", gone("maps/labels/2.png"), "1 images without a label map in"),
+    ("a label map missing", "train maps", gone("maps/labels/2.png"), "1 image without a label map in"),
     ("no folder of predictions", "score semantic", gone("maps/predictions"), "predictions: no such folder"),
     ("a file in place of the folder", "score semantic", both(gone("maps/labels"), text("maps/labels", "x")),
      "labels: no such folder"),

@@ -1,0 +1,22 @@
+"""Counts in the words of messages."""
+
+from __future__ import annotations
+
+import pytest
+
+from sam3_hyperet.wording import count_of
+
+
+@pytest.mark.parametrize(
+    ("n", "noun", "text"),
+    [
+        (0, "image", "0 images"),
+        (1, "tuning image", "1 tuning image"),
+        (1200, "step", "1,200 steps"),
+        (2, "category", "2 categories"),
+        (2, "loader process", "2 loader processes"),
+        (2, "box", "2 boxes"),
+    ],
+)
+def test_a_noun_agrees_with_its_count(n, noun, text):
+    assert count_of(n, noun) == text
