@@ -20,6 +20,7 @@ from sam3_hyperet.evaluation.metrics.level_radius import LevelRadiusEvaluator
 from sam3_hyperet.evaluation.metrics.presence import PresenceEvaluator
 from sam3_hyperet.evaluation.metrics.radius import RadiusEvaluator
 from sam3_hyperet.evaluation.metrics.semantic.label_map_evaluator import LabelMapEvaluator
+from sam3_hyperet.evaluation.metrics.semantic.oracle_objects import ORACLE, OracleObjectEvaluator
 from sam3_hyperet.evaluation.metrics.uncertainty import UncertaintyEvaluator
 from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
 from sam3_hyperet.modeling.probe import RadiusProbe
@@ -115,6 +116,8 @@ class EvalTask:
             chosen["examples"] = ExampleEvaluator(split.images)
         if split.labels:
             chosen[LABEL_MAPS] = LabelMapEvaluator(split.labels, protocol, self.shown_maps, self._class_groups)
+            if any(category.whole for category in split.labels.categories):
+                chosen[ORACLE] = OracleObjectEvaluator(split.labels, protocol, self._class_groups)
         if split.merged:
             of_prompt = attrgetter("merged_index")
             merged = LabelMapEvaluator(

@@ -52,6 +52,7 @@ class PromptPrediction:
     ) -> None:
         self.query_scores, self.boxes, self.presence, self.features = query_scores, boxes, presence, features or {}
         self._masks, self._semantic = mask_logits, semantic_logits
+        self._above = dict[float, PromptPrediction]()
 
     @cached_property
     def mask_logits(self) -> Tensor:
@@ -75,8 +76,10 @@ class PromptPrediction:
         return self.keep(self.query_scores.argsort(descending=True, stable=True)[:count])
 
     def above(self, score: float) -> PromptPrediction:
-        """Only the queries whose own score, without the presence, is at least `score`."""
-        return self.keep((self.query_scores >= score).nonzero()[:, 0])
+        """Only the queries whose own score, without the presence, is at least `score`; found once, for it waits."""
+        if score not in self._above:
+            self._above[score] = self.keep((self.query_scores >= score).nonzero()[:, 0])
+        return self._above[score]
 
     def keep(self, queries: Tensor) -> PromptPrediction:
         """Only the queries at these positions, in this order."""

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.command import CONFIGS, parse_command
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.options import read_options
 
@@ -125,4 +125,64 @@ def partimagenet(root: Path) -> Path:
         file = root / "annotations" / split / f"{split}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content))
+    return root
+
+
+def labels(path: Path, values: np.ndarray, bits: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values.astype(np.uint16 if bits == 16 else np.uint8)).save(path)
+
+
+def ov_parts_names(data: str) -> list[str]:
+    """The names of a part benchmark's labels, by its configuration."""
+    return list(OmegaConf.load(CONFIGS / "data" / f"{data}.yaml").names)
+
+
+def part_labels(data: str, seed: int, ignore: int) -> np.ndarray:
+    """(H, W) labels: blocks of parts of a seen and an unseen object, and pixels of no class."""
+    names = ov_parts_names(data)
+    shown = SHOWN[data]
+    rng = np.random.default_rng(seed)
+    values = np.full((HEIGHT, WIDTH), ignore)
+    for k, name in enumerate(shown):
+        y, x = divmod(k, 4)
+        values[y * 8 : y * 8 + 7, x * 8 : x * 8 + rng.integers(4, 8)] = names.index(name)
+    return values
+
+
+SHOWN = {
+    "ade20k_part": ("car's wheel", "car's door", "car's hood", "bus's wheel", "bus's door", "light's shade"),
+    "pascal_part": ("cat's head", "cat's tail", "bird's head", "bird's wing", "tvmonitor's screen", "bird's eye"),
+}
+
+
+def ade20k_part(root: Path) -> Path:
+    """Two pictures a split: 16-bit maps of parts, and a COCO file of the objects, the last picture not in it."""
+    for seed, (split, short) in enumerate((("training", "train"), ("validation", "val"))):
+        regions, images = [], []
+        for number in range(2):
+            file = f"ADE_{short}_{number:08}"
+            noise(root / "images" / split / f"{file}.jpg", 10 * seed + number)
+            values = part_labels("ade20k_part", 10 * seed + number, 65535)
+            labels(root / "annotations_detectron2_part" / split / f"{file}.png", values, 16)
+            if number == 0:
+                images.append({"id": number, "file_name": f"{file}.jpg", "height": HEIGHT, "width": WIDTH})
+                regions += [(number, 0, box(0, 0, 24, 8)), (number, 1, box(24, 0, 8, 8)), (number, 1, box(0, 8, 8, 8))]
+        names = {0: "car, auto, automobile", 1: "bus", 2: "light"}
+        content = coco_content(names, images, regions, lambda name: "")
+        (root / f"ade20k_instance_{short}.json").write_text(json.dumps(content))
+    return root
+
+
+def pascal_part(root: Path) -> Path:
+    """Two pictures a split: 8-bit maps of parts, and of VOC's objects."""
+    for seed, split in enumerate(("train", "val")):
+        for number in range(2):
+            file = f"2008_{seed}{number:05}"
+            noise(root / "images" / split / f"{file}.jpg", 10 * seed + number)
+            values = part_labels("pascal_part", 10 * seed + number, 255)
+            labels(root / "annotations_detectron2_part" / split / f"{file}.png", values, 8)
+            objects = np.full((HEIGHT, WIDTH), 255)
+            objects[:8, :16], objects[:8, 16:], objects[8:16, :8], objects[8:16, 8:16] = 7, 2, 19, 2
+            labels(root / "annotations_detectron2_obj" / split / f"{file}.png", objects, 8)
     return root

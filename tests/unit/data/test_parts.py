@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from part_trees import data_options, paco, partimagenet
+from part_trees import ade20k_part, data_options, paco, partimagenet, pascal_part
 
 from sam3_hyperet.data.hierarchy import hierarchy_of
 from sam3_hyperet.data.sources import open_run, open_split, prompt_sampler, training_split
@@ -115,3 +115,55 @@ def test_what_cannot_be_meant_is_refused(paco_root, changes, message):
 def test_two_categories_of_one_new_name_are_refused(paco_root):
     with pytest.raises(DataError, match="two categories are called mug"):
         open_split(data_options("paco", paco_root, "data.renamed={bicycle: mug}"), "val")
+
+
+def test_pascal_part_has_vocs_objects_above_its_parts(tmp_path):
+    options = data_options("pascal_part", pascal_part(tmp_path / "pascal_part"))
+    split = open_split(options, "val")
+    assert (len(split.labels.categories), len(split.images.categories)) == (116, 136)
+    names = {c.name: c.id for c in split.images.categories}
+    assert split.labels.categories[115].name == "screen of a tv monitor"
+    tree = hierarchy_of(split.images.categories)
+    assert tree.parts["potted plant"] == ("pot of a potted plant", "plant of a potted plant")
+    cat = next(one for one in split.images.instances(0) if one.category_id == names["cat"])
+    assert decode(cat.rle)[:8, :16].all()
+    assert decode(cat.rle).sum() == 128
+    assert split.images.present(0) >= {names["bird"], names["tv monitor"], names["wing of a bird"]}
+    assert set(np.unique(split.labels.label_map(0))) == {
+        -1,
+        *(
+            names[one]
+            for one in (
+                "head of a cat",
+                "tail of a cat",
+                "head of a bird",
+                "wing of a bird",
+                "screen of a tv monitor",
+                "eye of a bird",
+            )
+        ),
+    }
+    training = training_split(options, "train")
+    assert (len(training.labels.categories), len(training.images.categories)) == (74, 89)
+    assert set(np.unique(training.labels.label_map(0))) == {
+        -1,
+        *(names[one] for one in ("head of a cat", "tail of a cat", "screen of a tv monitor")),
+    }
+
+
+def test_ade20k_part_has_16_bit_labels_and_objects_of_a_coco_file(tmp_path):
+    split = open_split(data_options("ade20k_part", ade20k_part(tmp_path / "ade20k_part")), "val")
+    assert len(split.labels.categories) == 234
+    names = {c.name: c.id for c in split.images.categories}
+    assert {"car", "bus", "light"} <= names.keys()
+    bus = next(one for one in split.images.instances(0) if one.category_id == names["bus"])
+    assert decode(bus.rle).sum() == 128  # two of them, one region
+    assert split.images.unlabelled(1) == {names[one] for one in ("car", "bus", "light")}  # of no record
+    assert any(remark.startswith("objects without masks of their own: person") for remark in split.images.remarks)
+
+
+def test_objects_that_do_not_fit_the_pictures_are_refused_with_the_remedy(tmp_path):
+    root = pascal_part(tmp_path / "pascal_part")
+    (root / "annotations_detectron2_obj" / "val" / "2008_100001.png").unlink()
+    with pytest.raises(DataError, match=r"data\.wholes=parts takes the union of the parts instead"):
+        open_split(data_options("pascal_part", root), "val")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.parts import SEEN, UNSEEN
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey
@@ -77,7 +78,8 @@ class LabelMapEvaluator(Evaluator):
     images: with the C classes as categories and the label maps; of several prompts for a class the best counts. Where
         one of them is the background, it gets the pixels that no other class takes.
     shown: positions whose label map is kept, as `shown`: (H, W) classes, -1 where a pixel has none.
-    groups: class names by name; of those that are all classes here, the mean IoU is reported below the name as well.
+    groups: class names by name; of those that are all classes here, the mean IoU is reported below the name as well;
+        of `seen` and `unseen` their harmonic mean, too, as `harmonic`.
     level: what the names of all other metrics begin with. class_index: the class that a prompt names, if it does.
     """
 
@@ -161,9 +163,22 @@ class LabelMapEvaluator(Evaluator):
                     value = float((hit[seen] / union[seen]).mean()) if seen.any() else np.nan
                     values[MetricKey("mIoU", group=f"{group}/{name}".lstrip("/"))] = value
                     values |= {MetricKey("mIoU", group=group): value} if name == chosen else {}
-            return values
+            return values | self._harmonic_means(values)
 
         return mean_iou
+
+    def _harmonic_means(self, values: Mapping[str, float]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for group in self._groups:
+            prefix, _, name = group.rpartition("/")
+            other = f"{prefix}/{UNSEEN}".lstrip("/")
+            if name == SEEN and other in self._groups:
+                for end in ("", *(f"/{fusion}" for fusion in FUSIONS)):
+                    if (key := f"{group}{end}/mIoU") in values:
+                        seen, unseen = values[key], values[f"{other}{end}/mIoU"]
+                        mean = 2 * seen * unseen / (seen + unseen) if seen + unseen != 0 else 0.0
+                        found[MetricKey("mIoU", group=f"{prefix}/harmonic{end}".lstrip("/"))] = mean
+        return found
 
     def _class_counts(self, record: Record, fusion: str) -> np.ndarray:
         """(2, C): pixels of each class that are hit, and of its union of prediction and label."""
