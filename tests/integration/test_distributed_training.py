@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked_tools import TRAIN, run_forked
 
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.modeling.tensor_files import read_safetensors
@@ -28,18 +29,22 @@ def four(scenes):
     return [*scenes, *data, "evaluate=false", "train.accelerator=cpu", "train.save_every=0", "train.ema=0.5"]
 
 
-def two_processes(*command, status=0):
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "tools/train.py", *command, "train.devices=2"],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == status, done.stderr[-3000:]
-    return done.stderr
+@pytest.fixture
+def two_processes(tmp_path):
+    """A function that trains on two of them: forked ones, or those that a shell and Fabric start."""
+
+    def train(*command, status=0, forked=True):
+        command = [*command, "train.devices=2"]
+        if forked:
+            done = run_forked(TRAIN, command, tmp_path / "logs")
+        else:
+            environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+            started = [sys.executable, "-W", "error", "tools/train.py", *command]
+            done = subprocess.run(started, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr[-3000:]
+        return done.stderr
+
+    return train
 
 
 def losses(folder):
@@ -72,10 +77,10 @@ def whole(four, tmp_path_factory):
 
 
 @pytest.mark.parametrize("spread", ["two processes", "two passes", "a prompt a pass"])
-def test_the_same_losses_and_adapters(whole, four, tmp_path, spread):
+def test_the_same_losses_and_adapters(whole, four, two_processes, tmp_path, spread):
     command = [*four, f"run_dir={tmp_path}", "train.batch_size=2"]
     if spread == "two processes":
-        two_processes(*command, *SCORED, "train.prompts_at_once=2")
+        two_processes(*command, *SCORED, "train.prompts_at_once=2", forked=False)
         assert metrics(tmp_path) == pytest.approx(metrics(whole), rel=2e-5, abs=1e-6)
         assert len([key for _, key in metrics(whole) if key == "tune/fused/mIoU"]) == 3
         best = (weights(folder, "adapter.safetensors") for folder in (whole, tmp_path))
@@ -92,7 +97,7 @@ def test_the_same_losses_and_adapters(whole, four, tmp_path, spread):
     assert max(furthest(adapters, weights(tmp_path, "adapter_last.safetensors")).values()) < 2e-6
 
 
-def test_sharded_training_is_training(four, tmp_path):
+def test_sharded_training_is_training(four, two_processes, tmp_path):
     """Stage 3; then the same command once more, which goes on from the state of its second step."""
     plain, sharded = tmp_path / "plain", tmp_path / "sharded"
     main([*four, *EVERYTHING, f"run_dir={plain}", "train.batch_size=4"])
@@ -114,7 +119,7 @@ def test_sharded_training_is_training(four, tmp_path):
     assert losses(sharded) == losses(tmp_path / "uninterrupted")
 
 
-def test_an_error_of_the_user_is_one_line_of_all_processes(four, tmp_path):
+def test_an_error_of_the_user_is_one_line_of_all_processes(four, two_processes, tmp_path):
     """Found by the first process alone, or by each of them."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("mine")

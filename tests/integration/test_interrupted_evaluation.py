@@ -7,18 +7,16 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked_tools import EVALUATE, run_forked
 
 from sam3_hyperet.evaluation.protocol import FUSIONS
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.integration
 PICTURES = 8
 
@@ -116,21 +114,13 @@ def test_another_evaluation_in_the_folder_starts_over(command, expected, tmp_pat
 
 def test_two_processes_end_in_the_metrics_of_one(command, undisturbed, expected, tmp_path):
     """Each picture once, by one of them; the confusion matrices and all other figures are the same."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    arguments = [*command, f"run_dir={tmp_path}", "devices=2", "device=cpu", "keep_records=true"]
-    done = subprocess.run(
-        [sys.executable, "tools/evaluate.py", *arguments],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    arguments = [*command, f"run_dir={tmp_path / 'run'}", "devices=2", "device=cpu", "keep_records=true"]
+    done = run_forked(EVALUATE, arguments, tmp_path / "logs")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert figures(tmp_path) == expected
+    assert figures(tmp_path / "run") == expected
     for model in {file.parent.name for file in records(undisturbed)}:
         for fusion in FUSIONS:
-            assert confusion(tmp_path, model, fusion) == confusion(undisturbed, model, fusion)
+            assert confusion(tmp_path / "run", model, fusion) == confusion(undisturbed, model, fusion)
             assert sum(confusion(undisturbed, model, fusion).values()) > 0
-    assert len(records(tmp_path)) == 2 * PICTURES
+    assert len(records(tmp_path / "run")) == 2 * PICTURES
     assert done.stdout.count("wrote ") == 1

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from forked_tools import TRAIN, Forked
 
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.modeling.tensor_files import read_safetensors
 from sam3_hyperet.training import batches
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.integration
 
 
@@ -76,28 +73,15 @@ def test_a_job_of_submitit_is_requeued_after_the_state_is_saved(disturbed, scene
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_tool_itself_ends_at_a_signal(scenes, tmp_path, workers):
     """The signal comes to the process group, loader processes included, as Slurm and a terminal send it."""
-    command = [
-        *scenes,
-        f"run_dir={tmp_path}",
-        "train.max_steps=100000",
-        "train.validate_every=0",
-        f"train.workers={workers}",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "tools/train.py", *command],
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "state.pt").exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, err[-2000:]
-    assert "stopped by SIGTERM after step" in " ".join(out.split())
-    assert "Traceback" not in err
+    folder = tmp_path / "run"
+    command = [*scenes, f"run_dir={folder}", "train.max_steps=100000", "train.validate_every=0"]
+    command += [f"train.workers={workers}"]
+    process = Forked(TRAIN, command, tmp_path / "logs")
+    deadline = time.monotonic() + 120
+    while not (folder / "state.pt").exists() and process.running() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    done = process.wait(60)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr[-2000:]
+    assert "stopped by SIGTERM after step" in " ".join(done.stdout.split())
+    assert "Traceback" not in done.stderr

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
+import signal
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from forked_tools import TRAIN, Forked
 from mortal_runs import AfterSeconds, AtFileOperation, MortalRuns, WithinSave
 
 from sam3_hyperet.modeling.tensor_files import read_safetensors
 from sam3_hyperet.training.run_log import read_history
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.integration
 STEPS = 40
 LOADERS_LOOK_FOR_THEIR_PARENT = 15  # seconds; they do so every five
@@ -89,19 +87,13 @@ def test_twenty_kills(command, undisturbed, tmp_path):
 def test_the_tool_itself_killed(command, undisturbed, tmp_path):
     """Its main process alone, as the kernel does where memory is short."""
     folder = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "tools/train.py", *command, f"run_dir={folder}"],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = Forked(TRAIN, [*command, f"run_dir={folder}"], tmp_path / "logs")
     deadline = time.monotonic() + 120
-    while not (folder / "previous_state.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (folder / "previous_state.pt").exists() and process.running() and time.monotonic() < deadline:
         time.sleep(0.05)
     loaders = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    assert process.wait() < 0
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(60).returncode == -signal.SIGKILL
     assert len(loaders) == 2
     assert 2 <= history(folder)[-1]["step"] < STEPS
     MortalRuns(folder, command).finish()

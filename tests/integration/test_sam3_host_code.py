@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import hydra
 import numpy as np
 import pytest
 import torch
+from forked_tools import run_forked
 from omegaconf import OmegaConf
 from PIL import Image
 from sam3_recipe import LOSS, published_optimizer
@@ -137,8 +135,9 @@ def test_the_trainers_parts_take_our_model(scenes_folder, tmp_path):
 
 
 PROGRAM = """
-import argparse, sys
+import argparse, multiprocessing, sys
 import hydra, torch
+multiprocessing.set_start_method(None, force=True)  # SAM 3's launcher sets it, which goes once in a process
 from sam3.train.train import main
 torch.cuda.reset_peak_memory_stats = lambda: None  # all that SAM 3's trainer asks of CUDA on a CPU
 options = dict.fromkeys(["partition", "account", "qos", "num_nodes"])
@@ -159,9 +158,8 @@ def test_sam3s_trainer_trains_an_adapter(scenes_folder, tmp_path):
         "trainer.logging.log_freq=1",
     ]
     OmegaConf.save(example_with([*files(scenes_folder, tmp_path), *options]), tmp_path / "run.yaml")
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    run = run_forked(tmp_path / "program.py", [tmp_path], tmp_path / "logs", strict=False)
     assert run.returncode == 0, run.stderr[-3000:]
     assert "Train Epoch: [0][2/3]" in run.stdout
     assert "Trainable parameters 8.2 K" in run.stdout

@@ -1,11 +1,7 @@
-"""Training runs in processes of their own, and the ways in which those are killed.
-
-A server imports everything once, and each run is forked from it: a start takes two seconds in place of ten.
-"""
+"""Training runs in processes of their own, and the ways in which those are killed."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -18,8 +14,8 @@ from typing import Any
 
 import psutil
 import torch
+from forked_tools import server
 
-_MODULES = ["sam3_hyperet.cli.train", __name__]
 _WAIT_SECONDS = 120.0
 
 
@@ -86,8 +82,7 @@ class MortalRuns:
 
     def __init__(self, folder: Path, command: Sequence[str]) -> None:
         self.folder, self._command = folder, [*command, f"run_dir={folder}"]
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_MODULES)
+        self._context = server()
         self._sessions: list[int] = []
 
     def finish(self) -> None:

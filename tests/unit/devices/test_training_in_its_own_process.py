@@ -5,17 +5,24 @@ Autograd counts the devices at its first one, and would not know the accelerator
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from forked_tools import run_forked
 from pretend_device import OWN_PROCESS
 
+PROGRAM = f"""
+import os, sys
+os.environ[{OWN_PROCESS!r}] = "1"
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
 
-def test_training_on_a_device():
+
+def test_training_on_a_device(tmp_path):
     tests = Path(__file__).with_name("test_training_on_a_device.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(tests)]
-    own = os.environ | {OWN_PROCESS: "1"}
-    process = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    imported = "ignore::pytest.PytestAssertRewriteWarning"  # by the process that this one is forked from
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", imported, tests]
+    process = run_forked(program, options, tmp_path / "logs", strict=False)
     assert process.returncode == 0, process.stdout[-6000:] + process.stderr[-1000:]

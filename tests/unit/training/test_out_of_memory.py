@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import short_of_memory
 import torch
 from fitted_runs import equal
+from forked_tools import run_forked
 from short_of_memory import SmallCard, begun, taken
 
 from sam3_hyperet.training.step import OutOfMemory, Passes
@@ -70,13 +68,11 @@ def test_with_memory_off_it_is_an_error_with_the_remedy(another, make_batch):
 
 
 def test_a_process_that_runs_out_alone_keeps_no_other_waiting(another, make_batch, tmp_path):
-    """In a fresh interpreter, for what has run a backward pass with a device cannot fork."""
+    """In processes forked from one that has run no backward pass, after which it could not."""
     parts = [make_batch(PICTURE), make_batch(OTHER, seed=1)]
     file = tmp_path / "parts"
     file.write_bytes(pickle.dumps(parts))
-    command = [sys.executable, short_of_memory.__file__, file]
-    paths = {"PYTHONPATH": str(Path(__file__).parents[3])}
-    run = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, check=False)
+    run = run_forked(Path(short_of_memory.__file__), [file], tmp_path / "logs", strict=False)
     assert run.returncode == 0, run.stderr[-3000:]
     terms, _, adapters, _ = taken(begun(another()), parts, None)
     after = torch.cat([adapter.flatten() for adapter in adapters])
