@@ -45,10 +45,7 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
     is_of_files = not from_runs and _OWN_FILE not in choices.values()
     compose = _composed_files if is_of_files else _composed_files.__wrapped__
     config = copy.deepcopy(compose(file, tuple(choices.items()), configs, _written(file.parent, configs)))
-    OmegaConf.set_struct(config, False)
     present = {name: cls for name, cls in SECTIONS.items() if name in config}
-    for name, cls in present.items():
-        config[name] = OmegaConf.merge(defaults(cls), current_names(cls, OmegaConf.to_container(config[name]), name))
     for name, entry in _sets_by_name(config.get(MORE_DATA)).items():
         _set_more(config, str(name), entry, configs)
     given = {argument.partition("=")[0] for argument in values if not argument.endswith("=null")}
@@ -87,13 +84,20 @@ def _written(*folders: Path) -> frozenset[tuple[Path, int]]:
 def _composed_files(
     file: Path, choices: tuple[tuple[str, str], ...], configs: Path, written: frozenset[tuple[Path, int]]
 ) -> DictConfig:
-    """What the files of a tool and of its groups' choices say together; read once, as long as none is `written` anew.
+    """What the files of a tool and of its groups' choices say together, on top of the sections' defaults; read once, as
+    long as none is `written` anew.
 
     A study composes hundreds of configurations of the same files.
     """
     overrides = [f"hydra.searchpath=['{configs.as_uri()}']", *(f"{key}='{name}'" for key, name in choices)]
     with hydra.initialize_config_dir(config_dir=str(file.parent), version_base="1.3"):
-        return hydra.compose(file.stem, overrides)
+        config = hydra.compose(file.stem, overrides)
+    OmegaConf.set_struct(config, False)
+    for name, cls in SECTIONS.items():
+        if name in config:
+            section = current_names(cls, OmegaConf.to_container(config[name]), name)
+            config[name] = OmegaConf.merge(defaults(cls), section)
+    return config
 
 
 def with_parents(file: Path) -> list[Any]:

@@ -1,5 +1,6 @@
 """SAM 3 image models from SAM 3's own classes: the official architecture, and a tiny one for two CPU cores."""
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -164,6 +165,12 @@ def _position_encoding(a: Architecture) -> host.PositionEmbeddingSine:
     return host.PositionEmbeddingSine(num_pos_feats=a.width)
 
 
+@functools.cache
+def _tokenizer() -> host.SimpleTokenizer:
+    """The tokenizer that all models share: nothing changes it, and it is slow to make."""
+    return host.SimpleTokenizer(bpe_path=host.vocabulary_path())
+
+
 def _backbone(a: Architecture) -> host.SAM3VLBackbone:
     trunk = host.ViT(
         img_size=a.resolution,
@@ -184,8 +191,7 @@ def _backbone(a: Architecture) -> host.SAM3VLBackbone:
         bias_patch_embed=False,
     )
     neck = host.Sam3DualViTDetNeck(trunk, _position_encoding(a), a.width, scale_factors=list(a.scale_factors))
-    tokenizer = host.SimpleTokenizer(bpe_path=host.vocabulary_path())
-    text = host.VETextEncoder(a.width, tokenizer, width=a.text_width, heads=a.text_heads, layers=a.text_layers)
+    text = host.VETextEncoder(a.width, _tokenizer(), width=a.text_width, heads=a.text_heads, layers=a.text_layers)
     return host.SAM3VLBackbone(visual=neck, text=text, scalp=1)
 
 
