@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,6 +15,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # in no fixed order. MKL reads the variable when first used.
 os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What is there for the whole session, libraries and thousands of tests, is garbage in no collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
