@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -60,43 +61,63 @@ def test_vocabulary_is_clips():
     assert digest.startswith("924691ac288e")
 
 
-def test_import_leaves_the_process_alone():
-    program = (
-        "import torch, warnings\n"
-        "warnings.simplefilter('error')\n"
-        "torch.cuda.is_available = lambda: True\n"  # what makes sam3 switch TF32 on
-        "torch.cuda.is_bf16_supported = lambda *args: True\n"
-        "torch.cuda.get_device_properties = lambda i: type('P', (), {'major': 8})()\n"
-        "flags = lambda: (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32,\n"
-        "                 torch.get_default_dtype(), torch.is_grad_enabled(), torch.initial_seed())\n"
-        "torch.backends.cudnn.allow_tf32 = False\n"
-        "before, state = flags(), torch.get_rng_state()\n"
-        "import sam3_hyperet.sam3_host\n"
-        "assert flags() == before, (before, flags())\n"
-        "assert torch.equal(state, torch.get_rng_state())\n"
-        "import sam3.model_builder as builder\n"
-        "builder._setup_tf32()\n"
-        "assert flags() != before, 'the test would not notice'\n"
-    )
-    run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+CARD = """
+torch.cuda.is_available = lambda: True  # what makes sam3 switch TF32 on
+torch.cuda.is_bf16_supported = lambda *args: True
+torch.cuda.get_device_properties = lambda i: type("P", (), {"major": 8})()
+"""
+ALONE = """
+warnings.simplefilter("error")
+flags = lambda: (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32,
+                 torch.get_default_dtype(), torch.is_grad_enabled(), torch.initial_seed())
+torch.backends.cudnn.allow_tf32 = False
+before, state = flags(), torch.get_rng_state()
+import sam3_hyperet.sam3_host
+assert flags() == before, (before, flags())
+assert torch.equal(state, torch.get_rng_state())
+import sam3.model_builder as builder
+builder._setup_tf32()
+assert flags() != before, "the test would not notice"
+"""
+NEWER = """
+matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+matmul.fp32_precision, conv.fp32_precision = {precision!r}, "ieee"
+import sam3_hyperet.sam3_host
+assert (matmul.fp32_precision, conv.fp32_precision) == ({precision!r}, "ieee")
+"""
+IMPORTS = {"alone": ALONE} | {precision: NEWER.format(precision=precision) for precision in ("tf32", "ieee")}
+FORKING = """
+import json, os, sys, traceback, warnings
+import torch, torchmetrics, torchvision
+for program in json.loads(sys.stdin.read()):
+    if not (child := os.fork()):
+        try:
+            exec(program)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """Exit status and errors of processes that import sam3 for the first time, forked from one that has PyTorch."""
+    programs = json.dumps([CARD + program for program in IMPORTS.values()])
+    command = [sys.executable, "-c", FORKING]
+    run = subprocess.run(command, cwd=REPOSITORY, input=programs, capture_output=True, text=True, check=True)
+    return dict(zip(IMPORTS, run.stdout.split(), strict=True)), run.stderr
+
+
+def test_import_leaves_the_process_alone(imported):
+    assert imported[0]["alone"] == "0", imported[1]
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="PyTorch before 2.9")
 @pytest.mark.parametrize("precision", ["tf32", "ieee"])
-def test_import_keeps_tf32_as_set_by_the_newer_interface(precision):
-    program = (
-        "import torch\n"
-        "torch.cuda.is_available = lambda: True\n"
-        "torch.cuda.is_bf16_supported = lambda *args: True\n"
-        "torch.cuda.get_device_properties = lambda i: type('P', (), {'major': 8})()\n"
-        "matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv\n"
-        f"matmul.fp32_precision, conv.fp32_precision = {precision!r}, 'ieee'\n"
-        "import sam3_hyperet.sam3_host\n"
-        f"assert (matmul.fp32_precision, conv.fp32_precision) == ({precision!r}, 'ieee')\n"
-    )
-    run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+def test_import_keeps_tf32_as_set_by_the_newer_interface(imported, precision):
+    assert imported[0][precision] == "0", imported[1]
 
 
 def literal_focal(inputs, targets, alpha, gamma):
