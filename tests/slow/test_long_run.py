@@ -1,4 +1,4 @@
-"""A hundredth of all batches brings numbers that are none: a long run ends finite and has counted them exactly."""
+"""Of many batches some bring numbers that are none: a long run ends finite and has counted them exactly."""
 
 from __future__ import annotations
 
@@ -125,9 +125,9 @@ class MicroRun:
         )
 
 
-def test_ten_thousand_steps(tmp_path):
-    steps, stop = 10_000, 4_321
-    bad = bad_steps(steps, 0.01, ("pixels", "boxes", "gradient"))
+def test_four_thousand_steps(tmp_path):
+    steps, stop = 4_000, 1_721
+    bad = bad_steps(steps, 0.025, ("pixels", "boxes", "gradient"))
     assert 70 < len(bad) < 130
     first = MicroRun(tmp_path, bad)
     with pytest.raises(Interrupted):
@@ -150,8 +150,8 @@ def test_ten_thousand_steps(tmp_path):
 
 def test_the_tiny_model(tmp_path, monkeypatch):
     """More of the batches: pixels or boxes of targets that are no numbers, and pixels without bound."""
-    steps = 80
-    bad = bad_steps(steps, 0.15, ("pixels", "boxes", "bound"))
+    steps = 40
+    bad = bad_steps(steps, 0.3, ("pixels", "boxes", "bound"))
 
     def broken(batch, kind):
         if kind != "boxes":
@@ -174,7 +174,7 @@ def test_the_tiny_model(tmp_path, monkeypatch):
             f"run_dir={tmp_path / 'run'}",
             f"train.max_steps={steps}",
             "train.batch_size=1",
-            "train.validate_every=40",
+            "train.validate_every=20",
             "train.save_every=0",
             "logger=none",
             "evaluate=false",
