@@ -15,6 +15,7 @@ from sam3_hyperet.data.label_maps import IGNORED
 from sam3_hyperet.data.label_values import MAX_VALUE
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.wording import count_of
 
 _END = 1 << 16  # bytes at both ends of a file
 _SHOWN = 10  # sentences of a failed check
@@ -96,7 +97,7 @@ def same_files(splits: Mapping[str, AnnotatedImages]) -> list[str]:
         pairs = [(first[key], second[key]) for key in first if key in second and first[key] != second[key]]
         if pairs:
             listed = some(f"{file.name} and {copy.name}" for file, copy in pairs)
-            warnings.append(f"warning: {len(pairs)} files of {other} are the same as in {one}: {listed}")
+            warnings.append(f"warning: {other} has {count_of(len(pairs), 'file')} of {one}: {listed}")
     return warnings
 
 

@@ -14,6 +14,7 @@ from sam3_hyperet.data.label_maps import read_label_values
 from sam3_hyperet.data.label_values import IGNORE_MARK, LabelValues, check_readings, count_values, implied_offset
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import UNASSIGNED, SemanticMIoU
+from sam3_hyperet.wording import count_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def score_label_folders(
     folder = Path(labels)
     label_files, prediction_files = (find_by_stem(Path(where), LABEL_ENDINGS) for where in (labels, predictions))
     if unscored := sorted(set(find_files(folder, IMAGE_ENDINGS).values()) - set(label_files.values())):
-        found = f"{len(unscored)} files are no label maps, such as {unscored[0].name}"
+        found = f"no label maps: {count_of(len(unscored), 'file')}, such as {unscored[0].name}"
         raise DataError(f"{folder}: {found}; expected files in {', '.join(LABEL_ENDINGS)} alone")
     if missing := sorted(label_files.keys() - prediction_files.keys()):
         first = label_files[missing[0]].relative_to(folder).as_posix()

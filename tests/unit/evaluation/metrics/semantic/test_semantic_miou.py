@@ -257,5 +257,5 @@ def test_what_would_not_be_scored_is_an_error(tmp_path: Path) -> None:
     for folder in ("labels", "predictions"):
         save(tmp_path / folder / "a.png", np.zeros((2, 3), np.uint8))
     save(tmp_path / "labels" / "b.jpg", np.zeros((2, 3), np.uint8))
-    with pytest.raises(DataError, match=r"1 files are no label maps, such as b\.jpg"):
+    with pytest.raises(DataError, match=r"no label maps: 1 file, such as b\.jpg"):
         score_label_folders(tmp_path / "labels", tmp_path / "predictions", LabelEncoding(NAMES, 0, 255))
