@@ -12,3 +12,5 @@ MIN_RADIUS = 0.1
 """K of the entailment cones: within twice this radius a cone is half a space."""
 VISUAL = "visual"
 """SAM 3's text for a prompt of boxes alone."""
+RADIUS_SCALES = ("width", "median", "none")
+"""What features are divided by before their radii are compared across encoders: √D, their median norm, or 1."""

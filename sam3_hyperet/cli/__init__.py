@@ -25,5 +25,6 @@ init: a data file and an experiment for a folder.
 doctor: what would fail in a run.
 forecast: what memory a step takes, and what fits on which card.
 step_memory: what `train.memory=auto` makes of a run's options.
+radius: radii of the patch features of vision encoders.
 benchmark: the door to `benchmarks/` of the repository.
 """

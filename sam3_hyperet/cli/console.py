@@ -21,6 +21,10 @@ TOOLS = {  # function, and what it does
     "doctor": ("doctor:main", "say what would fail in a run before it does: options of train, or run=DIR"),
     "forecast": ("forecast:main", "say what memory a step takes, and what fits on 12 to 80 GB cards: options of train"),
     "ablate": ("ablate:main", "compare arms over bases and seeds by a plan, and say what differs: PLAN"),
+    "radius": (
+        "radius:main",
+        "measure the radii of vision encoders: encoder=timm:NAME images=DIR resolution=[224,448]",
+    ),
     "benchmark": ("benchmark:main", "measure speed and memory (in the repository only)"),
     "pretrain": ("pretrain:main", "train the tiny base from scratch, as the weights in the package were"),
 }

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from sam3_hyperet.choices import AUTO, MAX_DIAL, PRECISIONS
+from sam3_hyperet.choices import AUTO, MAX_DIAL, PRECISIONS, RADIUS_SCALES
 from sam3_hyperet.data.options import EXIF, DataOptions
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.launch.options import SlurmOptions
@@ -40,6 +40,11 @@ def _is_dial(value: object) -> bool:
 
 def _are_dials(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_dial, value))
+
+
+def _are_sides(value: object) -> bool:
+    sides = value if isinstance(value, list) and value else [value]
+    return all(type(side) is int and side >= 1 for side in sides)
 
 
 _DIAL = f"a number from 0, the base, over 1, the adapter, to {MAX_DIAL:g}"
@@ -80,6 +85,12 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
     "dry_run": Switch,
     "keep": Switch,
     "changed": Annotated[str, ("refuse", "rerun", "keep")],
+    "pretrained": Switch,
+    "curvature": PositiveFloat,
+    "scale": Annotated[str, RADIUS_SCALES],
+    "max_images": NonNegativeInt,
+    "batch_size": PositiveInt,
+    "radius resolution": Annotated[object, Condition(_are_sides, "pixels, 224 or [224,448]")],
     "evaluate resume": Annotated[str, Condition(lambda v: v in ("auto", "never"), "auto or never")],
 }
 

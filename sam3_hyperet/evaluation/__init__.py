@@ -9,5 +9,6 @@
 - `cascade`: the threshold of first looks, calibrated; `against_exact`: what is left out, beside the exact protocol
 - `compare`: all of it for several models, and their metrics in one flat table; `bootstrap`: intervals of differences
 - `metrics/`: the evaluators, each a metric family from records
+- `encoder_radius`: radii of the patch features of other vision encoders
 - `scoring/`: the same metrics for files of predictions, without a model
 """

@@ -41,6 +41,11 @@ HEAVY = ("torch", "sam3", "lightning_fabric", "matplotlib", "cv2", "scipy")
         (["doctor", "data.rot=x"], 1, "did you mean root?"),
         (["merge", "output=x"], 1, "did you mean out?"),
         (["ablate", "evidence", "only=lorents"], 1, "only='lorents' is unknown; expected one of"),
+        (
+            ["radius", "encoder=timm:a", "images=x", "scale=height"],
+            1,
+            "scale='height' is unknown; expected one of width",
+        ),
         (["benchmark"], 1, "subcommand is missing; there are attention, "),
         (["pretrain", "data=voc"], 1, "data='voc' is unknown"),
     ],
