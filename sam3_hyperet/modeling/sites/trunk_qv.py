@@ -114,8 +114,9 @@ def weights_kept(models: Iterable[nn.Module]) -> Iterator[None]:
 
 def install_qv(model: host.Sam3Image, config: HyperETConfig) -> None:
     """Adjust the q and v rows, of length D, of the chosen ViT blocks' fused weights."""
-    blocks, projections = model.backbone.vision_backbone.trunk.blocks, {}
-    for i in _blocks(model, config):
+    indices, projections = _blocks(model, config), {}
+    blocks = model.backbone.vision_backbone.trunk.blocks
+    for i in indices:
         blocks[i].attn.qkv = qkv = extended(blocks[i].attn.qkv, HyperETProjection, nn.Linear)
         if qkv.out_features != 3 * qkv.in_features:
             shape = tuple(qkv.weight.shape)
@@ -147,4 +148,8 @@ def query_key_value_projections(model: host.Sam3Image, config: HyperETConfig) ->
 
 
 def _blocks(model: host.Sam3Image, config: HyperETConfig) -> tuple[int, ...]:
-    return chosen("blocks", config.blocks, len(model.backbone.vision_backbone.trunk.blocks), "ViT block")
+    trunk = model.backbone.vision_backbone.trunk
+    if not isinstance(trunk, host.ViT):
+        found = f"found a {type(trunk).__module__}.{type(trunk).__qualname__} as the model's image trunk"
+        raise ConfigError(f"scheme P: {found}, which is not SAM 3's; expected its ViT, or a scheme without trunk_qv")
+    return chosen("blocks", config.blocks, len(trunk.blocks), "ViT block")

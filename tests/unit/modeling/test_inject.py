@@ -205,3 +205,26 @@ def test_adjustments_are_hyperet_modules(model):
     (site,) = adapter_sites(model).values()
     assert all(isinstance(module, HyperET) and module.channel_dim == 1 for module in site.adjustments)
     assert site.level(1) is site.adjustments[1]
+
+
+class StudentTrunk(torch.nn.Module):
+    """As EfficientSAM3 puts a distilled encoder in the place of SAM 3's, whose other classes it keeps."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model, self.channel_list = model, model.channel_list
+
+    def forward(self, x):
+        return self.model(x)
+
+
+def test_a_foreign_trunk_is_named_and_leaves_the_other_schemes(model):
+    neck = model.backbone.vision_backbone
+    neck.trunk = StudentTrunk(neck.trunk)
+    pixels = torch.zeros(1, 3, 128, 128)
+    with torch.no_grad():
+        before = model.backbone.forward_image(pixels)["vision_features"]
+        with pytest.raises(ConfigError, match=r"found a test_inject\.StudentTrunk as the model's image trunk"):
+            hy.inject(model, {"scheme": "A+P"})
+        hy.inject(model, {"scheme": "A+B+C"})
+        assert torch.equal(model.backbone.forward_image(pixels)["vision_features"], before)
