@@ -34,6 +34,37 @@ def decode(rle: Rle) -> np.ndarray:
     return np.repeat(values, runs).reshape(rle["size"][::-1]).T
 
 
+def placed(rle: Rle, left: int, top: int, height: int, width: int) -> Rle:
+    """The mask of a part of an image (height, width), whose first pixel lies at (left, top), as one of the image."""
+    part_height, part_width = rle["size"]
+    if (part_height, part_width) == (height, width):
+        return rle
+    ends = np.cumsum(_runs(rle["counts"]))
+    starts, stops = ends[:-1:2], ends[1::2]
+    first = starts // part_height
+    columns = (stops - 1) // part_height - first + 1  # that each run reaches into
+    run = np.repeat(np.arange(len(starts)), columns)
+    column = first[run] + np.arange(len(run)) - (np.cumsum(columns) - columns)[run]
+    begin = np.maximum(starts[run] - column * part_height, 0)
+    end = np.minimum(stops[run] - column * part_height, part_height)
+    origin = (column + left) * height + top
+    edges = np.stack([origin + begin, origin + end], axis=1).ravel()
+    inner = np.flatnonzero(edges[1:-1:2] == edges[2::2])  # the run goes on at the head of the next column
+    edges = np.delete(edges, np.concatenate([2 * inner + 1, 2 * inner + 2]))
+    counts = np.diff(edges, prepend=0, append=height * width).tolist()
+    counts = counts[:-1] if counts[-1] == 0 else counts
+    found: Rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return {"size": found["size"], "counts": found["counts"].decode("ascii")}
+
+
+def rectangle(corners: Sequence[int], height: int, width: int) -> Rle:
+    """The pixels from (x0, y0) to before (x1, y1), corners within an image (height, width)."""
+    left, top, right, bottom = corners
+    sides = bottom - top, right - left
+    full: Rle = coco_mask.frPyObjects({"size": [*sides], "counts": [0, sides[0] * sides[1]]}, *sides)
+    return placed(full, left, top, height, width)
+
+
 def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
     """The union of polygons [x1, y1, x2, y2, …], by COCO's own rasteriser; `spread_beyond` before."""
     return coco_mask.merge(coco_mask.frPyObjects([list(polygon) for polygon in polygons], height, width))  # type: ignore[no-any-return]

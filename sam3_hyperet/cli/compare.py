@@ -70,7 +70,7 @@ def compare_and_report(
     of_tuning = {f"dial/{dial:g}/{name}": tried[dial][name] for dial in tried for name in front.rule.metrics}
     metrics = {**extra, **of_tuning, **comparison.metrics}
     Manifest(run_dir).claim(*PRODUCTS)
-    write_json(run_dir / "metrics.json", {"precision": comparison.task.protocol.precision, **metrics})
+    write_json(run_dir / "metrics.json", {**how_measured(comparison.task.protocol), **metrics})
     write_comparison(replace(comparison, metrics=metrics), run_dir, config_text, front)
     if not keep_records:
         remove_records(comparison, run_dir)
@@ -78,6 +78,12 @@ def compare_and_report(
     if front and front.chosen is None:
         print_front(console, front)
     return metrics
+
+
+def how_measured(protocol: Protocol) -> dict[str, object]:
+    """What of a protocol keeps its metrics apart from others: the precision and, where images are split, the tiles."""
+    tiles = {} if protocol.tiling.is_whole else {"tiles": f"{protocol.tiles}, overlap {protocol.tile_overlap:g}"}
+    return {"precision": protocol.precision, **tiles}
 
 
 def _front(comparison: Comparison, rule: Rule | None) -> DialFront | None:

@@ -35,7 +35,7 @@ from sam3_hyperet.evaluation.dial import choose_dial
 from sam3_hyperet.evaluation.models import DIALS, EXACT, FIRST_LOOKS, TrainedFiles, along_dial, open_models
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.recording import RECORDS
-from sam3_hyperet.evaluation.task import open_task
+from sam3_hyperet.evaluation.task import check_tiles, open_task
 from sam3_hyperet.files import Manifest, sole_use
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.launch.options import SlurmOptions
@@ -93,6 +93,7 @@ def evaluate(config: DictConfig) -> Path:
         run_dir = from_first(fabric, begin)  # whose clock names it
         with fabric.rank_zero_first():  # it may draw the images
             split = open_split(data, str(config.split))
+            check_tiles(split, protocol)
             tuning = calibration_images(data, split, protocol)
             choosing = dials.open_tuning(data, split, protocol)
         models = open_models(model_values, trained, fabric.device if fabric.world_size > 1 else device)
@@ -152,6 +153,7 @@ def _warnings(values: dict[str, Any]) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
             few = small(data, Path(folder))
             split = open_split(few, values["split"])
+            check_tiles(split, protocol)
             calibration_images(few, split, protocol)
             task = open_task(split, protocol)
         check_prompts(model, task.vocabulary)

@@ -27,8 +27,9 @@ from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.files import Manifest, replacing
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.predictor import Predictor, check_prompts
+from sam3_hyperet.inference.tiled_prediction import TiledPredictor
+from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.launch.options import SlurmOptions
-from sam3_hyperet.masks import encode_masks
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
@@ -66,20 +67,23 @@ def predict(config: DictConfig) -> Path:
     """Predict here and now; returns the folder with the overlays, predictions.json, results.json and images.json."""
     console = Console(highlight=False)
     limit_megapixels(config.max_megapixels)
+    tiling = Tiling.of(config.tiles, config.tile_overlap)
     inputs = Inputs.of(config)
     names: Sequence[str | None] = inputs.overlays() if config.overlays else [None] * len(inputs.paths)
     run_dir = Path(config.run_dir)
     written = _check_written(run_dir, inputs, names)
-    for line in [*inputs.check(), *(passed_over(config.images) if config.annotations is None else ())]:
+    for line in [*inputs.check(tiling), *(passed_over(config.images) if config.annotations is None else ())]:
         console.print(line, markup=False, soft_wrap=True)
     set_threads(config.threads)
     model, adapter = open_adapted(config)
     if line := dial_line(model, config.dial):
         console.print(line, markup=False, soft_wrap=True)
     settings = {"prompts_at_once": config.prompts_at_once, "precision": config.precision}
-    predictor = Predictor(model, list(inputs.categories), resolution(model), **settings)
-    line = precision_text(config.precision, predictor.precision, predictor.device.type)
-    console.print(line, markup=False, soft_wrap=True)
+    whole = Predictor(model, list(inputs.categories), resolution(model), **settings)
+    predictor = whole if tiling.is_whole else TiledPredictor(whole, tiling)
+    console.print(precision_text(config.precision, whole.precision, whole.device.type), markup=False, soft_wrap=True)
+    if line := tiling.line():
+        console.print(line, markup=False, soft_wrap=True)
     run_dir.mkdir(parents=True, exist_ok=True)
     Manifest(run_dir).claim(*written)
     sizes = []
@@ -87,14 +91,15 @@ def predict(config: DictConfig) -> Path:
         "adapter": adapter,
         "dial": dial_of(model) if adapter else None,
         "score_threshold": config.score_threshold,
-        "precision": predictor.precision,
+        "precision": whole.precision,
+        **({} if tiling.is_whole else {"tiles": config.tiles, "tile_overlap": config.tile_overlap}),
         **({} if config.exemplars is None else {"exemplars": str(config.exemplars)}),
     }
     head = json.dumps(facts, ensure_ascii=False)
     with ExitStack() as stack:
         stack.enter_context(weights_kept([model]))
         stack.enter_context(compiled_regions([model]))
-        stack.enter_context(float32_products(predictor.precision))
+        stack.enter_context(float32_products(whole.precision))
         # written image by image, for all of them may not fit in memory
         pictures = stack.enter_context(_open_list(run_dir / _PREDICTIONS, f'{head[:-1]}, "pictures": ', "}"))
         results = stack.enter_context(_open_list(run_dir / _RESULTS))
@@ -108,7 +113,8 @@ def predict(config: DictConfig) -> Path:
             for result in _coco_results(entry, inputs.ids[i], inputs.categories):
                 results.write(result)
             sizes.append(image.size)
-            console.print(f"{path.name}: {_summary(entry['prompts'])}", markup=False, soft_wrap=True)
+            tiles = "" if predictor is whole else f" in {predictor.grid(*image.size)}"
+            console.print(f"{path.name}{tiles}: {_summary(entry['prompts'])}", markup=False, soft_wrap=True)
             on_image()
     write_json(run_dir / _IMAGES, inputs.listing(sizes))
     ids = f"ids of {config.annotations}" if config.annotations else f"ids as in {_IMAGES}"
@@ -130,6 +136,7 @@ def _check_written(run_dir: Path, inputs: Inputs, overlays: Sequence[str | None]
 def _warnings(values: dict[str, Any]) -> list[str]:
     """What is to be said of a prediction before it is submitted. Raises ConfigError if it would fail."""
     config, run_dir = OmegaConf.create(values), Path(values["run_dir"])
+    Tiling.of(config.tiles, config.tile_overlap)
     model, adapter = _described(config)
     launcher = read_options(SlurmOptions, values["launcher"], "launcher")
     limit_megapixels(config.max_megapixels)
@@ -218,25 +225,26 @@ def _open_list(path: Path, before: str = "", after: str = "") -> Iterator[_JsonL
 
 
 def _predict(
-    predictor: Predictor, image: Image.Image, asked: Mapping[str, Exemplars | None], config: DictConfig
+    predictor: Predictor | TiledPredictor,
+    image: Image.Image,
+    asked: Mapping[str, Exemplars | None],
+    config: DictConfig,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """What is found on an image for prompts, some with boxes, and the image with it drawn in, if it is asked for."""
     predictions, masks_shown, labels = [], [], []
     chosen = [predictor.vocabulary.index(prompt) for prompt in asked]
     found = predictor.predict(image, chosen, list(asked.values())) if asked else ()
+    thresholds = {"mask_threshold": config.mask_threshold, "score_threshold": config.score_threshold}
     for prompt, prediction in zip(asked, found, strict=True):
-        best = prediction.top(len(prediction.query_scores))
-        best = best.above(config.score_threshold / max(best.presence, 1e-12))
-        masks = best.masks(image.height, image.width, config.mask_threshold)
-        boxes = best.boxes * best.boxes.new_tensor([image.width, image.height] * 2)
-        scores = best.scores.tolist()
-        parts = zip(scores, boxes.tolist(), encode_masks(masks), strict=True)
+        best = prediction.detections(image.height, image.width, None, **thresholds)
+        masks, scores = best.rles(len(best.scores)), best.scores.tolist()
+        parts = zip(scores, best.boxes.tolist(), masks, strict=True)
         detections = [{"score": score, "box_xyxy": box, "segmentation": rle} for score, box, rle in parts]
         exemplars = asked[prompt]
         given = {} if exemplars is None else {"exemplars": _told(exemplars, image.size)}
         predictions.append({"prompt": prompt, **given, "presence": prediction.presence, "detections": detections})
         if config.overlays:
-            masks_shown += list(masks)
+            masks_shown += masks
             labels += [f"{prompt} {score:.2f}" for score in scores]
     entry = {"width": image.width, "height": image.height, "prompts": predictions}
     return entry, overlay(np.asarray(image), masks_shown, labels) if config.overlays else None

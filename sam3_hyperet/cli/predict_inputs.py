@@ -21,6 +21,7 @@ from sam3_hyperet.data.image_files import read_image
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.inference.exemplar_file import ExemplarFile, StatedBox, exemplars_of, reach_beyond, read_exemplars
 from sam3_hyperet.inference.exemplars import Exemplars
+from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.reading import regular_file
 
 _PLAIN = re.compile(r"[^\W\d_][\w '-]*")  # a name of which YAML makes nothing else
@@ -97,16 +98,19 @@ class Inputs:
         """Image i in RGB. Raises DataError naming the file, also where its size is not that in the annotations."""
         return self.annotated.load_image(i) if self.annotated else read_image(self.paths[i], upright=self.upright)
 
-    def check(self) -> list[str]:
-        """Decode every image once: a broken one is an error before anything is written. Lines about boxes."""
+    def check(self, tiling: Tiling) -> list[str]:
+        """Decode every image once: one that is broken or too small for tiles is an error before anything is written.
+        Lines about boxes."""
         with ThreadPoolExecutor(8) as pool:
-            beyond = sum(pool.map(self._check, range(len(self.paths))))
+            beyond = sum(pool.map(lambda i: self._check(i, tiling), range(len(self.paths))))
         cut = [f"exemplars: {beyond} boxes reach beyond their image and are cut at its border"] if beyond else []
         return [*self.notes, *cut]
 
-    def _check(self, i: int) -> int:
+    def _check(self, i: int, tiling: Tiling) -> int:
         """Decode an image; how many of its boxes reach beyond it."""
         size = self.load(i).size
+        if tiling.columns is not None:
+            tiling.grid(*size, name=self.paths[i])
         self.asked(i, size)
         return reach_beyond(self.boxes.get(i, ()), size)
 

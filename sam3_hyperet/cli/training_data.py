@@ -12,6 +12,7 @@ from sam3_hyperet.data.notes import data_notes, flip_notes, prompt_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.selection import shared_pictures, shared_remark
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
+from sam3_hyperet.evaluation.task import check_tiles
 from sam3_hyperet.wording import count_of
 
 Say = Callable[[str], None]
@@ -56,6 +57,8 @@ def open_data(options: RunOptions, *, tune: bool) -> TrainingData:
     for images in more.values():
         if splits.evaluation and (remark := shared_remark(images, splits.evaluation.images, "data's val")):
             images.remarks = (*images.remarks, remark)
+    for split in filter(None, (splits.evaluation, splits.tuning)):
+        check_tiles(split, options.protocol)
     return TrainingData(splits, more, (options.data, *options.more_data.values()))
 
 

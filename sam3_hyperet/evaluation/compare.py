@@ -102,6 +102,8 @@ def compare(
     device, asked = next(models[0].model.parameters()).device.type, task.protocol.precision
     task = task.on(device)
     say(precision_text(asked, task.protocol.precision, device))
+    if line := task.protocol.tiling.line():
+        say(line)
     of_base = [model.name for model in models[1:] if models[0].name == BASE and is_base(model.model, models[0].model)]
     for name in of_base:
         say(f"{name}: at dial 0 it is the base, whose records it has")

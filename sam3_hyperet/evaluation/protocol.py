@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from sam3_hyperet.choices import AUTO, PRECISIONS
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.inference.tiles import OVERLAP, WHOLE, Tiling
 from sam3_hyperet.options import NonNegativeInt, PositiveInt, Probability, check_fields
 
 FUSIONS = ("instance", "semantic", "fused")
@@ -30,6 +31,9 @@ class Protocol:
         fusion: the one whose mIoU is also `<data>/mIoU`; None for none. All three are reported in any case.
         granularity: measure the concept tree, where the data set has one, the radius by level, and as uncertainty.
         prompts_at_once: prompts per forward pass; 0 for as many as the device's size suggests.
+        tiles: into how many an image is split, COLUMNSxROWS such as 3x2, each of which the model sees by itself; auto
+            for as many as its resolution suggests.
+        tile_overlap: fraction of a tile's side that it shares with its neighbour.
         precision: "32-true", "tf32" or "bf16-mixed"; "auto" is bf16-mixed on a CUDA device that has it, else 32-true.
         limit: images of the split that are scored, evenly spread; 0 for all.
         examples: images kept for the report.
@@ -49,6 +53,8 @@ class Protocol:
     fusion: Annotated[str, FUSIONS] | None = None
     granularity: bool = True
     prompts_at_once: NonNegativeInt = 0
+    tiles: str = WHOLE
+    tile_overlap: float = OVERLAP
     precision: Annotated[str, PRECISIONS] = AUTO
     limit: NonNegativeInt = 0
     examples: NonNegativeInt = 8
@@ -60,6 +66,11 @@ class Protocol:
 
     def __post_init__(self) -> None:
         check_fields(self, "protocol")
+        if not self.tiling.is_whole and self.recall < 1:
+            spares = f"with protocol.recall={self.recall}, which spares prompts of whole images"
+            raise ConfigError(
+                f"protocol.tiles={self.tiles} {spares}; expected protocol=exact or fast, or tiles={WHOLE}"
+            )
         if self.recall < 1 and not self.min_score:
             missing = "is of the prompts with a detection from protocol.min_score, which is 0"
             remedy = "protocol.min_score above 0, such as protocol=cascade has"
@@ -76,6 +87,11 @@ class Protocol:
         return replace(self, precision=resolved_precision(self.precision, device, "protocol.precision"))
 
     @property
+    def tiling(self) -> Tiling:
+        """How images are split. Raises ConfigError."""
+        return Tiling.of(self.tiles, self.tile_overlap, "protocol.")
+
+    @property
     def is_exact(self) -> bool:
         """Whether every prompt gets the full model and all of its masks."""
         return not self.min_score
@@ -86,7 +102,8 @@ class Protocol:
 
     def deciding(self) -> dict[str, object]:
         """The options that an image's record depends on."""
-        return {name: value for name, value in asdict(self).items() if name not in _NO_INFLUENCE}
+        idle = (*_NO_INFLUENCE, *(["tile_overlap"] if self.tiling.is_whole else []))
+        return {name: value for name, value in asdict(self).items() if name not in idle}
 
     def for_validation(self, images: int) -> "Protocol":
         """The protocol on so many images, without what the report alone needs."""

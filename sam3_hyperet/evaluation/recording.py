@@ -42,7 +42,8 @@ def record_runs(
     positions = [own_positions(run, fabric, say) for run in runs]
     images = len(set().union(*positions))
     models, task = [run.predictor.model for run in runs], runs[0].task
-    with progress(images) as on_image, shared_encoding(models), compiled_regions(models):
+    inputs = max(run.tiles_an_image() for run in runs)
+    with progress(images) as on_image, shared_encoding(models, inputs), compiled_regions(models):
         record_images(runs, positions, task.split.images.load_image, workers=task.protocol.workers, on_image=on_image)
     fabric.barrier()
 

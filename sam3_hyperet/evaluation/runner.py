@@ -17,8 +17,9 @@ from sam3_hyperet.evaluation.peak_memory import PeakMemory
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.task import EvalTask
-from sam3_hyperet.inference.prediction import PromptDetections, PromptPrediction
+from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.inference.tiled_prediction import TiledPrediction, TiledPredictor
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.probe import RadiusProbe
@@ -40,6 +41,14 @@ class ModelRun:
     store: RecordStore
     positions: tuple[int, ...]
     probe: RadiusProbe | None = None
+    tiled: TiledPredictor | None = None  # of the predictor, where the protocol splits images
+
+    def tiles_an_image(self) -> int:
+        """Images that the model sees in place of each, at most."""
+        if self.tiled is None:
+            return 1
+        images = map(self.task.split.images.image, self.positions)
+        return max(len(self.tiled.grid(image.width, image.height)) for image in images)
 
 
 def open_run(model: EvalModel, task: EvalTask, store: RecordStore, protocol: Protocol | None = None) -> ModelRun:
@@ -48,7 +57,9 @@ def open_run(model: EvalModel, task: EvalTask, store: RecordStore, protocol: Pro
     settings = protocol.prompts_at_once, protocol.min_score, protocol.precision
     predictor = Predictor(model.model, task.vocabulary, resolution(model.model), *settings)
     probe = RadiusProbe(model.model, accumulate=True) if adapter_config(model.model) is not None else None
-    return ModelRun(model.name, predictor, task, task.evaluators(model.model, probe), store, task.positions, probe)
+    tiled = None if protocol.tiling.is_whole else TiledPredictor(predictor, protocol.tiling)
+    evaluators = task.evaluators(model.model, probe)
+    return ModelRun(model.name, predictor, task, evaluators, store, task.positions, probe, tiled)
 
 
 def record_images(
@@ -106,22 +117,23 @@ class _Turn:
         self._line.wait()  # an evaluator has one image at a time
         self._model_seconds = self._evaluator_seconds = 0.0
         started = time.perf_counter()
-        encoded = self._run.predictor.encode(image)
+        predictor = self._run.tiled or self._run.predictor
+        encoded = predictor.encode(image)
         for evaluator in self._run.evaluators.values():
             evaluator.start(position, encoded)
         task = self._run.task
         asked = task.asked(position)
-        predictions = self._run.predictor.predict(encoded, asked)
+        predictions = predictor.predict(encoded, asked)
         for prompt, prediction in zip([task.prompts[k] for k in asked], predictions, strict=True):
             self._model_seconds += time.perf_counter() - started
             self._line.put(self._add, prompt, prediction, image.size)
             started = time.perf_counter()
         self._line.put(self._finish, position)
 
-    def _add(self, prompt: Prompt, prediction: PromptPrediction, size: tuple[int, int]) -> None:
+    def _add(self, prompt: Prompt, prediction: PromptPrediction | TiledPrediction, size: tuple[int, int]) -> None:
         started = time.perf_counter()
         protocol, (width, height) = self._run.task.protocol, size
-        detections = PromptDetections(prediction, height, width, protocol.max_dets, protocol.mask_threshold)
+        detections = prediction.detections(height, width, protocol.max_dets, protocol.mask_threshold)
         for evaluator in self._run.evaluators.values():
             evaluator.add(prompt, detections)
         self._evaluator_seconds += time.perf_counter() - started

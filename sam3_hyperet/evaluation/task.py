@@ -111,7 +111,7 @@ class EvalTask:
         if self.category_ids:
             chosen[INSTANCES] = InstanceEvaluator(split.images, self.category_ids, self.groups, protocol)
             chosen["presence"] = PresenceEvaluator(self.category_ids, self._present, self.groups, protocol)
-            if protocol.granularity and model is not None:
+            if protocol.granularity and protocol.tiling.is_whole and model is not None:
                 chosen["uncertainty"] = UncertaintyEvaluator(model, split.images, protocol)
             chosen["examples"] = ExampleEvaluator(split.images)
         if split.labels:
@@ -127,7 +127,8 @@ class EvalTask:
         if self.hierarchy:
             chosen["hierarchy"] = GranularityEvaluator(split.images, self.prompts, self.hierarchy)
             levels = LevelRadiusEvaluator(split.images, self.hierarchy)
-            if levels.edges and protocol.recall == 1:  # spared prompts have no features, and are no random ones
+            # spared prompts have no features, and are no random ones; tiles have features of their own
+            if levels.edges and protocol.recall == 1 and protocol.tiling.is_whole:
                 chosen["levels"] = levels
         if protocol.recall < 1:
             chosen[CASCADE] = CascadeEvaluator(self.vocabulary)
@@ -157,6 +158,14 @@ class EvalTask:
         present = {one.category_id for one in instances if not one.crowd}
         crowds = {one.category_id for one in instances if one.crowd}
         return present, crowds | images.unlabelled(i) | images.unannotated
+
+
+def check_tiles(split: Split, protocol: Protocol) -> None:
+    """Raise a DataError for the first image with too few pixels for the protocol's tiles."""
+    if protocol.tiling.columns is not None and not protocol.tiling.is_whole:
+        for i in evenly_spread(range(len(split.images)), protocol.limit):
+            image = split.images.image(i)
+            protocol.tiling.grid(image.width, image.height, name=image.path)
 
 
 def open_task(split: Split, protocol: Protocol) -> EvalTask:

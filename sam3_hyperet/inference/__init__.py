@@ -6,5 +6,7 @@
 - `grounding`: the prompts of an image in one pass; whatever they share is computed once
 - `first_look`: a cheap look at every prompt, which may spare it the rest
 - `mask_head`: SAM 3's segmentation head, likewise
+- `tiles`: overlapping tiles of large images; `tiled_prediction`, predictions tile by tile, whose detections
+  `tile_joining` joins
 - `shared_encoding`: encoders that several models share run once an image
 """

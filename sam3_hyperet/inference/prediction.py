@@ -26,6 +26,9 @@ _SemanticMap = Tensor | Callable[[], Tensor]
 Features = Mapping[str, Callable[[], Tensor]]
 """Features that depend on the prompt, by place: functions of no argument to (D, h, w)."""
 
+Compute = Callable[["PromptPrediction", int, int], Mapping[str, Tensor]]
+"""Maps (height, width) by name, -inf where they say nothing, of a prediction at a size; none where it says nothing."""
+
 
 class PromptPrediction:
     """Prediction for one prompt on one image, at the model's own resolution.
@@ -99,6 +102,33 @@ class PromptPrediction:
         for part in self._parts(height, width):
             yield from _enlarge(part, height, width)
 
+    def rles(self, start: int, stop: int, height: int, width: int, threshold: float = 0.5) -> list[Rle]:
+        """`masks` of the queries from `start` to `stop` as COCO run lengths, made from a few masks at a time."""
+        count, found = max(1, BYTES_AT_ONCE // (4 * height * width)), list[Rle]()
+        for first in range(start, stop, count):
+            of_part = slice(first, min(first + count, stop))
+            scores, boxes, logits = self.query_scores[of_part], self.boxes[of_part], self.mask_logits[of_part]
+            part = PromptPrediction(scores, boxes, logits, self._semantic, self.presence)
+            found += encode_masks(part.masks(height, width, threshold))
+        return found
+
+    def detections(
+        self,
+        height: int,
+        width: int,
+        max_dets: int | None = 100,
+        mask_threshold: float = 0.5,
+        score_threshold: float = 0.0,
+    ) -> PromptDetections:
+        """Those of at least a score, presence included, at the size of the image; all with max_dets=None."""
+        kept = self.above(score_threshold / max(self.presence, 1e-12)) if score_threshold else self
+        most = len(kept.boxes) if max_dets is None else max_dets
+        return PromptDetections(kept, height, width, most, mask_threshold)
+
+    def stitched(self, compute: Compute, height: int, width: int) -> Mapping[str, Tensor]:
+        """Maps of the image: what `compute` makes of a prediction at a size."""
+        return compute(self, height, width)
+
     def masks(self, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
         """(Q, height, width) bool: where `mask_probabilities` reaches the threshold, several times quicker on a CPU.
 
@@ -163,8 +193,23 @@ class PromptDetections:
     def rles(self, count: int) -> list[Rle]:
         """The masks of the best `count` detections as COCO run lengths."""
         if count > len(self._rles):
-            self._rles += encode_masks(self.masks[len(self._rles) : count])
+            if "masks" in vars(self):
+                self._rles += encode_masks(self.masks[len(self._rles) : count])
+            else:
+                wanted = len(self._rles), min(count, len(self.scores))
+                self._rles += self._kept.rles(*wanted, self.height, self.width, self._mask_threshold)
         return self._rles[:count]
+
+    def areas(self, count: int) -> np.ndarray:
+        """(count,) float64 pixels of the best `count` detections' masks."""
+        areas: np.ndarray = np.count_nonzero(self.masks[:count], axis=(1, 2))
+        return areas.astype(np.float64)
+
+    @property
+    def cell(self) -> tuple[float, float]:
+        """Height and width, in pixels of the image, of a position of the masks as the model decodes them."""
+        rows, columns = self._kept.mask_logits.shape[-2:]
+        return self.height / rows, self.width / columns
 
     def mask_probabilities(self, count: int, height: int, width: int) -> Tensor:
         """(count, height, width) probabilities of the best `count` detections' masks, one or more."""

@@ -1,5 +1,6 @@
 """Encoders that several models share run once for each input: trunk and neck, and the text encoder."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -11,30 +12,33 @@ from torch import Tensor, nn
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.conversion import converted
 
+_Outputs = dict[tuple[object, ...], tuple[Sequence[Tensor], Any]]
+
 
 class LastInput:
-    """Outputs of modules for the last input, by the tensors that the modules consist of."""
+    """Outputs of modules for the last inputs, so many of them, by the tensors that the modules consist of."""
 
-    def __init__(self) -> None:
-        self._input: object = None
-        self._outputs: dict[tuple[object, ...], tuple[Sequence[Tensor], Any]] = {}
+    def __init__(self, inputs: int = 1) -> None:
+        self._kept = deque[tuple[object, _Outputs]](maxlen=inputs)
 
     def output(self, module: nn.Module, x: object, compute: Callable[[], Any]) -> Any:
         """The result of `compute` for `x`, once for all modules of these very tensors and in this precision; but anew
         each time where the tensors are being trained."""
         if not torch.is_inference_mode_enabled() and any(p.requires_grad for p in module.parameters()):
-            self._outputs = {}  # a step will change the weights
+            self._kept.clear()  # a step will change the weights
             return compute()
-        if not _equal(x, self._input):
-            self._input, self._outputs = x, {}
+        outputs = next((outputs for known, outputs in self._kept if _equal(x, known)), None)
+        if outputs is None:
+            outputs = {}
+            self._kept.append((x, outputs))
         tensors = [*module.parameters(), *module.buffers()]
         device = tensors[0].device.type
         precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         # what inference mode computes is of no use for a gradient
         state = (torch.is_inference_mode_enabled(), precision, *map(id, tensors))
-        if state not in self._outputs:
-            self._outputs[state] = tensors, compute()  # the tensors as well: another one could get a dead one's id
-        return self._outputs[state][1]
+        if state not in outputs:
+            outputs[state] = tensors, compute()  # the tensors as well: another one could get a dead one's id
+        return outputs[state][1]
 
 
 class RememberingVision(host.Sam3DualViTDetNeck):  # type: ignore[misc]  # sam3 is untyped
@@ -57,14 +61,15 @@ class RememberingText(host.VETextEncoder):  # type: ignore[misc]  # sam3 is unty
 
 
 @contextmanager
-def shared_encoding(models: Iterable[host.Sam3Image]) -> Iterator[None]:
+def shared_encoding(models: Iterable[host.Sam3Image], inputs: int = 1) -> Iterator[None]:
     """Context in which models whose encoders are the same tensors share the encoders' outputs.
 
     It pays where all models process an image before any of them gets the next one; the outputs for the last image stay
-    in memory. Encoders with adapters in them, as scheme P's, are left alone. The caller, who holds the models, lets
-    nothing but training steps write to their weights; a context within another one remembers nothing from before.
+    in memory, of images in tiles those for the last `inputs` tiles. Encoders with adapters in them, as scheme P's, are
+    left alone. The caller, who holds the models, lets nothing but training steps write to their weights; a context
+    within another one remembers nothing from before.
     """
-    vision, text = LastInput(), LastInput()
+    vision, text = LastInput(inputs), LastInput()
     with ExitStack() as stack:
         for backbone in {id(model.backbone): model.backbone for model in models}.values():
             _remember(stack, backbone, "vision_backbone", RememberingVision, vision)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sam3_hyperet.masks import encode_masks, invalid_rles
+from sam3_hyperet.masks import decode, encode_masks, invalid_rles, placed, rectangle
 
 
 def is_valid(counts: bytes, area: int) -> bool:
@@ -64,3 +64,18 @@ def test_runs_that_would_add_up_only_with_a_negative_one_are_refused() -> None:
     assert invalid_rles([negative, b"h1"], [56, 56]).tolist() == [True, False]
     assert invalid_rles([], []).tolist() == []
     assert invalid_rles([b"", b""], [0, 1]).tolist() == [True, True]
+
+
+def test_masks_of_a_part_at_their_place_in_the_image():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        height, width = rng.integers(1, 12, 2).tolist()
+        h, w = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
+        top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+        whole = np.zeros((1, height, width), bool)
+        whole[0, top : top + h, left : left + w] = part = rng.random((h, w)) < rng.choice([0, 0.3, 0.8, 1])
+        found = placed(encode_masks(part[None])[0], left, top, height, width)
+        assert found == encode_masks(whole)[0]
+        whole[0, top : top + h, left : left + w] = True
+        found = rectangle((left, top, left + w, top + h), height, width)
+        np.testing.assert_array_equal(decode(found), whole[0])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.masks import Rle, decode
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -89,12 +90,12 @@ def palette(count: int) -> Pixels:
 
 
 def overlay(
-    image: Pixels, masks: Sequence[np.ndarray], labels: Sequence[str] = (), *, colors: Sequence[int] = ()
+    image: Pixels, masks: Sequence[np.ndarray | Rle], labels: Sequence[str] = (), *, colors: Sequence[int] = ()
 ) -> Pixels:
     """The image with tinted, outlined masks, and a label in each where there are any.
 
     image: (H, W, 3) uint8; left as it is, a copy is returned.
-    masks: bool (H, W) each; an empty one draws nothing. The smaller of two lies on top.
+    masks: bool (H, W), or COCO run lengths, each; an empty one draws nothing. The smaller of two lies on top.
     labels: one a mask, or none; "" leaves that one out.
     colors: a number into `palette` for each mask, or `UNMATCHED`; by default 0, 1, 2, ….
     Raises DataError for arrays that do not fit.
@@ -105,21 +106,26 @@ def overlay(
         if values and len(values) != len(masks):
             raise DataError(f"{len(values)} {name} for {len(masks)} masks")
     for number, mask in enumerate(masks):
-        if mask.shape != image.shape[:2]:
-            raise DataError(f"mask {number} is {mask.shape}, its image {image.shape[:2]} (height, width)")
+        size = tuple(mask["size"] if isinstance(mask, dict) else mask.shape)
+        if size != image.shape[:2]:
+            raise DataError(f"mask {number} is {size}, its image {image.shape[:2]} (height, width)")
     hues = [_color(number) for number in (colors or range(len(masks)))]
-    binary = [np.asarray(mask, dtype=bool) for mask in masks]
-    order = sorted(range(len(masks)), key=lambda i: -int(binary[i].sum()))
+    regions = [_region(mask) for mask in masks]
+    order = sorted(range(len(masks)), key=lambda i: -int(regions[i].mask.sum()))
     tinted = image.astype(np.float32)
     for i in order:
-        tinted[binary[i]] = (1 - _OPACITY) * tinted[binary[i]] + _OPACITY * np.array(hues[i], np.float32)
-    result = np.ascontiguousarray(np.rint(tinted).astype(np.uint8))
+        part, mask = tinted[regions[i].where], regions[i].mask
+        part[mask] = (1 - _OPACITY) * part[mask] + _OPACITY * np.array(hues[i], np.float32)
+    result = np.ascontiguousarray(np.rint(tinted, out=tinted).astype(np.uint8))
     width = max(1, round(min(image.shape[:2]) / 180))
     for i in order:
-        outline, _ = cv2.findContours(binary[i].astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        region = regions[i]
+        outline, _ = cv2.findContours(
+            region.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(region.left, region.top)
+        )
         for color, thickness in ((_DARK if hues[i] == _GREY else _WHITE, width + 2), (hues[i], width)):
             cv2.drawContours(result, outline, -1, color, thickness, cv2.LINE_AA)
-    labelled = [(binary[i], labels[i], hues[i]) for i in order if labels and labels[i] and binary[i].any()]
+    labelled = [(regions[i], labels[i], hues[i]) for i in order if labels and labels[i] and regions[i].mask.size]
     return _write_labels(result, labelled) if labelled else result
 
 
@@ -228,17 +234,42 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf", size)
 
 
-def _write_labels(image: Pixels, entries: Sequence[tuple[np.ndarray, str, Color]]) -> Pixels:
+@dataclass(frozen=True)
+class _Region:
+    """A mask without the empty rows and columns around it: of a large image's many masks, that is what fits."""
+
+    left: int
+    top: int
+    mask: np.ndarray
+
+    @property
+    def where(self) -> tuple[slice, slice]:
+        height, width = self.mask.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+
+def _region(mask: np.ndarray | Rle) -> _Region:
+    binary = decode(mask).astype(bool) if isinstance(mask, dict) else np.asarray(mask, dtype=bool)
+    rows, columns = np.flatnonzero(binary.any(axis=1)), np.flatnonzero(binary.any(axis=0))
+    if not len(rows):
+        return _Region(0, 0, np.zeros((0, 0), bool))
+    part = binary[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return _Region(int(columns[0]), int(rows[0]), part.copy())
+
+
+def _write_labels(image: Pixels, entries: Sequence[tuple[_Region, str, Color]]) -> Pixels:
     """Each label on a chip of its mask's colour, in or beside the mask and off the other labels."""
     drawn = Image.fromarray(image)
     draw, font = ImageDraw.Draw(drawn), _font(max(10, round(min(image.shape[:2]) / 20)))
     taken: list[Box] = []
-    covered = np.any([mask for mask, _, _ in entries], axis=0)
-    for mask, label, color in entries:
+    covered = np.zeros(image.shape[:2], bool)
+    for region, _, _ in entries:
+        covered[region.where] |= region.mask
+    for region, label, color in entries:
         left, top, right, bottom = font.getbbox(label)
         pad = max(2, round(font.size / 5))
         width, height = round(right - left) + 2 * pad, round(bottom - top) + 2 * pad
-        box = _place(mask, width, height, covered, taken)
+        box = _place(region, width, height, covered, taken)
         taken.append(box)
         ink = _BLACK if np.dot(color, _LUMA) > 140 else _WHITE
         draw.rounded_rectangle(box, radius=pad, fill=color, outline=ink)
@@ -246,18 +277,18 @@ def _write_labels(image: Pixels, entries: Sequence[tuple[np.ndarray, str, Color]
     return np.array(drawn, dtype=np.uint8)
 
 
-def _place(mask: np.ndarray, width: int, height: int, covered: np.ndarray, taken: Sequence[Box]) -> Box:
+def _place(region: _Region, width: int, height: int, covered: np.ndarray, taken: Sequence[Box]) -> Box:
     """A box for a label: at a large mask's deepest point, else beside the mask, where it hides the least."""
+    mask, left, top = region.mask, region.left, region.top
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
     middle_y, middle_x = np.unravel_index(int(depth.argmax()), depth.shape)
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, bottom, left, right = int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
-    x, y = int(middle_x) - width // 2, int(middle_y) - height // 2
+    bottom, right = top + mask.shape[0] - 1, left + mask.shape[1] - 1
+    x, y = left + int(middle_x) - width // 2, top + int(middle_y) - height // 2
     small = mask.sum() < 8 * width * height
     starts = [] if small else [(x, y), (x, y - height - 1), (x, y + height + 1)]
     starts += [(x, top - height - 4), (x, bottom + 4), (right + 4, y), (left - width - 4, y)]
     starts += [(left, top - height - 4), (right - width, bottom + 4), (x, y)]
-    most_x, most_y = max(0, mask.shape[1] - width - 1), max(0, mask.shape[0] - height - 1)
+    most_x, most_y = max(0, covered.shape[1] - width - 1), max(0, covered.shape[0] - height - 1)
     inside = [(min(max(x, 0), most_x), min(max(y, 0), most_y)) for x, y in starts]
     boxes = [(x, y, x + width, y + height) for x, y in inside]
 

@@ -81,12 +81,30 @@ def test_prompts(fails, prompts, message):
         ("adapter=/nowhere/adapter.safetensors", "/nowhere/adapter.safetensors: no such file"),
         ("model=medium", "model='medium' is unknown; expected one of large, tiny"),
         ("model.width=3", "model.width is not an option; expected one of name, checkpoint"),
+        ("tiles=2", "tiles='2'; expected COLUMNSxROWS, such as 3x2, or auto"),
+        ("tile_overlap=0", "tile_overlap=0, without which nothing that a seam cuts can be joined"),
+        (
+            "tiles=2x3",
+            "pixels are too few for 2x3 tiles of 16 pixels a side or more; expected tiles=2x1 at most",
+        ),
         ("device=tpu", "device='tpu'; expected auto, cpu, cuda, gpu"),
         ("precision=half", "precision='half' is unknown; expected one of auto, 32-true, tf32, bf16-mixed"),
     ],
 )
 def test_options(fails, argument, message):
     assert message in fails(argument)
+
+
+def test_tiles_are_said_and_written(pictures, tmp_path, capsys):
+    asked = [f"images={pictures / '0.png'}", "prompts=car", "model.checkpoint=random", "score_threshold=0"]
+    main([*asked, "tiles=2x1", f"run_dir={tmp_path / 'out'}"])
+    said = capsys.readouterr().out
+    assert "2x1 tiles, 20% overlap: 2 passes of the image encoder and of every prompt an image" in said
+    assert "0.png in 2x1 tiles: car" in said
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert (found["tiles"], found["tile_overlap"]) == ("2x1", 0.2)
+    (prompt,) = found["pictures"][0]["prompts"]
+    assert {tuple(one["segmentation"]["size"]) for one in prompt["detections"]} == {(20, 30)}
 
 
 def test_pictures_that_are_not_there_or_cannot_be_read(fails, pictures, tmp_path):

@@ -18,11 +18,13 @@ import sam3_hyperet as hy
 from sam3_hyperet.cli.compare import compare_and_report, print_metrics
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.compare import own_intervals
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import EvalModel, beside_base
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.recording import own_positions
+from sam3_hyperet.evaluation.task import check_tiles
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
@@ -97,6 +99,24 @@ def test_several_models_are_named_and_scored_as_each_alone(base, randomized, dat
         key = "drawn/segm/AP/low"
         assert together[f"difference/{model.name}/{key}"] == alone[f"difference/{key}"]
     assert together["first/normalized_radius/fpn.0/mean"] != together["first/normalized_radius/fpn.0/mean_before"]
+
+
+def test_numbers_of_tiles_are_kept_apart(base, data, tmp_path):
+    protocol = Protocol(tiles="2x1")
+    assert "tile_overlap" not in Protocol().deciding()
+    assert {"tiles", "tile_overlap"} <= protocol.deciding().keys()
+    with pytest.raises(ConfigError, match=r"protocol.tiles=2x1 with protocol.recall=0.9.*expected protocol=exact"):
+        Protocol(tiles="2x1", recall=0.9, min_score=0.1)
+    with pytest.raises(ConfigError, match=r"protocol.tiles='3'; expected COLUMNSxROWS"):
+        Protocol(tiles="3")
+    check_tiles(open_split(data, "val"), protocol)
+    with pytest.raises(DataError, match=r"128 x 128 pixels are too few for 12x1 tiles"):
+        check_tiles(open_split(data, "val"), Protocol(tiles="12x1"))
+    found = run([EvalModel("base", base)], data, tmp_path, limit=1, tiles="2x1", bootstrap=0)
+    assert json.loads((tmp_path / "metrics.json").read_text())["tiles"] == "2x1, overlap 0.2"
+    assert "<td>2x1</td>" in re.sub(r"\s+", "", (tmp_path / "report.html").read_text())
+    assert {"drawn/segm/AP", "drawn/fused/mIoU", "drawn/presence/accuracy_absent"} <= {str(key) for key in found}
+    assert not [key for key in found if "uncertainty" in key or "granularity/" in key]
 
 
 def test_a_fast_protocol_reports_its_difference_from_the_exact_one(model, randomized, data, tmp_path):

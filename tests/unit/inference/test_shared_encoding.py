@@ -12,6 +12,8 @@ import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.inference.shared_encoding import shared_encoding
+from sam3_hyperet.inference.tiled_prediction import TiledPredictor
+from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.parameters import adapter_parameters
 
@@ -66,6 +68,15 @@ def test_a_copy_has_the_frozen_tensors_and_adapters_of_its_own(base, adapted, na
     for key, parameter in base.named_parameters():
         assert id(parameter) == before[key][0]
         assert torch.equal(parameter, before[key][1])
+
+
+def test_tiles_of_an_image_are_encoded_once_for_all_models(base, adapted, encoded, picture):
+    tiled = [TiledPredictor(Predictor(one, PROMPTS, 128), Tiling.of("2x1")) for one in (base, adapted("A"))]
+    with shared_encoding([one.predictor.model for one in tiled], 2):
+        found = [[part.scores for one in predictor.predict(picture) for part in one.tiles] for predictor in tiled]
+    assert encoded == {"trunk": 2, "text": 1}
+    assert not torch.equal(found[0][0], found[0][1])
+    assert not torch.equal(found[0][0], found[1][0])
 
 
 def test_a_copy_of_an_adapted_model_is_refused(adapted):

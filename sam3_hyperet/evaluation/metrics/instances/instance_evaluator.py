@@ -55,11 +55,11 @@ class InstanceEvaluator(Evaluator):
         if prompt.category_id is None or prompt.category_id in self._unlabelled:
             return
         column, scores = self._columns[prompt.category_id], detections.scores[: self._max_dets]
-        count, masks = len(scores), detections.masks[: self._max_dets]
+        count = len(scores)
         corners = detections.boxes[:count]
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         is_shown = column in self._image.truths
-        areas = {"bbox": boxes[:, 2] * boxes[:, 3], "segm": np.count_nonzero(masks, axis=(1, 2)).astype(np.float64)}
+        areas = {"bbox": boxes[:, 2] * boxes[:, 3], "segm": detections.areas(count)}
         shapes = {"bbox": boxes.tolist(), "segm": detections.rles(count) if is_shown else [None] * count}
         self._image.add(np.full(count, column), scores, areas, shapes)
 

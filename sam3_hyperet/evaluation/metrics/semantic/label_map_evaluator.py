@@ -26,7 +26,7 @@ from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Promp
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import UNASSIGNED, SemanticMIoU, iou_metrics
 from sam3_hyperet.evaluation.protocol import FUSIONS, Protocol
-from sam3_hyperet.inference.prediction import Encoded, PromptDetections
+from sam3_hyperet.inference.prediction import Encoded, PromptDetections, PromptPrediction
 
 SHOWN = "fused"  # the fusion whose label maps are kept for the report
 
@@ -111,12 +111,17 @@ class LabelMapEvaluator(Evaluator):
         index = self._class_index(prompt)
         if index is None or prediction.presence < protocol.presence_threshold:
             return
-        kept = prediction.above(protocol.score_threshold)
-        size = self._labels.shape
-        masks, semantic = kept.each_mask_probabilities(*size), kept.semantic_probabilities(*size)
-        values = class_values(kept.presence, kept.query_scores, masks, semantic, protocol.mask_threshold)
-        for name, value in values.items():
+        for name, value in prediction.stitched(self._values, *self._labels.shape).items():
             self._maps[name].add(index, value)
+
+    def _values(self, prediction: PromptPrediction, height: int, width: int) -> dict[str, Tensor]:
+        """Those of a class on an image, or on a tile of it: a tile that does not show the class says nothing."""
+        protocol = self._protocol
+        if prediction.presence < protocol.presence_threshold:
+            return {}
+        kept = prediction.above(protocol.score_threshold)
+        masks, semantic = kept.each_mask_probabilities(height, width), kept.semantic_probabilities(height, width)
+        return class_values(kept.presence, kept.query_scores, masks, semantic, protocol.mask_threshold)
 
     def finish(self) -> dict[str, np.ndarray]:
         record: dict[str, np.ndarray] = {}

@@ -10,12 +10,13 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.evaluation.metrics.evaluator import Prompt
 from sam3_hyperet.evaluation.metrics.semantic.label_map_evaluator import LabelMapEvaluator, class_values
 from sam3_hyperet.evaluation.protocol import Protocol
-from sam3_hyperet.inference.prediction import Encoded, PromptDetections
+from sam3_hyperet.inference.prediction import Encoded, PromptDetections, PromptPrediction
 
 ORACLE = "oracle_object"
 _NO_OBJECT = -1
@@ -43,11 +44,11 @@ class OracleObjectEvaluator(LabelMapEvaluator):
         index = prompt.class_index
         if index is None or (owner := int(self._owners[index])) not in self._shown_objects or owner == _NO_OBJECT:
             return
-        kept = detections.prediction.above(self._protocol.score_threshold)
-        size = self._labels.shape
-        masks, semantic = kept.each_mask_probabilities(*size), kept.semantic_probabilities(*size)
-        self._owner = self._owner.to(semantic.device)
-        elsewhere = self._owner != owner
-        values = class_values(kept.presence, kept.query_scores, masks, semantic, mask_threshold=0.0)
-        for name, value in values.items():
-            self._maps[name].add(index, value.masked_fill(elsewhere, -torch.inf))
+        for name, value in detections.prediction.stitched(self._values, *self._labels.shape).items():
+            self._owner = self._owner.to(value.device)
+            self._maps[name].add(index, value.masked_fill(self._owner != owner, -torch.inf))
+
+    def _values(self, prediction: PromptPrediction, height: int, width: int) -> dict[str, Tensor]:
+        kept = prediction.above(self._protocol.score_threshold)
+        masks, semantic = kept.each_mask_probabilities(height, width), kept.semantic_probabilities(height, width)
+        return class_values(kept.presence, kept.query_scores, masks, semantic, mask_threshold=0.0)
