@@ -63,7 +63,7 @@ def run(wheel, tmp_path_factory):
         assert done.returncode == code, done.stderr
         return done.stdout + done.stderr
 
-    run.folder, run.python = empty, str(python)
+    run.folder, run.python, run.script = empty, str(python), str(environment / "bin" / "sam3-hyperet")
     return run
 
 
@@ -77,14 +77,29 @@ def test_the_wheel_has_all_data_and_no_tests(wheel):
     assert packages == {"sam3_hyperet"}
 
 
+ONE_AFTER_THE_OTHER = """
+import runpy, sys
+script, *words = sys.argv[1:]
+for command in " ".join(words).split(" then "):
+    sys.argv = [script, *command.split()]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
 def test_the_whole_way_from_an_empty_folder(run):
+    """In one process, which imports everything once."""
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(run.folder / "a.png")
-    said = run("train", "experiment=smoke", "run_dir=run")
+    train, evaluate = "train experiment=smoke run_dir=run", "evaluate run=run run_dir=evaluated"
+    predict = "predict run=run images=a.png prompts=car,house run_dir=predicted"
+    start = (run.python, "-c", ONE_AFTER_THE_OTHER, run.script)
+    said = run(f"{train} then {evaluate} then {predict}", start=start)
     assert "next: sam3-hyperet predict run=run" in said
-    run("evaluate", "run=run", "run_dir=evaluated")
     trained, again = (json.loads((run.folder / name / "metrics.json").read_text()) for name in ("run", "evaluated"))
     assert again["scenes/images"] == trained["scenes/images"] == 4
-    run("predict", "run=run", "images=a.png", "prompts=car,house", "run_dir=predicted")
     content = json.loads((run.folder / "predicted" / "predictions.json").read_text())
     assert [prompt["prompt"] for prompt in content["pictures"][0]["prompts"]] == ["car", "house"]
     assert {path.name for path in run.folder.iterdir()} <= {"a.png", "run", "runs", "evaluated", "predicted"}
