@@ -62,6 +62,9 @@ def compare_and_report(
     for line in data_notes(split.images):
         say(line)
     task, goes_on = open_task(split, protocol), resume == "auto"
+    if protocol.asks_present:
+        left_out = ", ".join(["cgF1", *_left_out(split, protocol)])
+        say(f"prompts: {protocol.prompted_by}; not comparable with other protocols; without {left_out}")
     comparison = compare(models, data, task, run_dir, fabric, tuning=tuning, resume=goes_on, say=say, progress=progress)
     if comparison is None:
         return {}
@@ -81,9 +84,16 @@ def compare_and_report(
 
 
 def how_measured(protocol: Protocol) -> dict[str, object]:
-    """What of a protocol keeps its metrics apart from others: the precision and, where images are split, the tiles."""
+    """What of a protocol keeps its metrics apart from others: precision, tiles and boxes as prompts."""
     tiles = {} if protocol.tiling.is_whole else {"tiles": f"{protocol.tiles}, overlap {protocol.tile_overlap:g}"}
-    return {"precision": protocol.precision, **tiles}
+    prompts = {"prompted_by": protocol.prompted_by} if protocol.asks_present else {}
+    return {"precision": protocol.precision, **tiles, **prompts}
+
+
+def _left_out(split: Split, protocol: Protocol) -> list[str]:
+    """What is not scored where present concepts are asked for alone."""
+    is_there = {"label maps": split.labels is not None, "the concept tree": protocol.granularity}
+    return [name for name, there in is_there.items() if there]
 
 
 def _front(comparison: Comparison, rule: Rule | None) -> DialFront | None:

@@ -11,6 +11,7 @@ from sam3_hyperet.options import NonNegativeInt, PositiveInt, Probability, check
 
 FUSIONS = ("instance", "semantic", "fused")
 _NO_INFLUENCE = ("workers", "bootstrap", "fusion", "compare_exact")
+_EXEMPLARS = ("exemplars", "exemplar_text", "exemplar_seed")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Protocol:
         recall: share of the prompts that matter that a cascade gives to the full model; by a first look, calibrated on
             tuning images, it spares the others. 1 spares none.
         calibration_images: tuning images that a cascade is calibrated on, at most; 0 for all.
+        present_only: ask each image for the concepts that it shows alone, as SAM 3's paper does for its AP⁺.
+        exemplars: boxes of its instances in the image that each prompt is given, as far as there are so many; only
+            present concepts are then asked for.
+        exemplar_text: give them beside the name (T+I of the paper), not alone (I).
+        exemplar_seed: of which instances' boxes are given.
         synonyms: prompt for a label map's class by each of its names, the best of which counts.
         fusion: the one whose mIoU is also `<data>/mIoU`; None for none. All three are reported in any case.
         granularity: measure the concept tree, where the data set has one, the radius by level, and as uncertainty.
@@ -49,6 +55,10 @@ class Protocol:
     min_score: Probability = 0.0
     recall: Probability = 1.0
     calibration_images: NonNegativeInt = 200
+    present_only: bool = False
+    exemplars: NonNegativeInt = 0
+    exemplar_text: bool = True
+    exemplar_seed: NonNegativeInt = 0
     synonyms: bool = False
     fusion: Annotated[str, FUSIONS] | None = None
     granularity: bool = True
@@ -80,6 +90,24 @@ class Protocol:
             remedy = "protocol.compare_exact=0, or protocol.min_score above 0, such as protocol=fast has"
             raise ConfigError(f"protocol.compare_exact={self.compare_exact}, {exact}; expected {remedy}")
 
+        if not (self.exemplars or self.exemplar_text):
+            raise ConfigError("protocol.exemplar_text=false needs boxes; expected protocol.exemplars from 1")
+        if self.asks_present and self.recall < 1:
+            spared = f"protocol.recall={self.recall} spares absent concepts"
+            raise ConfigError(f"{spared}, for which {self.prompted_by} does not ask; expected protocol=exact or fast")
+
+    @property
+    def asks_present(self) -> bool:
+        """Whether images are asked for the concepts that they show alone."""
+        return self.present_only or self.exemplars > 0
+
+    @property
+    def prompted_by(self) -> str:
+        """How present concepts are asked for where absent ones are not, in the paper's letters, for people; else ""."""
+        boxes = f"{self.exemplars} exemplar{'' if self.exemplars == 1 else 's'}, seed {self.exemplar_seed}"
+        kind = "T" if not self.exemplars else f"{'T+I' if self.exemplar_text else 'I'}, {boxes}"
+        return f"{kind}, present concepts alone (AP⁺)" if self.asks_present else ""
+
     def on(self, device: str) -> "Protocol":
         """The protocol on a type of device, with the precision that it computes in there."""
         from sam3_hyperet.precision import resolved_precision  # needs torch, and options are read without
@@ -103,6 +131,7 @@ class Protocol:
     def deciding(self) -> dict[str, object]:
         """The options that an image's record depends on."""
         idle = (*_NO_INFLUENCE, *(["tile_overlap"] if self.tiling.is_whole else []))
+        idle += (() if self.exemplars else _EXEMPLARS) + (() if self.present_only else ("present_only",))
         return {name: value for name, value in asdict(self).items() if name not in idle}
 
     def for_validation(self, images: int) -> "Protocol":

@@ -55,7 +55,7 @@ def open_run(model: EvalModel, task: EvalTask, store: RecordStore, protocol: Pro
     """The run of a model on all images of a task; `protocol` in place of the task's is for the prediction alone."""
     protocol = protocol or task.protocol
     settings = protocol.prompts_at_once, protocol.min_score, protocol.precision
-    predictor = Predictor(model.model, task.vocabulary, resolution(model.model), *settings)
+    predictor = Predictor(model.model, task.texts, resolution(model.model), *settings)
     probe = RadiusProbe(model.model, accumulate=True) if adapter_config(model.model) is not None else None
     tiled = None if protocol.tiling.is_whole else TiledPredictor(predictor, protocol.tiling)
     evaluators = task.evaluators(model.model, probe)
@@ -123,7 +123,7 @@ class _Turn:
             evaluator.start(position, encoded)
         task = self._run.task
         asked = task.asked(position)
-        predictions = predictor.predict(encoded, asked)
+        predictions = predictor.predict(encoded, *task.given(position))
         for prompt, prediction in zip([task.prompts[k] for k in asked], predictions, strict=True):
             self._model_seconds += time.perf_counter() - started
             self._line.put(self._add, prompt, prediction, image.size)

@@ -1,12 +1,17 @@
 """The prompts of a split, one vocabulary for instances and label maps, and the evaluators of a model on it."""
 
 import copy
+import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from operator import attrgetter
 
+import numpy as np
+
+from sam3_hyperet import masks
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.choices import VISUAL
 from sam3_hyperet.data.hierarchy import Hierarchy, hierarchy_of
 from sam3_hyperet.data.prompts import prompt_texts
 from sam3_hyperet.data.sources import Split
@@ -23,6 +28,7 @@ from sam3_hyperet.evaluation.metrics.semantic.label_map_evaluator import LabelMa
 from sam3_hyperet.evaluation.metrics.semantic.oracle_objects import ORACLE, OracleObjectEvaluator
 from sam3_hyperet.evaluation.metrics.uncertainty import UncertaintyEvaluator
 from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
+from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.modeling.probe import RadiusProbe
 
 INSTANCES, LABEL_MAPS = "instances", "label_maps"  # the evaluators of AP and of mIoU
@@ -39,6 +45,8 @@ class EvalTask:
     hierarchy: the concept tree of the categories, whose parents are prompts in addition.
     shown: (position, category id) pairs whose detections are kept for the report, `shown_maps` positions whose label
         map is.
+    Of a protocol that asks for present concepts alone, instances are scored, and neither label maps nor the tree, for
+    both compare a concept with those that are not asked for.
     Raises ConfigError without instances and label maps, DataError where the two differ in their images.
     """
 
@@ -53,6 +61,11 @@ class EvalTask:
         shown: Collection[tuple[int, int]] = (),
         shown_maps: Collection[int] = (),
     ) -> None:
+        if protocol.asks_present:
+            if not split.has_instances:
+                name = f"{protocol.prompted_by} is of single instances, and {split.images.name} has label maps alone"
+                raise ConfigError(f"protocol: {name}; expected protocol.exemplars=0 and protocol.present_only=false")
+            split, hierarchy, shown_maps = dataclasses.replace(split, labels=None, merged=None), None, ()
         self.split, self.protocol, self.positions = split, protocol, tuple(positions)
         self.hierarchy, self.shown, self.shown_maps = hierarchy, tuple(shown), tuple(shown_maps)
         asked = [category for category in split.images.categories if category.id != split.images.background]
@@ -89,13 +102,39 @@ class EvalTask:
         """The texts of the prompts."""
         return tuple(prompt.text for prompt in self.prompts)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts that the model reads: those of the prompts, or the one of boxes alone."""
+        return self.vocabulary if self.protocol.exemplar_text else (VISUAL,)
+
     def asked(self, i: int) -> Sequence[int]:
         """Positions of the prompts that an image is asked: not of categories of which nothing is known in it alone."""
+        if self.protocol.asks_present:
+            present = self.split.images.present(i) - self.split.images.unlabelled(i)
+            return [k for k, prompt in enumerate(self.prompts) if prompt.category_id in present]
         unknown = self.split.images.unlabelled(i) if self.category_ids else ()
         if not unknown:
             return range(len(self.prompts))
         idle = {p.text for p in self.prompts if p.category_id in unknown and p.class_index is p.merged_index is None}
         return [k for k, prompt in enumerate(self.prompts) if prompt.concept or prompt.text not in idle]
+
+    def given(self, i: int) -> tuple[Sequence[int], Sequence[Exemplars | None] | None]:
+        """What a model gets of each prompt that an image is asked: the position in `texts`, and its exemplars, if any.
+
+        The instances are drawn by seed, image and category alone, those of fewer exemplars among those of more.
+        """
+        asked, count = self.asked(i), self.protocol.exemplars
+        if not count:
+            return asked, None
+        image, exemplars = self.split.images.image(i), []
+        for k in asked:
+            category_id = self.prompts[k].category_id
+            mine = [one for one in self.split.images.instances(i) if one.category_id == category_id and not one.crowd]
+            seed = (self.protocol.exemplar_seed, image.image_id % 2**63, category_id)
+            drawn = np.random.default_rng(seed).permutation(len(mine))[:count]  # type: ignore[arg-type]
+            boxes = [masks.box(mine[n].rle) for n in drawn]
+            exemplars.append(Exemplars.in_pixels(boxes, (image.width, image.height)))
+        return asked if self.protocol.exemplar_text else [0] * len(asked), exemplars
 
     @cached_property
     def category_ids(self) -> frozenset[int]:
@@ -156,6 +195,8 @@ class EvalTask:
         images = self.split.images
         instances = images.instances(i)
         present = {one.category_id for one in instances if not one.crowd}
+        if self.protocol.asks_present:
+            return present, set(self.category_ids)
         crowds = {one.category_id for one in instances if one.crowd}
         return present, crowds | images.unlabelled(i) | images.unannotated
 

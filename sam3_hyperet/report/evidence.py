@@ -114,7 +114,7 @@ def gates_of_prompts(comparison: Comparison) -> PromptGates | None:
     model, task = comparison.results[-1].model.model, comparison.task
     precision = task.protocol.precision
     with float32_products(precision), autocast(precision, model.device.type):
-        gates = prompt_gates(model, task.vocabulary)
+        gates = prompt_gates(model, task.texts)
     levels = {category.name: category.granularity for category in task.split.images.categories}
     return PromptGates(gates, {text: levels.get(text, "other") for text in gates}) if gates else None
 

@@ -129,9 +129,10 @@ def protocol_facts(comparison: Comparison) -> dict[str, str]:
     """How the metrics were computed, for people."""
     split, task = comparison.task.split, comparison.task
     images = f"{len(task.positions)} of {count_of(len(split.images), 'image')}"
+    prompted = task.protocol.prompted_by or "absent ones included"
     facts = {
         "data": f"{comparison.data.name}, {split.name} split, {images}",
-        "vocabulary": f"{count_of(len(task.vocabulary), 'prompt')}, absent ones included",
+        "vocabulary": f"{count_of(len(task.vocabulary), 'prompt')}, {prompted}",
         "boxes": "SAM 3's own, not clamped to the image",
         "resolution": f"{resolution(comparison.results[-1].model.model)} pixels, square",
         "sam3": host.SAM3_VERSION,

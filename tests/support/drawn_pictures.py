@@ -151,7 +151,7 @@ class Knowing:
     def encode(self, image: Image.Image) -> int:
         return image.getpixel((0, 0))
 
-    def predict(self, i: int, prompts=None):
+    def predict(self, i: int, prompts=None, exemplars=None):
         self.asked.append(i)
         for k in range(len(self.vocabulary)) if prompts is None else prompts:
             yield self.answer(i, self.vocabulary[k].split("'")[0])

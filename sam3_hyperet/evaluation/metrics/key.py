@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+_OF_ABSENT = ("cgF1", "IL_MCC", "accuracy_absent")
+
 
 class MetricKey(str):
     """Name of a metric: text for metrics.json, its parts for tables, so that no text has to be taken apart."""
@@ -23,3 +27,9 @@ class MetricKey(str):
         """The key of the same metric on a data set, by a model."""
         own = key if isinstance(key, MetricKey) else cls(key)
         return cls(own.metric, group=own.group, category=own.category, data=data, model=model)
+
+
+def of_present(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that mean something where no absent concept was asked for: not cgF1, IL_MCC and its accuracy."""
+    names = {key: (key.metric if isinstance(key, MetricKey) else key).rpartition("/")[2] for key in metrics}
+    return {key: value for key, value in metrics.items() if not names[key].startswith(_OF_ABSENT)}

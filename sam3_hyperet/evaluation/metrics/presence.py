@@ -7,7 +7,7 @@ import numpy as np
 
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
-from sam3_hyperet.evaluation.metrics.key import MetricKey
+from sam3_hyperet.evaluation.metrics.key import MetricKey, of_present
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.inference.prediction import Encoded, PromptDetections
 
@@ -45,6 +45,7 @@ class PresenceEvaluator(Evaluator):
         self, category_ids: Collection[int], shown: _Shown, groups: Mapping[str, Collection[int]], protocol: Protocol
     ) -> None:
         self._shown, self._threshold = shown, protocol.presence_threshold
+        self._asks_present = protocol.asks_present
         ids = np.array(sorted(category_ids))
         self._column = {category_id: column for column, category_id in enumerate(ids.tolist())}
         self._members = {name: np.isin(ids, list(members)) for name, members in groups.items()}
@@ -69,7 +70,8 @@ class PresenceEvaluator(Evaluator):
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
         """The keys of `presence_metrics`, and the same below each group's name."""
         found = {name: presence_metrics(counts.sum(axis=0)) for name, counts in self._counts(records).items()}
-        return {MetricKey(key, group=name): value for name, one in found.items() for key, value in one.items()}
+        metrics = {MetricKey(key, group=name): value for name, one in found.items() for key, value in one.items()}
+        return of_present(metrics) if self._asks_present else metrics
 
     def headline(self, records: Sequence[Record]) -> Headline:
         """`presence/IL_MCC` and the two accuracies, and the same below each group's name; NaN without such a pair."""
@@ -77,7 +79,8 @@ class PresenceEvaluator(Evaluator):
 
         def accuracy(weights: np.ndarray) -> dict[str, float]:
             found = {name: presence_metrics(np.tensordot(weights, images, axes=1)) for name, images in counts.items()}
-            return {MetricKey(key, group=name): one.get(key, math.nan) for name, one in found.items() for key in _MAIN}
+            metrics = {MetricKey(k, group=name): one.get(k, math.nan) for name, one in found.items() for k in _MAIN}
+            return of_present(metrics) if self._asks_present else metrics
 
         return accuracy
 

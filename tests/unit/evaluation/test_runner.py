@@ -32,7 +32,7 @@ def test_all_models_see_a_picture_before_any_sees_the_next(pictures, coco_file, 
     seen = []
 
     class Watching(Knowing):
-        def predict(self, encoded, prompts=None):
+        def predict(self, encoded, prompts=None, exemplars=None):
             seen.append((encoded, self.name))
             yield from super().predict(encoded, prompts)
 

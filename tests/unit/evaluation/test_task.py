@@ -197,7 +197,7 @@ def test_synonyms_count_by_their_best(evaluate, pictures):
             found = super().answer(i, name)
             return found if self.vocabulary_left.pop() else found.top(0)
 
-        def predict(self, encoded, prompts=None):
+        def predict(self, encoded, prompts=None, exemplars=None):
             self.vocabulary_left = [k % 2 == 1 for k in range(len(self.vocabulary))][::-1]
             yield from super().predict(encoded, prompts)
 

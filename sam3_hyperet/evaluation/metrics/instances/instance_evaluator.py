@@ -9,6 +9,7 @@ from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Promp
 from sam3_hyperet.evaluation.metrics.instances import instance_metrics as metrics
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import Truth
 from sam3_hyperet.evaluation.metrics.instances.instance_records import ImageDetections
+from sam3_hyperet.evaluation.metrics.key import of_present
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.inference.prediction import Encoded, PromptDetections
 from sam3_hyperet.masks import encode_masks
@@ -19,6 +20,7 @@ class InstanceEvaluator(Evaluator):
 
     Boxes are SAM 3's own, not clamped to the image. Where all annotations of a category in an image were dropped, its
     detections there do not count (docs/evaluation.md, "Which annotations count").
+    Where the protocol asks for present concepts alone there is no cgF1, which is of absent ones as well.
     category_ids: of the categories that prompts name; annotations of others do not count. groups: category ids by name.
     """
 
@@ -29,7 +31,7 @@ class InstanceEvaluator(Evaluator):
         groups: Mapping[str, Collection[int]],
         protocol: Protocol,
     ) -> None:
-        self.images, self._max_dets = images, protocol.max_dets
+        self.images, self._max_dets, self._asks_present = images, protocol.max_dets, protocol.asks_present
         self.groups = {str(name): list(ids) for name, ids in groups.items()}
         metrics.check_groups({"prompts": category_ids}, [category.id for category in images.categories], images.name)
         self.categories = {category.id: category.name for category in images.categories if category.id in category_ids}
@@ -69,7 +71,9 @@ class InstanceEvaluator(Evaluator):
 
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
         found = metrics.instance_metrics(records, self.categories, self.groups)
-        return found | metrics.object_part_ap(found, self._parts)
+        found |= metrics.object_part_ap(found, self._parts)
+        return of_present(found) if self._asks_present else found
 
     def headline(self, records: Sequence[Record]) -> Headline:
-        return metrics.instance_headline(records, self.categories, self.groups)
+        figures = metrics.instance_headline(records, self.categories, self.groups)
+        return (lambda weights: of_present(figures(weights))) if self._asks_present else figures
