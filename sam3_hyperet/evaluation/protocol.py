@@ -130,7 +130,7 @@ class Protocol:
 
     def deciding(self) -> dict[str, object]:
         """The options that an image's record depends on."""
-        idle = (*_NO_INFLUENCE, *(["tile_overlap"] if self.tiling.is_whole else []))
+        idle = (*_NO_INFLUENCE, *(["tiles", "tile_overlap"] if self.tiling.is_whole else []))
         idle += (() if self.exemplars else _EXEMPLARS) + (() if self.present_only else ("present_only",))
         return {name: value for name, value in asdict(self).items() if name not in idle}
 
