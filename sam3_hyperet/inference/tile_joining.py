@@ -10,9 +10,10 @@ joins what they are in; a tile gives one detection to an object. A further one o
 dropped, if at least half of its mask lies in the object's; else it is an object of its own. Detections of one tile are
 never compared with each other: there, SAM 3's word is final.
 
-Of an object, the score is the best one. Its detections are then taken, those that are not cut first, by score, then the
-cut ones, by area; one of which half or more lies in what was taken is left out. The mask is the union of the others.
-The box is that of the first where this is not cut, or else around all of their boxes.
+Of an object, the score is the best one. Where all of its detections are cut, each shows what others cannot, and the
+mask is their union, the box around all of their boxes. Else those that are not cut are taken first, by score, then the
+cut ones, by area; one of which half or more lies in what was taken is left out. The mask is the union of the others,
+the box is that of the first.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def _drawn(detections: Sequence[Detection], grid: Grid) -> Detection:
     first, *others = sorted(detections, key=lambda one: (one.is_cut, -area[id(one)] if one.is_cut else -one.score))
     taken, covered = [first], first.rle
     for one in others:
-        if masks.intersection_area(one.rle, covered) < SAME * area[id(one)]:
+        if first.is_cut or masks.intersection_area(one.rle, covered) < SAME * area[id(one)]:
             taken.append(one)
             covered = masks.union([covered, one.rle], grid.height, grid.width)
     corners = np.stack([one.box for one in taken])

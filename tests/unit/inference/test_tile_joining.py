@@ -38,6 +38,13 @@ def test_two_halves_are_one_whole():
     assert found[0].box.tolist() == [10, 10, 90, 20]
 
 
+@pytest.mark.parametrize(("left", "right"), [(40, 60), (36, 64), (30, 70), (40, 75)])
+def test_what_both_tiles_cut_is_whole_however_much_of_it_lies_in_the_overlap(left, right):
+    found = joined([seen(0, left, 10, right, 20), seen(1, left, 10, right, 20, 0.8)], GRID)
+    assert shapes(found) == [(left, 10, right, 20)]
+    assert found[0].box.tolist() == [left, 10, right, 20]
+
+
 def test_what_lies_in_the_overlap_is_found_once_as_the_better_one_sees_it():
     found = joined([seen(0, 46, 10, 54, 20), seen(1, 45, 9, 54, 20, 0.95)], GRID)
     assert shapes(found) == [(45, 9, 54, 20)]
