@@ -8,5 +8,6 @@ def count_of(n: int, noun: str) -> str:
     if n == 1:
         return f"1 {noun}"
     ending = noun[-1]
-    plural = noun[:-1] + _ENDINGS[ending] if ending in _ENDINGS else f"{noun}s"
+    is_plain = ending not in _ENDINGS or noun.endswith(("ay", "ey", "oy"))
+    plural = f"{noun}s" if is_plain else noun[:-1] + _ENDINGS[ending]
     return f"{n:,} {plural}"

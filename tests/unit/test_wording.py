@@ -16,6 +16,7 @@ from sam3_hyperet.wording import count_of
         (2, "category", "2 categories"),
         (2, "loader process", "2 loader processes"),
         (2, "box", "2 boxes"),
+        (3, "overlay", "3 overlays"),
     ],
 )
 def test_a_noun_agrees_with_its_count(n, noun, text):
