@@ -23,6 +23,7 @@ from sam3_hyperet.inference.exemplar_file import ExemplarFile, StatedBox, exempl
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.reading import regular_file
+from sam3_hyperet.wording import count_of
 
 _PLAIN = re.compile(r"[^\W\d_][\w '-]*")  # a name of which YAML makes nothing else
 
@@ -83,6 +84,9 @@ class Inputs:
         if stated is None:
             return self
         boxes, total = stated.by_image(self.paths), len(stated.boxes)
+        if not boxes and not self.everywhere:
+            named, there = some(list(stated.boxes)), some([path.name for path in self.paths])
+            raise DataError(f"{stated.path}: no box of an image in images=, which has {there}; it has boxes of {named}")
         notes = [stated.ignored] if stated.ignored else []
         if len(boxes) < total:
             notes.append(f"{stated.path}: {total - len(boxes)} of {total} images with boxes are not among images=")
@@ -103,7 +107,7 @@ class Inputs:
         Lines about boxes."""
         with ThreadPoolExecutor(8) as pool:
             beyond = sum(pool.map(lambda i: self._check(i, tiling), range(len(self.paths))))
-        cut = [f"exemplars: {beyond} boxes reach beyond their image and are cut at its border"] if beyond else []
+        cut = [f"exemplars: {count_of(beyond, 'box')} cut at the border of the image"] if beyond else []
         return [*self.notes, *cut]
 
     def _check(self, i: int, tiling: Tiling) -> int:

@@ -11,6 +11,7 @@ from sam3_hyperet.data.finding import composed
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.inference.exemplars import Exemplars, fractions
 from sam3_hyperet.reading import read_json
+from sam3_hyperet.wording import count_of
 
 _KEYS = ("prompt", "box", "positive")
 _COCO = ("images", "annotations", "categories")
@@ -19,12 +20,16 @@ _EXPECTED = 'expected {"image.jpg": [{"prompt": "car", "box": [x, y, width, heig
 
 @dataclass(frozen=True)
 class StatedBox:
-    """A box of a file, [x, y, width, height] in pixels; `where` names its record in messages."""
+    """A box of a file, [x, y, width, height] in pixels; `where` names its record in messages.
+
+    size: width and height of its image, where the file has them.
+    """
 
     prompt: str
     box: tuple[float, ...]
     positive: bool
     where: str
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,10 @@ def exemplars_of(boxes: Sequence[StatedBox], size: tuple[int, int]) -> dict[str,
     """The exemplars of an image of (width, height) by prompt. Raises DataError naming the record."""
     parts: dict[str, list[StatedBox]] = {}
     for one in boxes:
+        if one.size not in (None, size):
+            remedy = "; expected exif=ignore or exif=apply, if EXIF turns it" if one.size == size[::-1] else ""
+            stated = "{}x{}".format(*one.size)
+            raise DataError(f"{one.where}: its image is {size[0]}x{size[1]} pixels, the box is for {stated}{remedy}")
         parts.setdefault(one.prompt, []).append(one)
     found = {}
     for prompt, of_prompt in parts.items():
@@ -131,6 +140,9 @@ def _box(where: str, box: object) -> tuple[float, ...]:
 def _read_coco(path: Path, content: Mapping[str, Any]) -> ExemplarFile:
     images = dict(_named(path, "images", content["images"], "file_name"))
     categories = dict(_named(path, "categories", content["categories"], "name"))
+    sizes = {
+        one["id"]: (one["width"], one["height"]) for one in content["images"] if one.get("width") and one.get("height")
+    }
     boxes: dict[str, list[StatedBox]] = {}
     crowds = 0
     for n, one in enumerate(content["annotations"], start=1):
@@ -140,13 +152,15 @@ def _read_coco(path: Path, content: Mapping[str, Any]) -> ExemplarFile:
             crowds += 1
             continue
         try:
-            name, category = images[one["image_id"]], categories[one["category_id"]]
+            number, category = one["image_id"], categories[one["category_id"]]
+            name = images[number]
         except (LookupError, TypeError):
             raise DataError(f"{where}: expected image_id and category_id of the file's images and categories") from None
-        boxes.setdefault(name, []).append(StatedBox(spoken(category), _box(where, one.get("bbox")), True, where))
+        box = StatedBox(spoken(category), _box(where, one.get("bbox")), True, where, sizes.get(number))
+        boxes.setdefault(name, []).append(box)
     if not boxes:
         raise DataError(f"{path}: no annotation with a box that is not a crowd's; expected one or more")
-    return ExemplarFile(path, boxes, True, f"{path}: {crowds} crowds are no exemplars" if crowds else "")
+    return ExemplarFile(path, boxes, True, f"{path}: {count_of(crowds, 'crowd')} left out" if crowds else "")
 
 
 def _named(path: Path, key: str, records: Sequence[Any], name: str) -> Iterator[tuple[Any, str]]:

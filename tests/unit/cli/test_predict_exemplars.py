@@ -50,7 +50,7 @@ def test_boxes_are_asked_of_their_images_beside_the_common_prompts(pictures, wri
             *("model.checkpoint=random", "score_threshold=0", "overlays=false", f"run_dir={tmp_path / 'out'}"),
         ]
     )
-    assert "exemplars: 1 boxes reach beyond their image and are cut at its border" in capsys.readouterr().out
+    assert "exemplars: 1 box cut at the border of the image" in capsys.readouterr().out
     found = json.loads((folder / "predictions.json").read_text())
     assert found["exemplars"] == str(file)
     asked = {one["file"][-7:]: [p["prompt"] for p in one["prompts"]] for one in found["pictures"]}
@@ -79,7 +79,7 @@ def test_a_coco_file_names_prompts_and_boxes(pictures, written, tmp_path, capsys
     found = json.loads((folder / "predictions.json").read_text())["pictures"]
     assert [[p["prompt"] for p in one["prompts"]] for one in found] == [[], ["side window"]]
     said = capsys.readouterr().out
-    for line in ("1 crowds are no exemplars", "1 of 2 images with boxes are not among images=", "nothing is asked of"):
+    for line in ("1 crowd left out", "1 of 2 images with boxes are not among images=", "nothing is asked of"):
         assert line in said
     for changed in ({"image_id": 9}, {"category_id": [7]}, {"bbox": None}):
         with pytest.raises(DataError, match=r"boxes\.json: annotation 2: "):
@@ -88,6 +88,16 @@ def test_a_coco_file_names_prompts_and_boxes(pictures, written, tmp_path, capsys
         read_exemplars(written({**content, "images": [*content["images"][:1], {"id": 5}]}))
     with pytest.raises(DataError, match="no annotation with a box"):
         read_exemplars(written({**content, "annotations": []}))
+    written({**content, "images": [{"id": 4, "file_name": "c.png"}, {"id": 5, "file_name": "d.png"}]})
+    with pytest.raises(DataError, match=r"boxes\.json: no box of an image in images=, which has 0\.png, 1\.png"):
+        main([*arguments, f"run_dir={tmp_path / 'none'}"])
+    for size, remedy in (((60, 40), "60x40$"), ((20, 30), "20x30; expected exif=ignore or exif=apply, if EXIF turns")):
+        sized = dict(zip(("width", "height"), size, strict=True))
+        written({**content, "images": [{**one, **sized} for one in content["images"]]})
+        message = f"annotation 1: its image is 30x20 pixels, the box is for {remedy}"
+        with pytest.raises(DataError, match=message):
+            main([*arguments, f"run_dir={tmp_path / 'none'}"])
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
