@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _Model = TypeVar("_Model", bound=nn.Module)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_UNCALLED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+"""Modules that read the weights of their own, the latter in evaluation without gradients."""
 _OF_SAM3 = {"adapter": "hyperet", "gate": "none", "levels": None, "layers": None}
 """Options that only SAM 3's sites have, with what they are without."""
 
@@ -69,7 +71,8 @@ def wrap(
     Args:
         config: as for `inject_qv`, without `blocks`; one adjustment a module, or one for all with `share`.
 
-    Raises ConfigError: a pattern that matches nothing, a container, channels that are not known, and as `inject_qv`.
+    Raises ConfigError: a pattern that matches nothing, a container, what PyTorch's attention or encoder layer does not
+    call, channels that are not known, and as `inject_qv`.
     """
     config = _config(module, config, sites=None)
     if config.blocks is not None:
@@ -78,6 +81,13 @@ def wrap(
     hits = {name: one for name, one in names.items() if re.search(pattern, name)}
     if not hits:
         raise ConfigError(f"pattern={pattern!r} matches no submodule; there are {described(names)}")
+    for name in hits:
+        parent = module.get_submodule(name.rpartition(".")[0])
+        if isinstance(parent, _UNCALLED):
+            raise ConfigError(
+                f"{name}: PyTorch's {type(parent).__name__} reads its weights without calling it, so an adjustment "
+                "behind it would be skipped; expected a pattern for the whole layer, or inject_qv"
+            )
     places = [
         Place(name, OUTPUT, i, *_channels(name, one, channels, channel_dim))
         for i, (name, one) in enumerate(hits.items())

@@ -249,3 +249,12 @@ def test_what_returns_no_tensor_is_named():
     wrapped = hy.wrap(small_encoder(SEPARATE), r"layers\.\d$", channels=24, channel_dim=-1)
     states = wrapped(PIXELS, output_hidden_states=True).hidden_states
     assert len(states) == 3
+
+
+@pytest.mark.parametrize("pattern", [r"out_proj$", r"linear2$", r"norm1$"])
+def test_what_pytorchs_layer_does_not_call_is_not_wrapped(pattern):
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1, enable_nested_tensor=False)
+    with pytest.raises(ConfigError, match=r"reads its weights without calling it"):
+        hy.wrap(model, pattern)
+    assert not any("adjustment" in key for key in model.state_dict())
+    hy.wrap(model, r"^layers\.\d+$", channels=8, channel_dim=-1)
