@@ -135,14 +135,16 @@ def block_features(encoder: Encoder) -> Iterator[dict[str, Tensor]]:
 
 
 def without_prefix(encoder: Encoder, tokens: Tensor) -> Tensor:
-    """The patches' tokens of (B, N, C), behind those of the class and registers; all of them where there are fewer."""
+    """The patches' tokens of (B, N, C), behind those of the class and registers."""
     extra = tokens.shape[1] - (encoder.resolution // encoder.patch) ** 2
+    if extra < 0:  # patches were merged, or a stem of convolutions made them
+        extra = int(getattr(encoder.model, "num_prefix_tokens", 0))
     if extra > _MOST_TOKENS:
         raise ConfigError(
             f"encoder={encoder.name}: {tokens.shape[1]} tokens at {encoder.resolution} pixels, in patches of "
             f"{encoder.patch}; expected at most {_MOST_TOKENS} beside those of patches"
         )
-    return tokens[:, max(0, extra) :]
+    return tokens[:, extra:]
 
 
 def check_encoder(name: str, resolution: int, weights: str | None = None) -> None:

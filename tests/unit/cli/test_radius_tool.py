@@ -157,3 +157,12 @@ def test_what_has_too_many_tokens_is_refused():
     encoder.model.blocks[0].register_forward_hook(lambda _, __, out: nn.functional.pad(out, (0, 0, 0, 20)))
     with block_features(encoder), pytest.raises(ConfigError, match="expected at most 16 beside those of patches"):
         encoder.features(torch.zeros(1, 3, 64, 64))
+
+
+def test_the_class_token_behind_a_convolutional_stem_is_left_out():
+    encoder = open_encoder("timm:vit_tiny_r_s16_p8_224", 64)  # its first convolution has stride 2, its patches 32
+    with torch.inference_mode(), block_features(encoder) as found:
+        output = encoder.features(torch.zeros(1, 3, 64, 64))
+    tokens = found[encoder.blocks[-1]]
+    assert output.shape[1] == 1 + (64 // 32) ** 2
+    assert tokens.shape[1] == (64 // 32) ** 2
