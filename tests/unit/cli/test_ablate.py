@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from sam3_hyperet.ablation import evidence
-from sam3_hyperet.ablation.rows import TRIALS, cell, leave_row, read_rows
+from sam3_hyperet.ablation.rows import RUNS, TRIALS, cell, leave_row, read_rows
 from sam3_hyperet.ablation.runs import runs_of
 from sam3_hyperet.cli import ablation_configs, ablation_inputs, ablation_run, ablation_work
 from sam3_hyperet.cli.ablate import main
@@ -333,3 +334,11 @@ def test_a_plan_of_the_repository_composes(plan, tmp_path):
     study.check()
     assert study.plan.question
     assert study.plan.comparisons
+
+
+def test_the_evidence_is_of_the_plan_as_it_is(tmp_path):
+    for file in (CONFIGS.parent / "docs").glob("evidence*.csv"):
+        shutil.copy(file, tmp_path)
+    study = open_study(["evidence", f"run_dir={tmp_path}", f"csv={tmp_path}/evidence.csv", "seeds=[0]"])
+    assert not study.left(TRIALS)
+    assert study.left(RUNS) is not None  # it raises for rows of other options

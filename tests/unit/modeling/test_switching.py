@@ -200,13 +200,15 @@ class Wrapper(nn.Module):
         self.module = module
 
 
-@pytest.mark.parametrize("use", [lambda m: hy.inject(m, {}), lambda m: hy.adapted_copy(m, {}),
-                                 lambda m: hy.load_adapter(m, "adapter.safetensors")])  # fmt: skip
-def test_what_is_no_sam3_is_named(model, use):
+@pytest.mark.parametrize("use", [lambda m, _: hy.inject(m, {}), lambda m, _: hy.adapted_copy(m, {}), hy.load_adapter])
+def test_what_is_no_sam3_is_named(model, use, tmp_path):
+    file = tmp_path / "adapter.safetensors"
+    hy.save_adapter(hy.inject(model, {}), file)
+    hy.remove_adapter(model)
     with pytest.raises(ConfigError, match=r"found a torch\.nn\.modules\.linear\.Linear; expected SAM 3's image model"):
-        use(nn.Linear(2, 2))
+        use(nn.Linear(2, 2), file)
     with pytest.raises(ConfigError, match=r"Wrapper; expected SAM 3's image model.* pass its \.module"):
-        use(Wrapper(model))
+        use(Wrapper(model), file)
 
 
 def test_a_predictor_of_a_moved_model(model, picture):
