@@ -47,6 +47,14 @@ class Exemplars:
         return cls(tuple(fractions(box, *size) for box in boxes), tuple(positive))
 
 
+def for_each(exemplars: Sequence[Exemplars | None] | None, count: int) -> Sequence[Exemplars | None]:
+    """The exemplars of each of so many prompts: None, for all of them, is no boxes. Raises ConfigError."""
+    given = [None] * count if exemplars is None else exemplars
+    if len(given) != count:
+        raise ConfigError(f"{len(given)} exemplars for {count} prompts; expected one or None for each")
+    return given
+
+
 def fractions(box: Sequence[float], width: int, height: int) -> Box:
     """Centre, width and height as fractions, of a box [x, y, width, height] in pixels, cut at the image's border.
 

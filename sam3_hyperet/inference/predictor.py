@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.choices import FP32, PRECISIONS
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.inference.exemplars import Exemplars
+from sam3_hyperet.inference.exemplars import Exemplars, for_each
 from sam3_hyperet.inference.first_look import FirstLook, SparedPrediction
 from sam3_hyperet.inference.grounding import Grounding
 from sam3_hyperet.inference.prediction import Encoded, PromptPrediction
@@ -100,9 +100,7 @@ class Predictor:
         Raises ConfigError: exemplars for another number of prompts, or beside first looks, which see no boxes.
         """
         asked: Sequence[int] = range(len(self.vocabulary)) if prompts is None else prompts
-        given: Sequence[Exemplars | None] = [None] * len(asked) if exemplars is None else exemplars
-        if len(given) != len(asked):
-            raise ConfigError(f"{len(given)} exemplars for {len(asked)} prompts; expected one or None for each")
+        given = for_each(exemplars, len(asked))
         if self.spare_below and any(given):
             raise ConfigError("exemplars are boxes, which first looks do not see; expected spare_below=0")
         return self._predict(self.encode(image) if isinstance(image, Image.Image) else image, asked, given)

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from sam3_hyperet import masks
 from sam3_hyperet.choices import VISUAL
-from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.inference.exemplars import Exemplars
+from sam3_hyperet.inference.exemplars import Exemplars, for_each
 from sam3_hyperet.inference.first_look import SparedPrediction
 from sam3_hyperet.inference.prediction import CONFIDENT_SCORE, Compute, Encoded, Features, PromptPrediction
 from sam3_hyperet.inference.predictor import Predictor, affordable_prompts
@@ -76,12 +75,10 @@ class TiledPredictor:
         """
         encoded = self.encode(image) if isinstance(image, Image.Image) else image
         asked: Sequence[int] = range(len(self.vocabulary)) if prompts is None else prompts
-        if exemplars is not None and len(exemplars) != len(asked):
-            raise ConfigError(f"{len(exemplars)} exemplars for {len(asked)} prompts; expected one or None for each")
-        return self._predict(encoded, asked, exemplars)
+        return self._predict(encoded, asked, for_each(exemplars, len(asked)))
 
     def _predict(
-        self, encoded: EncodedTiles, asked: Sequence[int], exemplars: Sequence[Exemplars | None] | None
+        self, encoded: EncodedTiles, asked: Sequence[int], exemplars: Sequence[Exemplars | None]
     ) -> Iterator[TiledPrediction]:
         predictor = self.predictor
         if (count := len(encoded.grid)) > 1:  # the prompts of a pass are held for all tiles at once
@@ -91,9 +88,8 @@ class TiledPredictor:
             predictor.text  # noqa: B018  # encoded once, and not in every copy
             predictor = copy.copy(predictor)
             predictor.prompts_at_once = max(1, most // count)
-        given = [None] * len(asked) if exemplars is None else exemplars
-        shares = [shared_out(one, encoded.grid) for one in given]
-        by_boxes = [self.vocabulary[k] == VISUAL and one is not None for k, one in zip(asked, given, strict=True)]
+        shares = [shared_out(one, encoded.grid) for one in exemplars]
+        by_boxes = [self.vocabulary[k] == VISUAL and one is not None for k, one in zip(asked, exemplars, strict=True)]
         streams = [
             _of_tile(predictor, features, asked, [of_prompt[tile] for of_prompt in shares], by_boxes)
             for tile, features in enumerate(encoded.tiles)

@@ -72,6 +72,12 @@ def coco_content(
     return {"images": list(images), "annotations": annotations, "categories": categories}
 
 
+def write_json(file: Path, content: object) -> None:
+    """Write a file and the folders above it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+
+
 def paco(root: Path) -> Path:
     """Four pictures a split on COCO's folders: a car with wheels and roof, a bicycle with wheels, a mug, a bare car."""
     names = PACO_NAMES | OTHERS
@@ -99,9 +105,7 @@ def paco(root: Path) -> Path:
             images.append(record | {"neg_category_ids": absent, "not_exhaustive_category_ids": []})
         placed = [(first + image, category, mask) for image, category, mask in regions]
         content = coco_content(names, images, placed, lambda name: "PART" if ":" in name else "OBJECT")
-        file = root / "annotations" / f"paco_lvis_v1_{split}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content))
+        write_json(root / "annotations" / f"paco_lvis_v1_{split}.json", content)
     return root
 
 
@@ -122,9 +126,7 @@ def partimagenet(root: Path) -> Path:
             noise(root / "images" / split / file, 10 * seed + number)
             images.append({"id": number, "file_name": file, "height": HEIGHT, "width": WIDTH})
         content = coco_content(names, images, regions, lambda name: name.split()[0])
-        file = root / "annotations" / split / f"{split}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content))
+        write_json(root / "annotations" / split / f"{split}.json", content)
     return root
 
 
