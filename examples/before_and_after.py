@@ -10,7 +10,7 @@ from PIL import Image
 from sam3.model.sam3_image_processor import Sam3Processor
 
 import sam3_hyperet as hy
-from sam3_hyperet.report.figures.images import overlay
+from sam3_hyperet.overlays.overlay import overlay
 from sam3_hyperet.scenes.dataset import scene
 
 PROMPTS = {"tiny": ("vehicle", "building", "plant"), "tiny_levels": ("building", "creature", "roof")}  # which it lacks

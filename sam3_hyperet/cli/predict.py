@@ -38,8 +38,8 @@ from sam3_hyperet.modeling.dial import dial_of, set_dial
 from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
 from sam3_hyperet.options import read_options
+from sam3_hyperet.overlays.overlay import overlay
 from sam3_hyperet.precision import float32_products, precision_text
-from sam3_hyperet.report.figures.images import overlay
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 from sam3_hyperet.wording import count_of
 

@@ -17,7 +17,7 @@ FLOORS = (  # from the bottom; imports only go down
     ("reading", "digest", "arrays", "hyperbolic", "precision"),
     ("files",),
     ("options", "masks", "adapters", "sam3_host", "scenes"),
-    ("modeling", "data", "losses"),
+    ("modeling", "data", "losses", "overlays"),
     ("inference", "layouts", "preparation"),
     ("training",),
     ("evaluation", "launch"),

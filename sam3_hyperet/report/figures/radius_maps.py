@@ -7,7 +7,10 @@ import cv2
 import matplotlib
 import numpy as np
 
-from sam3_hyperet.report.figures.images import SIDE, Panel, Pixels, data_uri, enlarge
+from sam3_hyperet.overlays.addresses import data_uri
+from sam3_hyperet.overlays.colors import Pixels
+from sam3_hyperet.overlays.resizing import enlarge
+from sam3_hyperet.report.figures.images import SIDE, Panel
 from sam3_hyperet.report.tables import number, signed
 
 _MAP = "cividis"  # as good for the colour-blind as for others

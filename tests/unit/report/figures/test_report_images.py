@@ -6,18 +6,15 @@ import pytest
 from PIL import Image
 
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.overlays.addresses import data_uri
+from sam3_hyperet.overlays.colors import UNMATCHED, palette
 from sam3_hyperet.report.figures.images import (
-    UNMATCHED,
     Detection,
     Example,
     SemanticExample,
     colour_label_map,
-    data_uri,
-    enlarge,
     instance_panels,
     match,
-    overlay,
-    palette,
     semantic_panels,
 )
 
@@ -34,66 +31,6 @@ def pixels(address):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGB"))
 
 
-def test_palette_is_distinct_and_stable():
-    colors = palette(200)
-    assert colors.shape == (200, 3)
-    assert colors.dtype == np.uint8
-    assert len(np.unique(palette(60), axis=0)) == 60
-    np.testing.assert_array_equal(palette(5), colors[:5])
-    assert palette(0).shape == (0, 3)
-
-
-def test_overlay_colors_the_masks_and_nothing_else():
-    one, two = square(10, 10, 20), square(30, 50, 20)
-    result = overlay(GREY, [one, two])
-    for number, (y, x) in enumerate(((20, 20), (40, 60))):
-        np.testing.assert_allclose(result[y, x], 0.5 * 120 + 0.5 * palette(2)[number], atol=1)
-    np.testing.assert_allclose(result[10, 20], palette(1)[0], atol=50)  # the outline is all but opaque
-    np.testing.assert_array_equal(result[0], GREY[0])
-    assert (GREY == 120).all()
-
-
-def test_overlay_keeps_small_masks_on_top():
-    result = overlay(GREY, [square(24, 24, 12), square(5, 5, 50)])
-    small, large = palette(2).astype(float)
-    np.testing.assert_allclose(result[30, 30], 0.5 * small + 0.5 * (0.5 * large + 0.5 * 120), atol=1)
-
-
-def test_overlay_writes_labels_legibly():
-    mask = square(5, 5, 50)
-    plain, labelled = overlay(GREY, [mask]), overlay(GREY, [mask], [".87"])
-    changed = (plain != labelled).any(axis=2)
-    assert 60 < changed.sum() < mask.sum() / 2
-    brightness = labelled[changed].astype(int).sum(axis=1)
-    assert brightness.max() - brightness.min() > 300  # text against its chip
-    np.testing.assert_array_equal(overlay(GREY, [mask], [""]), plain)
-
-
-def test_label_of_a_tiny_mask_stands_beside_it():
-    mask = square(30, 30, 5)
-    np.testing.assert_array_equal(overlay(GREY, [mask], [".87"])[mask], overlay(GREY, [mask])[mask])
-
-
-def test_overlay_of_nothing():
-    np.testing.assert_array_equal(overlay(GREY, []), GREY)
-    np.testing.assert_array_equal(overlay(GREY, [np.zeros((60, 80), bool)], ["x"]), GREY)
-    assert overlay(np.zeros((3, 2, 3), np.uint8), [np.ones((3, 2), bool)], ["0.99"]).shape == (3, 2, 3)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ((GREY[..., 0], []), DataError, r"expected uint8 \(height, width, 3\)"),
-        ((GREY / 255, []), DataError, "float64"),
-        ((GREY, [np.ones((60, 79), bool)]), DataError, "mask 0 is"),
-        ((GREY, [square(0, 0, 2)], ["a", "b"]), DataError, "2 labels for 1 masks"),
-    ],
-)
-def test_overlay_refuses(arguments, error, message):
-    with pytest.raises(error, match=message):
-        overlay(*arguments)
-
-
 def test_label_map_colors():
     labels = np.array([[0, 1], [255, -1]])
     result = colour_label_map(labels, ("sky", "sea"))
@@ -103,16 +40,6 @@ def test_label_map_colors():
         colour_label_map(np.full((2, 2), 2), ("sky", "sea"))
     with pytest.raises(DataError, match="expected integers"):
         colour_label_map(np.zeros((2, 2)), ("sky",))
-
-
-@pytest.mark.parametrize("side", [40, 288])
-def test_enlarge(side):
-    assert enlarge(GREY, side).shape == (side * 3 // 4, side, 3)
-    mask = enlarge(square(10, 10, 30), side)
-    assert mask.dtype == bool
-    assert mask.mean() == pytest.approx(900 / 4800, abs=0.02)
-    labels = np.arange(4800).reshape(60, 80)
-    assert set(np.unique(enlarge(labels, side, crisp=True))) <= set(range(4800))
 
 
 def test_data_uri_lossless():
