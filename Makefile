@@ -1,10 +1,10 @@
-# make demo | make test: each sets up .venv on a fresh machine (Python >= 3.10) and runs.
+# make demo | make test | make docs: each sets up .venv on a fresh machine (Python >= 3.10) and runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs clean
 
 demo: $(STAMP)
 	$(BIN)/python tools/train.py experiment=demo run_dir=runs/demo resume=never
@@ -18,6 +18,9 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(STAMP): setup.cfg setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -27,7 +27,7 @@ def project(x: Tensor, c: Scalar) -> Tensor:
 
 
 def expmap0(v: Tensor, c: Scalar) -> Tensor:
-    """exp_o(v) = [cosh(2√c‖v‖)/√c, sinh(2√c‖v‖)/(√c‖v‖) v] [3, eq. 7, with 2v]; `(..., D)` → `(..., D + 1)`."""
+    """exp_o(v) = [cosh(2√c‖v‖)/√c, sinh(2√c‖v‖)/(√c‖v‖) v], of [3, eq. 7, with 2v]; `(..., D)` → `(..., D + 1)`."""
     root = sqrt_curvature(c)
     angle = 2.0 * root * norm(v)
     return torch.cat([torch.cosh(angle) / root, 2.0 * sinhc(angle) * v], dim=-1)

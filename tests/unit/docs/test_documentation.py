@@ -62,7 +62,8 @@ def elsewhere(monkeypatch, tmp_path):
     for name in {value for command in COMMANDS for value in re.findall(r"\bexperiment=(\S+\.yaml)", command)}:
         (tmp_path / name).write_text("name: shop\n")
     _, config = parse_command("train", ["scheme=A", "run_dir=elsewhere"])
-    for run in {value for command in COMMANDS for value in re.findall(r"\brun=(\S+)", command)}:
+    named = {value for command in COMMANDS for value in re.findall(r"\brun=(\S+)", command)}
+    for run in {run for value in named for run in value.strip("[]").split(",")}:
         folder = tmp_path / run
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))

@@ -1,0 +1,18 @@
+"""Site hook: formulas become MathML when the site is built, so that no script has to typeset them in the browser."""
+
+import html
+import re
+
+from latex2mathml.converter import convert
+
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+
+
+def on_page_content(content: str, **_: object) -> str:
+    """Convert every formula of a page."""
+
+    def converted(match: re.Match[str]) -> str:
+        display = "inline" if match[2] == "(" else "block"
+        return convert(html.unescape(match[3]).strip(), display=display)
+
+    return _FORMULA.sub(converted, content)
