@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked_tools import TRAIN, run_forked
 from omegaconf import OmegaConf
 
 from sam3_hyperet.cli.predict import main as predict
@@ -22,7 +20,6 @@ from sam3_hyperet.modeling.adapter_file import read_adapter_config
 from sam3_hyperet.modeling.tensor_files import read_safetensors
 from sam3_hyperet.training.state import save_state
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.integration
 
 
@@ -193,9 +190,7 @@ def test_without_adapters_everything_trains(scenes, tmp_path, read_metrics):
 
 
 def test_the_tool_itself(scenes, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", "tools/train.py", *scenes, f"run_dir={tmp_path / 'run'}"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    done = run_forked(TRAIN, [*scenes, f"run_dir={tmp_path / 'run'}"], tmp_path / "logs")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr == ""
     for part in (

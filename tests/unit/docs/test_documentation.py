@@ -51,8 +51,14 @@ def commands_of(page: Path) -> list[str]:
 COMMANDS = sorted({command for page in PAGES for command in commands_of(page)})
 
 
+@pytest.fixture(scope="module")
+def run_config():
+    """The configuration that a finished run has kept."""
+    return OmegaConf.to_yaml(parse_command("train", ["scheme=A", "run_dir=elsewhere"])[1])
+
+
 @pytest.fixture
-def elsewhere(monkeypatch, tmp_path):
+def elsewhere(run_config, monkeypatch, tmp_path):
     """An empty folder with what the commands refer to: data set files of one's own, and finished runs."""
     monkeypatch.chdir(tmp_path)
     for content, name in re.findall(r"```yaml\n(name: (\w+).*?)```", text_of(REPOSITORY / "docs" / "data.md"), re.S):
@@ -61,12 +67,11 @@ def elsewhere(monkeypatch, tmp_path):
     (tmp_path / "plan.yaml").write_text(plan)
     for name in {value for command in COMMANDS for value in re.findall(r"\bexperiment=(\S+\.yaml)", command)}:
         (tmp_path / name).write_text("name: shop\n")
-    _, config = parse_command("train", ["scheme=A", "run_dir=elsewhere"])
     named = {value for command in COMMANDS for value in re.findall(r"\brun=(\S+)", command)}
     for run in {run for value in named for run in value.strip("[]").split(",")}:
         folder = tmp_path / run
         folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        (folder / "config.yaml").write_text(run_config)
     return tmp_path
 
 
