@@ -14,3 +14,5 @@ VISUAL = "visual"
 """SAM 3's text for a prompt of boxes alone."""
 RADIUS_SCALES = ("width", "median", "none")
 """What features are divided by before their radii are compared across encoders: √D, their median norm, or 1."""
+SMALLEST_OVERLAY = 640
+"""Pixels of the longer side to which a smaller image is enlarged: below, labels and outlines hide what they mark."""

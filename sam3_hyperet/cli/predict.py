@@ -17,6 +17,7 @@ from sam3_hyperet.cli.doctor import warnings_of
 from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict_inputs import Inputs, passed_over
+from sam3_hyperet.cli.predict_overlays import MASKS, PAGE, Overlays, check_options, write_masks
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.submit import parse_runs, submit_jobs
 from sam3_hyperet.data.annotations import some
@@ -24,9 +25,11 @@ from sam3_hyperet.data.image_files import limit_megapixels
 from sam3_hyperet.doctor.findings import Finding, ok
 from sam3_hyperet.doctor.job import examine_job
 from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.evaluation.models import at_dial
 from sam3_hyperet.files import Manifest, replacing
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.predictor import Predictor, check_prompts
+from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.inference.tiled_prediction import TiledPredictor
 from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.launch.options import SlurmOptions
@@ -38,12 +41,15 @@ from sam3_hyperet.modeling.dial import dial_of, set_dial
 from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
 from sam3_hyperet.options import read_options
-from sam3_hyperet.overlays.overlay import overlay
 from sam3_hyperet.precision import float32_products, precision_text
 from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
 from sam3_hyperet.wording import count_of
 
 _LISTED = 10  # prompts in a line
+_BESIDE_LINE = (
+    "{} beside the adapted model in the overlays: every prompt is asked twice, and the image encoded twice where the "
+    "adapter is in its encoder (base_beside=false: the adapted model alone)"
+)
 _PREDICTIONS, _RESULTS, _IMAGES = "predictions.json", "results.json", "images.json"
 
 
@@ -69,9 +75,11 @@ def predict(config: DictConfig) -> Path:
     limit_megapixels(config.max_megapixels)
     tiling = Tiling.of(config.tiles, config.tile_overlap)
     inputs = Inputs.of(config)
+    _, adapter = _described(config)
+    check_options(config, adapter)
     names: Sequence[str | None] = inputs.overlays() if config.overlays else [None] * len(inputs.paths)
     run_dir = Path(config.run_dir)
-    written = _check_written(run_dir, inputs, names)
+    written = _check_written(run_dir, inputs, names, masks=config.masks)
     for line in [*inputs.check(tiling), *(passed_over(config.images) if config.annotations is None else ())]:
         console.print(line, markup=False, soft_wrap=True)
     set_threads(config.threads)
@@ -81,12 +89,25 @@ def predict(config: DictConfig) -> Path:
     settings = {"prompts_at_once": config.prompts_at_once, "precision": config.precision}
     whole = Predictor(model, list(inputs.categories), resolution(model), **settings)
     predictor = whole if tiling.is_whole else TiledPredictor(whole, tiling)
+    beside = _beside(model, config, adapter)
+    of_base = None
+    if beside:
+        base = Predictor(at_dial(model, 0.0), list(inputs.categories), resolution(model), **settings)
+        of_base = base if tiling.is_whole else TiledPredictor(base, tiling)
+        console.print(_BESIDE_LINE.format(beside), markup=False, soft_wrap=True)
+    models = [model, *([of_base.model] if of_base else [])]
     console.print(precision_text(config.precision, whole.precision, whole.device.type), markup=False, soft_wrap=True)
     if line := tiling.line():
         console.print(line, markup=False, soft_wrap=True)
     run_dir.mkdir(parents=True, exist_ok=True)
+    if config.masks:
+        Manifest(run_dir).remove(MASKS)
     Manifest(run_dir).claim(*written)
-    sizes = []
+    stems, masks, sizes = [Path(name).stem for name in inputs.overlays()], 0, []
+    own = "adapted" if adapter else "base"
+    headings = [beside, own if dial_of(model) == 1 else f"{own}, dial {dial_of(model):g}"] if beside else [""]
+    colors = {prompt: number for number, prompt in enumerate(inputs.categories)}
+    overlays = Overlays(run_dir, colors, headings, config.overlay_side, config.score_threshold)
     facts = {
         "adapter": adapter,
         "dial": dial_of(model) if adapter else None,
@@ -98,7 +119,9 @@ def predict(config: DictConfig) -> Path:
     head = json.dumps(facts, ensure_ascii=False)
     with ExitStack() as stack:
         stack.enter_context(weights_kept([model]))
-        stack.enter_context(compiled_regions([model]))
+        if of_base:
+            stack.enter_context(shared_encoding(models, _most_tiles(predictor, inputs.paths)))
+        stack.enter_context(compiled_regions(models))
         stack.enter_context(float32_products(whole.precision))
         # written image by image, for all of them may not fit in memory
         pictures = stack.enter_context(_open_list(run_dir / _PREDICTIONS, f'{head[:-1]}, "pictures": ', "}"))
@@ -106,27 +129,69 @@ def predict(config: DictConfig) -> Path:
         on_image = stack.enter_context(counted(console, "images", len(inputs.paths)))
         for i, (path, name) in enumerate(zip(inputs.paths, names, strict=True)):
             image = inputs.load(i)
-            entry, drawn = _predict(predictor, image, inputs.asked(i, image.size), config)
+            asked = inputs.asked(i, image.size)
+            entry = _predict(predictor, image, asked, config)
+            before = [_predict(of_base, image, asked, config)] if of_base else []
+            if config.masks:
+                masks += write_masks(run_dir, stems[i], entry)
             if name:
-                Image.fromarray(drawn).save(run_dir / name)
+                overlays.draw(name, path.name, image, [*before, entry])
             pictures.write({"file": str(path), "image_id": inputs.ids[i], **entry, "overlay": name})
             for result in _coco_results(entry, inputs.ids[i], inputs.categories):
                 results.write(result)
             sizes.append(image.size)
             tiles = "" if predictor is whole else f" in {predictor.grid(*image.size)}"
-            console.print(f"{path.name}{tiles}: {_summary(entry['prompts'])}", markup=False, soft_wrap=True)
+            said = "".join(f" (base: {_summary(one['prompts'])})" for one in before)
+            console.print(f"{path.name}{tiles}: {_summary(entry['prompts'])}{said}", markup=False, soft_wrap=True)
             on_image()
     write_json(run_dir / _IMAGES, inputs.listing(sizes))
+    if config.overlays:
+        files = [_PREDICTIONS, _RESULTS, _IMAGES, *([f"{MASKS}/"] if masks else [])]
+        title = f"{count_of(len(sizes), 'image')}, {count_of(len(inputs.categories), 'phrase')}"
+        overlays.write_page(title, _facts(config, facts), files)
+        for line in overlays.lines():
+            console.print(line, markup=False, soft_wrap=True)
     ids = f"ids of {config.annotations}" if config.annotations else f"ids as in {_IMAGES}"
-    what = f"{count_of(len(sizes), 'overlay')}, " if config.overlays else ""
+    what = f"{count_of(len(sizes), 'overlay')} and the page {PAGE}, " if config.overlays else ""
+    what += f"{count_of(masks, 'mask')}, " if config.masks else ""
     line = f"wrote {what}{_PREDICTIONS} and, in COCO's format, {_RESULTS} ({ids}) to {run_dir}"
     console.print(line, markup=False, soft_wrap=True)
     return run_dir
 
 
-def _check_written(run_dir: Path, inputs: Inputs, overlays: Sequence[str | None]) -> list[str]:
+def _beside(model: host.Sam3Image, config: DictConfig, adapter: str | None) -> str | None:
+    """The heading of what stands beside the model in overlays; None where nothing does."""
+    if not config.overlays or config.base_beside is False or adapter is None or dial_of(model) == 0:
+        return None
+    trained = any((run / WEIGHTS["best"]).is_file() for run in listed(config.run)) and "model" in config.of_run
+    return "without the adapter" if trained else "base"
+
+
+def _most_tiles(predictor: Predictor | TiledPredictor, paths: Sequence[Path]) -> int:
+    """The most tiles of an image."""
+    if isinstance(predictor, Predictor):
+        return 1
+    most = 1
+    for path in paths:
+        with Image.open(path) as image:
+            most = max(most, len(predictor.grid(*image.size)), len(predictor.grid(*image.size[::-1])))
+    return most
+
+
+def _facts(config: DictConfig, facts: Mapping[str, Any]) -> dict[str, str]:
+    """What the overlays' page says of how they were made."""
+    named = {"adapter": facts["adapter"] or "none: the base", "base": config.model.name, **facts}
+    if facts["dial"] is None:
+        del named["dial"]
+    return {
+        key.replace("_", " "): f"{value:g}" if isinstance(value, float) else str(value) for key, value in named.items()
+    }
+
+
+def _check_written(run_dir: Path, inputs: Inputs, overlays: Sequence[str | None], *, masks: bool = False) -> list[str]:
     """Names of the files to write. Raises ConfigError if one of them would replace what `predict` did not write."""
-    written = [name for name in (*overlays, _PREDICTIONS, _RESULTS, _IMAGES) if name]
+    page = [PAGE] if any(overlays) else []
+    written = [name for name in (*overlays, *page, *([MASKS] * masks), _PREDICTIONS, _RESULTS, _IMAGES) if name]
     if replaced := {(run_dir / name).resolve() for name in written} & {path.resolve() for path in inputs.paths}:
         raise ConfigError(f"run_dir={run_dir}: the overlay would replace the image {replaced.pop()}; use another")
     Manifest(run_dir).check(*written)
@@ -138,12 +203,13 @@ def _warnings(values: dict[str, Any]) -> list[str]:
     config, run_dir = OmegaConf.create(values), Path(values["run_dir"])
     Tiling.of(config.tiles, config.tile_overlap)
     model, adapter = _described(config)
+    check_options(config, adapter)
     launcher = read_options(SlurmOptions, values["launcher"], "launcher")
     limit_megapixels(config.max_megapixels)
 
     def input_rows(model: host.Sam3Image) -> Iterator[Finding]:
         inputs = Inputs.of(config)
-        _check_written(run_dir, inputs, inputs.overlays() if config.overlays else [])
+        _check_written(run_dir, inputs, inputs.overlays() if config.overlays else [], masks=config.masks)
         check_prompts(model, list(inputs.categories))
         yield ok("images", f"{count_of(len(inputs.paths), 'image')}, {count_of(len(inputs.categories), 'prompt')}")
 
@@ -229,9 +295,9 @@ def _predict(
     image: Image.Image,
     asked: Mapping[str, Exemplars | None],
     config: DictConfig,
-) -> tuple[dict[str, Any], np.ndarray | None]:
-    """What is found on an image for prompts, some with boxes, and the image with it drawn in, if it is asked for."""
-    predictions, masks_shown, labels = [], [], []
+) -> dict[str, Any]:
+    """What is found on an image for prompts, some with boxes, as predictions.json has it."""
+    predictions = []
     chosen = [predictor.vocabulary.index(prompt) for prompt in asked]
     found = predictor.predict(image, chosen, list(asked.values())) if asked else ()
     thresholds = {"mask_threshold": config.mask_threshold, "score_threshold": config.score_threshold}
@@ -243,11 +309,7 @@ def _predict(
         exemplars = asked[prompt]
         given = {} if exemplars is None else {"exemplars": _told(exemplars, image.size)}
         predictions.append({"prompt": prompt, **given, "presence": prediction.presence, "detections": detections})
-        if config.overlays:
-            masks_shown += masks
-            labels += [f"{prompt} {score:.2f}" for score in scores]
-    entry = {"width": image.width, "height": image.height, "prompts": predictions}
-    return entry, overlay(np.asarray(image), masks_shown, labels) if config.overlays else None
+    return {"width": image.width, "height": image.height, "prompts": predictions}
 
 
 def _told(exemplars: Exemplars, size: tuple[int, int]) -> list[dict[str, Any]]:

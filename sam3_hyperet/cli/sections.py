@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from sam3_hyperet.choices import AUTO, MAX_DIAL, PRECISIONS, RADIUS_SCALES
+from sam3_hyperet.choices import AUTO, MAX_DIAL, PRECISIONS, RADIUS_SCALES, SMALLEST_OVERLAY
 from sam3_hyperet.data.options import EXIF, DataOptions
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.launch.options import SlurmOptions
@@ -47,6 +47,10 @@ def _are_sides(value: object) -> bool:
     return all(type(side) is int and side >= 1 for side in sides)
 
 
+def _is_drawn_side(value: object) -> bool:
+    return type(value) is int and (value == 0 or value >= SMALLEST_OVERLAY)
+
+
 _DIAL = f"a number from 0, the base, over 1, the adapter, to {MAX_DIAL:g}"
 _DEVICES = ("auto", "cpu", "cuda", "gpu")  # as train.accelerator has them
 
@@ -65,6 +69,9 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
     "evaluate": Switch,
     "compare": Switch,
     "overlays": Switch,
+    "base_beside": Switch | None,
+    "overlay_side": Annotated[int, Condition(_is_drawn_side, f"0, or pixels from {SMALLEST_OVERLAY}")],
+    "masks": Switch,
     "exif": Annotated[str, Condition(lambda v: v in EXIF, f"one of {', '.join(EXIF)}")],
     "keep_records": Switch,
     "device": Annotated[str, Condition(lambda v: str(v).split(":")[0] in _DEVICES, ", ".join(_DEVICES))],

@@ -35,7 +35,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 def largest_font(height: int, width: int) -> int:
     """Pixels of the largest label's font on an image: the same part of a large one as of a small one."""
-    return max(SMALLEST_FONT, round((height * width) ** 0.5 / 45))
+    return max(SMALLEST_FONT, round((height * width) ** 0.5 / 52))
 
 
 def write_labels(image: Pixels, regions: Sequence[Region], owner: np.ndarray, labels: Sequence[Label]) -> int:

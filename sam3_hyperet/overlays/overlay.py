@@ -110,14 +110,16 @@ def _by_rank(instances: Sequence[Instance]) -> list[int]:
 def _tint(
     image: Pixels, regions: Sequence[Region], colors: Sequence[Color], order: Sequence[int]
 ) -> tuple[Pixels, np.ndarray]:
-    """A copy of the image under tints, and (H, W) the position of the region on top at each pixel, -1 for none."""
-    tinted, owner = image.astype(np.float32), np.full(image.shape[:2], -1, np.int32)
+    """A copy of the image under tints, and (H, W) the position of the region on top at each pixel, -1 for none.
+
+    A pixel is tinted by the region on top alone: however many lie on each other, half of the image shows through.
+    """
+    owner = np.full(image.shape[:2], -1, np.int32)
     for i in order:
-        mask, where = regions[i].mask, regions[i].where
-        part = tinted[where]
-        part[mask] = (1 - _OPACITY) * part[mask] + _OPACITY * np.array(colors[i], np.float32)
-        owner[where][mask] = i
-    return np.ascontiguousarray(np.rint(tinted, out=tinted).astype(np.uint8)), owner
+        owner[regions[i].where][regions[i].mask] = i
+    shades = np.array([*colors, (0, 0, 0)], np.uint8)[owner]  # -1 is the last
+    blended = cv2.addWeighted(image, 1 - _OPACITY, shades, _OPACITY, 0)
+    return np.where((owner < 0)[..., None], image, blended), owner
 
 
 def _outline(pixels: Pixels, region: Region, shade: Color, width: int, *, dashed: bool) -> None:

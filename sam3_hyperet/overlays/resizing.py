@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from sam3_hyperet.choices import SMALLEST_OVERLAY
 from sam3_hyperet.masks import Rle, decode_within_box
-
-SMALLEST = 640
-"""Pixels of the longer side to which a smaller image is enlarged: below, labels and outlines hide what they mark."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,9 @@ class Region:
 
 
 def drawn_side(height: int, width: int, most: int = 0) -> int:
-    """The longer side at which an image is drawn: its own, but at least `SMALLEST`, and at most `most`, 0 for any."""
-    longer = max(height, width, SMALLEST)
-    return min(longer, max(most, SMALLEST)) if most else longer
+    """The longer side at which an image is drawn: its own, `SMALLEST_OVERLAY` at least, `most` at most, 0 for any."""
+    longer = max(height, width, SMALLEST_OVERLAY)
+    return min(longer, max(most, SMALLEST_OVERLAY)) if most else longer
 
 
 def size_at(height: int, width: int, side: int) -> tuple[int, int]:

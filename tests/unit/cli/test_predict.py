@@ -134,8 +134,8 @@ def test_boxes_are_sam_3_s_own():
     box = torch.tensor([[-0.25, 0.0, 0.5, 1.5]])
     found = PromptPrediction(torch.tensor([0.9]), box, torch.ones(1, 4, 4), torch.ones(4, 4), 1.0)
     predictor = SimpleNamespace(vocabulary=("car",), predict=lambda image, prompts, exemplars: [found])
-    config = SimpleNamespace(score_threshold=0.5, mask_threshold=0.5, overlays=False)
-    entry, _ = _predict(predictor, Image.new("RGB", (40, 20)), {"car": None}, config)
+    config = SimpleNamespace(score_threshold=0.5, mask_threshold=0.5)
+    entry = _predict(predictor, Image.new("RGB", (40, 20)), {"car": None}, config)
     assert entry["prompts"][0]["detections"][0]["box_xyxy"] == [-10.0, 0.0, 20.0, 30.0]
 
 
@@ -160,13 +160,17 @@ def run_folder(another, randomized, tmp_path):
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_a_run_is_its_base_with_its_adapter(run_folder, pictures, tmp_path, stage):
+def test_a_run_is_its_base_with_its_adapter(run_folder, pictures, tmp_path, capsys, stage):
     run = run_folder(stage=stage)
     asked = [f"images={pictures}", "prompts=car, house", "score_threshold=0"]
     one, other = tmp_path / "one", tmp_path / "other"
     main([*asked, f"run={run}", f"run_dir={one}"])
+    beside = "without the adapter" if stage == 2 else "base"  # whose weights the run trained as well
+    assert f"{beside} beside the adapted model in the overlays" in capsys.readouterr().out
+    assert (one / "index.html").read_text().count("<figcaption>adapted</figcaption>") == 2
     weights = run / "weights.safetensors" if stage == 2 else "random"
-    main([*asked, f"adapter={run}/adapter.safetensors", f"model.checkpoint={weights}", f"run_dir={other}"])
+    options = [f"adapter={run}/adapter.safetensors", f"model.checkpoint={weights}", "base_beside=false"]
+    main([*asked, *options, f"run_dir={other}"])
     found, expected = (json.loads((folder / "predictions.json").read_text()) for folder in (one, other))
     assert found == expected
     assert [prompt["prompt"] for prompt in found["pictures"][0]["prompts"]] == ["car", "house"]
@@ -193,7 +197,7 @@ def test_nothing_is_replaced_that_predict_did_not_write(pictures, tmp_path, monk
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["predictions.json"]
     for _ in range(2):  # what it wrote itself is replaced
         folder = main([*asked, "images=0.png", f"run_dir={tmp_path / 'out'}"])
-    assert {path.name for path in folder.iterdir()} == {"0.png", *WRITTEN, MANIFEST}
+    assert {path.name for path in folder.iterdir()} == {"0.png", "index.html", *WRITTEN, MANIFEST}
 
 
 def test_hidden_files_are_skipped(pictures):

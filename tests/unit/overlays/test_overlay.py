@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam3_hyperet.choices import SMALLEST_OVERLAY
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.masks import encode_masks
 from sam3_hyperet.overlays.addresses import mask_png
 from sam3_hyperet.overlays.colors import color, css, palette
 from sam3_hyperet.overlays.composition import Entry, Panel, compose
 from sam3_hyperet.overlays.overlay import ExemplarBox, Instance, draw_overlay, overlay
-from sam3_hyperet.overlays.resizing import SMALLEST, Region, drawn_side, enlarge
+from sam3_hyperet.overlays.resizing import Region, drawn_side, enlarge
 
 GREY = np.full((60, 80, 3), 120, np.uint8)
 
@@ -48,7 +49,8 @@ def test_overlay_colors_the_masks_and_nothing_else():
 def test_overlay_keeps_small_masks_on_top():
     result = overlay(GREY, [square(24, 24, 12), square(5, 5, 50)])
     small, large = palette(2).astype(float)
-    np.testing.assert_allclose(result[30, 30], 0.5 * small + 0.5 * (0.5 * large + 0.5 * 120), atol=1)
+    np.testing.assert_allclose(result[30, 30], 0.5 * small + 0.5 * 120, atol=1)  # the image shows through
+    np.testing.assert_allclose(result[50, 50], 0.5 * large + 0.5 * 120, atol=1)
 
 
 def test_overlay_writes_labels_legibly():
@@ -167,8 +169,12 @@ def test_exemplar_boxes_are_drawn_at_the_size_of_the_picture():
 
 
 def test_small_images_are_enlarged_and_large_ones_reduced_on_request():
-    assert [drawn_side(*size) for size in ((64, 48), (2000, 6000))] == [SMALLEST, 6000]
-    assert [drawn_side(*size, most=2048) for size in ((64, 48), (1000, 700), (2000, 6000))] == [SMALLEST, 1000, 2048]
+    assert [drawn_side(*size) for size in ((64, 48), (2000, 6000))] == [SMALLEST_OVERLAY, 6000]
+    assert [drawn_side(*size, most=2048) for size in ((64, 48), (1000, 700), (2000, 6000))] == [
+        SMALLEST_OVERLAY,
+        1000,
+        2048,
+    ]
 
 
 def test_masks_are_written_as_black_and_white():

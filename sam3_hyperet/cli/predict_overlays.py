@@ -1,0 +1,146 @@
+"""What `predict` draws: an overlay for each image, the base beside the adapted model, masks as PNG, and their page."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from PIL import Image
+
+from sam3_hyperet.choices import SMALLEST_OVERLAY
+from sam3_hyperet.cli.evaluate import unique
+from sam3_hyperet.data.annotations import some
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.files import replacing
+from sam3_hyperet.overlays.addresses import mask_png
+from sam3_hyperet.overlays.composition import Entry, Panel, compose
+from sam3_hyperet.overlays.folder_page import Found, Picture, folder_page
+from sam3_hyperet.overlays.overlay import ExemplarBox, Instance, Overlay, draw_overlay
+from sam3_hyperet.overlays.resizing import drawn_side
+from sam3_hyperet.wording import count_of
+
+PAGE, MASKS = "index.html", "masks"
+_COMPRESSION = 2  # of PNG files: a third of the time of the default, a tenth more bytes
+_BOXES = "frames: boxes given, + around what is meant, − around what is not"
+_Record = Mapping[str, Any]  # an image of predictions.json
+
+
+def check_options(config: DictConfig, adapter: str | None) -> None:
+    """Raise a ConfigError for options of overlays that contradict each other."""
+    if not config.base_beside:
+        return
+    if adapter is None:
+        raise ConfigError("base_beside=true: there is no adapter; expected adapter=FILE, or a run that has one")
+    if not config.overlays:
+        raise ConfigError("base_beside=true with overlays=false: nothing is drawn; expected overlays=true")
+    if config.dial == 0:
+        raise ConfigError("base_beside=true with dial=0, which is the base; expected another dial")
+
+
+@dataclass
+class Overlays:
+    """The overlays of a run of `predict`, and what its page says of them.
+
+    colors: number of each prompt's colour: the same on all images, and of base and adapted. headings: of the panels,
+    the last is the model's own. side: longest side of an overlay in pixels, 0 for any.
+    """
+
+    folder: Path
+    colors: Mapping[str, int]
+    headings: Sequence[str]
+    side: int
+    score_threshold: float
+    pictures: list[Picture] = field(default_factory=list)
+    enlarged: int = 0
+    reduced: int = 0
+    instances: int = 0
+    unlabelled: int = 0
+
+    def draw(self, name: str, title: str, image: Image.Image, records: Sequence[_Record]) -> None:
+        """Write an image's overlay, a panel for each of the records, which are of the same prompts."""
+        pixels = np.asarray(image)
+        side = drawn_side(*pixels.shape[:2], self.side)
+        self.enlarged += side > max(image.size)
+        self.reduced += side < max(image.size)
+        drawn = [self._overlay(pixels, record, side) for record in records]
+        found = [self._found(position, records) for position in range(len(records[-1]["prompts"]))]
+        notes = self._notes(records, drawn)
+        legend = [Entry(one.color, f"{one.phrase} {one.counts}") for one in found if one.is_drawn]
+        panels = [Panel(one.pixels, heading) for one, heading in zip(drawn, self.headings, strict=True)]
+        made = compose(panels, [*legend, *(Entry(None, note) for note in notes)])
+        picture = Image.fromarray(made.pixels)
+        picture.save(self.folder / name, compress_level=_COMPRESSION)
+        places = list(zip(self.headings, made.panels, strict=True))
+        if absent := [p for one, p in zip(found, records[-1]["prompts"], strict=True) if not (one.count or one.base)]:
+            presences = some([f"{one['prompt']} ({one['presence']:.2f})" for one in absent], 10)
+            notes = [*notes, f"not found (presence): {presences}"]
+        self.pictures.append(Picture(name, title, image.size, picture.size, places, found, notes))
+
+    def _overlay(self, pixels: np.ndarray, record: _Record, side: int) -> Overlay:
+        instances, boxes = [], []
+        asked = [one["prompt"] for one in record["prompts"]]
+        for one in record["prompts"]:
+            color, phrase = self.colors[one["prompt"]], one["prompt"]
+            for detection in one["detections"]:
+                score = f"{detection['score']:.2f}"
+                labels = (f"{phrase} {score}", score) if len(asked) > 1 else (score,)
+                instances.append(Instance(detection["segmentation"], color, labels))
+            boxes += [ExemplarBox(given["box"], color, given["positive"]) for given in one.get("exemplars", ())]
+        drawn = draw_overlay(pixels, instances, boxes, side=side)
+        self.instances += len(instances)
+        self.unlabelled += drawn.unlabelled
+        return drawn
+
+    def _found(self, position: int, records: Sequence[_Record]) -> Found:
+        phrase = records[-1]["prompts"][position]["prompt"]
+        *before, count = (len(record["prompts"][position]["detections"]) for record in records)
+        boxes = len(records[-1]["prompts"][position].get("exemplars", ()))
+        return Found(phrase, self.colors[phrase], count, before[0] if before else None, boxes)
+
+    def _notes(self, records: Sequence[_Record], drawn: Sequence[Overlay]) -> list[str]:
+        notes = []
+        total = sum(len(one["detections"]) for record in records for one in record["prompts"])
+        if any("exemplars" in one for one in records[-1]["prompts"]):
+            notes.append(_BOXES)
+        if not total:
+            notes.append(f"nothing from a score of {self.score_threshold:g}")
+        if unlabelled := sum(one.unlabelled for one in drawn):
+            notes.append(f"{unlabelled} of {count_of(total, 'instance')} without a label, which would hide others")
+        return notes
+
+    def write_page(self, title: str, facts: Mapping[str, str], files: Sequence[str]) -> None:
+        """Write the page of the overlays that were drawn."""
+        with replacing(self.folder / PAGE) as temporary:
+            temporary.write_text(folder_page(title, facts, self.pictures, files), encoding="utf-8")
+
+    def lines(self) -> list[str]:
+        """What is to be said of overlays that are not as large as their images, and of masks without labels."""
+        said = []
+        if self.enlarged:
+            said.append(f"{count_of(self.enlarged, 'overlay')} drawn enlarged, to {SMALLEST_OVERLAY} pixels a side")
+        if self.reduced:
+            said.append(
+                f"{count_of(self.reduced, 'overlay')} drawn reduced, to {self.side} pixels a side "
+                "(overlay_side=0: as large as the images)"
+            )
+        if self.unlabelled:
+            said.append(f"{self.unlabelled:,} of {count_of(self.instances, 'instance')} drawn without a label")
+        return said
+
+
+def write_masks(folder: Path, stem: str, record: dict[str, Any]) -> int:
+    """Write each detection's mask below the folder, and its name into its record; returns how many there are."""
+    taken, count = set[str](), 0
+    for one in record["prompts"]:
+        spoken = unique(re.sub(r"[^\w-]+", "-", one["prompt"]).strip("-")[:60] or "mask", taken)
+        taken.add(spoken)
+        for number, detection in enumerate(one["detections"], start=1):
+            path = folder / MASKS / stem / f"{spoken}_{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(mask_png(detection["segmentation"]))
+            detection["mask"] = path.relative_to(folder).as_posix()
+            count += 1
+    return count
