@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sam3_hyperet.data.coco import read_coco
     from sam3_hyperet.data.loading import ConceptPrompts
     from sam3_hyperet.data.prompts import PromptSampler
+    from sam3_hyperet.hub.repository import push_to_hub
     from sam3_hyperet.losses.grounding import GroundingLoss
     from sam3_hyperet.modeling.adapter_file import load_adapter, save_adapter
     from sam3_hyperet.modeling.build import build_model, resolution
@@ -34,6 +35,7 @@ _NAMES = {
     "data.coco": ("read_coco",),
     "data.loading": ("ConceptPrompts",),
     "data.prompts": ("PromptSampler",),
+    "hub.repository": ("push_to_hub",),
     "losses.grounding": ("GroundingLoss",),
     "modeling.adapter_file": ("load_adapter", "save_adapter"),
     "modeling.build": ("build_model", "resolution"),
@@ -54,8 +56,17 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = ["ConceptPrompts", "GroundingLoss", "HyperET", "HyperETConfig", "PromptSampler", "__version__"]
 __all__ += ["adapted_copy", "adapted_model", "adapters_disabled", "build_model", "inject", "inject_qv", "load_adapter"]
-__all__ += ["merge", "parameter_report", "read_coco", "remove_adapter", "resolution", "save_adapter", "save_official"]
-__all__ += ["set_dial", "set_stage", "set_training_mode", "to_device", "training_batches", "val_batches", "wrap"]
+__all__ += ["merge", "parameter_report", "push_to_hub", "read_coco", "remove_adapter", "resolution", "save_adapter"]
+__all__ += [
+    "save_official",
+    "set_dial",
+    "set_stage",
+    "set_training_mode",
+    "to_device",
+    "training_batches",
+    "val_batches",
+]
+__all__ += ["wrap"]
 
 
 def __getattr__(name: str) -> Any:

@@ -31,7 +31,14 @@ CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "co
 
 _HELP, _SHOW = ("-h", "--help"), "--cfg"
 _SWITCHES = {"--json": "json=true"}
-_FOLDERS = {"prepare": ("data.root", "root"), "init": ("data.root", "root"), "ablate": ("plan",)}
+_FOLDERS = {
+    "prepare": ("data.root", "root"),
+    "init": ("data.root", "root"),
+    "ablate": ("plan",),
+    "push": ("adapter", "run"),
+    "pull": ("repo",),
+    "info": ("adapter", "run"),
+}
 """Options that a tool takes without their name, as its first word, with their other names."""
 _DISK = (errno.ENOSPC, errno.EDQUOT)
 

@@ -21,6 +21,7 @@ from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import EvalTask, open_task
 from sam3_hyperet.evaluation.validation_score import known_metrics, open_validation
 from sam3_hyperet.modeling.adapter_file import read_adapter_dial, write_adapter_dial
+from sam3_hyperet.modeling.adapter_source import is_on_hub
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.dial import dial_of, set_dial
 from sam3_hyperet.report.tables import MISSING, front_rows
@@ -57,6 +58,10 @@ class DialOptions:
             raise ConfigError(f"dial_rule is for dial=auto and for several dials; found {found}")
         if save and (several or dial is None):
             raise ConfigError(f"save_dial=true needs one dial, dial=NUMBER or dial=auto; found {found}")
+        if save and (remote := [str(one) for one in listed(values.get("adapter")) if is_on_hub(one)]):
+            raise ConfigError(
+                f"save_dial=true writes to the adapter file, and {remote[0]} is on the hub; pull it first"
+            )
         rule = Rule.parse(text, "dial_rule") if text else _rule_of_run(values["run"])
         if rule is None and dial == AUTO:
             missing = "and train.best of the run has no metric" if values["run"] else "which chooses"

@@ -1,7 +1,6 @@
 """`tools/evaluate.py`: score the base and any number of adapted models side by side on any data set."""
 
 import itertools
-import os
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
@@ -39,6 +38,7 @@ from sam3_hyperet.evaluation.task import check_tiles, open_task
 from sam3_hyperet.files import Manifest, sole_use
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.launch.options import SlurmOptions
+from sam3_hyperet.modeling.adapter_source import adapter_name, is_on_hub, locate_adapter
 from sam3_hyperet.modeling.config import ModelOptions
 from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.options import read_options
@@ -180,7 +180,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def find_trained(adapters: list[Path], runs: list[Path], *, data: str, use_weights: bool) -> dict[str, TrainedFiles]:
-    """All adapted models, by unique names: those of the adapter files or, without any, of the runs.
+    """All adapted models, by unique names: those of the adapters, as for `load_adapter`, or else of the runs.
 
     No model gets the name of the data set, `data`. `use_weights` takes the base weights that a run trained, if it did.
     Raises ConfigError for adapter files together with several runs.
@@ -189,10 +189,9 @@ def find_trained(adapters: list[Path], runs: list[Path], *, data: str, use_weigh
         raise ConfigError(f"adapter= and {len(runs)} runs; expected adapter files, with one run at most, or runs")
     weights = [_existing(run / WEIGHTS["best"]) if use_weights else None for run in runs]
     if adapters:
-        # links are not followed: in a cache they lead to a blob without a name
-        paths = (Path(os.path.abspath(file)) for file in adapters)
-        names = [path.parent.name if path.name in ADAPTER.values() else path.stem for path in paths]
-        files = [TrainedFiles(file, *weights) for file in adapters]
+        located = [locate_adapter(given) for given in adapters]
+        names = [adapter_name(g if is_on_hub(g) else file) for g, file in zip(adapters, located, strict=True)]
+        files = [TrainedFiles(file, *weights) for file in located]
     else:
         names = [run.resolve().name for run in runs]
         files = [TrainedFiles(_existing(run / ADAPTER["best"]), own) for run, own in zip(runs, weights, strict=True)]

@@ -34,6 +34,7 @@ from sam3_hyperet.inference.tiled_prediction import TiledPredictor
 from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.modeling.adapter_file import load_adapter
+from sam3_hyperet.modeling.adapter_source import is_on_hub, locate_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.config import ModelOptions
@@ -256,6 +257,10 @@ def _described(config: DictConfig) -> tuple[dict[str, Any], str | None]:
             values["checkpoint"] = str(weights)
         if adapter is None and best.is_file():
             adapter = str(best)
+    if adapter is not None:
+        given, adapter = adapter, str(locate_adapter(adapter))
+        if is_on_hub(given):
+            print(f"{given}: {adapter}")
     if config.dial is not None and adapter is None:
         raise ConfigError(f"dial={config.dial:g}: there is no adapter; expected adapter=FILE, or a run that has one")
     return values, adapter  # type: ignore[return-value]

@@ -34,7 +34,7 @@ _SAME_RESULT = {"protocol", "logger", "evaluate", "cache.folder", "model.compile
 class RunOptions(FitOptions):
     """The sections of a configuration of `train`, each by its name there.
 
-    more_data: sets that are trained on beside `data`. init_adapter: file or run folder to begin with.
+    more_data: sets that are trained on beside `data`. init_adapter: adapter to begin with, as for `load_adapter`.
     """
 
     model: ModelOptions

@@ -12,6 +12,7 @@ sites           the places of adapters in a model
 encoders        adapters of any other vision encoder
 controls        LoRA, OFT, BitFit and others, for comparison
 inject          adapters put in, switched off, and taken out
+adapter_source  the file that a path, a run's folder or a hub repository stands for
 adapter_file    adapters saved and loaded, with their configuration
 gates           how much of an adapter each prompt gets, where there are gates
 dial            how far adapters move the base, from 0 to beyond 1

@@ -16,6 +16,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hyperbolic.curvature import Curvature
+from sam3_hyperet.modeling.adapter_source import locate_adapter
 from sam3_hyperet.modeling.config import CONTROLS_OF_BASE, HyperETConfig, adapter_config
 from sam3_hyperet.modeling.dial import checked_dial, dial_of, set_dial
 from sam3_hyperet.modeling.encoders.inject import install_places
@@ -52,8 +53,8 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
 
 
 def read_adapter_config(path: str | Path) -> HyperETConfig:
-    """Configuration in an adapter file's metadata."""
-    return _config(path, read_safetensors(path)[1])
+    """Configuration in the metadata of an adapter, named as for `load_adapter`."""
+    return _config(path, read_safetensors(locate_adapter(path))[1])
 
 
 def read_adapter_dial(path: str | Path) -> float:
@@ -70,18 +71,20 @@ def write_adapter_dial(path: str | Path, dial: float) -> None:
 
 def inject_from_file(model: nn.Module, path: str | Path) -> None:
     """Add adapters as an adapter file has them, at the identity. Raises CheckpointError as `load_adapter` does."""
-    tensors, metadata = read_safetensors(path)
+    tensors, metadata = read_safetensors(locate_adapter(path))
     _inject(model, path, tensors, metadata)
 
 
 def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
-    """Load an adapter file; a model without adapters gets them first.
+    """Load an adapter; a model without adapters gets them first.
 
+    `path` is a file of `save_adapter`, a run's folder, or `hub:user/name[@revision]`, a repository of the Hugging Face
+    hub that `push_to_hub` wrote, which is downloaded once.
     A base in another precision is accepted, with a warning, where all weights are equal after rounding to the coarser
     one. Raises ConfigError for a file of SAM 3's adapters and another model, and CheckpointError for what is no adapter
     file or was made for another base, another configuration or other shapes.
     """
-    tensors, metadata = read_safetensors(path)
+    tensors, metadata = read_safetensors(locate_adapter(path))
     config, dial, places = _config(path, metadata), _dial(path, metadata), _places(path, metadata)
     if places and isinstance(model, host.Sam3Image):
         raise CheckpointError(f"{path}: made for an encoder with {described(p.module for p in places)}, not for SAM 3")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.modeling.adapter_file import inject_from_file, load_adapter
+from sam3_hyperet.modeling.adapter_source import locate_adapter
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import check_model, inject
 from sam3_hyperet.modeling.parameters import adapter_parameters
@@ -18,12 +19,13 @@ def adapted_copy(base: host.Sam3Image, adapter: HyperETConfig | Mapping[str, obj
 
     What changes a base weight in place changes it for every copy: these are for evaluation, or for stage 1. The copy
     has a dial of its own, and stays on the base's device; move the base before it is copied. `adapter` is a
-    configuration, whose adapters start at the identity, or an adapter file. Raises as `inject`, also where `base` has
-    adapters itself, and as `load_adapter`.
+    configuration, whose adapters start at the identity, or an adapter as for `load_adapter`. Raises as `inject`, also
+    where `base` has adapters itself, and as `load_adapter`.
     """
     check_model(base)
     model = shared_copy(base)
-    if isinstance(adapter, str | Path):
+    adapter = locate_adapter(adapter) if isinstance(adapter, str) else adapter
+    if isinstance(adapter, Path):
         inject_from_file(model, adapter)
     else:
         inject(model, adapter)
@@ -33,7 +35,7 @@ def adapted_copy(base: host.Sam3Image, adapter: HyperETConfig | Mapping[str, obj
             owner, _, attribute = name.rpartition(".")
             own = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
             setattr(model.get_submodule(owner), attribute, own)
-    return load_adapter(model, adapter) if isinstance(adapter, str | Path) else model
+    return load_adapter(model, adapter) if isinstance(adapter, Path) else model
 
 
 def shared_copy(model: host.Sam3Image) -> host.Sam3Image:

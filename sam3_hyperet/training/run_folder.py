@@ -10,6 +10,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.files import Manifest, remove_leftovers
 from sam3_hyperet.modeling.adapter_file import load_adapter, save_adapter
+from sam3_hyperet.modeling.adapter_source import ADAPTER_FILE
 from sam3_hyperet.modeling.checkpoint import load_base, save_base
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.parameters import base_state_dict
@@ -17,7 +18,7 @@ from sam3_hyperet.training.options import CONFIG_FILE, STATE_FILE
 from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
 from sam3_hyperet.training.state import previous_state
 
-ADAPTER = {"best": "adapter.safetensors", "last": "adapter_last.safetensors"}
+ADAPTER = {"best": ADAPTER_FILE, "last": "adapter_last.safetensors"}
 WEIGHTS = {"best": "weights.safetensors", "last": "weights_last.safetensors"}
 VERSIONS = "versions.json"
 _WEIGHTS = (*ADAPTER.values(), *WEIGHTS.values())

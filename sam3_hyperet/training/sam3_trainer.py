@@ -13,6 +13,7 @@ from torch import nn
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.errors import CheckpointError
+from sam3_hyperet.modeling.adapter_source import locate_adapter
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject
@@ -50,14 +51,15 @@ def adapted_model(
         name, checkpoint, resolution, seed: as for `build_model`; without a checkpoint "large" has random weights.
         hyperet: options of `HyperETConfig`; None is its defaults, or those of an adapter file.
         stage: as for `set_stage`.
-        adapter: adapters to start from: a file of `save_adapter`, or a checkpoint that SAM 3's trainer wrote with the
+        adapter: adapters to start from: what `load_adapter` takes, or a checkpoint that SAM 3's trainer wrote with the
             same `hyperet`.
 
     Raises ConfigError for an unknown option or one that cannot be, CheckpointError for weights that do not fit.
     """
     options = OmegaConf.to_container(hyperet, resolve=True) if isinstance(hyperet, DictConfig) else hyperet
     model = build_model(name, checkpoint=checkpoint, resolution=resolution, seed=seed)
-    is_file_of_ours = adapter is not None and Path(adapter).suffix == ".safetensors"
+    adapter = None if adapter is None else locate_adapter(adapter)
+    is_file_of_ours = adapter is not None and adapter.suffix == ".safetensors"
     if options is not None or not is_file_of_ours:
         inject(model, HyperETConfig.from_mapping(options or {}))
     if is_file_of_ours:

@@ -8,21 +8,22 @@ from torch import nn
 from sam3_hyperet.digest import sha256
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.adapter_file import load_adapter, read_adapter_config
+from sam3_hyperet.modeling.adapter_source import locate_adapter
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.dial import dial_of, set_dial
 from sam3_hyperet.training.run_folder import ADAPTER
 
 
 def initial_adapter(given: str, config: HyperETConfig) -> tuple[Path, str]:
-    """The adapter file that `init_adapter` names, which may be a run's folder, and its SHA-256.
+    """The adapter file that `init_adapter` names, as for `load_adapter`, and its SHA-256.
 
     Raises CheckpointError for what is no adapter file, and ConfigError for one of other options than `config`. Whether
     it is of the same base is seen when it is loaded.
     """
-    path = Path(given).expanduser()
+    path = locate_adapter(given)
     file = path / ADAPTER["best"] if path.is_dir() else path
     if not file.exists():
-        expected = f"expected an adapter file, or a run's folder with {ADAPTER['best']}"
+        expected = f"expected an adapter file, a run's folder with {ADAPTER['best']}, or hub:user/name"
         raise CheckpointError(f"init_adapter: {file}: no such file; {expected}")
     found = read_adapter_config(file)
     if config.is_empty:

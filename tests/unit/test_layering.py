@@ -22,7 +22,7 @@ FLOORS = (  # from the bottom; imports only go down
     ("training",),
     ("evaluation", "launch"),
     ("report", "doctor", "recipes"),
-    ("ablation",),
+    ("ablation", "hub"),
     ("cli",),
     ("__main__",),
 )

@@ -30,6 +30,16 @@ SIGNATURES = {
     "parameter_report": {"model": inspect.Parameter.empty},
     "save_adapter": {"model": inspect.Parameter.empty, "path": inspect.Parameter.empty},
     "load_adapter": {"model": inspect.Parameter.empty, "path": inspect.Parameter.empty},
+    "push_to_hub": {
+        "source": inspect.Parameter.empty,
+        "repo": inspect.Parameter.empty,
+        "private": False,
+        "revision": None,
+        "base_model": None,
+        "license": None,
+        "note": "",
+        "evaluations": (),
+    },
     "save_official": {"model": inspect.Parameter.empty, "path": inspect.Parameter.empty, "carry_over": None},
     "adapted_model": {
         "name": "large",

@@ -46,6 +46,8 @@ CASES = [
         1,
         "scale='height' is unknown; expected one of width",
     ),
+    (["info", "--help"], 0, "--json prints the same as JSON"),
+    (["push", "x"], 1, "needs repo=…"),
     (["benchmark"], 1, "subcommand is missing; there are attention, "),
     (["pretrain", "data=voc"], 1, "data='voc' is unknown"),
 ]

@@ -1,0 +1,94 @@
+"""What an adapter file holds: its configuration, sites, gates, parameters, dial and base."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from sam3_hyperet.choices import MAX_DIAL
+from sam3_hyperet.errors import CheckpointError
+from sam3_hyperet.modeling.config import SCHEMES, HyperETConfig
+from sam3_hyperet.reading import foreign_content, parse_json, regular_file
+
+FORMAT = "sam3_hyperet-adapter-1"
+PACKAGED_BASES = {
+    "tiny": "28f44828d6d8d9e2a78e90eab5cc5714cf15601d5e97300fbef3bac2a55b0444",
+    "tiny_levels": "d65c6b35f8bdbbe739d4becb3dc738062dc8eb46bae5a79f7d6cbedc53c67ccf",
+}
+"""Fingerprints of the bases in the package, by the model's name."""
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """An adapter file, read without a model.
+
+    shapes: of its tensors, by name. base: fingerprint of the base weights. encoder: modules that are adjusted, of an
+    adapter for another encoder than SAM 3's.
+    """
+
+    path: Path
+    config: HyperETConfig
+    shapes: dict[str, tuple[int, ...]]
+    dial: float
+    base: str
+    version: str
+    encoder: tuple[str, ...] = ()
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of values in the file."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    @cached_property
+    def gates(self) -> int:
+        """Number of gates by the prompt."""
+        return sum(name.endswith(".gate.weight") for name in self.shapes)
+
+    @property
+    def base_name(self) -> str | None:
+        """Name of the packaged model that the base is, if it is one."""
+        return next((name for name, digest in PACKAGED_BASES.items() if digest == self.base), None)
+
+    @property
+    def scheme(self) -> str:
+        """The scheme whose sites these are, or the sites."""
+        sites = self.config.resolved_sites
+        named = {of_scheme: name for name, of_scheme in SCHEMES.items() if of_scheme}
+        return " ".join(filter(None, (named.get(sites), self.config.place)))
+
+    @property
+    def geometry(self) -> str:
+        """Structure and geometry with the curvature; a control's own name."""
+        config = self.config
+        if config.adapter != "hyperet":
+            return f"{config.adapter}, a control"
+        learnt = ", learnt" if config.learn_curvature else ""
+        curvature = "" if config.geometry == "euclidean" else f", curvature −{config.curvature:g}{learnt}"
+        return f"{config.structure} {config.geometry}{curvature}"
+
+
+def read_adapter_info(path: str | Path) -> AdapterInfo:
+    """Read an adapter file's header. Raises CheckpointError for what is no adapter file."""
+    path = regular_file(path, CheckpointError)
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = dict(file.metadata() or {})
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        found = foreign_content(path) or " ".join(str(error).split())
+        raise CheckpointError(f"{path}: not a readable safetensors file ({found})") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not an adapter file; format is {metadata.get('format')!r:.60}, not {FORMAT!r}")
+    try:
+        config = HyperETConfig.from_mapping(parse_json(metadata["config"]))
+        dial = float(metadata.get("dial", "1"))
+        encoder = tuple(str(place[0]) for place in parse_json(metadata.get("encoder", "[]")))
+    except (LookupError, TypeError, ValueError) as error:  # so is a ConfigError
+        raise CheckpointError(f"{path}: its metadata cannot be read ({error})") from error
+    if not 0 <= dial <= MAX_DIAL:
+        raise CheckpointError(f"{path}: its dial is {dial:g}, expected a number from 0 to {MAX_DIAL:g}")
+    return AdapterInfo(
+        path, config, shapes, dial, metadata.get("base", ""), metadata.get("version", "unknown"), encoder
+    )

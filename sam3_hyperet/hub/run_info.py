@@ -1,0 +1,118 @@
+"""What the run beside an adapter says of it: the base, the data, the training and the metrics."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.evaluation.metrics.key import MetricKey
+from sam3_hyperet.modeling.adapter_source import ADAPTER_FILE
+from sam3_hyperet.reading import YAML_ERRORS, parse_json, read_text, read_yaml_text
+from sam3_hyperet.report.tables import METRICS
+
+CONFIG_FILE, METRICS_FILE, VERSIONS_FILE = "config.yaml", "metrics.json", "versions.json"
+WEIGHTS_FILE = "weights.safetensors"
+"""Base weights that a run trained."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """The files of a run that describe its adapter; each is empty where there is no such file.
+
+    config: of the run, by section. metrics: metrics.json. versions: of packages.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, section: str, key: str, default: Any = None) -> Any:
+        """An option of the run's configuration."""
+        found = self.config.get(section)
+        return found.get(key, default) if isinstance(found, Mapping) else default
+
+    @property
+    def base(self) -> str | None:
+        """The base by its option: a repository, a file's name, or the packaged model's."""
+        checkpoint = self.of("model", "checkpoint")
+        return self.of("model", "name") if checkpoint in (None, "") else str(checkpoint)
+
+    @property
+    def trained_on(self) -> str | None:
+        """The data sets, joined by "+"."""
+        more = self.config.get("more_data")
+        names = [self.of("data", "name"), *(more if isinstance(more, Mapping) else ())]
+        return " + ".join(str(name) for name in names if name) or None
+
+
+def run_beside(adapter: Path) -> Path | None:
+    """The folder of the run that wrote an adapter file; None where there is no configuration beside it."""
+    folder = adapter.parent
+    return folder if adapter.name == ADAPTER_FILE and (folder / CONFIG_FILE).is_file() else None
+
+
+def read_run_info(folder: Path) -> RunInfo:
+    """Read what is there of a run. Raises ConfigError and DataError for files that cannot be read."""
+    return RunInfo(_yaml(folder / CONFIG_FILE), read_metrics(folder / METRICS_FILE), _json(folder / VERSIONS_FILE))
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Metrics of a file with their names taken apart, so that tables can be made of them; {} without a file."""
+    found: dict[str, Any] = {}
+    for key, value in _json(path).items():
+        found[_key(key) or key] = value
+    return found
+
+
+def metrics_at_dials(metrics: Mapping[str, Any]) -> dict[float, dict[str, Any]]:
+    """Metrics of one adapter along its dial, by dial; the base is 0. Empty where no dial was tried."""
+    found: dict[float, dict[str, Any]] = {}
+    for key, value in metrics.items():
+        if at := re.match(r"dial_([\d.]+)/(.+)", key):
+            found.setdefault(float(at[1]), {})[at[2]] = value
+    if found:
+        base = {key.removeprefix("base/"): value for key, value in metrics.items() if key.startswith("base/")}
+        found.setdefault(0.0, base)
+    return dict(sorted(found.items()))
+
+
+def _key(text: str) -> MetricKey | None:
+    """A metric of the main table by its parts; None for any other, of which no table is made."""
+    if text.startswith(("difference/", "dial")) or "/forgetting/" in text:
+        return None
+    for metric in METRICS:
+        if text.endswith(f"/{metric.key}"):
+            model, parts = "", text.removesuffix(f"/{metric.key}").split("/")
+            if parts[0] == "base":
+                model = parts.pop(0)
+            if parts:
+                return MetricKey(metric.key, data=parts[0], group="/".join(parts[1:]), model=model)
+    return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = parse_json(read_text(path))
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: holds a {type(found).__name__}, expected keys with values")
+    return found
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = yaml.safe_load(read_yaml_text(path))
+    except YAML_ERRORS as error:
+        raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: not the configuration of a run")
+    return found

@@ -1,0 +1,135 @@
+"""The adapter file that an option names: a file, a run's folder, or a repository of the Hugging Face hub. No torch."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam3_hyperet.errors import CheckpointError, ConfigError
+
+ADAPTER_FILE = "adapter.safetensors"
+"""Name of the adapter in a run's folder and in a repository of the hub."""
+HUB = "hub:"
+_REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HubReference:
+    """A repository of the hub, and its branch, tag or commit; None is its main branch."""
+
+    repository: str
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, text: str) -> "HubReference":
+        """Read `hub:user/name`, `hub:user/name@revision`, or the same without `hub:`. ConfigError for anything else."""
+        repository, at, revision = text.removeprefix(HUB).partition("@")
+        well_formed = _REPOSITORY.fullmatch(repository) and ".." not in repository and "--" not in repository
+        if not well_formed or (at and not revision.strip()):
+            raise ConfigError(
+                f"{text}: not a repository of the hub; expected {HUB}user/name or {HUB}user/name@revision"
+            )
+        return cls(repository, revision or None)
+
+    def __str__(self) -> str:
+        return f"{HUB}{self.repository}{f'@{self.revision}' if self.revision else ''}"
+
+
+def is_on_hub(source: str | Path) -> bool:
+    """Whether an option names a repository of the hub."""
+    return str(source).startswith(HUB)
+
+
+def locate_adapter(source: str | Path) -> Path:
+    """The file of an adapter file, of a folder with one, or of `hub:user/name[@revision]`, which is downloaded.
+
+    A path where nothing is comes back as it is. Raises ConfigError for what is no reference, and CheckpointError for a
+    download that fails: what was downloaded before is found without a connection.
+    """
+    if is_on_hub(source):
+        reference = HubReference.of(str(source))
+        path = download(reference, ADAPTER_FILE)
+        logger.info("%s: commit %s", reference, commit_of(path))
+        return path
+    path = Path(source).expanduser()
+    return path / ADAPTER_FILE if (path / ADAPTER_FILE).is_file() else path
+
+
+def adapter_name(source: str | Path) -> str:
+    """A name for people: of the repository, of the folder of an `adapter*.safetensors`, or else of the file."""
+    if is_on_hub(source):
+        return HubReference.of(str(source)).repository.partition("/")[2]
+    # links are not followed: in a cache they lead to a blob without a name
+    path = Path(os.path.abspath(Path(source).expanduser()))
+    return path.parent.name if path.name in (ADAPTER_FILE, "adapter_last.safetensors") else path.stem
+
+
+def download(reference: HubReference, name: str) -> Path:
+    """A file of a repository, in the hub's cache. Raises CheckpointError where it cannot be had, in one sentence."""
+    from huggingface_hub import hf_hub_download
+
+    with hub_errors(reference, f"fetch {name}"):
+        return Path(hf_hub_download(reference.repository, name, revision=reference.revision))
+
+
+def commit_of(path: Path) -> str:
+    """The commit that a file in the hub's cache is of."""
+    parts = path.parts
+    return parts[len(parts) - 1 - parts[::-1].index("snapshots") + 1]
+
+
+@contextmanager
+def hub_errors(reference: HubReference, deed: str) -> Iterator[None]:
+    """Turn the hub's refusals and a broken connection into a CheckpointError of one sentence.
+
+    What the hub sent is not quoted but for its own message: its addresses may be signed.
+    """
+    import httpx
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    def refused(why: str) -> CheckpointError:
+        return CheckpointError(f"{reference}: cannot {deed}: {why}")
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise refused(f"the repository is gated; ask for access on its page, then {_LOG_IN}") from error
+    except RepositoryNotFoundError as error:
+        raise refused(f"no such repository, or a private one that needs a login; {_LOG_IN}") from error
+    except RevisionNotFoundError as error:
+        raise refused("no such revision; expected a branch, a tag or a whole commit of the repository") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        is_offline = constants.is_offline_mode()
+        why = "HF_HUB_OFFLINE is set" if is_offline else f"{constants.ENDPOINT} cannot be reached"
+        raise refused(f"{why}, and it is not in the cache; fetch it once with a connection") from error
+    except EntryNotFoundError as error:
+        raise refused("the repository has no such file; expected one that `push` wrote") from error
+    except HfHubHTTPError as error:
+        raise refused(_said(error)) from error
+    except httpx.HTTPError as error:
+        why = f"{constants.ENDPOINT} does not answer ({type(error).__name__})"
+        raise refused(f"{why}; try again, or set HF_HUB_OFFLINE=1 to use what is in the cache") from error
+
+
+def _said(error: object) -> str:
+    """The hub's answer in words: by its status, with its own message where there is one."""
+    response, message = getattr(error, "response", None), getattr(error, "server_message", None)
+    status = getattr(response, "status_code", 0)
+    remedy = {401: f"; {_LOG_IN}", 403: "; expected a token that may write there"}.get(status, "; try again later")
+    said = f": {' '.join(str(message).split())[:200]}" if message else ""
+    return f"the hub answered with status {status}{said}{remedy}"

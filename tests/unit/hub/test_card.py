@@ -1,0 +1,113 @@
+"""Model cards: metadata that huggingface_hub reads back, numbers of the run, what got worse, how to load it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+from local_hub import card_faults
+from shared_runs import ALONG, write_adapter, write_run
+
+from sam3_hyperet.cli.info import main as info
+from sam3_hyperet.cli.push import main as push
+from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.hub.adapter_info import PACKAGED_BASES, read_adapter_info
+from sam3_hyperet.modeling.build import build_model
+from sam3_hyperet.modeling.fingerprint import base_fingerprint
+
+
+def card(source, tmp_path, *arguments):
+    push([str(source), "repo=user/shop", f"preview={tmp_path}/preview", *arguments])
+    text = (tmp_path / "preview" / "README.md").read_text(encoding="utf-8")
+    assert not card_faults(text)
+    return ModelCard(text, ignore_metadata_errors=False)
+
+
+def test_metadata_comes_back_from_huggingface_hub(run, tmp_path):
+    data = card(run, tmp_path).data
+    assert [data.license, data.library_name, data.pipeline_tag] == ["apache-2.0", "sam3_hyperet", "image-segmentation"]
+    assert {"scheme-b", "lorentz", "sam3"} <= set(data.tags)
+    assert data.model_name == "shop"
+    found = {result.metric_type: result for result in data.eval_results}
+    assert found.keys() == {"part/segm/AP", "fused/mIoU"}
+    part = found["part/segm/AP"]
+    assert [part.dataset_type, part.metric_value] == ["shop", 0.178]
+    assert part.metric_args == {"base": 0.106, "difference": 0.072, "interval_95": [0.059, 0.09]}
+
+
+def test_a_card_has_what_the_run_knows(run, tmp_path):
+    (tmp_path / "note.md").write_text("Made for *one* shop.", encoding="utf-8")
+    (tmp_path / "along.json").write_text(json.dumps(ALONG))
+    text = card(run, tmp_path, f"note={tmp_path}/note.md", f"evaluations=[{tmp_path}/along.json]").text
+    for part in (
+        "20 parameters (0.27 % of the base)",
+        "Made for *one* shop.",
+        'hy.load_adapter(model, "hub:user/shop")',
+        "| concepts | part: wheel, roof |",
+        "| Mask AP | shop · part | .106 | .178 | +.072 (+.059 to +.090) |",
+        "### What got worse\n\n| metric | data | base | adapted | difference (95 % interval) |\n"
+        "| --- | --- | ---: | ---: | ---: |\n| mIoU | shop · fused | .852 | .843 | −.009 (−.016 to −.003) |",
+        "Lost on concepts that were not trained on: object/segm/AP .006",
+        "| dial | coco/segm/AP |\n| --- | ---: |\n| 0 | .500 |\n| 0.5 | .490 |\n| 1 | .460 |",
+        "at dial 0.75",
+        "the base answers 0 % and the adapted model 7 %",
+        "peng2025hyperet",
+    ):
+        assert part in text, part
+    assert "Box AP" not in text
+
+
+def test_a_card_without_a_run_says_so(tmp_path, capsys):
+    file = write_adapter(tmp_path / "lone.safetensors", base="f" * 64)
+    found = card(file, tmp_path, "base_model=facebook/sam3")
+    assert [found.data.base_model, found.data.base_model_relation] == ["facebook/sam3", "adapter"]
+    assert [found.data.license, found.data.license_name] == ["other", "sam-license"]
+    assert "nothing is known of how well it does" in found.text
+    assert 'hy.build_model("large", checkpoint="facebook/sam3")' in found.text
+    assert "no run beside the adapter" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"preview=.*: is there already"):
+        card(file, tmp_path)
+
+
+def test_a_local_checkpoint_is_named_without_its_folder(tmp_path):
+    run = write_run(tmp_path / "run", checkpoint="/home/somebody/sam3.pt", base="f" * 64, scheme="A", gate="none")
+    text = card(run, tmp_path, "license=cc-by-nc-4.0").content
+    assert 'hy.build_model("large", checkpoint="sam3.pt")' in text
+    assert "license: cc-by-nc-4.0" in text
+    assert "somebody" not in text
+
+
+def test_info_says_what_an_adapter_is(run, capsys):
+    found = info([str(run), "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["metrics"].keys() == found["metrics"].keys()
+    assert [found["scheme"], found["parameters"], found["gates"], found["dial"]] == ["B encoder_layer", 20, 1, 0.75]
+    assert [found["base_name"], found["trained_on"]] == ["tiny_levels", "shop"]
+    info([str(run / "adapter.safetensors")])
+    out = capsys.readouterr().out
+    assert "structure and geometry: dense lorentz, curvature −0.01\n" in out
+    assert "base: tiny_levels, of the package; fingerprint d65c6b35f8" in out
+    (run / "config.yaml").unlink()
+    info([str(run)])
+    assert "trained on: unknown: no config.yaml beside it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.write_bytes(b"<html>"), r"not a readable safetensors file \(it is a web page"),
+        (lambda f: write_adapter(f, geometry="flat"), "its metadata cannot be read"),
+        (lambda f: f.unlink(), "no such file"),
+    ],
+)
+def test_what_is_no_adapter_is_refused(tmp_path, change, message):
+    file = write_adapter(tmp_path / "a.safetensors")
+    change(file)
+    with pytest.raises(CheckpointError, match=f"^{file}: {message}"):
+        read_adapter_info(file)
+
+
+@pytest.mark.parametrize("name", PACKAGED_BASES)
+def test_the_packaged_bases_are_known_by_name(name):
+    assert base_fingerprint(build_model(name)) == PACKAGED_BASES[name]
