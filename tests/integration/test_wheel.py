@@ -93,13 +93,14 @@ for command in " ".join(words).split(" then "):
 def test_the_whole_way_from_an_empty_folder(run):
     """In one process, which imports everything once."""
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(run.folder / "a.png")
-    train, evaluate = "train experiment=smoke run_dir=run", "evaluate run=run run_dir=evaluated"
+    few = "data.splits.train=4 data.splits.tune=1 data.splits.val=2 train.max_steps=2 train.validate_images=1"
+    train, evaluate = f"train experiment=smoke {few} run_dir=run", "evaluate run=run run_dir=evaluated"
     predict = "predict run=run images=a.png prompts=car,house run_dir=predicted"
     start = (run.python, "-c", ONE_AFTER_THE_OTHER, run.script)
     said = run(f"{train} then {evaluate} then {predict}", start=start)
     assert "next: sam3-hyperet predict run=run" in said
     trained, again = (json.loads((run.folder / name / "metrics.json").read_text()) for name in ("run", "evaluated"))
-    assert again["scenes/images"] == trained["scenes/images"] == 4
+    assert again["scenes/images"] == trained["scenes/images"] == 2
     content = json.loads((run.folder / "predicted" / "predictions.json").read_text())
     assert [prompt["prompt"] for prompt in content["pictures"][0]["prompts"]] == ["car", "house"]
     assert {path.name for path in run.folder.iterdir()} <= {"a.png", "run", "runs", "evaluated", "predicted"}
