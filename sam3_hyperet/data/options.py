@@ -161,6 +161,9 @@ class DataOptions:
             raise ConfigError(f"data.splits={self.splits!r}; expected {', '.join(SPLITS)} by name")
         for split in self.splits:
             one_of("data.splits", split, SPLITS)
+        if not self.exemplars and self.exemplars_alone != DataOptions.exemplars_alone:
+            found = f"data.exemplars_alone={self.exemplars_alone}"
+            raise ConfigError(f"{found} is of prompts with a box; expected data.exemplars above 0")
         if self.shots and self.train_images:
             raise ConfigError(
                 f"data.shots={self.shots} and data.train_images={self.train_images}; expected one of them, images of "

@@ -89,9 +89,10 @@ class Protocol:
             exact = "but protocol.min_score=0 is exact already"
             remedy = "protocol.compare_exact=0, or protocol.min_score above 0, such as protocol=fast has"
             raise ConfigError(f"protocol.compare_exact={self.compare_exact}, {exact}; expected {remedy}")
-
-        if not (self.exemplars or self.exemplar_text):
-            raise ConfigError("protocol.exemplar_text=false needs boxes; expected protocol.exemplars from 1")
+        for name, idle in (("exemplar_text", True), ("exemplar_seed", 0)):
+            if not self.exemplars and (value := getattr(self, name)) != idle:
+                found = f"protocol.{name}={str(value).lower()}"
+                raise ConfigError(f"{found} needs boxes; expected protocol.exemplars from 1")
         if self.asks_present and self.recall < 1:
             spared = f"protocol.recall={self.recall} spares absent concepts"
             raise ConfigError(f"{spared}, for which {self.prompted_by} does not ask; expected protocol=exact or fast")

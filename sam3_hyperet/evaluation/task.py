@@ -130,8 +130,9 @@ class EvalTask:
         for k in asked:
             category_id = self.prompts[k].category_id
             mine = [one for one in self.split.images.instances(i) if one.category_id == category_id and not one.crowd]
-            seed = (self.protocol.exemplar_seed, image.image_id % 2**63, category_id)
-            drawn = np.random.default_rng(seed).permutation(len(mine))[:count]  # type: ignore[arg-type]
+            ids = (image.image_id, category_id or 0)  # of any sign, which seeds are not
+            seed = (self.protocol.exemplar_seed, *(one % 2**63 for one in ids))
+            drawn = np.random.default_rng(seed).permutation(len(mine))[:count]
             boxes = [masks.box(mine[n].rle) for n in drawn]
             exemplars.append(Exemplars.in_pixels(boxes, (image.width, image.height)))
         return asked if self.protocol.exemplar_text else [0] * len(asked), exemplars

@@ -1,5 +1,6 @@
 """Files of box exemplars: boxes by image file name, or a COCO file with annotations (docs/evaluation.md)."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -132,9 +133,10 @@ def _stated(where: str, record: object) -> StatedBox:
 
 
 def _box(where: str, box: object) -> tuple[float, ...]:
-    if not isinstance(box, list) or len(box) != 4 or not all(type(number) in (int, float) for number in box):
-        raise DataError(f"{where}: box is {box!r:.60}; expected four numbers, [x, y, width, height] in pixels")
-    return tuple(map(float, box))
+    if isinstance(box, list) and len(box) == 4 and all(type(number) in (int, float) for number in box):
+        with contextlib.suppress(OverflowError):  # of an integer beyond any float
+            return tuple(map(float, box))
+    raise DataError(f"{where}: box is {box!r:.60}; expected four numbers, [x, y, width, height] in pixels")
 
 
 def _read_coco(path: Path, content: Mapping[str, Any]) -> ExemplarFile:

@@ -115,6 +115,7 @@ def test_a_coco_file_names_prompts_and_boxes(pictures, written, tmp_path, capsys
         ({"0.png": [{**CAR, "positive": 1}]}, "positive is 1; expected true or false"),
         ({"0.png": [{"box": [1, 2, 3]}]}, "box is [1, 2, 3]; expected four numbers"),
         ({"0.png": [{"box": [1, 2, 3, True]}]}, "box is [1, 2, 3, True]; expected four numbers"),
+        ({"0.png": [{"box": [1, 2, 3, 10**400]}]}, "0.png, record 1: box is [1, 2, 3, 1000"),
         (
             {"0.png": [{"box": [1, 2, 0, 5]}]},
             "0.png, record 1: box [1.0, 2.0, 0.0, 5.0]; expected [x, y, width, height",
