@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-TOOLS = ("ruff", "mypy", "codespell", "yamllint")
+TOOLS = ("ruff", "mypy", "codespell", "yamllint", "hadolint")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_the_tools_are_those_of_the_virtual_environment(lint, installed):
     process = lint()
     assert process.returncode == 0, process.stderr
     ran = [line.split()[0] for line in process.stdout.splitlines()]
-    assert ran == ["ruff", "ruff", "mypy", "codespell", "yamllint"]
+    assert ran == ["ruff", "ruff", "mypy", "codespell", "yamllint", "hadolint"]
 
 
 def test_a_failing_tool_fails(lint, installed):
@@ -63,6 +63,6 @@ def test_mistakes(lint, installed):
 
 def test_hooks_are_the_checks():
     text = (REPOSITORY / ".pre-commit-config.yaml").read_text()
-    for check in ("ruff", "mypy", "spelling", "yaml"):
+    for check in ("ruff", "mypy", "spelling", "yaml", "docker"):
         assert f"entry: .ci/lint {check}\n" in text
     assert "language: python" not in text  # those are installed from a registry
