@@ -6,6 +6,7 @@ import re
 from latex2mathml.converter import convert
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+_NORM = "&#x02016;"
 
 
 def on_page_content(content: str, **_: object) -> str:
@@ -13,6 +14,7 @@ def on_page_content(content: str, **_: object) -> str:
 
     def converted(match: re.Match[str]) -> str:
         display = "inline" if match[2] == "(" else "block"
-        return convert(html.unescape(match[3]).strip(), display=display)
+        formula = convert(html.unescape(match[3]).strip(), display=display)
+        return formula.replace(f"<mo>{_NORM}", f'<mo stretchy="false">{_NORM}')  # else as tall as what is around it
 
     return _FORMULA.sub(converted, content)

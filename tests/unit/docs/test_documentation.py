@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from sam3_hyperet.cli.ablation_study import open_study
 from sam3_hyperet.cli.command import SECTIONS, parse_command
 from sam3_hyperet.cli.console import TOOLS
+from sam3_hyperet.cli.run_options import read_run
 from sam3_hyperet.cli.submit import parse_runs
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -104,10 +105,13 @@ def test_a_command_composes(command, elsewhere, caplog, capsys):
         if "plan.yaml" in arguments:
             study.check()
         return
-    parse = parse_runs if tool in ("train", "pretrain") else parse_command
+    is_run = tool in ("train", "pretrain")
+    parse = parse_runs if is_run else parse_command
     ends = pytest.raises(SystemExit, match="0") if "--help" in arguments else contextlib.nullcontext()
     with caplog.at_level(logging.WARNING), ends:
-        parse(tool, arguments)
+        found, _ = parse(tool, arguments)
+        for config in found if is_run else ():
+            read_run(OmegaConf.to_container(config))
     assert not caplog.records, "an option has another name now"
 
 

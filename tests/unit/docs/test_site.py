@@ -93,3 +93,9 @@ def test_files_of_the_repository_are_pages(site):
     page = text_of(site / "repository" / "configs" / "experiment.html")
     assert "own_data.yaml" in page
     assert "What it is" not in page
+
+
+def test_the_notebook_is_a_page_with_its_pictures(site):
+    page = text_of(site / "notebook.html")
+    assert "From a Roboflow export to a dial" in page
+    assert "data:image/png;base64," in page
