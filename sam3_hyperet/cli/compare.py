@@ -1,7 +1,7 @@
 """Any number of models side by side on a split of a data set: metrics.json and report.html."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from sam3_hyperet.evaluation.models import EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.files import Manifest
-from sam3_hyperet.report.report import write_comparison
+from sam3_hyperet.report.comparison_report import write_comparison
 from sam3_hyperet.report.tables import MISSING, value
 from sam3_hyperet.training.choice import Rule
 
@@ -48,12 +48,13 @@ def compare_and_report(
     keep_records: bool = False,
     dial_rule: Rule | None = None,
     front: DialFront | None = None,
+    base: str = "",
 ) -> dict[str, float]:
     """Compare models (see `evaluation.compare.compare`), print the main metrics, write metrics.json and report.html.
 
     `dial_rule` is what the front of models along a dial shows, if it can; `front` is the one that chose their dial.
-    `extra` has more metrics to write, `tuning` is for `compare`. `resume` is "auto" to go on from the records in
-    `run_dir`, "never" to start over.
+    `base` names the base weights, `extra` has more metrics to write, `tuning` is for `compare`. `resume` is "auto" to
+    go on from the records in `run_dir`, "never" to start over.
     Returns the metrics; nothing in a process that is not the first.
     """
     Manifest(run_dir).check(*PRODUCTS)
@@ -73,8 +74,8 @@ def compare_and_report(
     of_tuning = {f"dial/{dial:g}/{name}": tried[dial][name] for dial in tried for name in front.rule.metrics}
     metrics = {**extra, **of_tuning, **comparison.metrics}
     Manifest(run_dir).claim(*PRODUCTS)
-    write_json(run_dir / "metrics.json", {**how_measured(comparison.task.protocol), **metrics})
-    write_comparison(replace(comparison, metrics=metrics), run_dir, config_text, front)
+    write_json(run_dir / "metrics.json", {**how_measured(comparison), **metrics})
+    write_comparison(replace(comparison, metrics=metrics), run_dir, config_text, front, base)
     if not keep_records:
         remove_records(comparison, run_dir)
     print_metrics(console, metrics, [model.name for model in models])
@@ -83,11 +84,14 @@ def compare_and_report(
     return metrics
 
 
-def how_measured(protocol: Protocol) -> dict[str, object]:
-    """What of a protocol keeps its metrics apart from others: precision, tiles and boxes as prompts."""
+def how_measured(comparison: Comparison) -> dict[str, object]:
+    """What keeps metrics apart from others: the whole protocol, the data, and by their own keys its main parts."""
+    protocol, split = comparison.task.protocol, comparison.task.split
     tiles = {} if protocol.tiling.is_whole else {"tiles": f"{protocol.tiles}, overlap {protocol.tile_overlap:g}"}
     prompts = {"prompted_by": protocol.prompted_by} if protocol.asks_present else {}
-    return {"precision": protocol.precision, **tiles, **prompts}
+    data = {"name": comparison.data.name, "split": split.name, "images": len(comparison.task.positions)}
+    data |= {"prompts": list(comparison.task.vocabulary)}
+    return {"protocol": asdict(protocol), "data": data, "precision": protocol.precision, **tiles, **prompts}
 
 
 def _left_out(split: Split, protocol: Protocol) -> list[str]:

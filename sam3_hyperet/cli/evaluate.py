@@ -125,6 +125,7 @@ def evaluate(config: DictConfig) -> Path:
             keep_records=config.keep_records,
             dial_rule=dials.rule,
             front=front,
+            base=read_options(ModelOptions, model_values, "model").weights,
         )
         if dials.save and fabric.is_global_zero:
             save_dials(models, say)

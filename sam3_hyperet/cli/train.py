@@ -37,7 +37,7 @@ from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
-from sam3_hyperet.modeling.config import adapter_config
+from sam3_hyperet.modeling.config import ModelOptions, adapter_config
 from sam3_hyperet.modeling.fingerprint import fingerprints_kept
 from sam3_hyperet.modeling.opening import open_adapted_model, open_model, set_threads
 from sam3_hyperet.modeling.parameters import parameter_report
@@ -237,9 +237,12 @@ def _train(
         base = None
         if base_trains(model) and values["model"].get("checkpoint") != "random":
             base = open_model(values["model"]).to(fabric.device)
-        models = beside_base(model, base, run.path / ADAPTER["best"] if adapter_config(model) is not None else None)
+        adapter, weights = run.path / ADAPTER["best"], run.path / WEIGHTS["best"]
+        files = adapter if adapter_config(model) is not None else None, weights if weights.is_file() else None
+        models = beside_base(model, base, files[0], weights_file=files[1])
         inputs = models, options.data, splits.evaluation, options.protocol, run.path
         shown = {"config_text": config_text, "extra": extra, "console": console}
+        shown["base"] = ModelOptions(**values["model"]).weights
         compare_and_report(*inputs, **shown, fabric=fabric, tuning=calibrating)
     _print_next(console, run.path, splits.training)
     return run.path

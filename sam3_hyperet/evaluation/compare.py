@@ -1,6 +1,7 @@
 """Any number of models on one split: their records, and their metrics in one flat table."""
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.parts import prompted_ids
 from sam3_hyperet.evaluation.against_exact import difference_line, exact_runs, minus_exact, unmeasured_line
-from sam3_hyperet.evaluation.bootstrap import intervals, paired_differences, remembered
+from sam3_hyperet.evaluation.bootstrap import FEWEST_IMAGES, intervals, paired_differences, remembered
 from sam3_hyperet.evaluation.cascade import Calibration, Calibrator
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey
@@ -40,6 +41,7 @@ from sam3_hyperet.precision import precision_text
 from sam3_hyperet.wording import count_of
 
 _RADII = ("radius/", "normalized_radius/")
+_MOST_TESTED = 6  # adapted models that are tested against each other: 15 pairs
 _FORGETTABLE = ("segm/AP", "bbox/AP", "mIoU", "presence/IL_MCC", "presence/accuracy_absent")
 
 
@@ -51,6 +53,7 @@ class EvalResult:
     evaluators: Mapping[str, Evaluator]
     records: Sequence[Record]
     metrics: Mapping[str, float]
+    base_digest: str = ""  # fingerprint of the base weights that it ran with
 
     def records_of(self, evaluator: str) -> list[dict[str, np.ndarray]]:
         """The part of each record that is one evaluator's."""
@@ -133,13 +136,20 @@ def compare(
     record_runs(every, of_runs, fabric, resume=resume, say=say, progress=progress)
     if not fabric.is_global_zero:
         return None
-    found = {run.name: _result(model, run) for model, run in zip(running, runs, strict=True)}
+    found = {
+        run.name: _result(model, run, str(of_model["base"]))
+        for model, run, of_model in zip(running, runs, of_models, strict=False)
+    }
     results = tuple(replace(found.get(model.name, found[running[0].name]), model=model) for model in models)
     draws = task.protocol.bootstrap
     metrics = all_metrics(data, task, results) | differences(data.name, results, draws)
-    metrics |= own_intervals(data.name, results, draws)
+    metrics |= between(data.name, results, draws) | own_intervals(data.name, results, draws)
     parts = model_parts([model.name for model in models])
     notes = [one.line(name, task.protocol) for name, one in calibrations.items()]
+    if draws and len(task.positions) < FEWEST_IMAGES:
+        few = f"{count_of(len(task.positions), 'image')}: too few for intervals, which take {FEWEST_IMAGES}"
+        notes.append(f"{few}; nothing here says what is chance")
+        say(notes[-1])
     if not exact:
         for result in results if calibrations else ():
             notes.append(unmeasured_line(result.model.name, result.metrics["speed/spared_ratio"]))
@@ -205,19 +215,39 @@ def forgetting(base: Mapping[str, float], adapted: Mapping[str, float], groups: 
 
 
 def differences(data: str, results: Sequence[EvalResult], draws: int) -> dict[str, float]:
-    """The differences of each adapted model from the base in the evaluators' headlines, with 95 % intervals by the
-    paired bootstrap over images: `difference/<data>/<key>`, `…/low` and `…/high`; of several models
-    `difference/<name>/<data>/<key>`."""
+    """The differences of each adapted model from the base in the evaluators' headlines: `difference/<data>/<key>`, of
+    several models `difference/<name>/<data>/<key>`; below it `low` and `high` of the 95 % interval, if it has one, and
+    `dropped`, the draws without a value, if there are any."""
     base, *adapted = results
-    images = len(base.records)
-    if base.model.name != BASE or draws == 0 or images < 2:
+    if base.model.name != BASE or draws == 0:
         return {}
-    parts = model_parts([result.model.name for result in results])
-    metrics: dict[str, float] = {}
+    parts, metrics = model_parts([result.model.name for result in results]), dict[str, float]()
     for result in adapted:
-        for key, found in paired_differences(result.headline(), base.headline(), images, draws).items():
-            name = f"difference/{MetricKey.of(key, data, parts[result.model.name])}"
-            metrics |= {name: found.value, f"{name}/low": found.low, f"{name}/high": found.high}
+        of_model = parts[result.model.name]
+        metrics |= _paired(f"difference/{of_model}".rstrip("/"), result, base, data, draws)
+    return metrics
+
+
+def between(data: str, results: Sequence[EvalResult], draws: int) -> dict[str, float]:
+    """The same between every two adapted models, the later less the earlier: `between/<later>/<earlier>/<data>/<key>`.
+
+    None along a dial, whose models are one adapter, and of more than six, which would be too many pairs to read.
+    """
+    adapted = [result for result in results if result.model.name != BASE]
+    if draws == 0 or len(adapted) > _MOST_TESTED or any(result.model.dial is not None for result in adapted):
+        return {}
+    metrics: dict[str, float] = {}
+    for one, other in itertools.combinations(adapted, 2):
+        metrics |= _paired(f"between/{other.model.name}/{one.model.name}", other, one, data, draws)
+    return metrics
+
+
+def _paired(prefix: str, model: EvalResult, base: EvalResult, data: str, draws: int) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for key, found in paired_differences(model.headline(), base.headline(), len(base.records), draws).items():
+        name = f"{prefix}/{MetricKey.of(key, data)}"
+        metrics |= {name: found.value, f"{name}/low": found.low, f"{name}/high": found.high}
+        metrics |= {f"{name}/dropped": found.dropped} if found.dropped else {}
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
 
@@ -226,7 +256,7 @@ def own_intervals(data: str, results: Sequence[EvalResult], draws: int) -> dict[
     parts, metrics = model_parts([result.model.name for result in results]), dict[str, float]()
     for result in results:
         for name, evaluator in result.evaluators.items():
-            if evaluator.has_intervals and draws and len(result.records) > 1:
+            if evaluator.has_intervals and draws:
                 for key, ends in intervals(result.headlines[name], len(result.records), draws).items():
                     for end, value in zip(("low", "high"), ends, strict=True):
                         metrics[MetricKey(f"{key}/{end}", data=data, model=parts[result.model.name])] = value
@@ -254,10 +284,11 @@ def _calibrate(
     return calibrator.calibrations(store)
 
 
-def _result(model: EvalModel, run: ModelRun) -> EvalResult:
+def _result(model: EvalModel, run: ModelRun, base_digest: str) -> EvalResult:
     records = run.store.read_all(run.positions)
     prompts = sum(len(run.task.asked(position)) for position in run.positions)
-    return EvalResult(model, run.evaluators, records, evaluate_records(run.evaluators, records, prompts))
+    metrics = evaluate_records(run.evaluators, records, prompts)
+    return EvalResult(model, run.evaluators, records, metrics, base_digest)
 
 
 def _not_adapted_to(data: DataOptions, task: EvalTask) -> list[str]:

@@ -29,12 +29,14 @@ class EvalModel:
     """A model to evaluate: `name` is unique, `adapter_file` the file that the report names with its hash.
 
     `dial` is that of one of several models along the dial of one adapter, of which the base may be 0.
+    `weights_file` is that of the base weights that a run trained, if it did.
     """
 
     name: str
     model: host.Sam3Image
     adapter_file: Path | None = None
     dial: float | None = None
+    weights_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ def open_models(
         else:
             model = adapted_copy(base, files.adapter) if files.adapter else shared_copy(base)
         if len(trained) == 1:
-            return beside_base(model, base, files.adapter, name)
-        adapted.append(EvalModel(name, model, files.adapter))
+            return beside_base(model, base, files.adapter, name, files.weights)
+        adapted.append(EvalModel(name, model, files.adapter, weights_file=files.weights))
     return [*([EvalModel(BASE, base)] if base is not None else []), *adapted]
 
 
@@ -92,13 +94,17 @@ def along_dial(models: Sequence[EvalModel], dials: Sequence[float]) -> list[Eval
     base, adapted = models
     is_zero = is_base(at_dial(adapted.model, 0.0), base.model)
     others = sorted(set(map(float, dials)) - ({0.0} if is_zero else set()))
-    file = adapted.adapter_file
-    along = [EvalModel(f"dial_{dial:g}", at_dial(adapted.model, dial), file, dial) for dial in others]
+    files = {"adapter_file": adapted.adapter_file, "weights_file": adapted.weights_file}
+    along = [EvalModel(f"dial_{dial:g}", at_dial(adapted.model, dial), dial=dial, **files) for dial in others]
     return [replace(base, dial=0.0) if is_zero else base, *along]
 
 
 def beside_base(
-    model: host.Sam3Image, base: host.Sam3Image | None = None, adapter_file: Path | None = None, name: str = "adapted"
+    model: host.Sam3Image,
+    base: host.Sam3Image | None = None,
+    adapter_file: Path | None = None,
+    name: str = "adapted",
+    weights_file: Path | None = None,
 ) -> list[EvalModel]:
     """A model behind the base that it is compared with: `base`, or its own weights without its adapters, if it has any.
 
@@ -107,4 +113,5 @@ def beside_base(
     config = adapter_config(model)
     if config is not None and adapter_config(base) is None and (base is None or config.adapter == "hyperet"):
         base = watchable_base(model, base)
-    return [*([EvalModel(BASE, base)] if base is not None else []), EvalModel(name, model, adapter_file)]
+    adapted = EvalModel(name, model, adapter_file, weights_file=weights_file)
+    return [*([EvalModel(BASE, base)] if base is not None else []), adapted]

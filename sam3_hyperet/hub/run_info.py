@@ -82,7 +82,7 @@ def metrics_at_dials(metrics: Mapping[str, Any]) -> dict[float, dict[str, Any]]:
 
 def _key(text: str) -> MetricKey | None:
     """A metric of the main table by its parts; None for any other, of which no table is made."""
-    if text.startswith(("difference/", "dial")) or "/forgetting/" in text:
+    if text.startswith(("difference/", "between/", "dial")) or "/forgetting/" in text:
         return None
     for metric in METRICS:
         if text.endswith(f"/{metric.key}"):

@@ -169,6 +169,14 @@ class ModelOptions:
     seed: int = 0
     compile: bool = False
 
+    @property
+    def weights(self) -> str:
+        """The model and its base weights, for people."""
+        if self.checkpoint is None and self.name in PACKAGED:
+            return f"{self.name}, {PACKAGED[self.name]} of the package"
+        weights = f"random weights of seed {self.seed}" if self.checkpoint == "random" else self.checkpoint
+        return ", ".join(filter(None, (self.name, weights)))
+
 
 def adapter_config(model: object) -> HyperETConfig | None:
     """The configuration of a model's adapters; None where it has none."""

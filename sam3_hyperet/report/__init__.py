@@ -1,7 +1,9 @@
 """The report of a comparison: one HTML file, and its main table as Markdown and LaTeX.
 
-- `report`: the content and its file, by `report.html.j2`
-- `summary`: the opening sentence; `tables`: rows of metrics, Markdown and LaTeX
+- `comparison_report`: from a comparison to its report, in `content`; `report`: from there to the files
+- `view`: what the page shows, by the template in `page/`
+- `description`: the models, the data and the time; `summary`: the headline
+- `tables`: rows of metrics, Markdown and LaTeX; `pairs`: adapted models beside each other
 - `evidence`: curves, confusion and radii from the records; `examples`: detections and label maps for people
 - `encoder_radii`: tables of the radii of vision encoders
 - `figures/`: all that is drawn

@@ -21,11 +21,13 @@ from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.gates import prompt_gates
 from sam3_hyperet.modeling.probe import BINS, RadiusProbe
 from sam3_hyperet.precision import autocast, float32_products
+from sam3_hyperet.report.examples import model_labels
 from sam3_hyperet.report.figures.category_plots import TreeConfusion
 from sam3_hyperet.report.figures.gate_plots import PromptGates
 from sam3_hyperet.report.figures.radius_maps import RadiusMap
 from sam3_hyperet.report.figures.radius_plots import RadiusShift
 from sam3_hyperet.report.figures.score_plots import PrecisionRecall, RiskCoverage
+from sam3_hyperet.report.tables import ALONE
 
 _E = TypeVar("_E", bound=Evaluator)
 _IOUS = {0.5: 0, 0.75: 5}  # positions in .50:.05:.95
@@ -33,9 +35,9 @@ _MEASURES = {"score": "score, highest first", "radius": "radius, smallest first"
 
 
 def adapted_names(comparison: Comparison) -> tuple[str, ...]:
-    """The adapted models as a report names them: none where there is only one."""
+    """The adapted models as a report names them: none where there is only one; of the base alone, the base."""
     names = tuple(result.model.name for result in comparison.results if result.model.name != BASE)
-    return names if len(names) > 1 else ()
+    return names if len(names) > 1 else () if names else ALONE
 
 
 def detailed(comparison: Comparison) -> Comparison:
@@ -135,9 +137,7 @@ def radius_shifts(result: EvalResult) -> list[RadiusShift]:
 
 def _evaluated(results: Sequence[EvalResult], name: str, kind: type[_E]) -> Iterator[tuple[str, _E, list[Record]]]:
     """The models with such an evaluator, and its records: "base" and "adapted", or the names of several."""
-    several = sum(result.model.name != BASE for result in results) > 1
-    for result in results:
+    for label, result in zip(model_labels(results), results, strict=True):
         evaluator = result.evaluators.get(name)
         if isinstance(evaluator, kind):
-            label = result.model.name if several or result.model.name == BASE else "adapted"
             yield label, evaluator, list(result.records_of(name))

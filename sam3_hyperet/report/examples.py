@@ -14,6 +14,7 @@ from sam3_hyperet.evaluation.metrics.evaluator import Record
 from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
 from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
 from sam3_hyperet.evaluation.metrics.semantic.label_map_evaluator import vocabulary_labels
+from sam3_hyperet.evaluation.models import BASE
 from sam3_hyperet.evaluation.task import INSTANCES
 from sam3_hyperet.masks import decode
 from sam3_hyperet.report.figures.images import IGNORED, Detection, Example, SemanticExample
@@ -32,22 +33,24 @@ class Extreme(NamedTuple):
 
 
 def examples(comparison: Comparison, extremes: Sequence[Extreme] | None = None) -> list[Example]:
-    """Detections of the base and of the last model: on the task's examples, or at these extremes."""
+    """Detections of all models: on the task's examples, or at these extremes."""
     if extremes is None:
         chosen = [(*shown, "") for shown in comparison.task.shown]
     else:
         chosen = [(i, c, f"F1 of the image {number(base)} → {number(adapted)}") for i, c, base, adapted in extremes]
     images = comparison.task.split.images
     categories = {category.id: category for category in images.categories}
-    base, last = _base_and_last(comparison)
+    labels = model_labels(comparison.results)
     return [
         Example(
             image=np.asarray(images.load_image(i)),
             prompt=categories[category_id].name,
             granularity=categories[category_id].granularity,
             truth=tuple(decode(one.rle).astype(bool) for one in images.instances(i) if one.category_id == category_id),
-            base=_detections(comparison, base, i, category_id) if base else (),
-            adapted=_detections(comparison, last, i, category_id),
+            detections={
+                label: _detections(comparison, result, i, category_id)
+                for label, result in zip(labels, comparison.results, strict=True)
+            },
             caption=caption,
         )
         for i, category_id, caption in chosen
@@ -55,19 +58,25 @@ def examples(comparison: Comparison, extremes: Sequence[Extreme] | None = None) 
 
 
 def semantic_examples(comparison: Comparison) -> list[SemanticExample]:
-    """Label maps of the base and of the last model on the task's examples."""
+    """Label maps of all models on the task's examples."""
     labels = comparison.task.split.labels
     if labels is None:
         return []
     names = tuple(category.name for category in labels.categories)
-    base, last = _base_and_last(comparison)
     found = []
     for i in comparison.task.shown_maps:
         maps = [vocabulary_labels(labels, i)]
-        maps += [_record(comparison, result, "label_maps", i)["shown"] for result in (base or last, last)]
-        truth, before, after = (np.where(one < 0, IGNORED, one).astype(np.int64) for one in maps)
-        found.append(SemanticExample(np.asarray(labels.load_image(i)), truth, before, after, names))
+        maps += [_record(comparison, result, "label_maps", i)["shown"] for result in comparison.results]
+        truth, *predicted = (np.where(one < 0, IGNORED, one).astype(np.int64) for one in maps)
+        by_model = dict(zip(model_labels(comparison.results), predicted, strict=True))
+        found.append(SemanticExample(np.asarray(labels.load_image(i)), truth, by_model, names))
     return found
+
+
+def model_labels(results: Sequence[EvalResult]) -> list[str]:
+    """The models' names in a report: "base", and "adapted" for a lone other one."""
+    several = sum(result.model.name != BASE for result in results) > 1
+    return [result.model.name if several or result.model.name == BASE else "adapted" for result in results]
 
 
 def extremes(comparison: Comparison, count: int) -> tuple[list[Extreme], list[Extreme]]:

@@ -1,67 +1,89 @@
-"""The summary of a comparison in one sentence, worded by the sign and size of each difference and its interval."""
+"""The headline of a comparison: what became better, what became worse, and what it cost, a line each.
+
+A difference whose 95 % interval holds 0 is in neither line; without intervals the lines are called higher and lower.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from sam3_hyperet.evaluation.dial import DialFront
-from sam3_hyperet.report.tables import GRANULARITIES, UNMOVED, Cell, Row, between, data_set, number, rows, signed, value
+from sam3_hyperet.report.tables import GRANULARITIES, UNMOVED, Cell, Row, between, data_set, number, rows, value
+from sam3_hyperet.wording import count_of
 
-SMALL = 0.02  # a difference up to here is called small
-_MOST = 5  # clauses about AP and mIoU; a sentence of more is read by nobody
-_ABSENT = "presence/accuracy_absent"
-_INTERVAL = "95 % interval "
+LENGTH = 96  # characters of a line, as many as fit a page of 1,100 pixels
+_PRESENCE = {"presence/accuracy_present": "present {} recognised", "presence/accuracy_absent": "absent {} rejected"}
+_AP = {"segm/AP": "mask AP", "bbox/AP": "box AP"}
 
 
-def summary(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
-    """What adaptation did to AP and mIoU; false alarms on absent prompts where they rose; what it cost.
+@dataclass(frozen=True)
+class Line:
+    """One line of the headline; `verdict` is "better" or "worse" where intervals support it."""
 
-    A difference whose 95 % interval holds 0 is called no clear change.
+    label: str
+    text: str
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a row says of one model: the one that gained most or, looking for losses, lost most."""
+
+    row: Row
+    cell: Cell
+    text: str
+    model: str  # "" for the only one
+
+    @property
+    def size(self) -> float:
+        return abs(self.cell.difference or 0.0)
+
+    @property
+    def is_presence(self) -> bool:
+        return self.row.metric.key in _PRESENCE
+
+
+def headline(metrics: Mapping[str, float], models: Sequence[str] = ()) -> list[Line]:
+    """At most three lines about AP, mIoU, what is recognised as present and as absent, and the parameters.
+
+    Figures are rounded as in the table. More false alarms, and present concepts that are missed, are named whatever
+    else there is to say.
     """
-    table = rows(metrics, models)
-    chosen = _summary_rows(table)
-    several = len({row.scope[:1] for row in chosen}) > 1
-    clauses = [_best_of(row, models, several) if models else _change(row, several) for row in chosen[:_MOST]]
-    if len(chosen) > _MOST:
-        clauses.append(f"{len(chosen) - _MOST} more below")
-    alarms = _false_alarms(table, models)
-    verdicts = {cell.verdict for row in chosen for cell in row.cells} | ({"worse"} if alarms else set())
-    opening = ""
-    if not clauses:
-        clauses = ["neither an AP nor an mIoU was measured"]
-    elif verdicts == {"same"}:
-        unclear = any(cell.open for row in chosen for cell in row.cells)
-        opening = "No difference is beyond chance: " if unclear else "Adaptation moved nothing: "
-    elif verdicts == {"worse"}:
-        opening = "Adaptation made it worse: "
-    if alarms:
-        clauses.append(f"but {alarms}" if "better" in verdicts else alarms)
-    if (added := value(metrics, "params/added")) is not None:
-        ratio = value(metrics, "params/added_ratio")
-        fraction = "" if ratio is None else f" ({100 * ratio:.2g} % of the base)"
-        clauses.append(f"{added:,.0f} added parameters{fraction}")
-    if chosen and all(row.base is None for row in chosen):
-        clauses.append("the base model was not evaluated beside it")
-    before, interval, after = f"{opening}{'; '.join(clauses)}.".partition(_INTERVAL)
-    sentence = before + interval + after.replace(_INTERVAL, "")  # only the first interval is named
-    return sentence if sentence.startswith("mIoU") else sentence[0].upper() + sentence[1:]
+    chosen = _judged(rows(metrics, models))
+    cells = [cell for row in chosen for cell in row.cells]
+    cost = _cost(metrics, models)
+    if not any(cell.value is not None for cell in cells):
+        return [Line("Measured", "neither an AP nor an mIoU"), *cost]
+    if not any(cell.difference is not None for cell in cells):
+        return [Line("Measured", _values(chosen, models)), *cost]
+    tested = any(cell.interval for cell in cells)
+    found = {sign: _changes(chosen, models, sign, tested) for sign in (1, -1)}
+    if not any(found.values()):
+        return [Line("Same", _unmoved(chosen, models, tested)), *cost]
+    none = "nothing beyond chance" if tested else "nothing"
+    lines = []
+    for sign, label in ((1, "Better" if tested else "Higher"), (-1, "Worse" if tested else "Lower")):
+        text = _joined(found[sign]) or none
+        lines.append(Line(label, text, label.lower() if tested and found[sign] else ""))
+    return [*lines, *cost]
 
 
-def dial_summary(front: DialFront) -> str:
+def dial_headline(front: DialFront) -> list[Line]:
     """What a front along the dial shows of the metric that is to be gained, and where the conditions hold."""
     gain, last = front.rule.metric, max(front.metrics)
     ends = [dial for dial in dict.fromkeys((1.0, last)) if dial in front.metrics]
-    reached = " and ".join(
-        f"{number(value(front.metrics[dial], gain))} at {dial:g}{', as trained' if dial == 1.0 else ''}"
+    reached = ", ".join(
+        f"{number(value(front.metrics[dial], gain), 3)} at {dial:g}{', as trained' if dial == 1.0 else ''}"
         for dial in ends
     )
-    sentence = f"Along the dial, {gain} goes from {number(value(front.base, gain))} with the base to {reached}"
-    if not front.rule.conditions:
-        return f"{sentence}."
-    kept = [f"{dial:g}" for dial in front.metrics if front.keeps(dial)]
-    return f"{sentence}; {front.rule.where} holds at {', '.join(kept) or 'none'}."
+    lines = [Line("Gain", f"{gain} from {number(value(front.base, gain), 3)} with the base to {reached}")]
+    if front.rule.conditions:
+        kept = [f"{dial:g}" for dial in front.metrics if front.keeps(dial)]
+        lines.append(Line("Kept", f"{front.rule.where} at dial {', '.join(kept) or 'none'}"))
+    return lines
 
 
-def _summary_rows(table: Sequence[Row]) -> list[Row]:
-    """One AP for each granularity or split of a data set, one mIoU for each data set; large changes first."""
+def _judged(table: Sequence[Row]) -> list[Row]:
+    """One AP for each granularity or split of a data set, one mIoU for each data set, and presence."""
     places = {(row.metric.key, row.scope) for row in table}
     chosen: dict[tuple[str, tuple[str, ...]], Row] = {}
     for row in table:
@@ -71,97 +93,126 @@ def _summary_rows(table: Sequence[Row]) -> list[Row]:
             continue
         if kind == "mIoU":
             chosen.setdefault((kind, scope[:1]), row)
-        elif kind in ("segm/AP", "bbox/AP"):
+        elif kind in _AP:
             is_split = any(key == kind and other[:1] == scope[:1] and other[1:] for key, other in places)
             if scope[1:] or not is_split:
                 chosen["AP", scope] = row
-    return sorted(chosen.values(), key=lambda row: (row.metric.key == "mIoU", -_largest_change(row)))
+        elif kind in _PRESENCE:
+            chosen[kind, scope] = row
+    return list(chosen.values())
 
 
-def _largest_change(row: Row) -> float:
-    return max(abs(cell.difference or 0.0) for cell in row.cells)
+def _changes(table: Sequence[Row], models: Sequence[str], sign: int, tested: bool) -> list[_Change]:
+    """The rows that rose or fell, the largest change first; of each kind of presence the one largest."""
+    several = len({row.scope[:1] for row in table}) > 1
+    found = []
+    for row in table:
+        moved = [cell for cell in row.cells if _moved(cell, sign, tested)]
+        if moved:
+            cell = max(moved, key=lambda one: sign * (one.difference or 0.0))
+            name = models[row.cells.index(cell)] if len(models) > 1 else ""
+            found.append(_Change(row, cell, _clause(row, cell, several), name))
+    found.sort(key=lambda one: -one.size)
+    firsts = {one.row.metric.key: one for one in reversed(found) if one.is_presence}
+    return [one for one in found if not one.is_presence or one is firsts[one.row.metric.key]]
+
+
+def _moved(cell: Cell, sign: int, tested: bool) -> bool:
+    if tested:
+        return cell.verdict == ("better" if sign > 0 else "worse")
+    return cell.difference is not None and sign * cell.difference >= UNMOVED
+
+
+def _joined(changes: Sequence[_Change]) -> str:
+    """Clauses as far as they fit a line: an AP or mIoU with its interval, presence, and others."""
+    presence = [one for one in changes if one.is_presence]
+    measured = [one for one in changes if not one.is_presence]
+    ordered = [*measured[:1], *presence, *measured[1:]]
+    if not ordered:
+        return ""
+
+    def text(count: int, with_interval: bool) -> str:
+        clauses, model = list[str](), ""
+        for k, one in enumerate(ordered[:count]):
+            of_model = f" with {one.model}" if one.model != model else ""
+            interval = one.cell.interval if with_interval and not k else None
+            clauses.append(one.text + of_model + (f" ({between(interval)})" if interval else ""))
+            model = one.model
+        left = len(ordered) - count
+        return "; ".join(clauses + ([f"{left} more"] if left else []))
+
+    least = 2 if len(ordered) > 1 and ordered[1].is_presence else 1
+    fitting = [k for k in range(least, len(ordered) + 1) if len(text(k, True)) <= LENGTH]
+    if fitting:
+        return text(fitting[-1], True)
+    return text(least, with_interval=least == 1)  # what is named whatever else there is takes the interval's place
+
+
+def _clause(row: Row, cell: Cell, several: bool) -> str:
+    return f"{_label(row, several)} {number(row.base, 3)} → {number(cell.value, 3)}"
 
 
 def _label(row: Row, several: bool) -> str:
-    kind = {"segm/AP": "AP", "bbox/AP": "box AP"}.get(row.metric.key, row.metric.name)
-    inner = " ".join(row.scope[1:])
-    if kind == "mIoU":
-        label = f"mIoU ({inner})" if inner else "mIoU"
+    """The metric and what it is of, for people: `held_out_parts` as "held out parts mask AP"."""
+    key, inner = row.metric.key, " ".join(row.scope[1:]).replace("_", " ")
+    if key in _PRESENCE:
+        label = _PRESENCE[key].format({"": "concepts"}.get(inner, f"{inner}s" if inner in GRANULARITIES else inner))
+    elif key in _AP:
+        label = f"{inner} {_AP[key]}".strip()
     else:
-        label = f"{inner}-level {kind}" if inner in GRANULARITIES else f"{inner} {kind}".strip()
-    return f"{label} on {data_set(row.scope)}" if several or not inner or kind == "mIoU" else label
+        label = f"mIoU ({inner})" if inner else row.metric.name
+    return f"{label} on {data_set(row.scope)}" if several else label
 
 
-def _change(row: Row, several: bool) -> str:
-    """One adapted model beside the base."""
-    label, base, cell = _label(row, several), row.base, row.cells[0]
-    if cell.value is None:
-        return f"{label} could not be computed for the adapted model (base {number(base)})"
-    if base is None or cell.difference is None:
-        return f"{label} is {number(cell.value)}"
-    if abs(cell.difference) < UNMOVED:
-        a, b = number(base, 3), number(cell.value, 3)
-        return f"{label} stayed at {b}" if a == b else f"{label} hardly moved ({a} to {b})"
-    digits = 3 if abs(cell.difference) < SMALL else 2
-    if cell.open and cell.interval:
-        moved = f"{number(base, digits)} to {number(cell.value, digits)}"
-        return f"{label} shows no clear change ({moved}{_interval(cell, digits)})"
-    rose, fell = ("edged up", "slipped") if abs(cell.difference) < SMALL else ("rose", "fell")
-    verb = rose if cell.difference > 0 else fell
-    return f"{label} {verb} from {number(base, digits)} to {number(cell.value, digits)} ({_step(row, cell, digits)})"
+def _unmoved(table: Sequence[Row], models: Sequence[str], tested: bool) -> str:
+    """That nothing moved, with the largest difference there is."""
+    several = len({row.scope[:1] for row in table}) > 1
+    pairs = [(row, cell) for row in table for cell in row.cells if cell.difference is not None]
+    row, cell = max(pairs, key=lambda pair: abs(pair[1].difference or 0.0))
+    name = f" with {models[row.cells.index(cell)]}" if len(models) > 1 else ""
+    largest = _clause(row, cell, several) + name
+    if not any(cell.open for _, cell in pairs):
+        return f"nothing moved: at most {largest}"
+    interval = f" ({between(cell.interval)})" if cell.interval else ""
+    return f"no difference {'beyond chance' if tested else 'was tested'}; the largest is {largest}{interval}"
 
 
-def _best_of(row: Row, models: Sequence[str], several: bool) -> str:
-    """The best of several adapted models beside the base."""
-    label = _label(row, several)
-    found = [(cell.value, name, cell) for name, cell in zip(models, row.cells, strict=True) if cell.value is not None]
-    if not found:
-        return f"{label} could not be computed for any adapted model (base {number(row.base)})"
-    best, name, cell = max(found, key=lambda one: one[0])
-    if row.base is None or cell.difference is None:
-        return f"{label} is highest with {name} ({number(best)})"
-    if _largest_change(row) < UNMOVED:
-        return f"{label} stays at {number(row.base, 3)} with every model"
-    digits = 3 if abs(cell.difference) < SMALL else 2
-    highest, base, interval = number(best, digits), number(row.base, digits), _interval(cell, digits)
-    if cell.verdict == "better":
-        return f"{label} is highest with {name}: {highest}, base {base} ({_step(row, cell, digits)})"
-    if cell.verdict == "same":
-        return f"no model clearly raises {label} (best: {highest} with {name}, base {base}{interval})"
-    return f"every model lowers {label} (least {name}: {highest}, base {base}{interval})"
+def _values(table: Sequence[Row], models: Sequence[str]) -> str:
+    several = len({row.scope[:1] for row in table}) > 1
+    clauses: list[str] = []
+    for row in sorted(table, key=lambda row: row.metric.key in _PRESENCE):
+        values = [number(cell.value, 3) for cell in row.cells]
+        if len(models) > 1:
+            values = [f"{text} with {name}" for text, name in zip(values, models, strict=True)]
+        clause = f"{_label(row, several)} {', '.join(values)}"
+        if clauses and len("; ".join([*clauses, clause])) > LENGTH:
+            break
+        clauses.append(clause)
+    left = len(table) - len(clauses)
+    return "; ".join(clauses + ([f"{left} more"] if left else []))
 
 
-def _false_alarms(table: Sequence[Row], models: Sequence[str]) -> str:
-    """Where the fraction of absent prompts with false alarms rose; "" where it did with no model."""
-    rose = [row for row in table if row.metric.key == _ABSENT and any(cell.verdict == "worse" for cell in row.cells)]
-    if not rose:
-        return ""
-    row = min(rose, key=lambda row: (len(row.scope), _lowest(row)))
-    worst = min((other for other in rose if other.scope[:1] == row.scope[:1]), key=_lowest)
-    of = " ".join(row.scope[1:])
-    clause = f"false alarms on absent {of + ' ' if of else ''}prompts rose from {_alarms(row.base)} to "
-    if models:
-        worse = [(name, cell.value) for name, cell in zip(models, row.cells, strict=True) if cell.verdict == "worse"]
-        return clause + ", ".join(f"{_alarms(right)} with {name}" for name, right in worse)
-    clause += _alarms(row.cells[0].value)
-    if worst is row:
-        return clause
-    return f"{clause} ({' '.join(worst.scope[1:])} prompts: {_alarms(worst.base)} to {_alarms(worst.cells[0].value)})"
+def _cost(metrics: Mapping[str, float], models: Sequence[str]) -> list[Line]:
+    """Parameters that were added, and steps and time of the training; no line where neither is known."""
+    clauses = []
+    if len(models) > 1:
+        added = {name: value(metrics, f"{name}/params/added") for name in models}
+        if known := [f"{count:,.0f} ({name})" for name, count in added.items() if count]:
+            clauses.append(f"added parameters: {', '.join(known)}")
+    elif added_alone := value(metrics, "params/added"):
+        ratio = value(metrics, "params/added_ratio")
+        clauses.append(f"{added_alone:,.0f} added parameters{f', {100 * ratio:.2g} % of the base' if ratio else ''}")
+    if steps := value(metrics, "train/steps"):
+        seconds = value(metrics, "train/seconds")
+        clauses.append(count_of(int(steps), "step") + (f" in {duration(seconds)}" if seconds else ""))
+    return [Line("Cost", "; ".join(clauses))] if clauses else []
 
 
-def _lowest(row: Row) -> float:
-    return min(cell.difference or 0.0 for cell in row.cells)
-
-
-def _alarms(right: float | None) -> str:
-    percent = 100 * (1 - (right or 0.0))
-    return f"{f'{percent:.{0 if percent > 1 else 1}f}'.removesuffix('.0')} %"
-
-
-def _step(row: Row, cell: Cell, digits: int) -> str:
-    step = round(cell.value or 0.0, digits) - round(row.base or 0.0, digits)  # so that the sentence adds up
-    return signed(step, digits) + _interval(cell, digits)
-
-
-def _interval(cell: Cell, digits: int) -> str:
-    return f", {_INTERVAL}{between(cell.interval, digits)}" if cell.interval else ""
+def duration(seconds: float) -> str:
+    """Seconds for people: 5 min 11 s, 3 h 2 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 UNMOVED = 0.005  # a smaller difference of an AP, an mIoU or a fraction is called none
 MISSING = "–"
+BASE = "base"
+ALONE = (BASE,)  # the models of a report of the base alone
 _ENDS = ("/low", "/high")
+_DIFFERENCES = ("difference/", "between/")
 _SIGNED = ("MCC", "spearman", "/rho", "/rho_area", "/delta", "/elsewhere", "/g", *_ENDS)  # may be -1
 GRANULARITIES = ("part", "object", "group", "class")
 
@@ -33,7 +36,7 @@ _LATEX |= {"−": "$-$", "+": "$+$", "±": r"$\pm$", "–": "--", "·": r"$\cdot
 _NOTE = (
     "Differences are from the base, with the 95 % interval of a paired bootstrap over the images where there is one; "
     "bold is the best value of a row where its interval does not hold 0. "
-    "Adapted models are not tested against each other."
+    "Bold says nothing about adapted models beside each other."
 )
 
 
@@ -68,16 +71,16 @@ class Cell:
     value: float | None
     difference: float | None
     interval: tuple[float, float] | None
-    verdict: str  # better, worse, or same, also where the interval leaves it open; "" without a difference
+    verdict: str  # better or worse where the interval says so, else same; "" without a difference
 
     @property
     def supported(self) -> bool:
         """Whether the interval excludes a difference by chance."""
-        return self.interval is not None and self.verdict in ("better", "worse")
+        return self.verdict in ("better", "worse")
 
     @property
     def open(self) -> bool:
-        """Whether the values differ, but the interval leaves open which model is better."""
+        """Whether the values differ, and nothing says that it is not by chance."""
         return self.verdict == "same" and abs(self.difference or 0.0) >= UNMOVED
 
 
@@ -111,14 +114,16 @@ class Row:
 
 
 def prefixes(models: Sequence[str] = ()) -> dict[str, str]:
-    """The prefix of each adapted model's keys: none where there is only one, without a name."""
+    """The prefix of each adapted model's keys: none where there is only one, without a name, or the base alone."""
+    if tuple(models) == ALONE:
+        return {BASE: ""}
     return {name: f"{name}/" for name in models} or {"adapted": ""}
 
 
 def labelled_prefixes(metrics: Mapping[str, float], models: Sequence[str] = ()) -> dict[str, str]:
     """The prefix of each model's keys by its label, the base first; a model alone may be either."""
-    if any(key.startswith("base/") for key in metrics):
-        return {"base": "base/", **prefixes(models)}
+    if any(key.startswith(f"{BASE}/") for key in metrics):
+        return {BASE: f"{BASE}/", **prefixes(models)}
     return prefixes(models) if models else {"the model": ""}
 
 
@@ -200,7 +205,7 @@ def other_keys(metrics: Mapping[str, float]) -> list[MetricKey]:
 def _keys(metrics: Mapping[str, float]) -> list[MetricKey]:
     """Every key without its model, once; differences left out."""
     found = (key if isinstance(key, MetricKey) else MetricKey(key) for key in metrics)
-    return list(dict.fromkeys(MetricKey.of(key, key.data) for key in found if not key.startswith("difference/")))
+    return list(dict.fromkeys(MetricKey.of(key, key.data) for key in found if not key.startswith(_DIFFERENCES)))
 
 
 def _scope(key: MetricKey) -> tuple[str, ...]:
@@ -248,41 +253,47 @@ def _row(metrics: Mapping[str, float], models: Sequence[str], metric: Metric, sc
     for prefix in prefixes(models).values():
         found = value(metrics, f"{prefix}{key}")
         difference = None if base is None or found is None else found - base
-        bounds = [metrics.get(f"difference/{prefix}{key}/{end}", math.nan) for end in ("low", "high")]
-        interval = (bounds[0], bounds[1]) if difference is not None and all(map(math.isfinite, bounds)) else None
-        cells.append(Cell(found, difference, interval, _verdict(difference, interval, metric.lower_is_better)))
+        cells.append(tested_cell(metrics, f"difference/{prefix}{key}", found, difference, metric.lower_is_better))
     return Row(metric, scope, base, tuple(cells))
+
+
+def tested_cell(
+    metrics: Mapping[str, float], of: str, found: float | None, difference: float | None, lower_is_better: bool
+) -> Cell:
+    """A value with its difference and the interval that the metrics have of it, under the key `of`."""
+    low, high = (metrics.get(f"{of}/{end}", math.nan) for end in ("low", "high"))
+    interval = (low, high) if difference is not None and math.isfinite(low) and math.isfinite(high) else None
+    return Cell(found, difference, interval, _verdict(difference, interval, lower_is_better))
 
 
 def _verdict(difference: float | None, interval: tuple[float, float] | None, lower_is_better: bool) -> str:
     if difference is None:
         return ""
-    if abs(difference) < UNMOVED or (interval is not None and interval[0] <= 0 <= interval[1]):
+    if interval is None or abs(difference) < UNMOVED or interval[0] <= 0 <= interval[1]:
         return "same"
     return "better" if (difference > 0) != lower_is_better else "worse"
 
 
 def markdown_table(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
     """A pipe table with a note below it; ends in a newline."""
-    adapted = [markdown_text(name) for name in prefixes(models)]
-    head = ["metric", "data", "base"]
-    for name in adapted:
+    adapted, head = [markdown_text(name) for name in prefixes(models)], ["metric", "data", BASE]
+    for name in adapted if tuple(models) != ALONE else ():
         head += [name, "difference" if len(adapted) == 1 else f"{name} − base"]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
-    lines += [_texts(row, markdown_text, "**{}**") for row in rows(metrics, models)]
+    lines += [_texts(row, markdown_text, "**{}**", models) for row in rows(metrics, models)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_NOTE}\n"
 
 
 def latex_table(metrics: Mapping[str, float], models: Sequence[str] = ()) -> str:
     r"""A `tabular` for `\usepackage{booktabs}`, metrics separated by `\midrule`; the note is a comment above it."""
-    head = ["metric", "data", "base"]
-    for name in prefixes(models):
+    head = ["metric", "data", BASE]
+    for name in prefixes(models) if tuple(models) != ALONE else ():
         head += [latex_text(name), "difference"]
     lines = [f"% {_NOTE}", rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}", r"\toprule", rf"{' & '.join(head)} \\"]
     for _, found in groupby(rows(metrics, models), key=lambda row: row.metric):
         lines.append(r"\midrule")
         for k, row in enumerate(found):
-            name, *others = _texts(row, latex_text, r"\textbf{{{}}}")
+            name, *others = _texts(row, latex_text, r"\textbf{{{}}}", models)
             lines.append(" & ".join(["" if k else name, *others]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -297,8 +308,10 @@ def latex_text(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
-def _texts(row: Row, escape: Callable[[str], str], bold: str) -> list[str]:
+def _texts(row: Row, escape: Callable[[str], str], bold: str, models: Sequence[str]) -> list[str]:
     """The texts of a row's cells, the best value in the format `bold`."""
+    if tuple(models) == ALONE:
+        return [escape(text) for text in (row.metric.name, row.label, number(row.cells[0].value, 3))]
     best = row.best
     texts = [row.metric.name, row.label, number(row.base, 3)]
     for cell in row.cells:

@@ -1,4 +1,4 @@
-"""The confident detections of every image, small enough to keep all: a report chooses afterwards what it shows."""
+"""The detections of every image that a report may show, small enough to keep all: it chooses afterwards."""
 
 import numpy as np
 
@@ -9,17 +9,22 @@ from sam3_hyperet.masks import Rle
 
 
 class ExampleEvaluator(Evaluator):
-    """Records of the confident detections of categories; there are no metrics."""
+    """Records of the confident detections of categories, or the best one of a present category without any.
+
+    There are no metrics.
+    """
 
     def __init__(self, images: AnnotatedImages) -> None:
         self._images = images
 
     def start(self, position: int, encoded: Encoded) -> None:
         self._found: list[tuple[int, float, bytes]] = []
+        self._present = {one.category_id for one in self._images.instances(position) if not one.crowd}
 
     def add(self, prompt: Prompt, detections: PromptDetections) -> None:
         if prompt.category_id is not None:
-            rles = detections.rles(detections.confident)
+            at_least = int(prompt.category_id in self._present and len(detections.scores) > 0)
+            rles = detections.rles(max(detections.confident, at_least))
             scores = detections.scores[: len(rles)].tolist()
             runs = [rle["counts"].encode() for rle in rles]
             self._found += [(prompt.category_id, *pair) for pair in zip(scores, runs, strict=True)]

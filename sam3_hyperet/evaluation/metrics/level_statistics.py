@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from sam3_hyperet.data.annotations import GRANULARITIES
-from sam3_hyperet.evaluation.bootstrap import draw_weights, percentiles
+from sam3_hyperet.evaluation.bootstrap import intervals
 from sam3_hyperet.evaluation.metrics.evaluator import Record
 from sam3_hyperet.evaluation.metrics.ranking import Ranking, partial_correlation, rank_correlations
 
 EDGES = ("part_object", "object_group")
 _DRAWS = 1000
+_ENDS = ("low", "high")
 Statistics = Callable[[np.ndarray], dict[str, float]]
 
 
@@ -31,18 +32,22 @@ def of_regions(records: Sequence[Record]) -> Statistics:
 def of_names(pairs: Mapping[int, np.ndarray]) -> dict[str, float]:
     """δ and g of (2, m) radii of names, finer and coarser, for each kind of pair; as `text/…`.
 
-    Their intervals, `…/low` and `…/high`, are from drawing the pairs anew. These share names: they say too little.
+    Their intervals, `…/low` and `…/high`, are from drawing the pairs anew, where there are enough of them. Pairs share
+    names: intervals say too little.
     """
     metrics = dict[str, float]()
     for edge, (finer, coarser) in pairs.items():
         there = np.isfinite(finer) & np.isfinite(coarser)
         if there.any():
             sums = _pair_sums(finer[there], coarser[there])
-            drawn = [_effects(sums @ weights) for weights in draw_weights(int(there.sum()), _DRAWS)]
-            for name, value in _effects(sums.sum(axis=1)).items():
-                low, high = percentiles(np.array([one[name] for one in drawn]))
-                key = f"text/{EDGES[edge]}/{name}"
-                metrics |= {key: value, f"{key}/low": low, f"{key}/high": high}
+            count, edge_name = int(there.sum()), f"text/{EDGES[edge]}"
+            effects = _effects(sums.sum(axis=1))
+            metrics |= {f"{edge_name}/{name}": value for name, value in effects.items()}
+            ends = intervals(lambda weights, sums=sums: _effects(sums @ weights), count, _DRAWS)
+            of_ends = {
+                f"{edge_name}/{name}/{end}": x for name in ends for end, x in zip(_ENDS, ends[name], strict=True)
+            }
+            metrics |= {key: value for key, value in of_ends.items() if np.isfinite(value)}
     return metrics
 
 

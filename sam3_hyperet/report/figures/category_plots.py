@@ -47,11 +47,11 @@ def difference_plots(
     reach = max(abs(difference) for _, difference, _ in found) or 0.1
     number = " In brackets the number of instances." if counts else ""
     if len(found) <= MOST_BARS:
-        return [Plot(title, _bars(found, reach), note=f"Adapted − base.{number}")]
+        return [Plot(title, _bars(found, reach), note=f"Adapted − base, without intervals.{number}")]
     plots = []
     for side, shown, verb in ((1, slice(MOST_BARS), "gained"), (-1, slice(-MOST_BARS, None), "lost")):
         if bars := [one for one in found if side * one[1] >= UNMOVED]:
-            note = f"Adapted − base: {len(bars)} of {len(found)} categories.{number}"
+            note = f"Adapted − base, without intervals: {len(bars)} of {len(found)} categories.{number}"
             plots.append(Plot(f"{title}, {verb} most", _bars(bars[shown], reach), note=note))
     return plots
 
@@ -76,7 +76,7 @@ def confusion_plots(confusion: TreeConfusion) -> list[Plot]:
 def _bars(bars: Sequence[tuple[str, float, int | None]], reach: float) -> Markup:
     figure, axes = new_axes(height=0.45 + 0.21 * len(bars), grid="x")
     for place, (_, difference, _) in enumerate(bars):
-        axes.barh(place, difference, height=0.66, color=PAGE["better" if difference > 0 else "worse"])
+        axes.barh(place, difference, height=0.66, color=PAGE["adapted"])
         side, align = (4, "left") if difference >= 0 else (-4, "right")
         text = axes.annotate(signed(difference, 2), (difference, place), (side, 0), textcoords="offset points")
         text.set(ha=align, va="center", color=PAGE["ink"], fontsize=TEXT)

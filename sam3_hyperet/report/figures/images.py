@@ -1,6 +1,6 @@
 """Examples in a report: detections and label maps, drawn on images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,10 @@ from sam3_hyperet.overlays.addresses import data_uri
 from sam3_hyperet.overlays.colors import UNMATCHED, Pixels, palette
 from sam3_hyperet.overlays.overlay import overlay
 from sam3_hyperet.overlays.resizing import enlarge
+from sam3_hyperet.report.figures.dashes import with_dashes
 
 IGNORED = 255
+_FAINTEST = 0.05  # score of a detection that is worth dashes
 SIDE = 288  # pixels of the longer side of a report's images
 
 _HATCH = ((92, 92, 92), (128, 128, 128))
@@ -27,25 +29,26 @@ class Detection:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt on an image (H, W, 3) uint8; masks bool (H, W). No `truth`: the concept is not there."""
+    """One prompt on an image (H, W, 3) uint8; masks bool (H, W). No `truth`: the concept is not there.
+
+    detections: by model, the base first.
+    """
 
     image: Pixels
     prompt: str
     granularity: str
     truth: tuple[np.ndarray, ...]
-    base: tuple[Detection, ...]
-    adapted: tuple[Detection, ...]
+    detections: Mapping[str, tuple[Detection, ...]]
     caption: str = ""
 
 
 @dataclass(frozen=True)
 class SemanticExample:
-    """Integer label maps (H, W) of one image; 255 is ignored in `truth`, unassigned in the others."""
+    """Integer label maps (H, W) of one image; 255 is ignored in `truth`, unassigned in those of the models."""
 
     image: Pixels
     truth: np.ndarray
-    base: np.ndarray
-    adapted: np.ndarray
+    predicted: Mapping[str, np.ndarray]
     names: tuple[str, ...]
 
 
@@ -87,17 +90,22 @@ def match(truth: Sequence[np.ndarray], masks: Sequence[np.ndarray], iou: float =
 
 
 def instance_panels(example: Example, score_threshold: float) -> list[Panel]:
-    """Image, ground truth, base and adapted; a detection has the colour of the truth that it matches."""
+    """Image, ground truth, and a panel a model; a detection has the colour of the truth that it matches.
+
+    Where none reaches the threshold, the best one below it is a dashed outline.
+    """
     size = example.image.shape[:2]
-    for mask in (*example.truth, *(detection.mask for detection in (*example.base, *example.adapted))):
+    of_models = [detection.mask for found in example.detections.values() for detection in found]
+    for mask in (*example.truth, *of_models):
         if mask.shape != size:
             raise DataError(f"prompt {example.prompt!r}: a mask is {mask.shape}, its image {size} (height, width)")
     image = enlarge(example.image, SIDE)
     truth = [enlarge(np.asarray(mask, dtype=bool), SIDE) for mask in example.truth]
     truth_panel = Panel("Ground truth", data_uri(overlay(image, truth)), "" if truth else "not in this image")
     panels = [Panel("Image", data_uri(image)), truth_panel]
-    for title, detections in (("Base", example.base), ("Adapted", example.adapted)):
-        shown = sorted((d for d in detections if d.score >= score_threshold), key=lambda d: -d.score)
+    for name, detections in example.detections.items():
+        best_first = sorted(detections, key=lambda d: -d.score)
+        shown = [detection for detection in best_first if detection.score >= score_threshold]
         masks = [enlarge(np.asarray(d.mask, dtype=bool), SIDE) for d in shown]
         colors = match(truth, masks)
         # What matches goes on top; of what does not, only the best is labelled, or labels would hide the image.
@@ -105,7 +113,11 @@ def instance_panels(example: Example, score_threshold: float) -> list[Panel]:
         labelled = [k for k, color in enumerate(colors) if color != UNMATCHED or UNMATCHED not in colors[:k]]
         labels = [f"{shown[k].score:.2f}" if k in labelled else "" for k in order]
         drawn = overlay(image, [masks[k] for k in order], labels, colors=[colors[k] for k in order])
-        panels.append(Panel(title, data_uri(drawn), "" if shown else f"nothing above {score_threshold:g}"))
+        note = "" if shown else f"nothing above {score_threshold:g}"
+        if best_first and not shown and best_first[0].score >= _FAINTEST:
+            drawn = with_dashes(drawn, enlarge(np.asarray(best_first[0].mask, dtype=bool), SIDE))
+            note += f"; dashed: {best_first[0].score:.2f}"
+        panels.append(Panel(name[:1].upper() + name[1:], data_uri(drawn), note))
     return panels
 
 
@@ -113,7 +125,8 @@ def semantic_panels(example: SemanticExample) -> tuple[list[Panel], list[tuple[s
     """Image and three label maps; and (name, CSS colour) of every class in them, "" that of no class."""
     panels = [Panel("Image", data_uri(enlarge(example.image, SIDE)))]
     seen: set[int] = set()
-    for title, labels in (("Ground truth", example.truth), ("Base", example.base), ("Adapted", example.adapted)):
+    for name, labels in {"ground truth": example.truth, **example.predicted}.items():
+        title = name[:1].upper() + name[1:]
         if labels.shape != example.image.shape[:2]:
             raise DataError(f"{title}: label map is {labels.shape}, its image {example.image.shape[:2]}")
         nothing = (labels == IGNORED) | (labels < 0)

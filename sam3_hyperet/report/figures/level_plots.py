@@ -14,6 +14,7 @@ from sam3_hyperet.report.tables import labelled_prefixes, value
 _STEPS = {"part_object": "Object farther out than its part", "object_group": "Group farther out than its object"}
 _CONTROL = "the same masks at a random place"
 _PREFIX = "granularity/"
+_MARKS = {"part": "v", "object": "o", "group": "s"}
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,36 @@ def place_rows(metrics: Mapping[str, float], models: Sequence[str] = ()) -> list
     return rows
 
 
+def radius_by_level(rows: Sequence[PlaceRow]) -> list[Plot]:
+    """One plot of the mean radii of parts, objects and groups, by place and model, in units of the objects'."""
+    found = [row for row in rows if row.values["object"] and (row.values["part"] or row.values["group"])]
+    if not found:
+        return []
+    names = list(dict.fromkeys(row.model for row in rows))
+    colors = _colors(names)
+    places, step = list(dict.fromkeys(row.place for row in found)), 0.6 / len(names)
+    figure, axes = new_axes("mean radius ÷ that of objects", height=0.9 + 0.45 * len(places), grid="x")
+    axes.axvline(1.0, color=PAGE["muted"], linewidth=1.2)
+    for row in found:
+        y = places.index(row.place) + step * (names.index(row.model) - (len(names) - 1) / 2)
+        radii = {mark: row.values[level] for level, mark in _MARKS.items()}
+        x = {mark: radius / (row.values["object"] or 1.0) for mark, radius in radii.items() if radius is not None}
+        axes.hlines(y, min(x.values()), max(x.values()), color=PAGE[colors[row.model]], linewidth=1.2)
+        for mark, ratio in x.items():
+            axes.plot([ratio], [y], marker=mark, markersize=5.5, color=PAGE[colors[row.model]])
+    axes.set(ylim=(len(places) - 0.5, -0.5))
+    axes.set_yticks(range(len(places)), places, parse_math=False)
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    lines = tuple(Line(name, (), (), colors[name]) for name in names if any(row.model == name for row in found))
+    note = "▾ parts, ● objects, ■ groups: in the convention parts are left of objects, and groups right of them."
+    return [Plot("Radius by granularity", to_svg(figure), lines, note)]
+
+
 def level_plots(rows: Sequence[PlaceRow]) -> list[Plot]:
     """A plot for each step that has pairs: filled marks with intervals, hollow ones for the control."""
     names = list(dict.fromkeys(row.model for row in rows))
-    adapted = [name for name in names if name != "base"]
-    colors = dict(zip(["base", *adapted], model_colors(len(adapted)), strict=True))
-    plots = []
+    colors, plots = _colors(names), []
     for edge, title in _STEPS.items():
         found = [row for row in rows if edge in row.orders]
         if found:
@@ -73,6 +98,11 @@ def level_plots(rows: Sequence[PlaceRow]) -> list[Plot]:
             control = [Line(_CONTROL, (), (), "muted")]
             plots.append(Plot(title, _drawn(found, edge, colors), (*lines, *control), _sentence(found, edge, names)))
     return plots
+
+
+def _colors(names: Sequence[str]) -> dict[str, str]:
+    adapted = [name for name in names if name != "base"]
+    return dict(zip(["base", *adapted], model_colors(len(adapted)), strict=True))
 
 
 def _drawn(rows: Sequence[PlaceRow], edge: str, colors: Mapping[str, str]) -> Markup:

@@ -13,11 +13,13 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import ArrayLike
 
 SERIES = 8  # line colours of the page, `--series-0` and on
 WIDTH = 4.6  # inches of a plot, two side by side: at 100 pixels an inch its text is as large as small print
 TEXT = 9.0  # points of all text in a plot
+_CHARACTER, _LINE = 0.076, 0.19  # inches of a character and of a line of that size
 
 _COLORS = ["page", "ink", "muted", "grid", "base", "adapted", "better", "worse"]
 _COLORS += [f"series-{k}" for k in range(SERIES)]
@@ -26,7 +28,7 @@ PAGE = {name: f"#0a0b{k:02x}" for k, name in enumerate(_COLORS, start=16)}  # th
 
 @dataclass(frozen=True)
 class Line:
-    """One curve; `color` is one of the page's, `dashed` and `marked` set it off in print."""
+    """One curve; `color` is one of the page's, `dashed` and `marked` set it off in print, `faint` behind the others."""
 
     name: str
     x: tuple[float, ...]
@@ -34,6 +36,7 @@ class Line:
     color: str
     marked: bool = False
     dashed: bool = False
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def model_colors(count: int) -> tuple[str, ...]:
 
 def new_axes(x: str = "", y: str = "", *, height: float = 2.7, grid: Literal["x", "y"] = "y") -> tuple[Figure, Axes]:
     """Axes of these names in the page's look, `WIDTH` by `height` inches; `grid`: the axis whose ticks have lines."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_subplot()
     figure.patch.set_visible(False)
     axes.patch.set_visible(False)
@@ -87,8 +90,8 @@ def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
     """Draw curves; a lone point would be invisible without its marker."""
     for line in lines:
         style, marker = (0, (4, 2)) if line.dashed else "-", "o" if line.marked or len(line.x) == 1 else ""
-        color = PAGE[line.color]
-        axes.plot(line.x, line.y, color=color, linewidth=1.6, linestyle=style, marker=marker, markersize=3.2)
+        look = {"linewidth": 0.8, "alpha": 0.4} if line.faint else {"linewidth": 1.6}
+        axes.plot(line.x, line.y, color=PAGE[line.color], linestyle=style, marker=marker, markersize=3.2, **look)
 
 
 def unit_plot(title: str, lines: Sequence[Line], x: str, y: str, note: str, top: float = 1.0) -> Plot:
@@ -102,8 +105,31 @@ def unit_plot(title: str, lines: Sequence[Line], x: str, y: str, note: str, top:
     return Plot(title, to_svg(figure), tuple(lines), note)
 
 
+def _fit(figure: Figure) -> None:
+    """Margins for the axes' names and the labels of their ticks, by the number of characters.
+
+    The browser draws the text in a font of its own, so that measuring it, as layout engines do by drawing the figure
+    twice, buys nothing.
+    """
+    (axes,) = figure.axes
+    width, height = figure.get_size_inches()
+
+    def longest(labels: Sequence[Text]) -> int:
+        return max((len(label.get_text()) for label in labels), default=0)
+
+    x_labels, y_labels = axes.get_xticklabels(), axes.get_yticklabels()
+    turned = any(label.get_rotation() == 90 for label in x_labels)
+    left = 0.12 + _CHARACTER * longest(y_labels) + (_LINE if axes.get_ylabel() else 0)
+    below = _CHARACTER * longest(x_labels) if turned else _LINE
+    bottom = 0.1 + below + (_LINE if axes.get_xlabel() else 0)
+    right = 0.1 if turned else max(0.1, _CHARACTER * longest(x_labels[-1:]) / 2)
+    margins = {"left": min(left / width, 0.6), "right": 1 - right / width}
+    figure.subplots_adjust(**margins, bottom=min(bottom / height, 0.6), top=1 - 0.08 / height)
+
+
 def to_svg(figure: Figure) -> Markup:
     """The figure as an `<svg>` for inclusion: text as text, page colours, ids its own."""
+    _fit(figure)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser's fonts draw the text

@@ -12,6 +12,7 @@ from sam3_hyperet.report.figures.plots import PAGE, SERIES, Line, Plot, draw_lin
 _Point = tuple[float, float]
 _History = Sequence[Mapping[str, float]]
 _MOST_POINTS = 400  # of a line: more cannot be told apart at this width
+_SMOOTHING = 20  # a running mean is over this part of a line's points
 _LOSS_NAMES = {f"loss_{x}": x.replace("_", " ") for x in ("mask", "dice", "semantic_dice", "semantic_presence")}
 _LOSS_NAMES |= {"loss_bbox": "box", "loss_giou": "box IoU", "loss_ce": "classification"}
 _LOSS_NAMES |= {"presence_loss": "presence", "loss_semantic_seg": "semantic"}
@@ -27,7 +28,7 @@ def training_plots(history: _History, best_step: float | None = None) -> list[Pl
     """
     plots = []
     judged = "loss_matched" if any("tune/loss_matched" in line for line in history) else "loss"
-    total = _line(history, f"train/{judged}", "training", "muted")
+    total = _smoothed(_line(history, f"train/{judged}", "training", "ink"))
     total += _line(history, f"tune/{judged}", "tuning", "adapted", marked=True)
     if total:
         best = _best(total, best_step)
@@ -47,9 +48,10 @@ def training_plots(history: _History, best_step: float | None = None) -> list[Pl
                 parts[key] = _LOSS_NAMES.get(name, name.replace("_", " "))
         elif kind == "radius" and "mean" in statistic:
             radii.setdefault(statistic.replace("_", " ").replace("/", " "), {})[key] = site
-    for lines in _families(history, parts):
+    for family in _families(history, parts):
+        lines = tuple(_mean(line) for line in family)
         log = all(min(line.y) > 0 for line in lines)
-        note = "Each before its weight; logarithmic scale." if log else "Each before its weight."
+        note = "Running means, each before its weight" + ("; logarithmic scale." if log else ".")
         plots.append(Plot("Parts of the loss", _curves(lines, log=log), lines, note))
     for statistic, names in radii.items():
         for lines in _families(history, names):
@@ -90,6 +92,26 @@ def _line(history: _History, key: str, name: str, color: str, marked: bool = Fal
     steps, values = np.array(points, float).reshape(-1, 2).T
     x, y = thinned(steps, values, _MOST_POINTS)
     return (Line(name, x, y, color, marked),) if x else ()
+
+
+def _smoothed(lines: tuple[Line, ...]) -> tuple[Line, ...]:
+    """Each curve, faint, and its running mean; a short one as it is."""
+    faint = [replace(line, faint=True) for line in lines if _window(line) > 1]
+    return (*faint, *(_mean(line, ", running mean") for line in lines))
+
+
+def _mean(line: Line, remark: str = "") -> Line:
+    """The mean of each point and those just before it, of the first ones of as many as there are."""
+    if (window := _window(line)) < 2:
+        return line
+    sums = np.cumsum([0.0, *line.y])
+    ends = np.arange(1, len(sums))
+    starts = np.maximum(ends - window, 0)
+    return replace(line, name=line.name + remark, y=tuple(((sums[ends] - sums[starts]) / (ends - starts)).tolist()))
+
+
+def _window(line: Line) -> int:
+    return len(line.x) // _SMOOTHING
 
 
 def _best(lines: Sequence[Line], step: float | None) -> _Point | None:

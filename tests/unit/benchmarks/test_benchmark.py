@@ -8,7 +8,20 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks import attention, data, evaluation, gpu, large, memory, metrics, ops, schemes, startup, training
+from benchmarks import (
+    attention,
+    data,
+    evaluation,
+    gpu,
+    intervals,
+    large,
+    memory,
+    metrics,
+    ops,
+    schemes,
+    startup,
+    training,
+)
 from sam3_hyperet.cli.benchmark import main
 from sam3_hyperet.cli.command import CONFIGS, exit_cleanly
 
@@ -24,6 +37,7 @@ SUBCOMMANDS = {
     "training": training,
     "evaluation": evaluation,
     "gpu": gpu,
+    "intervals": intervals,
 }
 
 
@@ -39,7 +53,13 @@ def test_the_options_are_those_of_the_function(name):
 def test_figures_are_returned_and_written(monkeypatch, tmp_path, name):
     asked = []
     monkeypatch.setattr(SUBCOMMANDS[name], "run", lambda **options: asked.append(options) or {"figure": 1.5})
-    first = {"large": "steps", "training": "steps", "evaluation": "turns", "memory": "prompts"}.get(name, "repeats")
+    first = {
+        "large": "steps",
+        "training": "steps",
+        "evaluation": "turns",
+        "memory": "prompts",
+        "intervals": "trials",
+    }.get(name, "repeats")
     out = tmp_path / "new" / "figures.json"
     assert main([name, f"{first}=3", f"out={out}"]) == {"figure": 1.5}
     assert json.loads(out.read_text()) == {"figure": 1.5}

@@ -67,7 +67,8 @@ def test_an_adapter_along_its_dial(evaluate, tmp_path, capsys):
     assert own == scored(plain) != scored(along, "base/")
     assert (along["dial_0.25/dial"], along["dial_1/dial"], plain["dial"]) == (0.25, 1.0, 0.25)
     assert "The dial: gain against forgetting" in page
-    assert '<p class="lead">Along the dial, segm/AP goes from .00 with the base to .00 at 1, as trained; fused' in page
+    assert ">segm/AP from .000 with the base to .000 at 1, as trained</dd>" in page
+    assert "<dt>Kept</dt>" in page
     said = capsys.readouterr().out
     assert "scenes/instance/unassigned" in said  # in full
     assert said.count("along the dial: max segm/AP where fused/mIoU >= base, on 1 val image\n") == 1

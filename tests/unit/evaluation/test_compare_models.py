@@ -81,7 +81,8 @@ def test_each_number_is_its_own_model_s(base, model, another, randomized, data, 
     for key in ("segm/AP", "fused/mIoU", "presence/accuracy_absent"):
         difference = against[f"drawn/{key}"] - against[f"base/drawn/{key}"]
         assert against[f"difference/drawn/{key}"] == pytest.approx(difference, abs=1e-12)
-        assert against[f"difference/drawn/{key}/low"] <= against[f"difference/drawn/{key}/high"]
+        assert f"difference/drawn/{key}/low" not in against  # of two images
+    assert "2 images: too few for intervals, which take 10" in (tmp_path / "against" / "report.html").read_text()
 
 
 def test_several_models_are_named_and_scored_as_each_alone(base, randomized, data, tmp_path):
@@ -96,8 +97,11 @@ def test_several_models_are_named_and_scored_as_each_alone(base, randomized, dat
         assert scored(together, f"{model.name}/") == scored(alone, "")
         assert scored(together, "base/") == scored(alone, "base/")
         assert together[f"{model.name}/params/added"] == alone["params/added"] > 0
-        key = "drawn/segm/AP/low"
+        key = "drawn/segm/AP"
         assert together[f"difference/{model.name}/{key}"] == alone[f"difference/{key}"]
+        assert together[f"between/second/first/{key}"] == pytest.approx(
+            together[f"second/{key}"] - together[f"first/{key}"]
+        )
     assert together["first/normalized_radius/fpn.0/mean"] != together["first/normalized_radius/fpn.0/mean_before"]
 
 
@@ -160,7 +164,10 @@ def test_what_is_written(model, randomized, data, tmp_path):
         beside_base(adapted, adapter_file=tmp_path / "adapter.safetensors"), data, tmp_path / "new", examples=1
     )
     written = json.loads((tmp_path / "new" / "metrics.json").read_text(), parse_constant=pytest.fail)
+    asked, of_data = written.pop("protocol"), written.pop("data")
     assert written == {"precision": "32-true", **metrics}
+    assert (asked["limit"], asked["examples"], asked["max_dets"]) == (2, 1, 100)
+    assert (of_data["name"], of_data["split"], of_data["images"], len(of_data["prompts"])) == ("drawn", "val", 2, 25)
     assert metrics["extra"] == 3
     report = hy.parameter_report(adapted)
     assert {key: metrics[f"params/{key}"] for key in ("added", "total", "added_ratio")} == {
@@ -170,7 +177,7 @@ def test_what_is_written(model, randomized, data, tmp_path):
     assert metrics["normalized_radius/fpn.0/mean"] != metrics["base/normalized_radius/fpn.0/mean"]
     html = (tmp_path / "new" / "report.html").read_text()
     assert re.search(r"precision</t.>\s*<td[^>]*>32-true<", html)
-    for part in ("drawn, val split, 2 of 3 images", "SHA-256", "x: 1", "128 pixels, square"):
+    for part in ("drawn, val split, 2 of 3 images", "SHA-256", "x: 1", "128 pixels, square", "25 prompts"):
         assert part in html
     assert not (tmp_path / "new" / "records").exists()
 
@@ -215,12 +222,12 @@ def test_a_key_is_its_text_and_its_parts():
 
 def test_evaluators_that_have_intervals_get_them_for_every_model():
     def headline(records):
-        return lambda weights: {"granularity/encoder/rho": float(weights @ [one["x"] for one in records]) / 3}
+        return lambda weights: {"granularity/encoder/rho": float(weights @ [one["x"] for one in records]) / 12}
 
     def result(name, scale):
         evaluators = {k: SimpleNamespace(has_intervals=k == "levels", headline=headline) for k in ("levels", "radius")}
         model = SimpleNamespace(name=name)
-        records = [{"x": scale * i} for i in range(3)]
+        records = [{"x": scale * i} for i in range(12)]
         headlines = {name: one.headline(records) for name, one in evaluators.items()}
         return SimpleNamespace(model=model, evaluators=evaluators, records=records, headlines=headlines)
 
@@ -228,7 +235,7 @@ def test_evaluators_that_have_intervals_get_them_for_every_model():
     key = "d/granularity/encoder/rho"
     assert found.keys() == {f"{model}{key}/{end}" for model in ("base/", "") for end in ("low", "high")}
     assert found[f"{key}/high"] == pytest.approx(2 * found[f"base/{key}/high"])
-    assert found[f"{key}/low"] < 2 < found[f"{key}/high"]
+    assert found[f"{key}/low"] < 11 < found[f"{key}/high"]
     assert own_intervals("d", [result("base", 1)], 0) == {}
 
 

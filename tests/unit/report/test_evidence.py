@@ -18,9 +18,9 @@ from sam3_hyperet.evaluation.models import EvalModel, beside_base
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.report import evidence
+from sam3_hyperet.report.comparison_report import write_comparison
 from sam3_hyperet.report.examples import extremes
 from sam3_hyperet.report.figures.gate_plots import gate_plots
-from sam3_hyperet.report.report import write_comparison
 from sam3_hyperet.scenes.dataset import write_scenes
 
 PICTURES = 3
@@ -122,16 +122,18 @@ def test_several_models_go_by_their_names(comparison):
     several = replace(comparison, results=(base, adapted, other))
     assert evidence.adapted_names(comparison) == ()
     assert evidence.adapted_names(several) == ("adapted", "other")
+    assert evidence.adapted_names(replace(comparison, results=(base,))) == ("base",)
     assert {curve.model for curve in evidence.precision_recall(several)} == {"base", "adapted", "other"}
 
 
 def test_the_report_holds_it_all(comparison, tmp_path):
-    write_comparison(comparison, tmp_path, "x: 1")
+    write_comparison(comparison, tmp_path, "x: 1", None, "tiny, its own weights")
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "comparison.md", "comparison.tex"}
     html = (tmp_path / "report.html").read_text("utf-8")
     for heading in (
         *("Base and adapted", "Precision and recall", "Confusion within", "where it is wrong", "Radius over images"),
-        *("Radius before and after", "<h2>Images", "<h2>Label maps"),
+        *("Radius before and after", ">Images</h2>", "<h2>Label maps"),
+        *("scheme A (fpn), lorentz with c = 0.01, dense", "tiny, its own weights, SHA-256", "3 of 3 images"),
     ):
         assert heading in html
     assert "Gained most" not in html  # nothing changed

@@ -4,68 +4,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
+from example_reports import HOSTILE, full, metrics
 from metric_keys import keyed
-from plotted_runs import history, shift
 
-from sam3_hyperet.evaluation.dial import DialFront
-from sam3_hyperet.report.figures.category_plots import TreeConfusion
-from sam3_hyperet.report.figures.gate_plots import PromptGates
-from sam3_hyperet.report.figures.images import Detection, Example, SemanticExample
-from sam3_hyperet.report.figures.radius_maps import RadiusMap
-from sam3_hyperet.report.figures.score_plots import PrecisionRecall, RiskCoverage
-from sam3_hyperet.report.report import Report, write_report, write_tables
-from sam3_hyperet.report.tables import METRICS
-from sam3_hyperet.training.choice import Rule
-
-HOSTILE = "<script>alert('x')</script>\"&"
-
-
-def metrics(scope="scenes/group", base=0.01, adapted=0.34, key="segm/AP"):
-    return {f"base/{scope}/{key}": base, f"{scope}/{key}": adapted}
-
-
-def full():
-    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    mask = np.zeros((64, 64), bool)
-    mask[10:40, 10:40] = True
-    labels = np.zeros((64, 64), np.uint8)
-    example = Example(picture, HOSTILE, "part", (mask,), (), (Detection(mask, 0.8),), caption=HOSTILE)
-    gain = f"a$b${HOSTILE.replace('<', '').replace('>', '')}"
-    values = {0.0: {gain: 0.1, "k": 0.7}, 0.5: {gain: 0.3, "k": 0.69}, 1.0: {gain: 0.4, "k": 0.5}}
-    rule = Rule.parse(f"max {gain} where k >= base-0.02")
-    return Report(
-        title=HOSTILE,
-        metrics=keyed(
-            {
-                **metrics(),
-                **metrics(key=f"segm/AP/{HOSTILE}"),
-                "difference/scenes/group/segm/AP/low": 0.28,
-                "difference/scenes/group/segm/AP/high": 0.37,
-                HOSTILE: 1.5,
-                "params/added": 8192,
-                "x/segm/AP": -1,
-            }
-        ),
-        history=[*history(), {"step": 41, f"train/loss_{HOSTILE}": 1.0, f"radius/{HOSTILE}/mean": 1.0}],
-        protocol={HOSTILE: HOSTILE},
-        config=f"name: {HOSTILE}",
-        versions={"torch": HOSTILE},
-        examples=[example],
-        semantic_examples=[SemanticExample(picture, labels, labels, labels + 255, (HOSTILE,))],
-        radius=[shift(HOSTILE)],
-        gained=[example],
-        radius_maps=[RadiusMap(picture, HOSTILE, np.full((4, 4), 0.2), np.eye(4))],
-        precision_recall=[PrecisionRecall(HOSTILE, 0.5, np.linspace(1, 0, 101), HOSTILE)],
-        risk_coverage=[RiskCoverage(HOSTILE, HOSTILE, np.linspace(0, 1, 9), np.linspace(0, 0.5, 9))],
-        confusion=TreeConfusion((HOSTILE, "dog"), (HOSTILE, HOSTILE), {HOSTILE: np.eye(2)}),
-        instances={HOSTILE: 7},
-        dropped={HOSTILE: 3},
-        notes=[HOSTILE],
-        front=DialFront(rule, values[0.0], values, HOSTILE, 0.5),
-        gates=PromptGates({HOSTILE: {HOSTILE: 1.25}, "$a$": {HOSTILE: 0.5}}, {HOSTILE: HOSTILE, "$a$": "$part$"}),
-    )
+from sam3_hyperet.report.content import Report
+from sam3_hyperet.report.description import ModelDescription
+from sam3_hyperet.report.report import write_report, write_tables
+from sam3_hyperet.report.tables import ALONE, METRICS
 
 
 class Page(HTMLParser):
@@ -73,7 +19,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.loads, self.ids = [], [], [], []
+        self.open, self.tags, self.loads, self.ids, self.classes = [], [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -81,6 +27,8 @@ class Page(HTMLParser):
         if tag not in ("meta", "img", "br", "link", "hr"):
             self.open.append(tag)
         for name, content in attributes:
+            if name == "class":
+                self.classes.append(content)
             if name in ("src", "href", "xlink:href", "srcset", "data"):
                 self.loads.append(content)
             if name == "id":
@@ -102,15 +50,18 @@ def test_report_is_self_contained_and_escaped(tmp_path):
     assert "alert" in text
     assert all(address.startswith(("data:image/", "#")) for address in page.loads)
     assert len(page.ids) == len(set(page.ids))
+    anchors = {address[1:] for address in page.loads if address.startswith("#") and "plot-" not in address}
+    assert len(anchors) > 10
+    assert anchors <= set(page.ids)
     assert not re.search(r"https?:|@import|url\((?!#)", text)
-    assert len(text) < 600_000
+    assert len(text) < 700_000
 
 
 def test_report_shows_its_parts(tmp_path):
     text = write_report(full(), tmp_path / "report.html").read_text(encoding="utf-8")
     for part in (
-        *("Group-level AP rose", "Training", "Tuning loss 2.5 at step 20", "Radius before and after"),
-        *("nothing above 0.5", "100 % unassigned", "mask AP by category", "Data left out", "Versions"),
+        *("group mask AP .010", "Training", "Tuning loss 2.5 at step 20", "Radius before and after"),
+        *("nothing above 0.5; dashed: 0.30", "100 % unassigned", "mask AP by category", "Data left out", "Versions"),
         *("By category", "Precision and recall", "Confusion within", "where it is wrong", "Radius over images"),
         *("Gained most", "Others, evenly spread", "+.280 to +.370", "(7)"),
         *(
@@ -139,7 +90,7 @@ def test_missing_parts_are_left_out(tmp_path, figures):
 
 def test_threshold_is_stated(tmp_path):
     text = write_report(full(), tmp_path / "report.html", score_threshold=0.9).read_text(encoding="utf-8")
-    assert text.count("nothing above 0.9") == 4
+    assert text.count("nothing above 0.9") == 6  # two models in two examples, one of them at the head as well
     assert "a score of 0.9 or more" in text
 
 
@@ -161,16 +112,31 @@ def test_several_models(tmp_path):
     names = ("a", HOSTILE, "c")
     figures = {"base/scenes/group/segm/AP": 0.1} | {f"{name}/scenes/group/segm/AP": 0.2 for name in names}
     figures |= {f"{name}/scenes/images": 9 for name in names}
-    text = write_report(
-        Report("t", keyed(figures, names), [], {}, "", {}, models=names), tmp_path / "r.html"
-    ).read_text("utf-8")
+    figures |= {f"difference/a/scenes/group/segm/AP/{end}": x for end, x in (("low", 0.05), ("high", 0.15))}
+    figures |= {"between/c/a/scenes/group/segm/AP": 0.0625}
+    described = [
+        ModelDescription(name, "scheme A (fpn)", "lorentz", "dense", "9 added", "60 steps", "") for name in names
+    ]
+    report = Report("t", keyed(figures, names), [], {}, "", {}, models=names, described=described)
+    text = write_report(report, tmp_path / "r.html").read_text("utf-8")
     page = Page(text)
     assert page.open == []
     assert "script" not in page.tags
-    assert text.count('class="better">+.100') == 3
+    assert text.count('class="better">+.100') == 1  # the others have no interval
+    assert text.count("scheme A (fpn)") == 3
+    assert "c − a" in text
+    assert "+.062" in text
     assert text.count('class="bar"') == 4
     assert "scenes/images" in text  # once, not below each model's name
     assert "/scenes/images" not in text
+
+
+def test_the_base_alone_is_called_the_base(tmp_path):
+    report = Report("t", keyed({"scenes/group/segm/AP": 0.25}), [], {}, "", {}, models=ALONE)
+    text = write_report(report, tmp_path / "r.html").read_text("utf-8")
+    assert "base model" in text
+    assert "dapted" not in text.partition("</style>")[2]
+    assert "95 %" not in text
 
 
 def test_a_wide_table_scrolls_in_a_box_of_its_own(tmp_path):
@@ -190,4 +156,5 @@ def test_every_metric_of_the_main_table_is_explained(tmp_path):
     every = {key: value for metric in METRICS for key, value in metrics(key=metric.key).items()}
     text = write_report(Report("t", keyed(every), [], {}, "", {}), tmp_path / "r.html").read_text("utf-8")
     assert text.count('<tr class="name">') == len(METRICS)
+    assert "<summary>Box AP, cgF1, " in text
     assert "<span></span></th>" not in text

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from metric_keys import keyed
 
+from sam3_hyperet.report.pairs import pair_table
 from sam3_hyperet.report.tables import (
+    ALONE,
     category_tables,
     latex_table,
     latex_text,
@@ -33,9 +35,9 @@ def test_rows():
         keyed(
             {
                 **metrics("scenes/object"),
-                **metrics("scenes/part"),
+                **metrics("scenes/part", interval=(0.3, 0.36)),
                 **metrics("scenes/fused", 0.1, 0.2, "unassigned"),
-                **metrics("scenes/object/presence", 0.9, 0.8, "accuracy_absent"),
+                **metrics("scenes/object", 0.9, 0.8, "presence/accuracy_absent", (-0.15, -0.05)),
                 "scenes/segm/AP/wheel": 0.1,
                 "scenes/forgetting/part/segm/AP": 0.1,
                 "scenes/segm/AP@100/img": 0.1,
@@ -44,9 +46,9 @@ def test_rows():
     )
     assert [(row.metric.name, row.label, row.cells[0].verdict) for row in table] == [
         ("Mask AP", "scenes · part", "better"),
-        ("Mask AP", "scenes · object", "better"),
+        ("Mask AP", "scenes · object", "same"),  # without an interval
         ("Right about what is absent", "scenes · object", "worse"),
-        ("Unassigned", "scenes · fused", "worse"),
+        ("Unassigned", "scenes · fused", "same"),
     ]
 
 
@@ -65,10 +67,34 @@ def test_keys_of_several_models_are_one_row():
     (row,) = rows(found, ("a", "b"))
     assert [(cell.value, cell.verdict, cell.supported) for cell in row.cells] == [
         (0.2, "better", True),
-        (0.05, "worse", False),
+        (0.05, "same", False),  # without an interval
     ]
     assert list(category_tables(found, ("a", "b"))) == ["s: mask AP"]
     assert other_keys(found) == ["s/images"]
+
+
+def test_adapted_models_are_tested_against_each_other():
+    found = {f"{name}/s/segm/AP": x for name, x in (("base", 0.1), ("a", 0.2), ("b", 0.5), ("c", 0.25))}
+    found |= {"between/b/a/s/segm/AP": 0.3, "between/b/a/s/segm/AP/low": 0.2, "between/b/a/s/segm/AP/high": 0.4}
+    found |= {"between/c/a/s/segm/AP": 0.05, "between/c/b/s/segm/AP": -0.25, "between/c/b/s/segm/AP/dropped": 3.0}
+    table = pair_table(keyed(found, ("a", "b", "c")), ("a", "b", "c"))
+    assert table.pairs == (("b", "a"), ("c", "a"), ("c", "b"))
+    ((label, cells_of_row),) = table.rows
+    assert (label, table.tests) == ("Mask AP · s", 1)
+    assert [(cell.difference, cell.verdict) for cell in cells_of_row] == [
+        *((0.3, "better"), (0.05, "same"), (-0.25, "same")),
+    ]
+    assert other_keys(keyed(found, ("a", "b", "c"))) == []
+    assert pair_table(keyed(metrics()), ()) is None
+
+
+def test_the_base_alone_is_called_the_base():
+    head, _, row = markdown_table(keyed({"s/segm/AP": 0.5}), ALONE).splitlines()[:3]
+    assert [cell for cell in cells(head, "|") if cell] == ["metric", "data", "base"]
+    assert [cell for cell in cells(row, "|") if cell] == ["Mask AP", "s", ".500"]
+    lines = latex_table(keyed({"s/segm/AP": 0.5}), ALONE).splitlines()
+    assert lines[3] == r"metric & data & base \\"
+    assert lines[5] == r"Mask AP & s & .500 \\"
 
 
 @pytest.mark.parametrize(

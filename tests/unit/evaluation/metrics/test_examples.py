@@ -20,8 +20,10 @@ def answer(scores, presence=1.0):
     return PromptDetections(PromptPrediction(torch.tensor(scores), boxes, logits, logits.amax(0), presence), 16, 16)
 
 
-def evaluator():
-    return ExampleEvaluator(SimpleNamespace(image=lambda i: ImageInfo(i, Path("a.png"), 16, 16)))
+def evaluator(*present):
+    instances = [SimpleNamespace(category_id=category_id, crowd=False) for category_id in present]
+    images = SimpleNamespace(image=lambda i: ImageInfo(i, Path("a.png"), 16, 16), instances=lambda i: instances)
+    return ExampleEvaluator(images)
 
 
 def test_confident_detections_come_back_best_first():
@@ -39,6 +41,17 @@ def test_confident_detections_come_back_best_first():
     assert decode(found[0][0]).shape == (16, 16)
     assert one.detections(3, 9, record) == []
     assert one.detections(3, 1, record) == []
+
+
+def test_the_best_detection_of_a_present_category_is_kept_where_none_is_confident():
+    one = evaluator(7, 9)
+    one.start(3, {})
+    one.add(Prompt("a", 7), answer([0.1, 0.3, 0.2]))
+    one.add(Prompt("b", 8), answer([0.4]))  # of what is not there
+    one.add(Prompt("c", 9), answer([0.9, 0.1]))
+    record = one.finish()
+    found = {category: [round(score, 6) for _, score in one.detections(3, category, record)] for category in (7, 8, 9)}
+    assert found == {7: [0.3], 8: [], 9: [0.9]}
 
 
 def test_a_picture_without_detections():

@@ -101,6 +101,9 @@ def test_what_has_no_features_is_left_out():
 def test_names_and_their_interval():
     found = of_names({0: np.array([[1.0, 2, 3, np.nan], [2, 3, 2, 9]]), 1: np.zeros((2, 0))})
     assert found["text/part_object/delta"] == pytest.approx(1 / 3)
-    assert found["text/part_object/delta/low"] == -1
-    assert found["text/part_object/delta/high"] == 1
+    assert "text/part_object/delta/low" not in found  # of three pairs
+    many = of_names({0: np.array([[1.0, 2, 3] * 8, [2, 3, 2] * 8])})
+    low, high = (many[f"text/part_object/delta/{end}"] for end in ("low", "high"))
+    assert low == pytest.approx(2 / 3 - high)
+    assert -0.1 < low < 0.0
     assert not any("object_group" in key for key in found)

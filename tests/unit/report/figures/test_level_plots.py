@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from sam3_hyperet.evaluation.metrics.key import MetricKey
-from sam3_hyperet.report.figures.level_plots import level_plots, place_rows
+from sam3_hyperet.report.content import Report
+from sam3_hyperet.report.figures.level_plots import level_plots, place_rows, radius_by_level
 from sam3_hyperet.report.figures.score_plots import RiskCoverage
-from sam3_hyperet.report.report import Report, write_report
+from sam3_hyperet.report.report import write_report
 from sam3_hyperet.report.tables import knowing_rows, other_keys
 
 
@@ -61,6 +62,15 @@ def test_a_plot_a_step_that_says_what_it_shows():
     assert [line.name for line in plots[1].lines] == ["adapted", "the same masks at a random place"]
     assert "encoder" in plots[1].svg
     assert "fpn.0" not in plots[1].svg
+
+
+def test_mean_radii_by_granularity_are_drawn_in_units_of_the_objects():
+    assert radius_by_level(place_rows(METRICS)) == []  # of parts alone there is nothing to compare
+    means = {"granularity/fpn.0/part": 2.0, "granularity/fpn.0/object": 4.0, "granularity/fpn.0/group": 5.0}
+    (plot,) = radius_by_level(place_rows(keyed(means, "base") | keyed(means)))
+    assert [line.name for line in plot.lines] == ["base", "adapted"]
+    assert "fpn.0" in plot.svg
+    assert plot.svg.count("<use") >= 6  # a mark a level and model
 
 
 def test_what_the_radius_adds_to_the_score():

@@ -58,22 +58,40 @@ def test_match_gives_each_truth_once():
 def test_instance_panels():
     mask = square(10, 10, 30)
     detections = (Detection(mask, 0.3), Detection(mask, 0.29), Detection(mask, float("nan")))
-    panels = instance_panels(Example(GREY, "car", "object", (mask,), (), detections), 0.3)
-    assert [p.title for p in panels] == ["Image", "Ground truth", "Base", "Adapted"]
+    panels = instance_panels(Example(GREY, "car", "object", (mask,), {"base": (), "lora": detections}), 0.3)
+    assert [p.title for p in panels] == ["Image", "Ground truth", "Base", "Lora"]
     assert [p.note for p in panels] == ["", "", "nothing above 0.3", ""]
     assert max(pixels(panels[3].address).shape) == 288
-    absent = instance_panels(Example(GREY, "car", "object", (), (), ()), 0.3)
+    absent = instance_panels(Example(GREY, "car", "object", (), {"base": ()}), 0.3)
     assert absent[1].note == "not in this image"
     with pytest.raises(DataError, match="'car': a mask is"):
-        instance_panels(Example(GREY, "car", "object", (mask[1:],), (), ()), 0.3)
+        instance_panels(Example(GREY, "car", "object", (mask[1:],), {}), 0.3)
+
+
+def test_the_best_detection_below_the_threshold_is_dashed():
+    mask, other = square(10, 10, 30), square(30, 50, 20)
+    found = {"base": (Detection(other, 0.2), Detection(mask, 0.4)), "adapted": (Detection(mask, 0.04),)}
+    image, _, below, none = instance_panels(Example(GREY, "car", "object", (mask,), found), 0.5)
+    assert (below.note, none.note) == ("nothing above 0.5; dashed: 0.40", "nothing above 0.5")
+    assert none.address == image.address
+    changed = np.abs(pixels(below.address).astype(int) - pixels(image.address)).max(axis=2) > 60
+    rows, columns = np.nonzero(changed)
+    scale = 288 / 80
+    assert rows.min() / scale == pytest.approx(10, abs=1.5)
+    assert columns.max() / scale == pytest.approx(40, abs=1.5)
+    edge = changed[round(25 * scale), : round(12 * scale)]
+    assert edge.any()
+    along = changed[round(15 * scale) : round(35 * scale), round(9 * scale) : round(11 * scale)].any(axis=1)
+    assert 0.3 < along.mean() < 1.0  # there are gaps
 
 
 def test_semantic_panels():
     truth, empty = np.zeros((60, 80), np.uint8), np.full((60, 80), 255, np.uint8)
     names = ("sky", "sea", "land")
-    panels, legend = semantic_panels(SemanticExample(GREY, truth, empty, truth + 2, names))
+    panels, legend = semantic_panels(SemanticExample(GREY, truth, {"base": empty, "lora": truth + 2}, names))
+    assert [p.title for p in panels] == ["Image", "Ground truth", "Base", "Lora"]
     assert [p.note for p in panels] == ["", "", "100 % unassigned", ""]
     assert [name for name, _ in legend] == ["sky", "land", ""]
     assert legend[0][1] == "#" + palette(3)[0].tobytes().hex()
     with pytest.raises(DataError, match="Base: label map is"):
-        semantic_panels(SemanticExample(GREY, truth, empty[1:], truth, names))
+        semantic_panels(SemanticExample(GREY, truth, {"base": empty[1:]}, names))

@@ -1,0 +1,137 @@
+"""What was compared, for people: each model's adapter, training and weights, the data, and when it was."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from sam3_hyperet.digest import sha256
+from sam3_hyperet.evaluation.compare import Comparison, EvalResult
+from sam3_hyperet.evaluation.models import BASE
+from sam3_hyperet.modeling.config import CONTROLS_OF_BASE, SCHEMES, HyperETConfig, adapter_config
+from sam3_hyperet.modeling.parameters import base_state_dict, parameter_report
+from sam3_hyperet.report.summary import duration
+from sam3_hyperet.report.tables import value
+from sam3_hyperet.training import run_log
+from sam3_hyperet.version import __version__, commit
+from sam3_hyperet.wording import count_of
+
+_DIGITS = 12  # of a hash that is shown
+_LETTERS = {sites[0]: scheme for scheme, sites in SCHEMES.items() if sites}
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """One adapted model in a row of a table; "" for what is not known."""
+
+    name: str
+    adapter: str  # the scheme and its sites, or the control
+    geometry: str
+    structure: str
+    parameters: str
+    training: str
+    weights: str  # of the base, where they were trained
+
+
+COLUMNS = ("adapter", "geometry", "structure", "parameters", "training", "weights")
+
+
+def descriptions(comparison: Comparison) -> list[ModelDescription]:
+    """The adapted models; along a dial, which has one adapter, the last of them."""
+    adapted = [result for result in comparison.results if result.model.name != BASE]
+    along = any(result.model.dial is not None for result in adapted)
+    return [_described(comparison, result) for result in (adapted[-1:] if along else adapted)]
+
+
+def facts(comparison: Comparison, described: list[ModelDescription], base: str) -> dict[str, str]:
+    """What the head of a report says by name: the adapter of a lone model, the base, the data, and when.
+
+    base: name of the base weights.
+    """
+    found: dict[str, str] = {}
+    if len(described) == 1:
+        one = described[0]
+        kind = ", ".join(filter(None, (one.adapter, one.geometry, one.structure)))
+        found |= {"adapter": "; ".join(filter(None, (kind, one.parameters))), "training": one.training}
+        found["trained base weights"] = one.weights
+    digest = comparison.results[0].base_digest
+    found["base"] = ", ".join(filter(None, (base, f"SHA-256 {digest[:_DIGITS]}…" if digest else "")))
+    split, task = comparison.task.split, comparison.task
+    images = f"{len(task.positions)} of {count_of(len(split.images), 'image')}"
+    prompts = f"{count_of(len(task.vocabulary), 'prompt')}, {task.protocol.prompted_by or 'absent ones included'}"
+    found["data"] = f"{comparison.data.name}, {split.name} split, {images}; {prompts}"
+    of_software = f"sam3_hyperet {__version__}" + (f", commit {head}" if (head := commit()) else "")
+    found["written"] = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC by {of_software}"
+    return {name: text for name, text in found.items() if text}
+
+
+def _described(comparison: Comparison, result: EvalResult) -> ModelDescription:
+    model, config = result.model.model, adapter_config(result.model.model)
+    report = parameter_report(model)
+    parameters = "" if config is None else f"{report['added']:,} added, {100 * report['added_ratio']:.2g} % of the base"
+    is_lone = sum(one.model.name != BASE for one in comparison.results) == 1
+    return ModelDescription(
+        name=result.model.name,
+        adapter="no adapter" if config is None else _adapter(config),
+        geometry="" if config is None or config.adapter != "hyperet" else _geometry(config),
+        structure="" if config is None or config.adapter != "hyperet" else _structure(config),
+        parameters=parameters,
+        training=_training(result, comparison.metrics if is_lone else {}),
+        weights=_weights(comparison, result),
+    )
+
+
+def _adapter(config: HyperETConfig) -> str:
+    """The sites by their schemes' letters: "B + prompt"; a control by its name."""
+    sites = " + ".join(f"{_LETTERS[site]} ({site})" if site in _LETTERS else site for site in config.resolved_sites)
+    if config.adapter in CONTROLS_OF_BASE:
+        return config.adapter
+    control = "" if config.adapter == "hyperet" else f"{config.adapter} at "
+    return f"{control}{sites}" if control else f"scheme {sites}"
+
+
+def _geometry(config: HyperETConfig) -> str:
+    if config.geometry == "euclidean":
+        return config.geometry
+    return f"{config.geometry} with c = {config.curvature:g}{', learnt' if config.learn_curvature else ''}"
+
+
+def _structure(config: HyperETConfig) -> str:
+    gate = ", a gate per prompt" if config.gate == "prompt" else ""
+    size = {"block_diagonal": f" of {config.block_size}", "banded": f" of ±{config.bandwidth}"}
+    return f"{config.structure.replace('_', ' ')}{size.get(config.structure, '')}{gate}"
+
+
+def _training(result: EvalResult, metrics: Mapping[str, float]) -> str:
+    """Steps and time of the run that wrote these metrics, or steps of the one whose folder the file is in."""
+    if steps := value(metrics, "train/steps"):
+        seconds, best, skipped = (value(metrics, f"train/{key}") for key in ("seconds", "best_step", "skipped_steps"))
+        text = count_of(int(steps), "step") + (f" in {duration(seconds)}" if seconds else "")
+        text += f", step {best:,.0f} kept" if best is not None else ""
+        return text + (f", {count_of(int(skipped), 'step')} skipped" if skipped else "")
+    file = result.model.adapter_file or result.model.weights_file
+    history = run_log.read_history(file.parent / run_log.FILE) if file else []
+    return count_of(int(history[-1]["step"]), "step") if history else ""
+
+
+def _weights(comparison: Comparison, result: EvalResult) -> str:
+    """How many weights of the base a run trained, with the hash of the file that has them."""
+    base, file = comparison.results[0], result.model.weights_file
+    ours = base_state_dict(result.model.model)
+    if base.model.name != BASE or file is None:
+        return f"all, {_hash(file)}" if file else ""
+    if result.base_digest == base.base_digest:
+        return ""
+    theirs = base_state_dict(base.model.model)
+    trained = sum(one.numel() for name, one in ours.items() if not _equal(one, theirs.get(name)))
+    return f"{trained:,} of {sum(one.numel() for one in ours.values()):,}, {_hash(file)}"
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor | None) -> bool:
+    return other is not None and (one is other or (one.shape == other.shape and torch.equal(one, other)))
+
+
+def _hash(file: Path) -> str:
+    return f"{file.name} SHA-256 {sha256(file)[:_DIGITS]}…"

@@ -1,0 +1,39 @@
+"""Adapted models tested against each other: a row a metric, a column a pair."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sam3_hyperet.report.tables import METRICS, Cell, rows, tested_cell
+
+_TESTED = ("segm/AP", "bbox/AP", "mIoU", "presence/accuracy_absent", "presence/accuracy_present")
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """Differences between adapted models: of each pair the later less the earlier."""
+
+    pairs: tuple[tuple[str, str], ...]  # later and earlier
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]  # metric and data, and a cell a pair
+
+    @property
+    def tests(self) -> int:
+        """How many differences have an interval."""
+        return sum(cell.interval is not None for _, cells in self.rows for cell in cells)
+
+
+def pair_table(metrics: Mapping[str, float], models: Sequence[str]) -> PairTable | None:
+    """The differences under `between/<later>/<earlier>/…` in what models are judged by; None without any."""
+    pairs = [(later, earlier) for k, later in enumerate(models) for earlier in models[:k]]
+    names = {metric.key: metric.name for metric in METRICS if metric.key in _TESTED}
+    found = []
+    for row in rows(metrics, models):
+        if row.metric.key not in names:
+            continue
+        key = "/".join((*row.scope, row.metric.key))
+        of_pairs = [f"between/{later}/{earlier}/{key}" for later, earlier in pairs]
+        if any(name in metrics for name in of_pairs):
+            cells = tuple(
+                tested_cell(metrics, of, None, metrics.get(of), row.metric.lower_is_better) for of in of_pairs
+            )
+            found.append((f"{names[row.metric.key]} · {row.label}", cells))
+    return PairTable(tuple(pairs), tuple(found)) if found else None
