@@ -1,13 +1,16 @@
-# make demo | make test | make docs: each sets up .venv on a fresh machine (Python >= 3.10) and runs.
+# make demo | make demo-page | make test | make docs: each sets up .venv on a fresh machine (Python >= 3.10) and runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format docs clean
+.PHONY: demo demo-page test lint format docs clean
 
 demo: $(STAMP)
 	$(BIN)/python tools/train.py experiment=demo run_dir=runs/demo resume=never
+
+demo-page: $(STAMP)
+	$(BIN)/python tools/demo.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # the long files come first

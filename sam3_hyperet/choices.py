@@ -8,6 +8,8 @@ CURVATURE_BOUNDS = (1e-8, 1e2)
 AUTO, FP32, TF32, BF16 = PRECISIONS = ("auto", "32-true", "tf32", "bf16-mixed")
 MAX_DIAL = 2.0
 """Of an adapter: 0 is the base, 1 the adapter as trained."""
+DEMO_DIAL = 1.5
+"""The end of the dial on the page of the demo."""
 MIN_RADIUS = 0.1
 """K of the entailment cones: within twice this radius a cone is half a space."""
 VISUAL = "visual"

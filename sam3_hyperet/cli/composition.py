@@ -40,7 +40,7 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
             values.append(argument)
             run = _value(key, text, expects_text=False) if key == "run" else run
     from_runs = [key for key, default in groups.items() if default == OF_RUN and choices.get(key, OF_RUN) == OF_RUN]
-    for key, section in sections_of_runs(run, from_runs, configs).items():
+    for key, section in sections_of_runs(run, from_runs, configs, command).items():
         ConfigStore.instance().store(group=key, name=OF_RUN, node=section)
     is_of_files = not from_runs and _OWN_FILE not in choices.values()
     compose = _composed_files if is_of_files else _composed_files.__wrapped__

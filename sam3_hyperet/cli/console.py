@@ -14,6 +14,7 @@ TOOLS = {  # function, and what it does
     "train": ("train:main", "train adapters, then score base and adapted model and write the report"),
     "evaluate": ("evaluate:main", "score the base and adapted models side by side: run=DIR or adapter=FILE"),
     "predict": ("predict:main", "find what phrases name on images: images=PATH prompts=car,wheel run=DIR"),
+    "demo": ("demo:main", "try phrases and the dial on a page in the browser: run=DIR, or nothing at all"),
     "merge": ("merge:main", "fold an adapter into the base weights: run=DIR out=FILE"),
     "push": ("push:main", "share an adapter on the Hugging Face hub, with a model card: RUN repo=user/name"),
     "pull": ("pull:main", "fetch a shared adapter into a folder: hub:user/name out=DIR"),

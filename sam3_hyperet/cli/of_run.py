@@ -15,7 +15,7 @@ from sam3_hyperet.reading import YAML_ERRORS, read_yaml_text
 OF_RUN = "of_run"
 """The choice of a group that stands for the runs' own section, and the key that lists the groups where it was made."""
 
-_WITHOUT_RUN = {"model": "tiny", "data": "scenes"}
+_WITHOUT_RUN = {"model": "tiny", "data": "scenes", "demo model": "tiny_levels"}
 _DECIDING = {  # what runs must have alike to be compared
     "model": ("name", "checkpoint", "resolution", "seed"),
     "data": (
@@ -32,14 +32,15 @@ def listed(option: object) -> list[Path]:
     return [Path(str(one)).expanduser() for one in paths]
 
 
-def sections_of_runs(run: object, names: Sequence[str], configs: Path) -> dict[str, DictConfig]:
-    """Sections by name as the runs' configurations have them, or of the tiny model and scenes without a run.
+def sections_of_runs(run: object, names: Sequence[str], configs: Path, command: str = "") -> dict[str, DictConfig]:
+    """Sections by name as the runs' configurations have them, or of a tiny model and scenes without a run.
 
     Raises ConfigError for a folder without the configuration of a run, and for runs that differ in these sections.
     """
     runs = {folder: config_of_run(folder) for folder in listed(run)}
     if not runs:
-        return {name: read_yaml(configs / name / f"{_WITHOUT_RUN[name]}.yaml", name) for name in names}
+        chosen = {name: _WITHOUT_RUN.get(f"{command} {name}") or _WITHOUT_RUN[name] for name in names}
+        return {name: read_yaml(configs / name / f"{choice}.yaml", name) for name, choice in chosen.items()}
     (first, config), *others = runs.items()
     for name in names:
         for folder, other in others:

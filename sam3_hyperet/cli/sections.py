@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from sam3_hyperet.choices import AUTO, MAX_DIAL, PRECISIONS, RADIUS_SCALES, SMALLEST_OVERLAY
+from sam3_hyperet.choices import AUTO, DEMO_DIAL, MAX_DIAL, PRECISIONS, RADIUS_SCALES, SMALLEST_OVERLAY
 from sam3_hyperet.data.options import EXIF, DataOptions
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.launch.options import SlurmOptions
@@ -36,6 +36,10 @@ def _is_folder_name(value: object) -> bool:
 
 def _is_dial(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_DIAL
+
+
+def _is_demo_dial(value: object) -> bool:
+    return _is_dial(value) and float(str(value)) <= DEMO_DIAL
 
 
 def _are_dials(value: object) -> bool:
@@ -76,6 +80,11 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
     "keep_records": Switch,
     "device": Annotated[str, Condition(lambda v: str(v).split(":")[0] in _DEVICES, ", ".join(_DEVICES))],
     "dial": Annotated[float, Condition(_is_dial, _DIAL)] | None,
+    "demo dial": Annotated[float, Condition(_is_demo_dial, "a number from 0, the base, over 1, the adapter, to 1.5")],
+    "host": Annotated[str, Condition(lambda v: isinstance(v, str) and bool(v.strip()), "an address of this machine")],
+    "port": Annotated[int, Condition(lambda v: type(v) is int and 0 <= v < 65_536, "a port, from 0 to 65535")],
+    "pictures": PositiveInt,
+    "browser": Switch,
     "dial_grid": Annotated[list[float], Condition(_are_dials, f"a list, each {_DIAL}")] | None,
     "dial_rule": Annotated[str, Condition(lambda v: isinstance(v, str), "a rule such as train.best has")] | None,
     "save_dial": Switch,

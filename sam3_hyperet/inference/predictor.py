@@ -17,7 +17,7 @@ from sam3_hyperet.inference.first_look import FirstLook, SparedPrediction
 from sam3_hyperet.inference.grounding import Grounding
 from sam3_hyperet.inference.prediction import Encoded, PromptPrediction
 from sam3_hyperet.modeling.parameters import adapter_sites
-from sam3_hyperet.options import NonNegativeInt, Probability, check_value, one_of
+from sam3_hyperet.options import NonNegativeInt, PositiveInt, Probability, check_value, one_of
 from sam3_hyperet.precision import autocast, resolved_precision
 
 _MOST_PROMPTS = 32
@@ -36,6 +36,8 @@ class Predictor:
         precision: one of `sam3_hyperet.precision`; for TF32, predict within its `float32_products`.
         spare_below: prompts whose first look scores less keep that look's presence and no query, and get nothing of the
             full model; 0 for the full model without first looks.
+        texts_at_once: of the vocabulary, through the text encoder; 1 where others have encoded some of the texts, and
+            `shared_encoding` has kept them.
 
     Raises ConfigError: no prompt, an empty one, one that SAM 3 would cut short, or an option that cannot be.
     """
@@ -49,13 +51,15 @@ class Predictor:
         min_score: float = 0.0,
         precision: str = FP32,
         spare_below: float = 0.0,
+        texts_at_once: int = _TEXTS_AT_ONCE,
     ) -> None:
         check_value("prompts_at_once", prompts_at_once, NonNegativeInt)
         check_value("min_score", min_score, Probability)
+        check_value("texts_at_once", texts_at_once, PositiveInt)
         one_of("precision", precision, PRECISIONS)
         check_prompts(model, vocabulary)
         self.model, self.vocabulary, self.resolution = model, tuple(vocabulary), resolution
-        self.prompts_at_once, self.min_score = prompts_at_once, min_score
+        self.prompts_at_once, self.min_score, self.texts_at_once = prompts_at_once, min_score, texts_at_once
         self.device = next(model.parameters()).device
         self.precision = resolved_precision(precision, self.device.type)
         self._sites = tuple(adapter_sites(model).values())
@@ -72,8 +76,8 @@ class Predictor:
 
     def _encoded_texts(self) -> dict[str, Tensor]:
         """Text features of the vocabulary at the present dial."""
-        starts = range(0, len(self.vocabulary), _TEXTS_AT_ONCE)
-        parts = [list(self.vocabulary[start : start + _TEXTS_AT_ONCE]) for start in starts]
+        starts = range(0, len(self.vocabulary), self.texts_at_once)
+        parts = [list(self.vocabulary[start : start + self.texts_at_once]) for start in starts]
         with self._computing():
             encoded = [self.model.backbone.forward_text(texts, device=self.device) for texts in parts]
         dims = {key: 0 if key == "language_mask" else 1 for key in encoded[0]}  # in which the texts lie

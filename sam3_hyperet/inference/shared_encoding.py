@@ -61,15 +61,15 @@ class RememberingText(host.VETextEncoder):  # type: ignore[misc]  # sam3 is unty
 
 
 @contextmanager
-def shared_encoding(models: Iterable[host.Sam3Image], inputs: int = 1) -> Iterator[None]:
+def shared_encoding(models: Iterable[host.Sam3Image], inputs: int = 1, texts: int = 1) -> Iterator[None]:
     """Context in which models whose encoders are the same tensors share the encoders' outputs.
 
-    It pays where all models process an image before any of them gets the next one; the outputs for the last image stay
-    in memory, of images in tiles those for the last `inputs` tiles. Encoders with adapters in them, as scheme P's, are
-    left alone. The caller, who holds the models, lets nothing but training steps write to their weights; a context
-    within another one remembers nothing from before.
+    It pays where all models process an image before any of them gets the next one. The outputs for the last image stay
+    in memory, of images in tiles those for the last `inputs` tiles, and for the last `texts` lists of texts. Encoders
+    with adapters in them, as scheme P's, are left alone. The caller, who holds the models, lets nothing but training
+    steps write to their weights; a context within another one remembers nothing from before.
     """
-    vision, text = LastInput(inputs), LastInput()
+    vision, text = LastInput(inputs), LastInput(texts)
     with ExitStack() as stack:
         for backbone in {id(model.backbone): model.backbone for model in models}.values():
             _remember(stack, backbone, "vision_backbone", RememberingVision, vision)

@@ -22,6 +22,7 @@ ATTENTIONS = ("self", "cross", "both")
 _IMAGE_PATH = (r"^backbone\.vision_backbone\.", r"^transformer\.")
 PACKAGED = {"tiny": "tiny_scenes_object.safetensors", "tiny_levels": "tiny_scenes_levels.safetensors"}
 """Base weights in the package's weights/, by the model's name."""
+_PACKAGED_ADAPTERS = {"tiny_levels": "tiny_levels_adapter.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,12 @@ class HyperETConfig:
 def packaged_file(name: str) -> Path:
     """The file of a packaged model's base weights."""
     return Path(__file__).resolve().parents[1] / "weights" / PACKAGED[name]
+
+
+def packaged_adapter(name: str) -> Path | None:
+    """The file of the adapter that comes with a packaged model; None where none does."""
+    file = _PACKAGED_ADAPTERS.get(name)
+    return None if file is None else Path(__file__).resolve().parents[1] / "weights" / file
 
 
 @dataclass(frozen=True)

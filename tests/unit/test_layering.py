@@ -22,7 +22,7 @@ FLOORS = (  # from the bottom; imports only go down
     ("training",),
     ("evaluation", "launch"),
     ("report", "doctor", "recipes"),
-    ("ablation", "hub"),
+    ("ablation", "hub", "demo"),
     ("cli",),
     ("__main__",),
 )
