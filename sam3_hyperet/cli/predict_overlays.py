@@ -28,11 +28,11 @@ _BOXES = "frames: boxes given, + around what is meant, − around what is not"
 _Record = Mapping[str, Any]  # an image of predictions.json
 
 
-def check_options(config: DictConfig, adapter: str | None) -> None:
+def check_options(config: DictConfig, *, is_adapted: bool) -> None:
     """Raise a ConfigError for options of overlays that contradict each other."""
     if not config.base_beside:
         return
-    if adapter is None:
+    if not is_adapted:
         raise ConfigError("base_beside=true: there is no adapter; expected adapter=FILE, or a run that has one")
     if not config.overlays:
         raise ConfigError("base_beside=true with overlays=false: nothing is drawn; expected overlays=true")
