@@ -22,7 +22,7 @@ SAM_LICENSE = {
 }
 PACKAGED_LICENSE = {"license": "apache-2.0"}
 OFFICIAL = ("facebook/sam3", "facebook/sam3.1")
-_TAGS = ("sam3", "hyperet", "hyperbolic", "adapter", "open-vocabulary", "segment-anything")
+_TAGS = ("sam3", "hyperet", "adapter", "open-vocabulary", "segment-anything")
 _ABSENT = "presence/accuracy_absent"
 _CITATION = """```bibtex
 @inproceedings{peng2025hyperet,
@@ -76,9 +76,11 @@ def _metadata(
 
     base = options.base_model or (run.base if run.base in OFFICIAL else None)
     of_base = PACKAGED_LICENSE if adapter.base_name else SAM_LICENSE
+    licence = {"license": options.license} if options.license else of_base
     results = evaluation_results([row for row in found if row.metric.key.endswith(("AP", "mIoU"))], "val")
     own = f"scheme-{adapter.config.scheme.lower()}" if adapter.config.sites is None else None
-    tags = [*_TAGS, *filter(None, (own, adapter.config.geometry))]
+    kind = adapter.config.geometry if adapter.config.adapter == "hyperet" else adapter.config.adapter
+    tags = [*_TAGS, *filter(None, (own, kind))]
     return ModelCardData(
         base_model=base,
         base_model_relation="adapter" if base else None,
@@ -87,7 +89,9 @@ def _metadata(
         tags=[tag for tag in tags if tag != "scheme-none"],
         model_name=repository.rpartition("/")[2],
         eval_results=results or None,
-        **({"license": options.license} if options.license else of_base),
+        license=licence["license"],
+        license_name=licence.get("license_name"),
+        license_link=licence.get("license_link"),
     )
 
 
@@ -101,8 +105,7 @@ def _sections(
     yield f"# {markdown_text(repository.rpartition('/')[2])}"
     yield (
         f"An adapter of {adapter.parameters:,} parameters{ratio} for a frozen {what}{trained}. It changes the "
-        "granularity at which the model segments what noun phrases name, by adjustments of its features in hyperbolic "
-        "space ([HyperET](https://arxiv.org/abs/2510.20322)). Written by "
+        f"granularity at which the model segments what noun phrases name, by {_method(adapter)}. Written by "
         f"sam3_hyperet {__version__} from the files of the run; the numbers are those of `metrics.json`."
     )
     if options.note:
@@ -124,6 +127,16 @@ def _sections(
     yield _limits(adapter, run, found)
     yield "## Citation"
     yield _CITATION
+
+
+def _method(adapter: AdapterInfo) -> str:
+    """How the adapter works, as far as its kind and geometry say."""
+    paper = "[HyperET](https://arxiv.org/abs/2510.20322)"
+    if adapter.config.adapter != "hyperet":
+        return f"{adapter.config.adapter}, a control for {paper}"
+    if adapter.config.geometry == "euclidean":
+        return f"Euclidean adjustments of its features, a control for {paper}"
+    return f"adjustments of its features in hyperbolic space ({paper})"
 
 
 def adapter_facts(adapter: AdapterInfo) -> dict[str, str]:

@@ -78,6 +78,20 @@ def test_a_local_checkpoint_is_named_without_its_folder(tmp_path):
     assert "somebody" not in text
 
 
+@pytest.mark.parametrize(
+    ("config", "tag", "method"),
+    [
+        ({"geometry": "euclidean"}, "euclidean", "by Euclidean adjustments of its features, a control"),
+        ({"adapter": "lora", "gate": "none"}, "lora", "by lora, a control"),
+    ],
+)
+def test_a_control_is_not_called_hyperbolic(tmp_path, config, tag, method):
+    found = card(write_adapter(tmp_path / "lone.safetensors", **config), tmp_path)
+    assert tag in found.data.tags
+    assert "lorentz" not in found.data.tags
+    assert method in found.text
+
+
 def test_info_says_what_an_adapter_is(run, capsys):
     found = info([str(run), "--json"])
     printed = json.loads(capsys.readouterr().out)
