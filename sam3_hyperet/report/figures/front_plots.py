@@ -47,7 +47,7 @@ def _plot(front: DialFront, condition: Condition | None) -> Plot:
         note = f"{side} of the dashed line, at {number(limit, 3)}, {condition} is kept."
     if front.chosen is not None:
         note = f"{note} The ring is the dial that was chosen.".strip()
-    axes.margins(0.12)
+    axes.margins(x=0.22, y=0.12)  # of the labels beside the marks
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:.3g}")
     line = Line("adapted", *curve, "adapted", marked=True)
