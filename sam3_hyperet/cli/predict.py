@@ -21,7 +21,7 @@ from sam3_hyperet.cli.predict_overlays import MASKS, PAGE, Overlays, check_optio
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.submit import parse_runs, submit_jobs
 from sam3_hyperet.data.annotations import some
-from sam3_hyperet.data.image_files import limit_megapixels
+from sam3_hyperet.data.image_files import limit_megapixels, open_image
 from sam3_hyperet.doctor.findings import Finding, ok
 from sam3_hyperet.doctor.job import examine_job
 from sam3_hyperet.errors import CheckpointError, ConfigError
@@ -169,12 +169,12 @@ def _beside(model: host.Sam3Image, config: DictConfig, adapter: str | None) -> s
 
 
 def _most_tiles(predictor: Predictor | TiledPredictor, paths: Sequence[Path]) -> int:
-    """The most tiles of an image."""
+    """The most tiles of an image. Raises DataError naming a file that is none."""
     if isinstance(predictor, Predictor):
         return 1
     most = 1
     for path in paths:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             most = max(most, len(predictor.grid(*image.size)), len(predictor.grid(*image.size[::-1])))
     return most
 

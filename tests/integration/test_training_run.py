@@ -58,6 +58,8 @@ def test_what_a_run_leaves_behind(trained, read_metrics):
     metrics = read_metrics(trained)
     precision = OmegaConf.load(trained / "config.yaml").train.precision
     assert (metrics.pop("precision"), precision) == ("32-true", "32-true")  # what `auto` became
+    assert metrics.pop("protocol")["precision"] == "32-true"
+    assert (metrics["data"]["split"], metrics.pop("data")["images"]) == ("val", 3)
     assert all(isinstance(value, int | float) and math.isfinite(value) for value in metrics.values())
     assert (
         metrics["params/trainable"]
