@@ -1,6 +1,6 @@
 """Draw base and adapted model side by side: python examples/before_and_after.py ADAPTER [OUT.png [MODEL]]
 
-After `make demo`, `before_and_after.py runs/demo/adapter.safetensors docs/images/demo.png` makes the README's image.
+After `make demo`, `before_and_after.py runs/demo/adapter.safetensors` draws one of its scenes.
 """
 
 import sys
