@@ -44,6 +44,8 @@ def of_names(pairs: Mapping[int, np.ndarray]) -> dict[str, float]:
             effects = _effects(sums.sum(axis=1))
             metrics |= {f"{edge_name}/{name}": value for name, value in effects.items()}
             ends = intervals(lambda weights, sums=sums: _effects(sums @ weights), count, _DRAWS)
+            low, high = np.clip(ends["delta"], -1.0, 1.0).tolist()  # of few pairs an interval can leave the range of δ
+            ends["delta"] = low, high
             of_ends = {
                 f"{edge_name}/{name}/{end}": x for name in ends for end, x in zip(_ENDS, ends[name], strict=True)
             }

@@ -107,3 +107,5 @@ def test_names_and_their_interval():
     assert low == pytest.approx(2 / 3 - high)
     assert -0.1 < low < 0.0
     assert not any("object_group" in key for key in found)
+    few = of_names({0: np.array([[1.0] * 10, [2.0] * 9 + [0.5]])})
+    assert (few["text/part_object/delta"], few["text/part_object/delta/high"]) == (0.8, 1.0)  # not beyond its range
