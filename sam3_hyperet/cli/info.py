@@ -33,12 +33,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     folder = run_beside(path)
     run = read_run_info(folder) if folder else RunInfo()
     rows = card_rows(run.metrics)
+    found = _values(given, path, adapter, run, rows)
     console = Console(highlight=False)
     if config.json:
-        found = _values(given, path, adapter, run, rows)
         console.print(json.dumps(found, indent=1, ensure_ascii=False), markup=False, soft_wrap=True)
         return found
-    facts = {"adapter": given, "SHA-256": sha256(path), **adapter_facts(adapter)}
+    facts = {"adapter": given, "SHA-256": found["sha256"], **adapter_facts(adapter)}
     facts |= {"base": f"{facts['base']}; trained as {run.base}"} if run.base and not adapter.base_name else {}
     trained = {"trained on": "unknown: no config.yaml beside it"} if not run.config else training_facts(run)
     for name, fact in {**facts, **trained}.items():
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         console.print(_line(row), markup=False, soft_wrap=True)
     if not rows:
         console.print("metrics: none beside it", markup=False)
-    return _values(given, path, adapter, run, rows)
+    return found
 
 
 def _values(given: str, path: Path, adapter: AdapterInfo, run: RunInfo, rows: Sequence[Row]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Answers as HTML: masks with their scores, radius maps, or the concept tree."""
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from sam3_hyperet.demo.concepts import Concepts, Coverage, coverage
 from sam3_hyperet.demo.models import Found, Picture, distinct
 from sam3_hyperet.demo.prompts import Ask, DrawnBox
 from sam3_hyperet.demo.session import Answer, shown_size
+from sam3_hyperet.overlays.addresses import data_address
 from sam3_hyperet.overlays.colors import Pixels, css
 from sam3_hyperet.overlays.overlay import ExemplarBox, Instance, draw_overlay
 from sam3_hyperet.report.figures.radius_maps import RadiusMap, site_maps
@@ -123,7 +123,7 @@ def _address(pixels: Pixels) -> str:
     """An image as a `data:` address, encoded within milliseconds, for it is drawn anew at each move of the dial."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "jpeg", quality=90, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return data_address(buffer.getvalue(), "jpeg")
 
 
 @cache

@@ -9,10 +9,10 @@ from safetensors import SafetensorError, safe_open
 
 from sam3_hyperet.choices import MAX_DIAL
 from sam3_hyperet.errors import CheckpointError
+from sam3_hyperet.modeling.adapter_source import FORMAT
 from sam3_hyperet.modeling.config import SCHEMES, HyperETConfig
 from sam3_hyperet.reading import foreign_content, parse_json, regular_file
 
-FORMAT = "sam3_hyperet-adapter-1"
 PACKAGED_BASES = {
     "tiny": "28f44828d6d8d9e2a78e90eab5cc5714cf15601d5e97300fbef3bac2a55b0444",
     "tiny_levels": "d65c6b35f8bdbbe739d4becb3dc738062dc8eb46bae5a79f7d6cbedc53c67ccf",

@@ -16,7 +16,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hyperbolic.curvature import Curvature
-from sam3_hyperet.modeling.adapter_source import locate_adapter
+from sam3_hyperet.modeling.adapter_source import FORMAT, locate_adapter
 from sam3_hyperet.modeling.config import CONTROLS_OF_BASE, HyperETConfig, adapter_config
 from sam3_hyperet.modeling.dial import checked_dial, dial_of, set_dial
 from sam3_hyperet.modeling.encoders.inject import install_places
@@ -29,8 +29,6 @@ from sam3_hyperet.reading import parse_json
 from sam3_hyperet.version import __version__
 
 logger = logging.getLogger(__name__)
-
-FORMAT = "sam3_hyperet-adapter-1"
 
 
 def save_adapter(model: nn.Module, path: str | Path) -> None:

@@ -12,6 +12,8 @@ from sam3_hyperet.errors import CheckpointError, ConfigError
 
 ADAPTER_FILE = "adapter.safetensors"
 """Name of the adapter in a run's folder and in a repository of the hub."""
+FORMAT = "sam3_hyperet-adapter-1"
+"""Of adapter files, in their metadata."""
 HUB = "hub:"
 _REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"

@@ -17,7 +17,12 @@ def data_uri(image: Pixels, *, lossless: bool = False) -> str:
         drawn.quantize(256, dither=Image.Dither.NONE).save(buffer, kind, optimize=True)
     else:
         drawn.save(buffer, kind, quality=86, method=5)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return data_address(buffer.getvalue(), kind)
+
+
+def data_address(encoded: bytes, kind: str) -> str:
+    """An encoded image as a `data:` address; kind: "png", "jpeg" or "webp"."""
+    return f"data:image/{kind};base64,{base64.b64encode(encoded).decode('ascii')}"
 
 
 def mask_png(mask: np.ndarray | Rle) -> bytes:

@@ -13,11 +13,10 @@ import select
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from forked_tools import server
+from forked_tools import end_with, server, status_of
 
 _PROGRAM = """\
 #!{executable} -IS
@@ -103,8 +102,8 @@ def _attend(connection: socket.socket) -> None:
 
 def _become(arguments: Sequence[str], environment: dict[str, str], folder: str, files: Sequence[int]) -> None:
     """Be the interpreter that was started."""
-    status = 1
-    try:
+
+    def program() -> None:
         os.setpgid(0, 0)
         for number, file in enumerate(files):
             os.dup2(file, number)
@@ -117,12 +116,5 @@ def _become(arguments: Sequence[str], environment: dict[str, str], folder: str, 
         assert (unbuffered, by_name) == ("-u", "-m")
         sys.argv = [module, *others]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-        status = 0
-    except SystemExit as end:
-        status = end.code & 0xFF if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+
+    end_with(lambda: status_of(program))

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from typing import NoReturn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN, EVALUATE = (REPOSITORY / "tools" / f"{name}.py" for name in ("train", "evaluate"))
@@ -89,11 +90,29 @@ def _run(command: list[str], out: Path, err: Path, strict: bool) -> None:
 
 def _status(script: str) -> int:
     """Exit status of a script that runs here. Nothing of it is left then, so that its loaders have ended."""
+    return status_of(lambda: runpy.run_path(script, run_name="__main__"))
+
+
+def status_of(program: Callable[[], object]) -> int:
+    """Exit status of a program that runs here."""
     try:
-        runpy.run_path(script, run_name="__main__")
+        program()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
+
+
+def end_with(run: Callable[[], int]) -> NoReturn:
+    """End a forked process with a status, and nothing of its parent's."""
+    status = 1
+    try:
+        status = run()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 class _Waiting:
@@ -113,15 +132,7 @@ class _Waiting:
             os._exit(0)
         os.environ.clear()
         os.environ.update(pickle.loads(given))
-        status = 1
-        try:
-            status = _status(script)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+        end_with(lambda: _status(script))
 
     def begin(self, environment: dict[str, str]) -> None:
         with os.fdopen(self._write, "wb") as pipe:
