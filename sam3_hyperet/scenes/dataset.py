@@ -197,9 +197,14 @@ def _coco(records: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> d
 
 
 def _publish(draft: SceneSplit, final: SceneSplit) -> None:
-    """Moves a complete draft to its place; the split's folder, which holds the manifest, goes last."""
+    """Move a complete draft to its place; the split's folder, which holds the manifest, goes last.
+
+    One that another process has meanwhile completed stays: somebody may be reading it.
+    """
     final.annotations.parent.mkdir(exist_ok=True)
-    if final.folder.exists():
+    if final.folder.exists():  # asked first: what appears later is complete, and the last rename then fails
+        if _is_complete(final):
+            return
         final.folder.rename(draft.root / "replaced")
     os.replace(draft.annotations, final.annotations)
     os.replace(draft.names, final.names)

@@ -252,6 +252,22 @@ def test_an_interrupted_write_leaves_the_old_split(tmp_path, monkeypatch):
     assert contents(tmp_path) == before
 
 
+def test_a_split_that_another_process_completes_meanwhile_is_kept(tmp_path, monkeypatch):
+    """Several jobs start at once; the first to be done is reading while the others still draw."""
+    write, folders = scenes._write, []
+
+    def overtaken(draft):
+        write(draft)
+        if not folders:
+            folders.append(None)
+            folders[0] = write_scenes(tmp_path, 2, seed=0, size=64).folder.stat()
+
+    monkeypatch.setattr(scenes, "_write", overtaken)
+    split = write_scenes(tmp_path, 2, seed=0, size=64)
+    assert split.folder.stat().st_ino == folders[0].st_ino
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["annotations", "concepts.json", "names.txt", "train"]
+
+
 def test_foreign_data_is_never_replaced(tmp_path):
     (tmp_path / "train").mkdir()
     with pytest.raises(DataError, match="no split of scenes"):
