@@ -21,7 +21,7 @@ from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import EvalTask, open_task
 from sam3_hyperet.evaluation.validation_score import known_metrics, open_validation
 from sam3_hyperet.modeling.adapter_file import read_adapter_dial, write_adapter_dial
-from sam3_hyperet.modeling.adapter_source import is_on_hub
+from sam3_hyperet.modeling.adapter_source import is_in_package, is_on_hub
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.dial import dial_of, set_dial
 from sam3_hyperet.report.tables import MISSING, front_rows
@@ -61,6 +61,11 @@ class DialOptions:
         if save and (remote := [str(one) for one in listed(values.get("adapter")) if is_on_hub(one)]):
             raise ConfigError(
                 f"save_dial=true writes to the adapter file, and {remote[0]} is on the hub; pull it first"
+            )
+        if save and (packaged := [str(one) for one in listed(values.get("adapter")) if is_in_package(one)]):
+            raise ConfigError(
+                f"save_dial=true writes to the adapter file, and {packaged[0]} comes with the package, which stays as "
+                "it is; expected a copy of it"
             )
         rule = Rule.parse(text, "dial_rule") if text else _rule_of_run(values["run"])
         if rule is None and dial == AUTO:

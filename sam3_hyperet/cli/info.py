@@ -14,7 +14,7 @@ from sam3_hyperet.hub.adapter_info import AdapterInfo, read_adapter_info
 from sam3_hyperet.hub.card import adapter_facts, training_facts
 from sam3_hyperet.hub.card_tables import card_rows
 from sam3_hyperet.hub.repository import optional_file
-from sam3_hyperet.hub.run_info import CONFIG_FILE, METRICS_FILE, VERSIONS_FILE, RunInfo, read_run_info, run_beside
+from sam3_hyperet.hub.run_info import CONFIG_FILE, METRICS_FILE, VERSIONS_FILE, RunInfo, read_run_info
 from sam3_hyperet.modeling.adapter_source import HubReference, commit_of, is_on_hub, locate_adapter
 from sam3_hyperet.report.tables import Row, between, number, signed
 
@@ -30,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for name in (CONFIG_FILE, METRICS_FILE, VERSIONS_FILE):
             optional_file(commit, name)
         given = str(commit)
-    folder = run_beside(path)
-    run = read_run_info(folder) if folder else RunInfo()
+    run = read_run_info(path)
     rows = card_rows(run.metrics)
     found = _values(given, path, adapter, run, rows)
     console = Console(highlight=False)

@@ -50,7 +50,7 @@ def prepare_publication(adapter: Path, repository: str, options: CardOptions) ->
     if folder and (folder / WEIGHTS_FILE).is_file():
         found = f"{folder}: the run trained base weights too ({WEIGHTS_FILE}), without which its adapter fits no base"
         raise CheckpointError(f"{found}; expected a run in stage 1, or to share what `merge` writes")
-    run = read_run_info(folder) if folder else RunInfo()
+    run = read_run_info(adapter)
     shortened: list[str] = []
     config = {key: value for key, value in run.config.items() if key not in _PRIVATE}
     config = _shortened(config, "", shortened)
@@ -64,7 +64,7 @@ def prepare_publication(adapter: Path, repository: str, options: CardOptions) ->
     if run.versions:
         texts[VERSIONS_FILE] = json.dumps(run.versions, indent=1) + "\n"
     files: dict[str, bytes | Path] = {name: text.encode() for name, text in texts.items()}
-    notes = [] if folder else ["no run beside the adapter: the card has no data, training and metrics"]
+    notes = [] if folder or config else ["no run beside the adapter: the card has no data, training and metrics"]
     if left := [key for key in _PRIVATE if key in run.config]:
         notes.append(f"left out of {CONFIG_FILE}: {', '.join(left)}")
     if shortened:

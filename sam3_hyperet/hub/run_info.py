@@ -11,6 +11,7 @@ import yaml
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.modeling.adapter_source import ADAPTER_FILE
+from sam3_hyperet.modeling.config import is_packaged
 from sam3_hyperet.reading import YAML_ERRORS, parse_json, read_text, read_yaml_text
 from sam3_hyperet.report.tables import METRICS
 
@@ -55,9 +56,14 @@ def run_beside(adapter: Path) -> Path | None:
     return folder if adapter.name == ADAPTER_FILE and (folder / CONFIG_FILE).is_file() else None
 
 
-def read_run_info(folder: Path) -> RunInfo:
-    """Read what is there of a run. Raises ConfigError and DataError for files that cannot be read."""
-    return RunInfo(_yaml(folder / CONFIG_FILE), read_metrics(folder / METRICS_FILE), _json(folder / VERSIONS_FILE))
+def read_run_info(adapter: Path) -> RunInfo:
+    """Read what is beside an adapter file of the run that wrote it. ConfigError and DataError for unreadable files."""
+    if folder := run_beside(adapter):
+        return RunInfo(_yaml(folder / CONFIG_FILE), read_metrics(folder / METRICS_FILE), _json(folder / VERSIONS_FILE))
+    if is_packaged(adapter):  # one folder for several runs, whose files have a prefix
+        config, metrics = (adapter.with_name(f"adapter_{name}") for name in (CONFIG_FILE, METRICS_FILE))
+        return RunInfo(_yaml(config), read_metrics(metrics))
+    return RunInfo()
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

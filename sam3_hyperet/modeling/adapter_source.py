@@ -1,4 +1,4 @@
-"""The adapter file that an option names: a file, a run's folder, or a repository of the Hugging Face hub. No torch."""
+"""The adapter file that an option names: a file, a run's folder, on the hub or in the package. No torch."""
 
 import logging
 import os
@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.modeling.config import packaged_adapter
 
 ADAPTER_FILE = "adapter.safetensors"
 """Name of the adapter in a run's folder and in a repository of the hub."""
 FORMAT = "sam3_hyperet-adapter-1"
 """Of adapter files, in their metadata."""
 HUB = "hub:"
+PACKAGE = "package:"
 _REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
@@ -48,12 +50,24 @@ def is_on_hub(source: str | Path) -> bool:
     return str(source).startswith(HUB)
 
 
+def is_in_package(source: str | Path) -> bool:
+    """Whether an option names an adapter that comes with the package."""
+    return str(source).startswith(PACKAGE)
+
+
 def locate_adapter(source: str | Path) -> Path:
-    """The file of an adapter file, of a folder with one, or of `hub:user/name[@revision]`, which is downloaded.
+    """The file of an adapter file, of a folder with one, of `hub:user/name[@revision]`, or of `package:tiny_levels`.
 
     A path where nothing is comes back as it is. Raises ConfigError for what is no reference, and CheckpointError for a
     download that fails: what was downloaded before is found without a connection.
     """
+    if is_in_package(source):
+        packaged = packaged_adapter(str(source).removeprefix(PACKAGE))
+        if packaged is None:
+            raise ConfigError(
+                f"{source}: no adapter of that name comes with the package; expected {PACKAGE}tiny_levels"
+            )
+        return packaged
     if is_on_hub(source):
         reference = HubReference.of(str(source))
         path = download(reference, ADAPTER_FILE)

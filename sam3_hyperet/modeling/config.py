@@ -156,6 +156,11 @@ def packaged_adapter(name: str) -> Path | None:
     return None if file is None else Path(__file__).resolve().parents[1] / "weights" / file
 
 
+def is_packaged(adapter: Path) -> bool:
+    """Whether a file is an adapter of the package."""
+    return adapter in map(packaged_adapter, _PACKAGED_ADAPTERS)
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """Options of `build_model`.
