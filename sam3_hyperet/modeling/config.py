@@ -13,7 +13,7 @@ SCHEMES: dict[str, tuple[str, ...]]
 SCHEMES = {"none": (), "A": ("fpn",), "B": ("encoder_layer",), "C": ("attention",), "P": ("trunk_qv",)}
 SITES = ("fpn", "encoder_layer", "attention", "trunk_qv", "encoder_out", "pixel_decoder", "prompt")
 GATED_SITES = ("encoder_layer", "encoder_out", "prompt")
-GATES = ("none", "prompt")
+GATES = ("none", "prompt", "auto")
 ADAPTERS = ("hyperet", "lora", "dora", "ia3", "oft", "boft", "ln", "bitfit")
 CONTROLS_BY_PEFT, CONTROLS_OF_BASE = ("lora", "dora", "ia3"), ("ln", "bitfit")
 OF_CONTROLS = {"rank": ("lora", "dora"), "oft_block_size": ("oft", "boft"), "norms": ("ln",), "biases": ("bitfit",)}
@@ -40,7 +40,8 @@ class HyperETConfig:
         residual: None, or the initial α of y = x + α(f(x) - x).
         learn_residual: train α.
         gate: "prompt" multiplies f(x) - x by 2σ(w·t + b) of each prompt, t its pooled text features: 1 at first, and
-            trained. For the sites that see the prompt: "encoder_layer", "encoder_out" and "prompt".
+            trained. For the sites that see the prompt: "encoder_layer", "encoder_out" and "prompt". "auto" becomes
+            "prompt" where every site is one of these and can have a gate, else "none".
         block_size: side of the blocks of "block_diagonal".
         bandwidth: half-width of the band of "banded".
         levels: indices of the pyramid levels of "fpn" and "pixel_decoder", highest resolution first; None is every one.
@@ -102,7 +103,10 @@ class HyperETConfig:
             if (value := getattr(self, name)) != of_class[name] and self.adapter not in of:
                 found = f"{name}={list(value) if isinstance(value, tuple) else value}: adapter={self.adapter} has none"
                 raise ConfigError(f"{found}; it is of adapter={' and '.join(of)}, expected that, or no hyperet.{name}")
-        if self.gate == "prompt":
+        if self.gate == "auto":
+            seen = self.adapter == "hyperet" and not self.is_empty and {*self.resolved_sites}.issubset(GATED_SITES)
+            object.__setattr__(self, "gate", "prompt" if seen else "none")
+        elif self.gate == "prompt":
             self._check_gate()
         if self.learn_residual and self.residual is None:
             raise ConfigError("learn_residual=true needs residual=α, its initial value")

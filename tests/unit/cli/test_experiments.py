@@ -27,6 +27,7 @@ def test_a_recipe_composes(recipe):
     assert options.train.precision == "auto"
     assert options.optim.warmup < 1
     assert options.train.images_a_step == (8 if recipe != "paper" else 4)
+    assert options.hyperet.gate == ("prompt" if recipe in ("own_data", "few_shot", "coco_large") else "none")
     mine = options_of(f"experiment={recipe}", "data=ade20k", "model=tiny", "train.max_steps=2", "paths.ade20k=/data")
     assert (mine.data.name, mine.model.name, mine.train.max_steps, mine.train.epochs) == ("ade20k", "tiny", 2, None)
     assert options_of(f"experiment={recipe}", "data.root=/data", "train.epochs=0.5").train.max_steps is None
@@ -34,7 +35,8 @@ def test_a_recipe_composes(recipe):
 
 @pytest.mark.parametrize("given", ["scheme=P", "hyperet.scheme=P"])
 def test_a_scheme_of_the_command_line_replaces_the_sites_of_a_recipe(given):
-    assert options_of("experiment=own_data", "data.root=/data", given).hyperet.resolved_sites == ("trunk_qv",)
+    changed = options_of("experiment=own_data", "data.root=/data", given).hyperet
+    assert (changed.resolved_sites, changed.gate) == (("trunk_qv",), "none")
     both = options_of("experiment=own_data", "data.root=/data", given, "hyperet.sites=[fpn]")
     assert both.hyperet.resolved_sites == ("fpn",)
 

@@ -102,3 +102,19 @@ def test_sites_of_a_scheme(values, sites):
 )
 def test_where_adapters_are_in_a_word(options, place):
     assert HyperETConfig(**options).place == place
+
+
+@pytest.mark.parametrize(
+    ("options", "gate"),
+    [
+        ({"sites": ["encoder_layer", "prompt"]}, "prompt"),
+        ({"scheme": "B"}, "prompt"),
+        ({"scheme": "A+B"}, "none"),  # the pyramid does not see the prompt
+        ({"scheme": "P"}, "none"),
+        ({"scheme": "none"}, "none"),
+        ({"scheme": "B", "adapter": "lora"}, "none"),
+        ({"adapter": "ln"}, "none"),
+    ],
+)
+def test_an_automatic_gate_is_there_where_there_can_be_one(options, gate):
+    assert HyperETConfig.from_mapping({**options, "gate": "auto"}).to_dict()["gate"] == gate
