@@ -3,7 +3,9 @@
 Two tiles both see their overlap, and an object that lies in it, whole or in part, has the same pixels there in both. So
 two detections of a prompt are of one object if, within the overlap, the IoU of their masks is at least 1/2. A mask that
 ends at an edge inside the image is *cut*, and unsure there: it is of one object with another if at least half of its
-own pixels in the overlap (of two cut ones, of the one with fewer) lie in the other mask.
+own pixels in the overlap (of two cut ones, of the one with fewer) lie in the other mask. Before that, a mask loses the
+lesser pieces, apart from the rest, that its tile cuts and that the next tile shows whole: they are often of another
+object, which would join with this one.
 
 Detections are taken from the best score down. One that is of one object with others of other tiles joins them, and so
 joins what they are in; a tile gives one detection to an object. A further one of the same tile is a copy, and is
@@ -23,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -52,6 +55,41 @@ class Detection:
         """Around the mask; nothing of an empty one."""
         left, top, width, height = map(int, masks.box(self.rle))
         return Tile(left, top, left + width, top + height)
+
+
+def seen(tile: int, score: float, box: np.ndarray, rle: Rle, grid: Grid, cell: tuple[float, float]) -> Detection:
+    """A detection on one tile, without the pieces that are left out.
+
+    rle: of the image. cell: pixels down and across, the mask's own resolution, as near as which to an edge it is cut.
+    """
+    edge = grid.tiles[tile]
+    if not grid.cuts(edge, masks.box(rle), cell):
+        return Detection(tile, score, box, rle)
+    left, top, pixels = masks.decode_within_box(rle)
+    _, labels, pieces, _ = cv2.connectedComponentsWithStats(pixels.astype(np.uint8))
+    boxes, areas = pieces[:, :4] + [left, top, 0, 0], pieces[:, 4]
+    others = [one for one in grid.tiles if one != edge and one.shared(edge)]
+    is_left_out = [
+        k > 0 and grid.cuts(edge, of_piece, cell) and any(_shows(one, of_piece, cell) for one in others)
+        for k, of_piece in enumerate(boxes)
+    ]
+    rest = pixels & ~np.isin(labels, np.flatnonzero(is_left_out))
+    if not 0 < areas[is_left_out].sum() < rest.sum():
+        return Detection(tile, score, box, rle, is_cut=True)
+    rle = masks.placed(masks.encode_masks(rest[None])[0], left, top, grid.height, grid.width)
+    x, y, width, height = around = masks.box(rle)
+    return Detection(tile, score, np.array([x, y, x + width, y + height]), rle, grid.cuts(edge, around, cell))
+
+
+def _shows(tile: Tile, box: Sequence[float], cell: tuple[float, float]) -> bool:
+    """Whether a COCO box lies in a tile, or ends no farther than `cell` beyond it."""
+    (left, top, width, height), (down, across) = box, cell
+    return (
+        left >= tile.left - across
+        and left + width <= tile.right + across
+        and top >= tile.top - down
+        and top + height <= tile.bottom + down
+    )
 
 
 def joined(detections: Sequence[Detection], grid: Grid) -> list[Detection]:

@@ -24,7 +24,7 @@ from sam3_hyperet.inference.exemplars import Exemplars, for_each
 from sam3_hyperet.inference.first_look import SparedPrediction
 from sam3_hyperet.inference.prediction import CONFIDENT_SCORE, Compute, Encoded, Features, PromptPrediction
 from sam3_hyperet.inference.predictor import Predictor, affordable_prompts
-from sam3_hyperet.inference.tile_joining import Detection, joined
+from sam3_hyperet.inference.tile_joining import Detection, joined, seen
 from sam3_hyperet.inference.tiles import Grid, Tiling
 from sam3_hyperet.masks import Rle
 
@@ -199,14 +199,13 @@ class TiledDetections:
         self.prediction, self.height, self.width = prediction, height, width
         grid, found = prediction.grid.scaled(width, height), list[Detection]()
         for number, (tile, of_tile) in enumerate(zip(grid.tiles, prediction.tiles, strict=True)):
-            seen = of_tile.detections(tile.height, tile.width, max_dets, mask_threshold, score_threshold)
-            count = len(seen.scores)
-            boxes = seen.boxes + np.array([tile.left, tile.top] * 2)
-            for score, box, rle in zip(seen.scores.tolist(), boxes, seen.rles(count), strict=True):
+            shown = of_tile.detections(tile.height, tile.width, max_dets, mask_threshold, score_threshold)
+            boxes = shown.boxes + np.array([tile.left, tile.top] * 2)
+            rles = shown.rles(len(boxes))
+            for score, box, rle in zip(shown.scores.tolist(), boxes, rles, strict=True):
                 mask = masks.placed(rle, tile.left, tile.top, height, width)
-                around = masks.box(mask)
-                if around[2] > 0 or len(grid) == 1:  # what has no pixel cannot be joined
-                    found.append(Detection(number, score, box, mask, grid.cuts(tile, around, seen.cell)))
+                if len(grid) == 1 or masks.area(mask):  # what has no pixel cannot be joined
+                    found.append(seen(number, score, box, mask, grid, shown.cell))
         objects = joined(found, grid)
         self.confident = sum(one.score >= CONFIDENT_SCORE for one in objects)
         self._objects = objects if max_dets is None else objects[: max(max_dets, self.confident)]

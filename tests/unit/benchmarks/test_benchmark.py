@@ -20,6 +20,7 @@ from benchmarks import (
     ops,
     schemes,
     startup,
+    tiles,
     training,
 )
 from sam3_hyperet.cli.benchmark import main
@@ -38,6 +39,7 @@ SUBCOMMANDS = {
     "evaluation": evaluation,
     "gpu": gpu,
     "intervals": intervals,
+    "tiles": tiles,
 }
 
 
@@ -59,6 +61,7 @@ def test_figures_are_returned_and_written(monkeypatch, tmp_path, name):
         "evaluation": "turns",
         "memory": "prompts",
         "intervals": "trials",
+        "tiles": "scenes",
     }.get(name, "repeats")
     out = tmp_path / "new" / "figures.json"
     assert main([name, f"{first}=3", f"out={out}"]) == {"figure": 1.5}

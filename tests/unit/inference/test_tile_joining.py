@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sam3_hyperet.inference import tile_joining
 from sam3_hyperet.inference.tile_joining import Detection, joined
 from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.masks import decode, encode_masks
@@ -114,3 +115,29 @@ def test_scores_come_from_the_best_down(tiles):
     assert scores == sorted(scores, reverse=True)
     assert max(one.score for one in found) == scores[0]
     assert len(scores) <= len(found)
+
+
+def drawn(tile: int, *rectangles: tuple[int, int, int, int]) -> Detection:
+    """A mask of several rectangles, as a tile shows it."""
+    mask = np.zeros((1, 100, 100), bool)
+    for x0, y0, x1, y1 in rectangles:
+        mask[0, y0:y1, x0:x1] = True
+    return tile_joining.seen(tile, 0.9, np.array([1.0, 2.0, 3.0, 4.0]), encode_masks(mask)[0], GRID, (1, 1))
+
+
+def test_a_sliver_of_a_neighbour_in_a_mask_of_something_else_joins_nothing():
+    """Tile 1 begins at 44, and its mask of the right object has a sliver of the left one, which tile 0 sees whole."""
+    left, right = drawn(0, (20, 10, 50, 20)), drawn(1, (44, 10, 50, 20), (70, 10, 95, 20))
+    assert shapes([right]) == [(70, 10, 95, 20)]
+    assert (right.is_cut, right.box.tolist()) == (False, [70, 10, 95, 20])
+    assert sorted(shapes(joined([left, right], GRID))) == [(20, 10, 50, 20), (70, 10, 95, 20)]
+
+
+def test_pieces_stay_that_are_most_of_a_mask_or_go_on_beyond_the_other_tile_or_are_whole():
+    most = drawn(1, (44, 10, 54, 30), (70, 10, 75, 20))
+    beyond = drawn(1, (44, 10, 60, 20), (70, 10, 95, 30))
+    whole = drawn(1, (46, 10, 50, 20), (70, 10, 95, 20))
+    for one, pixels in ((most, 250), (beyond, 660), (whole, 290)):
+        assert decode(one.rle).sum() == pixels
+        assert one.box.tolist() == [1, 2, 3, 4]
+    assert [one.is_cut for one in (most, beyond, whole)] == [True, True, False]
