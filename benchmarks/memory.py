@@ -90,7 +90,7 @@ def measured_peak(kind: StepKind, images: int, prompts: int, *, checkpoint_activ
     loss = GroundingLoss(model, kind.loss)
     loss.wrapper.o2m_matcher = FixedMatcher(kind.one_to_many)
     present = prompts if kind.present is None else kind.present
-    batch = small_batch(images, prompts, present, kind.objects, side=resolution(model))
+    batch = small_batch(images, prompts, present, kind.objects, resolution(model), kind.boxes)
     counts = count_targets([batch])
 
     def step() -> None:

@@ -34,10 +34,11 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     options = replace(options, train=replace(options.train, precision=precision))
     images, (present, prompts) = options.train.batch_size, prompts_of_image(options)
     console = Console(highlight=False, soft_wrap=True)
+    boxes = " and have a box" if step_kind(options, "cuda").boxes else ""
     side, asked = options.model.resolution or "its own", count_of(prompts, "prompt")
     console.print(
         f"{options.model.name} at {side} resolution, {precision}: a step of {count_of(images, 'image')} with {asked} "
-        f"each, of which {present} show {OBJECTS} objects; {USABLE:.0%} of a card is taken to be usable"
+        f"each, of which {present} show {OBJECTS} objects{boxes}; {USABLE:.0%} of a card is taken to be usable"
     )
     table = Table(Column("scheme", overflow="fold"), "stage", "as it is", *(f"{card:g} GB" for card in cards))
     rows: list[dict[str, Any]] = []

@@ -51,10 +51,11 @@ def with_memory(options: RunOptions, fabric: Fabric, say: Callable[[str], None])
 def step_kind(options: RunOptions, device: str) -> StepKind:
     """What the run's steps are, but for the images of a batch."""
     present, _ = prompts_of_image(options)
+    boxes = int(any(data.exemplars for data in (options.data, *options.more_data.values())))  # one a prompt, at most
     parts, train = (options.model, options.hyperet, options.stage, options.loss), options.train
     has_buckets = train.devices * train.nodes > 1 and train.strategy != FSDP
     copies = int(has_buckets) + int(train.ema > 0)
-    return StepKind(*parts, precision=train.precision, present=present, copies=copies, device=device)
+    return StepKind(*parts, precision=train.precision, present=present, boxes=boxes, copies=copies, device=device)
 
 
 def prompts_of_image(options: RunOptions) -> tuple[int, int]:

@@ -64,6 +64,7 @@ class StepKind:
         precision: a resolved one; "tf32" takes what "32-true" does.
         present: prompts of an image that show something; None for all.
         objects: of each of them.
+        boxes: exemplars that each of them is given, as many more tokens of the prompts in a pass.
         one_to_many: queries that match an object in the second branch.
         is_sharing: whether the prompts of an image share its work, as in `train`.
         copies: of what trains, beside its gradient and AdamW's two moments: a moving average, DDP's buckets.
@@ -77,6 +78,7 @@ class StepKind:
     precision: str = "bf16-mixed"
     present: int | None = None
     objects: int = OBJECTS
+    boxes: int = 0
     one_to_many: int = ONE_TO_MANY
     is_sharing: bool = True
     copies: int = 0
@@ -125,7 +127,7 @@ class Forecaster:
         set_stage(model, kind.stage.last, kind.stage.layers)
         side = resolution(model)
         present = min(prompts, prompts if kind.present is None else kind.present)
-        batch = small_batch(images, prompts, present, kind.objects)
+        batch = small_batch(images, prompts, present, kind.objects, boxes=kind.boxes)
         counts = count_targets([batch])
         with ExitStack() as stack:
             device = stack.enter_context(fake_device(kind.device))
@@ -174,8 +176,10 @@ def _total(
         return loss(model, batch, model(batch), counts)[TOTAL]
 
 
-def small_batch(images: int, prompts: int, present: int, objects: int, side: int = _SIDE) -> host.BatchedDatapoint:
-    """A batch of black images, `objects` in each of the first `present` prompts."""
+def small_batch(
+    images: int, prompts: int, present: int, objects: int, side: int = _SIDE, boxes: int = 0
+) -> host.BatchedDatapoint:
+    """A batch of black images, `objects` in each of the first `present` prompts, which have `boxes` as exemplars."""
     mask = torch.ones(side, side, dtype=torch.bool)
     box = torch.tensor([0.5, 0.5, 1.0, 1.0])
     points = []
@@ -192,6 +196,8 @@ def small_batch(images: int, prompts: int, present: int, objects: int, side: int
                     is_exhaustive=True,
                     is_pixel_exhaustive=True,
                     semantic_target=mask if ids else ~mask,
+                    input_bbox=box.repeat(boxes, 1) if ids and boxes else None,
+                    input_bbox_label=torch.ones(boxes, dtype=torch.bool) if ids and boxes else None,
                     inference_metadata=host.InferenceMetadata(0, 0, prompt, (side, side), -1, 0),
                 )
             )

@@ -26,8 +26,10 @@ class Forecasts:
 
 def test_a_table_of_many_sites_names_them_all(monkeypatch, capsys):
     monkeypatch.setattr(forecast, "Forecaster", Forecasts)
-    forecast.main(["hyperet.sites=[encoder_layer,prompt,attention]", "train.batch_size=1", "compare=false"])
+    sites = "hyperet.sites=[encoder_layer,prompt,attention]"
+    forecast.main([sites, "train.batch_size=1", "compare=false", "data.exemplars=0.3"])
     printed = capsys.readouterr().out
+    assert "show 5 objects and have a box;" in printed
     assert "a step of 1 image with" in printed
     assert "…" not in printed
     names = "".join(line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│"))

@@ -83,3 +83,13 @@ def test_without_a_forecast_the_run_goes_on(resolved):
 def test_a_moving_average_and_gradients_on_their_way_take_memory(overrides, copies):
     config = parse_command("train", overrides)[1]
     assert step_memory.step_kind(read_run(OmegaConf.to_container(config)), "cuda").copies == copies
+
+
+def test_a_box_of_any_set_is_counted():
+    def boxes(*overrides):
+        options = read_run(OmegaConf.to_container(parse_command("train", list(overrides))[1]))
+        return step_memory.step_kind(options, "cuda").boxes
+
+    assert boxes() == 0
+    assert boxes("data.exemplars=0.3") == 1
+    assert boxes("more_data.coco=coco", "more_data.coco.exemplars=0.3") == 1

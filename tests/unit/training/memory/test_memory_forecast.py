@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from benchmarks.memory import measured_peak
+from sam3_hyperet.modeling.build import build_model, resolution
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.training.memory import forecast
-from sam3_hyperet.training.memory.forecast import Forecaster, ForecastError, StepKind
+from sam3_hyperet.training.memory.forecast import Forecaster, ForecastError, StepKind, small_batch
 from sam3_hyperet.training.options import StageOptions
 
 TINY = StepKind(ModelOptions("tiny"), HyperETConfig(), precision="32-true", objects=2, device="cpu")
@@ -19,15 +20,28 @@ TINY = StepKind(ModelOptions("tiny"), HyperETConfig(), precision="32-true", obje
 @pytest.mark.parametrize(
     ("kind", "images", "prompts", "checkpointing"),
     [
-        (TINY, 1, 4, False),
+        (replace(TINY, boxes=100), 1, 4, False),
         (replace(TINY, hyperet=HyperETConfig(scheme="P"), precision="bf16-mixed"), 2, 2, True),
     ],
-    ids=["A", "P, two images, bf16, checkpointing"],
+    ids=["A, boxes", "P, two images, bf16, checkpointing"],
 )
 def test_the_forecast_is_what_a_real_step_takes(kind, images, prompts, checkpointing):
     found = Forecaster(kind).step(images, prompts, checkpoint_activations=checkpointing).passes
     measured = measured_peak(kind, images, prompts, checkpoint_activations=checkpointing)
     assert found == pytest.approx(measured, rel=0.05)
+
+
+def test_a_box_is_one_token_of_every_prompt():
+    """Its text has 32, and SAM 3 adds one for the geometry, with boxes or without."""
+    model, tokens = build_model("tiny", checkpoint="random").eval(), []
+
+    def note(encoder, inputs, options):
+        tokens.append(len(options["prompt"]))
+
+    with model.transformer.encoder.register_forward_pre_hook(note, with_kwargs=True):
+        for boxes in (0, 1, 20):
+            model(small_batch(1, 2, 1, 1, resolution(model), boxes))
+    assert tokens == [33, 34, 53]
 
 
 def test_memory_grows_by_the_prompt():
