@@ -72,7 +72,8 @@ def wrap(
         config: as for `inject_qv`, without `blocks`; one adjustment a module, or one for all with `share`.
 
     Raises ConfigError: a pattern that matches nothing, a container, what PyTorch's attention or encoder layer does not
-    call, channels that are not known, and as `inject_qv`.
+    call, channels that are not known or are others, and as `inject_qv`. What a module of another class returns is seen
+    when it first runs: channels that are not those stated are then a ConfigError that names it.
     """
     config = _config(module, config, sites=None)
     if config.blocks is not None:
@@ -148,7 +149,8 @@ def _adjust_outputs(model: nn.Module, config: HyperETConfig, places: Sequence[Pl
             site = OutputAdjustment(name, adjustment, BEHIND).train(model.training)
             shared.append(site)
         cls = adjusted_class(type(module))  # type: ignore[arg-type]  # a class is hashable
-        _replaced(model, place.module, module, cls).hyperet_adjustment = site
+        adjusted = _replaced(model, place.module, module, cls)
+        adjusted.hyperet_adjustment, adjusted.hyperet_module = site, place.module
 
 
 _Converted = TypeVar("_Converted", bound=nn.Module)
@@ -173,6 +175,7 @@ def _in_features(module: nn.Module) -> int:
 def _channels(name: str, module: nn.Module, channels: int | None, channel_dim: int | None) -> tuple[int, int]:
     """Channels of a module's output and their axis: as stated, else as its class has them."""
     known: tuple[int, int] | None = None
+    width = None  # of classes whose axis may be either
     if isinstance(module, AdapterModule) or type(module).forward is nn.Module.forward:
         found = f"{name}, a {type(module).__name__}, which returns nothing"
         raise ConfigError(rf"the pattern matches {found}; expected one for what is in it, such as '{name}\.\d+$'")
@@ -180,14 +183,17 @@ def _channels(name: str, module: nn.Module, channels: int | None, channel_dim: i
         known = module.out_features, -1
     elif isinstance(module, _CONVOLUTIONS):
         known = module.out_channels, 1
-    elif type(module) is nn.LayerNorm:
-        known = module.normalized_shape[-1], -1
+    elif isinstance(module, nn.LayerNorm):
+        width = module.normalized_shape[-1]
+        known = (width, -1) if type(module) is nn.LayerNorm else None
     if known is None and (channels is None or channel_dim is None):
         raise ConfigError(
             f"{name}: the channels of a {type(module).__name__} are not known; state channels= and channel_dim=, "
             "which is -1 for (B, N, C) and 1 for (B, C, H, W)"
         )
-    own = known or (0, 0)
+    own = known or (width or 0, 0)
+    if own[0] and channels not in (None, own[0]):
+        raise ConfigError(f"{name}: channels={channels}, but this {type(module).__name__} returns {own[0]}")
     return (own[0] if channels is None else channels), (own[1] if channel_dim is None else channel_dim)
 
 

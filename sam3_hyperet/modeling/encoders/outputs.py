@@ -26,12 +26,22 @@ class AdjustedOutput(nn.Module):
     """A module, of the class that this one is mixed into, whose output is adjusted."""
 
     hyperet_adjustment: OutputAdjustment
+    hyperet_module: str
+    """The module's name in the encoder."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         output = super().forward(*args, **kwargs)
         if not isinstance(output, Tensor):
             found = f"returned a {type(output).__name__}, expected one tensor of features"
             raise ConfigError(f"{self.hyperet_adjustment.name}: the module {found}; wrap one inside it")
+        channels, dim = self.hyperet_adjustment.hyperet.dim, self.hyperet_adjustment.hyperet.channel_dim
+        width = output.shape[dim] if -output.ndim <= dim < output.ndim else "no channels"
+        if width != channels:
+            found = f"{tuple(output.shape)}, {width} along axis {dim}"
+            raise ConfigError(
+                f"{self.hyperet_module}: the module returned {found}; its adjustment is of {channels}: wrap it with "
+                "its own channels= and channel_dim="
+            )
         adjusted: Tensor = self.hyperet_adjustment(output)
         return adjusted
 

@@ -231,11 +231,33 @@ def test_a_wrap_merges_where_it_is_linear():
             "share=true: the modules have different channels, 24 along axis -1, 96",
         ),
         ("fc1", {"config": {"blocks": [0]}}, "wrap has none"),
+        ("fc1", {"channels": 24}, r"^blocks\.0\.mlp\.fc1: channels=24, but this Linear returns 96$"),
+        (
+            r"norm1$",
+            {"channels": 96, "channel_dim": -1},
+            r"^blocks\.0\.norm1: channels=96, but this LayerNorm returns 24$",
+        ),
+        (r"patch_embed\.proj", {"channels": 3}, r"^patch_embed\.proj: channels=3, but this Conv2d returns 24$"),
     ],
 )
 def test_what_cannot_be_wrapped(pattern, stated, message):
     with pytest.raises(ConfigError, match=message):
         hy.wrap(small_encoder(FUSED), pattern, **stated)
+
+
+@pytest.mark.parametrize(
+    ("stated", "found"),
+    [
+        ({"channels": 16, "channel_dim": -1}, "24 along axis -1; its adjustment is of 16: wrap it with"),
+        ({"channels": 24, "channel_dim": 1}, "17 along axis 1; its adjustment is of 24: wrap it with"),
+        ({"channels": 24, "channel_dim": 3, "config": {"share": True}}, "no channels along axis 3; its adjustment"),
+    ],
+)
+def test_channels_that_a_block_has_not_are_named_at_its_first_forward(stated, found):
+    model = hy.wrap(small_encoder(FUSED), r"blocks\.\d$", **stated)
+    with pytest.raises(ConfigError, match=rf"^blocks\.0: the module returned \(2, 17, 24\), {found}"):
+        features(FUSED, model)
+    assert not any("hyperet_module" in vars(one) for one in hy.remove_adapter(model).modules())
 
 
 def test_what_returns_no_tensor_is_named():
