@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,10 @@ from part_trees import HEIGHT, SHOWN, WIDTH, ade20k_part, data_options, ov_parts
 from PIL import Image
 from torch import nn
 
+from sam3_hyperet.data.annotations import Category
 from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.evaluation.metrics.evaluator import Prompt
+from sam3_hyperet.evaluation.metrics.semantic.oracle_objects import OracleObjectEvaluator
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.inference.prediction import PromptDetections, PromptPrediction
@@ -114,3 +119,34 @@ def test_oracle_objects_are_scored_only_where_parts_name_theirs(tmp_path):
         data_options("pascal_part", root, "data.parts=", "data.renamed=null", "data.wholes=", "data.unseen=[]"), "val"
     )
     assert "oracle_object" not in EvalTask(split, Protocol(granularity=False), [0]).evaluators(nn.Identity())
+
+
+@pytest.mark.parametrize("background", [None, 5])
+def test_what_is_no_part_is_left_out(background):
+    """A plain object and a background in the label maps, which no part's prompt could ever take."""
+    parts = [Category(n, f"{part} of a car", whole="car", part=part) for n, part in ((7, "wheel"), (9, "door"))]
+    labels = np.array([[3, 3, 7, 7], [5, 5, 9, 9], [5, 9, 9, 9]])
+    images = SimpleNamespace(
+        name="cars",
+        categories=(Category(3, "sky"), parts[0], Category(5, "ground"), parts[1]),
+        background=background,
+        label_map=lambda i: labels,
+    )
+    groups = {"seen": ("wheel of a car",), "unseen": ("door of a car",)}
+    evaluator = OracleObjectEvaluator(images, Protocol(fusion="fused"), groups)
+    evaluator.start(0, {})
+    for index, name in enumerate(one.name for one in images.categories):
+        semantic = np.where(labels == images.categories[index].id, 0.8, 0.1)
+        semantic[0, 3] = 0.5 if name.startswith("door") else 0.4  # one pixel of the wheel goes to the door
+        prediction = PromptPrediction(torch.zeros(0), torch.zeros(0, 4), torch.zeros(0, 3, 4), logit(semantic), 0.9)
+        evaluator.add(Prompt(name, 0, index), PromptDetections(prediction, 3, 4))
+    found = evaluator.evaluate([evaluator.finish()])
+    assert found["oracle_object/fused/mIoU"] == pytest.approx((1 / 2 + 5 / 6) / 2)
+    assert found["oracle_object/seen/fused/mIoU"] == pytest.approx(1 / 2)
+    assert found["oracle_object/unseen/fused/mIoU"] == pytest.approx(5 / 6)
+    assert found["oracle_object/fused/labelled_pixels"] == 7
+    assert found["oracle_object/fused/mIoU/2"] == found["oracle_object/fused/mIoU"]
+    assert not any("sky" in str(key) or "ground" in str(key) for key in found)
+    labels[:] = 3
+    evaluator.start(0, {})
+    assert evaluator.evaluate([evaluator.finish()]) == {}
