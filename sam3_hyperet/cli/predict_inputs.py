@@ -12,12 +12,13 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 from PIL import Image
 
+from sam3_hyperet.choices import AUTO
 from sam3_hyperet.cli.evaluate import unique
 from sam3_hyperet.cli.of_run import listed
-from sam3_hyperet.data.annotations import AnnotatedImages, some, spoken
+from sam3_hyperet.data.annotations import AnnotatedImages, same_prompts, some
 from sam3_hyperet.data.coco import read_coco_images
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden, with_readable_name
-from sam3_hyperet.data.image_files import read_image
+from sam3_hyperet.data.image_files import has_hidden_orientation, has_orientation, read_image
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.inference.exemplar_file import ExemplarFile, StatedBox, exemplars_of, reach_beyond, read_exemplars
 from sam3_hyperet.inference.exemplars import Exemplars
@@ -42,7 +43,7 @@ class Inputs:
     annotated: AnnotatedImages | None = None  # those of `annotations=`
     everywhere: Sequence[str] = ()
     boxes: Mapping[int, Sequence[StatedBox]] = field(default_factory=dict)
-    notes: Sequence[str] = ()  # lines about the exemplars
+    notes: Sequence[str] = ()  # lines about prompts and exemplars
 
     @classmethod
     def of(cls, config: DictConfig) -> "Inputs":
@@ -54,11 +55,12 @@ class Inputs:
                 others = "annotations=FILE for the categories of a COCO file or exemplars=FILE for boxes"
                 raise ConfigError(f"predict: needs prompts=…, or {others}")
             paths = find_images(config.images)
-            prompts = listed_prompts(config.prompts) if config.prompts is not None else []
-            every = dict.fromkeys([*prompts, *(stated.prompts if stated else ())])
-            ids = {prompt: number for number, prompt in enumerate(every, start=1)}
-            inputs = cls(paths, range(1, len(paths) + 1), ids, upright, everywhere=tuple(dict.fromkeys(prompts)))
-            return inputs._with(stated)
+            written = listed_prompts(config.prompts) if config.prompts is not None else []
+            names = same_prompts([*written, *(stated.prompts if stated else ())])
+            prompts = dict.fromkeys(names[prompt] for prompt in written)
+            ids = {prompt: number for number, prompt in enumerate(dict.fromkeys(names.values()), start=1)}
+            inputs = cls(paths, range(1, len(paths) + 1), ids, upright, everywhere=tuple(prompts))
+            return replace(inputs, notes=_matched(names))._with(stated, names, config.exif)
         (file, *more), folders = listed(config.annotations), listed(config.images)
         if more or len(folders) != 1 or not folders[0].is_dir():
             raise ConfigError(
@@ -66,33 +68,52 @@ class Inputs:
                 "folder below which its images lie"
             )
         found = read_coco_images(file, folders[0], upright=upright)
-        known = {category.name.lower(): category for category in found.categories}
-        prompts = listed_prompts(config.prompts) if config.prompts is not None else list(known)
-        if unknown := [prompt for prompt in prompts if spoken(prompt).lower() not in known]:
+        known = {category.name: category.id for category in found.categories}
+        written = listed_prompts(config.prompts) if config.prompts is not None else list(known)
+        names = same_prompts(written, known)
+        if unknown := [prompt for prompt in written if names[prompt] not in known]:
             raise ConfigError(f"prompts={some(unknown)}: no category of {file}, which has {some(known, 20)}")
-        chosen = [known[spoken(prompt).lower()] for prompt in prompts]
         images = [found.image(i) for i in range(len(found))]
-        categories = {category.name: category.id for category in chosen}
-        if stated and (others := [one for one in stated.prompts if one not in categories]):
+        categories = {names[prompt]: known[names[prompt]] for prompt in written}
+        names |= same_prompts(stated.prompts if stated else (), known)
+        if stated and (others := [one for one in stated.prompts if names[one] not in categories]):
             expected = f"expected categories of {file}, whose ids results.json has: {some(list(categories), 20)}"
             raise ConfigError(f"exemplars={config.exemplars}: boxes of {some(others)}; {expected}")
         paths, numbers = [one.path for one in images], [one.image_id for one in images]
-        return cls(paths, numbers, categories, upright, found, tuple(categories))._with(stated)
+        inputs = cls(paths, numbers, categories, upright, found, tuple(categories), notes=_matched(names))
+        return inputs._with(stated, names, config.exif)
 
-    def _with(self, stated: ExemplarFile | None) -> "Inputs":
-        """The same with the boxes of a file. Raises DataError for names of images that are not there."""
+    def _with(self, stated: ExemplarFile | None, names: Mapping[str, str], exif: str) -> "Inputs":
+        """The same with the boxes of a file, whose prompts are called as `names` has them.
+
+        Raises DataError for names of images that are not there, and for images that are none.
+        """
         if stated is None:
             return self
-        boxes, total = stated.by_image(self.paths), len(stated.boxes)
+        boxes, total = stated.renamed(names).by_image(self.paths), len(stated.boxes)
         if not boxes and not self.everywhere:
             named, there = some(list(stated.boxes)), some([path.name for path in self.paths])
             raise DataError(f"{stated.path}: no box of an image in images=, which has {there}; it has boxes of {named}")
-        notes = [stated.ignored] if stated.ignored else []
+        notes = [*self.notes, *([stated.ignored] if stated.ignored else [])]
         if len(boxes) < total:
             notes.append(f"{stated.path}: {total - len(boxes)} of {total} images with boxes are not among images=")
         if not self.everywhere and (without := len(self.paths) - len(boxes)):
             notes.append(f"{stated.path}: {without} of {len(self.paths)} images have no box: nothing is asked of them")
+        if stated.is_coco and exif == AUTO and (turned := self._turned_unseen(boxes)):
+            how = "turned by it" if self.upright else "stored"
+            notes.append(
+                f"{stated.path}: {turned} of {count_of(len(boxes), 'image')} with boxes: an EXIF orientation that no "
+                f"size shows; the boxes are taken to be of images as they are {how}, expected "
+                f"exif={'ignore' if self.upright else 'apply'} if they are not"
+            )
         return replace(self, boxes=boxes, notes=notes)
+
+    def _turned_unseen(self, boxes: Mapping[int, Sequence[StatedBox]]) -> int:
+        """How many images with boxes are turned or mirrored by EXIF without a size in the file that shows how."""
+        return sum(
+            (has_orientation if any(one.size is None for one in of) else has_hidden_orientation)(self.paths[i])
+            for i, of in boxes.items()
+        )
 
     def asked(self, i: int, size: tuple[int, int]) -> dict[str, Exemplars | None]:
         """The prompts of image i, which has (width, height), with their boxes. Raises DataError naming the record."""
@@ -137,6 +158,14 @@ class Inputs:
             "categories": [{"id": number, "name": name} for name, number in self.categories.items()],
             "annotations": [],
         }
+
+
+def _matched(names: Mapping[str, str]) -> list[str]:
+    """A line about prompts that are taken for others, or written in another way, but for case and underscores."""
+    others = [f"{written!r} as {name!r}" for written, name in names.items() if written != name]
+    if not others:
+        return []
+    return [f"{count_of(len(others), 'prompt')} taken by another spelling (case, underscores, spaces): {some(others)}"]
 
 
 def listed_prompts(prompts: str | ListConfig) -> list[str]:

@@ -228,6 +228,13 @@ def spoken(name: str) -> str:
     return " ".join(word for word in composed(name).replace("_", " ").strip().split(" ") if word)
 
 
+def same_prompts(names: Iterable[str], known: Iterable[str] = ()) -> dict[str, str]:
+    """The prompt that each name is: that of the known ones, else of the first, which differs in case and underscores
+    alone."""
+    by_key = {spoken(name).lower(): name for name in reversed(list(known))}
+    return {name: by_key.setdefault(spoken(name).lower(), spoken(name) or name) for name in names}
+
+
 def records(content: Any, key: str, path: Path, first: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each object of the list content[key] of a JSON file, with the words an error about it begins with.
 

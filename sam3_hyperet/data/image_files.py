@@ -95,8 +95,18 @@ def image_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
 
 def has_orientation(path: Path) -> bool:
     """Whether EXIF turns or mirrors the image at `path`. Raises DataError naming the file."""
+    return _orientation(path) not in (0, 1)
+
+
+def has_hidden_orientation(path: Path) -> bool:
+    """Whether EXIF turns or mirrors the image at `path`, and its size stays the same. Raises DataError."""
+    found, (width, height) = _orientation(path), image_size(path)
+    return found not in (0, 1) and (found not in _ON_THEIR_SIDE or width == height)
+
+
+def _orientation(path: Path) -> int:
     with open_image(path) as file:
-        return file.getexif().get(_ORIENTATION, 1) not in (0, 1)
+        return int(file.getexif().get(_ORIENTATION, 1))
 
 
 def _too_large(path: Path, pixels: int) -> DataError:

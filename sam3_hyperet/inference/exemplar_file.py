@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -49,6 +49,11 @@ class ExemplarFile:
     def prompts(self) -> list[str]:
         """The prompts of all boxes, each once; `VISUAL` of those that have none."""
         return list(dict.fromkeys(one.prompt for boxes in self.boxes.values() for one in boxes))
+
+    def renamed(self, names: Mapping[str, str]) -> "ExemplarFile":
+        """The same with other names of prompts, by those that it has."""
+        boxes = {image: [replace(one, prompt=names[one.prompt]) for one in of] for image, of in self.boxes.items()}
+        return replace(self, boxes=boxes)
 
     def by_image(self, paths: Sequence[Path]) -> dict[int, Sequence[StatedBox]]:
         """The boxes by the position of their image, whose path ends in the name.

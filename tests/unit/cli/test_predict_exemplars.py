@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam3_hyperet.cli.command import exit_cleanly
+from sam3_hyperet.cli.command import exit_cleanly, parse_command
 from sam3_hyperet.cli.predict import main
+from sam3_hyperet.cli.predict_inputs import Inputs
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.inference.exemplar_file import exemplars_of, read_exemplars
+from sam3_hyperet.inference.tiles import Tiling
 
 SIZE = (30, 20)
 CAR = {"prompt": "car", "box": [3, 2, 6, 5]}
@@ -160,3 +162,62 @@ def test_one_name_for_several_images_and_boxes_that_no_category_names(pictures, 
     arguments = [f"images={pictures}/b", f"annotations={tmp_path / 'images.json'}", f"exemplars={file.path}"]
     with pytest.raises(ConfigError, match=r"boxes of car; expected categories of .* whose ids results.json has: wheel"):
         main([*arguments, f"run_dir={tmp_path / 'out'}"])
+
+
+def test_prompts_that_differ_in_case_and_underscores_are_one(pictures, written, tmp_path):
+    def inputs(*arguments):
+        config = parse_command("predict", [f"images={pictures}/b", f"exemplars={file}", *arguments])[1]
+        return Inputs.of(config)
+
+    boxes = [{**CAR, "prompt": "Wheel_of a Car"}, {**CAR, "prompt": "wheel of a car"}, {**CAR, "prompt": "Red_Roof"}]
+    file = written({"0.png": boxes})
+    found = inputs("prompts=[wheel_of_a car,sky,Sky]")
+    assert found.everywhere == ("wheel of a car", "sky")
+    assert found.categories == {"wheel of a car": 1, "sky": 2, "Red Roof": 3}
+    asked = {name: one and len(one.boxes) for name, one in found.asked(0, SIZE).items()}
+    assert asked == {"wheel of a car": 2, "sky": None, "Red Roof": 1}
+    (line,) = found.check(Tiling())
+    assert line == (
+        "4 prompts taken by another spelling (case, underscores, spaces): 'wheel_of_a car' as 'wheel of a car', "
+        "'Sky' as 'sky', 'Wheel_of a Car' as 'wheel of a car' and 1 more"
+    )
+    named = [{"id": 3, "name": "Wheel of a car"}, {"id": 4, "name": "red_roof"}]
+    listing = {"images": [{"id": 1, "file_name": "0.png", "width": 30, "height": 20}], "annotations": []}
+    (tmp_path / "images.json").write_text(json.dumps({**listing, "categories": named}))
+    found = inputs(f"annotations={tmp_path / 'images.json'}")
+    assert found.categories == {"Wheel of a car": 3, "red roof": 4}
+    assert [len(one.boxes) for one in found.asked(0, SIZE).values()] == [2, 1]
+    assert found.check(Tiling())[0].startswith(
+        "3 prompts taken by another spelling (case, underscores, spaces): 'Wheel_of"
+    )
+
+
+def test_orientations_that_no_size_shows_are_counted(tmp_path, written):
+    for name, orientation, size in (("0", 3, SIZE), ("1", 2, SIZE), ("2", 6, SIZE), ("3", 6, (20, 20)), ("4", 1, SIZE)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", size).save(tmp_path / f"{name}.png", exif=exif)
+    images = [{"id": n, "file_name": f"{n}.png", "width": 30, "height": 20} for n in range(5)]
+    images[2] |= {"width": 20, "height": 30}
+    images[3] |= {"width": 20, "height": 20}
+    content = {
+        "images": images,
+        "categories": [{"id": 7, "name": "car"}],
+        "annotations": [{"image_id": n, "category_id": 7, "bbox": [3, 2, 6, 5]} for n in range(5)],
+    }
+
+    def lines(*arguments):
+        config = parse_command("predict", [f"images={tmp_path}", f"exemplars={file}", *arguments])[1]
+        return Inputs.of(config).check(Tiling())
+
+    file = written(content)
+    assert lines() == [
+        f"{file}: 3 of 5 images with boxes: an EXIF orientation that no size shows; the boxes are taken to be of "
+        "images as they are turned by it, expected exif=ignore if they are not"
+    ]
+    assert lines("exif=apply") == []
+    for image in images:  # without sizes, the one that lies on its side is one more
+        del image["width"]
+    assert "4 of 5 images with boxes" in lines(f"exemplars={written(content)}")[0]
+    file = written({"0.png": [CAR]})  # of the image as it is shown, which docs/evaluation.md says
+    assert "EXIF" not in " ".join(lines())
