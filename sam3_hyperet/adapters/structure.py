@@ -118,8 +118,9 @@ class Dense(Structure):
         if axis == 0 or channels_last.is_contiguous():
             rows = channels_last.reshape(-1, self.dim)
             return torch.addmm(rows, rows, offset.mT).view(channels_last.shape).movedim(-1, axis)
-        flat = x.reshape(x.shape[:axis].numel(), self.dim, -1)  # a view if x is contiguous, as for a 1 × 1 convolution
-        return torch.baddbmm(flat, offset.expand(len(flat), -1, -1), flat).view(x.shape)
+        # a view if x is contiguous, as for a 1 × 1 convolution; no Python length, which an export would keep
+        flat = x.reshape(-1, self.dim, x.shape[axis + 1 :].numel())
+        return torch.baddbmm(flat, offset.expand(flat.shape[0], -1, -1), flat).view(x.shape)
 
     def as_matrix(self) -> Tensor:
         return torch.eye(self.dim).to(self.offset) + self.offset

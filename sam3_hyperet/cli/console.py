@@ -16,6 +16,7 @@ TOOLS = {  # function, and what it does
     "predict": ("predict:main", "find what phrases name on images: images=PATH prompts=car,wheel run=DIR"),
     "demo": ("demo:main", "try phrases and the dial on a page in the browser: run=DIR, or nothing at all"),
     "merge": ("merge:main", "fold an adapter into the base weights: run=DIR out=FILE"),
+    "export": ("export:main", "write ONNX files of a model with its adapter: run=DIR out=DIR"),
     "push": ("push:main", "share an adapter on the Hugging Face hub, with a model card: RUN repo=user/name"),
     "pull": ("pull:main", "fetch a shared adapter into a folder: hub:user/name out=DIR"),
     "info": ("info:main", "say what an adapter is: a file, a run's folder or hub:user/name"),

@@ -19,7 +19,7 @@ FLOORS = (  # from the bottom; imports only go down
     ("options", "masks", "adapters", "sam3_host", "scenes"),
     ("modeling", "data", "losses", "overlays"),
     ("inference", "layouts", "preparation"),
-    ("training",),
+    ("training", "export"),
     ("evaluation", "launch"),
     ("report", "doctor", "recipes"),
     ("ablation", "hub", "demo"),

@@ -1,0 +1,81 @@
+"""One export of a micro model with an adapter, by the command line, for all tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import sam3_hyperet as hy
+from sam3_hyperet.cli.export import main
+from sam3_hyperet.modeling import build
+from sam3_hyperet.modeling.parameters import adapter_parameters
+
+SIDE = 64
+MICRO = replace(
+    build.ARCHITECTURES["tiny"],
+    resolution=SIDE,
+    vit_width=16,
+    vit_depth=2,
+    vit_heads=2,
+    vit_mlp_ratio=1.0,
+    global_blocks=(1,),
+    text_width=16,
+    text_heads=2,
+    text_layers=1,
+    width=32,
+    heads=2,
+    feedforward=32,
+    encoder_layers=1,
+    decoder_layers=1,
+    queries=6,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_is_micro():
+    """Within it, model=tiny is the micro architecture."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(build.ARCHITECTURES, "tiny", MICRO)
+        yield
+
+
+@pytest.fixture(scope="session")
+def micro_with(tiny_is_micro):
+    """A function from an adapter's options to the micro model with it, its parameters not at their start."""
+    return _micro_with
+
+
+def _micro_with(**options):
+    model = hy.inject(hy.build_model("tiny", checkpoint="random"), options)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for _, parameter in adapter_parameters(model):
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.fixture(scope="session")
+def adapter(tiny_is_micro, tmp_path_factory):
+    """The file of an adapter that does not fold: hyperbolic, behind the text and the fusion encoder, with gates."""
+    path = tmp_path_factory.mktemp("adapter") / "shop.safetensors"
+    hy.save_adapter(_micro_with(sites=("encoder_layer", "prompt"), geometry="gyro", gate="prompt"), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def adapted(adapter):
+    """The micro model with that adapter, at dial 0.5."""
+    model = hy.load_adapter(hy.build_model("tiny", checkpoint="random"), adapter)
+    hy.set_dial(model, 0.5)
+    return model
+
+
+@pytest.fixture(scope="session")
+def exported(adapter, tmp_path_factory):
+    """The folder of the model's export at dial 0.5, for up to two boxes of a prompt."""
+    out = tmp_path_factory.mktemp("export") / "new" / "onnx"
+    given = ["model.checkpoint=random", f"adapter={adapter}", "dial=.5", f"out={out}", "boxes=2"]
+    assert main([*given, "prompts=[car,small red house,sky]"]) == out
+    return out
