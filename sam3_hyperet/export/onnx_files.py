@@ -21,23 +21,19 @@ def write_onnx(graph: Graph, folder: Path) -> Path:
 
     Raises ConfigError, with PyTorch's reason, for what its exporter does not take.
     """
-    free = {
-        axis: torch.export.Dim(axis, min=1, max=MOST_PROMPTS)
-        for p in graph.inputs
-        for axis in p.axes
-        if isinstance(axis, str)
-    }
-    dynamic = tuple({i: free[a] for i, a in enumerate(port.axes) if isinstance(a, str)} for port in graph.inputs)
+    free = {axis for port in graph.inputs for axis in port.axes if isinstance(axis, str)}
+    dims = {axis: torch.export.Dim(axis, min=1, max=MOST_PROMPTS) for axis in free}
+    axes = tuple({i: dims[a] for i, a in enumerate(port.axes) if isinstance(a, str)} or None for port in graph.inputs)
+    dynamic = (axes,) if free else None  # of the one parameter *inputs
     path = folder / graph.file
     with _quiet(), torch.no_grad():
         try:
-            exported = torch.export.export(
-                graph, graph.example(), dynamic_shapes=(dynamic,) if free else None, strict=False
-            )
+            exported = torch.export.export(graph, graph.example(), dynamic_shapes=dynamic, strict=False)
             program = torch.onnx.export(
                 exported,
                 dynamo=True,
                 verbose=False,
+                dynamic_shapes=dynamic,  # for the axes' names alone
                 input_names=[port.name for port in graph.inputs],
                 output_names=[port.name for port in graph.outputs],
             )

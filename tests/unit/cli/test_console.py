@@ -40,6 +40,8 @@ CASES = [
     (["init"], 1, "needs data.root=…"),
     (["doctor", "data.rot=x"], 1, "did you mean root?"),
     (["merge", "output=x"], 1, "did you mean out?"),
+    (["export", "--help"], 0, "Nothing is written where they differ"),
+    (["export", "boxs=2"], 1, "did you mean boxes?"),
     (["ablate", "evidence", "only=lorents"], 1, "only='lorents' is unknown; expected one of"),
     (
         ["radius", "encoder=timm:a", "images=x", "scale=height"],
