@@ -7,14 +7,14 @@ import json
 import pytest
 
 from sam3_hyperet.cli.export import main
-from sam3_hyperet.modeling.config import packaged_adapter
 
 pytestmark = pytest.mark.integration
 
 
 def test_an_adapter_that_does_not_fold_is_a_part_of_the_graphs(tmp_path, capsys):
-    adapter = packaged_adapter("tiny_levels")
-    out = main(["model=tiny_levels", f"adapter={adapter}", "dial=.75", f"out={tmp_path / 'onnx'}", "prompts=[car]"])
+    out = main(
+        ["model=tiny_levels", "adapter=package:tiny_levels", "dial=.75", f"out={tmp_path / 'onnx'}", "prompts=[car]"]
+    )
     said = capsys.readouterr().out
     assert "the adapter stays a part of the graphs: site " in said
     assert "its gate differs from prompt to prompt" in said or "does not fold" in said
