@@ -25,6 +25,8 @@ from sam3_hyperet.reading import YAML_ERRORS, read_text, read_yaml_text
 
 _SLACK = 0.01  # that a coordinate may be off 0 to 1, as in Ultralytics
 _BOX, _POLYGON, _ORIENTED = 4, 6, 8  # numbers of a box, of the smallest polygon, of an oriented box
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""By a key in small letters: CVAT writes the names of subsets as they are, by default Train, Validation and Test."""
 _OTHER_TEXTS = frozenset(("classes.txt", "notes.txt", "README.txt"))
 
 
@@ -50,13 +52,16 @@ def read_yolo_file(file: Path) -> YoloFile:
     names = _names(content.get("names"), file)
     if "nc" in content and content["nc"] != len(names):
         raise DataError(f"{file}: nc is {shown(content['nc'])}, but it has {len(names)} names")
-    splits = {}
-    for split in ("train", "val", "validation", "test"):
-        if listed := content.get(split):
+    splits: dict[str, tuple[str, ...]] = {}
+    for key, listed in content.items():
+        split = _SPLITS.get(str(key).lower())
+        if split and listed:
             listed = [listed] if isinstance(listed, str) else listed
             if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
-                raise DataError(f"{file}: {split} is {shown(listed)}, expected folders or lists of images")
-            splits["val" if split == "validation" else split] = tuple(listed)
+                raise DataError(f"{file}: {key} is {shown(listed)}, expected folders or lists of images")
+            if split in splits:
+                raise DataError(f"{file}: {key} is a second key for {split}; expected one")
+            splits[split] = tuple(listed)
     path = content.get("path") or ""
     if not isinstance(path, str):
         raise DataError(f"{file}: path is {shown(path)}, expected a folder")

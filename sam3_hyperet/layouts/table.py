@@ -66,13 +66,16 @@ def recognise(root: Path) -> tuple[Path, Found]:
     if not found:
         entries = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(folder))
         listed = some(entries, _SHOWN)
-        known = "; ".join(f"{name} ({tree})" for layout in LAYOUTS for name, tree in layout.trees.items())
         packed = [f"{name} has to be unpacked first" for name in entries if name.lower().endswith(_ARCHIVES)]
-        other = "".join(f"{one}; " for one in (unread_format(folder), *packed[:1]) if one)
-        raise DataError(
-            f"{root}: no known layout of a data set; {other}found {listed or 'nothing'}; expected one of: {known}; or "
-            "a file of options that names its parts, data=own.yaml (docs/data.md)"
-        )
+        other = [one for one in (unread_format(folder), *packed[:1]) if one]
+        expected = "docs/data.md has the layouts that are read"
+        if not other:
+            known = "; ".join(f"{name} ({tree})" for layout in LAYOUTS for name, tree in layout.trees.items())
+            expected = (
+                f"expected one of: {known}; or a file of options that names its parts, data=own.yaml (docs/data.md)"
+            )
+        said = "; ".join(["no known layout of a data set", *other, f"found {listed or 'nothing'}", expected])
+        raise DataError(f"{root}: {said}")
     folders = {str(path) for path, _ in found}
     several = some((f"{one.layout} in {os.path.relpath(path, folder)}" for path, one in found), most=6)
     if len(folders) > 1:

@@ -9,6 +9,7 @@ from sam3_hyperet.data.finding import is_hidden
 _START = 4096  # bytes of a file
 _LOOKED_AT = 5  # files of a folder
 _COCO = "export as COCO"
+_CVAT_COCO = f"{_COCO} 1.0, with images"
 _LOSSY = "masks saved as JPEG, which changes labels at edges"
 _KNOWN = (  # files below the folder, what is in them, what they are, and what to do
     ("*.json", (b'"shapes"', b'"points"'), "labelme's own files", "convert them to COCO, by labelme2coco for one"),
@@ -16,7 +17,9 @@ _KNOWN = (  # files below the folder, what is in them, what they are, and what t
     ("*.json", (b"_via_",), "VIA's project", _COCO),
     ("*.json", (b'"regions"', b'"filename"'), "VIA's own annotations", _COCO),
     ("*.json", (b'"annotations"', b'"result"'), "Label Studio's own annotations", f"{_COCO}, with images"),
-    ("annotations.xml", (b"<annotations>",), "CVAT for images", f"{_COCO} 1.0, with images"),
+    ("annotations/*.json", (b'"categories"', b'"label_groups"'), "Datumaro's own annotations", _CVAT_COCO),
+    ("annotations/*.json", (b'"categories"', b'"labels"'), "Datumaro's own annotations", _CVAT_COCO),
+    ("annotations.xml", (b"<annotations>",), "CVAT for images", _CVAT_COCO),
     (
         "*/*.xml",
         (b"<annotation>",),

@@ -24,6 +24,8 @@ def recognise_yolo(root: Path) -> Sequence[Found]:
     if len(files) != 1:
         return _without_yaml(root) if not files else []
     content = read_yolo_file(files[0])
+    if not content.splits:
+        raise DataError(f"{files[0]}: it has none of train, val and test; expected folders or lists of images by them")
     splits: dict[str, list[str]] = {}
     notes = []
     for split, entries in content.splits.items():

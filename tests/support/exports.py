@@ -23,7 +23,7 @@ from export_pictures import (
     write_json,
     write_pictures,
 )
-from mask_exports import cvat_masks, cvat_yolo, roboflow_yolo, yolo
+from mask_exports import cvat_masks, cvat_yolo, cvat_yolo_project, roboflow_yolo, yolo
 
 TRAIN_VAL_TEST = {"train": "train", "tune": "val", "val": "test"}
 """What most trees call the splits: tuned on val, scored on test."""
@@ -199,6 +199,7 @@ EXPORTS: dict[str, Callable[[Path], Path]] = {
     "YOLO": yolo,
     "YOLO of Roboflow": roboflow_yolo,
     "YOLO of CVAT": cvat_yolo,
+    "YOLO of a CVAT project": cvat_yolo_project,
     "masks of CVAT": cvat_masks,
 }
 """By the name of a layout, its writer."""

@@ -50,6 +50,19 @@ def cvat_yolo(root: Path) -> Path:
     return root
 
 
+def cvat_yolo_project(root: Path) -> Path:
+    """The same of a project with CVAT's own names of subsets, which are keys of data.yaml as they are."""
+    for split, name in {"train": "Train", "tune": "Validation", "val": "Test"}.items():
+        write_yolo(root / "images" / name, root / "labels" / name, SPLITS[split])
+        listed = [f"data/images/{name}/{picture.name}" for picture in SPLITS[split]]
+        (root / f"{name}.txt").write_text("\n".join(listed) + "\n")
+    names = "".join(f"  {index}: {name}\n" for index, name in enumerate(NAMES))
+    (root / "data.yaml").write_text(
+        f"Test: Test.txt\nTrain: Train.txt\nValidation: Validation.txt\nnames:\n{names}path: .\n"
+    )
+    return root
+
+
 def voc(root: Path) -> Path:
     """VOC's tree: palette maps of classes and of objects, each with a border of no class."""
     lists = root / "ImageSets" / "Segmentation"

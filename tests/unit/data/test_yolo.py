@@ -37,7 +37,7 @@ def write(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("layout", ["YOLO", "YOLO of Roboflow", "YOLO of CVAT"])
+@pytest.mark.parametrize("layout", ["YOLO", "YOLO of Roboflow", "YOLO of CVAT", "YOLO of a CVAT project"])
 def test_an_export_is_recognised_and_read_as_in_coco(layout, tmp_path):
     root = EXPORTS[layout](tmp_path / "shop")
     options, _ = explicit(DataOptions(name="", format="auto", root=str(root), splits={}, tune_images=0))

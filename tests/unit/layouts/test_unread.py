@@ -17,6 +17,11 @@ UNREAD = {
     "VIA's project": ("via_project.json", '{"_via_settings": {}}', "VIA's project: export as COCO"),
     "VIA": ("a.json", '{"a.jpg1": {"filename": "a.jpg", "regions": []}}', "VIA's own annotations: export as COCO"),
     "Label Studio": ("a.json", '[{"annotations": [{"result": []}]}]', "Label Studio's own .* COCO, with images"),
+    "Datumaro": (
+        "annotations/default.json",
+        '{"info": {}, "categories": {"label": {"labels": [{"name": "car"}]}}, "items": []}',
+        "Datumaro's own annotations: export as COCO 1.0",
+    ),
     "CVAT": ("annotations.xml", "<?xml?><annotations><version>1.1", "CVAT for images: export as COCO 1.0"),
     "VOC": ("Annotations/a.xml", "<annotation><object>", "boxes in VOC's XML.*data.boxes=instances"),
     "Supervisely": ("ds0/ann/a.jpg.json", '{"objects": [{"classTitle": "car"}]}', "Supervisely's own annotations"),
