@@ -91,12 +91,12 @@ def predict(config: DictConfig) -> Path:
     whole = Predictor(model, list(inputs.categories), resolution(model), **settings)
     predictor = whole if tiling.is_whole else TiledPredictor(whole, tiling)
     beside = _beside(model, config, adapter)
-    of_base = None
+    models, of_base = [model], None
     if beside:
         base = Predictor(at_dial(model, 0.0), list(inputs.categories), resolution(model), **settings)
         of_base = base if tiling.is_whole else TiledPredictor(base, tiling)
+        models.append(base.model)
         console.print(_BESIDE_LINE.format(beside), markup=False, soft_wrap=True)
-    models = [model, *([of_base.model] if of_base else [])]
     console.print(precision_text(config.precision, whole.precision, whole.device.type), markup=False, soft_wrap=True)
     if line := tiling.line():
         console.print(line, markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from documented import COMMANDS, PAGES, REPOSITORY, code_of, text_of
 from omegaconf import OmegaConf
 
 from sam3_hyperet.cli.ablation_study import open_study
@@ -17,39 +18,6 @@ from sam3_hyperet.cli.command import SECTIONS, parse_command
 from sam3_hyperet.cli.console import TOOLS
 from sam3_hyperet.cli.run_options import read_run
 from sam3_hyperet.cli.submit import parse_runs
-
-REPOSITORY = Path(__file__).resolve().parents[3]
-PAGES = [
-    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")),
-    *(
-        page
-        for folder in ("docs", "tools", "datasets", "benchmarks")
-        for page in sorted(REPOSITORY.glob(f"{folder}/*.md"))
-    ),
-]
-CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
-COMMAND = re.compile(r"(sam3-hyperet \S|python (tools|datasets|examples)/\w+\.py|make \w)")
-
-
-def text_of(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
-
-
-def code_of(page: Path) -> list[str]:
-    """Code in a line of text, without what blocks hold."""
-    prose = re.sub(r"```.*?```", "", text_of(page), flags=re.S)
-    return [" ".join(code.split()) for code in CODE.findall(prose)]
-
-
-def commands_of(page: Path) -> list[str]:
-    """Every command, of blocks and of lines; with an ellipsis or a choice (a|b) it is a form, and not a command."""
-    lines = re.sub(r"\\\n\s*", "", text_of(page)).splitlines()
-    blocks = [line.strip() for line in lines if line.startswith("    ")]
-    found = [line for line in (*blocks, *code_of(page)) if COMMAND.match(line)]
-    return [command for command in found if "…" not in command and "|" not in command.replace("||", "")]
-
-
-COMMANDS = sorted({command for page in PAGES for command in commands_of(page)})
 
 
 @pytest.fixture(scope="module")
