@@ -13,14 +13,21 @@ from pretend_device import fabric_on, watching
 from rich.console import Console
 
 import sam3_hyperet as hy
+from sam3_hyperet.choices import VISUAL
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
-from sam3_hyperet.evaluation.models import beside_base
+from sam3_hyperet.evaluation.models import EvalModel, beside_base
 from sam3_hyperet.evaluation.protocol import Protocol
+from sam3_hyperet.evaluation.record_store import RecordStore
+from sam3_hyperet.evaluation.runner import evaluate_records, open_run, record_images
+from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.inference import prediction
+from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.inference.shared_encoding import shared_encoding
+from sam3_hyperet.inference.tiled_prediction import TiledPredictor
+from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.sites.table import SITES
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
@@ -53,10 +60,10 @@ class Found:
     semantic: torch.Tensor
 
 
-def found(predictor, picture):
+def found(predictor, picture, exemplars=None):
     """All that a prediction has, of each prompt, on the CPU."""
     every = []
-    for one in predictor.predict(picture):
+    for one in predictor.predict(picture, exemplars=exemplars):
         best = one.top(4)
         size = (picture.height, picture.width)
         assert best.above(2.0).masks(*size).shape == (0, *size)
@@ -89,6 +96,53 @@ def test_predictions_are_those_of_a_cpu(device, micro, randomized, image, name, 
                 torch.testing.assert_close(other.probabilities.cpu(), one.probabilities, atol=tolerance, rtol=0)
                 certain = np.abs(one.probabilities.numpy() - 0.5) > tolerance
                 assert ((other.masks == one.masks) | ~certain).all()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_boxes_are_those_of_a_cpu(device, micro, randomized, image, picture, precision):
+    """One box and two, beside the text and alone, of which some prompts of a pass have none."""
+    one, two = (
+        Exemplars(((0.25, 0.5, 0.3, 0.4),)),
+        Exemplars(((0.3, 0.3, 0.2, 0.2), (0.7, 0.6, 0.5, 0.5)), (True, False)),
+    )
+    given, answers = [one, None, two, one], []
+    for where in (torch.device("cpu"), device):
+        model = randomized(hy.inject(micro(), hy.HyperETConfig(scheme="A+C")), scale=0.05).to(where).eval()
+        predictor = Predictor(model, (*PROMPTS, VISUAL), 128, prompts_at_once=2, precision=precision)
+        with watching() as watch:
+            answers.append(found(predictor, image, given))
+    assert not watch.float64
+    tolerance = 1e-4 if precision == "32-true" else 0.1
+    for expected, answer in zip(*answers, strict=True):
+        torch.testing.assert_close(answer.scores.cpu(), expected.scores, atol=tolerance, rtol=0)
+        torch.testing.assert_close(answer.semantic.cpu(), expected.semantic, atol=tolerance, rtol=0)
+    plain = found(predictor, image)
+    assert not torch.equal(answers[1][0].scores.cpu(), plain[0].scores.cpu())
+    torch.testing.assert_close(answers[1][1].scores.cpu(), plain[1].scores.cpu(), atol=tolerance, rtol=0)
+    odd = picture.resize((101, 77))
+    boxes = Exemplars.in_pixels([(3, 5, 41, 33), (60, 40, 30, 30)], odd.size)
+    with watching() as watch:
+        for answer in TiledPredictor(predictor, Tiling.of("2x1")).predict(odd, [0, 3], [boxes] * 2):
+            detections = answer.detections(77, 101, 3)
+            assert {tuple(rle["size"]) for rle in detections.rles(3)} <= {(77, 101)}
+    assert not watch.float64
+
+
+def test_an_evaluation_with_boxes(device, micro, scenes, tmp_path):
+    _, split = scenes
+    protocol = Protocol(exemplars=2, exemplar_text=False, granularity=False, prompts_at_once=4)
+    metrics = []
+    for where in (torch.device("cpu"), device):
+        task = EvalTask(split, protocol, [0, 1])
+        run = open_run(EvalModel("base", micro().to(where)), task, RecordStore(tmp_path / where.type))
+        with watching() as watch:
+            record_images([run], [[0, 1]], lambda i: split.images.load_image(i).convert("RGB"), workers=0)
+        records = run.store.read_all([0, 1])
+        metrics.append(evaluate_records(run.evaluators, records, len(task.prompts)))
+    assert not watch.float64
+    assert metrics[0].keys() == metrics[1].keys()
+    scored = [{key: value for key, value in one.items() if "speed" not in key} for one in metrics]
+    assert scored[1] == pytest.approx(scored[0], abs=2e-3, nan_ok=True)
 
 
 def test_masks_of_large_pictures_are_enlarged_in_parts(device, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -50,6 +50,7 @@ class Case:
     passes: Passes = field(default_factory=Passes)
     precision: str = "32-true"
     more: int = 0  # synchronisations of ours beyond the usual
+    boxes: bool = False
 
 
 LEARNT = {"learn_curvature": True, "residual": 0.5, "learn_residual": True}
@@ -66,6 +67,10 @@ CASES = {
     "stage 3": Case({"scheme": "A+P"}, stage=3),
     "stage 3, checkpoints": Case({"scheme": "A+P"}, stage=3, passes=Passes(0, True), precision="bf16-mixed"),
     "pairs": Case({"scheme": "A+C"}, losses=PAIRS, more=8),
+    "boxes": Case({"scheme": "A+B"}, boxes=True),
+    "boxes, stage 3, a prompt at once, checkpoints": Case(
+        {"scheme": "A+P"}, stage=3, passes=Passes(1, True), precision="bf16-mixed", boxes=True
+    ),
     "a prompt at once": Case(passes=Passes(1)),
     "a prompt at once, checkpoints": Case({"scheme": "A+B+C+P"}, passes=Passes(1, True), precision="bf16-mixed"),
 }
@@ -75,6 +80,16 @@ CASES = {
 def batch(make_batch):
     """Two pictures with four prompts."""
     return make_batch([("car", [(20, 20, 80, 70)]), ("sky", [])], [("red car", [(0, 0, 60, 60), (70, 70, 120, 120)])])
+
+
+def boxed(batch):
+    """The batch with an exemplar box for the first prompt and another for the last one; the second has none."""
+    stage, (some, *_) = batch.find_inputs[0], batch.find_targets[0].boxes
+    boxes = some.repeat(1, len(stage.img_ids), 1)
+    has_none = torch.tensor([[False], [True], [False]])
+    labels = torch.ones(1, len(stage.img_ids), dtype=torch.bool)
+    given = replace(stage, input_boxes=boxes, input_boxes_label=labels, input_boxes_mask=has_none)
+    return replace(batch, find_inputs=[given])
 
 
 def stages_of(model, device, case):
@@ -95,7 +110,7 @@ def take(stages, batch, case):
 def test_a_step(device, micro, batch, name):
     case = CASES[name]
     model = hy.inject(micro(), hy.HyperETConfig(**case.adapter)).to(device)
-    stages, batch = stages_of(model, device, case), move_data_to_device(batch, device)
+    stages, batch = stages_of(model, device, case), move_data_to_device(boxed(batch) if case.boxes else batch, device)
     with watching() as watch:
         terms, norms = take(stages, batch, case)
     assert norms is not None
