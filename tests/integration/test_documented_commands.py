@@ -26,9 +26,9 @@ pytestmark = pytest.mark.integration
 
 NOT_RUN = {
     r"make (test|lint|format|docs)\b": "what CI itself runs: .ci/run; tests/unit/docs/test_site.py builds the site",
-    r"make demo\b(?!-)": "minutes; tests/integration/test_after_training.py runs its parts, experiment=smoke here",
+    r"make demo\b(?!-)": "minutes; it is train experiment=demo, and experiment=smoke is run here",
     r"make demo-page\b": "serves until it is stopped; tests/integration/test_demo_page.py opens the page",
-    r"sam3-hyperet ablate geometries run_dir=": "many runs; tests/integration/test_ablation_study.py has a study",
+    r"sam3-hyperet ablate geometries": "many runs; tests/integration/test_ablation_study.py has a study",
     r"(sam3-hyperet|python tools/)\W?benchmark\b(?!.*launcher)": "minutes; tests/unit/benchmarks has small sizes",
     r"sam3-hyperet radius .*pretrained=true": "weights of timm; tests/unit/cli/test_radius_tool.py runs small encoders",
     r"sam3-hyperet pretrain experiment=": "thousands of scenes; tests/integration/test_tiny_base.py trains a base",
