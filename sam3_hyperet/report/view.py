@@ -23,7 +23,7 @@ from sam3_hyperet.report.tables import MISSING, Metric, Row, number, value
 from sam3_hyperet.wording import count_of
 
 _IN_SIGHT = ("segm/AP", "mIoU", "presence/accuracy_absent", "presence/accuracy_present")  # others are folded
-_MOST_ROWS = 12  # of a metric in sight
+_MOST_ROWS, _OF_SEVERAL = 12, 8  # of a metric in sight; of several models, each of which is a line more
 _OPEN_PLOTS = 2  # of training, in sight
 
 _Blocks = list[tuple[Metric, list[Row]]]
@@ -36,7 +36,7 @@ def view(report: Report, score_threshold: float) -> dict[str, Any]:
     table = tables.rows(metrics, models)
     categories = tables.category_tables(metrics, models)
     adapted = tables.prefixes(models)
-    in_sight, folded = _blocks(table)
+    in_sight, folded = _blocks(table, _OF_SEVERAL if len(models) > 1 else _MOST_ROWS)
     training = training_plots(report.history, value(metrics, "train/best_step"))
     shown = {name: _panels(getattr(report, name), score_threshold) for name in ("gained", "lost", "examples")}
     page = {
@@ -83,13 +83,13 @@ def _colors(models: Sequence[str]) -> Sequence[str]:
     return ("base",) if tuple(models) == tables.ALONE else model_colors(max(len(models), 1))[1:]
 
 
-def _blocks(table: Sequence[Row]) -> tuple[_Blocks, _Blocks]:
+def _blocks(table: Sequence[Row], most: int) -> tuple[_Blocks, _Blocks]:
     """The rows by metric: those in sight, and those that are folded; box AP is in sight where there are no masks."""
     blocks = [(m, found) for m in tables.METRICS if (found := [row for row in table if row.metric is m])]
     has_masks = any(metric.key == "segm/AP" for metric, _ in blocks)
     first = (*_IN_SIGHT, *(() if has_masks else ("bbox/AP",)))
-    in_sight = [(metric, found[:_MOST_ROWS]) for metric, found in blocks if metric.key in first]
-    folded = [(metric, found[_MOST_ROWS:] if metric.key in first else found) for metric, found in blocks]
+    in_sight = [(metric, found[:most]) for metric, found in blocks if metric.key in first]
+    folded = [(metric, found[most:] if metric.key in first else found) for metric, found in blocks]
     folded = [(metric, found) for metric, found in folded if found]
     return (in_sight, folded) if in_sight else (folded, [])
 

@@ -117,8 +117,13 @@ def instance_panels(example: Example, score_threshold: float) -> list[Panel]:
         if best_first and not shown and best_first[0].score >= _FAINTEST:
             drawn = with_dashes(drawn, enlarge(np.asarray(best_first[0].mask, dtype=bool), SIDE))
             note += f"; dashed: {best_first[0].score:.2f}"
-        panels.append(Panel(name[:1].upper() + name[1:], data_uri(drawn), note))
+        panels.append(Panel(_title(name), data_uri(drawn), note))
     return panels
+
+
+def _title(name: str) -> str:
+    """A panel's title: names of models stay as they are."""
+    return name.capitalize() if name in ("ground truth", "base", "adapted") else name
 
 
 def semantic_panels(example: SemanticExample) -> tuple[list[Panel], list[tuple[str, str]]]:
@@ -126,7 +131,7 @@ def semantic_panels(example: SemanticExample) -> tuple[list[Panel], list[tuple[s
     panels = [Panel("Image", data_uri(enlarge(example.image, SIDE)))]
     seen: set[int] = set()
     for name, labels in {"ground truth": example.truth, **example.predicted}.items():
-        title = name[:1].upper() + name[1:]
+        title = _title(name)
         if labels.shape != example.image.shape[:2]:
             raise DataError(f"{title}: label map is {labels.shape}, its image {example.image.shape[:2]}")
         nothing = (labels == IGNORED) | (labels < 0)

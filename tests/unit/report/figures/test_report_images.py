@@ -59,7 +59,7 @@ def test_instance_panels():
     mask = square(10, 10, 30)
     detections = (Detection(mask, 0.3), Detection(mask, 0.29), Detection(mask, float("nan")))
     panels = instance_panels(Example(GREY, "car", "object", (mask,), {"base": (), "lora": detections}), 0.3)
-    assert [p.title for p in panels] == ["Image", "Ground truth", "Base", "Lora"]
+    assert [p.title for p in panels] == ["Image", "Ground truth", "Base", "lora"]
     assert [p.note for p in panels] == ["", "", "nothing above 0.3", ""]
     assert max(pixels(panels[3].address).shape) == 288
     absent = instance_panels(Example(GREY, "car", "object", (), {"base": ()}), 0.3)
@@ -89,7 +89,7 @@ def test_semantic_panels():
     truth, empty = np.zeros((60, 80), np.uint8), np.full((60, 80), 255, np.uint8)
     names = ("sky", "sea", "land")
     panels, legend = semantic_panels(SemanticExample(GREY, truth, {"base": empty, "lora": truth + 2}, names))
-    assert [p.title for p in panels] == ["Image", "Ground truth", "Base", "Lora"]
+    assert [p.title for p in panels] == ["Image", "Ground truth", "Base", "lora"]
     assert [p.note for p in panels] == ["", "", "100 % unassigned", ""]
     assert [name for name, _ in legend] == ["sky", "land", ""]
     assert legend[0][1] == "#" + palette(3)[0].tobytes().hex()
