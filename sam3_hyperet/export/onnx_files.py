@@ -43,6 +43,8 @@ def write_onnx(graph: Graph, folder: Path) -> Path:
                 f"{graph.file}: PyTorch {torch.__version__} cannot export this model: {reason}"
             ) from error
     assert program is not None
+    for node in program.model.graph:
+        node.metadata_props.clear()  # stack traces with this machine's paths, most of a small file
     program.save(path)
     return path
 
