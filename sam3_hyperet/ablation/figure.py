@@ -45,7 +45,7 @@ def arms_figure(arms: Sequence[Arm], gain: str, lost: str | None, most_lost: flo
             _estimate(axes, place, mean, (low, high), _DECIDED)
     panels[0].set_xlabel(f"gain in {gain}", color=_MUTED, fontsize=TEXT)
     if lost:
-        panels[1].set_xlabel(f"lost of {lost} (dashed: limit)", color=_MUTED, fontsize=TEXT)
+        panels[1].set_xlabel(f"lost of {lost}\n(dashed: limit)", color=_MUTED, fontsize=TEXT)
         panels[1].axvline(most_lost, color=_MUTED, linewidth=1, linestyle=(0, (4, 2)))
     _legend(figure, panels[0], bases)
     return figure
@@ -67,7 +67,10 @@ def differences_figure(named: Sequence[tuple[str, Difference]], margin: float) -
                 axes.plot(one.bases.means[base], place + _BELOW, marker, color=shade, markersize=3.6)
         if one.pairs.n:
             _estimate(axes, place, one.pairs.mean, one.pairs.interval, color, one.pairs.equivalence.interval)
-        word = "different" if one.over_pairs.different else "equivalent" if one.over_pairs.equivalent else "undecided"
+        verdict = one.over_pairs
+        word = "different" if verdict.different else "equivalent" if verdict.equivalent else "undecided"
+        if verdict.different and verdict.equivalent:
+            word += f", but within ±{short(margin)}"
         text = f"n = {one.pairs.n}, {word}" if one.pairs.n > 1 else f"n = {one.pairs.n}"
         axes.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center", color=color, fontsize=TEXT)
     reach = max(margin, *(abs(x) for x in axes.get_xlim()))
