@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
             manifest, said = None, f"no manifest is written: {error}, by out=FILE"
     console.print(said, soft_wrap=True, markup=False)
     tool = "train" if "train" in data.splits else "evaluate"
-    next_command = command_line(tool, *_run_options(values, root, arguments))
+    next_command = command_line(tool, *_run_options(tool, root, arguments))
     console.print(f"next: {next_command}", soft_wrap=True, markup=False)
     return manifest
 
@@ -131,8 +131,9 @@ def _is_manifest(path: Path) -> bool:
         return False
 
 
-def _run_options(values: dict[str, Any], root: Path, arguments: Sequence[str]) -> list[str]:
-    """What `train` needs to use the data set as it was checked."""
-    chosen = [argument for argument in arguments if argument.startswith("data=")][-1:] or ["data=auto"]
+def _run_options(tool: str, root: Path, arguments: Sequence[str]) -> list[str]:
+    """What the tool needs to use the data set as it was checked."""
+    whatever = "experiment=own_data" if tool == "train" else "data=auto"
+    chosen = [argument for argument in arguments if argument.startswith("data=")][-1:] or [whatever]
     own = [one for one in arguments if one.startswith(("paths.", "data.")) and not one.startswith("data.root=")]
     return [*chosen, f"data.root={root}", *own]
