@@ -41,7 +41,7 @@ CASES = [
     (["doctor", "data.rot=x"], 1, "did you mean root?"),
     (["merge", "output=x"], 1, "did you mean out?"),
     (["export", "--help"], 0, "Nothing is written where they differ"),
-    (["export", "boxe=2"], 1, "did you mean boxes?"),
+    (["export", "bboxes=2"], 1, "did you mean boxes?"),
     (["ablate", "evidence", "only=lorents"], 1, "only='lorents' is unknown; expected one of"),
     (
         ["radius", "encoder=timm:a", "images=x", "scale=height"],
