@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -33,15 +34,22 @@ MICRO = replace(
 )
 
 
-@pytest.fixture(scope="session")
-def tiny_is_micro():
-    """Within it, model=tiny is the micro architecture."""
+@contextmanager
+def _tiny_is_micro():
+    """Never for longer than a test or the making of a fixture: other tests of the process have the tiny model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(build.ARCHITECTURES, "tiny", MICRO)
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
+def tiny_is_micro():
+    """Within it, model=tiny is the micro architecture."""
+    with _tiny_is_micro():
+        yield
+
+
+@pytest.fixture
 def micro_with(tiny_is_micro):
     """A function from an adapter's options to the micro model with it, its parameters not at their start."""
     return _micro_with
@@ -57,17 +65,19 @@ def _micro_with(**options):
 
 
 @pytest.fixture(scope="session")
-def adapter(tiny_is_micro, tmp_path_factory):
+def adapter(tmp_path_factory):
     """The file of an adapter that does not fold: hyperbolic, behind the text and the fusion encoder, with gates."""
     path = tmp_path_factory.mktemp("adapter") / "shop.safetensors"
-    hy.save_adapter(_micro_with(sites=("encoder_layer", "prompt"), geometry="gyro", gate="prompt"), path)
+    with _tiny_is_micro():
+        hy.save_adapter(_micro_with(sites=("encoder_layer", "prompt"), geometry="gyro", gate="prompt"), path)
     return path
 
 
 @pytest.fixture(scope="session")
 def adapted(adapter):
     """The micro model with that adapter, at dial 0.5."""
-    model = hy.load_adapter(hy.build_model("tiny", checkpoint="random"), adapter)
+    with _tiny_is_micro():
+        model = hy.load_adapter(hy.build_model("tiny", checkpoint="random"), adapter)
     hy.set_dial(model, 0.5)
     return model
 
@@ -77,5 +87,6 @@ def exported(adapter, tmp_path_factory):
     """The folder of the model's export at dial 0.5, for up to two boxes of a prompt."""
     out = tmp_path_factory.mktemp("export") / "new" / "onnx"
     given = ["model.checkpoint=random", f"adapter={adapter}", "dial=.5", f"out={out}", "boxes=2"]
-    assert main([*given, "prompts=[car,small red house,sky]"]) == out
+    with _tiny_is_micro():
+        assert main([*given, "prompts=[car,small red house,sky]"]) == out
     return out
