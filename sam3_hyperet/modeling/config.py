@@ -27,7 +27,7 @@ _PACKAGED_ADAPTERS = {"tiny_levels": "tiny_levels_adapter.safetensors"}
 
 @dataclass(frozen=True)
 class HyperETConfig:
-    """An adjustment and the places it goes to; the defaults are the ones that evidence favours.
+    """An adjustment and the places it goes to.
 
     Attributes:
         scheme: "none", "A", "B", "C", "P", or several joined by "+"; ignored where `sites` is given.

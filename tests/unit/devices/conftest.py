@@ -8,37 +8,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from micro_model import MICRO
 from pretend_device import OWN_PROCESS, pretend_device
 from torchvision.ops import sigmoid_focal_loss
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.modeling.build import Architecture, assemble
+from sam3_hyperet.modeling.build import assemble
 
 collect_ignore = [] if os.environ.get(OWN_PROCESS) else ["test_training_on_a_device.py"]
-MICRO = Architecture(
-    resolution=128,
-    patch_size=16,
-    pretrain_resolution=128,
-    vit_width=16,
-    vit_depth=2,
-    vit_heads=2,
-    vit_mlp_ratio=1.0,
-    drop_path=0.1,
-    window_size=4,
-    global_blocks=(1,),
-    scale_factors=(2.0, 1.0, 0.5),
-    text_width=16,
-    text_heads=2,
-    text_layers=1,
-    width=32,
-    heads=2,
-    feedforward=32,
-    encoder_layers=2,
-    decoder_layers=2,
-    queries=6,
-    geometry_layers=1,
-    upsampling_stages=1,
-)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import replace
 
+import micro_model
 import pytest
 import torch
 
@@ -14,24 +15,7 @@ from sam3_hyperet.modeling import build
 from sam3_hyperet.modeling.parameters import adapter_parameters
 
 SIDE = 64
-MICRO = replace(
-    build.ARCHITECTURES["tiny"],
-    resolution=SIDE,
-    vit_width=16,
-    vit_depth=2,
-    vit_heads=2,
-    vit_mlp_ratio=1.0,
-    global_blocks=(1,),
-    text_width=16,
-    text_heads=2,
-    text_layers=1,
-    width=32,
-    heads=2,
-    feedforward=32,
-    encoder_layers=1,
-    decoder_layers=1,
-    queries=6,
-)
+MICRO = replace(micro_model.MICRO, resolution=SIDE, encoder_layers=1, decoder_layers=1)
 
 
 @contextmanager

@@ -1,0 +1,30 @@
+"""SAM 3's classes as small as tests want them."""
+
+from __future__ import annotations
+
+from sam3_hyperet.modeling.build import Architecture
+
+MICRO = Architecture(
+    resolution=128,
+    patch_size=16,
+    pretrain_resolution=128,
+    vit_width=16,
+    vit_depth=2,
+    vit_heads=2,
+    vit_mlp_ratio=1.0,
+    drop_path=0.1,
+    window_size=4,
+    global_blocks=(1,),
+    scale_factors=(2.0, 1.0, 0.5),
+    text_width=16,
+    text_heads=2,
+    text_layers=1,
+    width=32,
+    heads=2,
+    feedforward=32,
+    encoder_layers=2,
+    decoder_layers=2,
+    queries=6,
+    geometry_layers=1,
+    upsampling_stages=1,
+)
