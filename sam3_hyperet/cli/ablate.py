@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sam3_hyperet.cli.ablation_failures import raise_failed
 from sam3_hyperet.cli.ablation_study import open_study
-from sam3_hyperet.cli.ablation_work import left_lines, raise_failed, submit, work, write_results
+from sam3_hyperet.cli.ablation_work import left_lines, submit, work, write_results
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if study.options.launcher.name == "local":
         failed = work(study)
         write_results(study)
-        raise_failed(failed)
+        raise_failed(study, failed)
     else:
         submit(study)
     return study.csv

@@ -78,7 +78,7 @@ class Composer:
         if (data, base) in self._recipes:
             return copy.deepcopy(self._recipes[data, base])
         assert isinstance(recipe, dict)
-        where = f"run_dir={self.folder / 'bases' / f'{data}_{base}'}"
+        where = f"run_dir={self.base_folder(data, base)}"
         # it has scenes of its own, which must not be drawn where those of the runs are
         paths = [one for one in self.given if one.startswith("paths.") and not one.startswith("paths.scenes=")]
         arguments = [*paths, *overrides({"logger": "none", **recipe}), where, "evaluate=false"]
@@ -86,6 +86,10 @@ class Composer:
         read_run(_plain(config))
         self._recipes[data, base] = config
         return copy.deepcopy(config)
+
+    def base_folder(self, data: str, base: str) -> Path:
+        """The folder of the run that makes a base by its recipe."""
+        return self.folder / "bases" / f"{data}_{base}"
 
     def base_file(self, data: str, base: str) -> Path:
         """Where a base is put that is made by a recipe."""

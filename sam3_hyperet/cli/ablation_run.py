@@ -5,7 +5,7 @@ import gc
 import math
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from sam3_hyperet.ablation.failures import recorded
 from sam3_hyperet.ablation.plan import GAIN, LOST
 from sam3_hyperet.ablation.rows import TRIALS, cell, leave_row
+from sam3_hyperet.cli.ablation_failures import reason_of
 from sam3_hyperet.cli.ablation_study import LOG
 from sam3_hyperet.cli.command import exit_cleanly, write_json
 from sam3_hyperet.cli.pretrain import save_best
@@ -87,7 +89,7 @@ class Job:
 
 def run_job(config: DictConfig) -> None:
     """A run of a study as a job on a cluster runs it: an error of the user is one line of its log."""
-    exit_cleanly(run)(config)
+    _as_job(config, lambda: run(config))
 
 
 def run(config: DictConfig) -> dict[str, str]:
@@ -135,7 +137,15 @@ def make_base_job(config: DictConfig) -> None:
     """A base as a job on a cluster makes it."""
     config = config.copy()
     file = Path(config.pop(JOB))
-    exit_cleanly(make_base)(config, file)
+    _as_job(config, lambda: make_base(config, file))
+
+
+@exit_cleanly
+def _as_job(config: DictConfig, make: Callable[[], object]) -> None:
+    """Make what a folder is of, which then tells why it failed, if it did."""
+    folder = Path(config.run_dir)
+    with sole_use(folder), recorded(folder, reason_of):
+        make()
 
 
 def make_base(config: DictConfig, file: Path) -> None:

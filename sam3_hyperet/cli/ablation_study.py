@@ -58,15 +58,38 @@ class Study:
         return self.folder / ("rows" if layout is RUNS else "trial_rows")
 
     def choices(self) -> dict[tuple[str, str], Choice]:
-        """What the trials so far have chosen for each arm of the part, by (data, arm)."""
-        return choices_of(self.trials, self.rows(TRIALS))
+        """What the trials have chosen for each arm of the part that has all of its trials, by (data, arm)."""
+        untuned = self._untuned()
+        tried = [trial for trial in self.trials if (trial.data, trial.arm) not in untuned]
+        return choices_of(tried, self.rows(TRIALS))
 
     def left(self, layout: Layout) -> list[Run]:
-        """The runs, or the trials, without a row that is theirs. Raises ConfigError as `missing`."""
-        runs = self.trials
-        if layout is RUNS:
-            choices = self.choices()
-            runs = [with_options(run, choices) for run in runs_of(self.part)]
+        """The runs, or the trials, without a row that is theirs. Raises ConfigError as `missing`.
+
+        Of an arm that lacks trials, which options its runs have is open: any row is theirs.
+        """
+        if layout is TRIALS:
+            return self._missing(self.trials, TRIALS)
+        untuned, choices = self._untuned(), self.choices()
+        runs = [with_options(run, choices) for run in runs_of(self.part)]
+        there = {RUNS.key_of(row) for row in self.rows(RUNS)}
+        left = set(self._missing([run for run in runs if (run.data, run.arm) not in untuned], RUNS))
+        left |= {run for run in runs if (run.data, run.arm) in untuned and run.key(RUNS) not in there}
+        return [run for run in runs if run in left]
+
+    def ready(self, layout: Layout) -> list[Run]:
+        """Those left whose base is there and, of runs, whose arm has all of its trials."""
+        unmade, untuned = set(self.bases_left()), self._untuned() if layout is RUNS else set()
+        return [
+            run
+            for run in self.left(layout)
+            if (run.data, run.base) not in unmade and (run.data, run.arm) not in untuned
+        ]
+
+    def _untuned(self) -> set[tuple[str, str]]:
+        return {(trial.data, trial.arm) for trial in self.left(TRIALS)}
+
+    def _missing(self, runs: Sequence[Run], layout: Layout) -> list[Run]:
         identities = {run: self.composer.identity(run) for run in runs}
         return missing(identities, self.rows(layout), layout, self.options.changed)
 

@@ -1,0 +1,103 @@
+"""Bases, trials and runs of a study made one by one, beside other processes that make the same; without torch."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sam3_hyperet.ablation.failures import failure_in, recorded
+from sam3_hyperet.cli.ablation_failures import failures, reason_of
+from sam3_hyperet.cli.ablation_study import LOG, Study
+from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.files import sole_use
+from sam3_hyperet.wording import count_of
+
+_WAIT_SECONDS = 20
+
+
+@dataclass
+class Budget:
+    """How much may be begun in this call: so many runs, and none that would end after so many hours."""
+
+    runs: int | None
+    hours: float | None
+    started: float = field(default_factory=time.monotonic)
+    begun: int = 0
+
+    def allows(self, seconds: float | None) -> bool:
+        """Whether one more run may begin that is expected to take so long."""
+        late = self.hours is not None and time.monotonic() - self.started + (seconds or 0) > 3600 * self.hours
+        return not late and (self.runs is None or self.begun < self.runs)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A base, a trial or a run to be made.
+
+    Attributes:
+        is_left: whether no process has made it meanwhile.
+        seconds: how long it is expected to take, None where nothing says it.
+        make: makes it and returns what came of it, in a line.
+    """
+
+    name: str
+    folder: Path
+    is_left: Callable[[], bool]
+    make: Callable[[], str]
+    seconds: Callable[[], float | None] = lambda: None
+
+
+class Attempts:
+    """The tasks of a call, each of which is tried once: what fails here, or in another process, is left to the next.
+
+    failed: what failed here, by name, with the reasons.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.failed: dict[str, str] = {}
+        self._say, self._earlier = study.say, failures(study)
+
+    def has_failed(self, task: Task) -> bool:
+        """Whether a task has failed since the call began, in any process."""
+        found = failure_in(task.folder)
+        return task.name in self.failed or (found is not None and found != self._earlier.get(task.folder))
+
+    def make(self, tasks: Sequence[Task], budget: Budget, *, wait: bool) -> None:
+        """Make tasks in their order, as far as the budget goes; those that another process is at are left to it.
+
+        wait: for these, too: all of them are needed for what comes next.
+        """
+        todo = list(tasks)
+        while todo:
+            busy = []
+            for task in todo:
+                if not budget.allows(task.seconds()):
+                    return
+                with ExitStack() as stack:
+                    try:
+                        stack.enter_context(sole_use(task.folder))
+                    except ConfigError:  # another process is at it
+                        busy.append(task)
+                        continue
+                    if task.is_left() and not self.has_failed(task):
+                        budget.begun += 1
+                        self._make(task)
+            if busy and not wait:
+                self._say(f"being made by other processes: {count_of(len(busy), 'run')}")
+                return
+            if todo := busy:
+                time.sleep(_WAIT_SECONDS)
+
+    def _make(self, task: Task) -> None:
+        try:
+            with recorded(task.folder, reason_of):
+                line = task.make()
+        except Exception as error:  # a bug or a lack of memory in one arm, too, leaves the others as they are
+            self.failed[task.name] = reason_of(error)
+            self._say(f"failed: {task.name}: {self.failed[task.name]}; log: {task.folder / LOG}")
+        except (SystemExit, KeyboardInterrupt):
+            self._say(f"stopped in {task.name}; the same command goes on")
+            raise
+        else:
+            self._say(line)
