@@ -51,8 +51,8 @@ def write_evidence(csv: str | Path, plan: Plan, folder: str | Path, failed: Sequ
 
     A block stands between lines `<!-- begin ablation PLAN/BLOCK -->` and `<!-- end ablation PLAN/BLOCK -->`; the blocks
     are answers, arms, differences and bases; all but the last have the lines of what failed. Those that the page has
-    are replaced, where they stand; a page with none of the plan's gets all of them at its end. Nothing else changes, and
-    files that would stay the same are left alone.
+    are replaced, where they stand; a page with none of the plan's gets all of them at its end. Nothing else changes,
+    and files that would stay the same are left alone.
 
     Raises DataError for rows, as `read_results`, and for markers that do not pair.
     """
