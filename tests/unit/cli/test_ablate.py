@@ -1,22 +1,16 @@
-"""`sam3-hyperet ablate` with a stub in place of a run: order, resumption, changed plans, parts, failures, Slurm."""
+"""`sam3-hyperet ablate` with a stub in place of a run: order, resumption, changed plans, parts, Slurm."""
 
 from __future__ import annotations
 
-import copy
-import functools
 import shutil
 from pathlib import Path
 
 import pytest
-import yaml
+from stub_study import GAINS, PLAN, names
 
-from sam3_hyperet.ablation import evidence
-from sam3_hyperet.ablation.failures import recorded
-from sam3_hyperet.ablation.rows import RUNS, TRIALS, cell, leave_row, read_rows
+from sam3_hyperet.ablation.rows import RUNS, TRIALS, read_rows
 from sam3_hyperet.ablation.runs import runs_of
-from sam3_hyperet.cli import ablation_attempts, ablation_configs, ablation_inputs, ablation_run, ablation_work
-from sam3_hyperet.cli.ablate import main
-from sam3_hyperet.cli.ablation_attempts import Attempts, Budget
+from sam3_hyperet.cli import ablation_attempts, ablation_inputs, ablation_run, ablation_work
 from sam3_hyperet.cli.ablation_configs import in_layers
 from sam3_hyperet.cli.ablation_study import open_study
 from sam3_hyperet.cli.command import CONFIGS
@@ -25,71 +19,7 @@ from sam3_hyperet.files import sole_use
 from sam3_hyperet.training.loop import TrainingFailed
 from sam3_hyperet.training.options import STATE_FILE
 
-PLAN = {
-    "common": {"experiment": "smoke", "hyperet.sites": ["encoder_layer", "prompt"]},
-    "data": {
-        "scenes": {
-            "options": {"data": "scenes_levels", "data.prompt_weights": None},
-            "metrics": {"new": "held_out/segm/AP", "old": "known/segm/AP"},
-            "gain": "new",
-            "lost": "old",
-        }
-    },
-    "arms": {"flat": {"geometry": "euclidean"}, "curved": {"geometry": "lorentz"}, "A": {"scheme": "A"}},
-    "seeds": [0, 1],
-    "comparisons": [["curved", "flat"]],
-}
-GAINS = {"flat": 0.1, "curved": 0.2, "A": 0.05}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def composed_once():
-    """Configurations of the same arguments are composed once for all tests."""
-    real = ablation_configs.parse_command
-    known = functools.cache(lambda tool, arguments: real(tool, list(arguments)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            ablation_configs, "parse_command", lambda tool, arguments: copy.deepcopy(known(tool, tuple(arguments)))
-        )
-        yield
-
-
-@pytest.fixture
-def study(tmp_path):
-    """A function that runs the tool on a plan in a folder, with changes to the plan."""
-
-    def run(*arguments: str, tool=main, **changes: object):
-        file = tmp_path / "study.yaml"
-        file.write_text(yaml.safe_dump({**PLAN, **changes}, sort_keys=False))
-        return tool([str(file), f"run_dir={tmp_path / 'study'}", *arguments])
-
-    return run
-
-
-@pytest.fixture
-def made(monkeypatch):
-    """The configurations of the runs that were made by a stub, in their order."""
-    configs = []
-
-    def stub(config):
-        job = config.ablation
-        configs.append(config)
-        lr = config.optim.lr
-        row = {**job.cells, "gain": GAINS[job.cells.arm] + lr, "lost": 0.01, "dial": 1.0, "seconds": 2.0}
-        row |= {"gain@1": row["gain"], "lost@1": 0.05}
-        row |= {"date": "2026-01-01", "identity": job.identity}
-        row = {name: cell(value) for name, value in row.items()}
-        leave_row(Path(job.rows), job.name, row)
-        return row
-
-    monkeypatch.setattr(ablation_run, "run", stub)
-    monkeypatch.setattr(evidence, "svg_of", lambda figure: "<svg/>\n")  # drawing takes longer than all the rest
-    monkeypatch.setattr(ablation_inputs, "check_inputs", lambda study: None)
-    return configs
-
-
-def names(configs) -> list[str]:
-    return [Path(config.run_dir).name for config in configs]
+pytestmark = pytest.mark.usefixtures("composed_once")
 
 
 def test_a_study_goes_on_where_it_was_stopped(study, made, capsys):
@@ -151,98 +81,6 @@ def test_a_tie_of_trials_is_said_and_stands_on_the_page(study, made, capsys):
     said = "uned: scenes, flat: optim.warmup=1 (warning: a tie: optim.warmup=2 had a gain of +0.103 as well; of equal"
     assert f"t{said}" in capsys.readouterr().out
     assert f"T{said}" in (csv.parent / "evidence.md").read_text()
-
-
-@pytest.fixture
-def failing(made, monkeypatch):
-    """Errors of runs and bases to be raised, by the name of their folder; the stub makes the others."""
-    errors: dict[str, BaseException] = {}
-    stub = ablation_run.run
-
-    def run(config):
-        if (error := errors.get(Path(config.run_dir).name)) is not None:
-            raise error
-        return stub(config)
-
-    def make_base(config, file):
-        if (error := errors.get(Path(config.run_dir).name)) is not None:
-            raise error
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"weights")
-
-    monkeypatch.setattr(ablation_run, "run", run)
-    monkeypatch.setattr(ablation_run, "make_base", make_base)
-    return errors
-
-
-def test_a_failed_run_does_not_end_the_others(study, made, failing, tmp_path, capsys):
-    failing["scenes_base_curved_seed0"] = UserError("no finite loss")
-    failing["scenes_base_curved_seed1"] = RuntimeError("shapes differ:\n2 and 3")
-    why = "2 of 6 runs failed: scenes_base_curved_seed0: no finite loss; scenes_base_curved_seed1: RuntimeError: shapes"
-    with pytest.raises(UserError, match=f"^{why} differ: 2 and 3; what else could be made is, and the same command"):
-        study()
-    assert len(made) == 4
-    said = capsys.readouterr().out
-    assert f"failed: scenes_base_curved_seed0: no finite loss; log: {tmp_path / 'study'}/runs" in said
-    assert "4 rows of study" in said
-    page = tmp_path / "study" / "evidence.md"
-    assert why.replace("_", "\\_") in page.read_text()
-    study("runs=0")  # says it as well, and ends well: nothing was to be made
-    assert why in capsys.readouterr().out
-    failing["scenes_base_curved_seed0"] = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        study()
-    assert len(made) == 4
-    failing.clear()
-    study()  # makes them, and forgets why they failed
-    assert len(made) == 6
-    assert "failed" not in page.read_text()
-    assert not list((tmp_path / "study").rglob("failed.json"))
-
-
-def test_a_failed_base_leaves_the_others_and_their_runs(study, made, failing, monkeypatch, capsys):
-    recipe = {"experiment": "pretrain_levels", "train.max_steps": 90}
-    bases = {"first": {"pretrain": {**recipe, "seed": 1}}, "second": {"pretrain": {**recipe, "seed": 2}}}
-    plan = {"data": {"scenes": {**PLAN["data"]["scenes"], "bases": bases}}}
-    failing["scenes_first"] = UserError("out of memory")
-    with pytest.raises(UserError, match=r"1 of 2 bases failed: scenes/first: out of memory; what else"):
-        study("seeds=[0]", **plan)
-    assert names(made) == [f"scenes_second_{arm}_seed0" for arm in GAINS]
-    assert "3 runs left, 3 of them until their base or the trials of their arm are there" in capsys.readouterr().out
-    sent = []
-    monkeypatch.setattr(ablation_work, "submit_jobs", lambda *given, **more: sent.append(given))
-    monkeypatch.setattr(ablation_work, "recognised_here", lambda config, say: config)
-    for expected in (["scenes_second_flat_seed1"], ["scenes_first"]):  # a failed one comes last
-        study("only=flat", "launcher=slurm", **plan)
-        function, configs, *_ = sent.pop()
-        assert names(configs) == expected
-        assert "1 of 2 bases failed: scenes/first: out of memory" in capsys.readouterr().out
-        for config in configs if "run_job" in function else ():
-            ablation_run.run(config)
-    with pytest.raises(SystemExit):
-        ablation_run.make_base_job(configs[0])
-    assert capsys.readouterr().err == "error: out of memory\n"
-    failing.clear()
-    ablation_run.make_base_job(configs[0])
-    study(**plan)
-    assert len(made) == 12
-
-
-def test_a_failed_trial_leaves_the_other_arms(study, made, failing, monkeypatch, capsys):
-    plan = {"tune": {"options": {"optim.lr": [0.1, 0.2]}, "seed": 7}}
-    failing["scenes_base_flat_seed7_lr0.2"] = UserError("out of memory")
-    with pytest.raises(UserError, match=r"1 of 6 trials failed: scenes_base_flat_seed7_lr0\.2: out of memory; what"):
-        study("seeds=[0]", **plan)
-    assert names(made)[5:] == ["scenes_base_curved_seed0", "scenes_base_A_seed0"]
-    assert "tuned: scenes, flat" not in capsys.readouterr().out
-    monkeypatch.setattr(Attempts, "_make", lambda attempts, task: pytest.fail(f"{task.name} is made once more"))
-    opened = study("seeds=[0]", tool=open_study, **plan)
-    attempts = Attempts(opened)
-    with pytest.raises(UserError), recorded(opened.composer.folder_of(opened.left(TRIALS)[0]), str):
-        raise UserError("in another process, meanwhile")
-    tasks = ablation_work._run_tasks(opened, TRIALS, attempts, ablation_run.run)
-    attempts.make(tasks, Budget(None, None), wait=True)
-    assert [attempts.has_failed(task) for task in tasks] == [True]
 
 
 def test_runs_of_another_process_are_left_to_it(study, made, tmp_path, monkeypatch, capsys):
