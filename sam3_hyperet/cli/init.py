@@ -16,7 +16,7 @@ from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.sources import open_split, prompt_sampler, read_split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import replacing
-from sam3_hyperet.layouts.table import explicit
+from sam3_hyperet.layouts.table import AS_OPTIONS, explicit
 from sam3_hyperet.options import read_options
 from sam3_hyperet.recipes.choices import OWN_DATA, Content, data_choices, held_out, recipe_of, run_choices
 from sam3_hyperet.recipes.commented import document
@@ -107,7 +107,7 @@ def _annotations(images: AnnotatedImages) -> dict[str, int]:
 
 def _data_head(data: DataOptions, content: Content, notes: Sequence[str]) -> Iterator[str]:
     yield f"Data set {data.name}, written by sam3-hyperet init {__version__}; options: sam3-hyperet train --help data"
-    yield from (line for line in notes if not line.startswith("data "))  # these are below
+    yield from (line for line in notes if not line.startswith(AS_OPTIONS))  # these are below
     splits = list(dict.fromkeys(split for counts in content.annotations.values() for split in counts))
     rows = sorted(content.annotations.items(), key=lambda row: -sum(row[1].values()))
     yield ""

@@ -80,7 +80,8 @@ class Inputs:
             expected = f"expected categories of {file}, whose ids results.json has: {some(list(categories), 20)}"
             raise ConfigError(f"exemplars={config.exemplars}: boxes of {some(others)}; {expected}")
         paths, numbers = [one.path for one in images], [one.image_id for one in images]
-        inputs = cls(paths, numbers, categories, upright, found, tuple(categories), notes=_matched(names))
+        notes = (*found.remarks, *_matched(names))
+        inputs = cls(paths, numbers, categories, upright, found, tuple(categories), notes=notes)
         return inputs._with(stated, names, config.exif)
 
     def _with(self, stated: ExemplarFile | None, names: Mapping[str, str], exif: str) -> "Inputs":

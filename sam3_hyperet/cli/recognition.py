@@ -19,7 +19,7 @@ def recognised(config: DictConfig, say: Callable[[str], None]) -> DictConfig:
     """
     found = {}
     for key, section in _data_sections(config):
-        options, lines = explicit(read_options(DataOptions, OmegaConf.to_container(section), key))
+        options, lines = explicit(read_options(DataOptions, OmegaConf.to_container(section), key), key)
         for line in lines:
             say(line if key == "data" else f"{key}: {line}")
         found |= {key: asdict(options)} if lines else {}

@@ -8,7 +8,6 @@ counted in `adjusted`. Polygons become masks one image at a time, so the whole o
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -17,24 +16,22 @@ import numpy as np
 
 from sam3_hyperet.arrays.ragged import Ragged
 from sam3_hyperet.data.annotations import (
-    MAX_CATEGORY_ID,
     AnnotatedImages,
     Category,
     ImageInfo,
     Instance,
     field,
     image_size,
-    read_category,
     records,
     shown,
     some,
-    spoken,
 )
 from sam3_hyperet.data.coco_annotations import AnnotationTable
+from sam3_hyperet.data.coco_categories import ROOT, read_categories, root_remark
 from sam3_hyperet.data.coco_file import CocoFile, image_fields
 from sam3_hyperet.data.coco_index import CocoIndex
 from sam3_hyperet.data.coco_json import CocoJson
-from sam3_hyperet.data.coco_records import as_whole_number, read_id, read_side
+from sam3_hyperet.data.coco_records import read_id, read_side
 from sam3_hyperet.data.finding import Listing, leaves_folder
 from sam3_hyperet.data.hierarchy import ConceptTree, read_tree, with_tree
 from sam3_hyperet.data.phrases import has_phrases, with_phrases_as_categories
@@ -62,6 +59,7 @@ class CocoInstances(AnnotatedImages):
         self.boxed = int(file.boxed.sum())
         if file.crowds and not self._has_crowds:
             self.adjusted["crowd, read as an instance"] = file.crowds
+        self.left_out = frozenset([file.root.lower()] if file.root else ())
         ids, counts = np.unique(file.categories, return_counts=True)
         self.counts = dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
@@ -157,7 +155,7 @@ def read_coco(
     if found_by_end:
         found.adjusted["image path of another place or spelling, found by its end"] = found_by_end
     left = f"{left_out:,} image files of {folder} have no record in {path.name} and are left out" if left_out else ""
-    found.remarks = (*index.remarks, *filter(None, [left]))
+    found.remarks = (*index.remarks, *filter(None, [root_remark(file.root), left]))
     return found
 
 
@@ -191,6 +189,7 @@ def read_coco_images(annotations: Path, images: Path, *, upright: bool = False) 
     _fill_sizes(head["sizes"], paths, images, upright, adjusted)
     records_of = zip(head["image_ids"].tolist(), paths, head["sizes"].tolist(), strict=True)
     found = CocoImages(head["vocabulary"], [ImageInfo(i, images / path, *size) for i, path, size in records_of])
+    found.remarks = tuple(filter(None, [root_remark(head["root"])]))
     found.is_upright = upright
     return found
 
@@ -202,8 +201,9 @@ def _read_head(source: CocoJson, adjusted: Counter[str]) -> dict[str, Any]:
         raise DataError(f"{path}: found a {type(content).__name__}, expected an object with images, annotations, …")
     if has_phrases(content):
         source.content = content = with_phrases_as_categories(content, path, adjusted)
-    vocabulary = tuple(_categories(source, content, adjusted))
-    return {"vocabulary": vocabulary, **_images(content, path, {one.id for one in vocabulary}, adjusted)}
+    vocabulary, root = read_categories(source, content, adjusted)
+    known = {one.id for one in vocabulary} | ({ROOT} if root else set())
+    return {"vocabulary": vocabulary, "root": root, **_images(content, path, known, adjusted)}
 
 
 def _with_tree(vocabulary: Sequence[Category], path: Path, tree: Path | str | None) -> Sequence[Category]:
@@ -213,44 +213,6 @@ def _with_tree(vocabulary: Sequence[Category], path: Path, tree: Path | str | No
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     return categories
-
-
-def _categories(source: CocoJson, content: Mapping[str, Any], adjusted: Counter[str]) -> list[Category]:
-    path = source.path
-    listed = list(records(content, "categories", path))
-    named = [record for _, record in listed if isinstance(record.get("name"), str)]
-    named_by = {spoken(record["name"]): as_whole_number(record.get("id")) for record in named}
-    found: dict[int, Category] = {}
-    supers, ids = dict[str, int](), dict[str, int]()  # of supercategories, of names as SAM 3 reads them
-    for where, record in listed:
-        number = read_id(field(record, "id", where), f"{where}: its id", adjusted, MAX_CATEGORY_ID)
-        category, where = read_category({**record, "id": number}, where, f"{path}: category")
-        text = category.name
-        if number in found:
-            raise DataError(f"{where}: two categories have this id ({found[number].name!r} and {text!r})")
-        if (other := ids.get(text.lower())) is not None:
-            used = source.used_categories()
-            if number in used and other in used:
-                raise DataError(
-                    f"{where}: category {other} has the same name {text!r} ({found[other].name!r}), and so the same "
-                    "prompt; expected one category, or names that tell them apart"
-                )
-            adjusted["category without annotation, named as another is, left out"] += 1
-            if number not in used:
-                continue
-            del found[other]
-        parents: tuple[int, ...] = ()
-        above = record.get("supercategory")
-        above = spoken(above) if isinstance(above, str) and above != "none" else ""
-        if above and above != text and (parent := named_by.get(above)) is not None:
-            parents, above = (parent,), ""
-        elif above:
-            parents = (supers.setdefault(above, -1 - len(supers)),)  # an id no category can have
-        found[number] = replace(category, parents=parents, supercategory=above)
-        ids[text.lower()] = number
-    if not found:
-        raise DataError(f"{path}: it has no categories")
-    return list(found.values())
 
 
 def _images(content: Mapping[str, Any], path: Path, categories: Set[int], adjusted: Counter[str]) -> dict[str, Any]:

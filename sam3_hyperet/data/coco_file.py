@@ -24,6 +24,7 @@ class CocoFile:
     images: positions. crowd: `iscrowd`. boxed: outlined by the box, for want of a mask. stated: (A, 5) x, y, width,
     height, area; NaN where that follows from the mask. parts: (A, 2) the first of a row's polygons and the one after
     the last; where these are equal, the number of its compressed run lengths.
+    root: name of the category above all others that annotates nothing, which is left out; "" for none.
     """
 
     vocabulary: tuple[Category, ...]
@@ -48,6 +49,7 @@ class CocoFile:
     parts: np.ndarray
     polygons: Ragged
     run_lengths: Ragged
+    root: str = ""
 
     def instance(self, row: int, crowds: bool) -> Instance:
         """The annotation of one row; without `crowds` it is one instance in any case."""

@@ -84,7 +84,9 @@ class CocoJson:
             self.content = read_json(path)
 
     def used_categories(self) -> set[int | None]:
-        """The category ids of all annotations. Raises DataError."""
+        """The category ids of all annotations, none where the file has no list of them. Raises DataError."""
+        if self._raw is None and "annotations" not in self.content:
+            return set()
         if self._raw is None:
             found = (record.get("category_id") for _, record in records(self.content, "annotations", self.path))
         else:

@@ -10,6 +10,7 @@ from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.layouts import coco, masks, yolo
 from sam3_hyperet.layouts.layout import Found, Layout
+from sam3_hyperet.layouts.override import override
 from sam3_hyperet.layouts.unread import unread_format
 
 LAYOUTS: tuple[Layout, ...] = (coco.LAYOUT, yolo.LAYOUT, masks.LAYOUT)
@@ -17,14 +18,15 @@ _OF_A_SET = ("annotations", "images", "train", "val", "valid", "test")  # names 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 _SHOWN = 12  # entries of a folder, in a message
 _MOST = 200  # folders within the root that are looked into
+AS_OPTIONS = "as options: "
 _DEFAULTS = {field.name: field.default for field in fields(DataOptions)}
 
 
-def explicit(options: DataOptions) -> tuple[DataOptions, list[str]]:
+def explicit(options: DataOptions, key: str = "data") -> tuple[DataOptions, list[str]]:
     """The same options with `format: auto` replaced by what is recognised at their root, and lines that say so.
 
-    An option that was set keeps its value. Raises ConfigError or DataError where nothing, or more than one layout, is
-    recognised.
+    An option that was set keeps its value. The last line has the others as arguments of a command line, below `key`.
+    Raises ConfigError or DataError where nothing, or more than one layout, is recognised.
     """
     if options.format != "auto":
         return options, []
@@ -38,8 +40,9 @@ def explicit(options: DataOptions) -> tuple[DataOptions, list[str]]:
         values["name"] = _name(folder)
     made = replace(options, **values)  # type: ignore[arg-type]
     lines = [f"{folder}: recognised as {found.layout}", *found.notes]
-    lines += [f"data.{name}={getattr(options, name)!r} as given" for name in kept]
-    lines += [f"data {name}: {value}" for name, value in values.items() if name not in ("root", "name")]
+    lines += [f"{override(f'{key}.{name}', getattr(options, name))} as given" for name in kept]
+    stated = [override(f"{key}.{name}", value) for name, value in values.items() if name != "root"]
+    lines.append(f"{AS_OPTIONS}{' '.join(stated)}")
     return made, lines
 
 

@@ -217,9 +217,7 @@ CATEGORIES = {
         ),
         refused="category 9: category 1 has the same name 'sports car'",
     ),
-    "a root of a class's name": Case(
-        roboflow_root, repaired={"category without annotation, named as another is, left out": 1}
-    ),
+    "a root of a class's name": Case(roboflow_root),
     "a root with annotations": Case(
         all_of(
             category(id=9, name="thing", supercategory="none"),

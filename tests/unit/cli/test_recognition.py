@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 
 import pytest
@@ -40,6 +41,16 @@ def test_a_configuration_is_spelled_out(roboflow):
     assert recognised(config, pytest.fail) is config
 
 
+def test_what_was_recognised_can_be_pasted(roboflow):
+    said = []
+    found = recognised(composed(f"data.root={roboflow}"), said.append)
+    options = said[-1].removeprefix("as options: ")
+    assert " 'data.splits={train: [train, train/_annotations.coco.json], " in options
+    pasted = composed(f"data.root={roboflow}", *shlex.split(options))
+    assert recognised(pasted, pytest.fail) is pasted
+    assert plain(pasted.data) == plain(found.data)
+
+
 def test_the_lines_of_a_further_set_begin_with_its_name(roboflow):
     said = []
     own = composed(
@@ -48,6 +59,7 @@ def test_the_lines_of_a_further_set_begin_with_its_name(roboflow):
     recognised(own, said.append)
     first = said.index(f"more_data.old: {roboflow}: recognised as Roboflow, COCO format")
     assert [line.startswith("more_data.old: ") for line in said] == [i >= first for i in range(len(said))]
+    assert said[-1].startswith("more_data.old: as options: more_data.old.format=coco 'more_data.old.splits={train: [")
 
 
 def test_a_folder_that_is_elsewhere_is_left_to_the_job(roboflow, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from coco_files import SQUARE, annotation, content, rle
 from pycocotools import mask as coco_mask
 
-from sam3_hyperet.data.coco import read_coco
+from sam3_hyperet.data.coco import read_coco, read_coco_images
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.errors import DataError
 
@@ -131,6 +131,42 @@ def test_a_supercategory_that_is_a_category_is_the_parent(write):
     animal, cat, person = read_coco(*write(value)).categories
     assert (animal.parents, cat.parents, cat.supercategory) == ((), (0,), "")
     assert (person.supercategory, len(person.parents)) == ("person", 1)  # as COCO has it
+
+
+def rooted(name, **changes):
+    """A file as Roboflow exports it, with a root category of this name."""
+    value = content()
+    of_root = {"id": 0, "name": name, "supercategory": "none", **changes}
+    value["categories"] = [of_root, *({**one, "supercategory": name} for one in value["categories"])]
+    return value
+
+
+def test_roboflows_root_is_no_category(write):
+    images = read_coco(*write(rooted("My_Shop")))
+    assert [(one.id, one.parents, one.supercategory) for one in images.categories] == [(3, (), ""), (5, (), "")]
+    assert [line for line in images.remarks if "'My Shop' is left out" in line] == list(images.remarks)
+    assert images.left_out == {"my shop"}  # so it is not asked for as absent either
+    first = images.categories[0].name
+    again = read_coco(*write(rooted(first)))  # a project of the name of a class: the class is above no other
+    assert [(one.id, one.parents, one.supercategory) for one in again.categories] == [(3, (), ""), (5, (), "")]
+
+
+def test_a_category_that_may_be_more_than_a_root_stays(write):
+    value = rooted("shop")
+    value["annotations"][0]["category_id"] = "0"
+    for kept in (rooted("shop", id=9), rooted("shop", supercategory="goods"), value):
+        assert len(read_coco(*write(kept)).categories) == 3
+    value = rooted("shop")
+    value["categories"].append({"id": 8, "name": "tree", "supercategory": "plant"})
+    assert len(read_coco(*write(value)).categories) == 4
+
+
+def test_images_to_predict_have_no_root_either(write):
+    value = rooted("shop")
+    del value["annotations"]
+    found = read_coco_images(*write(value))
+    assert [one.id for one in found.categories] == [3, 5]
+    assert "'shop' is left out" in found.remarks[0]
 
 
 @pytest.mark.parametrize("name", ["traffic_light", " traffic light", "traffic_light_"])
