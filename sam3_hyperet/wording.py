@@ -1,4 +1,6 @@
-"""Counts in the words of messages: 1 image, 1,200 images."""
+"""Words of messages and pages: 1 image, 1,200 images; files without the folders of a machine."""
+
+import os
 
 _ENDINGS = {"s": "ses", "x": "xes", "y": "ies"}
 
@@ -11,3 +13,9 @@ def count_of(n: int, noun: str) -> str:
     is_plain = ending not in _ENDINGS or noun.endswith(("ay", "ey", "oy"))
     plural = f"{noun}s" if is_plain else noun[:-1] + _ENDINGS[ending]
     return f"{n:,} {plural}"
+
+
+def without_folders(text: str) -> str:
+    """A path as a page that is passed on shows it: an absolute one by its last name, any other text as it is."""
+    is_absolute = os.path.isabs(text) or text.startswith(("~", "file://"))
+    return (os.path.basename(text.rstrip("/")) or text) if is_absolute else text

@@ -34,7 +34,7 @@ from sam3_hyperet.inference.tiled_prediction import TiledPredictor
 from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.modeling.adapter_file import load_adapter
-from sam3_hyperet.modeling.adapter_source import is_on_hub, locate_adapter
+from sam3_hyperet.modeling.adapter_source import HUB, PACKAGE, adapter_name, is_on_hub, locate_adapter
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.config import ModelOptions
@@ -180,8 +180,15 @@ def _most_tiles(predictor: Predictor | TiledPredictor, paths: Sequence[Path]) ->
 
 
 def _facts(config: DictConfig, facts: Mapping[str, Any]) -> dict[str, str]:
-    """What the overlays' page says of how they were made."""
-    named = {"adapter": facts["adapter"] or "none: the base", "base": config.model.name, **facts}
+    """What the overlays' page says of how they were made: files by their names, for the page is passed on."""
+    adapter, given = "none: the base", str(config.adapter)
+    if facts["adapter"]:
+        file, name = Path(facts["adapter"]), adapter_name(facts["adapter"])
+        of_run = file.name if name == file.stem else f"{name}/{file.name}"
+        adapter = given if given.startswith((HUB, PACKAGE)) else of_run
+    named = {"adapter": adapter, "base": config.model.name, **{k: v for k, v in facts.items() if k != "adapter"}}
+    if "exemplars" in named:
+        named["exemplars"] = Path(named["exemplars"]).name
     if facts["dial"] is None:
         del named["dial"]
     return {

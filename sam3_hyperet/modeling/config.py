@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from sam3_hyperet import options
 from sam3_hyperet.choices import FORMER_GEOMETRIES, GEOMETRIES, STRUCTURES
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.wording import without_folders
 
 SCHEMES: dict[str, tuple[str, ...]]
 SCHEMES = {"none": (), "A": ("fpn",), "B": ("encoder_layer",), "C": ("attention",), "P": ("trunk_qv",)}
@@ -190,7 +191,11 @@ class ModelOptions:
         """The model and its base weights, for people."""
         if self.checkpoint is None and self.name in PACKAGED:
             return f"{self.name}, {PACKAGED[self.name]} of the package"
-        weights = f"random weights of seed {self.seed}" if self.checkpoint == "random" else self.checkpoint
+        weights = (
+            f"random weights of seed {self.seed}"
+            if self.checkpoint == "random"
+            else without_folders(self.checkpoint or "")
+        )
         return ", ".join(filter(None, (self.name, weights)))
 
 

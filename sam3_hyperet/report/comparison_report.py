@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.choices import BF16
@@ -19,7 +20,7 @@ from sam3_hyperet.report.examples import examples, extremes, semantic_examples
 from sam3_hyperet.report.report import Report, write_report, write_tables
 from sam3_hyperet.training import run_log
 from sam3_hyperet.version import versions
-from sam3_hyperet.wording import count_of
+from sam3_hyperet.wording import count_of, without_folders
 
 _RADIUS_MAPS = 3
 _EXTREMES = 3  # images that gained most, and as many that lost most
@@ -50,7 +51,7 @@ def write_comparison(
         metrics=comparison.metrics,
         history=run_log.read_history(run_dir / run_log.FILE),
         protocol=protocol_facts(compared),
-        config=config_text,
+        config=_without_folders(config_text),
         versions=versions(),
         models=names,
         facts=facts(compared, described, base),
@@ -73,6 +74,19 @@ def write_comparison(
     )
     write_report(report, run_dir / "report.html")
     write_tables(report, run_dir)
+
+
+def _without_folders(config_text: str) -> str:
+    """A configuration whose absolute paths are their last names: the report is passed on."""
+
+    def shown(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: shown(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [shown(one) for one in value]
+        return without_folders(value) if isinstance(value, str) else value
+
+    return OmegaConf.to_yaml(OmegaConf.create(shown(OmegaConf.to_container(OmegaConf.create(config_text)))))
 
 
 def protocol_facts(comparison: Comparison) -> dict[str, str]:

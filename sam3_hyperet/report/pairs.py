@@ -20,6 +20,17 @@ class PairTable:
         """How many differences have an interval."""
         return sum(cell.interval is not None for _, cells in self.rows for cell in cells)
 
+    @property
+    def sentences(self) -> list[str]:
+        """In how many metrics the later model of each pair is better and worse, where anything was tested."""
+        found = []
+        for k, (later, earlier) in enumerate(self.pairs if self.tests else ()):
+            verdicts = [cells[k].verdict for _, cells in self.rows]
+            better, worse = verdicts.count("better"), verdicts.count("worse")
+            said = f"better in {better}, worse in {worse}" if better or worse else "no different in any"
+            found.append(f"{later} than {earlier}: {said}")
+        return found
+
 
 def pair_table(metrics: Mapping[str, float], models: Sequence[str]) -> PairTable | None:
     """The differences under `between/<later>/<earlier>/…` in what models are judged by; None without any."""

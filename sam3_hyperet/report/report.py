@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sam3_hyperet.files import replacing
 from sam3_hyperet.report import tables
 from sam3_hyperet.report.content import Report
-from sam3_hyperet.report.view import figure, view
+from sam3_hyperet.report.view import breakable, figure, view
 
 _TABLES = {"md": tables.markdown_table, "tex": tables.latex_table}
 
@@ -28,6 +28,7 @@ def write_report(report: Report, path: Path, *, score_threshold: float = 0.5) ->
         "share": tables.number,
         "signed": tables.signed,
         "figure": figure,
+        "breakable": breakable,
         "between": tables.between,
     }
     page = environment.get_template("report.html.j2").render(view(report, score_threshold))

@@ -10,6 +10,7 @@ from sam3_hyperet.evaluation.dial import DialFront
 from sam3_hyperet.report.tables import GRANULARITIES, UNMOVED, Cell, Row, between, data_set, number, rows, value
 from sam3_hyperet.wording import count_of
 
+COST = "Cost"
 LENGTH = 96  # characters of a line, as many as fit a page of 1,100 pixels
 _PRESENCE = {"presence/accuracy_present": "present {} recognised", "presence/accuracy_absent": "absent {} rejected"}
 _AP = {"segm/AP": "mask AP", "bbox/AP": "box AP"}
@@ -197,15 +198,17 @@ def _cost(metrics: Mapping[str, float], models: Sequence[str]) -> list[Line]:
     clauses = []
     if len(models) > 1:
         added = {name: value(metrics, f"{name}/params/added") for name in models}
-        if known := [f"{count:,.0f} ({name})" for name, count in added.items() if count]:
-            clauses.append(f"added parameters: {', '.join(known)}")
+        if known := sorted((count, name) for name, count in added.items() if count):
+            (least, name), (most, other) = known[0], known[-1]
+            several = f"{least:,.0f} ({name}) to {most:,.0f} ({other}) added parameters"
+            clauses.append(several if least < most else f"{most:,.0f} added parameters each")
     elif added_alone := value(metrics, "params/added"):
         ratio = value(metrics, "params/added_ratio")
         clauses.append(f"{added_alone:,.0f} added parameters{f', {100 * ratio:.2g} % of the base' if ratio else ''}")
     if steps := value(metrics, "train/steps"):
         seconds = value(metrics, "train/seconds")
         clauses.append(count_of(int(steps), "step") + (f" in {duration(seconds)}" if seconds else ""))
-    return [Line("Cost", "; ".join(clauses))] if clauses else []
+    return [Line(COST, "; ".join(clauses))] if clauses else []
 
 
 def duration(seconds: float) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 UNMOVED = 0.005  # a smaller difference of an AP, an mIoU or a fraction is called none
 MISSING = "–"
 BASE = "base"
+OWN_NAMES = (BASE, "adapted")  # what a report itself calls models
 ALONE = (BASE,)  # the models of a report of the base alone
 _ENDS = ("/low", "/high")
 _DIFFERENCES = ("difference/", "between/")

@@ -1,8 +1,12 @@
 """What the page shows of a report, in the form in which its template takes it."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+from markupsafe import Markup, escape
 
 from sam3_hyperet.report import tables
 from sam3_hyperet.report.content import Report
@@ -18,7 +22,8 @@ from sam3_hyperet.report.figures.radius_maps import site_maps
 from sam3_hyperet.report.figures.radius_plots import radius_plots
 from sam3_hyperet.report.figures.training_plots import training_plots
 from sam3_hyperet.report.pairs import pair_table
-from sam3_hyperet.report.summary import dial_headline, headline
+from sam3_hyperet.report.short_names import full_names, shortened
+from sam3_hyperet.report.summary import COST, Line, dial_headline, headline
 from sam3_hyperet.report.tables import MISSING, Metric, Row, number, value
 from sam3_hyperet.wording import count_of
 
@@ -31,19 +36,24 @@ _Blocks = list[tuple[Metric, list[Row]]]
 
 def view(report: Report, score_threshold: float) -> dict[str, Any]:
     """The variables of the template."""
+    report, full = shortened(report)
     metrics, models = report.metrics, report.models
     along = report.front is not None and report.front.chosen is None
     table = tables.rows(metrics, models)
     categories = tables.category_tables(metrics, models)
     adapted = tables.prefixes(models)
+    described = [one for one in DESCRIBED if any(getattr(row, one) for row in report.described)]
     in_sight, folded = _blocks(table, _OF_SEVERAL if len(models) > 1 else _MOST_ROWS)
     training = training_plots(report.history, value(metrics, "train/best_step"))
     shown = {name: _panels(getattr(report, name), score_threshold) for name in ("gained", "lost", "examples")}
     page = {
         "report": report,
-        "headline": dial_headline(report.front) if along and report.front else headline(metrics, models),
-        "described": DESCRIBED,
+        "what": _what(report, along),
+        "headline": dial_headline(report.front) if along and report.front else _headline(report),
+        "described": described,
         "strip": _strip(shown, 1 if len(models) > 1 else 2),
+        "full": full,
+        "named": full_names(full),
         "models": list(zip(adapted, _colors(models), strict=True)),
         "several": len(models) > 1,
         "blocks": in_sight,
@@ -52,6 +62,7 @@ def view(report: Report, score_threshold: float) -> dict[str, Any]:
         "has_intervals": any(cell.interval for row in table for cell in row.cells),
         "dropped_draws": _dropped_draws(metrics),
         "pairs": pair_table(metrics, models),
+        "extreme": report.models[-1] if len(report.models) > 1 else "",
         "front": tables.front_rows(report.front) if report.front else [],
         "gates": report.gates.rows() if report.gates else [],
         "gate_plots": gate_plots(report.gates) if report.gates else [],
@@ -78,6 +89,26 @@ def view(report: Report, score_threshold: float) -> dict[str, Any]:
     return page | {"contents": _contents(page)}
 
 
+def _what(report: Report, along: bool) -> str:
+    """What was compared, for somebody who does not know the project."""
+    if tuple(report.models) == tables.ALONE:
+        return "A SAM 3 model as it is, without an adapter."
+    if not any(key.startswith(f"{tables.BASE}/") for key in report.metrics):
+        return ""
+    ways = f"in {len(report.models)} ways, " if len(report.models) > 1 else ""
+    if along:
+        ways = f"by one adapter at {len(report.models)} dials, " if ways else "by an adapter, "
+    return f"A SAM 3 model as it is (base) and adapted{' ' if ways else ', '}{ways}on the same images and prompts."
+
+
+def _headline(report: Report) -> list[Line]:
+    """The headline, with how long each of several models was trained if that is the same for all."""
+    lines, trained = headline(report.metrics, report.models), {one.training for one in report.described}
+    if len(report.described) > 1 and len(trained) == 1 and lines[-1].label == COST and (text := trained.pop()):
+        lines[-1] = replace(lines[-1], text=f"{lines[-1].text}; {text} each")
+    return lines
+
+
 def _colors(models: Sequence[str]) -> Sequence[str]:
     """The page's colour of each adapted model, or of the base alone."""
     return ("base",) if tuple(models) == tables.ALONE else model_colors(max(len(models), 1))[1:]
@@ -88,10 +119,16 @@ def _blocks(table: Sequence[Row], most: int) -> tuple[_Blocks, _Blocks]:
     blocks = [(m, found) for m in tables.METRICS if (found := [row for row in table if row.metric is m])]
     has_masks = any(metric.key == "segm/AP" for metric, _ in blocks)
     first = (*_IN_SIGHT, *(() if has_masks else ("bbox/AP",)))
-    in_sight = [(metric, found[:most]) for metric, found in blocks if metric.key in first]
-    folded = [(metric, found[most:] if metric.key in first else found) for metric, found in blocks]
-    folded = [(metric, found) for metric, found in folded if found]
+    in_sight = [(metric, _first(found)[:most]) for metric, found in blocks if metric.key in first]
+    seen = {id(row) for _, found in in_sight for row in found}
+    folded = [(metric, left) for metric, found in blocks if (left := [row for row in found if id(row) not in seen])]
     return (in_sight, folded) if in_sight else (folded, [])
+
+
+def _first(rows: Sequence[Row]) -> Sequence[Row]:
+    """Of an mIoU by fusion the fused ones, which are what the model is judged by; all rows of other metrics."""
+    fused = [row for row in rows if row.metric.key == "mIoU" and row.label.endswith("fused")]
+    return fused or rows
 
 
 def _panels(examples: Sequence[Example], score_threshold: float) -> list[tuple[Example, list[Panel]]]:
@@ -154,6 +191,11 @@ def _differences(categories: Mapping[str, list[Row]], report: Report) -> list[Pl
                 continue
             plots += difference_plots(f"{title}, {name}" if name else title, categories[title], counts, k)
     return plots
+
+
+def breakable(text: str) -> Markup:
+    """A name that may be broken behind its separators."""
+    return Markup(re.sub(r"([_/\-])(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
 def figure(x: float | None, key: str = "") -> str:

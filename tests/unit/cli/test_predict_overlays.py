@@ -40,6 +40,9 @@ def at_dial(model, dial):
     return copy
 
 
+ALONE = ["base_beside=false"]
+
+
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """Runs the tool with `Found` in place of a model; returns its folder."""
@@ -127,9 +130,12 @@ def test_exemplars_are_drawn_and_in_the_legend(run, photos, tmp_path):
     assert (pixels[480:] == color(1)).all(axis=2).any()
 
 
-def test_the_page_needs_nothing_from_elsewhere(run, photos):
-    folder = run(f"images={photos}", "prompts=dog,<b>cat", "score_threshold=.95")
+def test_the_page_needs_nothing_from_elsewhere_and_tells_nothing_of_the_machine(run, photos):
+    adapter = photos / "runs" / "adapter.safetensors"  # the model is a stub
+    folder = run(f"images={photos}", "prompts=dog,<b>cat", "score_threshold=.95", f"adapter={adapter}", *ALONE)
     page = (folder / "index.html").read_text()
+    assert str(photos.parent) not in page
+    assert "<dd>runs/adapter.safetensors</dd>" in page
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert {unquote(one) for one in addresses} >= {"a #1.png", "b.png", "predictions.json"}
     assert all((folder / unquote(one)).is_file() for one in addresses)

@@ -127,7 +127,8 @@ def test_several_models_go_by_their_names(comparison):
 
 
 def test_the_report_holds_it_all(comparison, tmp_path):
-    write_comparison(comparison, tmp_path, "x: 1", None, "tiny, its own weights")
+    config = "run_dir: /home/ann/runs/x\ndata: {root: /data/ann/shop, names: [~/n.txt, a/b]}\n"
+    write_comparison(comparison, tmp_path, config, None, "tiny, its own weights")
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "comparison.md", "comparison.tex"}
     html = (tmp_path / "report.html").read_text("utf-8")
     for heading in (
@@ -137,6 +138,8 @@ def test_the_report_holds_it_all(comparison, tmp_path):
     ):
         assert heading in html
     assert "Gained most" not in html  # nothing changed
+    assert "ann" not in re.sub(r"data:image[^\"]*|plann|chann|annot|scann|cann", "", html)  # whoever ran it
+    assert all(f"{line}\n" in html for line in ("run_dir: x", "  root: shop", "  - n.txt", "  - a/b"))
     assert len(re.findall("By category</h2>", html)) == 1
     assert len(html) < 5_000_000
 

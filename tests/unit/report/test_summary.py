@@ -101,7 +101,7 @@ def test_several_models():
     assert best == {
         "Better": "group mask AP .500 → .700 with two (+.100 to +.300)",
         "Worse": "nothing beyond chance",
-        "Cost": "added parameters: 8 (one), 9 (two)",
+        "Cost": "8 (one) to 9 (two) added parameters",
     }
     ends = {"one": (0.05, 0.15), "two": (-0.3, -0.1)}
     split = headline(several({"one": 0.6, "two": 0.3}, intervals=ends), names)
