@@ -11,8 +11,8 @@ from rich.table import Column, Table
 from sam3_hyperet.choices import AUTO
 from sam3_hyperet.cli.of_run import config_of_run, listed
 from sam3_hyperet.cli.tables import print_table
+from sam3_hyperet.data.disjoint import shared_pictures
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.data.selection import shared_pictures
 from sam3_hyperet.data.sources import Split, open_split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.dial import GRID, DialFront
@@ -58,15 +58,12 @@ class DialOptions:
             raise ConfigError(f"dial_rule is for dial=auto and for several dials; found {found}")
         if save and (several or dial is None):
             raise ConfigError(f"save_dial=true needs one dial, dial=NUMBER or dial=auto; found {found}")
-        if save and (remote := [str(one) for one in listed(values.get("adapter")) if is_on_hub(one)]):
-            raise ConfigError(
-                f"save_dial=true writes to the adapter file, and {remote[0]} is on the hub; pull it first"
-            )
-        if save and (packaged := [str(one) for one in listed(values.get("adapter")) if is_in_package(one)]):
-            raise ConfigError(
-                f"save_dial=true writes to the adapter file, and {packaged[0]} comes with the package, which stays as "
-                "it is; expected a copy of it"
-            )
+        for adapter in map(str, listed(values.get("adapter")) if save else ()):
+            if is_on_hub(adapter) or is_in_package(adapter):
+                remedy = (
+                    "expected a file, as `pull` writes one" if is_on_hub(adapter) else "expected a copy of its file"
+                )
+                raise ConfigError(f"save_dial=true writes to the adapter's file, and {adapter} is none; {remedy}")
         rule = Rule.parse(text, "dial_rule") if text else _rule_of_run(values["run"])
         if rule is None and dial == AUTO:
             missing = "and train.best of the run has no metric" if values["run"] else "which chooses"

@@ -15,9 +15,9 @@ from sam3_hyperet.cli.command import command_line, parse_command, write_json
 from sam3_hyperet.cli.progress import progress
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.disjoint import shared_remark
 from sam3_hyperet.data.notes import prompt_notes
 from sam3_hyperet.data.options import SPLITS, DataOptions
-from sam3_hyperet.data.selection import shared_remark
 from sam3_hyperet.data.sources import choose, prompt_sampler, read_split
 from sam3_hyperet.errors import ConfigError, DataError, StorageError
 from sam3_hyperet.options import read_options

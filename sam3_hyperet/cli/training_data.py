@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from sam3_hyperet.cli.run_options import RunOptions
 from sam3_hyperet.cli.sections import MORE_DATA
 from sam3_hyperet.data.annotations import AnnotatedImages, some
+from sam3_hyperet.data.disjoint import shared_pictures, shared_remark
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.mixture import Mixture, quotas, share
 from sam3_hyperet.data.notes import data_notes, flip_notes, prompt_notes
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.data.selection import shared_pictures, shared_remark
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
 from sam3_hyperet.evaluation.task import check_tiles
 from sam3_hyperet.wording import count_of

@@ -1,7 +1,7 @@
 """Whether splits have a picture in common: by its file, by its content, or by what a scene was drawn from."""
 
 import itertools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sam3_hyperet.data.annotations import AnnotatedImages, some
@@ -11,37 +11,55 @@ from sam3_hyperet.errors import DataError
 from sam3_hyperet.scenes.dataset import DrawnFrom
 from sam3_hyperet.wording import count_of
 
+Pairs = list[tuple[Path, Path]]
 
-def check_disjoint(splits: Mapping[str, AnnotatedImages]) -> None:
-    """Raise a DataError that names pictures which two of the splits share.
 
-    A picture is shared if it is one file, if two files have the same content or are copies that Roboflow made of one
-    picture, or if two scenes were drawn from the same state of the generator, at whatever size. Content is read of
-    files whose size occurs in both splits.
+def shared(one: AnnotatedImages, other: AnnotatedImages, *, contents: bool) -> Iterator[tuple[str, Pairs]]:
+    """Why pictures of two sets are the same, with the file of each in the first and in the second.
+
+    They are if they are one file, or copies that Roboflow made of one picture; with `contents` also if two files have
+    the same content, which is read of files whose size occurs in both, or if two scenes were drawn from the same state
+    of the generator, at whatever size.
     """
-    files = {name: [images.files(i)[0] for i in range(len(images))] for name, images in splits.items()}
-    drawn_from = DrawnFrom()
-    for (one, first), (other, second) in itertools.combinations(files.items(), 2):
+    first, second = ([images.image(i).path for i in range(len(images))] for images in (one, other))
+    yield "the same file", _pairs(first, second, Path.resolve if contents else Path)
+    yield "copies of the same picture", _pairs(first, second, copied_picture)
+    if contents:
+        yield "drawn from the same seed, split and number", _pairs(first, second, DrawnFrom())
         sizes = {file.stat().st_size for file in first} & {file.stat().st_size for file in second}
         alike = [[file for file in several if file.stat().st_size in sizes] for several in (first, second)]
-        for fault, pairs in (
-            ("the same file", _pairs(first, second, Path.resolve)),
-            ("drawn from the same seed, split and number", _pairs(first, second, drawn_from)),
-            ("copies of the same picture", _pairs(first, second, copied_picture)),
-            ("of the same content", _pairs(alike[0], alike[1], sha256)),
-        ):
+        yield "of the same content", _pairs(alike[0], alike[1], sha256)
+
+
+def shared_pictures(one: AnnotatedImages, other: AnnotatedImages, *, contents: bool = False) -> list[str]:
+    """Names of the pictures of the second set that are in the first as well, as `shared` has it."""
+    twins = {twin for _, pairs in shared(one, other, contents=contents) for _, twin in pairs}
+    return sorted(name.rpartition("/")[2] for name in {copied_picture(twin) or str(twin) for twin in twins})
+
+
+def shared_remark(training: AnnotatedImages, other: AnnotatedImages, split: str) -> str:
+    """A warning of pictures that are trained on and in another split, "" if there are none."""
+    names = shared_pictures(training, other)
+    if not names:
+        return ""
+    count = count_of(len(names), "picture")
+    return f"warning: {split} has {count} of train; scores on them say nothing: {some(names)}"
+
+
+def check_disjoint(splits: Mapping[str, AnnotatedImages]) -> None:
+    """Raise a DataError that names pictures which two of the splits share, by their contents, too."""
+    for (one, first), (other, second) in itertools.combinations(splits.items(), 2):
+        for fault, pairs in shared(first, second, contents=True):
             if pairs:
                 listed = some(f"{path} and {twin}" for path, twin in pairs)
-                shared = count_of(len(pairs), "picture")
+                count = count_of(len(pairs), "picture")
                 raise DataError(
-                    f"{other} has {shared} of {one}, {fault}: {listed}; expected splits without a picture in common "
+                    f"{other} has {count} of {one}, {fault}: {listed}; expected splits without a picture in common"
                     " (of drawn scenes: another data.seed)"
                 )
 
 
-def _pairs(
-    first: Sequence[Path], second: Sequence[Path], key_of: Callable[[Path], Hashable | None]
-) -> list[tuple[Path, Path]]:
-    """Files of the two that have a key in common; those without a key have none."""
-    twins = {key: file for file in second if (key := key_of(file)) is not None}
-    return [(file, twins[key]) for file in first if (key := key_of(file)) is not None and key in twins]
+def _pairs(first: Sequence[Path], second: Sequence[Path], key_of: Callable[[Path], Hashable | None]) -> Pairs:
+    """A pair for each file of the second with a key that one of the first has; those without a key have none."""
+    twins = {key: file for file in first if (key := key_of(file)) is not None}
+    return [(twins[key], file) for file in second if (key := key_of(file)) is not None and key in twins]

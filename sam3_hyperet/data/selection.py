@@ -101,28 +101,9 @@ def without(groups: Groups, positions: Collection[int]) -> Groups:
     return [group for group in groups if excluded.isdisjoint(group)]
 
 
-def shared_pictures(one: AnnotatedImages, other: AnnotatedImages) -> list[str]:
-    """Names of the pictures that are in both sets: as the same file, or as copies that Roboflow made of one picture."""
-    found = [{_identity(images.image(i).path) for i in range(len(images))} for images in (one, other)]
-    return sorted(name.rpartition("/")[2] for name in found[0] & found[1])
-
-
-def _identity(path: Path) -> str:
-    return copied_picture(path) or str(path)
-
-
 def copied_picture(path: Path) -> str | None:
     """The name of the picture that Roboflow made an image of; None for others."""
     return picture_name(path.name) if ".rf." in path.name else None
-
-
-def shared_remark(training: AnnotatedImages, other: AnnotatedImages, split: str) -> str:
-    """A warning of pictures that are trained on and in another split, "" if there are none."""
-    shared = shared_pictures(training, other)
-    if not shared:
-        return ""
-    count = count_of(len(shared), "picture")
-    return f"warning: {split} has {count} of train; scores on them say nothing: {some(shared)}"
 
 
 def positions(groups: Sequence[Sequence[int]]) -> list[int]:

@@ -1,20 +1,19 @@
 """Every split of the data: opened as a run opens it, a sample of its files read, its prompts counted in tokens."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from sam3_hyperet.data.annotations import AnnotatedImages, some
+from sam3_hyperet.data.disjoint import shared_pictures
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.data.selection import shared_pictures
 from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.layouts.table import explicit
 from sam3_hyperet.wording import count_of
 
 _READ = 64  # images of a split, evenly spread
-_SIZED = 20_000  # images of which the file's size is asked for
+_SIZED = 20_000  # images of which the files are compared
 _SCENES = 4  # drawn for the check instead of all
 _WARNING = "warning: "
 
@@ -128,22 +127,8 @@ class Splits:
 
 
 def same_images(one: AnnotatedImages, other: AnnotatedImages) -> list[str]:
-    """Names of pictures that are in both, also under another name, where there are not too many to compare."""
-    found = set(shared_pictures(one, other))
-    ours, theirs = ({images.image(i).path for i in range(len(images))} for images in (one, other))
-    if len(ours) + len(theirs) <= _SIZED:
-        sizes: dict[int, list[Path]] = {}
-        for path in ours:
-            sizes.setdefault(path.stat().st_size, []).append(path)
-        for path in theirs - ours:
-            like = sizes.get(path.stat().st_size, [])
-            if like and _digest(path) in map(_digest, like):
-                found.add(path.name)
-    return sorted(found)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Names of pictures that are in both, by their contents, too, where there are not too many to compare."""
+    return shared_pictures(one, other, contents=len(one) + len(other) <= _SIZED)
 
 
 def _spread(images: AnnotatedImages) -> list[int]:

@@ -135,7 +135,7 @@ def test_merged_at_a_dial_and_predicted_at_it(adapter, picture, tmp_path, capsys
         (["A", "dial=auto", RULE, "dial_grid=[3]"], "dial_grid=[3]; expected a list, each a number from 0"),
         (["A", "save_dial=true"], "save_dial=true needs one dial, dial=NUMBER or dial=auto; found no dial"),
         (["A", "dial=[0,1]", "save_dial=true"], "save_dial=true needs one dial, dial=NUMBER or dial=auto"),
-        (["adapter=package:tiny_levels", "dial=.5", "save_dial=true"], "package:tiny_levels comes with the package"),
+        (["adapter=package:tiny_levels", "dial=.5", "save_dial=true"], "package:tiny_levels is none; expected a copy"),
     ],
 )
 def test_what_is_refused_before_a_model_is_built(scenes, tmp_path, monkeypatch, arguments, message):

@@ -6,9 +6,10 @@ import pytest
 from drawn_pictures import Annotated
 
 from sam3_hyperet.data.annotations import Category, ImageInfo, Instance
+from sam3_hyperet.data.disjoint import shared_pictures
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.data.selection import few_shots, in_chance_order, picture_name, positions, shared_pictures, take
+from sam3_hyperet.data.selection import few_shots, in_chance_order, picture_name, positions, take
 from sam3_hyperet.data.sources import open_run, open_split
 from sam3_hyperet.errors import ConfigError
 
