@@ -10,7 +10,8 @@ from safetensors import SafetensorError, safe_open
 from sam3_hyperet.choices import MAX_DIAL
 from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.modeling.adapter_source import FORMAT
-from sam3_hyperet.modeling.config import SCHEMES, HyperETConfig
+from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.config_words import geometry_in_words, sites_in_words, structure_in_words
 from sam3_hyperet.reading import foreign_content, parse_json, regular_file
 
 PACKAGED_BASES = {
@@ -53,20 +54,15 @@ class AdapterInfo:
 
     @property
     def scheme(self) -> str:
-        """The scheme whose sites these are, or the sites."""
-        sites = self.config.resolved_sites
-        named = {of_scheme: name for name, of_scheme in SCHEMES.items() if of_scheme}
-        return " ".join(filter(None, (named.get(sites), self.config.place)))
+        """The sites with the letters of their schemes."""
+        return sites_in_words(self.config)
 
     @property
     def geometry(self) -> str:
-        """Structure and geometry with the curvature; a control's own name."""
-        config = self.config
-        if config.adapter != "hyperet":
-            return f"{config.adapter}, a control"
-        learnt = ", learnt" if config.learn_curvature else ""
-        curvature = "" if config.geometry == "euclidean" else f", curvature −{config.curvature:g}{learnt}"
-        return f"{config.structure} {config.geometry}{curvature}"
+        """Structure, gate and geometry with its c; a control's own name."""
+        if self.config.adapter != "hyperet":
+            return f"{self.config.adapter}, a control"
+        return f"{structure_in_words(self.config)}; {geometry_in_words(self.config)}"
 
 
 def read_adapter_info(path: str | Path) -> AdapterInfo:

@@ -149,7 +149,6 @@ def adapter_facts(adapter: AdapterInfo) -> dict[str, str]:
         else f"other encoder: {count_of(len(adapter.encoder), 'module')}",
         "structure and geometry": adapter.geometry,
         "parameters": f"{adapter.parameters:,} in {count_of(len(adapter.shapes), 'tensor')}{gates}",
-        "gate": config.gate,
         "dial": f"{adapter.dial:g}",
         "base": f"{adapter.base_name + ', of the package; ' if adapter.base_name else ''}fingerprint {adapter.base}",
         "written by": f"sam3_hyperet {adapter.version}",

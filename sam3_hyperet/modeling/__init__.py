@@ -1,6 +1,7 @@
 """SAM 3 models with adapters: built, loaded, adapted, copied, merged and saved.
 
 config          options of adapters and of the base model, without torch
+config_words    an adapter's configuration in words
 build           SAM 3's architecture from its own classes, official or tiny
 opening         the base model that a tool's configuration describes
 checkpoint      base weights: read in any layout, written in SAM 3's own

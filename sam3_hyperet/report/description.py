@@ -10,7 +10,8 @@ import torch
 from sam3_hyperet.digest import sha256
 from sam3_hyperet.evaluation.compare import Comparison, EvalResult
 from sam3_hyperet.evaluation.models import BASE
-from sam3_hyperet.modeling.config import CONTROLS_OF_BASE, SCHEMES, HyperETConfig, adapter_config
+from sam3_hyperet.modeling.config import adapter_config
+from sam3_hyperet.modeling.config_words import geometry_in_words, sites_in_words, structure_in_words
 from sam3_hyperet.modeling.parameters import base_state_dict, parameter_report
 from sam3_hyperet.report.summary import duration
 from sam3_hyperet.report.tables import value
@@ -19,7 +20,6 @@ from sam3_hyperet.version import __version__, commit
 from sam3_hyperet.wording import count_of
 
 _DIGITS = 12  # of a hash that is shown
-_LETTERS = {sites[0]: scheme for scheme, sites in SCHEMES.items() if sites}
 
 
 @dataclass(frozen=True)
@@ -71,37 +71,17 @@ def _described(comparison: Comparison, result: EvalResult) -> ModelDescription:
     model, config = result.model.model, adapter_config(result.model.model)
     report = parameter_report(model)
     parameters = "" if config is None else f"{report['added']:,} added, {100 * report['added_ratio']:.2g} % of the base"
+    scheme = "scheme " if config is not None and config.adapter == "hyperet" else ""
     is_lone = sum(one.model.name != BASE for one in comparison.results) == 1
     return ModelDescription(
         name=result.model.name,
-        adapter="no adapter" if config is None else _adapter(config),
-        geometry="" if config is None or config.adapter != "hyperet" else _geometry(config),
-        structure="" if config is None or config.adapter != "hyperet" else _structure(config),
+        adapter="no adapter" if config is None else f"{scheme}{sites_in_words(config)}",
+        geometry="" if config is None else geometry_in_words(config),
+        structure="" if config is None else structure_in_words(config),
         parameters=parameters,
         training=_training(result, comparison.metrics if is_lone else {}),
         weights=_weights(comparison, result),
     )
-
-
-def _adapter(config: HyperETConfig) -> str:
-    """The sites by their schemes' letters: "B + prompt"; a control by its name."""
-    sites = " + ".join(f"{_LETTERS[site]} ({site})" if site in _LETTERS else site for site in config.resolved_sites)
-    if config.adapter in CONTROLS_OF_BASE:
-        return config.adapter
-    control = "" if config.adapter == "hyperet" else f"{config.adapter} at "
-    return f"{control}{sites}" if control else f"scheme {sites}"
-
-
-def _geometry(config: HyperETConfig) -> str:
-    if config.geometry == "euclidean":
-        return config.geometry
-    return f"{config.geometry} with c = {config.curvature:g}{', learnt' if config.learn_curvature else ''}"
-
-
-def _structure(config: HyperETConfig) -> str:
-    gate = ", a gate per prompt" if config.gate == "prompt" else ""
-    size = {"block_diagonal": f" of {config.block_size}", "banded": f" of ±{config.bandwidth}"}
-    return f"{config.structure.replace('_', ' ')}{size.get(config.structure, '')}{gate}"
 
 
 def _training(result: EvalResult, metrics: Mapping[str, float]) -> str:

@@ -14,6 +14,7 @@ from sam3_hyperet.cli.push import main as push
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hub.adapter_info import PACKAGED_BASES, read_adapter_info
 from sam3_hyperet.modeling.build import build_model
+from sam3_hyperet.modeling.config import PACKAGED
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
 
 
@@ -96,11 +97,11 @@ def test_info_says_what_an_adapter_is(run, capsys):
     found = info([str(run), "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert printed["metrics"].keys() == found["metrics"].keys()
-    assert [found["scheme"], found["parameters"], found["gates"], found["dial"]] == ["B encoder_layer", 20, 1, 0.75]
+    assert [found["scheme"], found["parameters"], found["gates"], found["dial"]] == ["B (encoder_layer)", 20, 1, 0.75]
     assert [found["base_name"], found["trained_on"]] == ["tiny_levels", "shop"]
     info([str(run / "adapter.safetensors")])
     out = capsys.readouterr().out
-    assert "structure and geometry: dense lorentz, curvature −0.01\n" in out
+    assert "structure and geometry: dense, a gate per prompt; lorentz with c = 0.01\n" in out
     assert "base: tiny_levels, of the package; fingerprint d65c6b35f8" in out
     (run / "config.yaml").unlink()
     info([str(run)])
@@ -133,6 +134,6 @@ def test_what_is_no_adapter_is_refused(tmp_path, change, message):
         read_adapter_info(file)
 
 
-@pytest.mark.parametrize("name", PACKAGED_BASES)
+@pytest.mark.parametrize("name", PACKAGED)
 def test_the_packaged_bases_are_known_by_name(name):
     assert base_fingerprint(build_model(name)) == PACKAGED_BASES[name]
