@@ -21,8 +21,8 @@ from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.options import FitOptions, OptimizerOptions, TrainOptions
+from sam3_hyperet.training.run_files import HISTORY_FILE
 from sam3_hyperet.training.run_folder import RunFolder
-from sam3_hyperet.training.run_log import FILE
 from sam3_hyperet.training.stages import set_stage
 from sam3_hyperet.training.validation import Validation
 
@@ -60,7 +60,7 @@ def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, o
             ),
             RunFolder(Path(folder)),
         )
-        lines = [json.loads(line) for line in (Path(folder) / FILE).read_text().splitlines()]
+        lines = [json.loads(line) for line in (Path(folder) / HISTORY_FILE).read_text().splitlines()]
     handle.remove()
     ends = [0.0, *(line["train/seconds"] for line in lines)]
     counts = parameter_report(model)

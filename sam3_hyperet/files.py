@@ -10,9 +10,10 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sam3_hyperet.errors import ConfigError, StorageError, UserError
 from sam3_hyperet.reading import parse_json, read_text
@@ -41,6 +42,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write JSON, whole or not at all; NaN is refused (ValueError). Parent folders are made."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -127,8 +135,7 @@ class Manifest:
         self.check(*names)
         ours = self.names
         if not ours.issuperset(names):
-            with replacing(self.folder / MANIFEST) as temporary:
-                temporary.write_text(json.dumps(sorted(ours.union(names)), indent=1) + "\n", encoding="utf-8")
+            write_json(self.folder / MANIFEST, sorted(ours.union(names)))
 
     def remove(self, *names: str) -> None:
         """Remove those of the names that are on the list, folders with all that is in them."""

@@ -1,6 +1,5 @@
 """Why a base, a trial or a run failed: a file in its folder, which is there until it is made."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -8,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.files import Manifest, replacing
+from sam3_hyperet.files import Manifest, write_json
 from sam3_hyperet.reading import parse_json, read_text
 
 FAILED = "failed.json"
@@ -29,9 +28,8 @@ def recorded(folder: Path, reason_of: Callable[[Exception], str]) -> Iterator[No
     try:
         yield
     except Exception as error:
-        failure = Failure(reason_of(error), datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
-        with replacing(folder / FAILED) as temporary:
-            temporary.write_text(json.dumps(asdict(failure), indent=1) + "\n", encoding="utf-8")
+        date = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        write_json(folder / FAILED, asdict(Failure(reason_of(error), date)))
         raise
     (folder / FAILED).unlink(missing_ok=True)
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.files import replacing
+from sam3_hyperet.files import replacing, write_json
 from sam3_hyperet.reading import parse_json, read_text
 
 ALL_IMAGES = "all"
@@ -59,6 +58,11 @@ TRIALS = Layout(
 def trials_file(csv: Path) -> Path:
     """The file of trials beside that of runs."""
     return csv.with_name(f"{csv.stem}_trials{csv.suffix}")
+
+
+def row_folder(study: Path, layout: Layout) -> Path:
+    """Where the runs or the trials of a study leave their rows."""
+    return study / ("rows" if layout is RUNS else "trial_rows")
 
 
 def cell(value: object) -> str:
@@ -127,8 +131,7 @@ def write_rows(path: Path, rows: Iterable[Row], layout: Layout = RUNS) -> None:
 def leave_row(folder: Path, name: str, row: Row) -> Path:
     """Write the row of a finished run to a file of its own in `folder`, for `gather`; returns the file."""
     file = folder / f"{name}.json"
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    write_json(file, row)
     return file
 
 

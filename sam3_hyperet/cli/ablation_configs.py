@@ -15,7 +15,7 @@ from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.sections import MORE_DATA, SECTIONS
 from sam3_hyperet.digest import sha256
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.modeling.config import PACKAGED, packaged_file
+from sam3_hyperet.modeling.config import ModelOptions
 
 _PLACES = ("root",)  # options of a data set that say where it is, and nothing of what it is
 _TRAINED_ON, _PROMPTED = ("train_images", "subset_seed"), ("prompt_weights", "negative_prompt_weights")
@@ -132,7 +132,7 @@ class Composer:
             if recipe is not None:
                 self._bases[place] = identity_of(_deciding(read_run(_plain(recipe))))
             else:
-                self._bases[place] = weights_digest(options.model.name, options.model.checkpoint, options.model.seed)
+                self._bases[place] = weights_digest(options.model)
         return self._bases[place]
 
     def _compose(self, run: Run) -> dict[str, Any]:
@@ -185,15 +185,16 @@ def _replaced(key: str) -> list[str]:
     return found if "." in key or len(found) > 1 else []
 
 
-def weights_digest(name: str, checkpoint: str | None, seed: int) -> str:
+def weights_digest(model: ModelOptions) -> str:
     """What identifies base weights: the digest of their file, or their name where a hub has it.
 
     Raises CheckpointError for a file that is not there.
     """
-    if checkpoint == "random" or (checkpoint is None and name not in PACKAGED):
-        return f"random {seed}"
-    if checkpoint is None:
-        return sha256(packaged_file(name))
+    if model.is_random:
+        return f"random {model.seed}"
+    if model.packaged:
+        return sha256(model.packaged)
+    checkpoint = str(model.checkpoint)
     path = Path(checkpoint).expanduser()
     if path.is_file():
         return sha256(path)

@@ -17,10 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from sam3_hyperet.ablation.failures import recorded
 from sam3_hyperet.ablation.plan import GAIN, LOST
-from sam3_hyperet.ablation.rows import TRIALS, cell, leave_row
+from sam3_hyperet.ablation.rows import RUNS, TRIALS, cell, leave_row, row_folder
+from sam3_hyperet.cli.ablation_configs import weights_digest
 from sam3_hyperet.cli.ablation_failures import reason_of
 from sam3_hyperet.cli.ablation_study import LOG
-from sam3_hyperet.cli.command import exit_cleanly, write_json
+from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.pretrain import save_best
 from sam3_hyperet.cli.processes import make_fabric
 from sam3_hyperet.cli.recognition import recognised
@@ -35,7 +36,7 @@ from sam3_hyperet.evaluation.models import BASE, EvalModel, at_dial
 from sam3_hyperet.evaluation.peak_memory import PeakMemory
 from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.evaluation.validation_score import open_validation
-from sam3_hyperet.files import Manifest, sole_use
+from sam3_hyperet.files import Manifest, sole_use, write_json
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.opening import open_model
 from sam3_hyperet.modeling.parameters import parameter_report
@@ -43,8 +44,7 @@ from sam3_hyperet.precision import device_of
 from sam3_hyperet.reading import read_json
 from sam3_hyperet.training.choice import Rule
 from sam3_hyperet.training.loop import TrainingFailed
-from sam3_hyperet.training.options import STATE_FILE
-from sam3_hyperet.training.run_folder import ADAPTER
+from sam3_hyperet.training.run_files import ADAPTER, STATE_FILE
 from sam3_hyperet.training.state import previous_state, read_state
 from sam3_hyperet.version import __version__
 
@@ -61,10 +61,8 @@ class Job:
     Attributes:
         cells: those of the row that name the run.
         identity: of the row. trained: of the adapter. base: of what the base scores, by split.
-        weights: digest of the base's file.
         rule, grid: of the dial.
         metrics: keys by short name; gain, lost: short names.
-        rows: folder of row files; name: of this run's.
         folder: of the study.
         is_trial: scored on tuning images alone.
         keep: states and records stay.
@@ -74,14 +72,11 @@ class Job:
     identity: str
     trained: str
     base: Mapping[str, str]
-    weights: str
     rule: str
     grid: tuple[float, ...]
     metrics: Mapping[str, str]
     gain: str
     lost: str | None
-    rows: str
-    name: str
     folder: str
     is_trial: bool
     keep: bool
@@ -121,13 +116,14 @@ def run(config: DictConfig) -> dict[str, str]:
             "seconds": before + time.perf_counter() - started,
             "version": __version__,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "weights": job.weights,
+            "weights": weights_digest(options.model)[:12],
             "identity": job.identity,
         }
         row = {name: cell(value) for name, value in row.items()}
+        layout = TRIALS if job.is_trial else RUNS
         if job.is_trial:
             row = TRIALS.part_of(row, (GAIN, LOST))
-        leave_row(Path(job.rows), job.name, row)
+        leave_row(row_folder(Path(job.folder), layout), folder.name, row)
         if not job.keep:
             _clean(folder)
     return row

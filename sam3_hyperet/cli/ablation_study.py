@@ -9,9 +9,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
 from sam3_hyperet.ablation.plan import Plan, Tuning, read_plan
-from sam3_hyperet.ablation.rows import RUNS, TRIALS, Layout, gather, trials_file
+from sam3_hyperet.ablation.rows import RUNS, TRIALS, Layout, gather, row_folder, trials_file
 from sam3_hyperet.ablation.runs import Choice, Run, choices_of, missing, runs_of, trials_of, with_options
-from sam3_hyperet.cli.ablation_configs import Composer, weights_digest
+from sam3_hyperet.cli.ablation_configs import Composer
 from sam3_hyperet.cli.command import CONFIGS, parse_command
 from sam3_hyperet.cli.composition import groups_of, unknown
 from sam3_hyperet.errors import ConfigError
@@ -47,15 +47,11 @@ class Study:
 
     def rows(self, layout: Layout) -> list[dict[str, str]]:
         """All rows of runs or of trials, of the CSV and of row files."""
-        return gather(self.file(layout), self.row_folder(layout), layout)
+        return gather(self.file(layout), row_folder(self.folder, layout), layout)
 
     def file(self, layout: Layout) -> Path:
         """The CSV of runs, or that of trials."""
         return self.csv if layout is RUNS else trials_file(self.csv)
-
-    def row_folder(self, layout: Layout) -> Path:
-        """Where runs or trials leave their rows."""
-        return self.folder / ("rows" if layout is RUNS else "trial_rows")
 
     def choices(self) -> dict[tuple[str, str], Choice]:
         """What the trials have chosen for each arm of the part that has all of its trials, by (data, arm)."""
@@ -107,21 +103,18 @@ class Study:
 
     def job(self, run: Run) -> DictConfig:
         """The configuration of a run, with what its row needs."""
-        layout, world = TRIALS if run.is_trial else RUNS, self.plan.data[run.data]
+        world = self.plan.data[run.data]
         config = self.composer.run(run)
         config.ablation = {
             "cells": run.cells,
             "identity": self.composer.identity(run),
             "trained": self.composer.trained(run),
             "base": {split: self.composer.base_score(run, split) for split in ("tune", "val")},
-            "weights": weights_digest(config.model.name, config.model.checkpoint, config.model.seed)[:12],
             "rule": world.rule(self.plan.dial),
             "grid": list(self.plan.dial.grid),
             "metrics": dict(world.metrics),
             "gain": world.gain,
             "lost": world.lost,
-            "rows": str(self.row_folder(layout)),
-            "name": run.name,
             "folder": str(self.folder),
             "is_trial": run.is_trial,
             "keep": bool(self.options.keep),

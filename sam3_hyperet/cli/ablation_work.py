@@ -14,7 +14,7 @@ from sam3_hyperet.cli.ablation_failures import failed_lines, failures
 from sam3_hyperet.cli.ablation_study import LOG, Study, quiet
 from sam3_hyperet.cli.recognition import recognised_here
 from sam3_hyperet.cli.submit import checked_once, submit_jobs
-from sam3_hyperet.training.options import STATE_FILE
+from sam3_hyperet.training.run_files import STATE_FILE
 from sam3_hyperet.wording import count_of
 
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.errors import CheckpointError
-from sam3_hyperet.modeling.config import PACKAGED, ModelOptions, packaged_file
+from sam3_hyperet.modeling.config import ModelOptions
 from sam3_hyperet.modeling.tensor_files import read_metadata
 from sam3_hyperet.reading import parse_json
 from sam3_hyperet.wording import count_of
@@ -29,9 +29,7 @@ def base_remark(model: ModelOptions, sets: Iterable[DataOptions]) -> str:
 
     Raises CheckpointError for a file that cannot be read.
     """
-    file = Path(model.checkpoint or "").expanduser()
-    if model.checkpoint is None and model.name in PACKAGED:
-        file = packaged_file(model.name)
+    file = model.packaged or Path(model.checkpoint or "").expanduser()
     if file.suffix != ".safetensors" or not file.is_file():
         return ""
     seen = {seed: (name, images) for name, seed, images in _drawn(file)}

@@ -8,11 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sam3_hyperet.cli.command import CONFIGS, exit_cleanly, parse_command, write_json
+from sam3_hyperet.cli.command import CONFIGS, exit_cleanly, parse_command
 from sam3_hyperet.cli.doctor import warnings_of
 from sam3_hyperet.cli.submit import submit_jobs
 from sam3_hyperet.doctor.job import examine_job
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.files import write_json
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.options import read_options
 

@@ -5,13 +5,12 @@ Nothing here imports torch, so that help and mistakes cost no time.
 
 import errno
 import functools
-import json
 import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -22,7 +21,6 @@ from sam3_hyperet.cli.help_text import help_of_files, help_of_section, help_of_t
 from sam3_hyperet.cli.of_run import OF_RUN
 from sam3_hyperet.cli.sections import SECTIONS
 from sam3_hyperet.errors import ConfigError, UserError
-from sam3_hyperet.files import replacing
 from sam3_hyperet.options import defaults
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -130,13 +128,6 @@ def user_message(error: BaseException) -> str | None:
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK):
         return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part is not None)
     return None
-
-
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write JSON, whole or not at all; NaN is refused (ValueError). Parent folders are made."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def check_output(out: str | Path, *inputs: object) -> None:

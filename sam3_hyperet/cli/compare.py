@@ -9,7 +9,6 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Column, Table
 
-from sam3_hyperet.cli.command import write_json
 from sam3_hyperet.cli.dial import print_front
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.tables import print_table
@@ -23,12 +22,12 @@ from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import open_task
-from sam3_hyperet.files import Manifest
+from sam3_hyperet.files import Manifest, write_json
 from sam3_hyperet.report.comparison_report import write_comparison
 from sam3_hyperet.report.tables import MISSING, value
 from sam3_hyperet.training.choice import Rule
+from sam3_hyperet.training.run_files import EVALUATION_FILES, METRICS_FILE
 
-PRODUCTS = ("metrics.json", "report.html", "comparison.md", "comparison.tex")
 _PRINTED = ("segm/AP", "bbox/AP", "mIoU", "unassigned", "presence/accuracy_absent")
 
 
@@ -57,7 +56,7 @@ def compare_and_report(
     go on from the records in `run_dir`, "never" to start over.
     Returns the metrics; nothing in a process that is not the first.
     """
-    Manifest(run_dir).check(*PRODUCTS)
+    Manifest(run_dir).check(*EVALUATION_FILES)
     what = "images" if fabric.world_size == 1 else f"images of the first of {fabric.world_size} processes"
     say, progress = partial(console.print, markup=False, soft_wrap=True), partial(counted, console, what)
     for line in data_notes(split.images):
@@ -73,8 +72,8 @@ def compare_and_report(
     tried = front.metrics if front and front.chosen is not None else {}
     of_tuning = {f"dial/{dial:g}/{name}": tried[dial][name] for dial in tried for name in front.rule.metrics}
     metrics = {**extra, **of_tuning, **comparison.metrics}
-    Manifest(run_dir).claim(*PRODUCTS)
-    write_json(run_dir / "metrics.json", {**how_measured(comparison), **metrics})
+    Manifest(run_dir).claim(*EVALUATION_FILES)
+    write_json(run_dir / METRICS_FILE, {**how_measured(comparison), **metrics})
     write_comparison(replace(comparison, metrics=metrics), run_dir, config_text, front, base)
     if not keep_records:
         remove_records(comparison, run_dir)

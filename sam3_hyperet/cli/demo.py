@@ -28,7 +28,7 @@ from sam3_hyperet.modeling.config import PACKAGED, adapter_config, packaged_adap
 from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import precision_text, resolved_precision
-from sam3_hyperet.training.run_folder import ADAPTER
+from sam3_hyperet.training.run_files import ADAPTER
 
 _PHRASES = ("building", "roof", "wheel")  # two of parts and one group, all of which the packaged adapter has learnt
 

@@ -22,10 +22,10 @@ from sam3_hyperet.doctor.findings import Finding, of_error
 from sam3_hyperet.errors import ConfigError, UserError
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.options import read_options
+from sam3_hyperet.training.run_files import ADAPTER, WEIGHTS
 from sam3_hyperet.version import __version__
 from sam3_hyperet.wording import count_of
 
-_ADAPTER, _WEIGHTS = "adapter.safetensors", "weights.safetensors"  # training.run_folder has them, and loads torch
 _OWN = ("run=", "adapter_file=", "trial=", "json=", "--")
 
 
@@ -145,10 +145,10 @@ def _of_run(folder: Path) -> dict[str, Any]:
     """The options of a training run, with its own weights and adapter, as far as it has come."""
     values: dict[str, Any] = OmegaConf.to_container(config_of_run(folder), resolve=True)  # type: ignore[assignment]
     values["run_dir"] = str(folder)
-    if (folder / _WEIGHTS).is_file():
-        values["model"]["checkpoint"] = str(folder / _WEIGHTS)
-    if (folder / _ADAPTER).is_file():
-        values["adapter_file"] = str(folder / _ADAPTER)
+    if (folder / WEIGHTS["best"]).is_file():
+        values["model"]["checkpoint"] = str(folder / WEIGHTS["best"])
+    if (folder / ADAPTER["best"]).is_file():
+        values["adapter_file"] = str(folder / ADAPTER["best"])
     return values
 
 

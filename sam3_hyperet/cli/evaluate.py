@@ -14,7 +14,7 @@ from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import exit_cleanly
-from sam3_hyperet.cli.compare import PRODUCTS, compare_and_report
+from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.dial import DialOptions, print_front, save_dials, set_dials, tuned_on
 from sam3_hyperet.cli.doctor import warnings_of
 from sam3_hyperet.cli.of_run import listed
@@ -42,7 +42,7 @@ from sam3_hyperet.modeling.adapter_source import adapter_name, is_on_hub, locate
 from sam3_hyperet.modeling.config import ModelOptions
 from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.options import read_options
-from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
+from sam3_hyperet.training.run_files import ADAPTER, EVALUATION_FILES, WEIGHTS
 from sam3_hyperet.wording import count_of
 
 
@@ -163,7 +163,7 @@ def _warnings(values: dict[str, Any]) -> list[str]:
     adapters = [one.adapter for one in trained.values() if one.adapter]
     options = read_options(ModelOptions, values["model"], "model")
     run_dir = Path(values["run_dir"])
-    Manifest(run_dir).check(*PRODUCTS)
+    Manifest(run_dir).check(*EVALUATION_FILES)
     return warnings_of(examine_job(launcher, run_dir, options, adapters, {"data": data_rows}), values["run_dir"])
 
 

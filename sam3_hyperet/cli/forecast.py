@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from sam3_hyperet.choices import AUTO, BF16
-from sam3_hyperet.cli.command import parse_command, write_json
+from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.step_memory import prompts_of_image, step_kind
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.files import write_json
 from sam3_hyperet.modeling.config import SCHEMES, HyperETConfig
 from sam3_hyperet.training.memory.choice import USABLE, Choice, choose
 from sam3_hyperet.training.memory.forecast import OBJECTS, Forecaster

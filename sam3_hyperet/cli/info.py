@@ -14,9 +14,10 @@ from sam3_hyperet.hub.adapter_info import AdapterInfo, read_adapter_info
 from sam3_hyperet.hub.card import adapter_facts, training_facts
 from sam3_hyperet.hub.card_tables import card_rows
 from sam3_hyperet.hub.repository import optional_file
-from sam3_hyperet.hub.run_info import CONFIG_FILE, METRICS_FILE, VERSIONS_FILE, RunInfo, read_run_info
+from sam3_hyperet.hub.run_info import RunInfo, read_run_info
 from sam3_hyperet.modeling.adapter_source import HubReference, commit_of, is_on_hub, locate_adapter
 from sam3_hyperet.report.tables import Row, between, number, signed
+from sam3_hyperet.training.run_files import CONFIG_FILE, METRICS_FILE, VERSIONS_FILE
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from sam3_hyperet.modeling.layouts.transformers_folder import check_new_folder, 
 from sam3_hyperet.modeling.merge import merge
 from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.options import one_of
-from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
+from sam3_hyperet.training.run_files import ADAPTER, WEIGHTS
 from sam3_hyperet.wording import count_of
 
 LAYOUTS = ("official", "base", "transformers")

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.reading import YAML_ERRORS, read_yaml_text
+from sam3_hyperet.training.run_files import CONFIG_FILE
 
 OF_RUN = "of_run"
 """The choice of a group that stands for the runs' own section, and the key that lists the groups where it was made."""
@@ -68,7 +69,7 @@ def read_yaml(file: Path, given: str, expected: str = "keys with values") -> Dic
 
 def config_of_run(folder: Path) -> DictConfig:
     """The configuration of the training run in a folder. Raises ConfigError where it has none."""
-    file = folder / "config.yaml"
+    file = folder / CONFIG_FILE
     if not os.path.lexists(file):
         raise ConfigError(f"run={folder}: {file} does not exist; expected the folder of a training run")
     expected = "the configuration of a training run; expected the sections model and data"

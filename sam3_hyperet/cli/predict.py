@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.cli.command import exit_cleanly, write_json
+from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.doctor import warnings_of
 from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
@@ -26,7 +26,7 @@ from sam3_hyperet.doctor.findings import Finding, ok
 from sam3_hyperet.doctor.job import examine_job
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.evaluation.models import at_dial
-from sam3_hyperet.files import Manifest, replacing
+from sam3_hyperet.files import Manifest, replacing, write_json
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.predictor import Predictor, check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
@@ -43,7 +43,7 @@ from sam3_hyperet.modeling.opening import open_model, set_threads
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
 from sam3_hyperet.options import read_options
 from sam3_hyperet.precision import float32_products, precision_text
-from sam3_hyperet.training.run_folder import ADAPTER, WEIGHTS
+from sam3_hyperet.training.run_files import ADAPTER, WEIGHTS
 from sam3_hyperet.wording import count_of
 
 _LISTED = 10  # prompts in a line

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from sam3_hyperet.cli.command import command_line, parse_command, write_json
+from sam3_hyperet.cli.command import command_line, parse_command
 from sam3_hyperet.cli.progress import progress
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.data.annotations import AnnotatedImages
@@ -20,6 +20,7 @@ from sam3_hyperet.data.notes import prompt_notes
 from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.sources import choose, prompt_sampler, read_split
 from sam3_hyperet.errors import ConfigError, DataError, StorageError
+from sam3_hyperet.files import write_json
 from sam3_hyperet.options import read_options
 from sam3_hyperet.preparation.checks import Inspected, inspect, same_files
 from sam3_hyperet.preparation.conversion import Conversion

@@ -11,7 +11,7 @@ from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.checkpoint import save_base
 from sam3_hyperet.modeling.config import ModelOptions
 from sam3_hyperet.options import read_options
-from sam3_hyperet.training.run_folder import WEIGHTS
+from sam3_hyperet.training.run_files import WEIGHTS
 
 BASE = "base.safetensors"
 

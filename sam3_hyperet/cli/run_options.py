@@ -18,7 +18,8 @@ from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.options import NonNegativeInt, Switch, check_fields, read_options
 from sam3_hyperet.training.choice import LOSS, Rule
-from sam3_hyperet.training.options import CONFIG_FILE, FSDP, STAGES, CacheOptions, FitOptions
+from sam3_hyperet.training.options import FSDP, STAGES, CacheOptions, FitOptions
+from sam3_hyperet.training.run_files import CONFIG_FILE
 
 _SAME_RESULT = {"protocol", "logger", "evaluate", "cache.folder", "model.compile", "train.checkpoint_activations"} | {
     f"train.{name}"

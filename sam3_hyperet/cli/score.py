@@ -8,12 +8,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from sam3_hyperet.cli.command import check_output, parse_command, write_json
+from sam3_hyperet.cli.command import check_output, parse_command
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics.instances.cg_f1 import SCORE_THRESHOLD
 from sam3_hyperet.evaluation.scoring.cg_f1 import cg_f1_of_files
 from sam3_hyperet.evaluation.scoring.coco_ap import score_coco_files
 from sam3_hyperet.evaluation.scoring.label_maps import read_names, score_label_folders
+from sam3_hyperet.files import write_json
 from sam3_hyperet.version import versions
 
 _PACKAGES = ("pycocotools", "faster-coco-eval", "numpy", "pillow")

@@ -19,7 +19,8 @@ from sam3_hyperet.files import Manifest, replacing, sole_use
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.launch.slurm import ToolJob, check_name, open_executor, script, submit
 from sam3_hyperet.options import read_options
-from sam3_hyperet.training.options import CONFIG_FILE, STATE_FILE, TrainOptions
+from sam3_hyperet.training.options import TrainOptions
+from sam3_hyperet.training.run_files import CONFIG_FILE, STATE_FILE
 from sam3_hyperet.wording import count_of
 
 _CHECKED = ("model", "hyperet", "stage", "data", "more_data", "train", "cache", "launcher", "evaluate")

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.base_pictures import base_remark
-from sam3_hyperet.cli.command import command_line, exit_cleanly, write_json
+from sam3_hyperet.cli.command import command_line, exit_cleanly
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.predict_inputs import prompts_text
 from sam3_hyperet.cli.processes import from_first, make_fabric
@@ -31,7 +31,7 @@ from sam3_hyperet.evaluation.cascade import calibration_images
 from sam3_hyperet.evaluation.models import beside_base
 from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.evaluation.validation_score import ValidationScore, known_metrics, open_validation
-from sam3_hyperet.files import replacing, sole_use
+from sam3_hyperet.files import replacing, sole_use, write_json
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
@@ -51,8 +51,9 @@ from sam3_hyperet.training.feature_cache import cached_trunk, check_cache
 from sam3_hyperet.training.loaders import loader_processes
 from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.optimizer import build_optimizer, describe_groups
-from sam3_hyperet.training.options import CONFIG_FILE, FSDP, TrainOptions
-from sam3_hyperet.training.run_folder import ADAPTER, VERSIONS, WEIGHTS, RunFolder, base_trains, find_run
+from sam3_hyperet.training.options import FSDP, TrainOptions
+from sam3_hyperet.training.run_files import ADAPTER, CONFIG_FILE, REPORT_FILE, VERSIONS_FILE, WEIGHTS
+from sam3_hyperet.training.run_folder import RunFolder, base_trains, find_run
 from sam3_hyperet.training.shared_work import shared_work
 from sam3_hyperet.training.signals import Preemption
 from sam3_hyperet.training.stages import set_stage
@@ -177,9 +178,9 @@ def _train(
         run.prepare()
         with replacing(run.path / CONFIG_FILE) as file:  # a killed run goes on only if its configuration is whole
             file.write_text(config_text, encoding="utf-8")
-        before = read_json(run.path / VERSIONS) if run.resume and (run.path / VERSIONS).is_file() else {}
+        before = read_json(run.path / VERSIONS_FILE) if run.resume and (run.path / VERSIONS_FILE).is_file() else {}
         digest = first[1] if first else before.get("init_adapter")
-        write_json(run.path / VERSIONS, {**versions(), **({"init_adapter": digest} if digest else {})})
+        write_json(run.path / VERSIONS_FILE, {**versions(), **({"init_adapter": digest} if digest else {})})
         if first:
             at = f", saved at dial {dial:g} and trained at 1" if dial != 1.0 else ""
             say(f"begins with the adapter of {first[0]} (SHA-256 {first[1][:12]}…){at}")
@@ -261,7 +262,7 @@ def _validation_task(tuning: Split | None, options: RunOptions) -> EvalTask | No
 
 def _print_next(console: Console, run_dir: Path, images: AnnotatedImages) -> None:
     """Print where the results are, and a command to paste that uses them."""
-    files = [name for name in (ADAPTER["best"], WEIGHTS["best"], "report.html") if (run_dir / name).is_file()]
+    files = [name for name in (ADAPTER["best"], WEIGHTS["best"], REPORT_FILE) if (run_dir / name).is_file()]
     console.print("wrote " + ", ".join(str(run_dir / name) for name in files), markup=False, soft_wrap=True)
     counts = images.counts or {}
     classes = [category for category in images.categories if category.id != images.background]

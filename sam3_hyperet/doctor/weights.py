@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sam3_hyperet.doctor.findings import Examination, Finding, failed, ok, warning
 from sam3_hyperet.doctor.machine import size_text
-from sam3_hyperet.modeling.config import PACKAGED, ModelOptions
+from sam3_hyperet.modeling.config import ModelOptions
 
 _SECONDS = 10  # for the hub's answer
 _LOCAL = "or model.checkpoint=PATH of a local copy"
@@ -87,7 +87,7 @@ def checkpoint_rows(options: ModelOptions, model: object) -> Iterator[Finding]:
     from sam3_hyperet.modeling.layouts.base_files import locate_base, read_official
 
     assert isinstance(model, nn.Module)
-    if options.checkpoint == "random" or (options.checkpoint is None and options.name not in PACKAGED):
+    if options.is_random:
         remedy = "model.checkpoint=sam3.pt, or facebook/sam3"
         yield warning("checkpoint", "random weights, which know nothing", "weights to adapt", remedy)
         return

@@ -13,16 +13,9 @@ import yaml
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hub.adapter_info import AdapterInfo, read_adapter_info
 from sam3_hyperet.hub.card import CardOptions, card_text
-from sam3_hyperet.hub.run_info import (
-    CONFIG_FILE,
-    METRICS_FILE,
-    VERSIONS_FILE,
-    WEIGHTS_FILE,
-    RunInfo,
-    read_run_info,
-    run_beside,
-)
+from sam3_hyperet.hub.run_info import RunInfo, read_run_info, run_beside
 from sam3_hyperet.modeling.adapter_source import ADAPTER_FILE
+from sam3_hyperet.training.run_files import CONFIG_FILE, METRICS_FILE, VERSIONS_FILE, WEIGHTS
 
 CARD_FILE = "README.md"
 FILES = (CARD_FILE, ADAPTER_FILE, CONFIG_FILE, METRICS_FILE, VERSIONS_FILE)
@@ -47,8 +40,10 @@ def prepare_publication(adapter: Path, repository: str, options: CardOptions) ->
     Raises CheckpointError for what is no adapter file, and for one whose base weights were trained along with it.
     """
     info, folder = read_adapter_info(adapter), run_beside(adapter)
-    if folder and (folder / WEIGHTS_FILE).is_file():
-        found = f"{folder}: the run trained base weights too ({WEIGHTS_FILE}), without which its adapter fits no base"
+    if folder and (folder / WEIGHTS["best"]).is_file():
+        found = (
+            f"{folder}: the run trained base weights too ({WEIGHTS['best']}), without which its adapter fits no base"
+        )
         raise CheckpointError(f"{found}; expected a run in stage 1, or to share what `merge` writes")
     run = read_run_info(adapter)
     shortened: list[str] = []

@@ -14,7 +14,7 @@ from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.files import storage_errors
 from sam3_hyperet.hub.card import CardOptions
 from sam3_hyperet.hub.publishing import FILES, Publication, prepare_publication
-from sam3_hyperet.hub.run_info import METRICS_FILE, read_metrics
+from sam3_hyperet.hub.run_info import read_metrics
 from sam3_hyperet.modeling.adapter_source import (
     ADAPTER_FILE,
     HubReference,
@@ -23,6 +23,7 @@ from sam3_hyperet.modeling.adapter_source import (
     hub_errors,
     locate_adapter,
 )
+from sam3_hyperet.training.run_files import METRICS_FILE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -12,12 +12,9 @@ from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.modeling.adapter_source import ADAPTER_FILE
 from sam3_hyperet.modeling.config import is_packaged
-from sam3_hyperet.reading import YAML_ERRORS, parse_json, read_text, read_yaml_text
+from sam3_hyperet.reading import YAML_ERRORS, read_json, read_yaml_text
 from sam3_hyperet.report.tables import METRICS
-
-CONFIG_FILE, METRICS_FILE, VERSIONS_FILE = "config.yaml", "metrics.json", "versions.json"
-WEIGHTS_FILE = "weights.safetensors"
-"""Base weights that a run trained."""
+from sam3_hyperet.training.run_files import CONFIG_FILE, METRICS_FILE, VERSIONS_FILE
 
 
 @dataclass(frozen=True)
@@ -103,10 +100,7 @@ def _key(text: str) -> MetricKey | None:
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        found = parse_json(read_text(path))
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from None
+    found = read_json(path)
     if not isinstance(found, dict):
         raise DataError(f"{path}: holds a {type(found).__name__}, expected keys with values")
     return found

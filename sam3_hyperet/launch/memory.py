@@ -9,7 +9,7 @@ from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.modeling.outline import outline
 from sam3_hyperet.options import read_options
 from sam3_hyperet.training.options import StageOptions
-from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
+from sam3_hyperet.training.run_files import HISTORY_FILE
 from sam3_hyperet.training.run_log import read_history
 from sam3_hyperet.training.stages import set_stage
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.config import packaged_adapter
 
-ADAPTER_FILE = "adapter.safetensors"
-"""Name of the adapter in a run's folder and in a repository of the hub."""
+ADAPTER_FILE, LAST_ADAPTER_FILE = "adapter.safetensors", "adapter_last.safetensors"
+"""Names of the adapters of the best and of the last step in a run's folder; the first also in a hub's repository."""
 FORMAT = "sam3_hyperet-adapter-1"
 """Of adapter files, in their metadata."""
 HUB = "hub:"
@@ -83,7 +83,7 @@ def adapter_name(source: str | Path) -> str:
         return HubReference.of(str(source)).repository.partition("/")[2]
     # links are not followed: in a cache they lead to a blob without a name
     path = Path(os.path.abspath(Path(source).expanduser()))
-    return path.parent.name if path.name in (ADAPTER_FILE, "adapter_last.safetensors") else path.stem
+    return path.parent.name if path.name in (ADAPTER_FILE, LAST_ADAPTER_FILE) else path.stem
 
 
 def download(reference: HubReference, name: str) -> Path:

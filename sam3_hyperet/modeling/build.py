@@ -3,7 +3,6 @@
 import functools
 import math
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.checkpoint import load_base
 from sam3_hyperet.modeling.compilation import check_compiler
-from sam3_hyperet.modeling.config import PACKAGED
+from sam3_hyperet.modeling.config import PACKAGED, packaged_file
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,7 @@ def build_model(
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reseeds the accelerators too
         model = assemble(architecture)
     if checkpoint is None and name in PACKAGED:
-        with resources.as_file(resources.files("sam3_hyperet") / "weights" / PACKAGED[name]) as packaged:
-            load_base(model, packaged)
+        load_base(model, packaged_file(name))
     elif checkpoint not in (None, "random"):
         load_base(model, checkpoint)
     model.compiles = compile

@@ -187,10 +187,20 @@ class ModelOptions:
     compile: bool = False
 
     @property
+    def packaged(self) -> Path | None:
+        """The file of the package with the base weights; None where they are from elsewhere."""
+        return packaged_file(self.name) if self.checkpoint is None and self.name in PACKAGED else None
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the base weights are random."""
+        return self.checkpoint == "random" or (self.checkpoint is None and self.packaged is None)
+
+    @property
     def weights(self) -> str:
         """The model and its base weights, for people."""
-        if self.checkpoint is None and self.name in PACKAGED:
-            return f"{self.name}, {PACKAGED[self.name]} of the package"
+        if self.packaged:
+            return f"{self.name}, {self.packaged.name} of the package"
         weights = (
             f"random weights of seed {self.seed}"
             if self.checkpoint == "random"

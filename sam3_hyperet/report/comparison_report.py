@@ -19,6 +19,7 @@ from sam3_hyperet.report.description import descriptions, facts
 from sam3_hyperet.report.examples import examples, extremes, semantic_examples
 from sam3_hyperet.report.report import Report, write_report, write_tables
 from sam3_hyperet.training import run_log
+from sam3_hyperet.training.run_files import HISTORY_FILE, REPORT_FILE
 from sam3_hyperet.version import versions
 from sam3_hyperet.wording import count_of, without_folders
 
@@ -49,7 +50,7 @@ def write_comparison(
     report = Report(
         title=run_dir.name,
         metrics=comparison.metrics,
-        history=run_log.read_history(run_dir / run_log.FILE),
+        history=run_log.read_history(run_dir / HISTORY_FILE),
         protocol=protocol_facts(compared),
         config=_without_folders(config_text),
         versions=versions(),
@@ -72,7 +73,7 @@ def write_comparison(
         gates=evidence.gates_of_prompts(comparison),
         detailed=(last,) if is_part else (),
     )
-    write_report(report, run_dir / "report.html")
+    write_report(report, run_dir / REPORT_FILE)
     write_tables(report, run_dir)
 
 

@@ -16,6 +16,7 @@ from sam3_hyperet.modeling.parameters import base_state_dict, parameter_report
 from sam3_hyperet.report.summary import duration
 from sam3_hyperet.report.tables import value
 from sam3_hyperet.training import run_log
+from sam3_hyperet.training.run_files import HISTORY_FILE
 from sam3_hyperet.version import __version__, commit
 from sam3_hyperet.wording import count_of
 
@@ -92,7 +93,7 @@ def _training(result: EvalResult, metrics: Mapping[str, float]) -> str:
         text += f", step {best:,.0f} kept" if best is not None else ""
         return text + (f", {count_of(int(skipped), 'step')} skipped" if skipped else "")
     file = result.model.adapter_file or result.model.weights_file
-    history = run_log.read_history(file.parent / run_log.FILE) if file else []
+    history = run_log.read_history(file.parent / HISTORY_FILE) if file else []
     return count_of(int(history[-1]["step"]), "step") if history else ""
 
 

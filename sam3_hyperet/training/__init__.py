@@ -16,7 +16,8 @@ feature_cache: a frozen trunk's features on disk.
 distributed: fully sharded training (FSDP2).
 state: the saved state of a run, with a checksum.
 warm_start: the adapter file that a run begins with.
-run_folder: a run's files, which of them are its own, its best and last weights.
+run_files: names of the files in a run's folder, without torch.
+run_folder: which of them are the run's own, its best and last weights.
 run_log: metrics.jsonl, TensorBoard, Weights & Biases, the progress bar.
 signals: Ctrl-C, SIGTERM and Slurm's warning between two steps.
 sam3_trainer: a model with adapters for SAM 3's own trainer.

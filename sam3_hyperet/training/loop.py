@@ -18,8 +18,9 @@ from sam3_hyperet.training.choice import LOSS, Rule
 from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_control
 from sam3_hyperet.training.distributed import optimizer_state, whole_parameters
 from sam3_hyperet.training.ema import Average
-from sam3_hyperet.training.options import STATE_FILE, FitOptions, TrainOptions
+from sam3_hyperet.training.options import FitOptions, TrainOptions
 from sam3_hyperet.training.progress import Progress
+from sam3_hyperet.training.run_files import STATE_FILE
 from sam3_hyperet.training.run_folder import RunFolder
 from sam3_hyperet.training.run_log import RunLog
 from sam3_hyperet.training.signals import Interrupted

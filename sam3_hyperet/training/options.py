@@ -19,8 +19,6 @@ SCHEDULES = ("constant", "linear", "cosine", "dynamic")
 CACHE_DTYPES = ("float32", "bfloat16")
 FSDP = "fsdp"
 MEMORY = ("auto", "off")
-CONFIG_FILE, STATE_FILE = "config.yaml", "state.pt"
-"""In a run's folder, its resolved configuration and the state to go on from."""
 
 _LOW, _HIGH = CURVATURE_BOUNDS
 _Curvature = Annotated[float, number(lambda c: _LOW < c < _HIGH, f"a curvature between {_LOW:g} and {_HIGH:g}")]

@@ -10,22 +10,23 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.files import Manifest, remove_leftovers
 from sam3_hyperet.modeling.adapter_file import load_adapter, save_adapter
-from sam3_hyperet.modeling.adapter_source import ADAPTER_FILE
 from sam3_hyperet.modeling.checkpoint import load_base, save_base
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.parameters import base_state_dict
-from sam3_hyperet.training.options import CONFIG_FILE, STATE_FILE
-from sam3_hyperet.training.run_log import FILE as HISTORY_FILE
+from sam3_hyperet.training.run_files import (
+    ADAPTER,
+    CONFIG_FILE,
+    EVALUATION_FILES,
+    HISTORY_FILE,
+    STATE_FILE,
+    VERSIONS_FILE,
+    WEIGHTS,
+)
 from sam3_hyperet.training.state import previous_state
 
-ADAPTER = {"best": ADAPTER_FILE, "last": "adapter_last.safetensors"}
-WEIGHTS = {"best": "weights.safetensors", "last": "weights_last.safetensors"}
-VERSIONS = "versions.json"
 _WEIGHTS = (*ADAPTER.values(), *WEIGHTS.values())
 _RESULTS = (*_WEIGHTS, STATE_FILE, previous_state(Path(STATE_FILE)).name, HISTORY_FILE, "tensorboard")
-_NAMES = (*_RESULTS, CONFIG_FILE, VERSIONS, "wandb", "wandb_id")
-_EVALUATION = ("metrics.json", "report.html", "comparison.md", "comparison.tex")
-"""On the list once evaluation has written them."""
+_NAMES = (*_RESULTS, CONFIG_FILE, VERSIONS_FILE, "wandb", "wandb_id")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class RunFolder:
 
     def check(self, *, evaluate: bool) -> None:
         """Raise a ConfigError if a name that the run needs is taken by a file that no run has written."""
-        Manifest(self.path).check(*_NAMES, *(_EVALUATION if evaluate else ()))
+        Manifest(self.path).check(*_NAMES, *(EVALUATION_FILES if evaluate else ()))
 
     def prepare(self) -> None:
         """Make the folder ready: leftovers of killed processes are removed and, unless resumed, all earlier results."""
@@ -51,7 +52,7 @@ class RunFolder:
         manifest.claim(*_NAMES)
         if not self.resume:
             records = [name for name in manifest.names if name.startswith("records/")]
-            manifest.remove(*_RESULTS, *_EVALUATION, *records)
+            manifest.remove(*_RESULTS, *EVALUATION_FILES, *records)
 
     def save(self, model: host.Sam3Image, which: str) -> None:
         """Write what has trained, as the "best" or the "last": adapters, and the base's weights where they train."""

@@ -18,9 +18,9 @@ from torch.utils.tensorboard import SummaryWriter
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.files import replacing, storage_errors
 from sam3_hyperet.reading import parse_json, read_text
-from sam3_hyperet.training.options import CONFIG_FILE, LoggerOptions
+from sam3_hyperet.training.options import LoggerOptions
+from sam3_hyperet.training.run_files import CONFIG_FILE, HISTORY_FILE
 
-FILE = "metrics.jsonl"
 _PACE_SECONDS = 600  # over which the pace is measured; rich's 30 hold less than two steps of a large model
 
 
@@ -54,7 +54,7 @@ class RunLog:
         self, run_dir: Path, total: int, *, start: int = 0, active: bool = True, options: LoggerOptions | None = None
     ) -> None:
         self.active = active
-        self._path, self._total, self._validation = run_dir / FILE, total, ""
+        self._path, self._total, self._validation = run_dir / HISTORY_FILE, total, ""
         self._trackers: list[TensorBoard | WeightsAndBiases] = []
         if active and options and options.tensorboard:
             self._trackers.append(TensorBoard(run_dir, start))

@@ -11,7 +11,7 @@ from sam3_hyperet.modeling.adapter_file import load_adapter, read_adapter_config
 from sam3_hyperet.modeling.adapter_source import locate_adapter
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.dial import dial_of, set_dial
-from sam3_hyperet.training.run_folder import ADAPTER
+from sam3_hyperet.training.run_files import ADAPTER
 
 
 def initial_adapter(given: str, config: HyperETConfig) -> tuple[Path, str]:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from sam3_hyperet.errors import ConfigError, StorageError
-from sam3_hyperet.files import LOCK, MANIFEST, Manifest, remove_leftovers, replacing, sole_use
+from sam3_hyperet.files import LOCK, MANIFEST, Manifest, remove_leftovers, replacing, sole_use, write_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -233,3 +233,11 @@ def test_leftovers(tmp_path):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"kept", ".kept"}
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"AP": 0.5})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"AP": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"AP": 0.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from stub_study import GAINS, PLAN
 
-from sam3_hyperet.ablation.rows import cell, leave_row
+from sam3_hyperet.ablation.rows import RUNS, TRIALS, cell, leave_row, row_folder
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def made(monkeypatch):
         row |= {"gain@1": row["gain"], "lost@1": 0.05}
         row |= {"date": "2026-01-01", "identity": job.identity}
         row = {name: cell(value) for name, value in row.items()}
-        leave_row(Path(job.rows), job.name, row)
+        leave_row(row_folder(Path(job.folder), TRIALS if job.is_trial else RUNS), Path(config.run_dir).name, row)
         return row
 
     monkeypatch.setattr(ablation_run, "run", stub)

@@ -17,7 +17,7 @@ from sam3_hyperet.cli.command import CONFIGS
 from sam3_hyperet.errors import ConfigError, UserError
 from sam3_hyperet.files import sole_use
 from sam3_hyperet.training.loop import TrainingFailed
-from sam3_hyperet.training.options import STATE_FILE
+from sam3_hyperet.training.run_files import STATE_FILE
 
 pytestmark = pytest.mark.usefixtures("composed_once")
 

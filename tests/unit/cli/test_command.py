@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from sam3_hyperet.cli import command
-from sam3_hyperet.cli.command import CONFIGS, SECTIONS, command_line, exit_cleanly, parse_command, write_json
+from sam3_hyperet.cli.command import CONFIGS, SECTIONS, command_line, exit_cleanly, parse_command
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.options import defaults, meanings
 
@@ -295,11 +294,3 @@ def test_help_lists_choices_and_keys_and_explains_sections(capsys):
 def test_printed_commands_can_be_pasted(monkeypatch, script, expected):
     monkeypatch.setattr(command.sys, "argv", [script])
     assert command_line("predict", "run=a b") == expected
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"AP": 0.5})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "a.json", {"AP": float("nan")})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"AP": 0.5}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sam3_hyperet.training.run_log import FILE, RunLog, read_history
+from sam3_hyperet.training.run_files import HISTORY_FILE
+from sam3_hyperet.training.run_log import RunLog, read_history
 
 
 def written(folder, steps, **options):
@@ -18,7 +19,7 @@ def written(folder, steps, **options):
     for step in steps:
         log.write(step, {"train/loss": step / 3})
     log.close()
-    return read_history(folder / FILE)
+    return read_history(folder / HISTORY_FILE)
 
 
 @settings(deadline=None)
@@ -26,7 +27,7 @@ def written(folder, steps, **options):
 def test_a_half_written_last_line_is_left_out(tmp_path_factory, lost):
     folder = tmp_path_factory.mktemp("run")
     lines = written(folder, (1, 2, 3))
-    file = folder / FILE
+    file = folder / HISTORY_FILE
     text = file.read_text()
     file.write_text(text[: len(text) - lost])
     whole = lines[: text[: len(text) - lost].count("\n")]
@@ -35,21 +36,21 @@ def test_a_half_written_last_line_is_left_out(tmp_path_factory, lost):
 
 
 def test_no_history(tmp_path):
-    assert read_history(tmp_path / FILE) == []
+    assert read_history(tmp_path / HISTORY_FILE) == []
 
 
 def test_lines_of_an_earlier_attempt_after_the_start_are_dropped(tmp_path):
     first = written(tmp_path, range(1, 6))
     assert written(tmp_path, (4, 5, 6), start=3)[:5] == first
     assert [line["step"] for line in written(tmp_path, (1,))] == [1]
-    assert [file.name for file in tmp_path.iterdir()] == [FILE]
+    assert [file.name for file in tmp_path.iterdir()] == [HISTORY_FILE]
 
 
 def test_only_finite_figures_are_in_the_file(tmp_path):
     log = RunLog(tmp_path, 2)
     log.write(1, {"a": float("nan"), "b": float("inf"), "c": 1, "d": torch.ones(4, dtype=torch.int64)})
     log.close()
-    assert json.loads((tmp_path / FILE).read_text(), parse_constant=pytest.fail) == {"step": 1, "c": 1.0}
+    assert json.loads((tmp_path / HISTORY_FILE).read_text(), parse_constant=pytest.fail) == {"step": 1, "c": 1.0}
 
 
 def test_without_a_terminal_every_logged_step_is_a_line(tmp_path, capsys, monkeypatch):

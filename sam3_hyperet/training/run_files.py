@@ -1,0 +1,17 @@
+"""Names of the files in a run's folder; without torch."""
+
+from sam3_hyperet.modeling.adapter_source import ADAPTER_FILE, LAST_ADAPTER_FILE
+
+ADAPTER = {"best": ADAPTER_FILE, "last": LAST_ADAPTER_FILE}
+WEIGHTS = {"best": "weights.safetensors", "last": "weights_last.safetensors"}
+"""Base weights, where a run trained them."""
+CONFIG_FILE = "config.yaml"
+"""The resolved configuration."""
+STATE_FILE = "state.pt"
+"""What to go on from."""
+HISTORY_FILE = "metrics.jsonl"
+"""The values of each step."""
+VERSIONS_FILE = "versions.json"
+METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
+EVALUATION_FILES = (METRICS_FILE, REPORT_FILE, "comparison.md", "comparison.tex")
+"""What an evaluation writes."""
