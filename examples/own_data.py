@@ -30,7 +30,7 @@ NAMES = ("vehicle", "building", "plant")  # the export's categories: groups, whi
 #
 # Yours is the folder that Roboflow's "COCO Segmentation" gives you: skip this cell and set `EXPORT` to its path. Here
 # it is drawn: `train`, `valid` and `test`, each with its pictures beside `_annotations.coco.json`, pictures renamed
-# with a hash, outlines as polygons, and a category 0 that annotates nothing.
+# with a hash, outlines as polygons, and a category 0 above the others, which annotates nothing and is left out.
 
 # %%
 EXPORT = FOLDER / "shop"
@@ -66,17 +66,18 @@ write_export("val", "test", 12)
 # %% [markdown]
 # ## What is in it
 #
-# `prepare` recognises the layout, opens every file, and says what it found, dropped or repaired.
+# `prepare` recognises the layout, opens every file, and says what it found, dropped or repaired. Its last line is the
+# command that trains on it; the next cell is that command.
 
 # %%
-run_tool("prepare", [f"data.root={EXPORT}"])
+run_tool("prepare", [str(EXPORT)])
 
 # %% [markdown]
 # ## Train
 #
 # `experiment=own_data` is the recipe; the options after it only shorten it for this notebook (`sam3-hyperet init`
 # writes the recipe for your folder, with a reason beside each option). The base stays frozen. At the end base and
-# adapted model are scored on the test pictures.
+# adapted model are scored on the test pictures. (The times printed below are of two CPU cores that had other work.)
 
 # %%
 RUN = FOLDER / "run"
@@ -90,8 +91,8 @@ run_tool(
         "train.max_steps=60",
         "train.batch_size=4",
         "train.accumulate=1",
-        "train.validate_every=0",  # no choice of a step among so few
-        "train.patience=0",
+        "train.validate_every=0",  # no choice of a step among so few,
+        "train.patience=0",  # and so no end when none is better any more
         "train.save_every=0",
         "optim.lr=0.008",
         "logger=none",

@@ -117,10 +117,12 @@ class TrainOptions:
             object.__setattr__(self, "max_steps", _STEPS)
         rule = Rule.parse(self.best)
         if not self.validate_every:
-            for name, without in (("best", LOSS), ("patience", 0)):
-                if (value := getattr(self, name)) != without:
-                    expected = f"expected train.validate_every from 1, or train.{name}={without}"
-                    raise ConfigError(f"train.{name}={value} needs validation; {expected}")
+            without = {"best": LOSS, "patience": 0}
+            if given := [name for name, value in without.items() if getattr(self, name) != value]:
+                found = " and ".join(f"train.{name}={getattr(self, name)}" for name in given)
+                remedy = " ".join(f"train.{name}={without[name]}" for name in given)
+                need = f"{found} (of the experiment, where you did not give it) needs validation"
+                raise ConfigError(f"train.validate_every=0, but {need}; add {remedy}, or validate")
         elif not self.validate_images and (names := [name for name in rule.metrics if name != LOSS]):
             expected = "which train.validate_images=0 never measures; expected a number of images from 1"
             raise ConfigError(f"train.best names {names[0]}, {expected}")

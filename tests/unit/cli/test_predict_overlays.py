@@ -92,6 +92,7 @@ def test_the_base_stands_beside_an_adapted_model_in_the_same_colours(run, photos
     assert drawn(folder / "b.png").shape[1] == 1000  # wide ones stand below each other
     pages = (folder / "index.html").read_text()
     assert "dog 1 → 1" in pages
+    assert "Numbers are instances, base → adapted, dial 0.5." in pages
     assert "red car 0 → 1" in pages
     assert pages.count("adapted, dial 0.5</figcaption>") == 2
     found = json.loads((folder / "predictions.json").read_text())["pictures"][0]["prompts"]

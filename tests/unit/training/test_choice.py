@@ -60,10 +60,15 @@ def test_what_is_no_rule(text, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"best": "segm/AP"}, "train.best=segm/AP needs validation; expected train.validate_every from 1"),
         (
             {"patience": 2},
-            "train.patience=2 needs validation; expected train.validate_every from 1, or train.patience=0",
+            "train.validate_every=0, but train.patience=2 (of the experiment, where you did not give it)",
+        ),
+        ({"patience": 2}, "needs validation; add train.patience=0, or validate"),
+        (
+            {"best": "segm/AP", "patience": 2},
+            "but train.best=segm/AP and train.patience=2 (of the experiment, where you did not give it) needs "
+            "validation; add train.best=loss train.patience=0, or validate",
         ),
         ({"best": RULE, "validate_every": 2, "validate_images": 0}, "which train.validate_images=0 never measures"),
         ({"ema": 1.0}, "train.ema=1.0; expected a fraction from 0 to below 1"),
