@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,21 @@ def write_json(path: str | Path, content: Mapping[str, Any] | Sequence[Any]) -> 
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Temporary folder beside `folder` to write to, renamed at the end: `folder` is there whole or not at all.
+
+    Raises StorageError as `replacing`.
+    """
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
+            whole = Path(beside) / folder.name
+            whole.mkdir()
+            yield whole
+            whole.rename(folder)
 
 
 @contextmanager

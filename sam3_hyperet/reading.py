@@ -92,6 +92,15 @@ def read_yaml_text(path: str | Path, error: type[UserError] = ConfigError) -> st
     return text
 
 
+def read_yaml(path: str | Path, error: type[UserError] = ConfigError) -> Any:
+    """Content of a YAML file. Raises `error` naming it."""
+    text = read_yaml_text(path, error)
+    try:
+        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except YAML_ERRORS as fault:
+        raise error(f"{path}: not readable as YAML ({' '.join(str(fault).split())})") from None
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

@@ -1,19 +1,24 @@
 """A plan file: worlds, bases, arms, seeds, how arms are tuned and dialled, and which pairs are compared."""
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-import yaml
+from typing import Any
 
 from sam3_hyperet.ablation.rows import RUNS
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, check_fields, number, one_of, read_options
-from sam3_hyperet.reading import YAML_ERRORS, read_yaml_text
+from sam3_hyperet.options import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_fields,
+    one_of,
+    read_options,
+)
+from sam3_hyperet.reading import read_yaml
 
 Options = Mapping[str, object]
 """Options of `train` by their path, as on its command line."""
@@ -22,7 +27,6 @@ PRETRAIN = "pretrain"
 GAIN, LOST = "gain", "lost"
 """Columns of what a run gains and loses against its base, in the metrics that its world names for it."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
-_NotNegative = Annotated[float, number(lambda value: 0 <= value < math.inf, "a number from 0")]
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class DialRule:
     """
 
     grid: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25)
-    lost: _NotNegative = 0.02
+    lost: NonNegativeFloat = 0.02
 
     def __post_init__(self) -> None:
         check_fields(self, "dial")
@@ -174,11 +178,7 @@ def read_plan(file: Path) -> Plan:
 
 def _content(file: Path, below: tuple[Path, ...] = ()) -> dict[str, object]:
     """The entries of a plan file and of those that it extends."""
-    try:
-        content = yaml.load(read_yaml_text(file), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except YAML_ERRORS as error:
-        raise ConfigError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from None
-    found = _mapping(content, "a plan")
+    found = _mapping(read_yaml(file), "a plan")
     if (name := found.pop("extends", None)) is None:
         return found
     other = file.with_name(f"{name}.yaml")

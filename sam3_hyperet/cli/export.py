@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
-from PIL import Image
 from rich.console import Console
 
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.predict import dial_line, open_adapted
-from sam3_hyperet.cli.predict_inputs import find_images, listed_prompts
-from sam3_hyperet.data.image_files import read_image
+from sam3_hyperet.cli.predict_inputs import listed_prompts, trial_images
 from sam3_hyperet.digest import sha256
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.export.check import trials
@@ -40,9 +37,7 @@ def main(argv: list[str] | None = None) -> Path:
     set_threads(config.threads)
     out = Path(config.out)
     check_export(out)
-    images = [read_image(path, upright=True) for path in find_images(config.images)] if config.images else []
-    if not images:
-        images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))]
+    images = trial_images(config.images)
     prompts = listed_prompts(config.prompts)
     model, adapter = open_adapted(OmegaConf.merge(config, {"device": "cpu"}))
     check_prompts(model, prompts)

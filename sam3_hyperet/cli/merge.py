@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
@@ -12,8 +11,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import check_output, parse_command
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict import dial_line, open_adapted
-from sam3_hyperet.cli.predict_inputs import find_images, listed_prompts
-from sam3_hyperet.data.image_files import read_image
+from sam3_hyperet.cli.predict_inputs import listed_prompts, trial_images
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.inference.predictor import Predictor, model_input
 from sam3_hyperet.modeling.build import resolution
@@ -46,9 +44,7 @@ def main(argv: list[str] | None = None) -> Path:
     check_output(out, config.adapter, config.carry_over, config.model.checkpoint, *of_run)
     if config.adapter is None and config.run is None and config.layout is None:
         raise ConfigError("merge: needs adapter=… or run=…, or layout=… to write the base alone (see --help)")
-    images = [read_image(path, upright=True) for path in find_images(config.images)] if config.images else []
-    if not images:
-        images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))]
+    images = trial_images(config.images)
     prompts = listed_prompts(config.prompts)
     if config.carry_over and not locate_base(config.carry_over).is_file():  # before the model is built
         raise CheckpointError(f"carry_over={config.carry_over}: no such file")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig, ListConfig
 from PIL import Image
 
@@ -199,6 +200,13 @@ def passed_over(images: str | Sequence[str]) -> list[str]:
             names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in others)
             lines.append(f"{folder}: {len(others)} other files and folders are passed over: {some(names)}")
     return lines
+
+
+def trial_images(images: str | Sequence[str] | None) -> list[Image.Image]:
+    """The images that a model is checked on: those that `images=` names, or one of noise without any."""
+    if images:
+        return [read_image(path, upright=True) for path in find_images(images)]
+    return [Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))]
 
 
 def find_images(images: str | Sequence[str]) -> list[Path]:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sam3_hyperet.data.annotations import Category, ImageInfo, prompt_name, shown, some
 from sam3_hyperet.data.class_names import read_class_names
 from sam3_hyperet.data.coco import CocoInstances
@@ -21,7 +19,7 @@ from sam3_hyperet.data.coco_file import CocoFile, image_fields
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, find_files
 from sam3_hyperet.data.image_files import image_size
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.reading import YAML_ERRORS, read_text, read_yaml_text
+from sam3_hyperet.reading import read_text, read_yaml
 
 _SLACK = 0.01  # that a coordinate may be off 0 to 1, as in Ultralytics
 _BOX, _POLYGON, _ORIENTED = 4, 6, 8  # numbers of a box, of the smallest polygon, of an oriented box
@@ -41,10 +39,7 @@ class YoloFile:
 
 def read_yolo_file(file: Path) -> YoloFile:
     """Read a data.yaml. Raises DataError naming it, also where it is of another task than segmentation."""
-    try:
-        content = yaml.safe_load(read_yaml_text(file, DataError))
-    except YAML_ERRORS as error:
-        raise DataError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(file, DataError)
     if not isinstance(content, dict):
         raise DataError(f"{file}: found {shown(content)}, expected names, train and val")
     if "kpt_shape" in content:

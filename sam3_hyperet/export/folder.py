@@ -1,9 +1,7 @@
 """A folder of ONNX files, the tokenizer and a description of them, there as a whole or not at all."""
 
 import importlib.util
-import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from sam3_hyperet.export.check import TOLERANCE, Trial, largest_differences
 from sam3_hyperet.export.graphs import Graph, Grounding, ImageEncoder, TextEncoder
 from sam3_hyperet.export.onnx_files import write_onnx
 from sam3_hyperet.export.tokenizer import TOKENIZER, write_tokenizer
-from sam3_hyperet.files import storage_errors
+from sam3_hyperet.files import new_folder, write_json
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.version import __version__
 
@@ -45,27 +43,21 @@ def export_onnx(
         side = resolution(model)
         positions = model.backbone.forward_image(torch.zeros(1, 3, side, side))["vision_pos_enc"]
     graphs: list[Graph] = [ImageEncoder(model), TextEncoder(model), Grounding(model, boxes, positions)]
-    with storage_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
-            whole = Path(beside) / folder.name
-            whole.mkdir()
-            phrases = dict.fromkeys(phrase for trial in checked for phrase in trial.prompts)
-            write_tokenizer(model, whole, list(phrases))
-            for graph in graphs:
-                write_onnx(graph.eval(), whole)
-                host.clear_caches(model)  # of what has no values
-            differences = largest_differences(model, whole, checked)
-            for name, difference in differences.items():
-                if not difference <= TOLERANCE:
-                    raise CheckpointError(
-                        f"{name} in ONNX Runtime differ from PyTorch's by {difference:.1e}, relative to the largest "
-                        f"value; expected at most {TOLERANCE}"
-                    )
-            description = _description(graphs, boxes, differences, facts)
-            text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
-            (whole / DESCRIPTION).write_text(text, encoding="utf-8")
-            whole.rename(folder)
+    with new_folder(folder) as whole:
+        phrases = dict.fromkeys(phrase for trial in checked for phrase in trial.prompts)
+        write_tokenizer(model, whole, list(phrases))
+        for graph in graphs:
+            write_onnx(graph.eval(), whole)
+            host.clear_caches(model)  # of what has no values
+        differences = largest_differences(model, whole, checked)
+        for name, difference in differences.items():
+            if not difference <= TOLERANCE:
+                raise CheckpointError(
+                    f"{name} in ONNX Runtime differ from PyTorch's by {difference:.1e}, relative to the largest "
+                    f"value; expected at most {TOLERANCE}"
+                )
+        description = _description(graphs, boxes, differences, facts)
+        write_json(whole / DESCRIPTION, description)
     return description
 
 

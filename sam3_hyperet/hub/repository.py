@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.files import storage_errors
+from sam3_hyperet.files import new_folder
 from sam3_hyperet.hub.card import CardOptions
 from sam3_hyperet.hub.publishing import FILES, Publication, prepare_publication
 from sam3_hyperet.hub.run_info import read_metrics
@@ -160,14 +160,9 @@ def pull(reference: HubReference, folder: Path) -> tuple[list[str], str]:
     for name in FILES:
         if name != ADAPTER_FILE and (path := optional_file(commit, name)):
             found[name] = path
-    with storage_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
-            whole = Path(beside) / folder.name
-            whole.mkdir()
-            for name, path in found.items():
-                shutil.copyfile(path, whole / name)
-            whole.rename(folder)
+    with new_folder(folder) as whole:
+        for name, path in found.items():
+            shutil.copyfile(path, whole / name)
     return list(found), str(commit.revision)
 
 

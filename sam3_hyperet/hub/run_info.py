@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.modeling.adapter_source import ADAPTER_FILE
 from sam3_hyperet.modeling.config import is_packaged
-from sam3_hyperet.reading import YAML_ERRORS, read_json, read_yaml_text
+from sam3_hyperet.reading import read_json, read_yaml
 from sam3_hyperet.report.tables import METRICS
 from sam3_hyperet.training.run_files import CONFIG_FILE, METRICS_FILE, VERSIONS_FILE
 
@@ -109,10 +107,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        found = yaml.safe_load(read_yaml_text(path))
-    except YAML_ERRORS as error:
-        raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    found = read_yaml(path)
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: not the configuration of a run")
     return found

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, TypeVar
 
 from sam3_hyperet.choices import AUTO, CURVATURE_BOUNDS, PRECISIONS
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, check_fields, number
+from sam3_hyperet.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, check_fields, number
 from sam3_hyperet.training.choice import LOSS, Rule
 from sam3_hyperet.wording import count_of
 
@@ -24,7 +24,6 @@ _LOW, _HIGH = CURVATURE_BOUNDS
 _Curvature = Annotated[float, number(lambda c: _LOW < c < _HIGH, f"a curvature between {_LOW:g} and {_HIGH:g}")]
 _Factor = Annotated[float, number(lambda value: 1 < value < math.inf, "a number above 1")]
 _Fraction = Annotated[float, number(lambda value: 0 <= value < 1, "a fraction from 0 to below 1")]
-_NotNegative = Annotated[float, number(lambda value: 0 <= value < math.inf, "a number from 0")]
 _Ratio = Annotated[float, number(lambda value: 0 < value <= 1, "above 0, to 1")]
 
 
@@ -223,8 +222,8 @@ class OptimizerOptions:
     text_lr: PositiveFloat = 5e-6
     trunk_decay: _Ratio = 0.9
     betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: _NotNegative = 0.0
-    base_weight_decay: _NotNegative = 0.1
+    weight_decay: NonNegativeFloat = 0.0
+    base_weight_decay: NonNegativeFloat = 0.1
     warmup: Annotated[float, number(_is_warmup, "a fraction below 1, or a number of steps")] = 0.05
     final_lr_ratio: float = 0.02
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from forked_tools import run_forked
+from moved_adapters import moved
 from omegaconf import OmegaConf
 from PIL import Image
 from sam3_recipe import LOSS, published_optimizer
@@ -39,15 +40,6 @@ TINY = [
     "trainer.loss.all.loss_fns_find.1.pad_n_queries=12",
 ]
 pytestmark = pytest.mark.integration
-
-
-def moved(model, seed=0):
-    """The model with adapter parameters that are not where they start."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, parameter in adapter_parameters(model):
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 @pytest.fixture(scope="module")

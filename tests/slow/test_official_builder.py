@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
+from moved_adapters import moved
 from official import SMALLEST, CudaElsewhere
 from PIL import Image
 from torch import nn
 
 import sam3_hyperet as hy
 from sam3_hyperet.inference.predictor import Predictor, PromptPrediction
-from sam3_hyperet.modeling.parameters import adapter_parameters
 
 pytestmark = pytest.mark.slow
 OUTPUTS = ("query_scores", "boxes", "mask_logits", "semantic_logits")
@@ -31,13 +31,6 @@ def difference(one: PromptPrediction, other: PromptPrediction) -> float:
     return max(*gaps, abs(one.presence - other.presence))
 
 
-def randomize(model: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for _, parameter in adapter_parameters(model):
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-
-
 def test_weights_go_from_the_stock_builder_to_ours_and_merged_back(
     stock_model, official_file, build_stock, two_threads, capsys
 ):
@@ -51,7 +44,7 @@ def test_weights_go_from_the_stock_builder_to_ours_and_merged_back(
     assert all(getattr(answer, name).std() > 1e-4 for name in OUTPUTS)
 
     hy.inject(ours, hy.HyperETConfig(scheme="A+P", geometry="euclidean"))
-    randomize(ours)
+    moved(ours, 0.02, seed=1)
     adapted = ask(ours)
     assert difference(adapted, answer) > 1e-3
     hy.merge(ours)
@@ -86,7 +79,7 @@ def test_schemes_in_the_stock_builders_model(stock_with_features, scheme):
     before = ask(stock_with_features)
     model = hy.inject(sharing(stock_with_features), hy.HyperETConfig(scheme=scheme))
     assert difference(ask(model), before) <= 1e-5
-    randomize(model)
+    moved(model, 0.02, seed=1)
     adapted = ask(model)
     assert difference(adapted, before) > 1e-4
     assert all(getattr(adapted, name).isfinite().all() for name in OUTPUTS)
@@ -101,7 +94,7 @@ def test_scheme_p_in_the_stock_builders_model(stock_model):
     projections = [block.attn.qkv for block in model.backbone.vision_backbone.trunk.blocks]
     assert len(projections) == 32
     assert all(torch.equal(qkv.adjusted_weight(), qkv.weight) for qkv in projections)
-    randomize(model)
+    moved(model, 0.02, seed=1)
     for qkv in (projections[0], projections[-1]):
         q, k, v = (qkv.adjusted_weight() - qkv.weight).chunk(3)
         assert min(q.abs().max(), v.abs().max()) > 1e-4

@@ -18,8 +18,12 @@ from sam3_hyperet.training.choice import Rule
 HOSTILE = "<script>alert('x')</script>\"&"
 
 
-def metrics(scope="scenes/group", base=0.01, adapted=0.34, key="segm/AP"):
-    return {f"base/{scope}/{key}": base, f"{scope}/{key}": adapted}
+def metrics(scope="scenes/group", base=0.01, adapted=0.34, key="segm/AP", interval=None):
+    """A metric of the base and of the adapted model, with the interval of the difference."""
+    found = {f"base/{scope}/{key}": base, f"{scope}/{key}": adapted}
+    if interval:
+        found |= {f"difference/{scope}/{key}/low": interval[0], f"difference/{scope}/{key}/high": interval[1]}
+    return found
 
 
 def full():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from export_pictures import write_json
 from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -70,12 +71,6 @@ def coco_content(
         annotations.append(annotation | {"bbox": coco_mask.toBbox(rle).tolist(), "segmentation": segmentation})
     categories = [{"id": i, "name": name, "supercategory": above(name)} for i, name in names.items()]
     return {"images": list(images), "annotations": annotations, "categories": categories}
-
-
-def write_json(file: Path, content: object) -> None:
-    """Write a file and the folders above it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content))
 
 
 def paco(root: Path) -> Path:

@@ -48,16 +48,9 @@ def copy_of() -> Callable[[object], object]:
 @pytest.fixture
 def randomized() -> Callable[[object], object]:
     """A function that moves every adapter parameter of a model away from where it starts."""
-    from sam3_hyperet.modeling.parameters import adapter_parameters
+    from moved_adapters import moved
 
-    def move(model, scale: float = 0.2, seed: int = 7):
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for _, parameter in adapter_parameters(model):
-                parameter.add_(scale * torch.randn(parameter.shape, generator=generator).to(parameter.device))
-        return model
-
-    return move
+    return moved
 
 
 @pytest.fixture(scope="session")

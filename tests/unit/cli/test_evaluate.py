@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from one_line_errors import error_of
 
 import sam3_hyperet as hy
-from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.evaluate import choose_device, find_trained, main
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.opening import set_threads
@@ -35,14 +35,7 @@ def fails(scenes, tmp_path, capsys):
 
     def run(*arguments: str) -> str:
         folder = tmp_path / "evaluated"
-        with pytest.raises(SystemExit) as exit_:
-            exit_cleanly(main)([*scenes, f"run_dir={folder}", *arguments])
-        assert exit_.value.code == 1
-        said = capsys.readouterr()
-        assert said.err.startswith("error: ")
-        assert said.err.count("\n") == 1
-        assert not folder.exists()
-        return said.err
+        return error_of(main, [*scenes, f"run_dir={folder}", *arguments], capsys, folder)[0]
 
     return run
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_cases import Case, write_case
+from one_line_errors import error_of
 from PIL import Image
 from rich.console import Console
 
@@ -54,15 +55,7 @@ def fails(scenes, coco, tmp_path, capsys):
         splits = ["data.splits.train=2", "data.splits.tune=2", "data.splits.val=2"]
         if any(one.startswith("data=") for one in arguments):
             options, splits = [one for one in options if not one.startswith("experiment=")], []
-        with pytest.raises(SystemExit) as exit_:
-            exit_cleanly(main)([*options, *splits, f"run_dir={folder}", *arguments])
-        assert exit_.value.code == 1
-        said = capsys.readouterr()
-        assert said.err.startswith("error: ")
-        assert said.err.count("\n") == 1
-        assert "Traceback" not in said.out + said.err
-        assert not folder.exists()
-        return said.err
+        return error_of(main, [*options, *splits, f"run_dir={folder}", *arguments], capsys, folder)[0]
 
     return run
 

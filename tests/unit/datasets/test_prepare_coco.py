@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from one_line_errors import error_of
 from PIL import Image
 
 from sam3_hyperet.cli.command import exit_cleanly
@@ -46,14 +47,8 @@ def fails(capsys):
     """A function that runs a tool to its error; returns that and the table."""
 
     def run(root, *arguments):
-        with pytest.raises(SystemExit) as exit_:
-            exit_cleanly(main)(["data=coco", f"root={root}", *arguments])
-        assert exit_.value.code == 1
-        said = capsys.readouterr()
-        assert said.err.startswith("error: ")
-        assert said.err.count("\n") == 1
-        assert not (root / "prepared.json").exists()
-        return said.err, " ".join(said.out.split())
+        error, table = error_of(main, ["data=coco", f"root={root}", *arguments], capsys, root / "prepared.json")
+        return error, " ".join(table.split())
 
     return run
 

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import micro_model
 import pytest
-import torch
+from moved_adapters import moved
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli.export import main
 from sam3_hyperet.modeling import build
-from sam3_hyperet.modeling.parameters import adapter_parameters
 
 SIDE = 64
 MICRO = replace(micro_model.MICRO, resolution=SIDE, encoder_layers=1, decoder_layers=1)
@@ -40,12 +39,7 @@ def micro_with(tiny_is_micro):
 
 
 def _micro_with(**options):
-    model = hy.inject(hy.build_model("tiny", checkpoint="random"), options)
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for _, parameter in adapter_parameters(model):
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model
+    return moved(hy.inject(hy.build_model("tiny", checkpoint="random"), options))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from squares import GREY, square
 
 from sam3_hyperet.choices import SMALLEST_OVERLAY
 from sam3_hyperet.errors import DataError
@@ -17,14 +18,6 @@ from sam3_hyperet.overlays.colors import color, css, palette
 from sam3_hyperet.overlays.composition import Entry, Panel, compose
 from sam3_hyperet.overlays.overlay import ExemplarBox, Instance, draw_overlay, overlay
 from sam3_hyperet.overlays.resizing import Region, drawn_side, enlarge
-
-GREY = np.full((60, 80, 3), 120, np.uint8)
-
-
-def square(top, left, side, shape=(60, 80)):
-    mask = np.zeros(shape, bool)
-    mask[top : top + side, left : left + side] = True
-    return mask
 
 
 def test_palette_is_distinct_and_stable():

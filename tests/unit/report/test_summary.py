@@ -1,6 +1,7 @@
 import math
 
 import pytest
+from example_reports import metrics
 from metric_keys import keyed
 
 from sam3_hyperet.report.summary import LENGTH, duration
@@ -9,13 +10,6 @@ from sam3_hyperet.report.summary import headline as headline_of
 
 def headline(found, models=()):
     return {line.label: line.text for line in headline_of(keyed(found, models), models)}
-
-
-def metrics(scope="scenes/group", base=0.01, adapted=0.34, key="segm/AP", interval=None):
-    found = {f"base/{scope}/{key}": base, f"{scope}/{key}": adapted}
-    if interval:
-        found |= {f"difference/{scope}/{key}/low": interval[0], f"difference/{scope}/{key}/high": interval[1]}
-    return found
 
 
 def gained(scope="scenes/group", base=0.01, adapted=0.34, key="segm/AP"):

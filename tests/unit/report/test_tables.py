@@ -2,6 +2,7 @@ import math
 import re
 
 import pytest
+from example_reports import metrics
 from hypothesis import given
 from hypothesis import strategies as st
 from metric_keys import keyed
@@ -21,13 +22,6 @@ from sam3_hyperet.report.tables import (
 )
 
 HOSTILE = r"a_b & 50% <c> \d {e} #1 $x$ ^~ |é 猫"
-
-
-def metrics(scope="scenes/group", base=0.01, adapted=0.34, key="segm/AP", interval=None):
-    found = {f"base/{scope}/{key}": base, f"{scope}/{key}": adapted}
-    if interval:
-        found |= {f"difference/{scope}/{key}/low": interval[0], f"difference/{scope}/{key}/high": interval[1]}
-    return found
 
 
 def test_rows():

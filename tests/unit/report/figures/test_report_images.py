@@ -4,6 +4,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from squares import GREY, square
 
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.overlays.addresses import data_uri
@@ -17,14 +18,6 @@ from sam3_hyperet.report.figures.images import (
     match,
     semantic_panels,
 )
-
-GREY = np.full((60, 80, 3), 120, np.uint8)
-
-
-def square(top, left, side, shape=(60, 80)):
-    mask = np.zeros(shape, bool)
-    mask[top : top + side, left : left + side] = True
-    return mask
 
 
 def pixels(address):
