@@ -2,4 +2,5 @@
 
 - `ragged`: lists of different lengths
 - `polygons`: their extents, and which are rectangles or could be empty
+- `positions`: some of many, evenly spread
 """

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from sam3_hyperet.ablation.plan import PRETRAIN, Plan, overrides
 from sam3_hyperet.ablation.runs import Run, identity_of
 from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.sections import MORE_DATA, SECTIONS
 from sam3_hyperet.digest import sha256
@@ -83,7 +84,7 @@ class Composer:
         paths = [one for one in self.given if one.startswith("paths.") and not one.startswith("paths.scenes=")]
         arguments = [*paths, *overrides({"logger": "none", **recipe}), where, "evaluate=false"]
         config = parse_command("pretrain", arguments)[1]
-        read_run(_plain(config))
+        read_run(plain(config))
         self._recipes[data, base] = config
         return copy.deepcopy(config)
 
@@ -130,7 +131,7 @@ class Composer:
         if place not in self._bases:
             recipe = self.base(*place)
             if recipe is not None:
-                self._bases[place] = identity_of(_deciding(read_run(_plain(recipe))))
+                self._bases[place] = identity_of(_deciding(read_run(plain(recipe))))
             else:
                 self._bases[place] = weights_digest(options.model)
         return self._bases[place]
@@ -153,7 +154,7 @@ class Composer:
             [f"data.train_images={run.images}", f"name={run.arm}", "evaluate=false", "run_dir=runs"],
         ]
         try:
-            values = _plain(parse_command("train", in_layers(layers))[1])
+            values = plain(parse_command("train", in_layers(layers))[1])
             options = read_run(values)
             options.train.check_length()
         except ConfigError as error:
@@ -223,7 +224,3 @@ def _is_place(key: str) -> bool:
     return key in ("model.checkpoint", "init_adapter") or (
         option in _PLACES and (section == "data" or section.startswith(f"{MORE_DATA}."))
     )
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]

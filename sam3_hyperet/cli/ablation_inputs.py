@@ -5,10 +5,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from omegaconf import OmegaConf
-
 from sam3_hyperet.ablation.runs import Run, runs_of
 from sam3_hyperet.cli.ablation_study import Study, quiet
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.sections import MORE_DATA
@@ -35,7 +34,7 @@ def check_inputs(study: Study) -> None:
     for run in {_inputs(study, run): run for run in (*study.trials, *runs_of(study.part))}.values():
         config = recognised(study.composer.run(run), quiet if run.data in said else study.say)
         said.add(run.data)
-        options = read_run(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        options = read_run(plain(config))
         _check_arm(run, options)
         if (images := _inputs(study, run, ("data", MORE_DATA, "protocol"))) not in opened:
             opened.add(images)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from sam3_hyperet.ablation.failures import recorded
 from sam3_hyperet.ablation.plan import GAIN, LOST
@@ -22,6 +22,7 @@ from sam3_hyperet.cli.ablation_configs import weights_digest
 from sam3_hyperet.cli.ablation_failures import reason_of
 from sam3_hyperet.cli.ablation_study import LOG
 from sam3_hyperet.cli.command import exit_cleanly
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.pretrain import save_best
 from sam3_hyperet.cli.processes import make_fabric
 from sam3_hyperet.cli.recognition import recognised
@@ -94,11 +95,11 @@ def run(config: DictConfig) -> dict[str, str]:
     """
     gc.collect()  # models of the run before; of one that failed, its traceback had them
     config = config.copy()
-    job = Job(**OmegaConf.to_container(config.pop(JOB)))  # type: ignore[arg-type]
+    job = Job(**plain(config.pop(JOB)))
     folder = Path(config.run_dir)
     with sole_use(folder), _log(folder):
         config = recognised(config, print)
-        options = read_run(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        options = read_run(plain(config))
         started, before, measured = time.perf_counter(), 0.0, dict[str, object]()
         try:
             trained = _trained(config, job, folder)
@@ -190,7 +191,7 @@ def _scored(options: RunOptions, config: DictConfig, job: Job, folder: Path) -> 
     assert splits.evaluation is not None
     fabric = make_fabric("train.accelerator", accelerator=device.type, devices=1)
     fabric.launch()
-    base = open_model(OmegaConf.to_container(config.model)).to(device)  # type: ignore[arg-type]
+    base = open_model(plain(config.model)).to(device)
     model = adapted_copy(base, folder / ADAPTER["best"])
     how = {"fabric": fabric, "say": print, "progress": lambda count: nullcontext(_nothing)}
     rule, tuning = Rule.parse(job.rule, "dial"), open_validation(splits.tuning, options.protocol, 0)

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from sam3_hyperet.cli.command import CONFIGS, exit_cleanly, parse_command
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.doctor import warnings_of
 from sam3_hyperet.cli.submit import submit_jobs
 from sam3_hyperet.doctor.job import examine_job
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     Raises ConfigError for impossible values, or without `benchmarks/`.
     """
     subcommand, config = parse_command("benchmark", argv)
-    options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    options: dict[str, Any] = plain(config)
     launcher = read_options(SlurmOptions, options.pop("launcher"), "launcher")
     defaults = OmegaConf.to_container(OmegaConf.load(CONFIGS / "benchmark" / f"{subcommand}.yaml"))
     for key, value in options.items():
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
 
 def benchmark_job(config: DictConfig) -> None:
     """A benchmark as a job on a cluster runs it; what it prints is in the job's log."""
-    exit_cleanly(benchmark)(config.subcommand, OmegaConf.to_container(config.options))
+    exit_cleanly(benchmark)(config.subcommand, plain(config.options))
 
 
 def benchmark(subcommand: str, options: dict[str, Any]) -> dict[str, object]:

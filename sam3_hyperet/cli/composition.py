@@ -59,19 +59,24 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
         _set(config, command, argument, configs)
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(f"{command}: needs {' '.join(f'{key}=…' for key in missing)} (see --help)")
-    plain = _at_home(OmegaConf.to_container(config, resolve=True))
-    for key, value in plain.items():
+    values = _at_home(plain(config))
+    for key, value in values.items():
         check_key(command, key, value)
     for name, cls in present.items():
-        plain[name] = asdict(read_options(cls, plain[name], name))
-    for name, entry in (plain.get(MORE_DATA) or {}).items():
-        plain[MORE_DATA][name] = asdict(read_options(DataOptions, entry, f"{MORE_DATA}.{name}"))
+        values[name] = asdict(read_options(cls, values[name], name))
+    for name, entry in (values.get(MORE_DATA) or {}).items():
+        values[MORE_DATA][name] = asdict(read_options(DataOptions, entry, f"{MORE_DATA}.{name}"))
     of_jobs = [argument for argument in arguments if argument.startswith("launcher.")]
-    if of_jobs and plain["launcher"]["name"] == "local":
+    if of_jobs and values["launcher"]["name"] == "local":
         raise ConfigError(f"{of_jobs[0]} is for jobs; expected launcher=slurm with it")
-    if "run" in plain:
-        plain[OF_RUN] = from_runs if plain["run"] else []
-    return OmegaConf.create(plain)
+    if "run" in values:
+        values[OF_RUN] = from_runs if values["run"] else []
+    return OmegaConf.create(values)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The plain values of a configuration or section."""
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 def _written(*folders: Path) -> frozenset[tuple[Path, int]]:

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.evaluate import choose_device, find_trained
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict_inputs import find_images, listed_prompts, passed_over
@@ -63,7 +64,7 @@ def serving(config: DictConfig, console: Console) -> Iterator[str]:
     if concepts is None and config.model.name in PACKAGED and config.model.checkpoint is None:
         concepts = Concepts.of_scenes()
     prompts = listed_prompts(config.prompts) if config.prompts is not None else () if config.images else _PHRASES
-    base, *adapted = open_models(OmegaConf.to_container(config.model), trained, device)  # type: ignore[arg-type]
+    base, *adapted = open_models(plain(config.model), trained, device)
     _check(base, adapted)
     if prompts:
         check_prompts(base.model, prompts)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sam3_hyperet.cli.command import parse_command, user_message
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.of_run import config_of_run
 from sam3_hyperet.cli.run_options import read_run
 from sam3_hyperet.doctor.examination import Setup, examine
@@ -70,7 +70,7 @@ def _values(arguments: list[str]) -> dict[str, Any]:
     if runs and others:
         raise ConfigError(f"{others[0]} beside {runs[0]}, whose own options are checked; expected one of them")
     _, config = parse_command("doctor", arguments)
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    values: dict[str, Any] = plain(config)
     if runs:
         return values | _of_run(Path(config.run))
     read_run(values).train.check_length()
@@ -143,7 +143,7 @@ def _open_folder(values: dict[str, Any]) -> str:
 
 def _of_run(folder: Path) -> dict[str, Any]:
     """The options of a training run, with its own weights and adapter, as far as it has come."""
-    values: dict[str, Any] = OmegaConf.to_container(config_of_run(folder), resolve=True)  # type: ignore[assignment]
+    values: dict[str, Any] = plain(config_of_run(folder))
     values["run_dir"] = str(folder)
     if (folder / WEIGHTS["best"]).is_file():
         values["model"]["checkpoint"] = str(folder / WEIGHTS["best"])

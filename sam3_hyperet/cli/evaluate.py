@@ -15,6 +15,7 @@ from rich.console import Console
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.compare import compare_and_report
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.dial import DialOptions, print_front, save_dials, set_dials, tuned_on
 from sam3_hyperet.cli.doctor import warnings_of
 from sam3_hyperet.cli.of_run import listed
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> Path:
     say = partial(Console(highlight=False).print, markup=False, soft_wrap=True)
     configs = [recognised_here(config, say) for config in configs]
     for config in configs:
-        launcher = read_options(SlurmOptions, OmegaConf.to_container(config.launcher, resolve=True), "launcher")
+        launcher = read_options(SlurmOptions, plain(config.launcher), "launcher")
         launcher.check_processes({"nodes": config.nodes, "devices": config.devices}, {"device": config.device})
     return submit_jobs(f"{__name__}:{evaluate_job.__name__}", configs, folder, "evaluate", _warnings, state=RECORDS)
 
@@ -66,11 +67,11 @@ def evaluate_job(config: DictConfig) -> None:
 
 def evaluate(config: DictConfig) -> Path:
     """Evaluate here and now; returns the folder with metrics.json and report.html."""
-    protocol = read_options(Protocol, OmegaConf.to_container(config.protocol), "protocol")
-    model_values = OmegaConf.to_container(config.model)
+    protocol = read_options(Protocol, plain(config.protocol), "protocol")
+    model_values = plain(config.model)
     lines: list[str] = []  # printed by the first process alone
     config = recognised(config, lines.append)
-    data = read_options(DataOptions, OmegaConf.to_container(config.data), "data")
+    data = read_options(DataOptions, plain(config.data), "data")
     trained, dials = _trained(config, data), DialOptions.of(config)
     dials.check(trained, data, str(config.split))
     set_threads(config.threads)

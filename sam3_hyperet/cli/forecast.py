@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Column, Table
 
 from sam3_hyperet.choices import AUTO, BF16
 from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.step_memory import prompts_of_image, step_kind
 from sam3_hyperet.errors import ConfigError
@@ -26,7 +26,7 @@ _GIB = 2**30
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     """Run the tool; returns a row for each scheme, stage and card. Raises ConfigError or ForecastError."""
     config = parse_command("forecast", argv)[1]
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    values: dict[str, Any] = plain(config)
     cards = values["cards"]
     if not isinstance(cards, list) or not cards or not all(type(card) in (int, float) and card > 0 for card in cards):
         raise ConfigError(f"cards={cards}; expected GB of memory, such as cards=[12,24]")

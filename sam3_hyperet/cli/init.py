@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from sam3_hyperet.cli.command import command_line, in_words, parse_command
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.notes import data_notes, prompt_notes
 from sam3_hyperet.data.options import SPLITS, DataOptions
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Path, Path]:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _, config = parse_command("init", arguments)
     console = Console(highlight=False)
-    data, notes = explicit(read_options(DataOptions, OmegaConf.to_container(config.data), "data"))
+    data, notes = explicit(read_options(DataOptions, plain(config.data), "data"))
     data = replace(data, root=str(Path(data.root).expanduser().absolute()))
     folder = Path(config.out)
     if os.path.lexists(folder) and not folder.is_dir():

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import exit_cleanly
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.doctor import warnings_of
 from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> Path:
     if configs[0].launcher.name == "local":
         return predict(configs[0])
     for config in configs:
-        launcher = read_options(SlurmOptions, OmegaConf.to_container(config.launcher, resolve=True), "launcher")
+        launcher = read_options(SlurmOptions, plain(config.launcher), "launcher")
         launcher.check_processes({"predict's nodes": 1, "predict's devices": 1}, {"device": config.device})
     return submit_jobs(f"{__name__}:{predict_job.__name__}", configs, folder, "predict", _warnings)
 
@@ -252,7 +253,7 @@ def dial_line(model: host.Sam3Image, given: float | None) -> str:
 
 def _described(config: DictConfig) -> tuple[dict[str, Any], str | None]:
     """The section `model` and the adapter file of what `model=`, `adapter=` and `run=` describe."""
-    values, adapter = OmegaConf.to_container(config.model), config.adapter
+    values, adapter = plain(config.model), config.adapter
     if len(runs := listed(config.run)) > 1:
         raise ConfigError(f"run={config.run}; expected one run")
     for run in runs:

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from sam3_hyperet.cli.command import command_line, parse_command
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.progress import progress
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.data.annotations import AnnotatedImages
@@ -94,7 +94,7 @@ def _values(arguments: Sequence[str], say: Callable[[str], None] = lambda line: 
     config = parse_command("prepare", arguments)[1]
     found = recognised(config, say)
     own = {"counts": None} if config.data.format == "auto" else {}  # those of a set that is known by its name
-    return {**OmegaConf.to_container(found), **own}  # type: ignore[dict-item]
+    return {**plain(found), **own}
 
 
 def _converted(conversion: Conversion, root: Path, workers: int, console: Console) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.sections import MORE_DATA
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.layouts.table import explicit
@@ -19,13 +20,13 @@ def recognised(config: DictConfig, say: Callable[[str], None]) -> DictConfig:
     """
     found = {}
     for key, section in _data_sections(config):
-        options, lines = explicit(read_options(DataOptions, OmegaConf.to_container(section), key), key)
+        options, lines = explicit(read_options(DataOptions, plain(section), key), key)
         for line in lines:
             say(line if key == "data" else f"{key}: {line}")
         found |= {key: asdict(options)} if lines else {}
     if not found:
         return config
-    made = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    made = OmegaConf.create(plain(config))
     for key, values in found.items():
         OmegaConf.update(made, key, values, merge=False)
     return made

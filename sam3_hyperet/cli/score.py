@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from sam3_hyperet.cli.command import check_output, parse_command
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics.instances.cg_f1 import SCORE_THRESHOLD
 from sam3_hyperet.evaluation.scoring.cg_f1 import cg_f1_of_files
@@ -24,7 +24,7 @@ _SOURCES = ("gt", "labels", "predictions", "names")
 def main(argv: list[str] | None = None) -> None:
     """Print the metrics, and write them if `out=` says where."""
     subcommand, config = parse_command("score", argv)
-    options: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    options: dict[str, Any] = plain(config)
     if options["out"] is not None:
         check_output(options["out"], options["predictions"], *_truths(options))
     protocol, metrics = {"coco": _coco, "cgf1": _cg_f1, "semantic": _semantic}[subcommand](options)

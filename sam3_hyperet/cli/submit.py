@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.doctor import check_before_submission
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import Manifest, replacing, sole_use
@@ -57,7 +58,7 @@ def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path
 
     console = Console(highlight=False, soft_wrap=True)
     options = _launcher(configs)
-    for values in map(_plain, configs):
+    for values in map(plain, configs):
         train_options = read_options(TrainOptions, values["train"], "train")
         options.check(train_options)
         sections = (values[name] for name in ("model", "hyperet", "stage"))
@@ -112,7 +113,7 @@ def submit_jobs(
         begin: called before a configuration is submitted.
     """
     console = Console(highlight=False, soft_wrap=True)
-    options, logs, plain = _launcher(configs), folder / "slurm", list(map(_plain, configs))
+    options, logs, runs = _launcher(configs), folder / "slurm", list(map(plain, configs))
     check_name(options, name)
     memory = "the cluster's default memory" if options.mem_gb is None else f"{options.mem_gb:g} GB"
     gpus = count_of(options.gpus_per_node, "GPU") if options.gpus_per_node else "no GPU (launcher.gpus_per_node=0)"
@@ -124,13 +125,13 @@ def submit_jobs(
         console.print(script(options, logs, name, len(configs)), markup=False)
         return folder
     if options.doctor:
-        for line in dict.fromkeys(line for values in plain for line in check(values)):
+        for line in dict.fromkeys(line for values in runs for line in check(values)):
             console.print(line, markup=False)
     executor = open_executor(options, logs, name)
     for config in configs:
         begin(config)
-    jobs = submit(executor, [ToolJob(function, values, state) for values in plain])
-    for job, values in zip(jobs, plain, strict=True):
+    jobs = submit(executor, [ToolJob(function, values, state) for values in runs])
+    for job, values in zip(jobs, runs, strict=True):
         log = logs / f"{job}_0_log.out"
         console.print(f"submitted {job}: {values['run_dir']}; log: {log}; to end it: scancel {job}", markup=False)
     return folder
@@ -140,11 +141,7 @@ def _launcher(configs: Sequence[DictConfig]) -> SlurmOptions:
     """The options of the one job or array of all configurations. Raises ConfigError where they differ."""
     if any(config.launcher != configs[0].launcher for config in configs):
         raise ConfigError("launcher=slurm: the runs of a sweep are one array; expected the same launcher.… of all")
-    return read_options(SlurmOptions, _plain(configs[0])["launcher"], "launcher")
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    return read_options(SlurmOptions, plain(configs[0])["launcher"], "launcher")
 
 
 def _choices(argument: str) -> list[str]:

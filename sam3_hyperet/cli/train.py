@@ -16,6 +16,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.base_pictures import base_remark
 from sam3_hyperet.cli.command import command_line, exit_cleanly
 from sam3_hyperet.cli.compare import compare_and_report
+from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.predict_inputs import prompts_text
 from sam3_hyperet.cli.processes import from_first, make_fabric
 from sam3_hyperet.cli.recognition import recognised, recognised_here
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None, tool: str = "train") -> Path:
     say = partial(Console(highlight=False).print, markup=False, soft_wrap=True)
     configs = [recognised_here(config, say) for config in configs]
     for config in configs:
-        values = OmegaConf.to_container(config, resolve=True)
+        values = plain(config)
         options = read_run(values)
         options.train.check_length()
         open_folder(options, values)
@@ -105,11 +106,11 @@ def train(config: DictConfig) -> Path:
     of the best and of the last step, and with `evaluate=true` metrics.json and report.html.
     """
     console = Console(highlight=False)
-    asked = read_run(OmegaConf.to_container(config, resolve=True)).train
+    asked = read_run(plain(config)).train
     device = device_of(asked.accelerator)
     precision = resolved_precision(asked.precision, device, "train.precision")
     config = OmegaConf.merge(config, {"train": {"precision": precision}})
-    options = read_run(OmegaConf.to_container(config, resolve=True))
+    options = read_run(plain(config))
     options.train.check_length()
     set_threads(options.train.threads)
     fabric = _fabric(options.train, options.stage.last)
@@ -117,7 +118,7 @@ def train(config: DictConfig) -> Path:
     console.quiet = not fabric.is_global_zero
     console.print(precision_text(asked.precision, precision, device), soft_wrap=True)
     config = recognised(config, partial(console.print, markup=False, soft_wrap=True))
-    values = OmegaConf.to_container(config, resolve=True)
+    values = plain(config)
     options = read_run(values)
     with contextlib.ExitStack() as stack:
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sam3_hyperet.arrays.positions import spread
 from sam3_hyperet.data.annotations import some, spoken
 from sam3_hyperet.errors import DataError
 
@@ -57,7 +58,7 @@ def count_values(files: Sequence[Path], read: Callable[[Path], np.ndarray]) -> V
 
     read: (H, W) values of a file, from 0; raises DataError.
     """
-    chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), LOOKED_AT)).round().astype(int)).tolist()
+    chosen = spread(len(files), LOOKED_AT)
 
     def counts(i: int) -> np.ndarray | str:
         try:

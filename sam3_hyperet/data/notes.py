@@ -1,7 +1,6 @@
 """What a person should know of a data set before its numbers: lines that preparing, training and evaluating print."""
 
-import numpy as np
-
+from sam3_hyperet.arrays.positions import spread
 from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.directions import directional
 from sam3_hyperet.data.image_files import has_orientation
@@ -12,7 +11,7 @@ from sam3_hyperet.errors import DataError
 _LISTED = 40  # categories by name in a line
 _MANY_RECTANGLES = 0.5  # fraction of the annotations
 _MANY_CROWDS = 0.05  # fraction of the annotations; COCO's is .012
-_LOOKED_AT = 256  # images that are opened for a note
+LOOKED_AT = 256  # images that are opened for a note
 
 
 def data_notes(images: AnnotatedImages, listed: int = _LISTED) -> list[str]:
@@ -72,7 +71,7 @@ def prompt_notes(images: AnnotatedImages, sampler: PromptSampler) -> list[str]:
     """A warning where no image that was looked at lacks a concept that it can be prompted with as absent."""
     if sampler.num_negatives == 0:
         return []
-    looked_at = spread(len(images))
+    looked_at = spread(len(images), LOOKED_AT)
     if any(sampler.absent({one.category_id for one in images.instances(i)}, images.unlabelled(i)) for i in looked_at):
         return []
     return [
@@ -84,15 +83,10 @@ def prompt_notes(images: AnnotatedImages, sampler: PromptSampler) -> list[str]:
 
 def _turned(images: AnnotatedImages) -> tuple[int, int]:
     """How many of some images, evenly spread, have an EXIF orientation, and how many were looked at."""
-    turned, positions = 0, spread(len(images))
+    turned, positions = 0, spread(len(images), LOOKED_AT)
     for i in positions:
         try:
             turned += has_orientation(images.files(i)[0])
         except DataError:
             continue  # named when the image is read
     return turned, len(positions)
-
-
-def spread(count: int) -> list[int]:
-    """Some of `count` positions, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, _LOOKED_AT)).round().astype(int)).tolist()

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
+from sam3_hyperet.arrays.positions import spread
 from sam3_hyperet.data import selection
 from sam3_hyperet.data.ade20k import read_ade20k
 from sam3_hyperet.data.annotations import AnnotatedImages, some, spoken
@@ -15,7 +14,7 @@ from sam3_hyperet.data.disjoint import shared_remark
 from sam3_hyperet.data.finding import find_files
 from sam3_hyperet.data.image_files import limit_megapixels
 from sam3_hyperet.data.label_maps import read_label_maps
-from sam3_hyperet.data.notes import spread
+from sam3_hyperet.data.notes import LOOKED_AT
 from sam3_hyperet.data.options import FLIP, SPLITS, DataOptions
 from sam3_hyperet.data.parts import WithParts, groups_of, prompted_ids
 from sam3_hyperet.data.prompts import PromptSampler
@@ -119,13 +118,13 @@ def open_split(options: DataOptions, split: str, train: Split | None = None) -> 
     if of_train:
         chosen, remarks = choose(options, source.images, split)
     if options.limit and split != "val" and len(chosen) > options.limit:
-        chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, options.limit).round().astype(int).tolist()]
+        chosen = [chosen[i] for i in spread(len(chosen), options.limit)]
     if len(chosen) < len(source.images):
         images = Subset(source.images, chosen, remarks)
         labels = images if source.labels is source.images else source.labels and Subset(source.labels, chosen)
         merged = source.merged and Subset(source.merged, chosen)
         source = replace(source, name=split, images=images, labels=labels, merged=merged)
-    for i in spread(len(source.images)):
+    for i in spread(len(source.images), LOOKED_AT):
         source.images.check_header(i)
     return source
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from sam3_hyperet.arrays.positions import spread
 from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.disjoint import shared_pictures
 from sam3_hyperet.data.options import DataOptions
@@ -53,8 +54,8 @@ class Splits:
             # raises where no image can be prompted, and for views that cannot be
             ConceptPrompts(images, 1, sampler, augmentation(self.data, images))
             notes += prompt_notes(images, sampler) if split == "train" else []
-        empty = sum(1 for i in _spread(images) if not images.instances(i))
-        if empty == len(_spread(images)):
+        empty = sum(1 for i in spread(len(images), _READ) if not images.instances(i))
+        if empty == len(spread(len(images), _READ)):
             yield failed(check, f"none of {empty} images looked at has an annotation", "annotations")
             return
         self.opened[split] = images
@@ -78,7 +79,7 @@ class Splits:
         """Whether a sample of the images and label maps can be read."""
         faults, read = [], 0
         for images in self.opened.values():
-            for i in _spread(images):
+            for i in spread(len(images), _READ):
                 read += 1
                 try:
                     images.load_image(i)
@@ -129,9 +130,3 @@ class Splits:
 def same_images(one: AnnotatedImages, other: AnnotatedImages) -> list[str]:
     """Names of pictures that are in both, by their contents, too, where there are not too many to compare."""
     return shared_pictures(one, other, contents=len(one) + len(other) <= _SIZED)
-
-
-def _spread(images: AnnotatedImages) -> list[int]:
-    """Some positions, evenly spread."""
-    step = max(1, len(images) // _READ)
-    return list(range(0, len(images), step))[:_READ]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, ClassVar
 
+from sam3_hyperet.arrays.positions import spread
 from sam3_hyperet.choices import AUTO, PRECISIONS
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.tiles import OVERLAP, WHOLE, Tiling
@@ -142,8 +143,4 @@ class Protocol:
 
 def evenly_spread(positions: Sequence[int], count: int) -> list[int]:
     """All positions, or `count` of them, evenly spread; 0 for all."""
-    import numpy as np  # here, since options are read, and `doctor` runs, where numpy may be broken
-
-    if not count or count >= len(positions):
-        return list(positions)
-    return [positions[k] for k in np.linspace(0, len(positions) - 1, count).round().astype(int)]
+    return [positions[k] for k in spread(len(positions), count or len(positions))]

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from numpy.typing import ArrayLike
 
+from sam3_hyperet.arrays.positions import spread
+
 SERIES = 8  # line colours of the page, `--series-0` and on
 WIDTH = 4.6  # inches of a plot, two side by side: at 100 pixels an inch its text is as large as small print
 TEXT = 9.0  # points of all text in a plot
@@ -80,9 +82,7 @@ def thinned(x: ArrayLike, y: ArrayLike, most: int) -> tuple[tuple[float, ...], t
     """The finite points of a curve; of more than `most` as many, evenly picked."""
     points = np.stack([np.asarray(x, float), np.asarray(y, float)])
     points = points[:, np.isfinite(points).all(axis=0)]
-    count = points.shape[1]
-    keep = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
-    kept_x, kept_y = points[:, keep].tolist()
+    kept_x, kept_y = points[:, spread(points.shape[1], most)].tolist()
     return tuple(kept_x), tuple(kept_y)
 
 
