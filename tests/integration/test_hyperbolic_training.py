@@ -6,13 +6,13 @@ import json
 
 import pytest
 import torch
+from mortal_runs import killed_once_saved
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.opening import open_model
 from sam3_hyperet.modeling.tensor_files import read_safetensors
-from sam3_hyperet.training.state import save_state
 
 pytestmark = pytest.mark.integration
 OPTIONS = [
@@ -34,21 +34,11 @@ def steps(folder):
     return [line for line in lines(folder) if "train/loss" in line]
 
 
-def test_a_resumed_run_is_the_uninterrupted_run(scenes, tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    def save_and_die(*arguments):
-        save_state(*arguments)
-        raise Killed
-
+def test_a_resumed_run_is_the_uninterrupted_run(scenes, tmp_path):
     options = [*scenes, *OPTIONS, "radius=dynamic", "radius.patience=1", "radius.tolerance=0.5"]
     whole = main([*options, f"run_dir={tmp_path / 'whole'}"])
     cut = [*options, f"run_dir={tmp_path / 'cut'}"]
-    with monkeypatch.context() as patch:
-        patch.setattr("sam3_hyperet.training.loop.save_state", save_and_die)
-        with pytest.raises(Killed):
-            main(cut)
+    killed_once_saved(main, cut)
     torch.rand(5)
     main(cut)
     assert lines(whole) == lines(tmp_path / "cut")

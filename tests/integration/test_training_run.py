@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from forked_tools import TRAIN, run_forked
+from mortal_runs import Killed, killed_once_saved
 from omegaconf import OmegaConf
 
 from sam3_hyperet.cli.predict import main as predict
@@ -18,7 +19,6 @@ from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
 from sam3_hyperet.modeling.tensor_files import read_safetensors
-from sam3_hyperet.training.state import save_state
 
 pytestmark = pytest.mark.integration
 
@@ -98,21 +98,11 @@ def test_the_report_stands_alone(trained):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_is_the_uninterrupted_run(trained, scenes, tmp_path, monkeypatch, workers):
+def test_a_resumed_run_is_the_uninterrupted_run(trained, scenes, tmp_path, workers):
     """Killed right after the state of step 2 was written; `trained` is the same run without the interruption."""
 
-    class Killed(BaseException):
-        pass
-
-    def save_and_die(*arguments):
-        save_state(*arguments)
-        raise Killed
-
     command = [*scenes, f"run_dir={tmp_path}", f"train.workers={workers}", "evaluate=false"]
-    with monkeypatch.context() as patch:
-        patch.setattr("sam3_hyperet.training.loop.save_state", save_and_die)
-        with pytest.raises(Killed):
-            main(command)
+    killed_once_saved(main, command)
     assert [line["step"] for line in steps(tmp_path) if "train/loss" in line] == [1, 2]
     assert not (tmp_path / "adapter_last.safetensors").exists()
     torch.rand(5)
@@ -125,10 +115,6 @@ def test_a_resumed_run_is_the_uninterrupted_run(trained, scenes, tmp_path, monke
 
 def test_a_run_killed_in_its_evaluation_trains_nothing_again(scenes, tmp_path, monkeypatch, capsys):
     """It goes on with the images that are already scored; the last step is no multiple of `save_every`."""
-
-    class Killed(BaseException):
-        pass
-
     command = [*scenes, f"run_dir={tmp_path}", "train.save_every=3", "train.validate_every=0"]
     command += ["protocol.workers=0", "protocol.examples=0", "protocol.limit=2"]
     write, left = RecordStore.write, iter(range(2))

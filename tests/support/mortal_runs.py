@@ -6,17 +6,37 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import torch
 from forked_tools import server
 
+from sam3_hyperet.training.state import save_state
+
 _WAIT_SECONDS = 120.0
+
+
+class Killed(BaseException):
+    """Takes the place of a signal, in this process."""
+
+
+def killed_once_saved(main: Callable[[list[str]], object], command: list[str]) -> None:
+    """Run a command that trains up to where its first state is saved."""
+
+    def save_and_die(*arguments: Any) -> None:
+        save_state(*arguments)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sam3_hyperet.training.loop.save_state", save_and_die)
+        with pytest.raises(Killed):
+            main(command)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from one_line_errors import error_of
 from PIL import Image
 
-from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.score import main
 
 Score = Callable[..., dict[str, Any]]
@@ -150,11 +150,6 @@ def test_an_error_is_one_clear_line(
     tiny: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        exit_cleanly(main)([a.format(tiny) for a in arguments])
-    assert exit_.value.code == 1
-    out, error = capsys.readouterr()
+    error, out = error_of(main, [a.format(tiny) for a in arguments], capsys)
     assert out == ""
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
     assert message in error

@@ -11,12 +11,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from one_line_errors import error_of
 from PIL import Image
 from tokenizers import Tokenizer
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli import export as tool
-from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.export import check, folder, onnx_files
 from sam3_hyperet.inference.exemplars import Exemplars
@@ -157,11 +157,7 @@ def test_mistakes_are_found_before_the_model_is_built(arguments, message, tmp_pa
     monkeypatch.setattr(tool, "open_adapted", None)
     (tmp_path / "there").mkdir()
     places = {"there": tmp_path / "there", "new": tmp_path / "new"}
-    with pytest.raises(SystemExit):
-        exit_cleanly(tool.main)([one.format(**places) for one in arguments])
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert message in error_of(tool.main, [one.format(**places) for one in arguments], capsys)[0]
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 

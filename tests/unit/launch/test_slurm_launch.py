@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from one_line_errors import error_of
 from submitit.core.utils import DelayedSubmission
 
 import sam3_hyperet as hy
-from sam3_hyperet.cli.command import CONFIGS, exit_cleanly
+from sam3_hyperet.cli.command import CONFIGS
 from sam3_hyperet.cli.submit import parse_runs
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.errors import ConfigError
@@ -221,14 +222,8 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path, capsys, no_slu
     ],
 )
 def test_mistakes_are_found_before_anything_is_submitted(tmp_path, capsys, no_slurm, arguments, message):
-    with pytest.raises(SystemExit) as exit_:
-        exit_cleanly(main)([*SLURM, f"run_dir={tmp_path / 'run'}", *arguments])
-    assert exit_.value.code == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "run").exists()
+    run = tmp_path / "run"
+    assert message in error_of(main, [*SLURM, f"run_dir={run}", *arguments], capsys, run)[0]
 
 
 @pytest.mark.parametrize("hyperet", [{}, {"scheme": "A+B", "structure": "diagonal"}, {"adapter": "lora"}])
