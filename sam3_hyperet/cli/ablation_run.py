@@ -29,7 +29,7 @@ from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.train import train
 from sam3_hyperet.data.sources import open_run
-from sam3_hyperet.errors import DataError
+from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.compare import compare, model_parts
 from sam3_hyperet.evaluation.dial import choose_dial
 from sam3_hyperet.evaluation.metrics.key import MetricKey
@@ -146,9 +146,17 @@ def _as_job(config: DictConfig, make: Callable[[], object]) -> None:
 
 
 def make_base(config: DictConfig, file: Path) -> None:
-    """Pretrain a base by its recipe, and put its best weights, in half precision, at `file`."""
+    """Pretrain a base by its recipe, and put its best weights, in half precision, at `file`.
+
+    A run that was interrupted or failed goes on, unless it was of another recipe.
+    """
     folder = Path(config.run_dir)
     with sole_use(folder), _log(folder):
+        try:
+            read_run(plain(config)).check_same(folder, str(folder))
+        except ConfigError as error:
+            print(f"begun anew: {error}")
+            config.resume = "never"
         save_best(train(config), file)
 
 

@@ -67,7 +67,7 @@ def work(study: Study) -> dict[str, str]:
                 study.say(line)
     if left := study.left(RUNS):
         waiting = len(left) - len(study.ready(RUNS))
-        why = f", {waiting} of them until their base or the trials of their arm are there" if waiting else ""
+        why = f", {waiting} of them waiting for their base or for trials of their arm" if waiting else ""
         study.say(f"{count_of(len(left), 'run')} left{why}; the same command goes on")
     return attempts.failed
 

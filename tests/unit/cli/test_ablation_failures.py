@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from stub_study import GAINS, PLAN, names
 
 from sam3_hyperet.ablation.failures import recorded
@@ -70,7 +71,7 @@ def test_a_failed_base_leaves_the_others_and_their_runs(study, made, failing, mo
     with pytest.raises(UserError, match=r"1 of 2 bases failed: scenes/first: out of memory; what else"):
         study("seeds=[0]", **plan)
     assert names(made) == [f"scenes_second_{arm}_seed0" for arm in GAINS]
-    assert "3 runs left, 3 of them until their base or the trials of their arm are there" in capsys.readouterr().out
+    assert "3 runs left, 3 of them waiting for their base or for trials of their arm" in capsys.readouterr().out
     sent = []
     monkeypatch.setattr(ablation_work, "submit_jobs", lambda *given, **more: sent.append(given))
     monkeypatch.setattr(ablation_work, "recognised_here", lambda config, say: config)
@@ -105,3 +106,16 @@ def test_a_failed_trial_leaves_the_other_arms(study, made, failing, monkeypatch,
     tasks = ablation_work._run_tasks(opened, TRIALS, attempts, ablation_run.run)
     attempts.make(tasks, Budget(None, None), wait=True)
     assert [attempts.has_failed(task) for task in tasks] == [True]
+
+
+def test_a_base_of_a_mended_recipe_is_begun_anew(study, monkeypatch):
+    resumed = []
+    monkeypatch.setattr(ablation_run, "train", lambda config: resumed.append(config.resume))
+    monkeypatch.setattr(ablation_run, "save_best", lambda *arguments: None)
+    for lr in (1.0, 1.0, 0.1):
+        base = {"pretrain": {"experiment": "pretrain_levels", "train.max_steps": 9, "optim.base_lr": lr}}
+        opened = study(tool=open_study, data={"scenes": {**PLAN["data"]["scenes"], "bases": {"first": base}}})
+        config = opened.composer.base("scenes", "first")
+        ablation_run.make_base(config, opened.composer.base_file("scenes", "first"))
+        (Path(config.run_dir) / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    assert resumed == ["auto", "auto", "never"]
