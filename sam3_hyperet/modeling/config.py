@@ -13,12 +13,21 @@ from sam3_hyperet.wording import without_folders
 SCHEMES: dict[str, tuple[str, ...]]
 SCHEMES = {"none": (), "A": ("fpn",), "B": ("encoder_layer",), "C": ("attention",), "P": ("trunk_qv",)}
 SITES = ("fpn", "encoder_layer", "attention", "trunk_qv", "encoder_out", "pixel_decoder", "prompt")
+_PARTS = {**SCHEMES, **{site: (site,) for site in SITES}}
+"""Sites of each part of a scheme."""
 GATED_SITES = ("encoder_layer", "encoder_out", "prompt")
 GATES = ("none", "prompt", "auto")
 ADAPTERS = ("hyperet", "lora", "dora", "ia3", "oft", "boft", "ln", "bitfit")
 CONTROLS_BY_PEFT, CONTROLS_OF_BASE = ("lora", "dora", "ia3"), ("ln", "bitfit")
 OF_CONTROLS = {"rank": ("lora", "dora"), "oft_block_size": ("oft", "boft"), "norms": ("ln",), "biases": ("bitfit",)}
 """Options of controls, by the adapters that have them."""
+_OF_SITES = {
+    "levels": ("fpn", "pixel_decoder"),
+    "layers": ("encoder_layer", "attention"),
+    "blocks": ("trunk_qv",),
+    "attention": ("attention",),
+}
+"""Options of sites, by the sites that have them."""
 ATTENTIONS = ("self", "cross", "both")
 _IMAGE_PATH = (r"^backbone\.vision_backbone\.", r"^transformer\.")
 PACKAGED = {"tiny": "tiny_scenes_object.safetensors", "tiny_levels": "tiny_scenes_levels.safetensors"}
@@ -31,7 +40,7 @@ class HyperETConfig:
     """An adjustment and the places it goes to.
 
     Attributes:
-        scheme: "none", "A", "B", "C", "P", or several joined by "+"; ignored where `sites` is given.
+        scheme: "none", "A", "B", "C", "P", a site, or several joined by "+"; ignored where `sites` is given.
         sites: places by name, instead of a scheme: "fpn" (A), "encoder_layer" (B), "attention" (C), "trunk_qv" (P),
             "encoder_out", "pixel_decoder", "prompt".
         structure: of the matrix M: "diagonal", "block_diagonal", "banded" or "dense".
@@ -92,7 +101,7 @@ class HyperETConfig:
             object.__setattr__(self, "geometry", present)
         options.check_fields(self)
         for part in self.scheme.split("+"):
-            options.one_of("scheme", part, SCHEMES)
+            options.one_of("scheme", part, _PARTS)
         for site in self.sites or ():
             options.one_of("sites", site, SITES)
         for name in ("levels", "layers", "blocks"):
@@ -104,6 +113,10 @@ class HyperETConfig:
             if (value := getattr(self, name)) != of_class[name] and self.adapter not in of:
                 found = f"{name}={list(value) if isinstance(value, tuple) else value}: adapter={self.adapter} has none"
                 raise ConfigError(f"{found}; it is of adapter={' and '.join(of)}, expected that, or no hyperet.{name}")
+        for name, sites in _OF_SITES.items():
+            if getattr(self, name) != of_class[name] and not {*sites} & {*self.resolved_sites}:
+                found = f"{name}={getattr(self, name)} is of no site in scheme or sites"
+                raise ConfigError(f"{found}; expected {' or '.join(sites)} among them, or no hyperet.{name}")
         if self.gate == "auto":
             seen = self.adapter == "hyperet" and not self.is_empty and {*self.resolved_sites}.issubset(GATED_SITES)
             object.__setattr__(self, "gate", "prompt" if seen else "none")
@@ -125,7 +138,7 @@ class HyperETConfig:
     @property
     def resolved_sites(self) -> tuple[str, ...]:
         """The sites, or those of the scheme, each once."""
-        of_scheme = [site for part in self.scheme.split("+") for site in SCHEMES[part]]
+        of_scheme = [site for part in self.scheme.split("+") for site in _PARTS[part]]
         return tuple(dict.fromkeys(of_scheme if self.sites is None else self.sites))
 
     @property

@@ -54,7 +54,7 @@ def test_what_a_run_leaves_behind(trained, read_metrics):
     assert list((trained / "tensorboard").glob("events.*"))
     assert [line["step"] for line in steps(trained) if "train/loss" in line] == [1, 2, 3, 4]
     config = read_adapter_config(trained / "adapter.safetensors")
-    assert (config.scheme, config.structure, config.geometry) == ("A", "dense", "lorentz")
+    assert (config.scheme, config.structure, config.geometry) == ("B+prompt", "dense", "lorentz")
     metrics = read_metrics(trained)
     precision = OmegaConf.load(trained / "config.yaml").train.precision
     assert (metrics.pop("precision"), precision) == ("32-true", "32-true")  # what `auto` became

@@ -267,7 +267,7 @@ def test_help_lists_choices_and_keys_and_explains_sections(capsys):
     text = said("train")
     assert re.search(r"data +scenes \| ade20k .* coco ", text)
     assert re.search(r"stage +1 \| 2 \| 3 \| schedule", text)
-    assert "scheme: A # where adapters go" in text
+    assert "scheme: B+prompt # where adapters go" in text
     assert re.search(r"optim +lr base_lr", text)
     text = said("train", "optim")
     assert "optim.lr=0.003   highest learning rate of the adapters." in text

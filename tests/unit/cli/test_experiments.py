@@ -34,7 +34,7 @@ def test_a_recipe_composes(recipe):
 
 
 @pytest.mark.parametrize("given", ["scheme=P", "hyperet.scheme=P"])
-def test_a_scheme_of_the_command_line_replaces_the_sites_of_a_recipe(given):
+def test_a_scheme_of_the_command_line_replaces_the_default_and_its_gate(given):
     changed = options_of("experiment=own_data", "data.root=/data", given).hyperet
     assert (changed.resolved_sites, changed.gate) == (("trunk_qv",), "none")
     both = options_of("experiment=own_data", "data.root=/data", given, "hyperet.sites=[fpn]")

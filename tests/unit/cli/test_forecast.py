@@ -41,9 +41,14 @@ def test_the_table_says_what_fits_and_how(monkeypatch, tmp_path, capsys):
     rows = forecast.main(["data=coco", "cards=[4,12,24,80]", f"out={tmp_path / 'rows.json'}"])
     printed = capsys.readouterr().out
     assert "large at its own resolution, bf16-mixed: a step of 4 images with 5 prompts each, of which 3 show" in printed
-    own = [line.split("│")[1:-1] for line in printed.splitlines() if line.startswith("│ fpn")]
-    assert [cell.strip() for cell in own[0]] == ["fpn", "1", "23.0 GiB", "-", "8.0 (5)", "13.0 c", "23.0"]
-    assert {(row["sites"], row["stage"]) for row in rows} >= {("fpn", 1), ("fpn", 2), ("fpn", 3), ("B", 1), ("P", 1)}
+    own_sites = "encoder_layer+prompt"
+    own = [line.split("│")[1:-1] for line in printed.splitlines() if line.startswith(f"│ {own_sites}")]
+    assert [cell.strip() for cell in own[0]] == [own_sites, "1", "23.0 GiB", "-", "8.0 (5)", "13.0 c", "23.0"]
+    assert {(row["sites"], row["stage"]) for row in rows} >= {
+        *((own_sites, stage) for stage in (1, 2, 3)),
+        ("A", 1),
+        ("P", 1),
+    }
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
     (small,) = [row for row in rows if (row["sites"], row["card_gb"]) == ("P", 12)]
     expected = {"fits": True, "prompts_at_once": 5, "checkpoint_activations": False, "gib": 9.0, "plain_gib": 24.0}

@@ -87,7 +87,7 @@ def test_keys_and_choices(fails, arguments, message):
     [
         (["hyperet.structure=foo"], "structure='foo' is unknown; expected one of diagonal, "),
         (["hyperet.curvature=-1"], "curvature=-1; expected a positive number"),
-        (["hyperet.levels=[7]"], "the model has no FPN level 7"),
+        (["hyperet.layers=[7]"], "no layer of the fusion encoder 7"),
         (["scheme=none"], "stage 1 trains the adapters, and the model has none"),
         (["stage=2", "stage.layers=[nothing]"], "stage 2: no parameter's name matches nothing"),
         (["model.resolution=100"], "expected a multiple of 64 (patch 8 x window 8); near it: 64, 128"),

@@ -64,7 +64,9 @@ def test_every_choice_is_an_option_with_a_reason():
     for choice in run_choices("shop", "large", content()):
         section, _, key = choice.key.partition(".")
         assert choice.reason
-        assert key in {field.name for field in fields(SECTIONS[section])} if key else section in ("name", "seed")
+        assert (
+            key in {field.name for field in fields(SECTIONS[section])} if key else section in ("name", "seed", "scheme")
+        )
 
 
 def test_what_was_recognised_is_all_there():
