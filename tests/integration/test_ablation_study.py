@@ -43,12 +43,12 @@ def test_a_study_ends_in_rows_that_agree_with_its_metrics(tmp_path, capsys):
     arguments = [str(file), f"run_dir={folder}", f"paths.scenes={tmp_path / 'scenes'}"]
     rows = read_rows(main(arguments))
     assert [(row["arm"], row["seed"], row["geometry"], row["sites"]) for row in rows] == [
-        ("curved", "3", "lorentz", "fpn"),
-        ("flat", "3", "euclidean", "fpn"),
+        ("curved", "3", "lorentz", "encoder_layer+prompt"),
+        ("flat", "3", "euclidean", "encoder_layer+prompt"),
     ]
     assert RUNS.metrics(rows)[:3] == ["new", "new@1", "new@base"]
     for row in rows:
-        assert (row["steps"], row["best_step"], row["parameters"]) == ("2", "2", "8192")
+        assert (row["steps"], row["best_step"], row["parameters"]) == ("2", "2", "12483")
         assert number(row, "dial") in (0.0, 0.5)
         assert number(row, "gain") == pytest.approx(number(row, "new") - number(row, "new@base"), abs=2e-6)
         assert number(row, "lost@1") == pytest.approx(number(row, "old@base") - number(row, "old@1"), abs=2e-6)

@@ -81,10 +81,10 @@ def test_what_a_run_leaves_behind(trained, read_metrics):
         "speed/images_per_s",
     ):
         assert {f"scenes/{key}", f"base/scenes/{key}"} <= metrics.keys()
-    for level in range(2):
-        assert metrics[f"radius/fpn.{level}/mean"] > 0
-        assert metrics[f"base/radius/fpn.{level}/mean"] > 0
-        assert metrics[f"radius/fpn.{level}/mean"] != metrics[f"base/radius/fpn.{level}/mean"]
+    for place in ("encoder_layer.0", "encoder_layer.1", "prompt"):
+        assert metrics[f"radius/{place}/mean"] > 0
+        assert metrics[f"base/radius/{place}/mean"] > 0
+        assert metrics[f"radius/{place}/mean"] != metrics[f"base/radius/{place}/mean"]
 
 
 def test_the_report_stands_alone(trained):
