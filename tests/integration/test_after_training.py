@@ -36,7 +36,7 @@ def figures(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def assert_same(metrics: dict[str, Any], others: dict[str, Any]) -> None:
     """Equal figures; means of features may round otherwise where their memory lies otherwise."""
-    pooled = [key for key in others if "/granularity/" in key]
+    pooled = [key for key in others if "/granularity/" in key or "radius/" in key]
     assert {key: metrics.pop(key) for key in pooled} == pytest.approx(
         {key: others.pop(key) for key in pooled}, rel=1e-5, abs=1e-6, nan_ok=True
     )
