@@ -56,7 +56,9 @@ def test_a_resumed_run_is_the_uninterrupted_run(scenes, tmp_path):
 
 
 def test_the_adapter_file_has_the_curvature_that_a_schedule_ends_at(scenes, tmp_path):
-    folder = main([*scenes, "scheme=A", "evaluate=false", "radius=linear", "radius.target=0.05", f"run_dir={tmp_path / 'run'}"])
+    folder = main(
+        [*scenes, "scheme=A", "evaluate=false", "radius=linear", "radius.target=0.05", f"run_dir={tmp_path / 'run'}"]
+    )
     for key in ("radius_control/curvature", "adapter/fpn.0/curvature"):
         assert [line[key] for line in steps(folder)] == pytest.approx([0.01, 0.02, 0.03, 0.04], rel=1e-4)
     model = hy.load_adapter(open_model({"checkpoint": _checkpoint(scenes)}), folder / "adapter_last.safetensors")
