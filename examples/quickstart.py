@@ -10,7 +10,7 @@ import sam3_hyperet as hy
 from sam3_hyperet.scenes.dataset import scene
 
 prompt = sys.argv[1] if sys.argv[1:] else "car"
-model = hy.build_model("tiny")  # SAM 3's classes at small width; the weights come with the package
+model = hy.build_model("tiny_levels")  # SAM 3's classes at small width; the weights come with the package
 if sys.argv[2:]:
     hy.load_adapter(model, sys.argv[2])
 

@@ -42,9 +42,9 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
     from_runs = [key for key, default in groups.items() if default == OF_RUN and choices.get(key, OF_RUN) == OF_RUN]
     for key, section in sections_of_runs(run, from_runs, configs, command).items():
         ConfigStore.instance().store(group=key, name=OF_RUN, node=section)
-    is_of_files = not from_runs and _OWN_FILE not in choices.values()
-    compose = _composed_files if is_of_files else _composed_files.__wrapped__
-    config = copy.deepcopy(compose(file, tuple(choices.items()), configs, _written(file.parent, configs)))
+    of_runs = dict.fromkeys(from_runs, OF_RUN)
+    chosen = (tuple(choices.items()), configs, _written(file.parent, configs), _own({**choices, **of_runs}))
+    config = copy.deepcopy(_composed_files(file, *chosen))
     present = {name: cls for name, cls in SECTIONS.items() if name in config}
     for name, entry in _sets_by_name(config.get(MORE_DATA)).items():
         _set_more(config, str(name), entry, configs)
@@ -85,12 +85,24 @@ def _written(*folders: Path) -> frozenset[tuple[Path, int]]:
     return frozenset((file, file.stat().st_mtime_ns) for file in files)
 
 
+def _own(choices: Mapping[str, str]) -> tuple[str, ...]:
+    """The contents of the choices that are files of the user's own, or of runs."""
+    store = ConfigStore.instance()
+    return tuple(
+        repr(store.load(f"{group}/{name}.yaml").node) for group, name in choices.items() if name in (_OWN_FILE, OF_RUN)
+    )
+
+
 @functools.lru_cache(maxsize=256)
 def _composed_files(
-    file: Path, choices: tuple[tuple[str, str], ...], configs: Path, written: frozenset[tuple[Path, int]]
+    file: Path,
+    choices: tuple[tuple[str, str], ...],
+    configs: Path,
+    written: frozenset[tuple[Path, int]],
+    own: tuple[str, ...],
 ) -> DictConfig:
     """What the files of a tool and of its groups' choices say together, on top of the sections' defaults; read once, as
-    long as none is `written` anew.
+    long as none is `written` anew and the user's `own` are the same.
 
     A study composes hundreds of configurations of the same files.
     """

@@ -11,6 +11,7 @@ from one_line_errors import error_of
 
 from benchmarks import (
     attention,
+    cascade,
     data,
     evaluation,
     gpu,
@@ -30,6 +31,7 @@ from sam3_hyperet.cli.command import CONFIGS
 SUBCOMMANDS = {
     "ops": ops,
     "attention": attention,
+    "cascade": cascade,
     "schemes": schemes,
     "startup": startup,
     "data": data,
@@ -57,6 +59,7 @@ def test_figures_are_returned_and_written(monkeypatch, tmp_path, name):
     asked = []
     monkeypatch.setattr(SUBCOMMANDS[name], "run", lambda **options: asked.append(options) or {"figure": 1.5})
     first = {
+        "cascade": "images",
         "large": "steps",
         "training": "steps",
         "evaluation": "turns",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 from omegaconf import OmegaConf
 
@@ -211,6 +212,17 @@ def test_a_data_set_of_one_s_own_is_named_by_its_path(tmp_path, monkeypatch):
     (tmp_path / "bad.yaml").write_text("name: [")
     with pytest.raises(ConfigError, match=r"bad.yaml: not readable as YAML"):
         composed("data=bad.yaml")
+
+
+def test_a_file_of_one_s_own_is_composed_once_until_it_changes(tmp_path, monkeypatch):
+    file, composed_files = tmp_path / "own.yaml", []
+    monkeypatch.setattr(
+        hydra, "compose", lambda *given, compose=hydra.compose: composed_files.append(1) or compose(*given)
+    )
+    for root, times in (("first", 1), ("first", 1), ("second", 2)):
+        file.write_text(f"format: coco\nroot: {root}\n")
+        assert composed(f"data={file}")["data"]["root"] == root
+        assert len(composed_files) == times
 
 
 def test_a_renamed_key_still_works_with_one_line_of_warning(monkeypatch, caplog):
