@@ -28,6 +28,7 @@ from sam3_hyperet.doctor.job import examine_job
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.evaluation.models import at_dial
 from sam3_hyperet.files import Manifest, replacing, write_json
+from sam3_hyperet.inference.coco_results import coco_result
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.predictor import Predictor, check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
@@ -335,8 +336,7 @@ def _told(exemplars: Exemplars, size: tuple[int, int]) -> list[dict[str, Any]]:
 def _coco_results(entry: Mapping[str, Any], image_id: int, categories: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """The detections of an image as COCO has them: a box is [x, y, width, height]."""
     for prompt in entry["prompts"]:
-        ids = {"image_id": image_id, "category_id": categories[prompt["prompt"]]}
         for one in prompt["detections"]:
             x0, y0, x1, y1 = one["box_xyxy"]
-            box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "segmentation": one["segmentation"], "score": one["score"]}
-            yield {**ids, **box}
+            box, category_id = (x0, y0, x1 - x0, y1 - y0), categories[prompt["prompt"]]
+            yield coco_result(image_id, category_id, box, one["segmentation"], one["score"])

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sam3_hyperet import masks
 from sam3_hyperet.demo.models import Found, Picture, distinct
 from sam3_hyperet.demo.prompts import Ask
+from sam3_hyperet.inference.coco_results import coco_result
 from sam3_hyperet.overlays.addresses import mask_png
 
 _NOT_IN_NAMES = re.compile(r"[^\w-]+")
@@ -21,9 +22,8 @@ def coco_json(
     width, height = picture.image.size
     annotations = []
     for category, mask, score in _shown(found, threshold):
-        measured = {"area": masks.area(mask), "bbox": list(masks.box(mask)), "iscrowd": 0, "score": score}
-        ids = {"id": len(annotations) + 1, "image_id": 1, "category_id": category + 1}
-        annotations.append({**ids, "segmentation": mask, **measured})
+        result = coco_result(1, category + 1, masks.box(mask), mask, score)
+        annotations.append({"id": len(annotations) + 1, **result, "area": masks.area(mask), "iscrowd": 0})
     content = {
         "info": dict(facts),
         "images": [{"id": 1, "file_name": picture.name, "width": width, "height": height}],

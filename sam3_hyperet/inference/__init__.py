@@ -8,5 +8,6 @@
 - `mask_head`: SAM 3's segmentation head, likewise
 - `tiles`: overlapping tiles of large images; `tiled_prediction`, predictions tile by tile, whose detections
   `tile_joining` joins
+- `coco_results`: detections as COCO's results files have them
 - `shared_encoding`: encoders that several models share run once an image
 """
