@@ -19,11 +19,12 @@ from sam3_hyperet.data.sources import Split
 from sam3_hyperet.evaluation.compare import Comparison, compare, model_parts, remove_records
 from sam3_hyperet.evaluation.dial import DialFront, default_rule, front_of
 from sam3_hyperet.evaluation.metrics.key import MetricKey
-from sam3_hyperet.evaluation.models import EvalModel
+from sam3_hyperet.evaluation.models import BASE, EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.files import Manifest, write_json
 from sam3_hyperet.report.comparison_report import write_comparison
+from sam3_hyperet.report.short_names import short_names
 from sam3_hyperet.report.tables import MISSING, value
 from sam3_hyperet.training.choice import Rule
 from sam3_hyperet.training.run_files import EVALUATION_FILES, METRICS_FILE
@@ -110,16 +111,27 @@ def _front(comparison: Comparison, rule: Rule | None) -> DialFront | None:
 def print_metrics(console: Console, metrics: Mapping[str, float], names: Sequence[str]) -> None:
     """Print the metrics that models are judged by, a column for each of `names`; of two, their difference.
 
-    A metric that does not exist, such as the AP of what no image shows, is printed as "–".
+    Long names are short ones in the table, and whole in lines before it. A metric that does not exist, such as the AP
+    of what no image shows, is printed as "–".
     """
     parts = model_parts(names).values()
     is_pair = len(names) == 2
-    table = Table(Column("metric", overflow="fold"), *names, *(["difference"] if is_pair else []))
-    judging = (key for key in metrics if isinstance(key, MetricKey) and key.metric in _PRINTED and not key.category)
-    for key in dict.fromkeys(MetricKey.of(key, key.data) for key in judging if key.model in parts):
+    adapted, data = [name for name in names if name != BASE], [key.data for key in _judging(metrics)]
+    heads = {BASE: BASE} | short_names(adapted, data)
+    for name in (name for name in names if heads[name] != name):
+        console.print(f"{heads[name]}: {name}", markup=False, soft_wrap=True)
+    columns = [heads[name] for name in names] + ["difference"] * is_pair
+    table = Table(*(Column(name, overflow="fold") for name in ("metric", *columns)))
+    judging = (key for key in _judging(metrics) if key.model in parts)
+    for key in dict.fromkeys(MetricKey.of(key, key.data) for key in judging):
         values = [value(metrics, MetricKey.of(key, key.data, part)) for part in parts]
         shown = [MISSING if found is None else f"{found:.4f}" for found in values]
         if is_pair:
             shown.append(MISSING if None in values else f"{values[1] - values[0]:+.4f}")
         table.add_row(key, *shown)
     print_table(console, table)
+
+
+def _judging(metrics: Mapping[str, float]) -> list[MetricKey]:
+    """The keys of the metrics that are printed."""
+    return [key for key in metrics if isinstance(key, MetricKey) and key.metric in _PRINTED and not key.category]

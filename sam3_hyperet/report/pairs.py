@@ -24,11 +24,11 @@ class PairTable:
     def sentences(self) -> list[str]:
         """In how many metrics the later model of each pair is better and worse, where anything was tested."""
         found = []
-        for k, (later, earlier) in enumerate(self.pairs if self.tests else ()):
-            verdicts = [cells[k].verdict for _, cells in self.rows]
-            better, worse = verdicts.count("better"), verdicts.count("worse")
-            said = f"better in {better}, worse in {worse}" if better or worse else "no different in any"
-            found.append(f"{later} than {earlier}: {said}")
+        for k, (later, earlier) in enumerate(self.pairs):
+            verdicts = [cells[k].verdict for _, cells in self.rows if cells[k].interval]
+            if verdicts:
+                better, worse = verdicts.count("better"), verdicts.count("worse")
+                found.append(f"{later} than {earlier}: better in {better}, worse in {worse}")
         return found
 
 

@@ -261,9 +261,13 @@ def _row(metrics: Mapping[str, float], models: Sequence[str], metric: Metric, sc
 def tested_cell(
     metrics: Mapping[str, float], of: str, found: float | None, difference: float | None, lower_is_better: bool
 ) -> Cell:
-    """A value with its difference and the interval that the metrics have of it, under the key `of`."""
+    """A value with its difference and the interval that the metrics have of it, under the key `of`.
+
+    The interval ends at ±1, for no difference of two fractions is larger.
+    """
     low, high = (metrics.get(f"{of}/{end}", math.nan) for end in ("low", "high"))
-    interval = (low, high) if difference is not None and math.isfinite(low) and math.isfinite(high) else None
+    is_tested = difference is not None and math.isfinite(low) and math.isfinite(high)
+    interval = (max(low, -1.0), min(high, 1.0)) if is_tested else None
     return Cell(found, difference, interval, _verdict(difference, interval, lower_is_better))
 
 

@@ -206,6 +206,20 @@ def test_the_printed_table():
     assert lines[2].split("│")[2:5] == [" –      ", " –       ", " –          "]
 
 
+def test_long_names_are_told_apart_in_the_printed_table():
+    names = [f"scenes_levels_101_{one}_seed0" for one in ("B_prompt_lorentz_gate", "B_prompt_euclidean_gate", "lora")]
+    metrics = {f"{name}/d/segm/AP": 0.5 for name in ("base", *names)}
+    file = io.StringIO()
+    print_metrics(Console(file=file, width=80), keyed(metrics, names), ["base", *names])
+    said = file.getvalue()
+    assert f"lora: {names[2]}\n" in said
+    head = said[: said.index("0.5000")].splitlines()[4:]
+    columns = zip(*(line.replace("│", "┃").split("┃") for line in head if "┃" in line), strict=False)
+    assert {"base", "B_prompt_lorentz_gate", "B_prompt_euclidean_gate", "lora"} < {
+        "".join(map(str.strip, column)).partition("d/")[0] for column in columns
+    }
+
+
 def test_versions_name_what_the_numbers_depend_on():
     found = versions()
     assert found["sam3_hyperet"] == hy.__version__

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from metric_keys import keyed
 
+from sam3_hyperet.report import tables
 from sam3_hyperet.report.pairs import pair_table
 from sam3_hyperet.report.tables import (
     ALONE,
@@ -75,6 +76,7 @@ def test_adapted_models_are_tested_against_each_other():
     assert table.pairs == (("b", "a"), ("c", "a"), ("c", "b"))
     ((label, cells_of_row),) = table.rows
     assert (label, table.tests) == ("Mask AP · s", 1)
+    assert table.sentences == ["b than a: better in 1, worse in 0"]  # nothing was tested of the others
     assert [(cell.difference, cell.verdict) for cell in cells_of_row] == [
         *((0.3, "better"), (0.05, "same"), (-0.25, "same")),
     ]
@@ -174,3 +176,8 @@ def test_markdown_text_stays_in_its_cell(text):
     assert "\n" not in escaped
     assert not re.search(r"[|*_<`]", re.sub(r"\\(?:[^\w\s]|_)", "", escaped))
     assert re.sub(r"\\([^\w\s]|_)", r"\1", escaped).split() == text.split()
+
+
+def test_an_interval_ends_where_differences_of_fractions_do():
+    ends = {"difference/d/mIoU/low": 0.9, "difference/d/mIoU/high": 1.04}
+    assert tables.tested_cell(ends, "difference/d/mIoU", 1.0, 0.97, lower_is_better=False).interval == (0.9, 1.0)
