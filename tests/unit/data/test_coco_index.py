@@ -245,3 +245,15 @@ def test_arrays_of_an_index_are_mapped_and_shared(large):
     mapped = Path(f"/proc/{os.getpid()}/maps").read_text()
     assert str(index_of(large)) in mapped
     assert not images._file.polygons.values.flags.writeable
+
+
+def test_a_root_category_is_left_out_of_a_large_file_as_well(large):
+    content = json.loads(large.read_text())
+    own = [{**one, "supercategory": "goods"} for one in content["categories"] if one["id"]]
+    content["categories"] = [{"id": 0, "name": "goods", "supercategory": "none"}, *own]
+    large.write_text(json.dumps(content))
+    read, again = open_large(large), open_large(large)
+    assert read.categories == again.categories
+    assert len(again.categories) == len(own)
+    assert read.left_out == again.left_out == {"goods"}
+    assert sum("'goods' is left out" in line for line in again.remarks) == 1
