@@ -1,7 +1,7 @@
 """Annotated images, the prompts made of them, and their way into SAM 3's batches. Only `loading` imports sam3.
 
 - `annotations`: what every reader returns, and checks of single values
-- `coco`, `coco_records`, `coco_annotations`: COCO instances; which annotations count
+- `coco`, `coco_categories`, `coco_records`, `coco_annotations`: COCO instances; which annotations and categories count
 - `coco_json`, `coco_file`, `coco_index`: a large file in arrays, and its index
 - `yolo`: Ultralytics' text files of polygons
 - `label_maps`, `ade20k`: label maps, of a single channel or coloured

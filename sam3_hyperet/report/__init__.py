@@ -3,6 +3,7 @@
 - `comparison_report`: from a comparison to its report, in `content`; `report`: from there to the files
 - `view`: what the page shows, by the template in `page/`
 - `description`: the models, the data and the time; `summary`: the headline
+- `short_names`: names of several models without what all share
 - `tables`: rows of metrics, Markdown and LaTeX; `pairs`: adapted models beside each other
 - `evidence`: curves, confusion and radii from the records; `examples`: detections and label maps for people
 - `encoder_radii`: tables of the radii of vision encoders

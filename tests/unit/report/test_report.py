@@ -124,6 +124,7 @@ def test_several_models(tmp_path):
     assert "script" not in page.tags
     assert text.count('class="better">+.100') == 1  # the others have no interval
     assert text.count("scheme A (fpn)") == 3
+    assert "adapted in 3 ways, on the same images and prompts" in text
     assert "c − a" in text
     assert "+.062" in text
     assert text.count('class="bar"') == 4
@@ -135,6 +136,7 @@ def test_the_base_alone_is_called_the_base(tmp_path):
     report = Report("t", keyed({"scenes/group/segm/AP": 0.25}), [], {}, "", {}, models=ALONE)
     text = write_report(report, tmp_path / "r.html").read_text("utf-8")
     assert "base model" in text
+    assert "A SAM 3 model as it is, without an adapter." in text
     assert "dapted" not in text.partition("</style>")[2]
     assert "95 %" not in text
 
