@@ -90,6 +90,7 @@ class RunOptions(FitOptions):
             raise ConfigError(f"{file}: not the configuration of a run ({error}); use another run_dir") from error
         before, after = run.deciding, self.deciding
         read = [one for options in (self, run) for one in (options.data, *options.more_data.values())]
+        differing = {f"hyperet.{key}" for key in self.hyperet.differences(run.hyperet)}
         is_recognised = "auto" not in [data.format for data in read]
         is_known = self.train.max_steps is not None and run.train.max_steps is not None
         for key in dict.fromkeys([*after, *before]):
@@ -98,7 +99,8 @@ class RunOptions(FitOptions):
                 key == "train.max_steps" and not is_known  # of epochs, whose steps follow once the data is opened
             )
             is_read = is_recognised or not key.startswith(("data.", f"{MORE_DATA}."))
-            if now != then and is_read and not is_decided_later:
+            is_same = key.startswith("hyperet.") and key not in differing  # the same sites by another name
+            if now != then and is_read and not is_decided_later and not is_same:
                 found = f"{key} is {now}, but {then} in the run of {where}"
                 raise ConfigError(f"{found}; use another run_dir or resume=never")
 

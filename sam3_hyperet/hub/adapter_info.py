@@ -78,7 +78,7 @@ def read_adapter_info(path: str | Path) -> AdapterInfo:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not an adapter file; format is {metadata.get('format')!r:.60}, not {FORMAT!r}")
     try:
-        config = HyperETConfig.from_mapping(parse_json(metadata["config"]))
+        config = HyperETConfig.from_file(parse_json(metadata["config"]))
         dial = float(metadata.get("dial", "1"))
         encoder = tuple(str(place[0]) for place in parse_json(metadata.get("encoder", "[]")))
     except (LookupError, TypeError, ValueError) as error:  # so is a ConfigError

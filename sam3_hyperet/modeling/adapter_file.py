@@ -95,7 +95,7 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
         elif places != places_of(model):
             found = "the model has adapters in other modules than the file"
             raise CheckpointError(f"{path}: {found}; take them out by remove_adapter(model) first")
-        elif present != config:
+        elif present.differences(config):
             hint = "take out the latter by remove_adapter(model) first, or load the file onto adapted_copy(base, path)"
             raise CheckpointError(f"{path}: holds {config}, the model has {present}; {hint}")
         if places:  # by which the base is known
@@ -212,6 +212,6 @@ def _config(path: str | Path, metadata: Mapping[str, str]) -> HyperETConfig:
         found = f"format is {metadata.get('format')!r:.60}, expected {FORMAT!r}"
         raise CheckpointError(f"{path}: not an adapter file; {found}; base weights are given as model.checkpoint=")
     try:
-        return HyperETConfig.from_mapping(parse_json(metadata["config"]))
+        return HyperETConfig.from_file(parse_json(metadata["config"]))
     except (KeyError, ValueError) as error:  # so is a ConfigError
         raise CheckpointError(f"{path}: its configuration cannot be read ({error})") from error

@@ -158,6 +158,21 @@ class HyperETConfig:
         """Build from plain values, as read from a file; a key that is not an option is an error."""
         return options.read_options(cls, values, "hyperet")
 
+    @classmethod
+    def from_file(cls, values: Mapping[str, object]) -> "HyperETConfig":
+        """Build from what an adapter file says: options of none of its sites, which were once taken, decide nothing."""
+        if not isinstance(values, Mapping):
+            return cls.from_mapping(values)
+        named = cls.from_mapping({key: values[key] for key in ("scheme", "sites") if key in values}).resolved_sites
+        odd = {name for name, sites in _OF_SITES.items() if not {*sites} & {*named}}
+        return cls.from_mapping({key: value for key, value in values.items() if key not in odd})
+
+    def differences(self, other: "HyperETConfig") -> list[str]:
+        """Options in which another differs; not `scheme` and `sites` where both name the same sites."""
+        same = ("scheme", "sites") if self.resolved_sites == other.resolved_sites else ()
+        ours, theirs = asdict(self), asdict(other)
+        return [key for key, value in ours.items() if value != theirs[key] and key not in same]
+
     def to_dict(self) -> dict[str, object]:
         """Every option as plain values."""
         return asdict(self)

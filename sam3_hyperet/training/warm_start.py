@@ -28,8 +28,8 @@ def initial_adapter(given: str, config: HyperETConfig) -> tuple[Path, str]:
     found = read_adapter_config(file)
     if config.is_empty:
         raise ConfigError(f"init_adapter={given}, but the run has no adapters; expected a scheme, or init_adapter=null")
-    there, here = asdict(found), asdict(config)
-    if odd := [key for key, value in here.items() if value != there[key]]:
+    if odd := config.differences(found):
+        there, here = asdict(found), asdict(config)
         named = ", ".join(f"hyperet.{key} is {there[key]} in {file} and {here[key]} in this run" for key in odd)
         raise ConfigError(f"init_adapter={given}: {named}; expected the same options")
     return file, sha256(file)

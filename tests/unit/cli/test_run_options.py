@@ -42,6 +42,13 @@ def earlier(tmp_path):
     return leave
 
 
+def test_a_run_goes_on_whose_sites_had_another_name(opened, earlier):
+    earlier("state.pt", arguments=("scheme=A", "hyperet.sites=[encoder_layer,prompt]"))
+    assert opened("scheme=B+prompt").resume is not None
+    with pytest.raises(ConfigError, match=r"hyperet\.scheme is B, but A in the run"):
+        opened("scheme=B")
+
+
 DECIDING = [
     ("train.clip_norm=0.5", "train.clip_norm is 0.5, but None"),
     ("train.precision=bf16-mixed", "train.precision is bf16-mixed, but 32-true"),

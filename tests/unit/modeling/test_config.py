@@ -124,3 +124,19 @@ def test_where_adapters_are_in_a_word(options, place):
 )
 def test_an_automatic_gate_is_there_where_there_can_be_one(options, gate):
     assert HyperETConfig.from_mapping({**options, "gate": "auto"}).to_dict()["gate"] == gate
+
+
+def test_the_same_sites_by_a_scheme_and_by_name_do_not_differ():
+    """Before schemes could name sites, `sites` stood beside a scheme that it replaced."""
+    by_name = HyperETConfig(scheme="A", sites=("encoder_layer", "prompt"))
+    by_scheme = HyperETConfig(scheme="B+prompt")
+    assert by_name.differences(by_scheme) == by_scheme.differences(by_name) == []
+    assert by_name.differences(HyperETConfig(scheme="A")) == ["sites"]
+    assert by_scheme.differences(HyperETConfig(scheme="B", curvature=0.5)) == ["scheme", "curvature"]
+
+
+def test_options_of_no_site_in_a_file_decide_nothing():
+    values = {**HyperETConfig(scheme="B").to_dict(), "levels": [0], "layers": [1], "attention": "self"}
+    assert HyperETConfig.from_file(values) == HyperETConfig(scheme="B", layers=(1,))
+    with pytest.raises(ConfigError, match="hyperet"):
+        HyperETConfig.from_file([])

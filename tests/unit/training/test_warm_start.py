@@ -25,3 +25,8 @@ def test_a_file_or_the_folder_of_a_run_with_the_same_options(model, tmp_path):
         initial_adapter(str(file), HyperETConfig(scheme="none"))
     with pytest.raises(CheckpointError, match=r"^init_adapter: .*nowhere: no such file; expected an adapter"):
         initial_adapter(str(tmp_path / "nowhere"), config)
+
+
+def test_the_packaged_adapter_has_the_options_of_a_default_run():
+    config = HyperETConfig(scheme="B+prompt", gate="auto")
+    assert initial_adapter("package:tiny_levels", config)[0].name == "tiny_levels_adapter.safetensors"
