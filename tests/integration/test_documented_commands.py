@@ -92,9 +92,10 @@ SHORTENED = {
     "demo": ("port=0", "serves until it is stopped: models and pictures are opened, the page is not"),
     "evaluate": (
         "protocol.bootstrap=8 protocol.examples=0 protocol.limit=1",
-        "half a second each in figures, which train experiment=own_data draws",
+        "half a second each in the report's page, which train experiment=own_data writes",
     ),
     "export": ("", "half a minute; the model is opened and folded, tests/unit/export writes the graphs"),
+    "forecast": ("", "steps on a pretended device, minutes with every scheme: tests/unit/training/memory has them"),
     "radius": ("", "weights of timm; names and resolutions are checked, a small encoder is measured"),
 }
 """Tools of which a part is not run, by what is added to their command, else by `command_server`, and why."""
@@ -108,7 +109,6 @@ SIZES = {
         "data.splits={train:2,tune:1,val:1}"
     ),
     "prepare": "counts=null",
-    "forecast": "compare=false cards=[12]",
     **{tool: added for tool, (added, _) in SHORTENED.items()},
 }
 """What is added to a tool's command, but for keys that it has."""
@@ -139,6 +139,15 @@ BASES = {"README.md": "tiny_levels", "docs/training.md": "tiny"}
 RUN_ELSEWHERE = {"docs/onnx.md": "tests/unit/export/test_export.py runs its block on what it has exported"}
 ONLY_COMPILED = "outputs = model(**inputs, input_boxes="
 """An argument for a model of transformers, with the inputs of its processor; nothing of this package."""
+OFTEN = [
+    ["train", "data=shop.yaml", "data.splits={train: 2, tune: 1}", "hyperet.sites=[encoder_layer,prompt]"],
+    ["train", "data=auto", "data.root=shop"],
+    ["train", "data=coco"],
+    ["evaluate", "run=runs/shop", "dial=[0,.25]"],
+    ["evaluate", "run=runs/shop", "data=coco"],
+    ["predict", "run=runs/shop", "images=photos", "prompts=car,wheel"],
+]
+"""What many commands are composed of."""
 COMMANDS, BLOCKS = shown_commands(), python_blocks()
 
 
@@ -185,6 +194,8 @@ def stand_ins(server: CommandServer, tmp_path_factory: pytest.TempPathFactory) -
     shutil.copy(folder / "made" / "shop-experiment.yaml", folder)
     for name in ("shop", "coco"):
         run(f"push runs/{name} repo=user/{name}")
+    for tool, *given in OFTEN:
+        server.compose(tool, given, folder)
     return folder
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from forked_tools import REPOSITORY, end_with, server, status_of
 
 _SECONDS = 300
+_COMPOSED = "composed"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class CommandServer:
         """Call a function of a module, in a folder. Its output goes to a file there."""
         self._connection.send((function, arguments, folder))
         return Done(self._connection.recv(), (folder / "output.txt").read_text(encoding="utf-8"))
+
+    def compose(self, tool: str, arguments: list[str], folder: Path) -> None:
+        """Compose a command in the server itself, whose processes then find the files read."""
+        self._connection.send((_COMPOSED, [tool, *arguments], folder))
+        self._connection.recv()
 
     def stop(self) -> None:
         self._connection.close()
@@ -78,14 +84,17 @@ def _serve(connection: Connection, hub: str, token: str) -> None:
     Image.init()  # imports a reader for each kind of file
     pyplot.figure().savefig(io.BytesIO(), format="svg")  # finds the fonts
     pyplot.close()
-    for tool in ("train", "evaluate"):
-        parse_command(tool, [])
     gc.freeze()
     while True:
         try:
             function, arguments, folder = connection.recv()
         except EOFError:
             return
+        if function == _COMPOSED:
+            os.chdir(folder)
+            parse_command(arguments[0], arguments[1:])
+            connection.send(0)
+            continue
         child = os.fork()
         if not child:
             connection.close()
@@ -113,7 +122,9 @@ def run_tool(arguments: list[str]) -> None:
     tool = arguments[0]
     sys.argv = ["sam3-hyperet", *arguments]
     if tool == "evaluate":
-        _draw_nothing()
+        _write_no_page()
+    elif tool == "forecast":
+        _forecast_nothing()
     elif tool == "demo":
         _serve_nothing()
     elif tool == "export":
@@ -168,11 +179,32 @@ def _names(base: str, folder: Path) -> dict[str, Any]:
     return {"hy": hy, "model": model, "video": video, "image": image, "processor": processor, "state": state}
 
 
-def _draw_nothing() -> None:
-    """In place of the lines of a report's figures, which take half of an evaluation's time here."""
-    from matplotlib.figure import Figure
+def _write_no_page() -> None:
+    """In place of a report's figures and page, which take half of an evaluation's time here."""
+    from sam3_hyperet.report import comparison_report
 
-    Figure.savefig = lambda self, file, **_: file.write("<svg></svg>")  # type: ignore[method-assign]
+    def written(report: object, path: Path, **_: object) -> Path:
+        path.write_text("<html></html>")
+        return path
+
+    comparison_report.write_report = written  # type: ignore[assignment]
+
+
+def _forecast_nothing() -> None:
+    """In place of steps on a pretended device, which take seconds."""
+    from sam3_hyperet.cli import forecast
+
+    class Forecasts:
+        def __init__(self, kind: object) -> None:
+            self.kind = kind
+
+        def step(self, *_: int, **__: object) -> SimpleNamespace:
+            return SimpleNamespace(peak=2**30)
+
+        def interpolated(self, *_: int, **__: object) -> int:
+            return 2**30
+
+    forecast.Forecaster = Forecasts  # type: ignore[assignment, misc]
 
 
 def _serve_nothing() -> None:
