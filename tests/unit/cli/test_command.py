@@ -220,7 +220,7 @@ def test_a_file_of_one_s_own_is_composed_once_until_it_changes(tmp_path, monkeyp
         hydra, "compose", lambda *given, compose=hydra.compose: composed_files.append(1) or compose(*given)
     )
     for root, times in (("first", 1), ("first", 1), ("second", 2)):
-        file.write_text(f"format: coco\nroot: {root}\n")
+        file.write_text(f"format: coco\nroot: {root}\nsplits: {{train: a, val: b}}\n")
         assert composed(f"data={file}")["data"]["root"] == root
         assert len(composed_files) == times
 
