@@ -148,7 +148,8 @@ OFTEN = [
     ["predict", "run=runs/shop", "images=photos", "prompts=car,wheel"],
 ]
 """What many commands are composed of."""
-COMMANDS, BLOCKS = shown_commands(), python_blocks()
+COMMANDS, FORMS = ([one for one in shown_commands() if one.is_form == is_form] for is_form in (False, True))
+BLOCKS = python_blocks()
 
 
 def not_run(command: Command) -> Instead | None:
@@ -270,6 +271,12 @@ def test_a_command_runs(command, server, folder):
 @pytest.mark.parametrize("command", **by_place([one for one in COMMANDS if not_run(one)]))
 def test_a_command_that_is_not_run_names_what_exists(command):
     not_run(command).check(command.text)
+
+
+@pytest.mark.parametrize("form", **by_place(FORMS))
+def test_a_form_of_commands_names_a_tool(form):
+    program, tool, *_ = form.text.split()
+    assert program != "sam3-hyperet" or tool in TOOLS or tool in ("…", "<tool>")
 
 
 @pytest.mark.parametrize("block", [one for one in BLOCKS if not is_run(one)], ids=lambda block: block.place)

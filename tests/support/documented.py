@@ -25,11 +25,18 @@ _TREE = re.compile("[├└│]")
 
 @dataclass(frozen=True)
 class Command:
-    """A command in one line without its comment; where it is shown (page:line), and whether a block shows it."""
+    """A command in one line without its comment; where it is shown (page:line), and whether a block shows it.
+
+    With an ellipsis, a name in angle brackets or a choice (a|b) it is a form of commands, which cannot be run.
+    """
 
     text: str
     places: tuple[str, ...]
     in_block: bool
+
+    @property
+    def is_form(self) -> bool:
+        return any(sign in self.text.replace("||", "") for sign in "…<|")
 
     def __str__(self) -> str:
         return f"{self.places[0]}: {self.text}"
@@ -61,7 +68,7 @@ def shown_commands() -> list[Command]:
     """Every command of every page, each once, in the order of the pages.
 
     That is each line of an indented block that is no drawing of a folder, and code in a line of text that begins with
-    a program. With an ellipsis or a choice (a|b) it is a form, no command.
+    a program.
     """
     found: dict[str, list[str]] = {}
     in_blocks: set[str] = set()
@@ -71,9 +78,8 @@ def shown_commands() -> list[Command]:
         lines += [(line, code, False) for line, code in _inline(text) if _PROGRAM.match(code)]
         for line, shown, in_block in sorted(lines):
             command = re.sub(r"\s+#.*", "", shown)
-            if "…" not in command and "<" not in command and "|" not in command.replace("||", ""):
-                found.setdefault(command, []).append(f"{name_of(page)}:{line}")
-                in_blocks |= {command} if in_block else set()
+            found.setdefault(command, []).append(f"{name_of(page)}:{line}")
+            in_blocks |= {command} if in_block else set()
     return [Command(text, tuple(places), text in in_blocks) for text, places in found.items()]
 
 
