@@ -17,11 +17,14 @@ from sam3_hyperet.cli.sections import MORE_DATA, SECTIONS
 from sam3_hyperet.digest import sha256
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.config import ModelOptions
+from sam3_hyperet.reading import read_json
 
 _PLACES = ("root",)  # options of a data set that say where it is, and nothing of what it is
 _TRAINED_ON, _PROMPTED = ("train_images", "subset_seed"), ("prompt_weights", "negative_prompt_weights")
 _OF_RUNS = ("seed", "run_dir", "resume", "evaluate", "data.train_images", "data.subset_seed")
 _SAVE_EVERY = 100
+RECIPE = "recipe"
+"""The key of a recipe's digest in the file beside its base."""
 
 
 @dataclass
@@ -96,6 +99,21 @@ class Composer:
         """Where a base is put that is made by a recipe."""
         return self.folder / "bases" / f"{data}_{base}.safetensors"
 
+    def has_base(self, data: str, base: str) -> bool:
+        """Whether a base has been made, by the recipe that it has now if it is known by which."""
+        file = self.base_file(data, base)
+        made_by = recipe_file(file)
+        is_same = not made_by.is_file() or read_json(made_by) == {RECIPE: self.recipe(data, base)}
+        return file.is_file() and is_same
+
+    def recipe(self, data: str, base: str) -> str:
+        """A digest of the recipe by which a base is made."""
+        if (data, base) not in self._bases:
+            config = self.base(data, base)
+            assert config is not None
+            self._bases[data, base] = identity_of(_deciding(read_run(plain(config))))
+        return self._bases[data, base]
+
     def identity(self, run: Run) -> str:
         """A digest of all that decides the row of a run or trial."""
         if run not in self._identities:
@@ -128,12 +146,10 @@ class Composer:
 
     def _base_digest(self, run: Run, options: RunOptions) -> str:
         place = (run.data, run.base)
+        if self.base(*place) is not None:
+            return self.recipe(*place)
         if place not in self._bases:
-            recipe = self.base(*place)
-            if recipe is not None:
-                self._bases[place] = identity_of(_deciding(read_run(plain(recipe))))
-            else:
-                self._bases[place] = weights_digest(options.model)
+            self._bases[place] = weights_digest(options.model)
         return self._bases[place]
 
     def _compose(self, run: Run) -> dict[str, Any]:
@@ -184,6 +200,11 @@ def _replaced(key: str) -> list[str]:
             if key in (f"{section}.{one}", one if section == "hyperet" else ""):
                 found.append(f"{section}.{other}")
     return found if "." in key or len(found) > 1 else []
+
+
+def recipe_file(base: Path) -> Path:
+    """The file beside a base that tells by which recipe it was made."""
+    return base.with_suffix(".recipe.json")
 
 
 def weights_digest(model: ModelOptions) -> str:

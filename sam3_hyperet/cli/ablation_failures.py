@@ -35,7 +35,7 @@ def failed_lines(study: Study, plan: Plan) -> list[str]:
         for base, options in world.bases.items()
         if PRETRAIN in options
     ]
-    unmade = [place for place in recipes if not study.composer.base_file(*place).is_file()]
+    unmade = [place for place in recipes if not study.composer.has_base(*place)]
     failed = {"/".join(place): failure_in(study.composer.base_folder(*place)) for place in unmade}
     lines = [_line("base", len(recipes), failed)]
     for what, layout, runs in (("trial", TRIALS, trials_of(plan)), ("run", RUNS, runs_of(plan))):

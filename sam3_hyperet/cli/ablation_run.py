@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from sam3_hyperet.ablation.failures import recorded
 from sam3_hyperet.ablation.plan import GAIN, LOST
 from sam3_hyperet.ablation.rows import RUNS, TRIALS, cell, leave_row, row_folder
-from sam3_hyperet.cli.ablation_configs import weights_digest
+from sam3_hyperet.cli.ablation_configs import RECIPE, recipe_file, weights_digest
 from sam3_hyperet.cli.ablation_failures import reason_of
 from sam3_hyperet.cli.ablation_study import LOG
 from sam3_hyperet.cli.command import exit_cleanly
@@ -133,8 +133,8 @@ def run(config: DictConfig) -> dict[str, str]:
 def make_base_job(config: DictConfig) -> None:
     """A base as a job on a cluster makes it."""
     config = config.copy()
-    file = Path(config.pop(JOB))
-    _as_job(config, lambda: make_base(config, file))
+    job = config.pop(JOB)
+    _as_job(config, lambda: make_base(config, Path(job.file), job.recipe))
 
 
 @exit_cleanly
@@ -145,10 +145,10 @@ def _as_job(config: DictConfig, make: Callable[[], object]) -> None:
         make()
 
 
-def make_base(config: DictConfig, file: Path) -> None:
+def make_base(config: DictConfig, file: Path, recipe: str) -> None:
     """Pretrain a base by its recipe, and put its best weights, in half precision, at `file`.
 
-    A run that was interrupted or failed goes on, unless it was of another recipe.
+    A run that was interrupted or failed goes on, unless it was of another recipe; `recipe` is the digest of this one.
     """
     folder = Path(config.run_dir)
     with sole_use(folder), _log(folder):
@@ -158,6 +158,7 @@ def make_base(config: DictConfig, file: Path) -> None:
             print(f"begun anew: {error}")
             config.resume = "never"
         save_best(train(config), file)
+        write_json(recipe_file(file), {RECIPE: recipe})
 
 
 def _trained(config: DictConfig, job: Job, folder: Path) -> dict[str, Any]:

@@ -92,9 +92,7 @@ class Study:
     def bases_left(self) -> list[tuple[str, str]]:
         """The bases of the part, and of its trials, that a recipe is still to make."""
         wanted = dict.fromkeys((run.data, run.base) for run in (*self.trials, *runs_of(self.part)))
-        return [
-            place for place in wanted if self.composer.base(*place) and not self.composer.base_file(*place).is_file()
-        ]
+        return [place for place in wanted if self.composer.base(*place) and not self.composer.has_base(*place)]
 
     def check(self) -> None:
         """Compose every run and trial. Raises ConfigError for the first that cannot be."""

@@ -72,17 +72,17 @@ def work(study: Study) -> dict[str, str]:
     return attempts.failed
 
 
-def _base_task(study: Study, place: tuple[str, str], make: Callable[[DictConfig, Path], None]) -> Task:
+def _base_task(study: Study, place: tuple[str, str], make: Callable[[DictConfig, Path, str], None]) -> Task:
     name, file = "/".join(place), study.composer.base_file(*place)
 
     def made() -> str:
         config = study.composer.base(*place)
         assert config is not None
         study.say(f"making the base {name} by its recipe; log: {config.run_dir}/{LOG}")
-        make(config, file)
+        make(config, file, study.composer.recipe(*place))
         return f"made the base {name}: {file}"
 
-    return Task(name, study.composer.base_folder(*place), lambda: not file.is_file(), made)
+    return Task(name, study.composer.base_folder(*place), lambda: not study.composer.has_base(*place), made)
 
 
 def _run_tasks(study: Study, layout: Layout, attempts: Attempts, make: Callable[[Run], Row]) -> list[Task]:
@@ -129,7 +129,8 @@ def _configs(study: Study, what: str) -> Iterator[DictConfig]:
         for place in study.bases_left():
             config = study.composer.base(*place)
             assert config is not None
-            config.ablation, config.launcher = str(study.composer.base_file(*place)), study.options.launcher
+            config.ablation = {"file": str(study.composer.base_file(*place)), "recipe": study.composer.recipe(*place)}
+            config.launcher = study.options.launcher
             yield config
     else:
         yield from map(study.job, study.ready(TRIALS if what == "trial" else RUNS))

@@ -112,7 +112,7 @@ def test_a_dry_run_says_what_is_left_and_how_long_it_takes(study, made, capsys):
 def test_missing_bases_are_made_first(study, made, tmp_path, monkeypatch):
     bases = []
 
-    def make(config, file):
+    def make(config, file, recipe):
         bases.append((config.seed, config.train.max_steps, Path(config.run_dir).name))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"weights")

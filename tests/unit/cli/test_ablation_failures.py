@@ -12,8 +12,10 @@ from sam3_hyperet.ablation.failures import recorded
 from sam3_hyperet.ablation.rows import TRIALS
 from sam3_hyperet.cli import ablation_run, ablation_work
 from sam3_hyperet.cli.ablation_attempts import Attempts, Budget
+from sam3_hyperet.cli.ablation_configs import recipe_file
 from sam3_hyperet.cli.ablation_study import open_study
 from sam3_hyperet.errors import UserError
+from sam3_hyperet.files import write_json
 
 
 @pytest.fixture
@@ -27,11 +29,12 @@ def failing(made, monkeypatch):
             raise error
         return stub(config)
 
-    def make_base(config, file):
+    def make_base(config, file, recipe):
         if (error := errors.get(Path(config.run_dir).name)) is not None:
             raise error
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"weights")
+        write_json(recipe_file(file), {"recipe": recipe})
 
     monkeypatch.setattr(ablation_run, "run", run)
     monkeypatch.setattr(ablation_run, "make_base", make_base)
@@ -109,13 +112,16 @@ def test_a_failed_trial_leaves_the_other_arms(study, made, failing, monkeypatch,
 
 
 def test_a_base_of_a_mended_recipe_is_begun_anew(study, monkeypatch):
+    """Whether it was finished or not: runs on the base before would be rows of a recipe that they do not have."""
     resumed = []
     monkeypatch.setattr(ablation_run, "train", lambda config: resumed.append(config.resume))
-    monkeypatch.setattr(ablation_run, "save_best", lambda *arguments: None)
+    monkeypatch.setattr(ablation_run, "save_best", lambda run_dir, file: file.write_bytes(b"weights"))
     for lr in (1.0, 1.0, 0.1):
         base = {"pretrain": {"experiment": "pretrain_levels", "train.max_steps": 9, "optim.base_lr": lr}}
         opened = study(tool=open_study, data={"scenes": {**PLAN["data"]["scenes"], "bases": {"first": base}}})
         config = opened.composer.base("scenes", "first")
-        ablation_run.make_base(config, opened.composer.base_file("scenes", "first"))
+        place = "scenes", "first"
+        assert opened.bases_left() == ([] if resumed == ["auto"] else [place])
+        ablation_run.make_base(config, opened.composer.base_file(*place), opened.composer.recipe(*place))
         (Path(config.run_dir) / "config.yaml").write_text(OmegaConf.to_yaml(config))
     assert resumed == ["auto", "auto", "never"]
