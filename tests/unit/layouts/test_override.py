@@ -1,13 +1,15 @@
-"""Options as arguments: Hydra reads back what was written."""
+"""Options as arguments: what was written is read back."""
 
 from __future__ import annotations
 
 import shlex
 
+import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sam3_hyperet.cli.composition import _value
 from sam3_hyperet.layouts.override import override
 
 TEXTS = st.one_of(st.sampled_from(["2017", "1e5", "True", "null", "", "a b", "c\\", 'd\\"e', "x/y.json"]), st.text())
@@ -31,3 +33,10 @@ def test_a_value_is_read_back(value):
 def test_a_plain_value_is_not_quoted():
     assert override("data.splits", {"train": ["photos", "a.json"]}) == "'data.splits={train: [photos, a.json]}'"
     assert override("data.format", "coco") == "data.format=coco"
+
+
+@pytest.mark.parametrize("key", ["Grün, hell", "tür", "`x`", "1e-3", "2017", " a", "tab\t", "it's"])
+def test_a_key_that_hydra_cannot_read_is_read_back(key):
+    value = {"train": {key: ["Grün, hell", "0x1F", None, 0.5]}}
+    (argument,) = shlex.split(override("data.splits", value))
+    assert _value("data.splits", argument.partition("=")[2], expects_text=False) == value
