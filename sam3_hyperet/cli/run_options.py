@@ -52,6 +52,7 @@ class RunOptions(FitOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_fields(self)
+        self.hyperet.check_sites()
         if self.train.strategy == FSDP:
             self._check_sharding()
 

@@ -113,10 +113,6 @@ class HyperETConfig:
             if (value := getattr(self, name)) != of_class[name] and self.adapter not in of:
                 found = f"{name}={list(value) if isinstance(value, tuple) else value}: adapter={self.adapter} has none"
                 raise ConfigError(f"{found}; it is of adapter={' and '.join(of)}, expected that, or no hyperet.{name}")
-        for name, sites in _OF_SITES.items():
-            if getattr(self, name) != of_class[name] and not {*sites} & {*self.resolved_sites}:
-                found = f"{name}={getattr(self, name)} is of no site in scheme or sites"
-                raise ConfigError(f"{found}; expected {' or '.join(sites)} among them, or no hyperet.{name}")
         if self.gate == "auto":
             seen = self.adapter == "hyperet" and not self.is_empty and {*self.resolved_sites}.issubset(GATED_SITES)
             object.__setattr__(self, "gate", "prompt" if seen else "none")
@@ -126,6 +122,17 @@ class HyperETConfig:
             raise ConfigError("learn_residual=true needs residual=α, its initial value")
         if self.learn_curvature and self.geometry == "euclidean":
             raise ConfigError("learn_curvature=true: geometry euclidean has no curvature; choose another geometry")
+
+    def check_sites(self) -> None:
+        """Raise a ConfigError for an option of sites of which none is adjusted; other encoders have no sites."""
+        for field in fields(self):
+            value, sites = getattr(self, field.name), _OF_SITES.get(field.name)
+            if sites and value != field.default and not {*sites} & {*self.resolved_sites}:
+                found = (
+                    f"{field.name}={list(value) if isinstance(value, tuple) else value} is of no site that is adjusted"
+                )
+                expected = f"expected {' or '.join(sites)} among scheme and sites, or no hyperet.{field.name}"
+                raise ConfigError(f"{found}; {expected}")
 
     def _check_gate(self) -> None:
         """Raise a ConfigError where a gate would read no prompt."""

@@ -24,7 +24,7 @@ def inject(model: host.Sam3Image, config: HyperETConfig | Mapping[str, object]) 
     Works on `build_model`'s models and on those of `sam3.model_builder`: no base weight is copied or renamed, but that
     controls by peft wrap their layers in peft's, and that `ln` and `bitfit` keep a copy of what they tune.
     Raises ConfigError for a model that is not SAM 3's or already has adapters, for a chosen level, layer or block that
-    is not there, and for a control that does not fit the model.
+    is not there or is of no adjusted site, and for a control that does not fit the model.
     """
     return inject_named(model, config, None)
 
@@ -41,6 +41,7 @@ def inject_named(
             f"the model already has adapters ({present}): take them out by remove_adapter(model), or make a second "
             "model on the same base weights by adapted_copy(base, config)"
         )
+    config.check_sites()
     with unchanged_on_error(model):
         if config.adapter == "hyperet":
             _install(model, config)

@@ -30,7 +30,7 @@ def test_a_healthy_set_up_is_one(examined, options):
         *("sizes", "memory", "checkpoint", "data: train", "data: val", "data: files", "data: overlap", "prompts"),
         *("model", "forward pass", "gradients", "training step"),
     }
-    assert "2 of 2 tensors (8,192 parameters)" in rows["gradients", "ok"]["found"]
+    assert "9 of 9 tensors (12,483 parameters)" in rows["gradients", "ok"]["found"]
     assert not Path(options["run_dir"]).exists()
 
 
@@ -237,7 +237,7 @@ def test_a_planted_fault_is_found(plant, check, found, remedy, examined, options
     ("option", "value", "check", "found", "expected"),
     [
         ("model.resolution", 100, "sizes", "expected a multiple of 64", ""),
-        ("hyperet.levels", "[7]", "sizes", "the model has no FPN level 7", ""),
+        ("hyperet.layers", "[7]", "sizes", "no layer of the fusion encoder 7", ""),
         ("optim.warmup", 400, "options", "optim.warmup=400", "steps up to train.max_steps=300"),
         ("data.zoom", 0.5, "data: train", "zoom is 0.5, expected 1 (no crop) to 16", ""),
         ("cache.folder", "cache", "feature cache", "every epoch shows new random views", ""),

@@ -39,11 +39,6 @@ REFUSED = [
     ({"learn_curvature": True, "geometry": "euclidean"}, r"geometry euclidean has no curvature"),
     ({"share": 1}, r"share=1; expected true(,| or) false or null"),
     ({"levels": []}, r"levels=\[\]; expected distinct integers"),
-    (
-        {"scheme": "B+prompt", "levels": [0]},
-        r"levels=\(0,\) is of no site in scheme or sites; expected fpn or",
-    ),
-    ({"layers": [0]}, r"layers=\(0,\) is of no site"),
     ({"levels": [0, 0]}, r"levels=\[0, 0\]; expected distinct integers"),
     ({"levels": ["0"]}, r"levels=\['0'\]; expected a list of integers or null"),
     ({"levels": 0}, r"levels=0; expected a list"),
@@ -140,3 +135,20 @@ def test_options_of_no_site_in_a_file_decide_nothing():
     assert HyperETConfig.from_file(values) == HyperETConfig(scheme="B", layers=(1,))
     with pytest.raises(ConfigError, match="hyperet"):
         HyperETConfig.from_file([])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"scheme": "B+prompt", "levels": [0]},
+            r"levels=\[0\] is of no site that is adjusted; expected fpn or pixel_dec",
+        ),
+        ({"layers": [0]}, r"layers=\[0\] is of no site"),
+        ({"attention": "self"}, r"attention=self is of no site .*; expected attention among scheme and sites"),
+    ],
+)
+def test_an_option_of_sites_that_are_not_adjusted_is_an_error(values, message):
+    with pytest.raises(ConfigError, match=message):
+        HyperETConfig(**values).check_sites()
+    HyperETConfig(scheme="A+B+C", levels=[0], layers=[0], attention="self").check_sites()

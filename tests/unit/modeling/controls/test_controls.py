@@ -321,12 +321,12 @@ def test_the_control_moves_with_the_model(adapted, picture, expected):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], hy.HyperETConfig()),
-        (["adapter=lora"], LORA),
+        ([], hy.HyperETConfig(scheme="B+prompt", gate="prompt")),
+        (["adapter=lora", "scheme=A"], LORA),
         (["adapter=lora", "scheme=P", "hyperet.rank=2"], hy.HyperETConfig(adapter="lora", scheme="P", rank=2)),
-        (["adapter=bitfit"], BITFIT),
-        (["adapter=bitfit", "hyperet.biases=[norm]"], hy.HyperETConfig(adapter="bitfit", biases=["norm"])),
-        (["adapter=boft", "hyperet.oft_block_size=8"], hy.HyperETConfig(adapter="boft", oft_block_size=8)),
+        (["adapter=bitfit", "scheme=A"], BITFIT),
+        (["adapter=bitfit", "scheme=A", "hyperet.biases=[norm]"], hy.HyperETConfig(adapter="bitfit", biases=["norm"])),
+        (["adapter=boft", "scheme=A", "hyperet.oft_block_size=8"], hy.HyperETConfig(adapter="boft", oft_block_size=8)),
     ],
 )
 def test_one_switch_of_the_command_line(arguments, expected):
