@@ -54,8 +54,9 @@ class Splits:
             # raises where no image can be prompted, and for views that cannot be
             ConceptPrompts(images, 1, sampler, augmentation(self.data, images))
             notes += prompt_notes(images, sampler) if split == "train" else []
-        empty = sum(1 for i in spread(len(images), _READ) if not images.instances(i))
-        if empty == len(spread(len(images), _READ)):
+        looked_at = spread(len(images), _READ)
+        empty = sum(1 for i in looked_at if not images.instances(i))
+        if empty == len(looked_at):
             yield failed(check, f"none of {empty} images looked at has an annotation", "annotations")
             return
         self.opened[split] = images

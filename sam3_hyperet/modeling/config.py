@@ -1,7 +1,7 @@
 """What is injected: scheme or sites, structure, geometry and their options; impossible values are errors."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -125,14 +125,16 @@ class HyperETConfig:
 
     def check_sites(self) -> None:
         """Raise a ConfigError for an option of sites of which none is adjusted; other encoders have no sites."""
-        for field in fields(self):
-            value, sites = getattr(self, field.name), _OF_SITES.get(field.name)
-            if sites and value != field.default and not {*sites} & {*self.resolved_sites}:
-                found = (
-                    f"{field.name}={list(value) if isinstance(value, tuple) else value} is of no site that is adjusted"
-                )
-                expected = f"expected {' or '.join(sites)} among scheme and sites, or no hyperet.{field.name}"
-                raise ConfigError(f"{found}; {expected}")
+        for name in self._idle():
+            value, sites = getattr(self, name), " or ".join(_OF_SITES[name])
+            found = f"{name}={list(value) if isinstance(value, tuple) else value} is of no site that is adjusted"
+            raise ConfigError(f"{found}; expected {sites} among scheme and sites, or no hyperet.{name}")
+
+    def _idle(self) -> dict[str, object]:
+        """The default of each option that is given for sites of which none is adjusted."""
+        of_others = [name for name, sites in _OF_SITES.items() if {*sites}.isdisjoint(self.resolved_sites)]
+        defaults = {field.name: field.default for field in fields(self) if field.name in of_others}
+        return {name: default for name, default in defaults.items() if getattr(self, name) != default}
 
     def _check_gate(self) -> None:
         """Raise a ConfigError where a gate would read no prompt."""
@@ -168,11 +170,8 @@ class HyperETConfig:
     @classmethod
     def from_file(cls, values: Mapping[str, object]) -> "HyperETConfig":
         """Build from what an adapter file says: options of none of its sites, which were once taken, decide nothing."""
-        if not isinstance(values, Mapping):
-            return cls.from_mapping(values)
-        named = cls.from_mapping({key: values[key] for key in ("scheme", "sites") if key in values}).resolved_sites
-        odd = {name for name, sites in _OF_SITES.items() if not {*sites} & {*named}}
-        return cls.from_mapping({key: value for key, value in values.items() if key not in odd})
+        config = cls.from_mapping(values)
+        return replace(config, **config._idle())  # type: ignore[arg-type]
 
     def differences(self, other: "HyperETConfig") -> list[str]:
         """Options in which another differs; not `scheme` and `sites` where both name the same sites."""
