@@ -54,7 +54,7 @@ def draw_overlay(
 
     image: (H, W, 3) uint8; left as it is. side: of the longer side of what is drawn, None for that of the image.
     instances: those of a colour best first: each colour's best are labelled before its others. An empty mask draws
-        nothing. The smaller of two masks lies on top.
+        nothing. The smaller of two masks lies on top, and what matches lies on what does not.
     Raises DataError for arrays that do not fit.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -69,7 +69,7 @@ def draw_overlay(
     regions = [Region.of(one.mask).resized(image.shape[:2], shown.shape[:2]) for one in instances]
     colors = [color(one.color) for one in instances]
     areas = [int(region.mask.sum()) for region in regions]
-    order = sorted(range(len(instances)), key=lambda i: -areas[i])
+    order = sorted(range(len(instances)), key=lambda i: (instances[i].color != UNMATCHED, -areas[i]))
     pixels, owner = _tint(shown, regions, colors, order)
     thickest = max(1, round(min(pixels.shape[:2]) / 180))
     for i in order:

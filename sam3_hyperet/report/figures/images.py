@@ -108,12 +108,11 @@ def instance_panels(example: Example, score_threshold: float) -> list[Panel]:
         best_first = sorted(detections, key=lambda d: -d.score)
         shown = [detection for detection in best_first if detection.score >= score_threshold]
         masks = [enlarge(np.asarray(d.mask, dtype=bool), SIDE) for d in shown]
-        colors = match(truth, masks)
-        # What matches goes on top; of what does not, only the best is labelled, or labels would hide the image.
-        order = sorted(range(len(shown)), key=lambda k: (colors[k] != UNMATCHED, -k))
+        colors = match(example.truth, [d.mask for d in shown])  # enlarged masks may cross the threshold
+        # Of what matches nothing, only the best is labelled, or labels would hide the image.
         labelled = [k for k, color in enumerate(colors) if color != UNMATCHED or UNMATCHED not in colors[:k]]
-        labels = [f"{shown[k].score:.2f}" if k in labelled else "" for k in order]
-        drawn = overlay(image, [masks[k] for k in order], labels, colors=[colors[k] for k in order])
+        labels = [f"{one.score:.2f}" if k in labelled else "" for k, one in enumerate(shown)]
+        drawn = overlay(image, masks, labels, colors=colors)
         note = "" if shown else f"nothing above {score_threshold:g}"
         if best_first and not shown and best_first[0].score >= _FAINTEST:
             drawn = with_dashes(drawn, enlarge(np.asarray(best_first[0].mask, dtype=bool), SIDE))

@@ -14,7 +14,7 @@ from sam3_hyperet.choices import SMALLEST_OVERLAY
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.masks import encode_masks
 from sam3_hyperet.overlays.addresses import mask_png
-from sam3_hyperet.overlays.colors import color, css, palette
+from sam3_hyperet.overlays.colors import UNMATCHED, color, css, palette
 from sam3_hyperet.overlays.composition import Entry, Panel, compose
 from sam3_hyperet.overlays.overlay import ExemplarBox, Instance, draw_overlay, overlay
 from sam3_hyperet.overlays.resizing import Region, drawn_side, enlarge
@@ -208,3 +208,13 @@ def test_masks_from_run_lengths_are_drawn_as_arrays_are(side):
         expected, found = enlarge(mask, side), np.zeros((side * 3 // 4, side), bool)
         found[one.where] = one.mask
         assert (found ^ expected).sum() <= 0.05 * expected.sum() + 1
+
+
+def test_what_matches_lies_on_a_smaller_duplicate_that_does_not():
+    image = np.full((40, 40, 3), 120, np.uint8)
+    matched, duplicate = square(4, 4, 30, (40, 40)), square(6, 6, 24, (40, 40))
+    alone = draw_overlay(image, [Instance(matched, 0)]).pixels
+    both = draw_overlay(image, [Instance(matched, 0), Instance(duplicate, UNMATCHED)]).pixels
+    np.testing.assert_array_equal(both[18, 18], alone[18, 18])
+    other = draw_overlay(image, [Instance(matched, 0), Instance(duplicate, 1)]).pixels
+    assert (other[18, 18] != alone[18, 18]).any()
