@@ -67,6 +67,7 @@ class DataOptions:
         prompts: the same for training alone, tuning images included: of other categories nothing is asked, present or
             absent.
         groups: category names, or the name of a list of them, by the name under which they are scored together.
+        groups_note: what the groups are, for the readers of a report.
         prompt_weights: weights of granularities, or of `groups`, among the training prompts; None for all alike.
         negative_prompt_weights: those among absent prompts, also of `absent_concepts`; None for `prompt_weights`.
         annotated: granularities whose training annotations are used; concepts of the others stay in the vocabulary and
@@ -130,6 +131,7 @@ class DataOptions:
     supercategories: Mapping[str, str | tuple[str, ...]] | None = None
     prompts: str | tuple[str, ...] = ()
     groups: Mapping[str, str | tuple[str, ...]] | None = None
+    groups_note: str = ""
     prompt_weights: Mapping[str, float] | None = None
     negative_prompt_weights: Mapping[str, float] | None = None
     annotated: tuple[str, ...] = ()
