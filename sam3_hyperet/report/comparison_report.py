@@ -15,7 +15,7 @@ from sam3_hyperet.evaluation.models import BASE
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.dial import dial_of
 from sam3_hyperet.report import evidence
-from sam3_hyperet.report.description import descriptions, facts
+from sam3_hyperet.report.description import descriptions, facts, kind_of_base
 from sam3_hyperet.report.examples import examples, extremes, semantic_examples
 from sam3_hyperet.report.report import Report, write_report, write_tables
 from sam3_hyperet.training import run_log
@@ -44,7 +44,7 @@ def write_comparison(
     if is_part:
         notes.append(f"Curves, images and radii are those of the base and of {last}, which is called adapted there.")
     elif len(names) > 1:
-        notes.append(f"Radii, and the images that gained and lost most, are those of {last}.")
+        notes.append(f"Images that gained and lost most, bars, radius maps: those of {last}, the last of the models.")
     described = descriptions(compared)
     gained, lost = extremes(comparison, _EXTREMES) if task.shown else ([], [])
     report = Report(
@@ -55,6 +55,8 @@ def write_comparison(
         config=_without_folders(config_text),
         versions=versions(),
         models=names,
+        kind=kind_of_base(compared),
+        groups=compared.data.groups_note,
         facts=facts(compared, described, base),
         described=described if len(described) > 1 else (),
         examples=examples(comparison),

@@ -19,6 +19,8 @@ class Report:
 
     models: names of the adapted models where there are several, or `tables.ALONE`; a curve's `model` is one of them,
         "adapted" or "base".
+    kind: what the base is, such as "a tiny model of SAM 3's architecture".
+    groups: what the data's groups are.
     facts: what the head says of the run by name; `described` has a row for each of several adapted models.
     """
 
@@ -29,6 +31,8 @@ class Report:
     config: str
     versions: Mapping[str, str]
     models: Sequence[str] = ()
+    kind: str = ""
+    groups: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     described: Sequence[ModelDescription] = ()
     examples: Sequence[Example] = ()

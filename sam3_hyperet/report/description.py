@@ -1,6 +1,6 @@
 """What was compared, for people: each model's adapter, training and weights, the data, and when it was."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +21,7 @@ from sam3_hyperet.version import __version__, commit
 from sam3_hyperet.wording import count_of
 
 _DIGITS = 12  # of a hash that is shown
+_TINY = 50_000_000  # parameters; the official model has more than ten times as many
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,14 @@ def descriptions(comparison: Comparison) -> list[ModelDescription]:
     return [_described(comparison, result) for result in (adapted[-1:] if along else adapted)]
 
 
+def kind_of_base(comparison: Comparison) -> str:
+    """What the base is, by its size."""
+    millions = _size(comparison.results[0]) / 1e6
+    if 1e6 * millions >= _TINY:
+        return f"SAM 3 ({millions:,.0f} million parameters)"
+    return f"a tiny model of SAM 3's architecture ({millions:.1f} million parameters)"
+
+
 def facts(comparison: Comparison, described: list[ModelDescription], base: str) -> dict[str, str]:
     """What the head of a report says by name: the adapter of a lone model, the base, the data, and when.
 
@@ -61,11 +70,31 @@ def facts(comparison: Comparison, described: list[ModelDescription], base: str) 
     found["base"] = ", ".join(filter(None, (base, f"SHA-256 {digest[:_DIGITS]}…" if digest else "")))
     split, task = comparison.task.split, comparison.task
     images = f"{len(task.positions)} of {count_of(len(split.images), 'image')}"
+    drawn = " (drawn pictures)" if comparison.data.format == "scenes" else ""
     prompts = f"{count_of(len(task.vocabulary), 'prompt')}, {task.protocol.prompted_by or 'absent ones included'}"
-    found["data"] = f"{comparison.data.name}, {split.name} split, {images}; {prompts}"
-    of_software = f"sam3_hyperet {__version__}" + (f", commit {head}" if (head := commit()) else "")
+    found["data"] = f"{comparison.data.name}{drawn}, {split.name} split, {images}; {prompts}"
+    of_software = f"sam3_hyperet {__version__}" + _commit()
     found["written"] = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC by {of_software}"
     return {name: text for name, text in found.items() if text}
+
+
+def _commit() -> str:
+    head = commit()
+    return f", commit {head.removesuffix('+')}{' with changes' * head.endswith('+')}" if head else ""
+
+
+def alone(described: Sequence[ModelDescription]) -> str:
+    """Which two of several models differ in one thing alone, and in what."""
+    things = ("adapter", "geometry", "structure", "training", "weights")
+    found = []
+    for k, one in enumerate(described):
+        for other in described[:k]:
+            differing = [name for name in things if getattr(one, name) != getattr(other, name)]
+            if len(differing) == 1:
+                found.append(f"{one.name} and {other.name} ({differing[0]})")
+    if found:
+        return f"In one of these alone differ {'; '.join(found)}."
+    return "No two of these differ in one thing alone: what makes a difference between them is not told apart."
 
 
 def _described(comparison: Comparison, result: EvalResult) -> ModelDescription:
@@ -107,7 +136,12 @@ def _weights(comparison: Comparison, result: EvalResult) -> str:
         return ""
     theirs = base_state_dict(base.model.model)
     trained = sum(one.numel() for name, one in ours.items() if not _equal(one, theirs.get(name)))
-    return f"{trained:,} of {sum(one.numel() for one in ours.values()):,}, {_hash(file)}"
+    return f"{trained:,} of {_size(result):,}, {_hash(file)}"
+
+
+def _size(result: EvalResult) -> int:
+    """How many parameters the base of a model has."""
+    return sum(one.numel() for one in base_state_dict(result.model.model).values())
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor | None) -> bool:

@@ -1,9 +1,9 @@
 """Adapted models tested against each other: a row a metric, a column a pair."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sam3_hyperet.report.tables import METRICS, Cell, rows, tested_cell
+from sam3_hyperet.report.tables import METRICS, Cell, Row, is_main, rows, tested_cell
 
 _TESTED = ("segm/AP", "bbox/AP", "mIoU", "presence/accuracy_absent", "presence/accuracy_present")
 
@@ -14,11 +14,17 @@ class PairTable:
 
     pairs: tuple[tuple[str, str], ...]  # later and earlier
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]  # metric and data, and a cell a pair
+    main: tuple[tuple[str, tuple[Cell, ...]], ...]  # those of all concepts, and AP of the data's own groups
 
     @property
     def tests(self) -> int:
         """How many differences have an interval."""
         return sum(cell.interval is not None for _, cells in self.rows for cell in cells)
+
+    @property
+    def found(self) -> int:
+        """How many of them exclude 0."""
+        return sum(cell.supported for _, cells in self.rows for cell in cells)
 
     @property
     def sentences(self) -> list[str]:
@@ -32,19 +38,23 @@ class PairTable:
         return found
 
 
-def pair_table(metrics: Mapping[str, float], models: Sequence[str]) -> PairTable | None:
-    """The differences under `between/<later>/<earlier>/…` in what models are judged by; None without any."""
+def pair_table(metrics: Mapping[str, float], models: Sequence[str], label: Callable[[Row], str]) -> PairTable | None:
+    """The differences under `between/<later>/<earlier>/…` in what models are judged by; None without any.
+
+    label: what a row is of.
+    """
     pairs = [(later, earlier) for k, later in enumerate(models) for earlier in models[:k]]
     names = {metric.key: metric.name for metric in METRICS if metric.key in _TESTED}
-    found = []
-    for row in rows(metrics, models):
+    found, main, table = [], [], rows(metrics, models)
+    for row in table:
         if row.metric.key not in names:
             continue
         key = "/".join((*row.scope, row.metric.key))
         of_pairs = [f"between/{later}/{earlier}/{key}" for later, earlier in pairs]
         if any(name in metrics for name in of_pairs):
             cells = tuple(
-                tested_cell(metrics, of, None, metrics.get(of), row.metric.lower_is_better) for of in of_pairs
+                tested_cell(metrics, of, None, metrics.get(of), row.metric.lower_is_better, None) for of in of_pairs
             )
-            found.append((f"{names[row.metric.key]} · {row.label}", cells))
-    return PairTable(tuple(pairs), tuple(found)) if found else None
+            found.append((f"{names[row.metric.key]} · {label(row)}", cells))
+            main += [found[-1]] * is_main(row, table)
+    return PairTable(tuple(pairs), tuple(found), tuple(main or found)) if found else None

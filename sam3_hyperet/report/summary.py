@@ -1,18 +1,32 @@
 """The headline of a comparison: what became better, what became worse, and what it cost, a line each.
 
-A difference whose 95 % interval holds 0 is in neither line; without intervals the lines are called higher and lower.
+A difference whose 95 % interval includes 0 is in neither line; without intervals the lines are called higher and lower.
+Of several models a line has the figures of all of them, for the best of some is better by chance alone.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sam3_hyperet.evaluation.dial import DialFront
-from sam3_hyperet.report.tables import GRANULARITIES, UNMOVED, Cell, Row, between, data_set, number, rows, value
+from sam3_hyperet.report.tables import (
+    GRANULARITIES,
+    UNMOVED,
+    Cell,
+    Row,
+    between,
+    data_set,
+    in_words,
+    is_subset,
+    number,
+    rows,
+    value,
+)
 from sam3_hyperet.wording import count_of
 
 COST = "Cost"
+_NAMED = 4  # models whose figures are given one by one
 LENGTH = 96  # characters of a line, as many as fit a page of 1,100 pixels
-_PRESENCE = {"presence/accuracy_present": "present {} recognised", "presence/accuracy_absent": "absent {} rejected"}
+_PRESENCE = {"presence/accuracy_present": "present {} accepted", "presence/accuracy_absent": "absent {} rejected"}
 _AP = {"segm/AP": "mask AP", "bbox/AP": "box AP"}
 
 
@@ -27,16 +41,17 @@ class Line:
 
 @dataclass(frozen=True)
 class _Change:
-    """What a row says of one model: the one that gained most or, looking for losses, lost most."""
+    """What a row says of the models that moved one way."""
 
     row: Row
-    cell: Cell
+    moved: tuple[Cell, ...]
     text: str
-    model: str  # "" for the only one
+    of_models: str  # how many of several moved, or which one alone; "" for an only one
 
     @property
-    def size(self) -> float:
-        return abs(self.cell.difference or 0.0)
+    def rank(self) -> tuple[int, float]:
+        """Where it stands among others: first what most models share, then by the mean difference."""
+        return -len(self.moved), -sum(abs(cell.difference or 0.0) for cell in self.moved) / len(self.moved)
 
     @property
     def is_presence(self) -> bool:
@@ -44,10 +59,10 @@ class _Change:
 
 
 def headline(metrics: Mapping[str, float], models: Sequence[str] = ()) -> list[Line]:
-    """At most three lines about AP, mIoU, what is recognised as present and as absent, and the parameters.
+    """At most three lines about AP, mIoU, what is accepted and what rejected, and the parameters.
 
-    Figures are rounded as in the table. More false alarms, and present concepts that are missed, are named whatever
-    else there is to say.
+    Figures are rounded as in the table; those of several models stand in their order, of many the lowest and highest.
+    More false alarms, and present concepts that are missed, are named whatever else there is to say.
     """
     chosen = _judged(rows(metrics, models))
     cells = [cell for row in chosen for cell in row.cells]
@@ -96,26 +111,34 @@ def _judged(table: Sequence[Row]) -> list[Row]:
             chosen.setdefault((kind, scope[:1]), row)
         elif kind in _AP:
             is_split = any(key == kind and other[:1] == scope[:1] and other[1:] for key, other in places)
-            if scope[1:] or not is_split:
+            if (scope[1:] or not is_split) and not is_subset(row, table):
                 chosen["AP", scope] = row
-        elif kind in _PRESENCE:
+        elif kind in _PRESENCE and not is_subset(row, table):
             chosen[kind, scope] = row
     return list(chosen.values())
 
 
 def _changes(table: Sequence[Row], models: Sequence[str], sign: int, tested: bool) -> list[_Change]:
-    """The rows that rose or fell, the largest change first; of each kind of presence the one largest."""
+    """The rows that rose or fell, by `_Change.rank`; of each kind of presence the one largest."""
     several = len({row.scope[:1] for row in table}) > 1
     found = []
     for row in table:
-        moved = [cell for cell in row.cells if _moved(cell, sign, tested)]
-        if moved:
-            cell = max(moved, key=lambda one: sign * (one.difference or 0.0))
-            name = models[row.cells.index(cell)] if len(models) > 1 else ""
-            found.append(_Change(row, cell, _clause(row, cell, several), name))
-    found.sort(key=lambda one: -one.size)
+        if moved := tuple(cell for cell in row.cells if _moved(cell, sign, tested)):
+            found.append(_Change(row, moved, _clause(row, row.cells, several), _who(row, moved, models)))
+    found.sort(key=lambda one: one.rank)
     firsts = {one.row.metric.key: one for one in reversed(found) if one.is_presence}
     return [one for one in found if not one.is_presence or one is firsts[one.row.metric.key]]
+
+
+def _who(row: Row, moved: Sequence[Cell], models: Sequence[str]) -> str:
+    """Which of several models moved: the name of one, the number of more."""
+    if len(models) < 2:
+        return ""
+    if len(moved) == 1:
+        return f"{models[next(k for k, cell in enumerate(row.cells) if cell is moved[0])]} alone"
+    if len(moved) == len(models):
+        return "both models" if len(models) == 2 else f"all {len(models)} models"
+    return f"{len(moved)} of {len(models)} models"
 
 
 def _moved(cell: Cell, sign: int, tested: bool) -> bool:
@@ -125,7 +148,7 @@ def _moved(cell: Cell, sign: int, tested: bool) -> bool:
 
 
 def _joined(changes: Sequence[_Change]) -> str:
-    """Clauses as far as they fit a line: an AP or mIoU with its interval, presence, and others."""
+    """Clauses as far as they fit a line, after the models they are of: an AP or mIoU, presence, and others."""
     presence = [one for one in changes if one.is_presence]
     measured = [one for one in changes if not one.is_presence]
     ordered = [*measured[:1], *presence, *measured[1:]]
@@ -133,12 +156,12 @@ def _joined(changes: Sequence[_Change]) -> str:
         return ""
 
     def text(count: int, with_interval: bool) -> str:
-        clauses, model = list[str](), ""
+        clauses, of_models = list[str](), ""
         for k, one in enumerate(ordered[:count]):
-            of_model = f" with {one.model}" if one.model != model else ""
-            interval = one.cell.interval if with_interval and not k else None
-            clauses.append(one.text + of_model + (f" ({between(interval)})" if interval else ""))
-            model = one.model
+            interval = one.moved[0].interval if with_interval and not k and not one.of_models else None
+            whose = f"{one.of_models}: " if one.of_models != of_models else ""
+            clauses.append(whose + one.text + (f" ({between(interval)})" if interval else ""))
+            of_models = one.of_models
         left = len(ordered) - count
         return "; ".join(clauses + ([f"{left} more"] if left else []))
 
@@ -149,15 +172,23 @@ def _joined(changes: Sequence[_Change]) -> str:
     return text(least, with_interval=least == 1)  # what is named whatever else there is takes the interval's place
 
 
-def _clause(row: Row, cell: Cell, several: bool) -> str:
-    return f"{_label(row, several)} {number(row.base, 3)} → {number(cell.value, 3)}"
+def _clause(row: Row, cells: Sequence[Cell], several: bool) -> str:
+    """A metric of the base and of models: of a few each in their order, of more the lowest and the highest."""
+    values = [number(cell.value, 3) for cell in cells]
+    if len(values) > _NAMED:
+        found = sorted(cell.value for cell in cells if cell.value is not None)
+        text = " … ".join(number(x, 3) for x in (found[0], found[-1]))
+    else:
+        text = " / ".join(values)
+    return f"{_label(row, several)} {number(row.base, 3)} → {text}"
 
 
 def _label(row: Row, several: bool) -> str:
-    """The metric and what it is of, for people: `held_out_parts` as "held out parts mask AP"."""
-    key, inner = row.metric.key, " ".join(row.scope[1:]).replace("_", " ")
+    """The metric and what it is of, for people: `held_out_parts` as "held-out parts mask AP"."""
+    key, inner = row.metric.key, " ".join(map(in_words, row.scope[1:]))
     if key in _PRESENCE:
-        label = _PRESENCE[key].format({"": "concepts"}.get(inner, f"{inner}s" if inner in GRANULARITIES else inner))
+        what = f"{inner}s" if inner in GRANULARITIES else inner
+        label = _PRESENCE[key].format(what if what.endswith("s") else f"{what} concepts".strip())
     elif key in _AP:
         label = f"{inner} {_AP[key]}".strip()
     else:
@@ -171,7 +202,7 @@ def _unmoved(table: Sequence[Row], models: Sequence[str], tested: bool) -> str:
     pairs = [(row, cell) for row in table for cell in row.cells if cell.difference is not None]
     row, cell = max(pairs, key=lambda pair: abs(pair[1].difference or 0.0))
     name = f" with {models[row.cells.index(cell)]}" if len(models) > 1 else ""
-    largest = _clause(row, cell, several) + name
+    largest = _clause(row, [cell], several) + name
     if not any(cell.open for _, cell in pairs):
         return f"nothing moved: at most {largest}"
     interval = f" ({between(cell.interval)})" if cell.interval else ""
@@ -198,10 +229,17 @@ def _cost(metrics: Mapping[str, float], models: Sequence[str]) -> list[Line]:
     clauses = []
     if len(models) > 1:
         added = {name: value(metrics, f"{name}/params/added") for name in models}
-        if known := sorted((count, name) for name, count in added.items() if count):
-            (least, name), (most, other) = known[0], known[-1]
-            several = f"{least:,.0f} ({name}) to {most:,.0f} ({other}) added parameters"
-            clauses.append(several if least < most else f"{most:,.0f} added parameters each")
+        names: dict[float, list[str]] = {}
+        for name, count in added.items():
+            if count:
+                names.setdefault(count, []).append(name)
+        if len(names) == 1:
+            clauses.append(f"{next(iter(names)):,.0f} added parameters each")
+        elif len(names) > _NAMED:
+            clauses.append(f"{min(names):,.0f} to {max(names):,.0f} added parameters")
+        elif names:
+            of_models = [f"{count:,.0f} ({', '.join(names[count])})" for count in sorted(names)]
+            clauses.append(f"{', '.join(of_models)} added parameters")
     elif added_alone := value(metrics, "params/added"):
         ratio = value(metrics, "params/added_ratio")
         clauses.append(f"{added_alone:,.0f} added parameters{f', {100 * ratio:.2g} % of the base' if ratio else ''}")

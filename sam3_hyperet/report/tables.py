@@ -28,6 +28,8 @@ _DIFFERENCES = ("difference/", "between/")
 _SIGNED = ("MCC", "spearman", "/rho", "/rho_area", "/delta", "/elsewhere", "/g", *_ENDS)  # may be -1
 GRANULARITIES = ("part", "object", "group", "class")
 
+_MAIN = ("segm/AP", "bbox/AP", "mIoU", "segm/cgF1", "presence/accuracy_present", "presence/accuracy_absent")
+
 _DATA_SETS = {"coco": "COCO", "ade20k": "ADE20K", "camvid": "CamVid", "": "the data"}
 _RANK = {name: place for place, name in enumerate(("", *GRANULARITIES, "fused", "instance", "semantic"))}
 _LATEX_WORDS = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
@@ -36,7 +38,7 @@ _LATEX |= {character: rf"\text{word}{{}}" for character, word in _LATEX_WORDS.it
 _LATEX |= {"−": "$-$", "+": "$+$", "±": r"$\pm$", "–": "--", "·": r"$\cdot$", "’": "'"}
 _NOTE = (
     "Differences are from the base, with the 95 % interval of a paired bootstrap over the images where there is one; "
-    "bold is the best value of a row where its interval does not hold 0. "
+    "bold is the best value of a row where its interval excludes 0. "
     "Bold says nothing about adapted models beside each other."
 )
 
@@ -96,7 +98,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        return " · ".join((data_set(self.scope), *self.scope[1:])) if self.scope else "all"
+        return " · ".join((data_set(self.scope), *map(in_words, self.scope[1:]))) if self.scope else "all"
 
     @property
     def best(self) -> int | None:
@@ -227,6 +229,34 @@ def data_set(scope: Sequence[str]) -> str:
     return _DATA_SETS.get(name, name)
 
 
+def is_subset(row: Row, others: Sequence[Row]) -> bool:
+    """Whether a group's name says that it is part of another one: `held_out_parts` of `held_out`."""
+    names = [other.scope[-1] for other in others if len(other.scope) == 2 and other.scope[:1] == row.scope[:1]]
+    return len(row.scope) == 2 and any(row.scope[1].startswith(f"{name}_") for name in names)
+
+
+def is_main(row: Row, table: Sequence[Row]) -> bool:
+    """Whether models are judged by a row: one of all concepts, or the AP of the data's own groups."""
+    key, group = row.metric.key, row.scope[1:]
+    if key == "bbox/AP" and any(other.metric.key == "segm/AP" and other.scope == row.scope for other in table):
+        return False
+    if key in ("segm/AP", "bbox/AP") and group:
+        return group[0] not in GRANULARITIES and not is_subset(row, table) and not _is_double(row, table)
+    return key in _MAIN and (not group or (key == "mIoU" and group == ("fused",)))
+
+
+def _is_double(row: Row, table: Sequence[Row]) -> bool:
+    """Whether an earlier row of the same metric and data has the same figures."""
+    earlier = table[: next(k for k, other in enumerate(table) if other is row)]
+    same = (row.metric, row.scope[:1], row.base, row.cells)
+    return any((other.metric, other.scope[:1], other.base, other.cells) == same for other in earlier)
+
+
+def in_words(group: str) -> str:
+    """The name of a group for people: `held_out_parts` as "held-out parts"."""
+    return group.replace("held_out", "held-out").replace("_", " ")
+
+
 def number(x: float | None, digits: int = 2) -> str:
     """A fraction as .34, 1.00 or –; with a minus sign where negative."""
     if x is None or not math.isfinite(x):
@@ -254,20 +284,27 @@ def _row(metrics: Mapping[str, float], models: Sequence[str], metric: Metric, sc
     for prefix in prefixes(models).values():
         found = value(metrics, f"{prefix}{key}")
         difference = None if base is None or found is None else found - base
-        cells.append(tested_cell(metrics, f"difference/{prefix}{key}", found, difference, metric.lower_is_better))
+        of = f"difference/{prefix}{key}"
+        cells.append(tested_cell(metrics, of, found, difference, metric.lower_is_better, base))
     return Row(metric, scope, base, tuple(cells))
 
 
 def tested_cell(
-    metrics: Mapping[str, float], of: str, found: float | None, difference: float | None, lower_is_better: bool
+    metrics: Mapping[str, float],
+    of: str,
+    found: float | None,
+    difference: float | None,
+    lower_is_better: bool,
+    base: float | None,
 ) -> Cell:
     """A value with its difference and the interval that the metrics have of it, under the key `of`.
 
-    The interval ends at ±1, for no difference of two fractions is larger.
+    The interval ends where a fraction would be below 0 or above 1: at ±1 where that of the base is not known.
     """
     low, high = (metrics.get(f"{of}/{end}", math.nan) for end in ("low", "high"))
     is_tested = difference is not None and math.isfinite(low) and math.isfinite(high)
-    interval = (max(low, -1.0), min(high, 1.0)) if is_tested else None
+    least, most = (-base, 1.0 - base) if base is not None and 0 <= base <= 1 else (-1.0, 1.0)
+    interval = (max(low, least), min(high, most)) if is_tested else None
     return Cell(found, difference, interval, _verdict(difference, interval, lower_is_better))
 
 

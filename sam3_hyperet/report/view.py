@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +11,12 @@ from markupsafe import Markup, escape
 from sam3_hyperet.report import tables
 from sam3_hyperet.report.content import Report
 from sam3_hyperet.report.description import COLUMNS as DESCRIBED
+from sam3_hyperet.report.description import alone
 from sam3_hyperet.report.figures import score_plots
 from sam3_hyperet.report.figures.category_plots import confusion_plots, difference_plots
 from sam3_hyperet.report.figures.front_plots import front_plots
 from sam3_hyperet.report.figures.gate_plots import gate_plots
-from sam3_hyperet.report.figures.images import Example, Panel, instance_panels, semantic_panels
+from sam3_hyperet.report.figures.images import FAINTEST, Example, Panel, instance_panels, semantic_panels
 from sam3_hyperet.report.figures.level_plots import COLUMNS, level_plots, place_rows, radius_by_level
 from sam3_hyperet.report.figures.plots import Plot, model_colors
 from sam3_hyperet.report.figures.radius_maps import site_maps
@@ -27,8 +28,10 @@ from sam3_hyperet.report.summary import COST, Line, dial_headline, headline
 from sam3_hyperet.report.tables import MISSING, Metric, Row, number, value
 from sam3_hyperet.wording import count_of
 
-_IN_SIGHT = ("segm/AP", "mIoU", "presence/accuracy_absent", "presence/accuracy_present")  # others are folded
+_IN_SIGHT = ("segm/AP", "mIoU", "segm/cgF1", "presence/accuracy_absent", "presence/accuracy_present")  # else folded
 _MOST_ROWS, _OF_SEVERAL = 12, 8  # of a metric in sight; of several models, each of which is a line more
+_PRESENCE = "presence/"
+_WHOLE = 16  # characters of a name that is not broken
 _OPEN_PLOTS = 2  # of training, in sight
 
 _Blocks = list[tuple[Metric, list[Row]]]
@@ -48,20 +51,27 @@ def view(report: Report, score_threshold: float) -> dict[str, Any]:
     shown = {name: _panels(getattr(report, name), score_threshold) for name in ("gained", "lost", "examples")}
     page = {
         "report": report,
+        "title": _title(report, along),
         "what": _what(report, along),
+        "basis": _basis(table, report),
+        "glance": [row for row in table if tables.is_main(row, table)] if len(models) > 1 else [],
+        "alone": alone(report.described),
+        "faintest": FAINTEST,
+        "short": (short := _short_label(table)),
         "headline": dial_headline(report.front) if along and report.front else _headline(report),
         "described": described,
-        "strip": _strip(shown, 1 if len(models) > 1 else 2),
+        "strip": _strip(shown),
         "full": full,
         "named": full_names(full),
         "models": list(zip(adapted, _colors(models), strict=True)),
         "several": len(models) > 1,
         "blocks": in_sight,
         "folded_blocks": folded,
+        "folded_names": _folded_names(in_sight, folded),
         "has_base": any(row.base is not None for row in table),
         "has_intervals": any(cell.interval for row in table for cell in row.cells),
         "dropped_draws": _dropped_draws(metrics),
-        "pairs": pair_table(metrics, models),
+        "pairs": pair_table(metrics, models, short),
         "extreme": report.models[-1] if len(report.models) > 1 else "",
         "front": tables.front_rows(report.front) if report.front else [],
         "gates": report.gates.rows() if report.gates else [],
@@ -76,7 +86,8 @@ def view(report: Report, score_threshold: float) -> dict[str, Any]:
         "knowing": tables.knowing_rows(metrics, models),
         "levels": (places := place_rows(metrics, models)),
         "level_columns": COLUMNS,
-        "level_plots": [*radius_by_level(places), *level_plots(places)],
+        "level_plots": level_plots(places),
+        "level_means": radius_by_level(places),
         "radius": list(zip(report.radius, radius_plots(report.radius), strict=True)),
         "radius_maps": site_maps(report.radius_maps),
         "score_threshold": score_threshold,
@@ -89,16 +100,68 @@ def view(report: Report, score_threshold: float) -> dict[str, Any]:
     return page | {"contents": _contents(page)}
 
 
+def _title(report: Report, along: bool) -> str:
+    """The title of the page, by what was compared and on what; the run's name where that is not known."""
+    data = sorted({row.scope[:1] for row in tables.rows(report.metrics, report.models) if row.scope})
+    if not data:
+        return report.title
+    of_models = "Base and adapted model"
+    if tuple(report.models) == tables.ALONE or not _has_base(report):
+        of_models = "One model" if len(report.models) < 2 else f"{len(report.models)} models"
+    elif along:
+        of_models = f"An adapter at {count_of(len(report.models) or 1, 'dial')}"
+    elif len(report.models) > 1:
+        of_models = f"Base and {len(report.models)} adapted models"
+    return f"{of_models} on {', '.join(map(tables.data_set, data))}"
+
+
+def _has_base(report: Report) -> bool:
+    return any(key.startswith(f"{tables.BASE}/") for key in report.metrics)
+
+
 def _what(report: Report, along: bool) -> str:
     """What was compared, for somebody who does not know the project."""
+    kind = report.kind or "a SAM 3 model"
+    kind = kind[0].upper() + kind[1:]
     if tuple(report.models) == tables.ALONE:
-        return "A SAM 3 model as it is, without an adapter."
-    if not any(key.startswith(f"{tables.BASE}/") for key in report.metrics):
+        return f"{kind} as it is, without an adapter."
+    if not _has_base(report):
         return ""
     ways = f"in {len(report.models)} ways, " if len(report.models) > 1 else ""
     if along:
         ways = f"by one adapter at {len(report.models)} dials, " if ways else "by an adapter, "
-    return f"A SAM 3 model as it is (base) and adapted{' ' if ways else ', '}{ways}on the same images and prompts."
+    what = f"{kind} as it is (base) and adapted{' ' if ways else ', '}{ways}on the same images and prompts."
+    return f"{what} {report.groups}".strip()
+
+
+def _basis(table: Sequence[Row], report: Report) -> str:
+    """What "better" and "worse" rest on, with how many differences chance alone would call so; "" without intervals."""
+    cells = [cell for row in table for cell in row.cells if cell.interval]
+    if not cells:
+        return ""
+    better, worse = (sum(cell.verdict == verdict for cell in cells) for verdict in ("better", "worse"))
+    once = "each model was trained once, and another training could" if len(report.models) > 1 else ""
+    once = once or "the model was trained once, and another training could"
+    return (
+        f"Of {len(cells):,} differences below, many of them of the same concepts, {better:,} are better and {worse:,} "
+        "worse: their 95 % interval over the images excludes 0. If nothing had changed, about "
+        f"{max(1, round(len(cells) / 20)):,} would. The intervals say nothing about training: {once} end elsewhere."
+    )
+
+
+def _short_label(table: Sequence[Row]) -> Callable[[Row], str]:
+    """A function from a row to what it is of: without the data set where there is one alone."""
+    is_alone = len({row.scope[:1] for row in table}) == 1
+
+    def found(row: Row) -> str:
+        if not is_alone or row.metric.key not in {metric.key for metric in tables.METRICS}:
+            return row.label
+        group = " ".join(map(tables.in_words, row.scope[1:]))
+        if row.metric.key == "mIoU":
+            return group or row.label
+        return f"{group}s" if group in tables.GRANULARITIES else group or "all concepts"
+
+    return found
 
 
 def _headline(report: Report) -> list[Line]:
@@ -115,33 +178,49 @@ def _colors(models: Sequence[str]) -> Sequence[str]:
 
 
 def _blocks(table: Sequence[Row], most: int) -> tuple[_Blocks, _Blocks]:
-    """The rows by metric: those in sight, and those that are folded; box AP is in sight where there are no masks."""
+    """The rows by metric: those in sight, and those that are folded; box AP is in sight where there are no masks.
+
+    Of rows of a metric whose figures are all the same, as those of two groups of one content, the first is in sight;
+    of presence those of the larger groups alone.
+    """
     blocks = [(m, found) for m in tables.METRICS if (found := [row for row in table if row.metric is m])]
     has_masks = any(metric.key == "segm/AP" for metric, _ in blocks)
     first = (*_IN_SIGHT, *(() if has_masks else ("bbox/AP",)))
-    in_sight = [(metric, _first(found)[:most]) for metric, found in blocks if metric.key in first]
+    in_sight = [(metric, _first(metric, found)[:most]) for metric, found in blocks if metric.key in first]
     seen = {id(row) for _, found in in_sight for row in found}
     folded = [(metric, left) for metric, found in blocks if (left := [row for row in found if id(row) not in seen])]
     return (in_sight, folded) if in_sight else (folded, [])
 
 
-def _first(rows: Sequence[Row]) -> Sequence[Row]:
-    """Of an mIoU by fusion the fused ones, which are what the model is judged by; all rows of other metrics."""
-    fused = [row for row in rows if row.metric.key == "mIoU" and row.label.endswith("fused")]
-    return fused or rows
+def _folded_names(in_sight: _Blocks, folded: _Blocks) -> str:
+    """What is folded, for the line to click on: metrics, and further groups of those in sight."""
+    above = {metric.key for metric, _ in in_sight}
+    names = [metric.name for metric, _ in folded if metric.key not in above]
+    return ", ".join(["other groups"] * (len(names) < len(folded)) + names)
+
+
+def _first(metric: Metric, rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows that a model is judged by: distinct ones; of an mIoU by fusion the fused ones."""
+    distinct: dict[object, Row] = {}
+    for row in rows:
+        distinct.setdefault((row.scope[:1], row.base, row.cells), row)
+    found = list(distinct.values())
+    if metric.key.startswith(_PRESENCE):
+        return [row for row in found if not tables.is_subset(row, rows)]
+    if metric.key == "segm/cgF1":
+        return [row for row in found if not row.scope[1:]] or found[:1]
+    return [row for row in found if metric.key == "mIoU" and row.label.endswith("fused")] or found
 
 
 def _panels(examples: Sequence[Example], score_threshold: float) -> list[tuple[Example, list[Panel]]]:
     return [(example, instance_panels(example, score_threshold)) for example in examples]
 
 
-def _strip(
-    shown: Mapping[str, list[tuple[Example, list[Panel]]]], gained: int
-) -> list[tuple[Example, list[Panel], str]]:
-    """Two or three examples for the head, the models' panels alone: what gained and what lost, or any."""
-    chosen = [(*one, "gained") for one in shown["gained"][:gained]] + [(*one, "lost") for one in shown["lost"][:1]]
-    chosen = chosen or [(*one, "") for one in shown["examples"][: gained + 1]]
-    return [(example, panels[2:], kind) for example, panels, kind in chosen]
+def _strip(shown: Mapping[str, list[tuple[Example, list[Panel]]]]) -> list[tuple[Example, list[Panel], str]]:
+    """Two examples for the head, ground truth and models alone: what gained and what lost most, or any."""
+    chosen = [(*one, kind) for kind in ("gained", "lost") for one in shown[kind][:1]]
+    chosen = chosen or [(*one, "") for one in shown["examples"][:2]]
+    return [(example, panels[1:], kind) for example, panels, kind in chosen]
 
 
 def _dropped_draws(metrics: Mapping[str, float]) -> str:
@@ -163,12 +242,12 @@ def _contents(page: Mapping[str, Any]) -> dict[str, str]:
         "pairs": ("Adapted models beside each other", page["pairs"]),
         "categories": ("By category", page["differences"]),
         "images": ("Images", any(page["shown"].values())),
-        "maps": ("Label maps", page["semantic"]),
         "training": ("Training", page["training"]),
-        "granularity": ("Radius and granularity", page["level_plots"]),
+        "granularity": ("Is the radius granularity?", page["level_plots"]),
+        "maps": ("Label maps", page["semantic"]),
         "curves": ("Precision and recall", page["precision_recall"]),
         "confusion": ("Confusion", page["confusion"]),
-        "risk": ("Risk", page["risk_coverage"]),
+        "risk": ("Knowing errors", page["risk_coverage"]),
         "gates": ("Gates", page["gates"]),
         "radius": ("Radius", page["radius"]),
         "details": ("Details", page["categories"] or page["rest"]),
@@ -179,22 +258,26 @@ def _contents(page: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _differences(categories: Mapping[str, list[Row]], report: Report) -> list[Plot]:
-    """Bars for every model, of one table of APs and one of IoUs for a data set: the one over all, or the fused one."""
+    """Bars of one table of APs and one of IoUs for a data set: the one over all, or the fused one.
+
+    Those of the last model come first, as the images are of it.
+    """
     kinds: dict[str, str] = {}
     for title in sorted(categories, key=lambda title: (title.count("·"), "fused" not in title)):
         kinds.setdefault(title.rpartition(": ")[2], title)
-    plots = []
-    for title in kinds.values():
-        counts = {} if title.endswith("IoU") else report.instances
-        for k, name in enumerate(report.models or ("",)):
-            if report.detailed and name not in report.detailed:
-                continue
-            plots += difference_plots(f"{title}, {name}" if name else title, categories[title], counts, k)
+    plots, models = [], [*enumerate(report.models or ("",))]
+    for k, name in reversed([(k, name) for k, name in models if not report.detailed or name in report.detailed]):
+        for title in kinds.values():
+            counts = {} if title.endswith("IoU") else report.instances
+            whose = f"{title}, {name}" if name else title
+            plots += difference_plots(whose, categories[title], counts, k, _colors(report.models)[k])
     return plots
 
 
-def breakable(text: str) -> Markup:
-    """A name that may be broken behind its separators."""
+def breakable(text: str, only_long: bool = True) -> Markup:
+    """A name that may be broken behind its separators: if it is long, or any."""
+    if only_long and len(text) <= _WHOLE:
+        return Markup(f'<span class="whole">{escape(text)}</span>')
     return Markup(re.sub(r"([_/\-])(?=\w)", r"\1<wbr>", str(escape(text))))
 
 

@@ -32,11 +32,15 @@ class TreeConfusion:
 
 
 def difference_plots(
-    title: str, table: Sequence[Row], instances: Mapping[str, int] | None = None, k: int = 0
+    title: str,
+    table: Sequence[Row],
+    instances: Mapping[str, int] | None = None,
+    k: int = 0,
+    color: str = "adapted",
 ) -> list[Plot]:
     """Bars of model k's differences from the base by category; two plots where there are more than `MOST_BARS`.
 
-    instances: ground-truth instances by category, written behind the name.
+    instances: ground-truth instances by category, written behind the name. color: of the page.
     """
     counts = instances or {}
     moved = [(row.scope[0], row.cells[k].difference) for row in table]
@@ -47,12 +51,12 @@ def difference_plots(
     reach = max(abs(difference) for _, difference, _ in found) or 0.1
     number = " In brackets the number of instances." if counts else ""
     if len(found) <= MOST_BARS:
-        return [Plot(title, _bars(found, reach), note=f"Adapted − base, without intervals.{number}")]
+        return [Plot(title, _bars(found, reach, color), note=f"Adapted − base, without intervals.{number}")]
     plots = []
-    for side, shown, verb in ((1, slice(MOST_BARS), "gained"), (-1, slice(-MOST_BARS, None), "lost")):
+    for side, shown, verb in ((1, slice(MOST_BARS), "gained"), (-1, slice(None, -MOST_BARS - 1, -1), "lost")):
         if bars := [one for one in found if side * one[1] >= UNMOVED]:
             note = f"Adapted − base, without intervals: {len(bars)} of {len(found)} categories.{number}"
-            plots.append(Plot(f"{title}, {verb} most", _bars(bars[shown], reach), note=note))
+            plots.append(Plot(f"{title}, {verb} most", _bars(bars[shown], reach, color), note=note))
     return plots
 
 
@@ -73,10 +77,10 @@ def confusion_plots(confusion: TreeConfusion) -> list[Plot]:
     return [Plot(model, _heat_map(shares[kept_both], names, parents), note=note) for model, shares in finite.items()]
 
 
-def _bars(bars: Sequence[tuple[str, float, int | None]], reach: float) -> Markup:
+def _bars(bars: Sequence[tuple[str, float, int | None]], reach: float, color: str) -> Markup:
     figure, axes = new_axes(height=0.45 + 0.21 * len(bars), grid="x")
     for place, (_, difference, _) in enumerate(bars):
-        axes.barh(place, difference, height=0.66, color=PAGE["adapted"])
+        axes.barh(place, difference, height=0.66, color=PAGE[color])
         side, align = (4, "left") if difference >= 0 else (-4, "right")
         text = axes.annotate(signed(difference, 2), (difference, place), (side, 0), textcoords="offset points")
         text.set(ha=align, va="center", color=PAGE["ink"], fontsize=TEXT)

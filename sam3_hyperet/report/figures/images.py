@@ -14,7 +14,7 @@ from sam3_hyperet.report.figures.dashes import with_dashes
 from sam3_hyperet.report.tables import OWN_NAMES
 
 IGNORED = 255
-_FAINTEST = 0.05  # score of a detection that is worth dashes
+FAINTEST = 0.05  # score of a detection that is worth dashes
 SIDE = 288  # pixels of the longer side of a report's images
 
 _HATCH = ((92, 92, 92), (128, 128, 128))
@@ -113,8 +113,8 @@ def instance_panels(example: Example, score_threshold: float) -> list[Panel]:
         labelled = [k for k, color in enumerate(colors) if color != UNMATCHED or UNMATCHED not in colors[:k]]
         labels = [f"{one.score:.2f}" if k in labelled else "" for k, one in enumerate(shown)]
         drawn = overlay(image, masks, labels, colors=colors)
-        note = "" if shown else f"nothing above {score_threshold:g}"
-        if best_first and not shown and best_first[0].score >= _FAINTEST:
+        note = "" if shown else f"nothing from {score_threshold:g} up"
+        if best_first and not shown and best_first[0].score >= FAINTEST:
             drawn = with_dashes(drawn, enlarge(np.asarray(best_first[0].mask, dtype=bool), SIDE))
             note += f"; dashed: {best_first[0].score:.2f}"
         panels.append(Panel(_title(name), data_uri(drawn), note))

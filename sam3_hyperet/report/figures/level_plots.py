@@ -95,7 +95,7 @@ def level_plots(rows: Sequence[PlaceRow]) -> list[Plot]:
         found = [row for row in rows if edge in row.orders]
         if found:
             lines = [Line(name, (), (), colors[name]) for name in names if any(row.model == name for row in found)]
-            control = [Line(_CONTROL, (), (), "muted")]
+            control = [Line(_CONTROL, (), (), "muted", hollow=True)]
             plots.append(Plot(title, _drawn(found, edge, colors), (*lines, *control), _sentence(found, edge, names)))
     return plots
 

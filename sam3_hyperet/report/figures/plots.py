@@ -30,7 +30,10 @@ PAGE = {name: f"#0a0b{k:02x}" for k, name in enumerate(_COLORS, start=16)}  # th
 
 @dataclass(frozen=True)
 class Line:
-    """One curve; `color` is one of the page's, `dashed` and `marked` set it off in print, `faint` behind the others."""
+    """One curve; `color` is one of the page's, `dashed` and `marked` set it off in print, `faint` behind the others.
+
+    hollow: rings, in the legend.
+    """
 
     name: str
     x: tuple[float, ...]
@@ -39,6 +42,7 @@ class Line:
     marked: bool = False
     dashed: bool = False
     faint: bool = False
+    hollow: bool = False
 
 
 @dataclass(frozen=True)

@@ -128,13 +128,15 @@ def test_several_models_go_by_their_names(comparison):
 
 def test_the_report_holds_it_all(comparison, tmp_path):
     config = "run_dir: /home/ann/runs/x\ndata: {root: /data/ann/shop, names: [~/n.txt, a/b]}\n"
-    write_comparison(comparison, tmp_path, config, None, "tiny, its own weights")
+    noted = replace(comparison, data=replace(comparison.data, groups_note="toys: what children draw"))
+    write_comparison(noted, tmp_path, config, None, "tiny, its own weights")
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "comparison.md", "comparison.tex"}
     html = (tmp_path / "report.html").read_text("utf-8")
     for heading in (
         *("Base and adapted", "Precision and recall", "Confusion within", "where it is wrong", "Radius over images"),
         *("Radius before and after", ">Images</h2>", "<h2>Label maps"),
         *("scheme A (fpn), lorentz with c = 0.01, dense", "tiny, its own weights, SHA-256", "3 of 3 images"),
+        *("toys: what children draw", "A tiny model of SAM 3&#39;s architecture ("),
     ):
         assert heading in html
     assert "Gained most" not in html  # nothing changed

@@ -61,7 +61,7 @@ def test_report_shows_its_parts(tmp_path):
     text = write_report(full(), tmp_path / "report.html").read_text(encoding="utf-8")
     for part in (
         *("group mask AP .010", "Training", "Tuning loss 2.5 at step 20", "Radius before and after"),
-        *("nothing above 0.5; dashed: 0.30", "100 % unassigned", "mask AP by category", "Data left out", "Versions"),
+        *("nothing from 0.5 up; dashed: 0.30", "100 % unassigned", "mask AP by category", "Data left out", "Versions"),
         *("By category", "Precision and recall", "Confusion within", "where it is wrong", "Radius over images"),
         *("Gained most", "Others, evenly spread", "+.280 to +.370", "(7)"),
         *(
@@ -90,7 +90,7 @@ def test_missing_parts_are_left_out(tmp_path, figures):
 
 def test_threshold_is_stated(tmp_path):
     text = write_report(full(), tmp_path / "report.html", score_threshold=0.9).read_text(encoding="utf-8")
-    assert text.count("nothing above 0.9") == 6  # two models in two examples, one of them at the head as well
+    assert text.count("nothing from 0.9 up") == 6  # two models in two examples, one of them at the head as well
     assert "a score of 0.9 or more" in text
 
 
@@ -125,7 +125,7 @@ def test_several_models(tmp_path):
     assert text.count('class="better">+.100') == 1  # the others have no interval
     assert text.count("scheme A (fpn)") == 3
     assert "adapted in 3 ways, on the same images and prompts" in text
-    assert "c − a" in text
+    assert '<span class="whole">c</span> − <span class="whole">a</span>' in text
     assert "+.062" in text
     assert text.count('class="bar"') == 4
     assert "scenes/images" in text  # once, not below each model's name
@@ -158,5 +158,5 @@ def test_every_metric_of_the_main_table_is_explained(tmp_path):
     every = {key: value for metric in METRICS for key, value in metrics(key=metric.key).items()}
     text = write_report(Report("t", keyed(every), [], {}, "", {}), tmp_path / "r.html").read_text("utf-8")
     assert text.count('<tr class="name">') == len(METRICS)
-    assert "<summary>Box AP, cgF1, " in text
+    assert "<summary>More: Box AP, Consistency" in text
     assert "<span></span></th>" not in text

@@ -70,7 +70,7 @@ def test_recall_and_false_alarms_that_explode_are_named_whatever_else_there_is()
     explodes = presence(0.1, 0.98, "present", "scenes/part") | presence(0.2, 0.5, "present")
     explodes |= presence(0.994, 0.65, scope="scenes/part") | presence(0.99, 0.85)
     lines = headline(many | lost | explodes)
-    assert "present parts recognised .100 → .980" in lines["Better"]
+    assert "present parts accepted .100 → .980" in lines["Better"]
     assert lines["Better"].startswith("split 8 mask AP .100 → .580 (")
     assert lines["Better"].endswith("8 more")
     assert "absent parts rejected .994 → .650" in lines["Worse"]
@@ -93,16 +93,28 @@ def test_several_models():
         several({"one": 0.6, "two": 0.7}, intervals=ends) | {"one/params/added": 8, "two/params/added": 9}, names
     )
     assert best == {
-        "Better": "group mask AP .500 → .700 with two (+.100 to +.300)",
+        "Better": "both models: group mask AP .500 → .600 / .700",
         "Worse": "nothing beyond chance",
-        "Cost": "8 (one) to 9 (two) added parameters",
+        "Cost": "8 (one), 9 (two) added parameters",
     }
     ends = {"one": (0.05, 0.15), "two": (-0.3, -0.1)}
     split = headline(several({"one": 0.6, "two": 0.3}, intervals=ends), names)
-    assert (split["Better"][:37], split["Worse"][:37]) == (
-        "group mask AP .500 → .600 with one (+",
-        "group mask AP .500 → .300 with two (−",
+    assert split["Better"] == "one alone: group mask AP .500 → .600 / .300"
+    assert split["Worse"] == "two alone: group mask AP .500 → .600 / .300"
+
+
+def test_what_most_models_share_comes_first_and_is_not_the_best_of_them():
+    names = ("one", "two", "three")
+    up = dict.fromkeys(names, (0.05, 0.15))
+    shared = several({"one": 0.6, "two": 0.6, "three": 0.61}, scope="scenes/held_out_parts", intervals=up)
+    lucky = several({"one": 0.5, "two": 0.5, "three": 0.9}, intervals={"three": (0.2, 0.6)})
+    assert (
+        headline(lucky | shared, names)["Better"]
+        == "all 3 models: held-out parts mask AP .500 → .600 / .600 / .610; 1 more"
     )
+    assert headline(lucky, names)["Better"] == "three alone: group mask AP .500 → .500 / .500 / .900"
+    two = several({"one": 0.6, "two": 0.6, "three": 0.5}, intervals={name: up[name] for name in names[:2]})
+    assert headline(two, names)["Better"] == "2 of 3 models: group mask AP .500 → .600 / .600 / .500"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (310.9, "5 min 11 s"), (10_920, "3 h 2 min")])

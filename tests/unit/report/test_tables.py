@@ -72,7 +72,7 @@ def test_adapted_models_are_tested_against_each_other():
     found = {f"{name}/s/segm/AP": x for name, x in (("base", 0.1), ("a", 0.2), ("b", 0.5), ("c", 0.25))}
     found |= {"between/b/a/s/segm/AP": 0.3, "between/b/a/s/segm/AP/low": 0.2, "between/b/a/s/segm/AP/high": 0.4}
     found |= {"between/c/a/s/segm/AP": 0.05, "between/c/b/s/segm/AP": -0.25, "between/c/b/s/segm/AP/dropped": 3.0}
-    table = pair_table(keyed(found, ("a", "b", "c")), ("a", "b", "c"))
+    table = pair_table(keyed(found, ("a", "b", "c")), ("a", "b", "c"), lambda row: row.label)
     assert table.pairs == (("b", "a"), ("c", "a"), ("c", "b"))
     ((label, cells_of_row),) = table.rows
     assert (label, table.tests) == ("Mask AP · s", 1)
@@ -81,7 +81,21 @@ def test_adapted_models_are_tested_against_each_other():
         *((0.3, "better"), (0.05, "same"), (-0.25, "same")),
     ]
     assert other_keys(keyed(found, ("a", "b", "c"))) == []
-    assert pair_table(keyed(metrics()), ()) is None
+    assert pair_table(keyed(metrics()), (), str) is None
+
+
+def test_in_sight_of_pairs_are_all_concepts_and_the_aps_of_groups_that_are_no_part_of_others():
+    places = [("s", ""), ("s/part", ""), ("s/held_out", ""), ("s/held_out_parts", ""), ("s/fused", "mIoU")]
+    places += [("s", "bbox/AP"), ("s", "presence/accuracy_absent"), ("s/held_out", "presence/accuracy_absent")]
+    found = {}
+    for k, (scope, key) in enumerate(places):
+        name = f"{scope}/{key or 'segm/AP'}"
+        found |= {f"{model}/{name}": 0.5 + k / 50 for model in ("base", "a", "b")} | {f"between/b/a/{name}": 0.1}
+    table = pair_table(keyed(found, ("a", "b")), ("a", "b"), lambda row: row.label)
+    assert [label for label, _ in table.main] == [
+        *("Mask AP · s", "Mask AP · s · held-out", "mIoU · s · fused", "Right about what is absent · s"),
+    ]
+    assert len(table.rows) == len(places)
 
 
 def test_the_base_alone_is_called_the_base():
@@ -180,4 +194,7 @@ def test_markdown_text_stays_in_its_cell(text):
 
 def test_an_interval_ends_where_differences_of_fractions_do():
     ends = {"difference/d/mIoU/low": 0.9, "difference/d/mIoU/high": 1.04}
-    assert tables.tested_cell(ends, "difference/d/mIoU", 1.0, 0.97, lower_is_better=False).interval == (0.9, 1.0)
+    assert tables.tested_cell(ends, "difference/d/mIoU", 1.0, 0.97, lower_is_better=False, base=None).interval == (
+        0.9,
+        1.0,
+    )

@@ -53,7 +53,7 @@ def test_instance_panels():
     detections = (Detection(mask, 0.3), Detection(mask, 0.29), Detection(mask, float("nan")))
     panels = instance_panels(Example(GREY, "car", "object", (mask,), {"base": (), "lora": detections}), 0.3)
     assert [p.title for p in panels] == ["Image", "Ground truth", "Base", "lora"]
-    assert [p.note for p in panels] == ["", "", "nothing above 0.3", ""]
+    assert [p.note for p in panels] == ["", "", "nothing from 0.3 up", ""]
     assert max(pixels(panels[3].address).shape) == 288
     absent = instance_panels(Example(GREY, "car", "object", (), {"base": ()}), 0.3)
     assert absent[1].note == "not in this image"
@@ -65,7 +65,7 @@ def test_the_best_detection_below_the_threshold_is_dashed():
     mask, other = square(10, 10, 30), square(30, 50, 20)
     found = {"base": (Detection(other, 0.2), Detection(mask, 0.4)), "adapted": (Detection(mask, 0.04),)}
     image, _, below, none = instance_panels(Example(GREY, "car", "object", (mask,), found), 0.5)
-    assert (below.note, none.note) == ("nothing above 0.5; dashed: 0.40", "nothing above 0.5")
+    assert (below.note, none.note) == ("nothing from 0.5 up; dashed: 0.40", "nothing from 0.5 up")
     assert none.address == image.address
     changed = np.abs(pixels(below.address).astype(int) - pixels(image.address)).max(axis=2) > 60
     rows, columns = np.nonzero(changed)
