@@ -16,7 +16,7 @@ from sam3_hyperet.ablation.table import answers, arms_table, bases_table, differ
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.files import replacing
 from sam3_hyperet.reading import read_text
-from sam3_hyperet.report.tables import markdown_text
+from sam3_hyperet.report.text_tables import markdown_text
 
 PAGE = "evidence.md"
 FIGURES = "images"

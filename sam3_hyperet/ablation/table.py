@@ -9,7 +9,8 @@ from sam3_hyperet.ablation.plan import GAIN, LOST, World
 from sam3_hyperet.ablation.power import pairs_for_difference, pairs_for_equivalence
 from sam3_hyperet.ablation.results import BASE, UNDIALLED
 from sam3_hyperet.ablation.statistics import effective_pairs
-from sam3_hyperet.report.tables import MISSING, between, markdown_text, number, signed
+from sam3_hyperet.report.tables import MISSING, between, number, signed
+from sam3_hyperet.report.text_tables import markdown_text
 from sam3_hyperet.wording import count_of
 
 _UNADAPTED = "none: every run ended at dial 0, as the base itself"

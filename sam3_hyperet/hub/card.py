@@ -8,7 +8,8 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.hub.adapter_info import AdapterInfo
 from sam3_hyperet.hub.card_tables import card_rows, dial_table, evaluation_results, metric_table, shown, worse_rows
 from sam3_hyperet.hub.run_info import RunInfo
-from sam3_hyperet.report.tables import Row, markdown_text, number
+from sam3_hyperet.report.tables import Row, number
+from sam3_hyperet.report.text_tables import markdown_text
 from sam3_hyperet.version import __version__
 from sam3_hyperet.wording import count_of
 

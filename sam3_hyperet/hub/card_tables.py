@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sam3_hyperet.hub.run_info import metrics_at_dials
-from sam3_hyperet.report.tables import MISSING, Row, between, markdown_text, number, rows, signed, value
+from sam3_hyperet.report.tables import MISSING, Row, between, number, rows, signed, value
+from sam3_hyperet.report.text_tables import markdown_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

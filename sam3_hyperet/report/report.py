@@ -8,11 +8,11 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sam3_hyperet.files import replacing
-from sam3_hyperet.report import tables
+from sam3_hyperet.report import tables, text_tables
 from sam3_hyperet.report.content import Report
 from sam3_hyperet.report.view import breakable, figure, view
 
-_TABLES = {"md": tables.markdown_table, "tex": tables.latex_table}
+_TABLES = {"md": text_tables.markdown_table, "tex": text_tables.latex_table}
 
 
 def write_report(report: Report, path: Path, *, score_threshold: float = 0.5) -> Path:
