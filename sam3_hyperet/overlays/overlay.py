@@ -72,7 +72,7 @@ def draw_overlay(
     order = sorted(range(len(instances)), key=lambda i: (instances[i].color != UNMATCHED, -areas[i]))
     pixels, owner = _tint(shown, regions, colors, order)
     thickest = max(1, round(min(pixels.shape[:2]) / 180))
-    for i in order:
+    for i in sorted(order, key=lambda i: instances[i].color == UNMATCHED):  # or a duplicate could not be seen
         width = min(thickest, max(1, round(areas[i] ** 0.5 / 30)))
         _outline(pixels, regions[i], colors[i], width, dashed=instances[i].dashed)
     for box in boxes:

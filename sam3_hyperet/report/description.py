@@ -14,13 +14,14 @@ from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.config_words import geometry_in_words, sites_in_words, structure_in_words
 from sam3_hyperet.modeling.parameters import base_state_dict, parameter_report
 from sam3_hyperet.report.summary import duration
-from sam3_hyperet.report.tables import value
+from sam3_hyperet.report.tables import GRANULARITIES, in_words, value
 from sam3_hyperet.training import run_log
 from sam3_hyperet.training.run_files import HISTORY_FILE
 from sam3_hyperet.version import __version__, commit
 from sam3_hyperet.wording import count_of
 
 _DIGITS = 12  # of a hash that is shown
+_MEMBERS = 8  # of a group that are named
 _TINY = 50_000_000  # parameters; the official model has more than ten times as many
 
 
@@ -73,9 +74,23 @@ def facts(comparison: Comparison, described: list[ModelDescription], base: str) 
     drawn = " (drawn pictures)" if comparison.data.format == "scenes" else ""
     prompts = f"{count_of(len(task.vocabulary), 'prompt')}, {task.protocol.prompted_by or 'absent ones included'}"
     found["data"] = f"{comparison.data.name}{drawn}, {split.name} split, {images}; {prompts}"
+    found["groups"] = _groups(comparison)
     of_software = f"sam3_hyperet {__version__}" + _commit()
     found["written"] = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC by {of_software}"
     return {name: text for name, text in found.items() if text}
+
+
+def _groups(comparison: Comparison) -> str:
+    """The data's own groups with their concepts, of many their number; those that are part of others left out."""
+    names = {category.id: category.name for category in comparison.task.split.images.categories}
+    found = []
+    for group, ids in comparison.task.groups.items():
+        if group in GRANULARITIES or any(group.startswith(f"{other}_") for other in comparison.task.groups):
+            continue
+        members = [names[i] for i in ids if i in names]
+        text = ", ".join(members) if len(members) <= _MEMBERS else f"{len(members)} concepts"
+        found.append(f"{in_words(group)}: {text}")
+    return "; ".join(found)
 
 
 def _commit() -> str:

@@ -126,6 +126,8 @@ def _changes(table: Sequence[Row], models: Sequence[str], sign: int, tested: boo
         if moved := tuple(cell for cell in row.cells if _moved(cell, sign, tested)):
             found.append(_Change(row, moved, _clause(row, row.cells, several), _who(row, moved, models)))
     found.sort(key=lambda one: one.rank)
+    if len(models) > 1:  # of all concepts, as in the table at a glance
+        found.sort(key=lambda one: one.is_presence and bool(one.row.scope[1:]))
     firsts = {one.row.metric.key: one for one in reversed(found) if one.is_presence}
     return [one for one in found if not one.is_presence or one is firsts[one.row.metric.key]]
 
@@ -162,7 +164,7 @@ def _joined(changes: Sequence[_Change]) -> str:
             whose = f"{one.of_models}: " if one.of_models != of_models else ""
             clauses.append(whose + one.text + (f" ({between(interval)})" if interval else ""))
             of_models = one.of_models
-        left = len(ordered) - count
+        left = 0 if ordered[0].of_models else len(ordered) - count  # of several models a table stands below
         return "; ".join(clauses + ([f"{left} more"] if left else []))
 
     least = 2 if len(ordered) > 1 and ordered[1].is_presence else 1

@@ -17,7 +17,7 @@ from sam3_hyperet.report.figures.category_plots import confusion_plots, differen
 from sam3_hyperet.report.figures.front_plots import front_plots
 from sam3_hyperet.report.figures.gate_plots import gate_plots
 from sam3_hyperet.report.figures.images import FAINTEST, Example, Panel, instance_panels, semantic_panels
-from sam3_hyperet.report.figures.level_plots import COLUMNS, level_plots, place_rows, radius_by_level
+from sam3_hyperet.report.figures.level_plots import COLUMNS, level_plots, orders_in_words, place_rows, radius_by_level
 from sam3_hyperet.report.figures.plots import Plot, model_colors
 from sam3_hyperet.report.figures.radius_maps import site_maps
 from sam3_hyperet.report.figures.radius_plots import radius_plots
@@ -60,7 +60,7 @@ def view(report: Report, score_threshold: float) -> dict[str, Any]:
         "short": (short := _short_label(table)),
         "headline": dial_headline(report.front) if along and report.front else _headline(report),
         "described": described,
-        "strip": _strip(shown),
+        "strip": _strip(shown, categories, report),
         "full": full,
         "named": full_names(full),
         "models": list(zip(adapted, _colors(models), strict=True)),
@@ -88,6 +88,7 @@ def view(report: Report, score_threshold: float) -> dict[str, Any]:
         "level_columns": COLUMNS,
         "level_plots": level_plots(places),
         "level_means": radius_by_level(places),
+        "level_orders": orders_in_words(places),
         "radius": list(zip(report.radius, radius_plots(report.radius), strict=True)),
         "radius_maps": site_maps(report.radius_maps),
         "score_threshold": score_threshold,
@@ -140,11 +141,13 @@ def _basis(table: Sequence[Row], report: Report) -> str:
     if not cells:
         return ""
     better, worse = (sum(cell.verdict == verdict for cell in cells) for verdict in ("better", "worse"))
+    tested = sum(any(cell.interval for cell in row.cells) for row in table)
+    of_models = f" ({tested:,} metrics, {len(report.models)} models)" if len(report.models) > 1 else ""
     once = "each model was trained once, and another training could" if len(report.models) > 1 else ""
     once = once or "the model was trained once, and another training could"
     return (
-        f"Of {len(cells):,} differences below, many of them of the same concepts, {better:,} are better and {worse:,} "
-        "worse: their 95 % interval over the images excludes 0. If nothing had changed, about "
+        f"Of {len(cells):,} differences below{of_models}, many of them of the same concepts, {better:,} are better and "
+        f"{worse:,} worse: their 95 % interval over the images excludes 0. If nothing had changed, about "
         f"{max(1, round(len(cells) / 20)):,} would. The intervals say nothing about training: {once} end elsewhere."
     )
 
@@ -216,11 +219,30 @@ def _panels(examples: Sequence[Example], score_threshold: float) -> list[tuple[E
     return [(example, instance_panels(example, score_threshold)) for example in examples]
 
 
-def _strip(shown: Mapping[str, list[tuple[Example, list[Panel]]]]) -> list[tuple[Example, list[Panel], str]]:
-    """Two examples for the head, ground truth and models alone: what gained and what lost most, or any."""
-    chosen = [(*one, kind) for kind in ("gained", "lost") for one in shown[kind][:1]]
-    chosen = chosen or [(*one, "") for one in shown["examples"][:2]]
-    return [(example, panels[1:], kind) for example, panels, kind in chosen]
+def _strip(
+    shown: Mapping[str, list[tuple[Example, list[Panel]]]], categories: Mapping[str, list[Row]], report: Report
+) -> list[tuple[Example, list[Panel], str]]:
+    """Two examples for the head, ground truth and models alone: what gained and what lost, or any.
+
+    Of those that gained most, the first whose category gained as well; of those that lost alike.
+    """
+    whose = f"with {report.models[-1]}, " if len(report.models) > 1 else ""
+    table = next((found for title, found in categories.items() if title.endswith(": mask AP")), [])
+    by_name = {row.scope[0]: row for row in table}
+
+    def change(name: str) -> float:
+        return by_name[name].cells[-1].difference or 0.0 if name in by_name else 0.0
+
+    chosen = []
+    for kind, sign in (("gained", 1), ("lost", -1)):
+        agreeing = [one for one in shown[kind] if sign * change(one[0].prompt) > 0] or shown[kind]
+        for example, panels in agreeing[:1]:
+            row = by_name.get(example.prompt)
+            said = f"{kind}: {whose}{example.caption}"
+            if row is not None:
+                said += f"; AP on all “{example.prompt}” {number(row.base)} → {number(row.cells[-1].value)}"
+            chosen.append((example, panels[1:], said))
+    return chosen or [(example, panels[1:], "") for example, panels in shown["examples"][:2]]
 
 
 def _dropped_draws(metrics: Mapping[str, float]) -> str:

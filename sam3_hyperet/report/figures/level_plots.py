@@ -28,8 +28,9 @@ class Order:
 
     @property
     def verdict(self) -> str:
-        """Whether the interval is above chance, below it, or holds it."""
-        return "coarser" if self.low > 0.5 else "finer" if self.high < 0.5 else "open"
+        """Whether the interval is above chance and the control, below both, or neither."""
+        control = 0.5 if self.control is None else self.control
+        return "coarser" if self.low > max(0.5, control) else "finer" if self.high < min(0.5, control) else "open"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,18 @@ def radius_by_level(rows: Sequence[PlaceRow]) -> list[Plot]:
     lines = tuple(Line(name, (), (), colors[name]) for name in names if any(row.model == name for row in found))
     note = "▾ parts, ● objects, ■ groups: in the convention parts are left of objects, and groups right of them."
     return [Plot("Radius by granularity", to_svg(figure), lines, note)]
+
+
+def orders_in_words(rows: Sequence[PlaceRow]) -> str:
+    """How many orders are the convention's, how many reversed; "" for none."""
+    verdicts = [order.verdict for row in rows for order in row.orders.values()]
+    if not verdicts:
+        return ""
+    coarser, finer, unknown = (verdicts.count(one) for one in ("coarser", "finer", "open"))
+    return (
+        f"Of {len(verdicts)} orders {coarser} are as in the convention and {finer} reversed; {unknown} are open, no "
+        "farther off than chance or the same masks at a random place."
+    )
 
 
 def level_plots(rows: Sequence[PlaceRow]) -> list[Plot]:

@@ -102,3 +102,17 @@ def test_an_interval_ends_where_a_fraction_ends():
     (row,) = rows(keyed(found))
     assert row.cells[0].interval == (0.0, 0.013)
     assert row.cells[0].verdict == "same"
+
+
+def test_the_head_shows_an_image_whose_category_moved_as_the_image_did():
+    report = three_models()
+    misleading = replace(report.gained[0], prompt="bush")
+    found = dict(report.metrics)
+    for category, base, last in (("bush", 0.5, 0.4), ("window", 0.1, 0.3)):
+        ends = (("base", base), ("euclidean", base), ("lorentz", base), ("lora_of_rank_16", last))
+        found |= keyed({f"{name}/scenes/segm/AP/{category}": value for name, value in ends}, report.models)
+    page = view(replace(report, metrics=found, gained=[misleading, *report.gained], lost=[misleading]), 0.5)
+    assert [(example.prompt, said) for example, _, said in page["strip"]] == [
+        ("window", "gained: with lora_of_rank_16, F1 of the image .20 → .60; AP on all “window” .10 → .30"),
+        ("bush", "lost: with lora_of_rank_16, F1 of the image .20 → .60; AP on all “bush” .50 → .40"),
+    ]

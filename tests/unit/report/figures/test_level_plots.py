@@ -6,7 +6,7 @@ import numpy as np
 
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.report.content import Report
-from sam3_hyperet.report.figures.level_plots import level_plots, place_rows, radius_by_level
+from sam3_hyperet.report.figures.level_plots import level_plots, orders_in_words, place_rows, radius_by_level
 from sam3_hyperet.report.figures.score_plots import RiskCoverage
 from sam3_hyperet.report.report import write_report
 from sam3_hyperet.report.tables import knowing_rows, other_keys
@@ -50,7 +50,9 @@ def test_a_row_a_model_and_place():
     assert (rows[0].values["part"], rows[0].values["rho"], rows[0].values["group"]) == (12.5, -1.0, None)
     first = rows[0].orders["part_object"]
     assert (first.fraction, first.low, first.high, first.control) == (0.0, 0.0, 0.3, 0.5)
-    assert [row.orders[edge].verdict for row in rows for edge in row.orders] == ["finer", "coarser", "open", "coarser"]
+    assert [row.orders[edge].verdict for row in rows for edge in row.orders] == ["finer", "open", "open", "coarser"]
+    assert orders_in_words(rows).startswith("Of 4 orders 1 are as in the convention and 1 reversed; 2 are open")
+    assert orders_in_words([]) == ""
     assert place_rows({}) == []
     assert {row.model for row in place_rows(ADAPTED)} == {"the model"}  # alone, it may be a base
 
@@ -58,7 +60,7 @@ def test_a_row_a_model_and_place():
 def test_a_plot_a_step_that_says_what_it_shows():
     plots = level_plots(place_rows(METRICS))
     assert [plot.title for plot in plots] == ["Object farther out than its part", "Group farther out than its object"]
-    assert plots[0].note == "Base: reversed at fpn.0; open at text. Adapted: as in the convention at fpn.0."
+    assert plots[0].note == "Base: reversed at fpn.0; open at text. Adapted: open at fpn.0."
     assert [line.name for line in plots[1].lines] == ["adapted", "the same masks at a random place"]
     assert "encoder" in plots[1].svg
     assert "fpn.0" not in plots[1].svg
