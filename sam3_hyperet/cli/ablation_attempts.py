@@ -11,7 +11,6 @@ from sam3_hyperet.cli.ablation_failures import failures, reason_of
 from sam3_hyperet.cli.ablation_study import LOG, Study
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import sole_use
-from sam3_hyperet.wording import count_of
 
 _WAIT_SECONDS = 20
 
@@ -63,6 +62,10 @@ class Attempts:
         found = failure_in(task.folder)
         return task.name in self.failed or (found is not None and found != self._earlier.get(task.folder))
 
+    def is_open(self, task: Task) -> bool:
+        """Whether a task is neither made nor failed: another process may be at it."""
+        return task.is_left() and not self.has_failed(task)
+
     def make(self, tasks: Sequence[Task], budget: Budget, *, wait: bool) -> None:
         """Make tasks in their order, as far as the budget goes; those that another process is at are left to it.
 
@@ -80,11 +83,11 @@ class Attempts:
                     except ConfigError:  # another process is at it
                         busy.append(task)
                         continue
-                    if task.is_left() and not self.has_failed(task):
+                    if self.is_open(task):
                         budget.begun += 1
                         self._make(task)
             if busy and not wait:
-                self._say(f"being made by other processes: {count_of(len(busy), 'run')}")
+                self._say(f"being made by other processes: {', '.join(task.name for task in busy)}")
                 return
             if todo := busy:
                 time.sleep(_WAIT_SECONDS)

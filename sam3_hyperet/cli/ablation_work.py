@@ -46,7 +46,8 @@ def left_lines(study: Study) -> Iterator[str]:
 def work(study: Study) -> dict[str, str]:
     """Make what is missing, in this process; returns what failed, by name, with the reasons.
 
-    What waits for something that failed, as the runs of its base, is left.
+    What waits for something that failed, as the runs of its base, is left. While another process makes a base, the
+    trials and runs of those that are there go on.
     """
     from sam3_hyperet.cli import ablation_run  # imports torch
     from sam3_hyperet.cli.ablation_inputs import check_inputs
@@ -55,16 +56,18 @@ def work(study: Study) -> dict[str, str]:
     hours, attempts = study.options.hours, Attempts(study)
     budget = Budget(study.options.runs, hours)
     bases = [_base_task(study, place, ablation_run.make_base) for place in study.bases_left()]
-    attempts.make(bases, Budget(None, hours), wait=True)
-    for layout in (TRIALS, RUNS):
-        tasks = _run_tasks(study, layout, attempts, lambda run: ablation_run.run(study.job(run)))
-        attempts.make(tasks, budget, wait=layout is TRIALS)
-        if layout is TRIALS:
-            if unfinished := [task for task in tasks if task.is_left() and not attempts.has_failed(task)]:
+    for wait in (False, True):
+        if not wait or (any(map(attempts.is_open, bases)) and budget.allows(None)):
+            attempts.make(bases, Budget(None, hours), wait=wait)
+            trials = _run_tasks(study, TRIALS, attempts, lambda run: ablation_run.run(study.job(run)))
+            attempts.make(trials, budget, wait=True)
+            if unfinished := [task for task in trials if attempts.is_open(task)]:
                 study.say(f"{count_of(len(unfinished), 'trial')} left, before any run; the same command goes on")
                 return attempts.failed
             for line in choice_lines(study.plan, study.choices()):
                 study.say(line)
+            runs = _run_tasks(study, RUNS, attempts, lambda run: ablation_run.run(study.job(run)))
+            attempts.make(runs, budget, wait=False)
     if left := study.left(RUNS):
         waiting = len(left) - len(study.ready(RUNS))
         why = f", {waiting} of them waiting for their base or for trials of their arm" if waiting else ""

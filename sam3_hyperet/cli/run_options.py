@@ -143,7 +143,8 @@ def read_run(values: Mapping[str, Any]) -> RunOptions:
 
 
 def _deciding(section: Any) -> dict[str, Any]:
-    """The options of a section by name, without those of exemplars where there are none, for they decide nothing."""
-    values = asdict(section)
-    off = ("exemplars", "exemplars_alone") if isinstance(section, DataOptions) and not section.exemplars else ()
+    """The options of a section by name, without those that decide nothing: words, and exemplars of none."""
+    values, off = asdict(section), tuple[str, ...]()
+    if isinstance(section, DataOptions):
+        off = ("groups_note", *(() if section.exemplars else ("exemplars", "exemplars_alone")))
     return {name: value for name, value in values.items() if name not in off}

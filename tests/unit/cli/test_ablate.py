@@ -94,7 +94,7 @@ def test_runs_of_another_process_are_left_to_it(study, made, tmp_path, monkeypat
     monkeypatch.setattr(ablation_attempts, "sole_use", use)
     study("seeds=[0]")
     assert names(made) == ["scenes_base_curved_seed0", "scenes_base_A_seed0"]
-    assert "being made by other processes: 1 run\n" in capsys.readouterr().out
+    assert "being made by other processes: scenes_base_flat_seed0\n" in capsys.readouterr().out
 
 
 def test_a_dry_run_says_what_is_left_and_how_long_it_takes(study, made, capsys):
@@ -109,7 +109,7 @@ def test_a_dry_run_says_what_is_left_and_how_long_it_takes(study, made, capsys):
     assert len(made) == 2
 
 
-def test_missing_bases_are_made_first(study, made, tmp_path, monkeypatch):
+def test_missing_bases_are_made_before_their_runs(study, made, tmp_path, monkeypatch):
     bases = []
 
     def make(config, file, recipe):
@@ -135,8 +135,8 @@ def test_missing_bases_are_made_first(study, made, tmp_path, monkeypatch):
     assert not refusals
     assert bases == [(3, 90, "scenes_b")]
     file = str(tmp_path / "study" / "bases" / "scenes_b.safetensors")
-    assert [config.model.checkpoint for config in made] == [None, file, None, file]
-    assert [config.model.name for config in made[:2]] == ["tiny", "tiny_levels"]
+    assert [config.model.checkpoint for config in made] == [None, None, file, file]  # not held up by the other base
+    assert [config.model.name for config in made[1:3]] == ["tiny", "tiny_levels"]
 
 
 def test_a_slurm_array_has_what_is_missing(study, made, monkeypatch, capsys):

@@ -103,6 +103,7 @@ def test_a_rounded_cache_decides_and_where_it_lies_does_not(opened, earlier, tmp
         "logger=none",
         "train.checkpoint_activations=true",
         "protocol.examples=1",
+        "data.groups_note=toys",
     ],
 )
 def test_what_decides_nothing_may_change(opened, earlier, option):
