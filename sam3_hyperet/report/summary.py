@@ -25,7 +25,7 @@ from sam3_hyperet.wording import count_of
 
 COST = "Cost"
 _NAMED = 4  # models whose figures are given one by one
-LENGTH = 96  # characters of a line, as many as fit a page of 1,100 pixels
+LENGTH = 110  # characters of a line, as many as fit a page of 1,100 pixels
 _PRESENCE = {"presence/accuracy_present": "present {} accepted", "presence/accuracy_absent": "absent {} rejected"}
 _AP = {"segm/AP": "mask AP", "bbox/AP": "box AP"}
 
