@@ -3,12 +3,11 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup, escape
 
-from sam3_hyperet.report import tables
+from sam3_hyperet.report import head, tables
 from sam3_hyperet.report.content import Report
 from sam3_hyperet.report.description import COLUMNS as DESCRIBED
 from sam3_hyperet.report.description import alone
@@ -24,7 +23,6 @@ from sam3_hyperet.report.figures.radius_plots import radius_plots
 from sam3_hyperet.report.figures.training_plots import training_plots
 from sam3_hyperet.report.pairs import pair_table
 from sam3_hyperet.report.short_names import full_names, shortened
-from sam3_hyperet.report.summary import COST, Line, dial_headline, headline
 from sam3_hyperet.report.tables import MISSING, Metric, Row, number, value
 from sam3_hyperet.wording import count_of
 
@@ -41,7 +39,7 @@ def view(report: Report, score_threshold: float) -> dict[str, Any]:
     """The variables of the template."""
     report, full = shortened(report)
     metrics, models = report.metrics, report.models
-    along = report.front is not None and report.front.chosen is None
+    along = head.is_along_a_dial(report)
     table = tables.rows(metrics, models)
     categories = tables.category_tables(metrics, models)
     adapted = tables.prefixes(models)
@@ -51,16 +49,16 @@ def view(report: Report, score_threshold: float) -> dict[str, Any]:
     shown = {name: _panels(getattr(report, name), score_threshold) for name in ("gained", "lost", "examples")}
     page = {
         "report": report,
-        "title": _title(report, along),
-        "what": _what(report, along),
-        "basis": _basis(table, report),
-        "glance": [row for row in table if tables.is_main(row, table)] if len(models) > 1 else [],
+        "title": head.title(report),
+        "what": head.what(report),
+        "basis": head.basis(table, report),
+        "glance": [row for row in table if tables.is_main(row, table)] if len(models) > 1 and not along else [],
         "alone": alone(report.described),
         "faintest": FAINTEST,
         "short": (short := _short_label(table)),
-        "headline": dial_headline(report.front) if along and report.front else _headline(report),
+        "headline": head.lines(report),
         "described": described,
-        "strip": _strip(shown, categories, report),
+        "strip": head.strip(shown, categories, report),
         "full": full,
         "named": full_names(full),
         "models": list(zip(adapted, _colors(models), strict=True)),
@@ -101,57 +99,6 @@ def view(report: Report, score_threshold: float) -> dict[str, Any]:
     return page | {"contents": _contents(page)}
 
 
-def _title(report: Report, along: bool) -> str:
-    """The title of the page, by what was compared and on what; the run's name where that is not known."""
-    data = sorted({row.scope[:1] for row in tables.rows(report.metrics, report.models) if row.scope})
-    if not data:
-        return report.title
-    of_models = "Base and adapted model"
-    if tuple(report.models) == tables.ALONE or not _has_base(report):
-        of_models = "One model" if len(report.models) < 2 else f"{len(report.models)} models"
-    elif along:
-        of_models = f"An adapter at {count_of(len(report.models) or 1, 'dial')}"
-    elif len(report.models) > 1:
-        of_models = f"Base and {len(report.models)} adapted models"
-    return f"{of_models} on {', '.join(map(tables.data_set, data))}"
-
-
-def _has_base(report: Report) -> bool:
-    return any(key.startswith(f"{tables.BASE}/") for key in report.metrics)
-
-
-def _what(report: Report, along: bool) -> str:
-    """What was compared, for somebody who does not know the project."""
-    kind = report.kind or "a SAM 3 model"
-    kind = kind[0].upper() + kind[1:]
-    if tuple(report.models) == tables.ALONE:
-        return f"{kind} as it is, without an adapter."
-    if not _has_base(report):
-        return ""
-    ways = f"in {len(report.models)} ways, " if len(report.models) > 1 else ""
-    if along:
-        ways = f"by one adapter at {len(report.models)} dials, " if ways else "by an adapter, "
-    what = f"{kind} as it is (base) and adapted{' ' if ways else ', '}{ways}on the same images and prompts."
-    return f"{what} {report.groups}".strip()
-
-
-def _basis(table: Sequence[Row], report: Report) -> str:
-    """What "better" and "worse" rest on, with how many differences chance alone would call so; "" without intervals."""
-    cells = [cell for row in table for cell in row.cells if cell.interval]
-    if not cells:
-        return ""
-    better, worse = (sum(cell.verdict == verdict for cell in cells) for verdict in ("better", "worse"))
-    tested = sum(any(cell.interval for cell in row.cells) for row in table)
-    of_models = f" ({tested:,} metrics, {len(report.models)} models)" if len(report.models) > 1 else ""
-    once = "each model was trained once, and another training could" if len(report.models) > 1 else ""
-    once = once or "the model was trained once, and another training could"
-    return (
-        f"Of {len(cells):,} differences below{of_models}, many of them of the same concepts, {better:,} are better and "
-        f"{worse:,} worse: their 95 % interval over the images excludes 0. If nothing had changed, about "
-        f"{max(1, round(len(cells) / 20)):,} would. The intervals say nothing about training: {once} end elsewhere."
-    )
-
-
 def _short_label(table: Sequence[Row]) -> Callable[[Row], str]:
     """A function from a row to what it is of: without the data set where there is one alone."""
     is_alone = len({row.scope[:1] for row in table}) == 1
@@ -165,14 +112,6 @@ def _short_label(table: Sequence[Row]) -> Callable[[Row], str]:
         return f"{group}s" if group in tables.GRANULARITIES else group or "all concepts"
 
     return found
-
-
-def _headline(report: Report) -> list[Line]:
-    """The headline, with how long each of several models was trained if that is the same for all."""
-    lines, trained = headline(report.metrics, report.models), {one.training for one in report.described}
-    if len(report.described) > 1 and len(trained) == 1 and lines[-1].label == COST and (text := trained.pop()):
-        lines[-1] = replace(lines[-1], text=f"{lines[-1].text}; {text} each")
-    return lines
 
 
 def _colors(models: Sequence[str]) -> Sequence[str]:
@@ -217,32 +156,6 @@ def _first(metric: Metric, rows: Sequence[Row]) -> Sequence[Row]:
 
 def _panels(examples: Sequence[Example], score_threshold: float) -> list[tuple[Example, list[Panel]]]:
     return [(example, instance_panels(example, score_threshold)) for example in examples]
-
-
-def _strip(
-    shown: Mapping[str, list[tuple[Example, list[Panel]]]], categories: Mapping[str, list[Row]], report: Report
-) -> list[tuple[Example, list[Panel], str]]:
-    """Two examples for the head, ground truth and models alone: what gained and what lost, or any.
-
-    Of those that gained most, the first whose category gained as well; of those that lost alike.
-    """
-    whose = f"with {report.models[-1]}, " if len(report.models) > 1 else ""
-    table = next((found for title, found in categories.items() if title.endswith(": mask AP")), [])
-    by_name = {row.scope[0]: row for row in table}
-
-    def change(name: str) -> float:
-        return by_name[name].cells[-1].difference or 0.0 if name in by_name else 0.0
-
-    chosen = []
-    for kind, sign in (("gained", 1), ("lost", -1)):
-        agreeing = [one for one in shown[kind] if sign * change(one[0].prompt) > 0] or shown[kind]
-        for example, panels in agreeing[:1]:
-            row = by_name.get(example.prompt)
-            said = f"{kind}: {whose}{example.caption}"
-            if row is not None:
-                said += f"; AP on all “{example.prompt}” {number(row.base)} → {number(row.cells[-1].value)}"
-            chosen.append((example, panels[1:], said))
-    return chosen or [(example, panels[1:], "") for example, panels in shown["examples"][:2]]
 
 
 def _dropped_draws(metrics: Mapping[str, float]) -> str:
