@@ -30,6 +30,7 @@ class Extreme(NamedTuple):
     category_id: int
     base: float  # F1 over all instances of the image
     adapted: float
+    of_category: tuple[float, float]  # F1 of the base and of the adapted model over those of the category
 
 
 def examples(comparison: Comparison, extremes: Sequence[Extreme] | None = None) -> list[Example]:
@@ -37,7 +38,7 @@ def examples(comparison: Comparison, extremes: Sequence[Extreme] | None = None) 
     if extremes is None:
         chosen = [(*shown, "") for shown in comparison.task.shown]
     else:
-        chosen = [(i, c, f"F1 of the image {number(base)} → {number(adapted)}") for i, c, base, adapted in extremes]
+        chosen = [(one.position, one.category_id, _caption(one)) for one in extremes]
     images = comparison.task.split.images
     categories = {category.id: category for category in images.categories}
     labels = model_labels(comparison.results)
@@ -55,6 +56,11 @@ def examples(comparison: Comparison, extremes: Sequence[Extreme] | None = None) 
         )
         for i, category_id, caption in chosen
     ]
+
+
+def _caption(one: Extreme) -> str:
+    here = " → ".join(number(f1) for f1 in one.of_category)
+    return f"F1 here {here}, of all prompts on the image {number(one.base)} → {number(one.adapted)}"
 
 
 def semantic_examples(comparison: Comparison) -> list[SemanticExample]:
@@ -99,12 +105,17 @@ def gained_and_lost(base: _Records, adapted: _Records, count: int) -> tuple[list
     """
     counts = _counts(base), _counts(adapted)
     before, after = (_f1(of_model.sum(axis=2)) for of_model in counts)
-    change, by_category = after - before, _f1(counts[1]) - _f1(counts[0])
+    of_base, of_adapted = (_f1(of_model) for of_model in counts)
+    change, by_category = after - before, of_adapted - of_base
     order = np.argsort(-change, kind="stable").tolist()
 
     def found(order: list[int], sign: int) -> list[Extreme]:
         chosen = [i for i in order if sign * change[i] > 0][:count]
-        return [Extreme(i, int(np.argmax(sign * by_category[i])), float(before[i]), float(after[i])) for i in chosen]
+        columns = [int(np.argmax(sign * by_category[i])) for i in chosen]
+        return [
+            Extreme(i, c, float(before[i]), float(after[i]), (float(of_base[i, c]), float(of_adapted[i, c])))
+            for i, c in zip(chosen, columns, strict=True)
+        ]
 
     return found(order, 1), found(order[::-1], -1)
 

@@ -7,8 +7,10 @@ from sam3_hyperet.report import tables
 from sam3_hyperet.report.content import Report
 from sam3_hyperet.report.figures.images import Example, Panel
 from sam3_hyperet.report.summary import COST, Line, dial_headline, headline
-from sam3_hyperet.report.tables import Row, number
+from sam3_hyperet.report.tables import Cell, Row, number
 from sam3_hyperet.wording import count_of
+
+_COUNTED = 4  # models that are counted one by one
 
 
 def is_along_a_dial(report: Report) -> bool:
@@ -55,17 +57,26 @@ def basis(table: Sequence[Row], report: Report) -> str:
     cells = [cell for row in table for cell in row.cells if cell.interval]
     if not cells:
         return ""
-    better, worse = (sum(cell.verdict == verdict for cell in cells) for verdict in ("better", "worse"))
+    better, worse = (_count(cells, verdict) for verdict in ("better", "worse"))
     tested = sum(any(cell.interval for cell in row.cells) for row in table)
     noun = "dial" if is_along_a_dial(report) else "model"
     of_models = f" ({tested:,} metrics, {count_of(len(report.models), noun)})" if len(report.models) > 1 else ""
+    by_model = ""
+    if 1 < len(report.models) <= _COUNTED:
+        columns = zip(report.models, zip(*(row.cells for row in table), strict=True), strict=True)
+        counts = (f"{name} {_count(found, 'better')} and {_count(found, 'worse')}" for name, found in columns)
+        by_model = f" ({', '.join(counts)})"
     trained = "each model was" if of_models and noun == "model" else "the model was"
     return (
         f"Of {len(cells):,} differences below{of_models}, many of them of the same concepts, {better:,} are better and "
-        f"{worse:,} worse: their 95 % interval over the images excludes 0. If nothing had changed, about "
+        f"{worse:,} worse{by_model}: their 95 % interval over the images excludes 0. If nothing had changed, about "
         f"{max(1, round(len(cells) / 20)):,} would. The intervals say nothing about training: {trained} trained once, "
         "and another training could end elsewhere."
     )
+
+
+def _count(cells: Sequence[Cell], verdict: str) -> int:
+    return sum(cell.verdict == verdict for cell in cells if cell.interval)
 
 
 def lines(report: Report) -> list[Line]:

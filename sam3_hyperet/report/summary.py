@@ -26,7 +26,8 @@ from sam3_hyperet.wording import count_of
 COST = "Cost"
 _NAMED = 4  # models whose figures are given one by one
 LENGTH = 110  # characters of a line, as many as fit a page of 1,100 pixels
-_PRESENCE = {"presence/accuracy_present": "present {} accepted", "presence/accuracy_absent": "absent {} rejected"}
+_PRESENT, _ABSENT = "presence/accuracy_present", "presence/accuracy_absent"
+_PRESENCE = {_PRESENT: "present {} accepted", _ABSENT: "absent {} rejected"}
 _AP = {"segm/AP": "mask AP", "bbox/AP": "box AP"}
 
 
@@ -99,8 +100,13 @@ def dial_headline(front: DialFront) -> list[Line]:
 
 
 def _judged(table: Sequence[Row]) -> list[Row]:
-    """One AP for each granularity or split of a data set, one mIoU for each data set, and presence."""
+    """One AP for each granularity or split of a data set, one mIoU for each data set, and presence.
+
+    Where the base accepts nothing, that it rejects what is absent says nothing.
+    """
     places = {(row.metric.key, row.scope) for row in table}
+    accepted = {row.scope: row.base for row in table if row.metric.key == _PRESENT}
+    mute = {(_ABSENT, scope) for scope, base in accepted.items() if base is not None and base < UNMOVED}
     chosen: dict[tuple[str, tuple[str, ...]], Row] = {}
     for row in table:
         kind, scope = row.metric.key, row.scope
@@ -113,7 +119,7 @@ def _judged(table: Sequence[Row]) -> list[Row]:
             is_split = any(key == kind and other[:1] == scope[:1] and other[1:] for key, other in places)
             if (scope[1:] or not is_split) and not is_subset(row, table):
                 chosen["AP", scope] = row
-        elif kind in _PRESENCE and not is_subset(row, table):
+        elif kind in _PRESENCE and not is_subset(row, table) and (kind, scope) not in mute:
             chosen[kind, scope] = row
     return list(chosen.values())
 

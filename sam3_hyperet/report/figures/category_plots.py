@@ -55,7 +55,8 @@ def difference_plots(
     plots = []
     for side, shown, verb in ((1, slice(MOST_BARS), "gained"), (-1, slice(None, -MOST_BARS - 1, -1), "lost")):
         if bars := [one for one in found if side * one[1] >= UNMOVED]:
-            note = f"Adapted − base, without intervals: {len(bars)} of {len(found)} categories.{number}"
+            moved = f"{len(bars)} of {len(found)} categories {verb} {UNMOVED} or more"
+            note = f"Adapted − base, without intervals: {moved}.{number}"
             plots.append(Plot(f"{title}, {verb} most", _bars(bars[shown], reach, color), note=note))
     return plots
 

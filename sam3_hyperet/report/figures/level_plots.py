@@ -89,15 +89,17 @@ def radius_by_level(rows: Sequence[PlaceRow]) -> list[Plot]:
 
 
 def orders_in_words(rows: Sequence[PlaceRow]) -> str:
-    """How many orders are the convention's, how many reversed; "" for none."""
-    verdicts = [order.verdict for row in rows for order in row.orders.values()]
-    if not verdicts:
+    """How many of each model's orders are the convention's, how many reversed; "" for none."""
+    found = []
+    for model in dict.fromkeys(row.model for row in rows):
+        verdicts = [order.verdict for row in rows if row.model == model for order in row.orders.values()]
+        if verdicts:
+            coarser, finer = verdicts.count("coarser"), verdicts.count("finer")
+            found.append(f"{model} {coarser} of {len(verdicts)} ({finer} reversed)")
+    if not found:
         return ""
-    coarser, finer, unknown = (verdicts.count(one) for one in ("coarser", "finer", "open"))
-    return (
-        f"Of {len(verdicts)} orders {coarser} are as in the convention and {finer} reversed; {unknown} are open, no "
-        "farther off than chance or the same masks at a random place."
-    )
+    others = "the others are no farther off than chance or the same masks at a random place"
+    return f"Orders that are as in the convention: {', '.join(found)}; {others}."
 
 
 def level_plots(rows: Sequence[PlaceRow]) -> list[Plot]:

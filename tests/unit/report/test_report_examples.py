@@ -21,6 +21,7 @@ def test_extremes_are_the_largest_changes_and_their_category():
     (gained,), (lost,) = gained_and_lost(base, adapted, 3)
     assert (gained.position, gained.category_id, gained.adapted) == (0, 1, 1.0)
     assert gained.base == pytest.approx(0.8)
+    assert (gained.of_category, lost.of_category) == ((0.0, 1.0), (1.0, 0.0))
     assert (lost.position, lost.category_id) == (1, 1)  # false alarms for what is not there
     assert (lost.base, lost.adapted) == (1.0, pytest.approx(0.4))
     assert gained_and_lost(base, adapted, 0) == ([], [])

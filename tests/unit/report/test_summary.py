@@ -79,6 +79,13 @@ def test_recall_and_false_alarms_that_explode_are_named_whatever_else_there_is()
     assert quiet["Worse"] == "nothing beyond chance"
 
 
+def test_rejections_of_a_base_that_accepts_nothing_are_no_loss():
+    trivial = presence(0.0, 0.89, "present", "scenes/held_out") | presence(1.0, 0.85, scope="scenes/held_out")
+    found = headline(trivial | presence(0.97, 0.95, scope="scenes/known"))
+    assert found["Better"].startswith("present held-out concepts accepted .000 → .890")
+    assert found["Worse"].startswith("absent known concepts rejected .970 → .950")
+
+
 def several(values, base=0.5, scope="scenes/group", key="segm/AP", intervals=None):
     found = {f"base/{scope}/{key}": base} | {f"{name}/{scope}/{key}": value for name, value in values.items()}
     for name, (low, high) in (intervals or {}).items():

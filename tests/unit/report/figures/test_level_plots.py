@@ -51,7 +51,7 @@ def test_a_row_a_model_and_place():
     first = rows[0].orders["part_object"]
     assert (first.fraction, first.low, first.high, first.control) == (0.0, 0.0, 0.3, 0.5)
     assert [row.orders[edge].verdict for row in rows for edge in row.orders] == ["finer", "open", "open", "coarser"]
-    assert orders_in_words(rows).startswith("Of 4 orders 1 are as in the convention and 1 reversed; 2 are open")
+    assert "base 0 of 2 (1 reversed), adapted 1 of 2 (0 reversed); the others" in orders_in_words(rows)
     assert orders_in_words([]) == ""
     assert place_rows({}) == []
     assert {row.model for row in place_rows(ADAPTED)} == {"the model"}  # alone, it may be a base
