@@ -100,13 +100,8 @@ def dial_headline(front: DialFront) -> list[Line]:
 
 
 def _judged(table: Sequence[Row]) -> list[Row]:
-    """One AP for each granularity or split of a data set, one mIoU for each data set, and presence.
-
-    Where the base accepts nothing, that it rejects what is absent says nothing.
-    """
+    """One AP for each granularity or split of a data set, one mIoU for each data set, and presence."""
     places = {(row.metric.key, row.scope) for row in table}
-    accepted = {row.scope: row.base for row in table if row.metric.key == _PRESENT}
-    mute = {(_ABSENT, scope) for scope, base in accepted.items() if base is not None and base < UNMOVED}
     chosen: dict[tuple[str, tuple[str, ...]], Row] = {}
     for row in table:
         kind, scope = row.metric.key, row.scope
@@ -119,7 +114,7 @@ def _judged(table: Sequence[Row]) -> list[Row]:
             is_split = any(key == kind and other[:1] == scope[:1] and other[1:] for key, other in places)
             if (scope[1:] or not is_split) and not is_subset(row, table):
                 chosen["AP", scope] = row
-        elif kind in _PRESENCE and not is_subset(row, table) and (kind, scope) not in mute:
+        elif kind in _PRESENCE and not is_subset(row, table):
             chosen[kind, scope] = row
     return list(chosen.values())
 
@@ -127,10 +122,14 @@ def _judged(table: Sequence[Row]) -> list[Row]:
 def _changes(table: Sequence[Row], models: Sequence[str], sign: int, tested: bool) -> list[_Change]:
     """The rows that rose or fell, by `_Change.rank`; of each kind of presence the one largest."""
     several = len({row.scope[:1] for row in table}) > 1
+    accepted = {row.scope: row.base for row in table if row.metric.key == _PRESENT}
     found = []
     for row in table:
         if moved := tuple(cell for cell in row.cells if _moved(cell, sign, tested)):
-            found.append(_Change(row, moved, _clause(row, row.cells, several), _who(row, moved, models)))
+            text, of_base = _clause(row, row.cells, several), accepted.get(row.scope)
+            if row.metric.key == _ABSENT and of_base is not None and of_base < UNMOVED:
+                text += " (the base accepts none)"  # so that it rejects all says nothing of it
+            found.append(_Change(row, moved, text, _who(row, moved, models)))
     found.sort(key=lambda one: one.rank)
     if len(models) > 1:  # of all concepts, as in the table at a glance
         found.sort(key=lambda one: one.is_presence and bool(one.row.scope[1:]))
@@ -171,7 +170,7 @@ def _joined(changes: Sequence[_Change]) -> str:
             clauses.append(whose + one.text + (f" ({between(interval)})" if interval else ""))
             of_models = one.of_models
         left = 0 if ordered[0].of_models else len(ordered) - count  # of several models a table stands below
-        return "; ".join(clauses + ([f"{left} more"] if left else []))
+        return "; ".join(clauses + ([count_of(left, "more measure")] if left else []))
 
     least = 2 if len(ordered) > 1 and ordered[1].is_presence else 1
     fitting = [k for k in range(least, len(ordered) + 1) if len(text(k, True)) <= LENGTH]

@@ -14,6 +14,7 @@ from sam3_hyperet.report.tables import UNMOVED, Row, signed
 MOST_BARS = 15  # of a plot: of more categories, those that gained and those that lost most
 MOST_CONCEPTS = 24  # rows of a confusion plot that can still be read; of more, those confused most are shown
 _NAME = 22  # characters of a category's name
+_NAMED = 8  # categories that did not move, in words
 _HIDDEN = 0.005  # smaller shares are left blank
 
 
@@ -55,10 +56,16 @@ def difference_plots(
     plots = []
     for side, shown, verb in ((1, slice(MOST_BARS), "gained"), (-1, slice(None, -MOST_BARS - 1, -1), "lost")):
         if bars := [one for one in found if side * one[1] >= UNMOVED]:
-            moved = f"{len(bars)} of {len(found)} categories {verb} {UNMOVED} or more"
-            note = f"Adapted − base, without intervals: {moved}.{number}"
+            of_all = f"{len(bars)} of {len(found)} categories {verb} {UNMOVED} or more{_still(found)}"
+            note = f"Adapted − base, without intervals: {of_all}.{number}"
             plots.append(Plot(f"{title}, {verb} most", _bars(bars[shown], reach, color), note=note))
     return plots
+
+
+def _still(found: Sequence[tuple[str, float, int | None]]) -> str:
+    """Which categories did not move, if they are few, or how many."""
+    names = [name for name, difference, _ in found if abs(difference) < UNMOVED]
+    return f", {', '.join(names) if len(names) <= _NAMED else len(names)} less" if names else ""
 
 
 def confusion_plots(confusion: TreeConfusion) -> list[Plot]:

@@ -74,7 +74,8 @@ def _validation_plots(history: _History, best_step: float | None) -> Iterator[Pl
             start = "Before the first step: the base."
             kept = "" if best_step is None else f" The weights of step {best_step:,.0f} are kept."
             lines = tuple(replace(line, marked=True) for line in lines)
-            yield Plot(f"Validation, {name}", _curves(lines, chosen=best_step), lines, start + kept)
+            title = f"{name[0].upper()}{name[1:]} on the tuning images"
+            yield Plot(title, _curves(lines, chosen=best_step), lines, start + kept)
 
 
 def _families(history: _History, names: Mapping[str, str]) -> Iterator[tuple[Line, ...]]:

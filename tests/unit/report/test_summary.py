@@ -72,18 +72,18 @@ def test_recall_and_false_alarms_that_explode_are_named_whatever_else_there_is()
     lines = headline(many | lost | explodes)
     assert "present parts accepted .100 → .980" in lines["Better"]
     assert lines["Better"].startswith("split 8 mask AP .100 → .580 (")
-    assert lines["Better"].endswith("8 more")
+    assert lines["Better"].endswith("8 more measures")
     assert "absent parts rejected .994 → .650" in lines["Worse"]
     assert all(len(text) <= LENGTH for text in lines.values())
     quiet = headline(gained() | presence(0.99, 0.987))
     assert quiet["Worse"] == "nothing beyond chance"
 
 
-def test_rejections_of_a_base_that_accepts_nothing_are_no_loss():
+def test_of_a_base_that_accepts_nothing_it_is_said():
     trivial = presence(0.0, 0.89, "present", "scenes/held_out") | presence(1.0, 0.85, scope="scenes/held_out")
     found = headline(trivial | presence(0.97, 0.95, scope="scenes/known"))
     assert found["Better"].startswith("present held-out concepts accepted .000 → .890")
-    assert found["Worse"].startswith("absent known concepts rejected .970 → .950")
+    assert found["Worse"] == "absent held-out concepts rejected 1.000 → .850 (the base accepts none) (−.160 to −.140)"
 
 
 def several(values, base=0.5, scope="scenes/group", key="segm/AP", intervals=None):

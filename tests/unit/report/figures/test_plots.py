@@ -31,8 +31,8 @@ def test_training_plots():
     before = dict(matplotlib.rcParams)
     plots = {plot.title: plot for plot in training_plots(history(), best_step=30)}
     rest = ["Parts of the loss", "Radius while training, mean", "Learning rate"]
-    assert list(plots) == ["Loss", "Validation, mask AP", *rest]
-    validation = plots["Validation, mask AP"]
+    assert list(plots) == ["Loss", "Mask AP on the tuning images", *rest]
+    validation = plots["Mask AP on the tuning images"]
     assert [(line.name, line.x[0]) for line in validation.lines] == [("all", 0), ("part", 0)]
     assert validation.note == "Before the first step: the base. The weights of step 30 are kept."
     assert validation.svg.count("stroke-dasharray") == 1  # at the chosen step
