@@ -112,7 +112,7 @@ def test_info_of_the_packaged_adapter(tmp_path, capsys):
     found = info(["package:tiny_levels"])
     assert [found["base_name"], found["trained_on"], found["training"]["steps"]] == ["tiny_levels", "scenes", "1100"]
     out = capsys.readouterr().out
-    assert "Mask AP, scenes · held_out_groups: .000 → .225" in out
+    assert "Mask AP, scenes · held-out groups: .000 → .225" in out
     assert "unknown" not in out
     assert "no run beside" not in card("package:tiny_levels", tmp_path).text
     with pytest.raises(ConfigError, match=r"^package:large: no adapter .*; expected package:tiny_levels$"):
