@@ -56,23 +56,34 @@ def work(study: Study) -> dict[str, str]:
     hours, attempts = study.options.hours, Attempts(study)
     budget = Budget(study.options.runs, hours)
     bases = [_base_task(study, place, ablation_run.make_base) for place in study.bases_left()]
-    for wait in (False, True):
-        if not wait or (any(map(attempts.is_open, bases)) and budget.allows(None)):
-            attempts.make(bases, Budget(None, hours), wait=wait)
-            trials = _run_tasks(study, TRIALS, attempts, lambda run: ablation_run.run(study.job(run)))
-            attempts.make(trials, budget, wait=True)
-            if unfinished := [task for task in trials if attempts.is_open(task)]:
-                study.say(f"{count_of(len(unfinished), 'trial')} left, before any run; the same command goes on")
-                return attempts.failed
-            for line in choice_lines(study.plan, study.choices()):
-                study.say(line)
-            runs = _run_tasks(study, RUNS, attempts, lambda run: ablation_run.run(study.job(run)))
-            attempts.make(runs, budget, wait=False)
+    attempts.make(bases, Budget(None, hours), wait=False)
+    is_tuned = _make_runs(study, attempts, budget)
+    if is_tuned and any(map(attempts.is_open, bases)) and budget.allows(None):
+        attempts.make(bases, Budget(None, hours), wait=True)
+        is_tuned = _make_runs(study, attempts, budget)
+    if not is_tuned:
+        return attempts.failed
     if left := study.left(RUNS):
         waiting = len(left) - len(study.ready(RUNS))
         why = f", {waiting} of them waiting for their base or for trials of their arm" if waiting else ""
         study.say(f"{count_of(len(left), 'run')} left{why}; the same command goes on")
     return attempts.failed
+
+
+def _make_runs(study: Study, attempts: Attempts, budget: Budget) -> bool:
+    """Make the trials, then the runs, of the bases that are there; False where trials are left, before any run."""
+    from sam3_hyperet.cli import ablation_run  # imports torch
+
+    trials = _run_tasks(study, TRIALS, attempts, lambda run: ablation_run.run(study.job(run)))
+    attempts.make(trials, budget, wait=True)
+    if unfinished := [task for task in trials if attempts.is_open(task)]:
+        study.say(f"{count_of(len(unfinished), 'trial')} left, before any run; the same command goes on")
+        return False
+    for line in choice_lines(study.plan, study.choices()):
+        study.say(line)
+    runs = _run_tasks(study, RUNS, attempts, lambda run: ablation_run.run(study.job(run)))
+    attempts.make(runs, budget, wait=False)
+    return True
 
 
 def _base_task(study: Study, place: tuple[str, str], make: Callable[[DictConfig, Path, str], None]) -> Task:

@@ -14,7 +14,7 @@ from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.config_words import geometry_in_words, sites_in_words, structure_in_words
 from sam3_hyperet.modeling.parameters import base_state_dict, parameter_report
 from sam3_hyperet.report.summary import duration
-from sam3_hyperet.report.tables import GRANULARITIES, in_words, value
+from sam3_hyperet.report.tables import GRANULARITIES, in_words, is_part, value
 from sam3_hyperet.training import run_log
 from sam3_hyperet.training.run_files import HISTORY_FILE
 from sam3_hyperet.version import __version__, commit
@@ -85,7 +85,7 @@ def _groups(comparison: Comparison) -> str:
     names = {category.id: category.name for category in comparison.task.split.images.categories}
     found = []
     for group, ids in comparison.task.groups.items():
-        if group in GRANULARITIES or any(group.startswith(f"{other}_") for other in comparison.task.groups):
+        if group in GRANULARITIES or is_part(group, comparison.task.groups):
             continue
         members = [names[i] for i in ids if i in names]
         text = ", ".join(members) if len(members) <= _MEMBERS else f"{len(members)} concepts"

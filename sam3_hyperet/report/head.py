@@ -18,9 +18,9 @@ def is_along_a_dial(report: Report) -> bool:
     return report.front is not None and report.front.chosen is None
 
 
-def title(report: Report) -> str:
+def title(table: Sequence[Row], report: Report) -> str:
     """The title of the page, by what was compared and on what; the run's name where that is not known."""
-    data = sorted({row.scope[:1] for row in tables.rows(report.metrics, report.models) if row.scope})
+    data = sorted({row.scope[:1] for row in table if row.scope})
     if not data:
         return report.title
     of_models = "Base and adapted model"

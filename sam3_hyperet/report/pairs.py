@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sam3_hyperet.report.tables import METRICS, Cell, Row, is_main, rows, tested_cell
+from sam3_hyperet.report.tables import METRICS, Cell, Row, main_rows, rows, tested_cell
 
 _TESTED = ("segm/AP", "bbox/AP", "mIoU", "presence/accuracy_absent", "presence/accuracy_present")
 
@@ -46,6 +46,7 @@ def pair_table(metrics: Mapping[str, float], models: Sequence[str], label: Calla
     pairs = [(later, earlier) for k, later in enumerate(models) for earlier in models[:k]]
     names = {metric.key: metric.name for metric in METRICS if metric.key in _TESTED}
     found, main, table = [], [], rows(metrics, models)
+    judging = set(map(id, main_rows(table)))
     for row in table:
         if row.metric.key not in names:
             continue
@@ -56,5 +57,5 @@ def pair_table(metrics: Mapping[str, float], models: Sequence[str], label: Calla
                 tested_cell(metrics, of, None, metrics.get(of), row.metric.lower_is_better, None) for of in of_pairs
             )
             found.append((f"{names[row.metric.key]} · {label(row)}", cells))
-            main += [found[-1]] * is_main(row, table)
+            main += [found[-1]] * (id(row) in judging)
     return PairTable(tuple(pairs), tuple(found), tuple(main or found)) if found else None

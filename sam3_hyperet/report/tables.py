@@ -7,7 +7,7 @@ from the base.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -218,27 +218,38 @@ def data_set(scope: Sequence[str]) -> str:
     return _DATA_SETS.get(name, name)
 
 
-def is_subset(row: Row, others: Sequence[Row]) -> bool:
+def is_part(group: str, groups: Iterable[str]) -> bool:
     """Whether a group's name says that it is part of another one: `held_out_parts` of `held_out`."""
-    names = [other.scope[-1] for other in others if len(other.scope) == 2 and other.scope[:1] == row.scope[:1]]
-    return len(row.scope) == 2 and any(row.scope[1].startswith(f"{name}_") for name in names)
+    return any(group.startswith(f"{other}_") for other in groups)
 
 
-def is_main(row: Row, table: Sequence[Row]) -> bool:
-    """Whether models are judged by a row: one of all concepts, or the AP of the data's own groups."""
+def is_subset(row: Row, others: Sequence[Row]) -> bool:
+    """Whether a row's group is part of that of another row of its data set."""
+    names = [other.scope[1] for other in others if len(other.scope) == 2 and other.scope[:1] == row.scope[:1]]
+    return len(row.scope) == 2 and is_part(row.scope[1], names)
+
+
+def distinct(table: Sequence[Row]) -> list[Row]:
+    """The rows without those whose figures are all those of an earlier one of their metric and data set."""
+    found: dict[object, Row] = {}
+    for row in table:
+        found.setdefault((row.metric, row.scope[:1], row.base, row.cells), row)
+    return list(found.values())
+
+
+def main_rows(table: Sequence[Row]) -> list[Row]:
+    """The few rows that models are judged by: those of all concepts, and the APs of the data's own groups."""
+    masks = {row.scope for row in table if row.metric.key == "segm/AP"}
+    return [row for row in distinct(table) if _is_main(row, table, masks)]
+
+
+def _is_main(row: Row, table: Sequence[Row], masks: Collection[tuple[str, ...]]) -> bool:
     key, group = row.metric.key, row.scope[1:]
-    if key == "bbox/AP" and any(other.metric.key == "segm/AP" and other.scope == row.scope for other in table):
+    if key == "bbox/AP" and row.scope in masks:
         return False
     if key in ("segm/AP", "bbox/AP") and group:
-        return group[0] not in GRANULARITIES and not is_subset(row, table) and not _is_double(row, table)
+        return group[0] not in GRANULARITIES and not is_subset(row, table)
     return key in _MAIN and (not group or (key == "mIoU" and group == ("fused",)))
-
-
-def _is_double(row: Row, table: Sequence[Row]) -> bool:
-    """Whether an earlier row of the same metric and data has the same figures."""
-    earlier = table[: next(k for k, other in enumerate(table) if other is row)]
-    same = (row.metric, row.scope[:1], row.base, row.cells)
-    return any((other.metric, other.scope[:1], other.base, other.cells) == same for other in earlier)
 
 
 def in_words(group: str) -> str:

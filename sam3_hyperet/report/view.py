@@ -49,10 +49,10 @@ def view(report: Report, score_threshold: float) -> dict[str, Any]:
     shown = {name: _panels(getattr(report, name), score_threshold) for name in ("gained", "lost", "examples")}
     page = {
         "report": report,
-        "title": head.title(report),
+        "title": head.title(table, report),
         "what": head.what(report),
         "basis": head.basis(table, report),
-        "glance": [row for row in table if tables.is_main(row, table)] if len(models) > 1 and not along else [],
+        "glance": tables.main_rows(table) if len(models) > 1 and not along else [],
         "alone": alone(report.described),
         "faintest": FAINTEST,
         "short": (short := _short_label(table)),
@@ -143,10 +143,7 @@ def _folded_names(in_sight: _Blocks, folded: _Blocks) -> str:
 
 def _first(metric: Metric, rows: Sequence[Row]) -> Sequence[Row]:
     """The rows that a model is judged by: distinct ones; of an mIoU by fusion the fused ones."""
-    distinct: dict[object, Row] = {}
-    for row in rows:
-        distinct.setdefault((row.scope[:1], row.base, row.cells), row)
-    found = list(distinct.values())
+    found = tables.distinct(rows)
     if metric.key.startswith(_PRESENCE):
         return [row for row in found if not tables.is_subset(row, rows)]
     if metric.key == "segm/cgF1":
