@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from sam3_hyperet.choices import AUTO
 from sam3_hyperet.cli.of_run import read_yaml
 from sam3_hyperet.cli.sections import MORE_DATA, SECTIONS
-from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.options import DataOptions, RehearsalOptions
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.losses.options import LossOptions
@@ -48,6 +48,7 @@ class RunOptions(FitOptions):
     evaluate: Switch
     more_data: Mapping[str, DataOptions] = field(default_factory=dict)
     init_adapter: str | None = None
+    rehearsal: RehearsalOptions = field(default_factory=RehearsalOptions)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +56,8 @@ class RunOptions(FitOptions):
         self.hyperet.check_sites()
         if self.train.strategy == FSDP:
             self._check_sharding()
+        if self.rehearsal.names and self.model.is_random:
+            raise ConfigError("rehearsal.names: the base has random weights, which know nothing to rehearse")
 
     @property
     def deciding(self) -> dict[str, Any]:
@@ -65,7 +68,7 @@ class RunOptions(FitOptions):
             if section.name == MORE_DATA:
                 for name, data in self.more_data.items():
                     values |= {f"{MORE_DATA}.{name}.{key}": one for key, one in _deciding(data).items()}
-            elif section.name not in _SAME_RESULT:
+            elif section.name not in _SAME_RESULT and (section.name != "rehearsal" or self.rehearsal.names):
                 of_section = _deciding(value) if is_dataclass(value) else {"": value}
                 values |= {f"{section.name}.{key}".rstrip("."): one for key, one in of_section.items()}
         if Rule.parse(self.train.best).metrics != (LOSS,):  # the protocol then chooses the step
@@ -127,10 +130,11 @@ class RunOptions(FitOptions):
 def read_run(values: Mapping[str, Any]) -> RunOptions:
     """Read a configuration's plain values, and check them by themselves and together."""
     sections = {field.name: SECTIONS[field.name] for field in fields(RunOptions) if field.name in SECTIONS}
+    values = {"rehearsal": {}, **values}  # an earlier version's run has none, nor the last two
     if missing := [name for name in (*sections, "seed", "evaluate") if name not in values]:
         raise ConfigError(f"{', '.join(missing)}: missing; expected the configuration of a run")
     options = {name: read_options(cls, values[name], name) for name, cls in sections.items()}
-    more = values.get(MORE_DATA) or {}  # an earlier version's run has neither of the next two
+    more = values.get(MORE_DATA) or {}
     if not isinstance(more, Mapping):
         raise ConfigError(f"{MORE_DATA}={more!r:.60}; expected data sets by name")
     return RunOptions(

@@ -20,6 +20,7 @@ from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.predict_inputs import prompts_text
 from sam3_hyperet.cli.processes import from_first, make_fabric
 from sam3_hyperet.cli.recognition import recognised, recognised_here
+from sam3_hyperet.cli.rehearsal import rehearse
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.step_memory import with_memory
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
@@ -189,6 +190,8 @@ def _train(
         console.print(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
 
     from_first(fabric, prepare)
+    if data.rehearsed:
+        rehearse(model, data.rehearsed, options, run, fabric, console)
     options = with_memory(options, fabric, say)
     batch_size, device = options.train.batch_size, fabric.device
     workers = loader_processes(options.train, resolution(model), on_gpu=device.type == "cuda")

@@ -1,7 +1,7 @@
 """What a run trains on: its data sets, opened before its model is built, and what a person should read of them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sam3_hyperet.cli.run_options import RunOptions
 from sam3_hyperet.cli.sections import MORE_DATA
@@ -11,6 +11,7 @@ from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.mixture import Mixture, quotas, share
 from sam3_hyperet.data.notes import data_notes, flip_notes, prompt_notes
 from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.rehearsal import RehearsedImages
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
 from sam3_hyperet.evaluation.task import check_tiles
 from sam3_hyperet.wording import count_of
@@ -20,16 +21,25 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The splits of `data`, and the training images of each set of `more_data`, by name; `options` of all of them."""
+    """The splits of `data`, the training images of each set of `more_data`, by name, and those to rehearse with.
+
+    options: of all of them, in this order.
+    """
 
     splits: RunSplits
     more: Mapping[str, AnnotatedImages]
+    rehearsed: RehearsedImages | None
     options: tuple[DataOptions, ...]
 
     @property
-    def sets(self) -> list[AnnotatedImages]:
+    def labelled(self) -> list[AnnotatedImages]:
         """The training images of each set, those of `data` first."""
         return [self.splits.training, *self.more.values()]
+
+    @property
+    def sets(self) -> list[AnnotatedImages]:
+        """All that is trained on."""
+        return [*self.labelled, *([self.rehearsed] if self.rehearsed else [])]
 
     @property
     def quotas(self) -> tuple[int, ...]:
@@ -44,14 +54,15 @@ class TrainingData:
     def share_lines(self, seen: int) -> Iterator[str]:
         """How much of each set a run of so many images sees, if there are several."""
         shares = share(self.quotas)
-        names = ["data", *(f"{MORE_DATA}.{name}" for name in self.more)]
-        for name, images, part in zip(names, self.sets, shares, strict=True) if self.more else ():
+        names = ["data", *(f"{MORE_DATA}.{name}" for name in self.more), "rehearsal"][: len(self.sets)]
+        for name, images, part in zip(names, self.sets, shares, strict=True) if len(self.sets) > 1 else ():
             times = f"{part * seen / len(images):.2g} times each"
-            yield f"{name}: {part:.1%} of all images are of {images.name}; its {len(images):,} are seen {times}"
+            what = "to rehearse with" if images is self.rehearsed else f"of {images.name}"
+            yield f"{name}: {part:.1%} of all images are {what}; its {len(images):,} are seen {times}"
 
 
 def open_data(options: RunOptions, *, tune: bool) -> TrainingData:
-    """Open all that the run will read. Raises ConfigError or DataError as `open_run`."""
+    """Open all that the run will read. Raises ConfigError or DataError as `open_run` and `RehearsedImages`."""
     splits = open_run(options.data, tune=tune, evaluate=options.evaluate)
     more = {name: open_run(one, tune=False, evaluate=False).training for name, one in options.more_data.items()}
     for images in more.values():
@@ -59,12 +70,19 @@ def open_data(options: RunOptions, *, tune: bool) -> TrainingData:
             images.remarks = (*images.remarks, remark)
     for split in filter(None, (splits.evaluation, splits.tuning)):
         check_tiles(split, options.protocol)
-    return TrainingData(splits, more, (options.data, *options.more_data.values()))
+    rehearsed, rehearsal, of_sets = None, options.rehearsal, [options.data, *options.more_data.values()]
+    if rehearsal.names:
+        prompted = prompt_sampler(options.data, splits.training).categories
+        rehearsed = RehearsedImages(splits.training, rehearsal.names, prompted, rehearsal.images)
+        own = {"groups": None, "prompt_weights": None, "negative_prompt_weights": None}  # of names of `data`
+        own |= {"annotated": (), "absent_concepts": (), "weight": rehearsal.weight}
+        of_sets.append(replace(options.data, **own))
+    return TrainingData(splits, more, rehearsed, tuple(of_sets))
 
 
 def calibration_remark(data: TrainingData, calibrating: AnnotatedImages) -> str:
     """A warning of pictures that are trained on and calibrate a cascade, "" if there are none."""
-    trained = [name for images in data.sets for name in shared_pictures(images, calibrating)]
+    trained = [name for images in data.labelled for name in shared_pictures(images, calibrating)]
     if not trained:
         return ""
     count = count_of(len(trained), "picture")
@@ -80,7 +98,10 @@ def concept_prompts(
     parts = []
     for one, images in zip(data.options, data.sets, strict=True):
         sampler = prompt_sampler(one, images)
-        for line in (*data_notes(images), *prompt_notes(images, sampler), *flip_notes(images, one.flip)):
+        notes = [*data_notes(images), *prompt_notes(images, sampler)]
+        if images is data.rehearsed:  # whose labels are still to come
+            notes = [f"{images.name}: {remark}" for remark in images.remarks]
+        for line in (*notes, *flip_notes(images, one.flip)):
             say(line)
         if images.boxed:
             say(f"{images.name}: of boxes without a mask, no mask is learnt, nor the semantic map of their prompts")
@@ -91,7 +112,7 @@ def concept_prompts(
         parts.append(ConceptPrompts(images, side, sampler, augmentation(one, images), options.seed, *boxes))
         for reason, count in parts[-1].dropped.items():
             say(f"{images.name}: not trained on: {count} × {reason}")
-    training = Mixture(parts, data.quotas) if data.more else parts[0]
+    training = Mixture(parts, data.quotas) if len(parts) > 1 else parts[0]
     held_out, said = data.splits.tuning and data.splits.tuning.images, set(data_notes(data.splits.training))
     if held_out is None:
         return training, None

@@ -171,3 +171,27 @@ class DataOptions:
                 f"data.shots={self.shots} and data.train_images={self.train_images}; expected one of them, images of "
                 "each category or images in all"
             )
+
+
+@dataclass(frozen=True)
+class RehearsalOptions:
+    """Options of rehearsal: names that training goes on asking for, with the base's own answers as labels.
+
+    What the base knows is then not forgotten for want of labels; what it gets wrong is rehearsed as it is. Images that
+    it is asked about are training images of `data`, evenly spread.
+
+    Attributes:
+        names: what to ask for, noun phrases or the name of a list of them (`data.absent_concepts`); empty for no
+            rehearsal. Names that the prompts of `data` ask for are left out.
+        weight: how often an image is one to rehearse with, relative to `data.weight`.
+        images: the base is asked about at most so many training images; 0 for all.
+        score_threshold: detections of the base that score as much are labels; a name without any is absent.
+    """
+
+    names: str | tuple[str, ...] = ()
+    weight: PositiveFloat = 1.0
+    images: NonNegativeInt = 500
+    score_threshold: Probability = 0.5
+
+    def __post_init__(self) -> None:
+        check_fields(self, "rehearsal")

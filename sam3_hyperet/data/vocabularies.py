@@ -72,15 +72,19 @@ def listed(names: str | Sequence[str]) -> Sequence[str]:
 
 
 def absent_concepts(
-    names: str | Sequence[str], categories: Iterable[Category], left_out: Collection[str] = ()
+    names: str | Sequence[str],
+    categories: Iterable[Category],
+    left_out: Collection[str] = (),
+    option: str = "data.absent_concepts",
 ) -> tuple[str, ...]:
     """Those of the names, or of one of `VOCABULARIES`, that no category bears, also as synonym; none that is left out.
 
-    left_out: names in lower case, of what images may show without annotation. Raises ConfigError.
+    left_out: names in lower case, of what images may show without annotation. option: where the names are from, for
+    messages. Raises ConfigError.
     """
     borne = {word.lower() for category in categories for word in (category.name, *category.synonyms)}.union(left_out)
     try:
-        found = dict.fromkeys(prompt_name(name, "data.absent_concepts") for name in listed(names))
+        found = dict.fromkeys(prompt_name(name, option) for name in listed(names))
     except DataError as error:
         raise ConfigError(str(error)) from None
     return tuple(name for name in found if name.lower() not in borne)

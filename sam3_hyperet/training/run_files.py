@@ -12,6 +12,8 @@ STATE_FILE = "state.pt"
 HISTORY_FILE = "metrics.jsonl"
 """The values of each step."""
 VERSIONS_FILE = "versions.json"
+REHEARSAL_FILE = "rehearsal.json"
+"""The base's answers with which a run rehearses, as a COCO file."""
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 EVALUATION_FILES = (METRICS_FILE, REPORT_FILE, "comparison.md", "comparison.tex")
 """What an evaluation writes."""

@@ -18,6 +18,7 @@ from sam3_hyperet.training.run_files import (
     CONFIG_FILE,
     EVALUATION_FILES,
     HISTORY_FILE,
+    REHEARSAL_FILE,
     STATE_FILE,
     VERSIONS_FILE,
     WEIGHTS,
@@ -25,7 +26,7 @@ from sam3_hyperet.training.run_files import (
 from sam3_hyperet.training.state import previous_state
 
 _WEIGHTS = (*ADAPTER.values(), *WEIGHTS.values())
-_RESULTS = (*_WEIGHTS, STATE_FILE, previous_state(Path(STATE_FILE)).name, HISTORY_FILE, "tensorboard")
+_RESULTS = (*_WEIGHTS, STATE_FILE, previous_state(Path(STATE_FILE)).name, HISTORY_FILE, REHEARSAL_FILE, "tensorboard")
 _NAMES = (*_RESULTS, CONFIG_FILE, VERSIONS_FILE, "wandb", "wandb_id")
 
 

@@ -1,0 +1,88 @@
+"""Training that rehearses: the labels are the base's own detections, and a run keeps them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from forked_tools import TRAIN, run_forked
+from mortal_runs import killed_once_saved
+from safetensors.torch import load_file
+
+from sam3_hyperet.cli.predict import main as predict
+from sam3_hyperet.cli.train import main
+
+pytestmark = pytest.mark.integration
+NAMES = ["car", "road", "sky", "bus", "dog", "house"]
+
+
+@pytest.fixture(scope="module")
+def rehearsing(scenes):
+    """Overrides of a run that learns wheels and windows, and rehearses what its base knows."""
+    learnt = ["model=tiny", "data.prompts=[wheel,window]", "data.absent_concepts=everyday", "data.flip=0"]
+    return [*scenes, *learnt, f"rehearsal.names=[{','.join([*NAMES, 'wheel'])}]", "evaluate=false"]
+
+
+@pytest.fixture(scope="module")
+def rehearsed(rehearsing, tmp_path_factory):
+    return main([*rehearsing, f"run_dir={tmp_path_factory.mktemp('rehearsed') / 'run'}"])
+
+
+def rounded(text):
+    return round(float(text), 5)
+
+
+def found_by(folder):
+    """The scores and masks of each name and image, best first."""
+    content = json.loads((folder / "rehearsal.json").read_text(), parse_float=rounded)
+    names = {one["id"]: one["name"] for one in content["categories"]}
+    files = {one["id"]: one["file_name"] for one in content["images"]}
+    masks = {(files[i], name): [] for i in files for name in names.values()}
+    for one in content["annotations"]:
+        masks[files[one["image_id"]], names[one["category_id"]]].append((one["score"], one["segmentation"]))
+    return masks
+
+
+def test_the_labels_are_what_predict_finds_with_the_base(rehearsed, rehearsing, scenes, tmp_path, capsys):
+    """An adapter that is not the identity to begin with changes nothing of them: the base answers, at dial 0."""
+    expected = {}
+    root = next(one.partition("=")[2] for one in scenes if one.startswith("paths.scenes="))
+    options = [f"images={root}/train/images", f"prompts={','.join(NAMES)}", "overlays=false", "score_threshold=0.5"]
+    predict(["model=tiny", *options, f"run_dir={tmp_path / 'predicted'}"])
+    predicted = json.loads((tmp_path / "predicted" / "predictions.json").read_text(), parse_float=rounded)
+    for picture in predicted["pictures"]:
+        for prompt in picture["prompts"]:
+            detections = [(one["score"], one["segmentation"]) for one in prompt["detections"]]
+            expected[picture["file"].rpartition("/")[2], prompt["prompt"]] = detections
+    assert found_by(rehearsed) == expected
+    assert sum(map(len, expected.values())) > 5
+    capsys.readouterr()
+    moved = [f"init_adapter={rehearsed}", "optim.lr=0.1", "train.max_steps=1", f"run_dir={tmp_path / 'moved'}"]
+    main([*rehearsing, *moved])
+    assert found_by(tmp_path / "moved") == expected
+    said = capsys.readouterr().out
+    assert "rehearsal: 1 name left out, for which scenes has labels" in said
+    assert "rehearsal: 50.0% of all images are to rehearse with; its 6 are seen" in said
+    assert "rehearsal: of 6 names on 6 training images the base has found" in said
+
+
+def test_a_run_that_goes_on_keeps_its_labels(rehearsed, rehearsing, tmp_path):
+    command = [*rehearsing, f"run_dir={tmp_path}"]
+    killed_once_saved(main, command)
+    file = tmp_path / "rehearsal.json"
+    before = file.stat().st_mtime_ns
+    main(command)
+    assert file.stat().st_mtime_ns == before
+    ours, theirs = (load_file(folder / "adapter_last.safetensors") for folder in (tmp_path, rehearsed))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    main([*command, "resume=never", "train.max_steps=1"])
+    assert file.stat().st_mtime_ns > before
+
+
+def test_two_processes_share_the_asking(rehearsed, rehearsing, tmp_path):
+    command = [*rehearsing, f"run_dir={tmp_path / 'run'}", "train.batch_size=1", "train.devices=2"]
+    done = run_forked(TRAIN, [*command, "train.accelerator=cpu"], tmp_path / "logs")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert found_by(tmp_path / "run") == found_by(rehearsed)
+    ours, theirs = (load_file(folder / "adapter_last.safetensors") for folder in (tmp_path / "run", rehearsed))
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 2e-6
