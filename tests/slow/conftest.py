@@ -12,15 +12,6 @@ from official import SMALLEST, CudaElsewhere, draw_weights, image_model
 from torch import nn
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """Two threads within a test; in others, sums must come in a fixed order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def build_stock() -> Callable[..., nn.Module]:
     """A function like `build_sam3_image_model`, on the CPU, at the smallest resolution.
@@ -40,15 +31,15 @@ def build_stock() -> Callable[..., nn.Module]:
 
 @pytest.fixture(scope="session")
 def stock_model(build_stock: Callable[..., nn.Module]) -> nn.Module:
-    """The stock model (3.4 GB) with random weights, never to be changed for good."""
+    """The stock model with random weights, never to be changed: they are parts of one tensor."""
     model = build_stock()
-    draw_weights(model)
+    draw_weights(model, shared=True)
     return model
 
 
 @pytest.fixture
 def official_file(stock_model: nn.Module, tmp_path: Path) -> Iterator[Path]:
-    """The stock model's weights (3.4 GB) in the layout of the official file, with something of a tracker."""
+    """The stock model's weights in the layout of the official file, with something of a tracker."""
     path = tmp_path / "sam3.pt"
     detector = {f"detector.{key}": tensor for key, tensor in stock_model.state_dict().items()}
     torch.save({**detector, "tracker.no_mem_embed": torch.ones(1, 1, 256), "tracker.memory": torch.ones(3)}, path)

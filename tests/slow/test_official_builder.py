@@ -31,9 +31,7 @@ def difference(one: PromptPrediction, other: PromptPrediction) -> float:
     return max(*gaps, abs(one.presence - other.presence))
 
 
-def test_weights_go_from_the_stock_builder_to_ours_and_merged_back(
-    stock_model, official_file, build_stock, two_threads, capsys
-):
+def test_weights_go_from_the_stock_builder_to_ours_and_merged_back(stock_model, official_file, build_stock, capsys):
     with CudaElsewhere("cpu", draw=False):  # whatever the file does not fill stays what the memory held
         ours = hy.build_model("large", checkpoint=official_file, resolution=SMALLEST)
     state = ours.state_dict()

@@ -39,7 +39,7 @@ def official_size() -> torch.nn.Module:
     return model.eval()
 
 
-def test_weights_go_from_transformers_to_ours_and_back(picture, tmp_path: Path, two_threads):
+def test_weights_go_from_transformers_to_ours_and_back(picture, tmp_path: Path):
     from transformers import Sam3Model
 
     theirs = official_size()

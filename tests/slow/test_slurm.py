@@ -55,7 +55,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(cluster.config))
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("MKL_CBWR", "COMPATIBLE")
+        patch.setenv("MKL_CBWR", "AUTO")
         patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
         patch.setenv("MASTER_PORT", "1")  # of whoever submits; no job may take it over
         try:

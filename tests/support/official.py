@@ -66,12 +66,22 @@ def video_model() -> nn.Module:
     return model
 
 
-def draw_weights(model: nn.Module) -> None:
-    """Random weights, also of norms and biases, out of one pool: drawing all of 840 million takes long."""
+def draw_weights(model: nn.Module, *, shared: bool = False) -> None:
+    """Random weights, also of norms and biases, out of one pool: drawing all of 840 million takes long.
+
+    shared: let the weights be parts of one tensor of .2 GB in place of 3.4 GB, in memory and in a file of PyTorch's;
+        they must not be changed then.
+    """
     pool = 0.02 * torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
+    largest = max(parameter.numel() for parameter in model.parameters())
+    whole = pool.repeat(2 + largest // len(pool))
     with torch.no_grad():
         for number, (name, parameter) in enumerate(model.named_parameters()):
-            draws = pool.roll(7919 * number).repeat(-(-parameter.numel() // len(pool)))
-            parameter.copy_(draws[: parameter.numel()].view_as(parameter))
+            start = 7919 * number % len(pool)
+            draws = whole[start : start + parameter.numel()].view_as(parameter)
             if parameter.ndim == 1 and name.endswith("weight"):  # of a norm
-                parameter.add_(1)
+                parameter.copy_(draws + 1)
+            elif shared:
+                parameter.data = draws
+            else:
+                parameter.copy_(draws)
