@@ -1,6 +1,7 @@
 """The base's own answers on training images, as the labels of a run's rehearsal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from lightning_fabric import Fabric
 from rich.console import Console
@@ -10,10 +11,12 @@ from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.run_options import RunOptions
 from sam3_hyperet.data.rehearsal import Answer, RehearsedImages, from_coco, to_coco
 from sam3_hyperet.evaluation.models import at_dial
+from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.files import write_json
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
+from sam3_hyperet.modeling.copies import shared_copy
 from sam3_hyperet.precision import float32_products
 from sam3_hyperet.reading import read_json
 from sam3_hyperet.training.gathering import from_all
@@ -33,38 +36,41 @@ def rehearse(
 
     All processes must call this at once; each asks about its share of the images. Raises DataError.
     """
-    file = run.path / REHEARSAL_FILE
+    file, least = run.path / REHEARSAL_FILE, options.rehearsal.score_threshold
     if run.resume and file.is_file():
         answers = from_coco(images, read_json(file), file)
     else:
         own = range(fabric.global_rank, len(images), fabric.world_size)
-        shares = from_all(fabric, lambda: _answers(model, images, own, options, console))
-        answers = {i: found for share in shares for i, found in share.items()}
+        with counted(console, "images to rehearse", len(own)) as on_image:
+            asked = partial(base_answers, model, images, own, options.protocol, least, on_image)
+            answers = {i: found for share in from_all(fabric, asked) for i, found in share.items()}
         if fabric.is_global_zero:
             write_json(file, to_coco(images, answers))
     images.annotate(answers)
-    for line in images.lines(options.rehearsal.score_threshold):
+    for line in images.lines(least):
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _answers(
-    model: host.Sam3Image, images: RehearsedImages, positions: Sequence[int], options: RunOptions, console: Console
+def base_answers(
+    model: host.Sam3Image,
+    images: RehearsedImages,
+    positions: Sequence[int],
+    protocol: Protocol,
+    score_threshold: float,
+    on_image: Callable[[], None],
 ) -> dict[int, list[Answer]]:
-    """What the base finds on some of the images, by position, as an evaluation would."""
-    base = at_dial(model, 0.0) if adapter_config(model) else model
-    protocol, names = options.protocol.on(next(model.parameters()).device.type), [c.name for c in images.categories]
+    """What a model without its adapters finds on some of the images, by position, computed as the protocol says."""
+    base = (at_dial(model, 0.0) if adapter_config(model) else shared_copy(model)).eval()
+    protocol, names = protocol.on(next(model.parameters()).device.type), [c.name for c in images.categories]
     how = {"prompts_at_once": protocol.prompts_at_once, "precision": protocol.precision}
-    least = options.rehearsal.score_threshold
+    predictor = Predictor(base, names, resolution(model), min_score=score_threshold, **how)
     answers: dict[int, list[Answer]] = {}
-    was_training = model.training
-    with float32_products(protocol.precision), counted(console, "images to rehearse", len(positions)) as on_image:
-        predictor = Predictor(base.eval(), names, resolution(model), **how, min_score=least)
+    with float32_products(protocol.precision):
         for i in positions:
             image, answers[i] = images.load_image(i), []
             for category, prediction in zip(images.categories, predictor.predict(image), strict=True):
-                found = prediction.detections(image.height, image.width, None, score_threshold=least)
+                found = prediction.detections(image.height, image.width, None, score_threshold=score_threshold)
                 scores = found.scores.tolist()
                 answers[i] += [(category.id, *one) for one in zip(found.rles(len(scores)), scores, strict=True)]
             on_image()
-    model.train(was_training)
     return answers

@@ -15,7 +15,10 @@ from rich.console import Console
 import sam3_hyperet as hy
 from sam3_hyperet.choices import VISUAL
 from sam3_hyperet.cli.compare import compare_and_report
+from sam3_hyperet.cli.rehearsal import base_answers
+from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.rehearsal import RehearsedImages
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.evaluation.models import EvalModel, beside_base
 from sam3_hyperet.evaluation.protocol import Protocol
@@ -28,6 +31,7 @@ from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.inference.tiled_prediction import TiledPredictor
 from sam3_hyperet.inference.tiles import Tiling
+from sam3_hyperet.masks import decode
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.sites.table import SITES
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
@@ -239,3 +243,23 @@ def test_a_model_that_has_run_is_moved(device, micro, randomized, image, name):
             again = found(Predictor(model, PROMPTS, 128), image)
             for one, same in zip(first, again, strict=True):
                 torch.testing.assert_close(same.scores.cpu(), one.scores, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_what_is_rehearsed_is_what_the_base_finds_on_a_cpu(device, micro, randomized, tmp_path, precision):
+    """Asked of a model whose adapters have moved and that trains."""
+    scenes = write_scenes(tmp_path, 2, 0, 128, "train")
+    images = RehearsedImages(read_coco(scenes.annotations, scenes.image_folder), PROMPTS, [])
+    adapted = randomized(hy.inject(micro(), hy.HyperETConfig(scheme="A+P")), scale=0.5).to(device).train()
+    asked = iter(range(5))
+    how = Protocol(precision=precision), 0.01, lambda: next(asked)
+    answers = [base_answers(model, images, [0, 1], *how) for model in (micro(), adapted)]
+    assert (next(asked), [one.keys() for one in answers]) == (4, [{0, 1}, {0, 1}])
+    assert adapted.training
+    if precision == "32-true":
+        assert sum(map(len, answers[0].values())) > 10
+        for i, expected in answers[0].items():
+            assert [one[0] for one in answers[1][i]] == [one[0] for one in expected]
+            assert [one[2] for one in answers[1][i]] == pytest.approx([one[2] for one in expected], abs=1e-4)
+            pairs = [(decode(a[1]), decode(b[1])) for a, b in zip(answers[1][i], expected, strict=True)]
+            assert max((a != b).mean() for a, b in pairs) < 1e-3
