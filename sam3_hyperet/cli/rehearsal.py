@@ -9,11 +9,13 @@ from rich.console import Console
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.run_options import RunOptions
-from sam3_hyperet.data.rehearsal import Answer, RehearsedImages, from_coco, to_coco
+from sam3_hyperet.data.options import RehearsalOptions
+from sam3_hyperet.data.rehearsal import Answers, RehearsedImages
 from sam3_hyperet.evaluation.models import at_dial
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.files import write_json
 from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.masks import Rle
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.copies import shared_copy
@@ -36,18 +38,17 @@ def rehearse(
 
     All processes must call this at once; each asks about its share of the images. Raises DataError.
     """
-    file, least = run.path / REHEARSAL_FILE, options.rehearsal.score_threshold
+    file = run.path / REHEARSAL_FILE
     if run.resume and file.is_file():
-        answers = from_coco(images, read_json(file), file)
+        images.annotate(images.from_coco(read_json(file), file))
     else:
         own = range(fabric.global_rank, len(images), fabric.world_size)
         with counted(console, "images to rehearse", len(own)) as on_image:
-            asked = partial(base_answers, model, images, own, options.protocol, least, on_image)
-            answers = {i: found for share in from_all(fabric, asked) for i, found in share.items()}
+            asked = partial(base_answers, model, images, own, options.protocol, options.rehearsal, on_image)
+            images.annotate({i: one for share in from_all(fabric, asked) for i, one in share.items()})
         if fabric.is_global_zero:
-            write_json(file, to_coco(images, answers))
-    images.annotate(answers)
-    for line in images.lines(least):
+            write_json(file, images.to_coco())
+    for line in images.lines(options.rehearsal.score_threshold):
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -56,21 +57,25 @@ def base_answers(
     images: RehearsedImages,
     positions: Sequence[int],
     protocol: Protocol,
-    score_threshold: float,
+    options: RehearsalOptions,
     on_image: Callable[[], None],
-) -> dict[int, list[Answer]]:
+) -> dict[int, Answers]:
     """What a model without its adapters finds on some of the images, by position, computed as the protocol says."""
     base = (at_dial(model, 0.0) if adapter_config(model) else shared_copy(model)).eval()
     protocol, names = protocol.on(next(model.parameters()).device.type), [c.name for c in images.categories]
     how = {"prompts_at_once": protocol.prompts_at_once, "precision": protocol.precision}
-    predictor = Predictor(base, names, resolution(model), min_score=score_threshold, **how)
-    answers: dict[int, list[Answer]] = {}
+    least = options.unclear_threshold
+    predictor = Predictor(base, names, resolution(model), min_score=least, **how)
+    answers: dict[int, Answers] = {}
     with float32_products(protocol.precision):
         for i in positions:
-            image, answers[i] = images.load_image(i), []
+            image, labels, unclear = images.load_image(i), list[tuple[int, Rle, float]](), set[int]()
             for category, prediction in zip(images.categories, predictor.predict(image), strict=True):
-                found = prediction.detections(image.height, image.width, None, score_threshold=score_threshold)
-                scores = found.scores.tolist()
-                answers[i] += [(category.id, *one) for one in zip(found.rles(len(scores)), scores, strict=True)]
+                best = prediction.detections(image.height, image.width, None, score_threshold=least)
+                scores = [score for score in best.scores.tolist() if score >= options.score_threshold]
+                if len(scores) < len(best.scores):
+                    unclear.add(category.id)
+                labels += [(category.id, *one) for one in zip(best.rles(len(scores)), scores, strict=True)]
+            answers[i] = Answers.of(labels, unclear)
             on_image()
     return answers

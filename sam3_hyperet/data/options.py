@@ -185,13 +185,21 @@ class RehearsalOptions:
             rehearsal. Names that the prompts of `data` ask for are left out.
         weight: how often an image is one to rehearse with, relative to `data.weight`.
         images: the base is asked about at most so many training images; 0 for all.
-        score_threshold: detections of the base that score as much are labels; a name without any is absent.
+        score_threshold: detections of the base that score as much are labels.
+        unclear_threshold: those that score less and as much as this are none, but leave open whether there is more: a
+            name that has no others is not asked for on the image. Where all score less than this, it is absent.
     """
 
     names: str | tuple[str, ...] = ()
     weight: PositiveFloat = 1.0
     images: NonNegativeInt = 500
     score_threshold: Probability = 0.5
+    unclear_threshold: Probability = 0.1
 
     def __post_init__(self) -> None:
         check_fields(self, "rehearsal")
+        if self.unclear_threshold > self.score_threshold:
+            found = f"rehearsal.unclear_threshold={self.unclear_threshold:g}"
+            raise ConfigError(
+                f"{found}; expected {self.score_threshold:g}, which is rehearsal.score_threshold, or less"
+            )

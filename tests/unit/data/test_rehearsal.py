@@ -13,7 +13,7 @@ from noise_tree import write_noise_tree
 from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.prompts import PromptSampler
-from sam3_hyperet.data.rehearsal import RehearsedImages, from_coco, to_coco
+from sam3_hyperet.data.rehearsal import Answers, RehearsedImages
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.masks import encode_masks
 
@@ -64,41 +64,57 @@ def test_images_are_evenly_spread_over_the_set(shop, most):
 def test_an_image_shows_what_was_found_and_nothing_else(shop):
     images = RehearsedImages(shop, NAMES, shop.categories, 3)
     assert [images.present(i) for i in range(3)] == [frozenset()] * 3
-    images.annotate({0: [(1, rle(), 0.9), (1, rle(20), 0.6)], 1: [], 2: [(3, rle(), 0.8), (2, rle(0, 0), 0.7)]})
+    third = Answers.of([(3, rle(), 0.8), (2, rle(0, 0), 0.7)], {3})
+    images.annotate({0: Answers(((1, rle(), 0.9), (1, rle(20), 0.6))), 1: Answers(unclear=frozenset({2})), 2: third})
     assert [images.present(i) for i in range(3)] == [{1}, frozenset(), {3}]
-    assert [images.unlabelled(i) for i in range(3)] == [frozenset(), frozenset(), {2}]  # found with an empty mask
+    assert [images.unlabelled(i) for i in range(3)] == [frozenset(), {2}, {2}]  # found with an empty mask
+    assert [images.not_exhaustive(i) for i in range(3)] == [frozenset(), {2}, {2, 3}]
     assert [one.area for one in images.instances(0)] == [160, 160]
     assert images.lines(0.5) == [
         "rehearsal: of 3 names on 3 training images the base has found 3 objects, with a score from 0.5: "
         "car 2, person 1",
-        "rehearsal: found on no image, so asked for as absent alone: tree",
+        "rehearsal: unclear, so not asked, is 22% of the names on an image, of lower scores alone",
+        "rehearsal: found on no image, so at most asked for as absent: tree",
     ]
     assert RehearsedImages(shop, NAMES, shop.categories).lines(0.3)[-1] == (
-        "rehearsal: warning: found on no image, so asked for as absent alone: car, tree, person"
+        "rehearsal: warning: found on no image, so at most asked for as absent: car, tree, person"
     )
 
 
 def test_prompts_are_the_names_alone_and_their_targets_the_answers(shop):
     """No apple, though every image shows one: what the set's own labels say is asked in its own prompts."""
     images = RehearsedImages(shop, NAMES, shop.categories, 2)
-    images.annotate({0: [(1, rle(), 0.9), (1, rle(20), 0.6)], 1: [(2, rle(0, 0), 0.7)]})
+    images.annotate({0: Answers(((1, rle(), 0.9), (1, rle(20), 0.6)), frozenset({1})), 1: Answers(unclear={2})})
     dataset = ConceptPrompts(images, 64, PromptSampler(images.categories, num_positives=2, num_negatives=3))
-    found = [{query.query_text: len(query.object_ids_output) for query in dataset[i].find_queries} for i in range(2)]
-    assert found == [{"car": 2, "tree": 0, "person": 0}, {"car": 0, "person": 0}]
+    queries = [dataset[i].find_queries for i in range(2)]
+    targets = [{one.query_text: len(one.object_ids_output) for one in of_image} for of_image in queries]
+    assert targets == [{"car": 2, "tree": 0, "person": 0}, {"car": 0, "person": 0}]
+    assert {one.query_text for one in queries[0] if not one.is_exhaustive} == {"car"}
+    assert all(one.is_exhaustive for one in queries[1])
 
 
 def test_the_file_is_one_of_coco_and_gives_the_answers_back(shop, tmp_path):
+    """What is absent and what is unclear is in it, too, as LVIS has it."""
     images = RehearsedImages(shop, NAMES, shop.categories, 3)
-    answers = {0: [(1, rle(), 0.9), (3, rle(20), 0.625)], 1: [], 2: [(2, rle(4), 0.5)]}
+    answers = {
+        0: Answers(((1, rle(), 0.9), (3, rle(20), 0.625)), frozenset({1})),
+        1: Answers(unclear=frozenset({2, 3})),
+        2: Answers(((2, rle(4), 0.5),)),
+    }
+    images.annotate(answers)
     file = tmp_path / "rehearsal.json"
-    file.write_text(json.dumps(to_coco(images, answers)))
-    assert from_coco(images, json.loads(file.read_text()), file) == answers
+    file.write_text(json.dumps(images.to_coco()))
+    assert images.from_coco(json.loads(file.read_text()), file) == answers
     opened = read_coco(file, shop.image(0).path.parent)  # by any tool that reads COCO
-    assert [len(opened.instances(i)) for i in range(3)] == [2, 0, 1]
-    assert opened.instances(0)[1].area == 160
+    for i in range(3):
+        assert opened.image(i).path == images.image(i).path
+        assert [one.area for one in opened.instances(i)] == [one.area for one in images.instances(i)]
+        assert opened.unlabelled(i) == images.unlabelled(i)
+        assert opened.not_exhaustive(i) == images.not_exhaustive(i)
     assert (opened.dropped, opened.adjusted) == ({}, {})
     for other in (RehearsedImages(shop, NAMES[:2], shop.categories, 3), RehearsedImages(shop, NAMES, shop.categories)):
         with pytest.raises(DataError, match=r"rehearsal\.json: it is of other images or names than this run's"):
-            from_coco(other, json.loads(file.read_text()), file)
+            other.from_coco(json.loads(file.read_text()), file)
+    broken = {**images.to_coco(), "annotations": [{"image_id": 1, "category_id": 1, "segmentation": {}}]}
     with pytest.raises(DataError, match=r"rehearsal\.json: annotations\[0\]: the key 'score' is missing"):
-        from_coco(images, {**to_coco(images, answers), "annotations": [{"category_id": 1, "segmentation": {}}]}, file)
+        images.from_coco(broken, file)

@@ -17,7 +17,7 @@ from sam3_hyperet.choices import VISUAL
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.rehearsal import base_answers
 from sam3_hyperet.data.coco import read_coco
-from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.options import DataOptions, RehearsalOptions
 from sam3_hyperet.data.rehearsal import RehearsedImages
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.evaluation.models import EvalModel, beside_base
@@ -252,14 +252,15 @@ def test_what_is_rehearsed_is_what_the_base_finds_on_a_cpu(device, micro, random
     images = RehearsedImages(read_coco(scenes.annotations, scenes.image_folder), PROMPTS, [])
     adapted = randomized(hy.inject(micro(), hy.HyperETConfig(scheme="A+P")), scale=0.5).to(device).train()
     asked = iter(range(5))
-    how = Protocol(precision=precision), 0.01, lambda: next(asked)
+    how = Protocol(precision=precision), RehearsalOptions((), 1, 2, 0.01, 0.005), lambda: next(asked)
     answers = [base_answers(model, images, [0, 1], *how) for model in (micro(), adapted)]
     assert (next(asked), [one.keys() for one in answers]) == (4, [{0, 1}, {0, 1}])
     assert adapted.training
     if precision == "32-true":
-        assert sum(map(len, answers[0].values())) > 10
-        for i, expected in answers[0].items():
-            assert [one[0] for one in answers[1][i]] == [one[0] for one in expected]
-            assert [one[2] for one in answers[1][i]] == pytest.approx([one[2] for one in expected], abs=1e-4)
-            pairs = [(decode(a[1]), decode(b[1])) for a, b in zip(answers[1][i], expected, strict=True)]
+        for ours, theirs in zip(answers[1].values(), answers[0].values(), strict=True):
+            assert len(theirs.found) > 3
+            assert ours.unclear == theirs.unclear
+            assert [one[0] for one in ours.found] == [one[0] for one in theirs.found]
+            assert [one[2] for one in ours.found] == pytest.approx([one[2] for one in theirs.found], abs=1e-4)
+            pairs = [(decode(a[1]), decode(b[1])) for a, b in zip(ours.found, theirs.found, strict=True)]
             assert max((a != b).mean() for a, b in pairs) < 1e-3
