@@ -36,7 +36,7 @@ def check_inputs(study: Study) -> None:
         said.add(run.data)
         options = read_run(plain(config))
         _check_arm(run, options)
-        if (images := _inputs(study, run, ("data", MORE_DATA, "protocol"))) not in opened:
+        if (images := _inputs(study, run, ("data", MORE_DATA, "rehearsal", "protocol"))) not in opened:
             opened.add(images)
             _check_images(study, run, options)
 

@@ -108,6 +108,7 @@ def setup_of(values: dict[str, Any]) -> Setup:
         hyperet=run.hyperet,
         data=run.data,
         more_data=run.more_data,
+        rehearsal=run.rehearsal,
         fit=run,
         loss=run.loss,
         cache=run.cache,

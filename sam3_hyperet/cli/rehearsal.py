@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.cli.processes import from_first
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.run_options import RunOptions
 from sam3_hyperet.data.options import RehearsalOptions
@@ -36,18 +37,21 @@ def rehearse(
 ) -> None:
     """Annotate the images with the base's answers: those that the run goes on from, else new ones, which are written.
 
-    All processes must call this at once; each asks about its share of the images. Raises DataError.
+    All processes must call this at once; each asks about its share of the images. Raises DataError for an image or a
+    file that cannot be read, ConfigError where no answer is clear.
     """
     file = run.path / REHEARSAL_FILE
-    if run.resume and file.is_file():
-        images.annotate(images.from_coco(read_json(file), file))
+    before = run.resume and run.resume.parent / REHEARSAL_FILE
+    content = from_first(fabric, lambda: read_json(before) if before and before.is_file() else None)
+    if before and content is not None:
+        answers = images.from_coco(content, before)
     else:
         own = range(fabric.global_rank, len(images), fabric.world_size)
         with counted(console, "images to rehearse", len(own)) as on_image:
             asked = partial(base_answers, model, images, own, options.protocol, options.rehearsal, on_image)
-            images.annotate({i: one for share in from_all(fabric, asked) for i, one in share.items()})
-        if fabric.is_global_zero:
-            write_json(file, images.to_coco())
+            answers = {i: one for share in from_all(fabric, asked) for i, one in share.items()}
+    images.annotate(answers)
+    from_first(fabric, lambda: None if before == file and content else write_json(file, images.to_coco()))
     for line in images.lines(options.rehearsal.score_threshold):
         console.print(line, markup=False, soft_wrap=True)
 

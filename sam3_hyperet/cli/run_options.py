@@ -74,6 +74,8 @@ class RunOptions(FitOptions):
         if Rule.parse(self.train.best).metrics != (LOSS,):  # the protocol then chooses the step
             scored = self.protocol.for_validation(self.train.validate_images).deciding()
             values |= {f"protocol.{key}": value for key, value in scored.items()}
+        if self.rehearsal.names:
+            values["rehearsal.precision"] = self.protocol.precision  # with which the base answers
         if not self.cache.folder:
             values["cache.dtype"] = CacheOptions().dtype  # at which a cache changes nothing
         values["train.prompts_at_once"] = self.train.prompts_at_once or 0

@@ -24,7 +24,7 @@ from sam3_hyperet.training.options import TrainOptions
 from sam3_hyperet.training.run_files import CONFIG_FILE, STATE_FILE
 from sam3_hyperet.wording import count_of
 
-_CHECKED = ("model", "hyperet", "stage", "data", "more_data", "train", "cache", "launcher", "evaluate")
+_CHECKED = ("model", "hyperet", "stage", "data", "more_data", "rehearsal", "train", "cache", "launcher", "evaluate")
 """Keys that decide what `doctor` finds: runs of a sweep in which they are the same are checked once."""
 
 

@@ -191,7 +191,10 @@ def _train(
 
     from_first(fabric, prepare)
     if data.rehearsed:
-        rehearse(model, data.rehearsed, options, run, fabric, console)
+        with _remedy():
+            rehearse(model, data.rehearsed, options, run, fabric, console)
+        # once more: images on which no answer is clear are left out
+        training, tuning = concept_prompts(data, options, resolution(model), lambda line: None)
     options = with_memory(options, fabric, say)
     batch_size, device = options.train.batch_size, fabric.device
     workers = loader_processes(options.train, resolution(model), on_gpu=device.type == "cuda")
@@ -201,11 +204,8 @@ def _train(
     process = {"rank": fabric.global_rank, "world": fabric.world_size}
 
     def batches(step: int) -> Iterator[host.BatchedDatapoint]:
-        try:
+        with _remedy():
             yield from training_batches(training, batch_size, step=step, **order, **process)
-        except DataError as error:
-            remedy = "`sam3-hyperet prepare` opens every file and names all that are broken"
-            raise DataError(f"{error}; {remedy}") from error
 
     def tuning_batches() -> Iterator[host.BatchedDatapoint]:
         return val_batches(tuning, batch_size, device) if tuning else iter(())
@@ -251,6 +251,16 @@ def _train(
         compare_and_report(*inputs, **shown, fabric=fabric, tuning=calibrating)
     _print_next(console, run.path, splits.training)
     return run.path
+
+
+@contextlib.contextmanager
+def _remedy() -> Iterator[None]:
+    """What to do about an image that cannot be read, behind the error that names it."""
+    try:
+        yield
+    except DataError as error:
+        remedy = "`sam3-hyperet prepare` opens every file and names all that are broken"
+        raise DataError(f"{error}; {remedy}") from error
 
 
 def _validation_task(tuning: Split | None, options: RunOptions) -> EvalTask | None:

@@ -1,7 +1,7 @@
 """What a run trains on: its data sets, opened before its model is built, and what a person should read of them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sam3_hyperet.cli.run_options import RunOptions
 from sam3_hyperet.cli.sections import MORE_DATA
@@ -11,7 +11,7 @@ from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.mixture import Mixture, quotas, share
 from sam3_hyperet.data.notes import data_notes, flip_notes, prompt_notes
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.data.rehearsal import RehearsedImages
+from sam3_hyperet.data.rehearsal import RehearsedImages, open_rehearsal
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
 from sam3_hyperet.evaluation.task import check_tiles
 from sam3_hyperet.wording import count_of
@@ -62,7 +62,7 @@ class TrainingData:
 
 
 def open_data(options: RunOptions, *, tune: bool) -> TrainingData:
-    """Open all that the run will read. Raises ConfigError or DataError as `open_run` and `RehearsedImages`."""
+    """Open all that the run will read. Raises ConfigError or DataError as `open_run` and `open_rehearsal`."""
     splits = open_run(options.data, tune=tune, evaluate=options.evaluate)
     more = {name: open_run(one, tune=False, evaluate=False).training for name, one in options.more_data.items()}
     for images in more.values():
@@ -72,11 +72,8 @@ def open_data(options: RunOptions, *, tune: bool) -> TrainingData:
         check_tiles(split, options.protocol)
     rehearsed, rehearsal, of_sets = None, options.rehearsal, [options.data, *options.more_data.values()]
     if rehearsal.names:
-        prompted = prompt_sampler(options.data, splits.training).categories
-        rehearsed = RehearsedImages(splits.training, rehearsal.names, prompted, rehearsal.images)
-        own = {"groups": None, "prompt_weights": None, "negative_prompt_weights": None}  # of names of `data`
-        own |= {"annotated": (), "absent_concepts": (), "weight": rehearsal.weight}
-        of_sets.append(replace(options.data, **own))
+        rehearsed, of_rehearsal = open_rehearsal(rehearsal, options.data, splits.training)
+        of_sets.append(of_rehearsal)
     return TrainingData(splits, more, rehearsed, tuple(of_sets))
 
 

@@ -127,7 +127,9 @@ class ConceptPrompts(Dataset[Datapoint]):
 
     def _prompts(self, regions: _Regions, shown: set[int], i: int, rng: np.random.Generator) -> Sequence[Prompt]:
         """shown: categories that image i has, prompted or not; those that are not may imply some that are."""
-        present, lost = regions.present, self.images.unlabelled(i) - regions.present
+        # of a category that is not exhaustive, the view may show instances without a label
+        present = regions.present
+        lost = (self.images.unlabelled(i) | self.images.not_exhaustive(i)) - present
         unknown, crowds = regions.unknown | lost, regions.crowds | lost
         if self.sampler is not None:
             present |= shown - self._categories.keys()

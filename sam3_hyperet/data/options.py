@@ -1,7 +1,7 @@
 """Options of a data set, without torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar
 
 from sam3_hyperet.errors import ConfigError
@@ -89,7 +89,7 @@ class DataOptions:
         flip: probability of mirroring a training image; None for 0 where a category's name tells left from right, as
             "left hand" does, else for .5.
         zoom: largest factor of a random crop.
-        weight: in a run with `more_data`, how often an image is of this set, relative to the others.
+        weight: in a run with `more_data` or `rehearsal`, how often an image is of this set, relative to the others.
         views: different random views of a training image, taken in turn; 0 for new ones every epoch.
     """
 
@@ -198,6 +198,11 @@ class RehearsalOptions:
 
     def __post_init__(self) -> None:
         check_fields(self, "rehearsal")
+        if not self.names and (given := [name for name in fields(self) if getattr(self, name.name) != name.default]):
+            name = given[0].name
+            raise ConfigError(
+                f"rehearsal.{name}={getattr(self, name)} decides nothing; expected rehearsal.names with it"
+            )
         if self.unclear_threshold > self.score_threshold:
             found = f"rehearsal.unclear_threshold={self.unclear_threshold:g}"
             raise ConfigError(

@@ -9,7 +9,7 @@ on the first. `everyday`: concrete nouns of which no scene shows any, nor a part
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from sam3_hyperet.data.annotations import Category, prompt_name, some, spoken
+from sam3_hyperet.data.annotations import Category, prompt_name, same_prompts, some, spoken
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.scenes.concepts import CONCEPTS, HELD_OUT
 
@@ -84,10 +84,10 @@ def absent_concepts(
     """
     borne = {word.lower() for category in categories for word in (category.name, *category.synonyms)}.union(left_out)
     try:
-        found = dict.fromkeys(prompt_name(name, option) for name in listed(names))
+        found = same_prompts(prompt_name(name, option) for name in listed(names))
     except DataError as error:
         raise ConfigError(str(error)) from None
-    return tuple(name for name in found if name.lower() not in borne)
+    return tuple(name for name in dict.fromkeys(found.values()) if name.lower() not in borne)
 
 
 def without_phrases_of(names: Iterable[str], categories: Iterable[Category]) -> tuple[list[Category], list[str]]:

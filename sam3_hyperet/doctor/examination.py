@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.options import DataOptions, RehearsalOptions
 from sam3_hyperet.doctor import cluster, installation, machine, weights
 from sam3_hyperet.doctor.findings import Examination, Finding, ok
 from sam3_hyperet.doctor.sizes import Sizes
@@ -34,7 +34,7 @@ class Setup:
     adapter: a file to check against the base; None for the run's own adapters at their start.
     tries: whether the model is built and tried; None: unless that takes minutes, as of `large` on a CPU.
     is_submitted: the machine that runs it is another one, so that nothing is asked of this one's devices.
-    more_data: sets that are trained on beside `data`.
+    more_data, rehearsal: what is trained on beside `data`.
     open_folder: says what there is to go on from in `run_dir`. Raises a UserError if it is not for this run.
     """
 
@@ -50,6 +50,7 @@ class Setup:
     evaluate: bool = True
     adapter: Path | None = None
     more_data: Mapping[str, DataOptions] = field(default_factory=dict)
+    rehearsal: RehearsalOptions = field(default_factory=RehearsalOptions)
     tries: bool | None = None
     is_submitted: bool = False
     open_folder: Callable[[], str] | None = None
@@ -141,13 +142,16 @@ def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Split
         def length_rows() -> list[Finding]:
             from sam3_hyperet.data.mixture import quotas, share
 
-            part = share(quotas([one.weight for one in (setup.data, *setup.more_data.values())]))[0]
+            weights = [one.weight for one in (setup.data, *setup.more_data.values())]
+            part = share(quotas([*weights, *([setup.rehearsal.weight] if setup.rehearsal.names else [])]))[0]
             return [ok("length", setup.fit.of_images(len(splits.opened["train"]) / part).train.length)]
 
         yield from check("length", length_rows, "data: train")
     yield from check("data: files", splits.file_rows, "data: train")
     yield from check("data: overlap", splits.overlap_rows, *(f"data: {split}" for split in wanted))
     yield from check("prompts", lambda: splits.prompt_rows(sizes.model), "data: train", "sizes")
+    if setup.rehearsal.names:
+        yield from check("rehearsal", lambda: splits.rehearsal_rows(setup.rehearsal, sizes.model), "prompts")
     if setup.cache.folder:
         folder = Path(setup.cache.folder).expanduser()
 
@@ -155,6 +159,7 @@ def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Split
             views = splits.views
             sizes.check_cache(setup.cache, views)
             shown = len(splits.opened["train"]) * views + len(splits.opened.get("tune", ()))
+            shown += len(splits.opened.get("rehearsal", ())) * views
             size, remedy = sizes.bytes_of_cache(setup.cache, shown), "cache.dtype=bfloat16, or fewer data.views"
             return machine.disk_rows("feature cache", folder, size, remedy)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from sam3_hyperet.arrays.positions import spread
 from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.disjoint import shared_pictures
-from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.options import DataOptions, RehearsalOptions
 from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.layouts.table import explicit
@@ -112,18 +112,32 @@ class Splits:
         if is_clean:
             yield ok("data: overlap", f"no image of train in {' or '.join(others) or 'another split'}")
 
-    def prompt_rows(self, model: object) -> Iterator[Finding]:
+    def rehearsal_rows(self, options: RehearsalOptions, model: object) -> Iterator[Finding]:
+        """What the base will be asked for, and whether SAM 3 reads the whole of each name."""
+        from sam3_hyperet.data.rehearsal import open_rehearsal
+
+        images, _ = open_rehearsal(options, self.data, self.opened["train"])
+        told = "".join(f"; {remark}" for remark in images.remarks)
+        counts = (
+            f"{count_of(len(images.categories), 'name')}, of which the base labels {count_of(len(images), 'image')}"
+        )
+        yield ok("rehearsal", f"{counts}{told}")
+        self.opened["rehearsal"] = images
+        yield from (one for one in self.prompt_rows(model, "rehearsal") if one.status != "ok")
+
+    def prompt_rows(self, model: object, check: str = "") -> Iterator[Finding]:
         """Whether SAM 3 reads the whole of each category's name."""
         from sam3_hyperet.inference.predictor import count_tokens
         from sam3_hyperet.sam3_host import CONTEXT_LENGTH
 
-        check = "prompts" if self.key == "data" else f"{self.key}: prompts"
+        check = check or ("prompts" if self.key == "data" else f"{self.key}: prompts")
         most = CONTEXT_LENGTH - 2  # the start and the end take one each
         names = dict.fromkeys(c.name for images in self.opened.values() for c in images.categories)
         counts = {name: count_tokens(model, name) for name in names}
         if long := [f"{name[:60]!r} has {count} tokens" for name, count in counts.items() if count > most]:
             expected = f"at most {most}, which SAM 3 reads of a prompt; it drops the rest"
-            yield failed(check, some(long), expected, "a shorter name in the annotations")
+            place = "rehearsal.names" if check == "rehearsal" else "the annotations"
+            yield failed(check, some(long), expected, f"a shorter name in {place}")
         else:
             yield ok(check, f"{len(names)} category names of at most {max(counts.values())} tokens; {most} are read")
 

@@ -39,9 +39,11 @@ class RunInfo:
 
     @property
     def trained_on(self) -> str | None:
-        """The data sets, joined by "+"."""
+        """The data sets, joined by "+", with what the base itself has labelled."""
         more = self.config.get("more_data")
         names = [self.of("data", "name"), *(more if isinstance(more, Mapping) else ())]
+        if self.of("rehearsal", "names"):
+            names.append("rehearsal (labels of the base)")
         return " + ".join(str(name) for name in names if name) or None
 
 

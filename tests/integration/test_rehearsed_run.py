@@ -61,9 +61,9 @@ def test_the_labels_are_what_predict_finds_with_the_base(rehearsed, rehearsing, 
     main([*rehearsing, *moved])
     assert found_by(tmp_path / "moved") == expected
     said = capsys.readouterr().out
-    assert "rehearsal: 1 name left out, for which scenes has labels" in said
+    assert "rehearsal: 1 name left out, which the prompts of scenes ask for" in said
     assert "rehearsal: 50.0% of all images are to rehearse with; its 6 are seen" in said
-    assert "rehearsal: of 6 names on 6 training images the base has found" in said
+    assert "rehearsal: the base was asked for 6 names on 6 training images and found" in said
 
 
 def test_a_run_that_goes_on_keeps_its_labels(rehearsed, rehearsing, tmp_path):

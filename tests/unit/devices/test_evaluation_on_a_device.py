@@ -249,16 +249,22 @@ def test_a_model_that_has_run_is_moved(device, micro, randomized, image, name):
 def test_what_is_rehearsed_is_what_the_base_finds_on_a_cpu(device, micro, randomized, tmp_path, precision):
     """Asked of a model whose adapters have moved and that trains."""
     scenes = write_scenes(tmp_path, 2, 0, 128, "train")
-    images = RehearsedImages(read_coco(scenes.annotations, scenes.image_folder), PROMPTS, [])
+    images = RehearsedImages(read_coco(scenes.annotations, scenes.image_folder), PROMPTS)
     adapted = randomized(hy.inject(micro(), hy.HyperETConfig(scheme="A+P")), scale=0.5).to(device).train()
     asked = iter(range(5))
-    how = Protocol(precision=precision), RehearsalOptions((), 1, 2, 0.01, 0.005), lambda: next(asked)
+    how = (
+        Protocol(precision=precision),
+        RehearsalOptions(PROMPTS, score_threshold=0.01, unclear_threshold=0.005),
+        lambda: next(asked),
+    )
     answers = [base_answers(model, images, [0, 1], *how) for model in (micro(), adapted)]
     assert (next(asked), [one.keys() for one in answers]) == (4, [{0, 1}, {0, 1}])
     assert adapted.training
-    if precision == "32-true":
-        for ours, theirs in zip(answers[1].values(), answers[0].values(), strict=True):
-            assert len(theirs.found) > 3
+    for ours, theirs in zip(answers[1].values(), answers[0].values(), strict=True):
+        assert len(theirs.found) > 3
+        best = [{one[0]: one[2] for one in reversed(found)} for found in (ours.found, theirs.found)]
+        assert best[0] == pytest.approx(best[1], abs=1e-4 if precision == "32-true" else 0.02)
+        if precision == "32-true":
             assert ours.unclear == theirs.unclear
             assert [one[0] for one in ours.found] == [one[0] for one in theirs.found]
             assert [one[2] for one in ours.found] == pytest.approx([one[2] for one in theirs.found], abs=1e-4)
