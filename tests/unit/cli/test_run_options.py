@@ -118,6 +118,28 @@ def test_the_protocol_decides_where_the_best_step_is_that_of_a_metric(opened, ea
         opened("train.best=segm/AP", "protocol.mask_threshold=0.4")
 
 
+def test_what_is_rehearsed_decides_with_the_precision_of_its_answers(opened, earlier, tmp_path):
+    """A run of a version that had no rehearsal goes on."""
+    known = "model.checkpoint=null"
+    earlier("state.pt", arguments=(known,))
+    file = tmp_path / "run" / "config.yaml"
+    before = OmegaConf.load(file)
+    del before["rehearsal"]
+    file.write_text(OmegaConf.to_yaml(before))
+    assert opened(known, "protocol.precision=bf16-mixed").resume is not None
+    with pytest.raises(ConfigError, match=r"rehearsal.names is car, but not there in the run of"):
+        opened(known, "rehearsal.names=car")
+    with pytest.raises(
+        ConfigError, match=r"rehearsal.names: the base has random weights, which know nothing to rehearse"
+    ):
+        opened("rehearsal.names=car")
+    config = parse_command("train", [*BASE, known, f"run_dir={tmp_path / 'run'}", "rehearsal.names=car"])[1]
+    file.write_text(OmegaConf.to_yaml(config, resolve=True))
+    assert opened(known, "rehearsal.names=car", "protocol.examples=1").resume is not None
+    with pytest.raises(ConfigError, match=r"rehearsal.precision is bf16-mixed, but auto in the run of"):
+        opened(known, "rehearsal.names=car", "protocol.precision=bf16-mixed")
+
+
 def test_every_option_decides_unless_it_is_named(opened):
     """A new option is taken to decide."""
     config = parse_command("train", BASE)[1]

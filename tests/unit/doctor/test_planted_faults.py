@@ -294,3 +294,19 @@ def test_a_set_that_is_trained_on_as_well_is_checked(examined, shop):
     rows, code = examined(**more | {"more_data.other.root": "/nowhere"})
     assert code == 1
     assert "/nowhere: no such folder" in rows["more_data.other: layout", "failed"]["found"]
+
+
+def test_names_that_the_base_will_be_asked_for_are_checked(examined):
+    """And counted in how long a run of so many epochs is."""
+    known = {"train.epochs": "2", "rehearsal.weight": 0.5}
+    rows, code = examined(**known, **{"rehearsal.names": "[person,car,apple]"})
+    assert code == 0
+    found = rows["rehearsal", "ok"]["found"]
+    assert found == "2 names, of which the base labels 3 images; 1 name left out, which the prompts of shop ask for"
+    assert rows["length", "ok"]["found"].startswith("5 steps of 2 images (train.epochs=2)")
+    rows, code = examined(**known, **{"rehearsal.names": f"[{' '.join(['very'] * 35)} person]"})
+    assert code == 1
+    assert rows["rehearsal", "failed"]["remedy"] == "a shorter name in rehearsal.names"
+    rows, code = examined(**known, **{"rehearsal.names": "[apple]"})
+    assert code == 1
+    assert "training asks for all of them by the labels of shop" in rows["rehearsal", "failed"]["found"]
