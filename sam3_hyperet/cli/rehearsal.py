@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from lightning_fabric import Fabric
 from rich.console import Console
@@ -10,6 +11,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.processes import from_first
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.run_options import RunOptions
+from sam3_hyperet.cli.training_data import with_remedy
 from sam3_hyperet.data.options import RehearsalOptions
 from sam3_hyperet.data.rehearsal import Answers, RehearsedImages
 from sam3_hyperet.evaluation.models import at_dial
@@ -42,18 +44,21 @@ def rehearse(
     """
     file = run.path / REHEARSAL_FILE
     before = run.resume and run.resume.parent / REHEARSAL_FILE
-    content = from_first(fabric, lambda: read_json(before) if before and before.is_file() else None)
-    if before and content is not None:
-        answers = images.from_coco(content, before)
-    else:
+    kept = from_first(fabric, lambda: _read(images, before) if before and before.is_file() else None)
+    answers = kept or {}
+    if not kept:
         own = range(fabric.global_rank, len(images), fabric.world_size)
         with counted(console, "images to rehearse", len(own)) as on_image:
             asked = partial(base_answers, model, images, own, options.protocol, options.rehearsal, on_image)
             answers = {i: one for share in from_all(fabric, asked) for i, one in share.items()}
-    images.annotate(answers)
-    from_first(fabric, lambda: None if before == file and content else write_json(file, images.to_coco()))
+    from_all(fabric, lambda: images.annotate(answers))
+    from_first(fabric, lambda: None if kept and before == file else write_json(file, images.to_coco()))
     for line in images.lines(options.rehearsal.score_threshold):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _read(images: RehearsedImages, file: Path) -> dict[int, Answers]:
+    return images.from_coco(read_json(file), file)
 
 
 def base_answers(
@@ -73,7 +78,9 @@ def base_answers(
     answers: dict[int, Answers] = {}
     with float32_products(protocol.precision):
         for i in positions:
-            image, labels, unclear = images.load_image(i), list[tuple[int, Rle, float]](), set[int]()
+            labels, unclear = list[tuple[int, Rle, float]](), set[int]()
+            with with_remedy():
+                image = images.load_image(i)
             for category, prediction in zip(images.categories, predictor.predict(image), strict=True):
                 best = prediction.detections(image.height, image.width, None, score_threshold=least)
                 scores = [score for score in best.scores.tolist() if score >= options.score_threshold]

@@ -24,11 +24,10 @@ from sam3_hyperet.cli.rehearsal import rehearse
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.step_memory import with_memory
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
-from sam3_hyperet.cli.training_data import calibration_remark, concept_prompts, open_data
+from sam3_hyperet.cli.training_data import calibration_remark, concept_prompts, open_data, with_remedy
 from sam3_hyperet.cli.training_data import views as views_of
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.sources import Split
-from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.cascade import calibration_images
 from sam3_hyperet.evaluation.models import beside_base
 from sam3_hyperet.evaluation.task import EvalTask
@@ -191,8 +190,7 @@ def _train(
 
     from_first(fabric, prepare)
     if data.rehearsed:
-        with _remedy():
-            rehearse(model, data.rehearsed, options, run, fabric, console)
+        rehearse(model, data.rehearsed, options, run, fabric, console)
         # once more: images on which no answer is clear are left out
         training, tuning = concept_prompts(data, options, resolution(model), lambda line: None)
     options = with_memory(options, fabric, say)
@@ -204,7 +202,7 @@ def _train(
     process = {"rank": fabric.global_rank, "world": fabric.world_size}
 
     def batches(step: int) -> Iterator[host.BatchedDatapoint]:
-        with _remedy():
+        with with_remedy():
             yield from training_batches(training, batch_size, step=step, **order, **process)
 
     def tuning_batches() -> Iterator[host.BatchedDatapoint]:
@@ -251,16 +249,6 @@ def _train(
         compare_and_report(*inputs, **shown, fabric=fabric, tuning=calibrating)
     _print_next(console, run.path, splits.training)
     return run.path
-
-
-@contextlib.contextmanager
-def _remedy() -> Iterator[None]:
-    """What to do about an image that cannot be read, behind the error that names it."""
-    try:
-        yield
-    except DataError as error:
-        remedy = "`sam3-hyperet prepare` opens every file and names all that are broken"
-        raise DataError(f"{error}; {remedy}") from error
 
 
 def _validation_task(tuning: Split | None, options: RunOptions) -> EvalTask | None:

@@ -1,6 +1,7 @@
 """What a run trains on: its data sets, opened before its model is built, and what a person should read of them."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sam3_hyperet.cli.run_options import RunOptions
@@ -13,6 +14,7 @@ from sam3_hyperet.data.notes import data_notes, flip_notes, prompt_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.rehearsal import RehearsedImages, open_rehearsal
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
+from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.task import check_tiles
 from sam3_hyperet.wording import count_of
 
@@ -77,6 +79,16 @@ def open_data(options: RunOptions, *, tune: bool) -> TrainingData:
     return TrainingData(splits, more, rehearsed, tuple(of_sets))
 
 
+@contextmanager
+def with_remedy() -> Iterator[None]:
+    """Add what to do about an image that cannot be read to the error that names it."""
+    try:
+        yield
+    except DataError as error:
+        remedy = "`sam3-hyperet prepare` opens every file and names all that are broken"
+        raise DataError(f"{error}; {remedy}") from error
+
+
 def calibration_remark(data: TrainingData, calibrating: AnnotatedImages) -> str:
     """A warning of pictures that are trained on and calibrate a cascade, "" if there are none."""
     trained = [name for images in data.labelled for name in shared_pictures(images, calibrating)]
@@ -95,9 +107,9 @@ def concept_prompts(
     parts = []
     for one, images in zip(data.options, data.sets, strict=True):
         sampler = prompt_sampler(one, images)
-        notes = [*data_notes(images), *prompt_notes(images, sampler)]
-        if images is data.rehearsed:  # whose labels are still to come
-            notes = [f"{images.name}: {remark}" for remark in images.remarks]
+        has_labels = images is not data.rehearsed  # whose labels are still to come
+        remarks = [f"{images.name}: {remark}" for remark in images.remarks]
+        notes = [*data_notes(images), *prompt_notes(images, sampler)] if has_labels else remarks
         for line in (*notes, *flip_notes(images, one.flip)):
             say(line)
         if images.boxed:

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from sam3_hyperet.cli.predict import main as predict
 from sam3_hyperet.cli.train import main
+from sam3_hyperet.data.rehearsal import RehearsedImages
+from sam3_hyperet.errors import DataError
 
 pytestmark = pytest.mark.integration
 NAMES = ["car", "road", "sky", "bus", "dog", "house"]
@@ -86,3 +88,21 @@ def test_two_processes_share_the_asking(rehearsed, rehearsing, tmp_path):
     assert found_by(tmp_path / "run") == found_by(rehearsed)
     ours, theirs = (load_file(folder / "adapter_last.safetensors") for folder in (tmp_path / "run", rehearsed))
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 2e-6
+
+
+def test_a_broken_picture_and_a_damaged_file_are_named(rehearsed, rehearsing, tmp_path, monkeypatch):
+    """With a remedy each, before anything is trained."""
+    state, other = rehearsed / "state.pt", tmp_path / "other"
+    other.mkdir()
+    for file in (state, rehearsed / "config.yaml"):
+        (other / file.name).write_bytes(file.read_bytes())
+    (other / "rehearsal.json").write_text('{"categories": [], "images": [], "annotations": []}')
+    with pytest.raises(DataError, match=r"other/rehearsal\.json: it is of other images or names .*is asked anew$"):
+        main([*rehearsing, f"resume={other / 'state.pt'}", f"run_dir={tmp_path / 'next'}"])
+
+    def load_image(images, i):
+        raise DataError(f"{images.image(i).path}: cut off")
+
+    monkeypatch.setattr(RehearsedImages, "load_image", load_image)
+    with pytest.raises(DataError, match=r"000001\.png: cut off; `sam3-hyperet prepare` opens every file"):
+        main([*rehearsing, f"run_dir={tmp_path / 'broken'}"])
