@@ -68,7 +68,7 @@ class RunOptions(FitOptions):
             if section.name == MORE_DATA:
                 for name, data in self.more_data.items():
                     values |= {f"{MORE_DATA}.{name}.{key}": one for key, one in _deciding(data).items()}
-            elif section.name not in _SAME_RESULT and (section.name != "rehearsal" or self.rehearsal.names):
+            elif section.name not in _SAME_RESULT:
                 of_section = _deciding(value) if is_dataclass(value) else {"": value}
                 values |= {f"{section.name}.{key}".rstrip("."): one for key, one in of_section.items()}
         if Rule.parse(self.train.best).metrics != (LOSS,):  # the protocol then chooses the step
@@ -149,7 +149,9 @@ def read_run(values: Mapping[str, Any]) -> RunOptions:
 
 
 def _deciding(section: Any) -> dict[str, Any]:
-    """The options of a section by name, without those that decide nothing: words, and exemplars of none."""
+    """The options of a section by name, without those that decide nothing: words, exemplars and rehearsal of none."""
+    if isinstance(section, RehearsalOptions) and not section.names:
+        return {}
     values, off = asdict(section), tuple[str, ...]()
     if isinstance(section, DataOptions):
         off = ("groups_note", *(() if section.exemplars else ("exemplars", "exemplars_alone")))

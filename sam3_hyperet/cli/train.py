@@ -24,9 +24,10 @@ from sam3_hyperet.cli.rehearsal import rehearse
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.step_memory import with_memory
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
-from sam3_hyperet.cli.training_data import calibration_remark, concept_prompts, open_data, with_remedy
+from sam3_hyperet.cli.training_data import calibration_remark, concept_prompts, open_data, with_answers, with_remedy
 from sam3_hyperet.cli.training_data import views as views_of
 from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.mixture import Mixture
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.evaluation.cascade import calibration_images
 from sam3_hyperet.evaluation.models import beside_base
@@ -191,8 +192,8 @@ def _train(
     from_first(fabric, prepare)
     if data.rehearsed:
         rehearse(model, data.rehearsed, options, run, fabric, console)
-        # once more: images on which no answer is clear are left out
-        training, tuning = concept_prompts(data, options, resolution(model), lambda line: None)
+        assert isinstance(training, Mixture)
+        training = with_answers(training, data, options, resolution(model))
     options = with_memory(options, fabric, say)
     batch_size, device = options.train.batch_size, fabric.device
     workers = loader_processes(options.train, resolution(model), on_gpu=device.type == "cuda")

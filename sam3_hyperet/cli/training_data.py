@@ -106,19 +106,17 @@ def concept_prompts(
     """What a run trains on, and what it measures its loss on, if it does."""
     parts = []
     for one, images in zip(data.options, data.sets, strict=True):
-        sampler = prompt_sampler(one, images)
         has_labels = images is not data.rehearsed  # whose labels are still to come
         remarks = [f"{images.name}: {remark}" for remark in images.remarks]
-        notes = [*data_notes(images), *prompt_notes(images, sampler)] if has_labels else remarks
+        notes = [*data_notes(images), *prompt_notes(images, prompt_sampler(one, images))] if has_labels else remarks
         for line in (*notes, *flip_notes(images, one.flip)):
             say(line)
         if images.boxed:
             say(f"{images.name}: of boxes without a mask, no mask is learnt, nor the semantic map of their prompts")
-        boxes = (one.exemplars, one.exemplars_alone)
         if one.exemplars:
             alone = f"{one.exemplars_alone:.0%} of these without the name"
             say(f"{images.name}: {one.exemplars:.0%} of the present prompts are given a box, {alone}")
-        parts.append(ConceptPrompts(images, side, sampler, augmentation(one, images), options.seed, *boxes))
+        parts.append(_prompts_of(images, one, side, options.seed))
         for reason, count in parts[-1].dropped.items():
             say(f"{images.name}: not trained on: {count} × {reason}")
     training = Mixture(parts, data.quotas) if len(parts) > 1 else parts[0]
@@ -129,6 +127,18 @@ def concept_prompts(
         if line not in said:
             say(f"tuning images: {line}")
     return training, ConceptPrompts(held_out, side, prompt_sampler(options.data, held_out), None, options.seed)
+
+
+def with_answers(training: Mixture, data: TrainingData, options: RunOptions, side: int) -> Mixture:
+    """The same once the images to rehearse with are annotated: without those on which no answer is clear."""
+    assert data.rehearsed is not None
+    rehearsed = _prompts_of(data.rehearsed, data.options[-1], side, options.seed)
+    return Mixture([*training.parts[:-1], rehearsed], training.quotas)
+
+
+def _prompts_of(images: AnnotatedImages, options: DataOptions, side: int, seed: int) -> ConceptPrompts:
+    sampler, boxes = prompt_sampler(options, images), (options.exemplars, options.exemplars_alone)
+    return ConceptPrompts(images, side, sampler, augmentation(options, images), seed, *boxes)
 
 
 def views(training: ConceptPrompts | Mixture, tuning: ConceptPrompts | None) -> int:
