@@ -12,8 +12,9 @@ from sam3_hyperet.cli.processes import from_first
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.run_options import RunOptions
 from sam3_hyperet.cli.training_data import with_remedy
+from sam3_hyperet.data.answers import Answers
 from sam3_hyperet.data.options import RehearsalOptions
-from sam3_hyperet.data.rehearsal import Answers, RehearsedImages
+from sam3_hyperet.data.rehearsal import RehearsedImages
 from sam3_hyperet.evaluation.models import at_dial
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.files import write_json
@@ -53,7 +54,7 @@ def rehearse(
             answers = {i: one for share in from_all(fabric, asked) for i, one in share.items()}
     from_all(fabric, lambda: images.annotate(answers))
     from_first(fabric, lambda: None if kept and before == file else write_json(file, images.to_coco()))
-    for line in images.lines(options.rehearsal.score_threshold):
+    for line in images.lines_of_training(options.rehearsal.score_threshold):
         console.print(line, markup=False, soft_wrap=True)
 
 

@@ -3,108 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sam3_hyperet import masks
 from sam3_hyperet.arrays.positions import spread
-from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, Instance, some
+from sam3_hyperet.data.annotations import AnnotatedImages, Category, some
+from sam3_hyperet.data.answers import AnsweredImages, Answers
 from sam3_hyperet.data.directions import directional
 from sam3_hyperet.data.options import DataOptions, RehearsalOptions
 from sam3_hyperet.data.sources import prompt_sampler
+from sam3_hyperet.data.subsets import Subset
 from sam3_hyperet.data.vocabularies import absent_concepts
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.masks import Rle
 from sam3_hyperet.wording import count_of
 
-_LISTED = 40  # names in a line
 
+class RehearsedImages(AnsweredImages):
+    """Some training images of a data set, evenly spread, to be annotated with a model's answers to names.
 
-@dataclass(frozen=True)
-class Answers:
-    """What a model has found on an image.
-
-    found: category id, mask at the image's size, and score of each detection that is a label. unclear: ids of the
-    categories of which there may be more: they have detections that are no labels.
-    """
-
-    found: tuple[tuple[int, Rle, float], ...] = ()
-    unclear: frozenset[int] = frozenset()
-
-    @property
-    def present(self) -> frozenset[int]:
-        """Ids of the categories with a label."""
-        return frozenset(category for category, _, _ in self.found)
-
-    @classmethod
-    def of(cls, labels: Sequence[tuple[int, Rle, float]], unclear: Collection[int]) -> Answers:
-        """The same of labels of which some may be empty: these leave their categories unclear."""
-        empty = [category for category, rle, _ in labels if not masks.area(rle)]
-        found = [one for one in labels if masks.area(one[1])] if empty else labels
-        return cls(tuple(found), frozenset(unclear).union(empty))
-
-
-class RehearsedImages(AnnotatedImages):
-    """Some images of a data set, evenly spread, to be annotated with a model's answers to names.
-
-    names: prompts, each once. most: images; 0 for all. Until `annotate` is called no image shows any of the names; from
-    then on each shows what was found there, and nothing else.
+    most: images; 0 for all.
     """
 
     def __init__(self, whole: AnnotatedImages, names: Sequence[str], most: int = 0) -> None:
-        super().__init__("rehearsal", [Category(i, name) for i, name in enumerate(names, start=1)])
-        self._whole, self.is_upright = whole, whole.is_upright
-        self._positions = spread(len(whole), most or len(whole))
-        self._answers: Mapping[int, Answers] = {}
+        super().__init__("rehearsal", Subset(whole, spread(len(whole), most or len(whole))), names)
 
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def image(self, i: int) -> ImageInfo:
-        return self._whole.image(self._positions[i])
-
-    def instances(self, i: int) -> tuple[Instance, ...]:
-        return tuple(Instance(category, rle) for category, rle, _ in self._of(i).found)
-
-    def present(self, i: int) -> frozenset[int]:
-        return self._of(i).present
-
-    def unlabelled(self, i: int) -> frozenset[int]:
-        return self._of(i).unclear - self._of(i).present
-
-    def not_exhaustive(self, i: int) -> frozenset[int]:
-        return self._of(i).unclear
-
-    def annotate(self, answers: Mapping[int, Answers]) -> None:
-        """Take the answers on images, by position, as their annotations. Raises ConfigError: nothing can be asked."""
-        self._answers = answers
-        if not any(len(self.unlabelled(i)) < len(self.categories) for i in range(len(self))):
-            found = (
-                f"every name has a score below rehearsal.score_threshold alone on all of {count_of(len(self), 'image')}"
-            )
-            expected = "a higher rehearsal.unclear_threshold, from which on names are left open, or other names"
-            raise ConfigError(f"rehearsal.names: {found}, so nothing can be asked; expected {expected}")
-
-    def lines(self, score_threshold: float) -> list[str]:
-        """What the base has found, for people."""
-        found = Counter(category for one in self._answers.values() for category, _, _ in one.found)
-        counts = [f"{category.name} {found[category.id]:,}" for category in self.categories if found[category.id]]
-        nowhere = [category.name for category in self.categories if not found[category.id]]
-        asked = f"{count_of(len(self.categories), 'name')} on {count_of(len(self), 'training image')}"
-        what = f"{count_of(sum(found.values()), 'object')} that score {score_threshold:g} or more"
-        lines = [f"rehearsal: the base was asked for {asked} and found {what}: {some(counts, _LISTED) or 'nothing'}"]
-        if nowhere:
-            warning = "" if counts else "warning: "
-            lines.append(f"rehearsal: {warning}found nowhere, so never asked for as present: {some(nowhere, _LISTED)}")
-        unclear = [len(self.unlabelled(i)) for i in range(len(self))]
-        if share := sum(unclear) / (len(self) * len(self.categories)):
-            lines.append(
-                f"rehearsal: {share:.0%} of the questions had low scores alone for an answer and are not trained on"
-            )
-        if left := unclear.count(len(self.categories)):
+    def lines_of_training(self, score_threshold: float) -> list[str]:
+        """What the base has found and what is trained on of it, for people."""
+        words = "never asked for as present", "are not trained on"
+        lines = self.lines(score_threshold, "training image", *words)
+        if left := sum(len(self.unlabelled(i)) == len(self.categories) for i in range(len(self))):
             lines.append(f"rehearsal: {count_of(left, 'image')} left out, on which no answer was clear")
         return lines
 
@@ -143,9 +74,6 @@ class RehearsedImages(AnnotatedImages):
         if (names, written) != ([one.name for one in self.categories], shown):
             raise DataError(f"{file}: it is of other images or names than this run's rehearsal; {remedy}")
         return {i: Answers(tuple(found[i]), unclear[i]) for i in range(len(self))}
-
-    def _of(self, i: int) -> Answers:
-        return self._answers.get(range(len(self))[i], Answers())
 
 
 def open_rehearsal(

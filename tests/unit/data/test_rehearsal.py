@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from noise_tree import write_noise_tree
 
+from sam3_hyperet.data.answers import Answers
 from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.options import DataOptions, RehearsalOptions
 from sam3_hyperet.data.prompts import PromptSampler
-from sam3_hyperet.data.rehearsal import Answers, RehearsedImages, open_rehearsal
+from sam3_hyperet.data.rehearsal import RehearsedImages, open_rehearsal
 from sam3_hyperet.data.sources import training_images
 from sam3_hyperet.data.transforms import Augmentation
 from sam3_hyperet.errors import ConfigError, DataError
@@ -111,14 +112,14 @@ def test_an_image_shows_what_was_found_and_nothing_else(shop):
     assert [images.unlabelled(i) for i in range(3)] == [frozenset(), {2}, {2}]  # found with an empty mask
     assert [images.not_exhaustive(i) for i in range(3)] == [frozenset(), {2}, {2, 3}]
     assert [one.area for one in images.instances(0)] == [160, 160]
-    assert images.lines(0.5) == [
+    assert images.lines_of_training(0.5) == [
         "rehearsal: the base was asked for 3 names on 3 training images and found 3 objects that score 0.5 or more: "
         "car 2, person 1",
         "rehearsal: found nowhere, so never asked for as present: tree",
         "rehearsal: 22% of the questions had low scores alone for an answer and are not trained on",
     ]
     images.annotate({0: Answers(), 1: Answers(), 2: Answers(unclear=frozenset({1, 2, 3}))})
-    assert images.lines(0.5)[1:] == [
+    assert images.lines_of_training(0.5)[1:] == [
         "rehearsal: warning: found nowhere, so never asked for as present: car, tree, person",
         "rehearsal: 33% of the questions had low scores alone for an answer and are not trained on",
         "rehearsal: 1 image left out, on which no answer was clear",
