@@ -13,12 +13,13 @@ from sam3_hyperet.cli.dial import print_front
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.tables import print_table
 from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.answers import AnsweredImages
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.evaluation.compare import Comparison, compare, model_parts, remove_records
 from sam3_hyperet.evaluation.dial import DialFront, default_rule, front_of
-from sam3_hyperet.evaluation.metrics.key import MetricKey
+from sam3_hyperet.evaluation.metrics.key import KEPT, MetricKey
 from sam3_hyperet.evaluation.models import BASE, EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import open_task
@@ -46,15 +47,17 @@ def compare_and_report(
     tuning: AnnotatedImages | None = None,
     resume: str = "auto",
     keep_records: bool = False,
+    kept: AnsweredImages | None = None,
     dial_rule: Rule | None = None,
     front: DialFront | None = None,
     base: str = "",
 ) -> dict[str, float]:
     """Compare models (see `evaluation.compare.compare`), print the main metrics, write metrics.json and report.html.
 
-    `dial_rule` is what the front of models along a dial shows, if it can; `front` is the one that chose their dial.
-    `base` names the base weights, `extra` has more metrics to write, `tuning` is for `compare`. `resume` is "auto" to
-    go on from the records in `run_dir`, "never" to start over.
+    `kept` is what `evaluation.kept.open_kept` returns for the split. `dial_rule` is what the front of models along a
+    dial shows, if it can; `front` is the one that chose their dial. `base` names the base weights, `extra` has more
+    metrics to write, `tuning` is for `compare`. `resume` is "auto" to go on from the records in `run_dir`, "never" to
+    start over.
     Returns the metrics; nothing in a process that is not the first.
     """
     Manifest(run_dir).check(*EVALUATION_FILES)
@@ -62,7 +65,7 @@ def compare_and_report(
     say, progress = partial(console.print, markup=False, soft_wrap=True), partial(counted, console, what)
     for line in data_notes(split.images):
         say(line)
-    task, goes_on = open_task(split, protocol), resume == "auto"
+    task, goes_on = open_task(split, protocol, kept), resume == "auto"
     if protocol.asks_present:
         left_out = ", ".join(["cgF1", *_left_out(split, protocol)])
         say(f"prompts: {protocol.prompted_by}; not comparable with other protocols; without {left_out}")
@@ -91,6 +94,8 @@ def how_measured(comparison: Comparison) -> dict[str, object]:
     prompts = {"prompted_by": protocol.prompted_by} if protocol.asks_present else {}
     data = {"name": comparison.data.name, "split": split.name, "images": len(comparison.task.positions)}
     data |= {"prompts": list(comparison.task.vocabulary)}
+    if kept := comparison.task.kept:
+        data |= {KEPT: {**asdict(kept.options), "names": [category.name for category in kept.categories]}}
     return {"protocol": asdict(protocol), "data": data, "precision": protocol.precision, **tiles, **prompts}
 
 

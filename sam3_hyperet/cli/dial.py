@@ -11,11 +11,13 @@ from rich.table import Column, Table
 from sam3_hyperet.choices import AUTO
 from sam3_hyperet.cli.of_run import config_of_run, listed
 from sam3_hyperet.cli.tables import print_table
+from sam3_hyperet.data.answers import AnsweredImages
 from sam3_hyperet.data.disjoint import shared_pictures
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split, open_split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.dial import GRID, DialFront
+from sam3_hyperet.evaluation.metrics.key import names_kept
 from sam3_hyperet.evaluation.models import BASE, EvalModel, TrainedFiles
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import EvalTask, open_task
@@ -28,6 +30,7 @@ from sam3_hyperet.report.tables import MISSING, front_rows
 from sam3_hyperet.training.choice import LOSS, Rule
 from sam3_hyperet.wording import count_of
 
+OpenKept = Callable[[Split], AnsweredImages | None]
 _EXAMPLE = "'max group/segm/AP where object/segm/AP >= base-0.02'"
 
 
@@ -99,15 +102,15 @@ class DialOptions:
                 f"but {', '.join(data.splits)}; expected data.splits.tune or data.splits.train, or dial=NUMBER"
             )
 
-    def open_tuning(self, data: DataOptions, scored: Split, protocol: Protocol) -> EvalTask | None:
+    def open_tuning(self, data: DataOptions, scored: Split, protocol: Protocol, kept: OpenKept) -> EvalTask | None:
         """The task on which the dial is chosen, None without "auto". Raises ConfigError for a rule of other metrics.
 
-        So it does where a tuning image is scored as well.
+        So it does where a tuning image is scored as well. kept: what `open_kept` returns for a split.
         """
         if self.rule is None or not (self.along or self.is_auto):
             return None
         if self.along:
-            few = known_metrics(open_task(scored, protocol.for_validation(1)))
+            few = known_metrics(open_task(scored, protocol.for_validation(1), kept(scored)))
             if self.rule.option == "dial_rule":  # that of a run is shown where it can be
                 self.rule.check(dict.fromkeys(few, 0.0), f"images of the {scored.name} split")
             return None
@@ -115,7 +118,8 @@ class DialOptions:
         if shared := shared_pictures(split.images, scored.images):
             found = f"{len(shared)} of its tuning images are scored in split={scored.name}, the first {shared[0]}"
             raise ConfigError(f"dial=auto: {found}; expected splits that share none")
-        task = open_validation(split, protocol, protocol.calibration_images)
+        answered = kept(split) if names_kept(self.rule.metrics) else None
+        task = open_validation(split, protocol, protocol.calibration_images, answered)
         source = f"the {count_of(len(task.positions), 'tuning image')}"
         self.rule.check(known_metrics(task), source, "protocol.calibration_images")
         return task

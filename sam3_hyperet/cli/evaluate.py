@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,15 @@ from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.dial import DialOptions, print_front, save_dials, set_dials, tuned_on
 from sam3_hyperet.cli.doctor import warnings_of
-from sam3_hyperet.cli.of_run import listed
+from sam3_hyperet.cli.of_run import config_of_run, listed
 from sam3_hyperet.cli.processes import from_first, make_fabric
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.submit import parse_runs, submit_jobs
-from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions
-from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.data.answers import AnsweredImages
+from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions, KeptOptions
+from sam3_hyperet.data.sources import Split, open_split
+from sam3_hyperet.data.vocabularies import listed as listed_names
 from sam3_hyperet.doctor.cluster import unseen
 from sam3_hyperet.doctor.findings import Finding, ok
 from sam3_hyperet.doctor.job import examine_job
@@ -32,6 +34,8 @@ from sam3_hyperet.doctor.splits import small
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.cascade import calibration_images
 from sam3_hyperet.evaluation.dial import choose_dial
+from sam3_hyperet.evaluation.kept import open_kept
+from sam3_hyperet.evaluation.metrics.key import KEPT
 from sam3_hyperet.evaluation.models import DIALS, EXACT, FIRST_LOOKS, TrainedFiles, along_dial, open_models
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.recording import RECORDS
@@ -96,7 +100,8 @@ def evaluate(config: DictConfig) -> Path:
             split = open_split(data, str(config.split))
             check_tiles(split, protocol)
             tuning = calibration_images(data, split, protocol)
-            choosing = dials.open_tuning(data, split, protocol)
+            kept = _open_kept(config, split, protocol, say)
+            choosing = dials.open_tuning(data, split, protocol, partial(_open_kept, config, protocol=protocol))
         models = open_models(model_values, trained, fabric.device if fabric.world_size > 1 else device)
         front = None
         if choosing and dials.rule:
@@ -122,6 +127,7 @@ def evaluate(config: DictConfig) -> Path:
             console=console,
             fabric=fabric,
             tuning=tuning,
+            kept=kept,
             resume=config.resume,
             keep_records=config.keep_records,
             dial_rule=dials.rule,
@@ -137,6 +143,16 @@ def evaluate(config: DictConfig) -> Path:
 def _trained(config: DictConfig, data: DataOptions) -> dict[str, TrainedFiles]:
     use_weights = "model" in config.of_run
     return find_trained(listed(config.adapter), listed(config.run), data=data.name, use_weights=use_weights)
+
+
+def _open_kept(
+    config: DictConfig, split: Split, protocol: Protocol, say: Callable[[str], None] = lambda line: None
+) -> AnsweredImages | None:
+    """What `open_kept` returns for a split, by the options and by what the runs have rehearsed."""
+    options = read_options(KeptOptions, plain(config.kept), "kept")
+    of_runs = [(config_of_run(run).get("rehearsal") or {}).get("names") or () for run in listed(config.run)]
+    rehearsed = [name for names in of_runs for name in listed_names(names)]
+    return open_kept(options, split, protocol, rehearsed=rehearsed, say=say)
 
 
 def _warnings(values: dict[str, Any]) -> list[str]:
@@ -157,7 +173,7 @@ def _warnings(values: dict[str, Any]) -> list[str]:
             split = open_split(few, values["split"])
             check_tiles(split, protocol)
             calibration_images(few, split, protocol)
-            task = open_task(split, protocol)
+            task = open_task(split, protocol, _open_kept(config, split, protocol))
         check_prompts(model, task.vocabulary)
         yield ok("data", f"{count_of(len(task.positions), 'image')}, {count_of(len(task.vocabulary), 'prompt')}")
 
@@ -200,9 +216,8 @@ def find_trained(adapters: list[Path], runs: list[Path], *, data: str, use_weigh
     found: dict[str, TrainedFiles] = {}
     for name, of_model in zip(names, files, strict=True):
         if of_model.adapter or of_model.weights:  # the name is also that of a folder
-            found[unique(name.strip(".") or "adapter", {*found, data, *RESERVED_NAMES, EXACT, FIRST_LOOKS, DIALS})] = (
-                of_model
-            )
+            taken = {*found, data, *RESERVED_NAMES, EXACT, FIRST_LOOKS, DIALS, KEPT}
+            found[unique(name.strip(".") or "adapter", taken)] = of_model
     return found
 
 

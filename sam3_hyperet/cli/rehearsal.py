@@ -13,7 +13,6 @@ from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.run_options import RunOptions
 from sam3_hyperet.cli.training_data import with_remedy
 from sam3_hyperet.data.answers import Answers
-from sam3_hyperet.data.options import RehearsalOptions
 from sam3_hyperet.data.rehearsal import RehearsedImages
 from sam3_hyperet.evaluation.models import at_dial
 from sam3_hyperet.evaluation.protocol import Protocol
@@ -50,11 +49,11 @@ def rehearse(
     if not kept:
         own = range(fabric.global_rank, len(images), fabric.world_size)
         with counted(console, "images to rehearse", len(own)) as on_image:
-            asked = partial(base_answers, model, images, own, options.protocol, options.rehearsal, on_image)
+            asked = partial(base_answers, model, images, own, options.protocol, on_image)
             answers = {i: one for share in from_all(fabric, asked) for i, one in share.items()}
     from_all(fabric, lambda: images.annotate(answers))
     from_first(fabric, lambda: None if kept and before == file else write_json(file, images.to_coco()))
-    for line in images.lines_of_training(options.rehearsal.score_threshold):
+    for line in images.lines_of_training():
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -67,14 +66,13 @@ def base_answers(
     images: RehearsedImages,
     positions: Sequence[int],
     protocol: Protocol,
-    options: RehearsalOptions,
     on_image: Callable[[], None],
 ) -> dict[int, Answers]:
     """What a model without its adapters finds on some of the images, by position, computed as the protocol says."""
     base = (at_dial(model, 0.0) if adapter_config(model) else shared_copy(model)).eval()
     protocol, names = protocol.on(next(model.parameters()).device.type), [c.name for c in images.categories]
     how = {"prompts_at_once": protocol.prompts_at_once, "precision": protocol.precision}
-    least = options.unclear_threshold
+    least = images.options.unclear_threshold
     predictor = Predictor(base, names, resolution(model), min_score=least, **how)
     answers: dict[int, Answers] = {}
     with float32_products(protocol.precision):
@@ -84,7 +82,7 @@ def base_answers(
                 image = images.load_image(i)
             for category, prediction in zip(images.categories, predictor.predict(image), strict=True):
                 best = prediction.detections(image.height, image.width, None, score_threshold=least)
-                scores = [score for score in best.scores.tolist() if score >= options.score_threshold]
+                scores = [score for score in best.scores.tolist() if score >= images.options.score_threshold]
                 if len(scores) < len(best.scores):
                     unclear.add(category.id)
                 labels += [(category.id, *one) for one in zip(best.rles(len(scores)), scores, strict=True)]

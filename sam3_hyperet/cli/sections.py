@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from sam3_hyperet.choices import AUTO, DEMO_DIAL, MAX_DIAL, PRECISIONS, RADIUS_SCALES, SMALLEST_OVERLAY
-from sam3_hyperet.data.options import EXIF, DataOptions, RehearsalOptions
+from sam3_hyperet.data.options import EXIF, DataOptions, KeptOptions, RehearsalOptions
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.losses.options import LossOptions
@@ -18,6 +18,7 @@ SECTIONS: dict[str, type] = {
     "stage": training.StageOptions,
     "data": DataOptions,
     "rehearsal": RehearsalOptions,
+    "kept": KeptOptions,
     "loss": LossOptions,
     "optim": training.OptimizerOptions,
     "radius": training.RadiusOptions,

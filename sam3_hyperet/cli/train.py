@@ -1,7 +1,7 @@
 """`sam3-hyperet train`: train, then score the base and the adapted model, and write the report."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,9 +28,13 @@ from sam3_hyperet.cli.training_data import calibration_remark, concept_prompts, 
 from sam3_hyperet.cli.training_data import views as views_of
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.mixture import Mixture
+from sam3_hyperet.data.options import KeptOptions
 from sam3_hyperet.data.sources import Split
+from sam3_hyperet.data.vocabularies import listed
 from sam3_hyperet.evaluation.cascade import calibration_images
-from sam3_hyperet.evaluation.models import beside_base
+from sam3_hyperet.evaluation.kept import kept_lines, open_kept
+from sam3_hyperet.evaluation.metrics.key import names_kept
+from sam3_hyperet.evaluation.models import BASE, beside_base
 from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.evaluation.validation_score import ValidationScore, known_metrics, open_validation
 from sam3_hyperet.files import replacing, sole_use, write_json
@@ -142,7 +146,7 @@ def _train(
         scored = data.splits.evaluation
         calibrating = calibration_images(options.data, scored, options.protocol) if scored else None
     splits = data.splits
-    validation_task = _validation_task(splits.tuning, options)
+    validation_task = _validation_task(splits.tuning, options, say)
     if options.train.max_steps is None:
         options = options.of_images(data.images_an_epoch)
         config.train.max_steps = values["train"]["max_steps"] = options.train.max_steps
@@ -210,6 +214,10 @@ def _train(
         return val_batches(tuning, batch_size, device) if tuning else iter(())
 
     score = ValidationScore(validation_task, model, fabric) if validation_task else None
+    if validation_task and validation_task.kept:  # answered by now
+        for line in kept_lines(validation_task.kept):
+            say(line)
+        Rule.parse(options.train.best).check(known_metrics(validation_task), _scored(validation_task))
     validation = Validation(tuning_batches, score)
     way_on = f"to go on, run the same command with run_dir={run.path}"
     with Preemption(fabric, say, way_on) as preemption, contextlib.ExitStack() as stack:
@@ -247,20 +255,29 @@ def _train(
         inputs = models, options.data, splits.evaluation, options.protocol, run.path
         shown = {"config_text": config_text, "extra": extra, "console": console}
         shown["base"] = ModelOptions(**values["model"]).weights
-        compare_and_report(*inputs, **shown, fabric=fabric, tuning=calibrating)
+        kept = None
+        if models[0].name == BASE:
+            names = listed(options.rehearsal.names)
+            kept = open_kept(KeptOptions(), splits.evaluation, options.protocol, rehearsed=names, say=say)
+        compare_and_report(*inputs, **shown, fabric=fabric, tuning=calibrating, kept=kept)
     _print_next(console, run.path, splits.training)
     return run.path
 
 
-def _validation_task(tuning: Split | None, options: RunOptions) -> EvalTask | None:
+def _validation_task(tuning: Split | None, options: RunOptions, say: Callable[[str], None]) -> EvalTask | None:
     """What a validation scores, if it does. Raises ConfigError for a rule of metrics that there will not be."""
     if tuning is None or not options.train.scored_images:
         return None
-    task = open_validation(tuning, options.protocol, options.train.scored_images)
-    Rule.parse(options.train.best).check(
-        known_metrics(task), f"the {len(task.positions)} tuning images that are scored"
-    )
+    rule, kept = Rule.parse(options.train.best), None
+    if names_kept(rule.metrics):  # which is more to ask, each time
+        kept = open_kept(KeptOptions(), tuning, options.protocol, rehearsed=listed(options.rehearsal.names), say=say)
+    task = open_validation(tuning, options.protocol, options.train.scored_images, kept)
+    rule.check(known_metrics(task), _scored(task))
     return task
+
+
+def _scored(task: EvalTask) -> str:
+    return f"the {len(task.positions)} tuning images that are scored"
 
 
 def _print_next(console: Console, run_dir: Path, images: AnnotatedImages) -> None:

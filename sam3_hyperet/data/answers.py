@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sam3_hyperet import masks
 from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, Instance, some
-from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.data.options import KeptOptions
 from sam3_hyperet.masks import Rle
 from sam3_hyperet.wording import count_of
 
@@ -42,13 +43,13 @@ class Answers:
 class AnsweredImages(AnnotatedImages):
     """Images of a data set, to be annotated with a model's answers to names.
 
-    name: the section of the options that has the names. names: prompts, each once. Until `annotate` is called no image
-    shows any of the names; from then on each shows what was found there, and nothing else.
+    names: prompts, each once, in place of those of the options. Until `annotate` is called no image shows any of them;
+    from then on each shows what was found there, and nothing is known of images that the model was not asked about.
     """
 
-    def __init__(self, name: str, whole: AnnotatedImages, names: Sequence[str]) -> None:
-        super().__init__(name, [Category(i, one) for i, one in enumerate(names, start=1)])
-        self._whole, self.is_upright = whole, whole.is_upright
+    def __init__(self, whole: AnnotatedImages, names: Sequence[str], options: KeptOptions) -> None:
+        super().__init__(options.SECTION, [Category(i, one) for i, one in enumerate(names, start=1)])
+        self._whole, self.options, self.is_upright = whole, options, whole.is_upright
         self._answers: Mapping[int, Answers] = {}
 
     def __len__(self) -> int:
@@ -70,16 +71,22 @@ class AnsweredImages(AnnotatedImages):
         return self._of(i).unclear
 
     def annotate(self, answers: Mapping[int, Answers]) -> None:
-        """Take the answers on images, by position, as their annotations. Raises ConfigError: nothing can be asked."""
+        """Take the answers on images, by position, as their annotations."""
         self._answers = answers
-        if not any(len(self.unlabelled(i)) < len(self.categories) for i in answers):
-            every = f"on all of {count_of(len(answers), 'image')}"
-            found = f"every name has a score below {self.name}.score_threshold alone {every}, so nothing can be asked"
-            expected = f"a higher {self.name}.unclear_threshold, from which on names are left open, or other names"
-            raise ConfigError(f"{self.name}.names: {found}; expected {expected}")
 
-    def lines(self, score_threshold: float, kind: str, nowhere: str, unused: str) -> list[str]:
-        """What the base has found, for people.
+    @property
+    def is_annotated(self) -> bool:
+        """Whether the answers are there."""
+        return bool(self._answers)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the names and the answers."""
+        known = {i: (one.found, sorted(one.unclear)) for i, one in sorted(self._answers.items())}
+        return hashlib.sha256(repr((self.categories, known)).encode()).hexdigest()
+
+    def lines(self, kind: str, nowhere: str, unused: str) -> list[str]:
+        """What the model has found, for people.
 
         kind: of images that it was asked about. nowhere, unused: what follows for names that it found on none, and for
         unclear answers.
@@ -88,7 +95,7 @@ class AnsweredImages(AnnotatedImages):
         counts = [f"{category.name} {found[category.id]:,}" for category in self.categories if found[category.id]]
         not_found = [category.name for category in self.categories if not found[category.id]]
         asked = f"{count_of(len(self.categories), 'name')} on {count_of(len(self._answers), kind)}"
-        what = f"{count_of(sum(found.values()), 'object')} that score {score_threshold:g} or more"
+        what = f"{count_of(sum(found.values()), 'object')} that score {self.options.score_threshold:g} or more"
         lines = [f"{self.name}: the base was asked for {asked} and found {what}: {some(counts, _LISTED) or 'nothing'}"]
         if not_found:
             warning = "" if counts else "warning: "
@@ -99,4 +106,8 @@ class AnsweredImages(AnnotatedImages):
         return lines
 
     def _of(self, i: int) -> Answers:
-        return self._answers.get(range(len(self))[i], Answers())
+        return self._answers.get(range(len(self))[i], self._unknown)
+
+    @property
+    def _unknown(self) -> Answers:
+        return Answers(unclear=frozenset(one.id for one in self.categories)) if self._answers else Answers()

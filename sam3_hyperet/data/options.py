@@ -174,7 +174,42 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class RehearsalOptions:
+class KeptOptions:
+    """Options of what is measured without labels: how much of the base's own answers to names a model keeps.
+
+    Attributes:
+        names: what to ask for, noun phrases or the name of a list of them (`data.absent_concepts`); None for those that
+            the runs have rehearsed, empty for none. Names that have labels in the data set are left out.
+        images: the base is asked about at most so many of the scored images, evenly spread; 0 for all.
+        score_threshold: detections of the base that score as much are the truth.
+        unclear_threshold: those that score less and as much as this are not, but leave open whether there is more: a
+            name that has no others does not count on the image. Where all score less than this, it is absent.
+    """
+
+    names: str | tuple[str, ...] | None = None
+    images: NonNegativeInt = 200
+    score_threshold: Probability = 0.5
+    unclear_threshold: Probability = 0.1
+
+    SECTION: ClassVar[str] = "kept"
+
+    def __post_init__(self) -> None:
+        section, values = self.SECTION, {field.name: field.default for field in fields(self)}
+        check_fields(self, section)
+        if not self.names and (
+            given := [name for name in values if name != "names" and getattr(self, name) != values[name]]
+        ):
+            found = f"{section}.{given[0]}={getattr(self, given[0])} decides nothing"
+            raise ConfigError(f"{found}; expected {section}.names with it")
+        if self.unclear_threshold > self.score_threshold:
+            found = f"{section}.unclear_threshold={self.unclear_threshold:g}"
+            raise ConfigError(
+                f"{found}; expected {self.score_threshold:g}, which is {section}.score_threshold, or less"
+            )
+
+
+@dataclass(frozen=True)
+class RehearsalOptions(KeptOptions):
     """Options of rehearsal: names that training goes on asking for, with the base's own answers as labels.
 
     What the base knows is then not forgotten for want of labels; what it gets wrong is rehearsed as it is. Images that
@@ -183,28 +218,15 @@ class RehearsalOptions:
     Attributes:
         names: what to ask for, noun phrases or the name of a list of them (`data.absent_concepts`); empty for no
             rehearsal. Names that the prompts of `data` ask for are left out.
-        weight: how often an image is one to rehearse with, relative to `data.weight`.
         images: the base is asked about at most so many training images; 0 for all.
         score_threshold: detections of the base that score as much are labels.
         unclear_threshold: those that score less and as much as this are none, but leave open whether there is more: a
             name that has no others is not asked for on the image. Where all score less than this, it is absent.
+        weight: how often an image is one to rehearse with, relative to `data.weight`.
     """
 
     names: str | tuple[str, ...] = ()
-    weight: PositiveFloat = 1.0
     images: NonNegativeInt = 500
-    score_threshold: Probability = 0.5
-    unclear_threshold: Probability = 0.1
+    weight: PositiveFloat = 1.0
 
-    def __post_init__(self) -> None:
-        check_fields(self, "rehearsal")
-        if not self.names and (given := [name for name in fields(self) if getattr(self, name.name) != name.default]):
-            name = given[0].name
-            raise ConfigError(
-                f"rehearsal.{name}={getattr(self, name)} decides nothing; expected rehearsal.names with it"
-            )
-        if self.unclear_threshold > self.score_threshold:
-            found = f"rehearsal.unclear_threshold={self.unclear_threshold:g}"
-            raise ConfigError(
-                f"{found}; expected {self.score_threshold:g}, which is rehearsal.score_threshold, or less"
-            )
+    SECTION: ClassVar[str] = "rehearsal"

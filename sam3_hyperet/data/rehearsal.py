@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,26 @@ from sam3_hyperet.wording import count_of
 class RehearsedImages(AnsweredImages):
     """Some training images of a data set, evenly spread, to be annotated with a model's answers to names.
 
-    most: images; 0 for all.
+    names: prompts, each once, in place of those of the options.
     """
 
-    def __init__(self, whole: AnnotatedImages, names: Sequence[str], most: int = 0) -> None:
-        super().__init__("rehearsal", Subset(whole, spread(len(whole), most or len(whole))), names)
+    def __init__(self, whole: AnnotatedImages, names: Sequence[str], options: RehearsalOptions) -> None:
+        super().__init__(Subset(whole, spread(len(whole), options.images or len(whole))), names, options)
 
-    def lines_of_training(self, score_threshold: float) -> list[str]:
+    def annotate(self, answers: Mapping[int, Answers]) -> None:
+        """Take the answers on images, by position, as their annotations. Raises ConfigError: nothing can be asked."""
+        super().annotate(answers)
+        if not any(len(self.unlabelled(i)) < len(self.categories) for i in range(len(self))):
+            found = (
+                f"every name has a score below rehearsal.score_threshold alone on all of {count_of(len(self), 'image')}"
+            )
+            expected = "a higher rehearsal.unclear_threshold, from which on names are left open, or other names"
+            raise ConfigError(f"rehearsal.names: {found}, so nothing can be asked; expected {expected}")
+
+    def lines_of_training(self) -> list[str]:
         """What the base has found and what is trained on of it, for people."""
         words = "never asked for as present", "are not trained on"
-        lines = self.lines(score_threshold, "training image", *words)
+        lines = self.lines("training image", *words)
         if left := sum(len(self.unlabelled(i)) == len(self.categories) for i in range(len(self))):
             lines.append(f"rehearsal: {count_of(left, 'image')} left out, on which no answer was clear")
         return lines
@@ -94,7 +104,7 @@ def open_rehearsal(
     if data.unseen and (seen := [name for name in names if name.lower() in training.left_out]):
         found = f"rehearsal.names: training must see nothing of {some(seen)} (data.unseen)"
         raise ConfigError(f"{found}; expected names of other concepts")
-    images = RehearsedImages(training, names, options.images)
+    images = RehearsedImages(training, names, options)
     if count := len(asked) - len(names):
         images.remarks = (f"{count_of(count, 'name')} left out, which the prompts of {training.name} ask for",)
     own: dict[str, Any] = {"groups": None, "prompt_weights": None, "negative_prompt_weights": None}  # of other names

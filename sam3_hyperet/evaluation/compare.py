@@ -13,11 +13,13 @@ from lightning_fabric import Fabric
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.parts import prompted_ids
+from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.against_exact import difference_line, exact_runs, minus_exact, unmeasured_line
 from sam3_hyperet.evaluation.bootstrap import FEWEST_IMAGES, intervals, paired_differences, remembered
 from sam3_hyperet.evaluation.cascade import Calibration, Calibrator
+from sam3_hyperet.evaluation.kept import ask_base
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
-from sam3_hyperet.evaluation.metrics.key import MetricKey
+from sam3_hyperet.evaluation.metrics.key import KEPT, MetricKey
 from sam3_hyperet.evaluation.metrics.radius import BEFORE
 from sam3_hyperet.evaluation.models import BASE, DIALS, EXACT, FIRST_LOOKS, EvalModel, is_base
 from sam3_hyperet.evaluation.record_store import RecordStore
@@ -102,6 +104,7 @@ def compare(
     tuning: the images that `cascade.calibration_images` returns for the protocol.
     say: called with lines for people. progress: a context for a number of images, its value called after each of them.
     """
+    base = _base_of(models) if task.kept else None
     device, asked = next(models[0].model.parameters()).device.type, task.protocol.precision
     task = task.on(device)
     say(precision_text(asked, task.protocol.precision, device))
@@ -114,10 +117,14 @@ def compare(
     runs = [open_run(model, task, RecordStore(run_dir / RECORDS / model.name)) for model in running]
     exact = exact_runs(running, task, run_dir / RECORDS)
     every, looks = [*runs, *exact], RecordStore(run_dir / RECORDS / FIRST_LOOKS)
-    names = [f"{RECORDS}/{name}" for name in (*(run.name for run in runs), EXACT, FIRST_LOOKS)]
+    names = [f"{RECORDS}/{name}" for name in (*(run.name for run in runs), EXACT, FIRST_LOOKS, KEPT)]
     Manifest(run_dir).check(*names)  # in every process, so that none waits for another that has failed
     if fabric.is_global_zero:
         Manifest(run_dir).claim(*names)
+    if base:
+        shown = {"resume": resume, "say": say, "progress": progress}
+        ask_base(base, data, task, run_dir / RECORDS / KEPT, fabric, **shown)
+    if fabric.is_global_zero:
         of_models = model_facts([run.predictor.model for run in every])
         facts = split_facts(data, task)
         if tuning:
@@ -162,9 +169,16 @@ def compare(
     return Comparison(data, task, results, metrics, tuple(notes))
 
 
+def _base_of(models: Sequence[EvalModel]) -> EvalModel:
+    """The base of the models. Raises ConfigError where there is none, whose answers could be kept."""
+    if models[0].name != BASE:
+        raise ConfigError("kept.names: there is no base whose answers could be kept; expected kept.names=[]")
+    return models[0]
+
+
 def remove_records(comparison: Comparison, run_dir: Path) -> None:
     """Remove the records of a comparison and of the dial that was chosen for it, and nothing else."""
-    names = [*(result.model.name for result in comparison.results), EXACT, FIRST_LOOKS, DIALS]
+    names = [*(result.model.name for result in comparison.results), EXACT, FIRST_LOOKS, DIALS, KEPT]
     Manifest(run_dir).remove(*(f"{RECORDS}/{name}" for name in names))
     with contextlib.suppress(OSError):  # it holds something else
         (run_dir / RECORDS).rmdir()
@@ -299,4 +313,4 @@ def _not_adapted_to(data: DataOptions, task: EvalTask) -> list[str]:
     for names in (data.annotated, [name for name, weight in (data.prompt_weights or {}).items() if weight]):
         named = {i for name in names for i in task.groups.get(name, ())}
         trained &= named | {c.id for c in categories if c.granularity in names} if names else trained
-    return [name for name, ids in task.groups.items() if trained.isdisjoint(ids)]
+    return [name for name, ids in task.groups.items() if trained.isdisjoint(ids)] + ([KEPT] if task.kept else [])

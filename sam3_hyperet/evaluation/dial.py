@@ -9,13 +9,15 @@ from lightning_fabric import Fabric
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.evaluation.compare import EvalResult, forgetting
+from sam3_hyperet.evaluation.kept import ask_base
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator
+from sam3_hyperet.evaluation.metrics.key import KEPT
 from sam3_hyperet.evaluation.models import BASE, DIALS, EvalModel, along_dial
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.recording import RECORDS, Progress, Say, record_runs, run_facts, split_facts
 from sam3_hyperet.evaluation.runner import ModelRun, open_run
 from sam3_hyperet.evaluation.task import EvalTask
-from sam3_hyperet.evaluation.validation_score import headlines
+from sam3_hyperet.evaluation.validation_score import headlines, known_metrics
 from sam3_hyperet.files import Manifest
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.training.choice import Rule
@@ -100,6 +102,12 @@ def choose_dial(
     facts = []
     if fabric.is_global_zero:
         Manifest(run_dir).claim(store)
+    if task.kept:
+        shown = {"resume": resume, "say": say, "progress": progress}
+        ask_base(models[0], data, task, run_dir / store / KEPT, fabric, **shown)
+        source = f"the {count_of(len(task.positions), f'{task.split.name} image')}"
+        rule.check(known_metrics(task), source, "protocol.calibration_images")
+    if fabric.is_global_zero:
         of_split, of_models = split_facts(data, task), model_facts([one.model for one in measured])
         facts = [run_facts(run, of_model, of_split) for run, of_model in zip(runs, of_models, strict=True)]
     record_runs(runs, facts, fabric, resume=resume, say=say, progress=progress)
@@ -124,7 +132,7 @@ def default_rule(known: Mapping[str, float]) -> Rule:
 
 
 def _front(rule: Rule, models: Sequence[EvalModel], found: Sequence[Mapping[str, float]], task: EvalTask) -> DialFront:
-    base, groups, metrics = found[0], ("", *task.groups), dict[float, Mapping[str, float]]()
+    base, groups, metrics = found[0], task.group_names, dict[float, Mapping[str, float]]()
     for model, of_model in zip(models, found, strict=True):
         if model.dial is not None:
             metrics[model.dial] = {**of_model, **forgetting(base, of_model, groups)}

@@ -69,6 +69,8 @@ def split_facts(data: DataOptions, task: EvalTask) -> dict[str, object]:
         "vocabulary": (task.vocabulary,),
         "categories": (split.images.categories, split.labels.categories if split.labels else (), task.groups),
     }
+    if task.kept:
+        values["kept"] = (task.kept.digest,)
     return {
         **{f"protocol.{name}": value for name, value in task.protocol.deciding().items()},
         "data": f"{data.name}, {split.name} split, {len(task.positions)} of {len(split.images)} images",

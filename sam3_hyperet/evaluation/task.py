@@ -12,6 +12,7 @@ import numpy as np
 from sam3_hyperet import masks
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.choices import VISUAL
+from sam3_hyperet.data.answers import AnsweredImages
 from sam3_hyperet.data.hierarchy import Hierarchy, hierarchy_of
 from sam3_hyperet.data.prompts import prompt_texts
 from sam3_hyperet.data.sources import Split
@@ -21,6 +22,8 @@ from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Prompt
 from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
 from sam3_hyperet.evaluation.metrics.hierarchy import GranularityEvaluator, concepts
 from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
+from sam3_hyperet.evaluation.metrics.kept import KeptEvaluator
+from sam3_hyperet.evaluation.metrics.key import KEPT
 from sam3_hyperet.evaluation.metrics.level_radius import LevelRadiusEvaluator
 from sam3_hyperet.evaluation.metrics.presence import PresenceEvaluator
 from sam3_hyperet.evaluation.metrics.radius import RadiusEvaluator
@@ -43,6 +46,7 @@ class EvalTask:
     positions: the images that are scored.
     texts: category id of the label maps -> the texts that name it; None for its name.
     hierarchy: the concept tree of the categories, whose parents are prompts in addition.
+    kept: the images as the base's answers to names annotate them, once it was asked; None where it is not asked.
     shown: (position, category id) pairs whose detections are kept for the report, `shown_maps` positions whose label
         map is.
     Of a protocol that asks for present concepts alone, instances are scored, and neither label maps nor the tree, for
@@ -58,6 +62,7 @@ class EvalTask:
         *,
         texts: Mapping[int, Sequence[str]] | None = None,
         hierarchy: Hierarchy | None = None,
+        kept: AnsweredImages | None = None,
         shown: Collection[tuple[int, int]] = (),
         shown_maps: Collection[int] = (),
     ) -> None:
@@ -67,7 +72,7 @@ class EvalTask:
                 raise ConfigError(f"protocol: {name}; expected protocol.exemplars=0 and protocol.present_only=false")
             split, hierarchy, shown_maps = dataclasses.replace(split, labels=None, merged=None), None, ()
         self.split, self.protocol, self.positions = split, protocol, tuple(positions)
-        self.hierarchy, self.shown, self.shown_maps = hierarchy, tuple(shown), tuple(shown_maps)
+        self.hierarchy, self.kept, self.shown, self.shown_maps = hierarchy, kept, tuple(shown), tuple(shown_maps)
         asked = [category for category in split.images.categories if category.id != split.images.background]
         ids = {category.name: category.id for category in asked} if split.has_instances else {}
         classes = {
@@ -77,6 +82,7 @@ class EvalTask:
             for text in (texts or {}).get(category.id, (category.name,))
         }
         merged = {category.name: n for n, category in enumerate(split.merged.categories)} if split.merged else {}
+        of_kept = {category.name: category.id for category in kept.categories} if kept else {}
         if not ids and not classes:
             raise ConfigError("a split without instances and without label maps cannot be evaluated")
         if split.has_instances and (labels := split.labels):
@@ -87,8 +93,8 @@ class EvalTask:
         parents = hierarchy.prompts([*ids, *classes, *merged]) if hierarchy else ()
         in_tree = set(concepts(hierarchy)) if hierarchy else set()
         self.prompts = tuple(
-            Prompt(text, ids.get(text), classes.get(text), merged.get(text), text in in_tree)
-            for text in dict.fromkeys([*ids, *classes, *merged, *parents])
+            Prompt(text, ids.get(text), classes.get(text), merged.get(text), of_kept.get(text), text in in_tree)
+            for text in dict.fromkeys([*ids, *classes, *merged, *parents, *of_kept])
         )
 
     def on(self, device: str) -> "EvalTask":
@@ -108,15 +114,15 @@ class EvalTask:
         return self.vocabulary if self.protocol.exemplar_text else (VISUAL,)
 
     def asked(self, i: int) -> Sequence[int]:
-        """Positions of the prompts that an image is asked: not of categories of which nothing is known in it alone."""
+        """Positions of the prompts that an image is asked: not of those for which nothing in it is known."""
         if self.protocol.asks_present:
             present = self.split.images.present(i) - self.split.images.unlabelled(i)
             return [k for k, prompt in enumerate(self.prompts) if prompt.category_id in present]
-        unknown = self.split.images.unlabelled(i) if self.category_ids else ()
-        if not unknown:
+        unknown = self.split.images.unlabelled(i) if self.category_ids else frozenset()
+        unclear = self.kept.unlabelled(i) if self.kept else frozenset()
+        if not (unknown or unclear):
             return range(len(self.prompts))
-        idle = {p.text for p in self.prompts if p.category_id in unknown and p.class_index is p.merged_index is None}
-        return [k for k, prompt in enumerate(self.prompts) if prompt.concept or prompt.text not in idle]
+        return [k for k, prompt in enumerate(self.prompts) if _is_open(prompt, unknown, unclear)]
 
     def given(self, i: int) -> tuple[Sequence[int], Sequence[Exemplars | None] | None]:
         """What a model gets of each prompt that an image is asked: the position in `texts`, and its exemplars, if any.
@@ -154,6 +160,10 @@ class EvalTask:
             if protocol.granularity and protocol.tiling.is_whole and model is not None:
                 chosen["uncertainty"] = UncertaintyEvaluator(model, split.images, protocol)
             chosen["examples"] = ExampleEvaluator(split.images)
+        if self.kept:
+            kept_ids = [category.id for category in self.kept.categories]
+            chosen[KEPT] = KeptEvaluator(InstanceEvaluator(self.kept, kept_ids, {}, protocol))
+            chosen[f"{KEPT}_presence"] = KeptEvaluator(PresenceEvaluator(kept_ids, self._shown_by_base, {}, protocol))
         if split.labels:
             chosen[LABEL_MAPS] = LabelMapEvaluator(split.labels, protocol, self.shown_maps, self._class_groups)
             if any(category.whole for category in split.labels.categories):
@@ -185,6 +195,11 @@ class EvalTask:
         several = dict(groups) if len(groups) > 1 else {}
         return several | {name: list(ids) for name, ids in self.split.groups.items()}
 
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The names below which metrics are reported: none for all categories, those of `groups`, and of `kept`."""
+        return "", *self.groups, *([KEPT] if self.kept else [])
+
     @cached_property
     def _class_groups(self) -> dict[str, list[str]]:
         """The split's own groups by category names, for ids of label maps may be others."""
@@ -201,6 +216,19 @@ class EvalTask:
         crowds = {one.category_id for one in instances if one.crowd}
         return present, crowds | images.unlabelled(i) | images.unannotated
 
+    def _shown_by_base(self, i: int) -> tuple[frozenset[int], frozenset[int]]:
+        """The same of the base's answers."""
+        assert self.kept is not None
+        return self.kept.present(i), self.kept.unlabelled(i)
+
+
+def _is_open(prompt: Prompt, unknown: Collection[int], unclear: Collection[int]) -> bool:
+    """Whether a prompt stands for anything other than categories of which nothing is known, or nothing clear."""
+    if prompt.concept or prompt.class_index is not None or prompt.merged_index is not None:
+        return True
+    is_labelled = prompt.category_id is not None and prompt.category_id not in unknown
+    return is_labelled or (prompt.kept_id is not None and prompt.kept_id not in unclear)
+
 
 def check_tiles(split: Split, protocol: Protocol) -> None:
     """Raise a DataError for the first image with too few pixels for the protocol's tiles."""
@@ -210,13 +238,14 @@ def check_tiles(split: Split, protocol: Protocol) -> None:
             protocol.tiling.grid(image.width, image.height, name=image.path)
 
 
-def open_task(split: Split, protocol: Protocol) -> EvalTask:
+def open_task(split: Split, protocol: Protocol, kept: AnsweredImages | None = None) -> EvalTask:
     """The task of a split under a protocol; for the report, some of the images keep their predictions."""
     chosen = evenly_spread(range(len(split.images)), protocol.limit)
     pairs, maps = shown_examples(split, chosen, protocol.examples)
     texts = prompt_texts(split.labels.categories) if protocol.synonyms and split.labels else None
     hierarchy = hierarchy_of(split.images.categories) if protocol.granularity else None
-    return EvalTask(split, protocol, chosen, texts=texts, hierarchy=hierarchy, shown=pairs, shown_maps=maps)
+    shown = {"shown": pairs, "shown_maps": maps}
+    return EvalTask(split, protocol, chosen, texts=texts, hierarchy=hierarchy, kept=kept, **shown)
 
 
 def shown_examples(split: Split, scored: Sequence[int], count: int) -> tuple[list[tuple[int, int]], list[int]]:

@@ -7,14 +7,17 @@ import numpy as np
 from lightning_fabric import Fabric
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.data.answers import AnsweredImages
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.compare import forgetting
+from sam3_hyperet.evaluation.kept import annotate, asking_run
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Record
-from sam3_hyperet.evaluation.models import EvalModel
+from sam3_hyperet.evaluation.metrics.key import KEPT
+from sam3_hyperet.evaluation.models import BASE, EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.record_store import RecordStore
-from sam3_hyperet.evaluation.runner import open_run, record_images, records_of
+from sam3_hyperet.evaluation.runner import ModelRun, open_run, record_images, records_of
 from sam3_hyperet.evaluation.task import EvalTask, open_task
 from sam3_hyperet.modeling.copies import shared_copy
 from sam3_hyperet.modeling.inject import adapters_disabled
@@ -24,6 +27,8 @@ from sam3_hyperet.training.gathering import from_all
 class ValidationScore:
     """Metrics of a model that trains; processes share the images, and all get the same metrics.
 
+    Where the task measures what is kept, the model without its adapters is asked at once: it still is the base.
+
     These are the evaluators' headlines: AP and cgF1 of masks and boxes, presence, mIoU, also of each granularity and
     group; and `forgetting/<group>/…`, what is lost against the base (see `compare.forgetting`).
     """
@@ -31,6 +36,10 @@ class ValidationScore:
     def __init__(self, task: EvalTask, model: host.Sam3Image, fabric: Fabric) -> None:
         self._task, self._fabric = task.on(next(model.parameters()).device.type), fabric
         self._model = shared_copy(model).eval()  # of the same tensors, and without the modes and caches of training
+        if self._task.kept and not self._task.kept.is_annotated:
+            with adapters_disabled(self._model):
+                run = asking_run(EvalModel(BASE, self._model), self._task, _InMemory())
+                annotate(self._task.kept, run, self._records(run))
 
     def __call__(self, base: Mapping[str, float] | None) -> dict[str, float]:
         """The metrics of the model as it is, beside those of the `base`; given None, those without adapters."""
@@ -38,25 +47,28 @@ class ValidationScore:
             with adapters_disabled(self._model):
                 return self._metrics()
         found = self._metrics()
-        return found | forgetting(base, found, ("", *self._task.groups))
+        return found | forgetting(base, found, self._task.group_names)
 
     def _metrics(self) -> dict[str, float]:
-        task, store = self._task, _Kept()
-        run = open_run(EvalModel("validation", self._model), task, store)
-        run = replace(run, evaluators=task.evaluators(self._model), probe=None)
-        own = task.positions[self._fabric.global_rank :: self._fabric.world_size]
+        run = open_run(EvalModel("validation", self._model), self._task, _InMemory())
+        run = replace(run, evaluators=self._task.evaluators(self._model), probe=None)
+        return headlines(run.evaluators, self._records(run))
+
+    def _records(self, run: ModelRun) -> list[Record]:
+        """The records of a run in memory, in every process those of all."""
+        own = run.positions[self._fabric.global_rank :: self._fabric.world_size]
 
         def record() -> dict[int, Record]:
-            record_images([run], [own], task.split.images.load_image, workers=task.protocol.workers)
-            return store.records
+            record_images([run], [own], run.task.split.images.load_image, workers=run.task.protocol.workers)
+            return run.store.records if isinstance(run.store, _InMemory) else {}
 
         everyone = {position: one for part in from_all(self._fabric, record) for position, one in part.items()}
-        return headlines(run.evaluators, [everyone[position] for position in task.positions])
+        return [everyone[position] for position in run.positions]
 
 
-def open_validation(split: Split, protocol: Protocol, images: int) -> EvalTask:
+def open_validation(split: Split, protocol: Protocol, images: int, kept: AnsweredImages | None = None) -> EvalTask:
     """The task of some images of a tuning split, evenly spread; all of them are read once. Raises DataError."""
-    task = open_task(split, protocol.for_validation(images))
+    task = open_task(split, protocol.for_validation(images), kept)
     for position in task.positions:
         split.images.load_image(position)
     return task
@@ -65,7 +77,7 @@ def open_validation(split: Split, protocol: Protocol, images: int) -> EvalTask:
 def known_metrics(task: EvalTask) -> dict[str, float]:
     """The metrics of a model that finds nothing, by all names that there are; NaN where the images show nothing of it.
 
-    No model is needed for it.
+    No model is needed for it. Of what is kept, nothing is NaN before the base was asked.
     """
     evaluators = task.evaluators(None)
     records = []
@@ -78,7 +90,9 @@ def known_metrics(task: EvalTask) -> dict[str, float]:
     found = headlines(evaluators, records)
     if not found:
         raise DataError(f"{task.split.images.name}: no metric can be measured on its tuning images")
-    return found | forgetting(found, found, ("", *task.groups))
+    if task.kept and not task.kept.is_annotated:
+        found |= {key: 0.0 for key in found if key.startswith(f"{KEPT}/")}
+    return found | forgetting(found, found, task.group_names)
 
 
 def headlines(evaluators: Mapping[str, Evaluator], records: Sequence[Record]) -> dict[str, float]:
@@ -91,7 +105,7 @@ def headlines(evaluators: Mapping[str, Evaluator], records: Sequence[Record]) ->
     return values
 
 
-class _Kept(RecordStore):
+class _InMemory(RecordStore):
     """Records in memory."""
 
     def __init__(self) -> None:

@@ -75,6 +75,11 @@ def facts(comparison: Comparison, described: list[ModelDescription], base: str) 
     prompts = f"{count_of(len(task.vocabulary), 'prompt')}, {task.protocol.prompted_by or 'absent ones included'}"
     found["data"] = f"{comparison.data.name}{drawn}, {split.name} split, {images}; {prompts}"
     found["groups"] = _groups(comparison)
+    if kept := task.kept:
+        masks = sum(len(kept.instances(i)) for i in task.positions)
+        names = ", ".join(one.name for one in kept.categories[:_MEMBERS]) + ", …" * (len(kept.categories) > _MEMBERS)
+        asked = f"{count_of(masks, 'mask')} of {count_of(len(kept.categories), 'name')} without labels ({names})"
+        found["the base's own answers"] = asked
     of_software = f"sam3_hyperet {__version__}" + _commit()
     found["written"] = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC by {of_software}"
     return {name: text for name, text in found.items() if text}

@@ -16,6 +16,7 @@ from sam3_hyperet.report.tables import (
     between,
     data_set,
     in_words,
+    is_kept,
     is_subset,
     number,
     rows,
@@ -65,7 +66,8 @@ def headline(metrics: Mapping[str, float], models: Sequence[str] = ()) -> list[L
     Figures are rounded as in the table; those of several models stand in their order, of many the lowest and highest.
     More false alarms, and present concepts that are missed, are named whatever else there is to say.
     """
-    chosen = _judged(rows(metrics, models))
+    table = rows(metrics, models)
+    chosen = _judged([row for row in table if not is_kept(row)])
     cells = [cell for row in chosen for cell in row.cells]
     cost = _cost(metrics, models)
     if not any(cell.value is not None for cell in cells):
@@ -75,13 +77,20 @@ def headline(metrics: Mapping[str, float], models: Sequence[str] = ()) -> list[L
     tested = any(cell.interval for cell in cells)
     found = {sign: _changes(chosen, models, sign, tested) for sign in (1, -1)}
     if not any(found.values()):
-        return [Line("Same", _unmoved(chosen, models, tested)), *cost]
+        return [Line("Same", _unmoved(chosen, models, tested)), *_agreement(table), *cost]
     none = "nothing beyond chance" if tested else "nothing"
     lines = []
     for sign, label in ((1, "Better" if tested else "Higher"), (-1, "Worse" if tested else "Lower")):
         text = _joined(found[sign]) or none
         lines.append(Line(label, text, label.lower() if tested and found[sign] else ""))
-    return [*lines, *cost]
+    return [*lines, *_agreement(table), *cost]
+
+
+def _agreement(table: Sequence[Row]) -> list[Line]:
+    """How much of the base's own answers is kept, where that was measured; it can only be less than all."""
+    found = [row for row in table if is_kept(row) and row.metric.key == "segm/AP"]
+    what = "mask AP with the base's own answers as the truth (1.000: all are kept)"
+    return [Line("Agreement", f"{what}: {_figures(row.cells)}") for row in found if row.base is not None]
 
 
 def dial_headline(front: DialFront) -> list[Line]:
@@ -180,14 +189,16 @@ def _joined(changes: Sequence[_Change]) -> str:
 
 
 def _clause(row: Row, cells: Sequence[Cell], several: bool) -> str:
-    """A metric of the base and of models: of a few each in their order, of more the lowest and the highest."""
-    values = [number(cell.value, 3) for cell in cells]
-    if len(values) > _NAMED:
-        found = sorted(cell.value for cell in cells if cell.value is not None)
-        text = " … ".join(number(x, 3) for x in (found[0], found[-1]))
-    else:
-        text = " / ".join(values)
-    return f"{_label(row, several)} {number(row.base, 3)} → {text}"
+    """A metric of the base and of models."""
+    return f"{_label(row, several)} {number(row.base, 3)} → {_figures(cells)}"
+
+
+def _figures(cells: Sequence[Cell]) -> str:
+    """The values of a few models each in their order, of more the lowest and the highest."""
+    if len(cells) <= _NAMED:
+        return " / ".join(number(cell.value, 3) for cell in cells)
+    found = sorted(cell.value for cell in cells if cell.value is not None)
+    return " … ".join(number(x, 3) for x in (found[0], found[-1]))
 
 
 def _label(row: Row, several: bool) -> str:

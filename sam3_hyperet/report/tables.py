@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sam3_hyperet.evaluation.metrics.key import MetricKey
+from sam3_hyperet.evaluation.metrics.key import KEPT, MetricKey
 
 if TYPE_CHECKING:
     from sam3_hyperet.evaluation.dial import DialFront  # loads torch, which tables of files do without
@@ -229,6 +229,11 @@ def is_subset(row: Row, others: Sequence[Row]) -> bool:
     return len(row.scope) == 2 and is_part(row.scope[1], names)
 
 
+def is_kept(row: Row) -> bool:
+    """Whether the truth of a row is the base's own answers."""
+    return row.scope[1:] == (KEPT,)
+
+
 def distinct(table: Sequence[Row]) -> list[Row]:
     """The rows without those whose figures are all those of an earlier one of their metric and data set."""
     found: dict[object, Row] = {}
@@ -254,6 +259,8 @@ def _is_main(row: Row, table: Sequence[Row], masks: Collection[tuple[str, ...]])
 
 def in_words(group: str) -> str:
     """The name of a group for people: `held_out_parts` as "held-out parts"."""
+    if group == KEPT:
+        return "the base's own answers"
     return group.replace("held_out", "held-out").replace("_", " ")
 
 
@@ -278,12 +285,13 @@ def between(interval: tuple[float, float], digits: int = 3) -> str:
     return f"{signed(interval[0], digits)} to {signed(interval[1], digits)}"
 
 
-def _row(metrics: Mapping[str, float], models: Sequence[str], metric: Metric, scope: tuple[str, ...], key: str) -> Row:
-    base = value(metrics, f"base/{key}")
-    cells = []
+def _row(
+    metrics: Mapping[str, float], models: Sequence[str], metric: Metric, scope: tuple[str, ...], key: MetricKey
+) -> Row:
+    base, cells = value(metrics, f"base/{key}"), []
     for prefix in prefixes(models).values():
         found = value(metrics, f"{prefix}{key}")
-        difference = None if base is None or found is None else found - base
+        difference = None if base is None or found is None or key.group == KEPT else found - base  # its own truth
         of = f"difference/{prefix}{key}"
         cells.append(tested_cell(metrics, of, found, difference, metric.lower_is_better, base))
     return Row(metric, scope, base, tuple(cells))

@@ -100,6 +100,8 @@ class Rule:
             if name not in known:
                 there = ", ".join([LOSS, *sorted(known)])
                 near = close(name, known) + (f"; {_EXPECTED}" if " " in name else "")
+                if "kept" in name.split("/"):
+                    near += "; what is kept needs names without labels, kept.names, or rehearsal.names in training"
                 raise ConfigError(f"{self.option}: {source} have no metric {name!r}; expected one of {there}{near}")
             if math.isnan(known[name]):
                 remedy = f"expected other images, a larger {images}, or a metric of what they show"

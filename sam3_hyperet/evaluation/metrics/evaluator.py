@@ -24,6 +24,7 @@ class Prompt:
     category_id: int | None = None  # of the instances that it names
     class_index: int | None = None  # position among the classes of the label maps; several texts may name one class
     merged_index: int | None = None  # the same among the classes of the label maps of supercategories
+    kept_id: int | None = None  # of the category of the base's answers that it names
     concept: bool = False  # whether the concept tree has a concept of this name
 
 
