@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from PIL import Image
+
 from sam3_hyperet import masks
 from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, Instance, some
 from sam3_hyperet.data.options import KeptOptions
@@ -57,6 +59,9 @@ class AnsweredImages(AnnotatedImages):
 
     def image(self, i: int) -> ImageInfo:
         return self._whole.image(i)
+
+    def load_image(self, i: int) -> Image.Image:
+        return self._whole.load_image(i)
 
     def instances(self, i: int) -> tuple[Instance, ...]:
         return tuple(Instance(category, rle) for category, rle, _ in self._of(i).found)

@@ -9,10 +9,11 @@ from forked_tools import TRAIN, run_forked
 from mortal_runs import killed_once_saved
 from safetensors.torch import load_file
 
+from sam3_hyperet.cli.evaluate import main as evaluate
 from sam3_hyperet.cli.predict import main as predict
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.data.rehearsal import RehearsedImages
-from sam3_hyperet.errors import DataError
+from sam3_hyperet.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.integration
 NAMES = ["car", "road", "sky", "bus", "dog", "house"]
@@ -79,6 +80,45 @@ def test_a_run_that_goes_on_keeps_its_labels(rehearsed, rehearsing, tmp_path):
     assert all((ours[name] == theirs[name]).all() for name in theirs)
     main([*command, "resume=never", "train.max_steps=1"])
     assert file.stat().st_mtime_ns > before
+
+
+def test_what_is_kept_of_what_was_rehearsed(rehearsed, rehearsing, tmp_path, capsys):
+    """Measured without labels: when the step is chosen, when the dial is, and in the evaluation."""
+    rule = "max segm/AP where kept/segm/AP >= base-0.9"
+    chosen = ["train.validate_every=2", "train.validate_images=2", f"train.best={rule}", f"run_dir={tmp_path / 'run'}"]
+    main([*rehearsing, *chosen])
+    said = capsys.readouterr().out
+    assert "kept: the base was asked for 6 names on 2 images and found" in said
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    found = [line["tune/kept/segm/AP"] for line in lines if "tune/kept/segm/AP" in line]
+    assert found[0] == pytest.approx(1.0)  # of the base
+    assert len(found) == 3
+    assert all(0 <= one <= 1 for one in found)
+
+    moved = ["optim.lr=1", "train.max_steps=1", "train.validate_every=0", f"run_dir={tmp_path / 'moved'}"]
+    main([*rehearsing, *moved])
+    own = [f"run={tmp_path / 'moved'}", "data.vocabulary=[wheel,window]", "protocol.examples=1"]
+    capsys.readouterr()
+    folder = evaluate([*own, "dial=auto", f"dial_rule={rule}", "dial_grid=[1]", f"run_dir={tmp_path / 'auto'}"])
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["dial/0/kept/segm/AP"] == metrics["base/scenes/kept/segm/AP/car"] == pytest.approx(1.0)
+    assert metrics["dial/1/kept/segm/AP"] < 0.1
+    assert metrics["dial"] == 0.0
+    said = capsys.readouterr().out
+    assert "kept: the base was asked for 6 names on 2 images" in said  # to choose the dial
+    assert "kept: the base was asked for 6 names on 3 images" in said
+    metrics = json.loads((evaluate([*own, f"run_dir={tmp_path / 'full'}"]) / "metrics.json").read_text())
+    assert metrics["data"]["kept"] == {"names": NAMES, "images": 200, "score_threshold": 0.5, "unclear_threshold": 0.1}
+    assert metrics["scenes/kept/segm/AP"] < 0.1
+    assert metrics["scenes/forgetting/kept/segm/AP"] == pytest.approx(1 - metrics["scenes/kept/segm/AP"])
+    assert "Agreement" in (tmp_path / "full" / "report.html").read_text()
+
+    capsys.readouterr()
+    evaluate([f"run={rehearsed}", "protocol.examples=0", f"run_dir={tmp_path / 'labelled'}"])
+    said = capsys.readouterr().out
+    assert "kept: nothing is measured of the names that were rehearsed: all of the names have labels in scenes" in said
+    with pytest.raises(ConfigError, match=r"no metric 'kept/segm/AP'.*needs names without labels, kept\.names, or"):
+        evaluate([*own, "kept.names=[]", "dial=auto", f"dial_rule={rule}", f"run_dir={tmp_path / 'none'}"])
 
 
 def test_two_processes_share_the_asking(rehearsed, rehearsing, tmp_path):

@@ -40,6 +40,10 @@ def rle(top=0, height=8):
     return encode_masks(mask)[0]
 
 
+def rehearsed(images, names, most=0):
+    return RehearsedImages(images, names, RehearsalOptions(tuple(names), images=most))
+
+
 def opened(data, names, **options):
     return open_rehearsal(RehearsalOptions(names, **options), data, training_images(data, "train"))
 
@@ -92,7 +96,7 @@ def test_options_that_cannot_be(given, message):
 
 @given(most=st.integers(0, 9))
 def test_images_are_evenly_spread_over_the_set(shop, most):
-    images = RehearsedImages(shop, NAMES, most)
+    images = rehearsed(shop, NAMES, most)
     whole = [shop.image(i).image_id for i in range(len(shop))]
     chosen = [images.image(i).image_id for i in range(len(images))]
     assert len(chosen) == min(most or 7, 7)
@@ -104,7 +108,7 @@ def test_images_are_evenly_spread_over_the_set(shop, most):
 
 
 def test_an_image_shows_what_was_found_and_nothing_else(shop):
-    images = RehearsedImages(shop, NAMES, 3)
+    images = rehearsed(shop, NAMES, 3)
     assert [images.present(i) for i in range(3)] == [frozenset()] * 3
     third = Answers.of([(3, rle(), 0.8), (2, rle(0, 0), 0.7)], {3})
     images.annotate({0: Answers(((1, rle(), 0.9), (1, rle(20), 0.6))), 1: Answers(unclear=frozenset({2})), 2: third})
@@ -112,14 +116,14 @@ def test_an_image_shows_what_was_found_and_nothing_else(shop):
     assert [images.unlabelled(i) for i in range(3)] == [frozenset(), {2}, {2}]  # found with an empty mask
     assert [images.not_exhaustive(i) for i in range(3)] == [frozenset(), {2}, {2, 3}]
     assert [one.area for one in images.instances(0)] == [160, 160]
-    assert images.lines_of_training(0.5) == [
+    assert images.lines_of_training() == [
         "rehearsal: the base was asked for 3 names on 3 training images and found 3 objects that score 0.5 or more: "
         "car 2, person 1",
         "rehearsal: found nowhere, so never asked for as present: tree",
         "rehearsal: 22% of the questions had low scores alone for an answer and are not trained on",
     ]
     images.annotate({0: Answers(), 1: Answers(), 2: Answers(unclear=frozenset({1, 2, 3}))})
-    assert images.lines_of_training(0.5)[1:] == [
+    assert images.lines_of_training()[1:] == [
         "rehearsal: warning: found nowhere, so never asked for as present: car, tree, person",
         "rehearsal: 33% of the questions had low scores alone for an answer and are not trained on",
         "rehearsal: 1 image left out, on which no answer was clear",
@@ -128,7 +132,7 @@ def test_an_image_shows_what_was_found_and_nothing_else(shop):
 
 def test_an_image_without_a_clear_answer_is_left_out(shop):
     """It could not be prompted with anything; where there is no other one, nothing can be rehearsed."""
-    images = RehearsedImages(shop, ["car"], 3)
+    images = rehearsed(shop, ["car"], 3)
     images.annotate({0: Answers(((1, rle(), 0.9),)), 1: Answers(unclear=frozenset({1})), 2: Answers()})
     dataset = ConceptPrompts(images, 64, PromptSampler(images.categories))
     assert [len(dataset[i].find_queries[0].object_ids_output) for i in range(len(dataset))] == [1, 0]
@@ -138,7 +142,7 @@ def test_an_image_without_a_clear_answer_is_left_out(shop):
 
 
 def test_a_name_that_is_unclear_beside_its_label_is_not_absent_where_the_view_shows_no_label(shop):
-    images = RehearsedImages(shop, NAMES, 1)
+    images = rehearsed(shop, NAMES, 1)
     images.annotate({0: Answers(((1, rle(0, 4), 0.9), (2, rle(0, 4), 0.9)), frozenset({1}))})
     dataset = ConceptPrompts(images, 64, None, Augmentation(flip=0.0, zoom=4.0))
     drawn = [
@@ -151,7 +155,7 @@ def test_a_name_that_is_unclear_beside_its_label_is_not_absent_where_the_view_sh
 
 def test_prompts_are_the_names_alone_and_their_targets_the_answers(shop):
     """No apple, though every image shows one: what the set's own labels say is asked in its own prompts."""
-    images = RehearsedImages(shop, NAMES, 2)
+    images = rehearsed(shop, NAMES, 2)
     images.annotate({0: Answers(((1, rle(), 0.9), (1, rle(20), 0.6)), frozenset({1})), 1: Answers(unclear={2})})
     dataset = ConceptPrompts(images, 64, PromptSampler(images.categories, num_positives=2, num_negatives=3))
     queries = [dataset[i].find_queries for i in range(2)]
@@ -163,7 +167,7 @@ def test_prompts_are_the_names_alone_and_their_targets_the_answers(shop):
 
 def test_the_file_is_one_of_coco_and_gives_the_answers_back(shop, tmp_path):
     """What is absent and what is unclear is in it, too, as LVIS has it."""
-    images = RehearsedImages(shop, NAMES, 3)
+    images = rehearsed(shop, NAMES, 3)
     answers = {
         0: Answers(((1, rle(), 0.9), (3, rle(20), 0.625)), frozenset({1})),
         1: Answers(unclear=frozenset({2, 3})),
@@ -180,7 +184,7 @@ def test_the_file_is_one_of_coco_and_gives_the_answers_back(shop, tmp_path):
         assert opened.unlabelled(i) == images.unlabelled(i)
         assert opened.not_exhaustive(i) == images.not_exhaustive(i)
     assert (opened.dropped, opened.adjusted) == ({}, {})
-    for other in (RehearsedImages(shop, NAMES[:2], 3), RehearsedImages(shop, NAMES)):
+    for other in (rehearsed(shop, NAMES[:2], 3), rehearsed(shop, NAMES)):
         with pytest.raises(DataError, match=r"rehearsal\.json: it is of other images or names than this run's"):
             other.from_coco(json.loads(file.read_text()), file)
     for annotation in ({"image_id": 1, "category_id": 1, "segmentation": {}}, {"image_id": 9}, 3):

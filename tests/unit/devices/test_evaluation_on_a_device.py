@@ -249,14 +249,11 @@ def test_a_model_that_has_run_is_moved(device, micro, randomized, image, name):
 def test_what_is_rehearsed_is_what_the_base_finds_on_a_cpu(device, micro, randomized, tmp_path, precision):
     """Asked of a model whose adapters have moved and that trains."""
     scenes = write_scenes(tmp_path, 2, 0, 128, "train")
-    images = RehearsedImages(read_coco(scenes.annotations, scenes.image_folder), PROMPTS)
+    options = RehearsalOptions(PROMPTS, score_threshold=0.01, unclear_threshold=0.005)
+    images = RehearsedImages(read_coco(scenes.annotations, scenes.image_folder), PROMPTS, options)
     adapted = randomized(hy.inject(micro(), hy.HyperETConfig(scheme="A+P")), scale=0.5).to(device).train()
     asked = iter(range(5))
-    how = (
-        Protocol(precision=precision),
-        RehearsalOptions(PROMPTS, score_threshold=0.01, unclear_threshold=0.005),
-        lambda: next(asked),
-    )
+    how = Protocol(precision=precision), lambda: next(asked)
     answers = [base_answers(model, images, [0, 1], *how) for model in (micro(), adapted)]
     assert (next(asked), [one.keys() for one in answers]) == (4, [{0, 1}, {0, 1}])
     assert adapted.training
