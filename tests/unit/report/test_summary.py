@@ -124,3 +124,24 @@ def test_what_most_models_share_comes_first_and_is_not_the_best_of_them():
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (310.9, "5 min 11 s"), (10_920, "3 h 2 min")])
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_agreement_with_the_base_is_said_and_never_called_worse():
+    """The base is its own truth, so that every other model has less: no finding, whatever the interval is."""
+    kept = metrics("scenes/kept", 1.0, 0.95, interval=(-0.08, -0.02)) | metrics(
+        "scenes/kept", 1.0, 0.9, "presence/accuracy_absent"
+    )
+    assert headline({**gained("scenes"), **kept}) == {
+        "Better": "mask AP .010 → .340 (+.320 to +.340)",  # of all concepts: the base's answers are no group of them
+        "Worse": "nothing beyond chance",
+        "Agreement": "mask AP with the base's own answers as the truth (1.000: all are kept): .950",
+    }
+    same = headline({**metrics("scenes", 0.3, 0.3, interval=(-0.01, 0.01)), **kept})
+    assert list(same) == ["Same", "Agreement"]
+    names = [f"m{k}" for k in range(6)]
+    several = {f"{name}/scenes/kept/segm/AP": k / 10 for k, name in enumerate(names)}
+    several |= {f"{name}/scenes/segm/AP": 0.3 for name in names}
+    both = {"base/scenes/segm/AP": 0.1, "base/scenes/kept/segm/AP": 1.0}
+    assert headline({**both, **several}, names)["Agreement"].endswith(": .000 … .500")
+    assert "Agreement" not in headline({"scenes/segm/AP": 0.1, "scenes/kept/segm/AP": 1.0})  # the base alone
+    assert all(len(text) <= LENGTH for text in headline({**both, **several}, names).values())

@@ -1,12 +1,15 @@
 import math
 
+import pytest
 from example_reports import metrics
 from metric_keys import keyed
 
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.report import tables
 from sam3_hyperet.report.pairs import pair_table
 from sam3_hyperet.report.tables import (
     category_tables,
+    main_rows,
     number,
     other_keys,
     rows,
@@ -93,3 +96,16 @@ def test_an_interval_ends_where_differences_of_fractions_do():
         0.9,
         1.0,
     )
+
+
+def test_what_is_kept_has_no_difference_from_the_base():
+    """Which is all right by itself; in tables by category neither."""
+    found = keyed(metrics("scenes/kept", 1.0, 0.95, interval=(-0.08, -0.02)) | metrics("scenes", 0.1, 0.2))
+    found |= {MetricKey("segm/AP", group="kept", category="car", data="scenes", model=m): 1.0 for m in ("base", "")}
+    every, kept = rows(found)
+    assert (every.cells[0].difference, every.label) == (pytest.approx(0.1), "scenes")
+    assert (kept.base, kept.cells[0].value, kept.label) == (1.0, 0.95, "scenes · the base's own answers")
+    assert (kept.cells[0].difference, kept.cells[0].interval, kept.cells[0].verdict) == (None, None, "")
+    assert main_rows([every, kept]) == [every, kept]
+    [table] = category_tables(found).values()
+    assert [(row.base, row.cells[0].difference) for row in table] == [(1.0, None)]
