@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -150,9 +150,14 @@ def _open_kept(
 ) -> AnsweredImages | None:
     """What `open_kept` returns for a split, by the options and by what the runs have rehearsed."""
     options = read_options(KeptOptions, plain(config.kept), "kept")
-    of_runs = [(config_of_run(run).get("rehearsal") or {}).get("names") or () for run in listed(config.run)]
-    rehearsed = [name for names in of_runs for name in listed_names(names)]
-    return open_kept(options, split, protocol, rehearsed=rehearsed, say=say)
+    of_runs = [name for run in listed(config.run) for name in _kept_by(config_of_run(run))]
+    return open_kept(options, split, protocol, rehearsed=of_runs, say=say)
+
+
+def _kept_by(run: DictConfig) -> Sequence[str]:
+    """The names that the evaluation of a run asks the base for; an earlier version's run has none."""
+    own, rehearsed = ((run.get(section) or {}).get("names") for section in ("kept", "rehearsal"))
+    return listed_names((rehearsed or ()) if own is None else own)
 
 
 def _warnings(values: dict[str, Any]) -> list[str]:

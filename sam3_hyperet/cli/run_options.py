@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from sam3_hyperet.choices import AUTO
 from sam3_hyperet.cli.of_run import read_yaml
 from sam3_hyperet.cli.sections import MORE_DATA, SECTIONS
-from sam3_hyperet.data.options import DataOptions, RehearsalOptions
+from sam3_hyperet.data.options import DataOptions, KeptOptions, RehearsalOptions
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.metrics.key import names_kept
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
@@ -21,12 +22,10 @@ from sam3_hyperet.training.choice import LOSS, Rule
 from sam3_hyperet.training.options import FSDP, STAGES, CacheOptions, FitOptions
 from sam3_hyperet.training.run_files import CONFIG_FILE
 
-_SAME_RESULT = {"protocol", "logger", "evaluate", "cache.folder", "model.compile", "train.checkpoint_activations"} | {
-    f"train.{name}"
-    for name in (
-        *("workers", "log_every", "save_every", "max_bad_steps", "threads", "accelerator", "epochs"),
-        *("memory", "memory_gb"),
-    )
+_SAME_RESULT = {
+    *("protocol", "kept", "logger", "evaluate", "cache.folder", "model.compile", "train.checkpoint_activations"),
+    *("train.workers", "train.log_every", "train.save_every", "train.max_bad_steps", "train.threads"),
+    *("train.accelerator", "train.epochs", "train.memory", "train.memory_gb"),
 }
 """Options that a resumed run may change: they decide nothing of its weights, up to rounding."""
 
@@ -49,6 +48,7 @@ class RunOptions(FitOptions):
     more_data: Mapping[str, DataOptions] = field(default_factory=dict)
     init_adapter: str | None = None
     rehearsal: RehearsalOptions = field(default_factory=RehearsalOptions)
+    kept: KeptOptions = field(default_factory=KeptOptions)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,8 +56,9 @@ class RunOptions(FitOptions):
         self.hyperet.check_sites()
         if self.train.strategy == FSDP:
             self._check_sharding()
-        if self.rehearsal.names and self.model.is_random:
-            raise ConfigError("rehearsal.names: the base has random weights, which know nothing to rehearse")
+        for section, purpose in ((self.rehearsal, "to rehearse"), (self.kept, "that could be kept")):
+            if section.names and self.model.is_random:
+                raise ConfigError(f"{section.SECTION}.names: the base has random weights, which know nothing {purpose}")
 
     @property
     def deciding(self) -> dict[str, Any]:
@@ -71,7 +72,10 @@ class RunOptions(FitOptions):
             elif section.name not in _SAME_RESULT:
                 of_section = _deciding(value) if is_dataclass(value) else {"": value}
                 values |= {f"{section.name}.{key}".rstrip("."): one for key, one in of_section.items()}
-        if Rule.parse(self.train.best).metrics != (LOSS,):  # the protocol then chooses the step
+        metrics = Rule.parse(self.train.best).metrics
+        if names_kept(metrics):
+            values |= {f"kept.{key}": value for key, value in asdict(self.kept).items()}
+        if metrics != (LOSS,):  # the protocol then chooses the step
             scored = self.protocol.for_validation(self.train.validate_images).deciding()
             values |= {f"protocol.{key}": value for key, value in scored.items()}
         if self.rehearsal.names:
@@ -132,7 +136,7 @@ class RunOptions(FitOptions):
 def read_run(values: Mapping[str, Any]) -> RunOptions:
     """Read a configuration's plain values, and check them by themselves and together."""
     sections = {field.name: SECTIONS[field.name] for field in fields(RunOptions) if field.name in SECTIONS}
-    values = {"rehearsal": {}, **values}  # an earlier version's run has none, nor the last two
+    values = {"rehearsal": {}, "kept": {}, **values}  # an earlier version's run has none, nor the last two
     if missing := [name for name in (*sections, "seed", "evaluate") if name not in values]:
         raise ConfigError(f"{', '.join(missing)}: missing; expected the configuration of a run")
     options = {name: read_options(cls, values[name], name) for name, cls in sections.items()}

@@ -27,14 +27,14 @@ from sam3_hyperet.cli.submit import parse_runs, submit_runs
 from sam3_hyperet.cli.training_data import calibration_remark, concept_prompts, open_data, with_answers, with_remedy
 from sam3_hyperet.cli.training_data import views as views_of
 from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.answers import AnsweredImages
 from sam3_hyperet.data.mixture import Mixture
-from sam3_hyperet.data.options import KeptOptions
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.data.vocabularies import listed
 from sam3_hyperet.evaluation.cascade import calibration_images
 from sam3_hyperet.evaluation.kept import kept_lines, open_kept
 from sam3_hyperet.evaluation.metrics.key import names_kept
-from sam3_hyperet.evaluation.models import BASE, beside_base
+from sam3_hyperet.evaluation.models import beside_base
 from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.evaluation.validation_score import ValidationScore, known_metrics, open_validation
 from sam3_hyperet.files import replacing, sole_use, write_json
@@ -146,6 +146,7 @@ def _train(
         scored = data.splits.evaluation
         calibrating = calibration_images(options.data, scored, options.protocol) if scored else None
     splits = data.splits
+    kept = _open_kept(scored, options, say) if scored else None
     validation_task = _validation_task(splits.tuning, options, say)
     if options.train.max_steps is None:
         options = options.of_images(data.images_an_epoch)
@@ -255,10 +256,6 @@ def _train(
         inputs = models, options.data, splits.evaluation, options.protocol, run.path
         shown = {"config_text": config_text, "extra": extra, "console": console}
         shown["base"] = ModelOptions(**values["model"]).weights
-        kept = None
-        if models[0].name == BASE:
-            names = listed(options.rehearsal.names)
-            kept = open_kept(KeptOptions(), splits.evaluation, options.protocol, rehearsed=names, say=say)
         compare_and_report(*inputs, **shown, fabric=fabric, tuning=calibrating, kept=kept)
     _print_next(console, run.path, splits.training)
     return run.path
@@ -270,10 +267,15 @@ def _validation_task(tuning: Split | None, options: RunOptions, say: Callable[[s
         return None
     rule, kept = Rule.parse(options.train.best), None
     if names_kept(rule.metrics):  # which is more to ask, each time
-        kept = open_kept(KeptOptions(), tuning, options.protocol, rehearsed=listed(options.rehearsal.names), say=say)
+        kept = _open_kept(tuning, options, say)
     task = open_validation(tuning, options.protocol, options.train.scored_images, kept)
     rule.check(known_metrics(task), _scored(task))
     return task
+
+
+def _open_kept(split: Split, options: RunOptions, say: Callable[[str], None]) -> AnsweredImages | None:
+    """What `open_kept` returns for a split."""
+    return open_kept(options.kept, split, options.protocol, rehearsed=listed(options.rehearsal.names), say=say)
 
 
 def _scored(task: EvalTask) -> str:

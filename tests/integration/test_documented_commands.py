@@ -123,8 +123,9 @@ REPLACED = {
     r"\bDIR\b": "data/shop",
     r"^((?!.*launcher=slurm).* )devices=8": r"\1devices=1",
     r"train.threads=2": "train.threads=1",
+    r"where kept/segm/AP (>= 0\.95.*)": r"where kept/presence/accuracy_absent \1 kept.unclear_threshold=0.5",
 }
-"""What stands for folders, gated weights, the names in capitals, 8 GPUs and a second core."""
+"""What stands for folders, gated weights, the names in capitals, 8 GPUs, a second core, and a base that finds things."""
 WRITES = {
     "train": "adapter.safetensors",
     "evaluate": "report.html",
