@@ -12,6 +12,8 @@ DEMO_DIAL = 1.5
 """The end of the dial on the page of the demo."""
 MIN_RADIUS = 0.1
 """K of the entailment cones: within twice this radius a cone is half a space."""
+KEPT = "kept"
+"""The group of the metrics whose truth is the base's own answers, and the section of their options."""
 VISUAL = "visual"
 """SAM 3's text for a prompt of boxes alone."""
 RADIUS_SCALES = ("width", "median", "none")

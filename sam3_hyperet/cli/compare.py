@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Column, Table
 
+from sam3_hyperet.choices import KEPT
 from sam3_hyperet.cli.dial import print_front
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.tables import print_table
@@ -19,7 +20,7 @@ from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.evaluation.compare import Comparison, compare, model_parts, remove_records
 from sam3_hyperet.evaluation.dial import DialFront, default_rule, front_of
-from sam3_hyperet.evaluation.metrics.key import KEPT, MetricKey
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import BASE, EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import open_task

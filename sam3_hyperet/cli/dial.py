@@ -17,7 +17,6 @@ from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split, open_split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.dial import GRID, DialFront
-from sam3_hyperet.evaluation.metrics.key import names_kept
 from sam3_hyperet.evaluation.models import BASE, EvalModel, TrainedFiles
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import EvalTask, open_task
@@ -118,7 +117,7 @@ class DialOptions:
         if shared := shared_pictures(split.images, scored.images):
             found = f"{len(shared)} of its tuning images are scored in split={scored.name}, the first {shared[0]}"
             raise ConfigError(f"dial=auto: {found}; expected splits that share none")
-        answered = kept(split) if names_kept(self.rule.metrics) else None
+        answered = kept(split) if self.rule.names_kept else None
         task = open_validation(split, protocol, protocol.calibration_images, answered)
         source = f"the {count_of(len(task.positions), 'tuning image')}"
         self.rule.check(known_metrics(task), source, "protocol.calibration_images")

@@ -4,6 +4,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.choices import KEPT
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.composition import plain
@@ -24,7 +26,7 @@ from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.submit import parse_runs, submit_jobs
 from sam3_hyperet.data.answers import AnsweredImages
-from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions, KeptOptions
+from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions, KeptOptions, RehearsalOptions
 from sam3_hyperet.data.sources import Split, open_split
 from sam3_hyperet.data.vocabularies import listed as listed_names
 from sam3_hyperet.doctor.cluster import unseen
@@ -35,8 +37,7 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.cascade import calibration_images
 from sam3_hyperet.evaluation.dial import choose_dial
 from sam3_hyperet.evaluation.kept import open_kept
-from sam3_hyperet.evaluation.metrics.key import KEPT
-from sam3_hyperet.evaluation.models import DIALS, EXACT, FIRST_LOOKS, TrainedFiles, along_dial, open_models
+from sam3_hyperet.evaluation.models import FOLDERS, TrainedFiles, along_dial, open_models
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.recording import RECORDS
 from sam3_hyperet.evaluation.task import check_tiles, open_task
@@ -149,14 +150,17 @@ def _open_kept(
     config: DictConfig, split: Split, protocol: Protocol, say: Callable[[str], None] = lambda line: None
 ) -> AnsweredImages | None:
     """What `open_kept` returns for a split, by the options and by what the runs have rehearsed."""
-    options = read_options(KeptOptions, plain(config.kept), "kept")
-    of_runs = [name for run in listed(config.run) for name in _kept_by(config_of_run(run))]
-    return open_kept(options, split, protocol, rehearsed=of_runs, say=say)
+    runs = [config_of_run(run) for run in listed(config.run)]
+    options = read_options(KeptOptions, plain(config.kept), KEPT)
+    if runs and options == KeptOptions():  # so that the numbers are those of the run
+        own = read_options(KeptOptions, plain(runs[0].get(KEPT) or OmegaConf.create()), KEPT)
+        options = replace(own, names=None)
+    return open_kept(options, split, protocol, of_runs=[name for run in runs for name in _kept_by(run)], say=say)
 
 
 def _kept_by(run: DictConfig) -> Sequence[str]:
     """The names that the evaluation of a run asks the base for; an earlier version's run has none."""
-    own, rehearsed = ((run.get(section) or {}).get("names") for section in ("kept", "rehearsal"))
+    own, rehearsed = ((run.get(section) or {}).get("names") for section in (KEPT, RehearsalOptions.SECTION))
     return listed_names((rehearsed or ()) if own is None else own)
 
 
@@ -221,7 +225,7 @@ def find_trained(adapters: list[Path], runs: list[Path], *, data: str, use_weigh
     found: dict[str, TrainedFiles] = {}
     for name, of_model in zip(names, files, strict=True):
         if of_model.adapter or of_model.weights:  # the name is also that of a folder
-            taken = {*found, data, *RESERVED_NAMES, EXACT, FIRST_LOOKS, DIALS, KEPT}
+            taken = {*found, data, *RESERVED_NAMES, *FOLDERS}
             found[unique(name.strip(".") or "adapter", taken)] = of_model
     return found
 

@@ -13,7 +13,6 @@ from sam3_hyperet.cli.of_run import read_yaml
 from sam3_hyperet.cli.sections import MORE_DATA, SECTIONS
 from sam3_hyperet.data.options import DataOptions, KeptOptions, RehearsalOptions
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.metrics.key import names_kept
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
@@ -60,6 +59,10 @@ class RunOptions(FitOptions):
             if section.names and self.model.is_random:
                 raise ConfigError(f"{section.SECTION}.names: the base has random weights, which know nothing {purpose}")
 
+        if self.kept.names and not self.evaluate and not Rule.parse(self.train.best).names_kept:
+            unread = "with evaluate=false, and a train.best that names no metric of kept, nobody asks for them"
+            raise ConfigError(f"kept.names={self.kept.names!r:.80}: {unread}; expected one of these, or no kept.names")
+
     @property
     def deciding(self) -> dict[str, Any]:
         """By its key, every option that decides what is trained."""
@@ -72,10 +75,10 @@ class RunOptions(FitOptions):
             elif section.name not in _SAME_RESULT:
                 of_section = _deciding(value) if is_dataclass(value) else {"": value}
                 values |= {f"{section.name}.{key}".rstrip("."): one for key, one in of_section.items()}
-        metrics = Rule.parse(self.train.best).metrics
-        if names_kept(metrics):
+        rule = Rule.parse(self.train.best)
+        if rule.names_kept:
             values |= {f"kept.{key}": value for key, value in asdict(self.kept).items()}
-        if metrics != (LOSS,):  # the protocol then chooses the step
+        if rule.metrics != (LOSS,):  # the protocol then chooses the step
             scored = self.protocol.for_validation(self.train.validate_images).deciding()
             values |= {f"protocol.{key}": value for key, value in scored.items()}
         if self.rehearsal.names:

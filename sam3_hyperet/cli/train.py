@@ -33,7 +33,6 @@ from sam3_hyperet.data.sources import Split
 from sam3_hyperet.data.vocabularies import listed
 from sam3_hyperet.evaluation.cascade import calibration_images
 from sam3_hyperet.evaluation.kept import kept_lines, open_kept
-from sam3_hyperet.evaluation.metrics.key import names_kept
 from sam3_hyperet.evaluation.models import beside_base
 from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.evaluation.validation_score import ValidationScore, known_metrics, open_validation
@@ -178,8 +177,15 @@ def _train(
     radius_control(model, options.radius, options.train.max_steps)
     key_layers = options.stage.layers if options.stage.number < 3 else ()
     groups = describe_groups(build_optimizer(model, options.optim, key_layers=key_layers))
-    check_prompts(model, [category.name for images in data.sets for category in images.categories])
+    asked = [*data.sets, *([kept] if kept else [])]
+    check_prompts(model, [category.name for images in asked for category in images.categories])
     check_cache(model, options.cache, options.stage.last, views)
+
+    score = ValidationScore(validation_task, model, fabric) if validation_task else None
+    if validation_task and validation_task.kept:  # answered by now
+        for line in kept_lines(validation_task.kept):
+            say(line)
+        Rule.parse(options.train.best).check(known_metrics(validation_task), _scored(validation_task))
 
     def prepare() -> None:
         run.prepare()
@@ -214,11 +220,6 @@ def _train(
     def tuning_batches() -> Iterator[host.BatchedDatapoint]:
         return val_batches(tuning, batch_size, device) if tuning else iter(())
 
-    score = ValidationScore(validation_task, model, fabric) if validation_task else None
-    if validation_task and validation_task.kept:  # answered by now
-        for line in kept_lines(validation_task.kept):
-            say(line)
-        Rule.parse(options.train.best).check(known_metrics(validation_task), _scored(validation_task))
     validation = Validation(tuning_batches, score)
     way_on = f"to go on, run the same command with run_dir={run.path}"
     with Preemption(fabric, say, way_on) as preemption, contextlib.ExitStack() as stack:
@@ -266,7 +267,7 @@ def _validation_task(tuning: Split | None, options: RunOptions, say: Callable[[s
     if tuning is None or not options.train.scored_images:
         return None
     rule, kept = Rule.parse(options.train.best), None
-    if names_kept(rule.metrics):  # which is more to ask, each time
+    if rule.names_kept:  # which is more to ask, each time
         kept = _open_kept(tuning, options, say)
     task = open_validation(tuning, options.protocol, options.train.scored_images, kept)
     rule.check(known_metrics(task), _scored(task))
@@ -275,7 +276,7 @@ def _validation_task(tuning: Split | None, options: RunOptions, say: Callable[[s
 
 def _open_kept(split: Split, options: RunOptions, say: Callable[[str], None]) -> AnsweredImages | None:
     """What `open_kept` returns for a split."""
-    return open_kept(options.kept, split, options.protocol, rehearsed=listed(options.rehearsal.names), say=say)
+    return open_kept(options.kept, split, options.protocol, of_runs=listed(options.rehearsal.names), say=say)
 
 
 def _scored(task: EvalTask) -> str:

@@ -98,13 +98,17 @@ class AnsweredImages(AnnotatedImages):
         """
         found = Counter(category for one in self._answers.values() for category, _, _ in one.found)
         counts = [f"{category.name} {found[category.id]:,}" for category in self.categories if found[category.id]]
-        not_found = [category.name for category in self.categories if not found[category.id]]
+        open_ = Counter(category for i in self._answers for category in self.unlabelled(i))
+        never = [category.name for category in self.categories if open_[category.id] == len(self._answers)]
+        not_found = [one.name for one in self.categories if not found[one.id] and one.name not in never]
         asked = f"{count_of(len(self.categories), 'name')} on {count_of(len(self._answers), kind)}"
         what = f"{count_of(sum(found.values()), 'object')} that score {self.options.score_threshold:g} or more"
         lines = [f"{self.name}: the base was asked for {asked} and found {what}: {some(counts, _LISTED) or 'nothing'}"]
+        warning = "" if counts else "warning: "
         if not_found:
-            warning = "" if counts else "warning: "
             lines.append(f"{self.name}: {warning}found nowhere, so {nowhere}: {some(not_found, _LISTED)}")
+        if never:
+            lines.append(f"{self.name}: {warning}unsure of on every image: {some(never, _LISTED)}")
         unclear = sum(len(self.unlabelled(i)) for i in self._answers)
         if share := unclear / (len(self._answers) * len(self.categories)):
             lines.append(f"{self.name}: {share:.0%} of the questions had low scores alone for an answer and {unused}")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar
 
+from sam3_hyperet.choices import KEPT
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import NonNegativeInt, PositiveFloat, Probability, check_fields, one_of
 
@@ -159,6 +160,11 @@ class DataOptions:
                 f"data.name={self.name!r}; expected a name without / that no other metrics begin with: not "
                 f"{', '.join(sorted(RESERVED_NAMES))}"
             )
+        if KEPT in (self.groups or {}):
+            found = (
+                f"data.groups.{KEPT}: metrics of this name have the base's own answers as their truth ({KEPT}.names)"
+            )
+            raise ConfigError(f"{found}; expected another name")
         if not isinstance(self.splits, Mapping):
             raise ConfigError(f"data.splits={self.splits!r}; expected {', '.join(SPLITS)} by name")
         for split in self.splits:
@@ -179,7 +185,8 @@ class KeptOptions:
 
     Attributes:
         names: what to ask for, noun phrases or the name of a list of them (`data.absent_concepts`); None for those that
-            the runs have rehearsed, empty for none. Names that have labels in the data set are left out.
+            training rehearses, or those of the run that is evaluated; empty for none. Names that have labels in the
+            data set are left out.
         images: the base is asked about at most so many of the scored images, evenly spread; 0 for all.
         score_threshold: detections of the base that score as much are the truth.
         unclear_threshold: those that score less and as much as this are not, but leave open whether there is more: a
@@ -191,12 +198,12 @@ class KeptOptions:
     score_threshold: Probability = 0.5
     unclear_threshold: Probability = 0.1
 
-    SECTION: ClassVar[str] = "kept"
+    SECTION: ClassVar[str] = KEPT
 
     def __post_init__(self) -> None:
         section, values = self.SECTION, {field.name: field.default for field in fields(self)}
         check_fields(self, section)
-        if not self.names and (
+        if self.names == () and (
             given := [name for name in values if name != "names" and getattr(self, name) != values[name]]
         ):
             found = f"{section}.{given[0]}={getattr(self, given[0])} decides nothing"

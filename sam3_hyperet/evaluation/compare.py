@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from lightning_fabric import Fabric
 
+from sam3_hyperet.choices import KEPT
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.parts import prompted_ids
@@ -19,9 +20,9 @@ from sam3_hyperet.evaluation.bootstrap import FEWEST_IMAGES, intervals, paired_d
 from sam3_hyperet.evaluation.cascade import Calibration, Calibrator
 from sam3_hyperet.evaluation.kept import ask_base
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Record
-from sam3_hyperet.evaluation.metrics.key import KEPT, MetricKey
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.metrics.radius import BEFORE
-from sam3_hyperet.evaluation.models import BASE, DIALS, EXACT, FIRST_LOOKS, EvalModel, is_base
+from sam3_hyperet.evaluation.models import BASE, EXACT, FIRST_LOOKS, FOLDERS, EvalModel, is_base
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.recording import (
     RECORDS,
@@ -178,7 +179,7 @@ def _base_of(models: Sequence[EvalModel]) -> EvalModel:
 
 def remove_records(comparison: Comparison, run_dir: Path) -> None:
     """Remove the records of a comparison and of the dial that was chosen for it, and nothing else."""
-    names = [*(result.model.name for result in comparison.results), EXACT, FIRST_LOOKS, DIALS, KEPT]
+    names = [*(result.model.name for result in comparison.results), *FOLDERS]
     Manifest(run_dir).remove(*(f"{RECORDS}/{name}" for name in names))
     with contextlib.suppress(OSError):  # it holds something else
         (run_dir / RECORDS).rmdir()
@@ -313,4 +314,4 @@ def _not_adapted_to(data: DataOptions, task: EvalTask) -> list[str]:
     for names in (data.annotated, [name for name, weight in (data.prompt_weights or {}).items() if weight]):
         named = {i for name in names for i in task.groups.get(name, ())}
         trained &= named | {c.id for c in categories if c.granularity in names} if names else trained
-    return [name for name, ids in task.groups.items() if trained.isdisjoint(ids)] + ([KEPT] if task.kept else [])
+    return [name for name, ids in task.groups.items() if trained.isdisjoint(ids)]

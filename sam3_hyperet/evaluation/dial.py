@@ -7,11 +7,11 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.choices import KEPT
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.evaluation.compare import EvalResult, forgetting
 from sam3_hyperet.evaluation.kept import ask_base
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator
-from sam3_hyperet.evaluation.metrics.key import KEPT
 from sam3_hyperet.evaluation.models import BASE, DIALS, EvalModel, along_dial
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.recording import RECORDS, Progress, Say, record_runs, run_facts, split_facts
@@ -132,7 +132,7 @@ def default_rule(known: Mapping[str, float]) -> Rule:
 
 
 def _front(rule: Rule, models: Sequence[EvalModel], found: Sequence[Mapping[str, float]], task: EvalTask) -> DialFront:
-    base, groups, metrics = found[0], task.group_names, dict[float, Mapping[str, float]]()
+    base, groups, metrics = found[0], ("", *task.groups), dict[float, Mapping[str, float]]()
     for model, of_model in zip(models, found, strict=True):
         if model.dial is not None:
             metrics[model.dial] = {**of_model, **forgetting(base, of_model, groups)}

@@ -13,7 +13,6 @@ from sam3_hyperet.data.vocabularies import absent_concepts
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics.evaluator import Record
 from sam3_hyperet.evaluation.metrics.kept import AnswerEvaluator
-from sam3_hyperet.evaluation.metrics.key import KEPT
 from sam3_hyperet.evaluation.models import EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
 from sam3_hyperet.evaluation.record_store import RecordStore
@@ -27,22 +26,20 @@ _ANSWERS = "answers"
 
 
 def open_kept(
-    options: KeptOptions, split: Split, protocol: Protocol, *, rehearsed: Sequence[str] = (), say: Say
+    options: KeptOptions, split: Split, protocol: Protocol, *, of_runs: Sequence[str] = (), say: Say
 ) -> AnsweredImages | None:
     """The scored images, to be annotated with the base's answers to the options' names; None for no names.
 
-    rehearsed: the names where the options have none. Of these, what cannot be measured is said. Names that have labels
+    of_runs: the names where the options have none. Of these, what cannot be measured is said. Names that have labels
     are left out, and counted. Raises ConfigError for names of the options that cannot be measured.
     """
     is_given = options.names is not None
-    asked = absent_concepts(options.names if options.names is not None else rehearsed, (), option="kept.names")
+    asked = absent_concepts(options.names if options.names is not None else of_runs, (), option="kept.names")
     if not asked:
         return None
     labelled = [*split.images.categories, *(split.labels.categories if split.labels else ())]
     names = absent_concepts(asked, labelled)
-    if KEPT in split.groups:
-        fault, expected = f"data.groups has a group of this name, {KEPT}", "another name for that"
-    elif protocol.asks_present:
+    if protocol.asks_present:
         fault = f"{protocol.prompted_by} leaves out what is absent, and no labels say what is present"
         expected = "protocol.exemplars=0 and protocol.present_only=false"
     elif not names:
@@ -50,11 +47,11 @@ def open_kept(
         expected = "names without labels"
     else:
         if count := len(asked) - len(names):
-            say(f"kept: {count_of(count, 'name')} left out, which have labels in {split.images.name}")
+            say(f"kept: {count_of(count, 'name')} with labels in {split.images.name} left out")
         return AnsweredImages(split.images, names, options)
     if is_given:
         raise ConfigError(f"kept.names={options.names!r:.80}: {fault}; expected {expected}, or kept.names=[]")
-    say(f"kept: nothing is measured of the names that were rehearsed: {fault}")
+    say(f"kept: nothing is measured of the names of the run: {fault}")
     return None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.choices import KEPT
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.copies import adapted_copy, shared_copy
@@ -17,11 +18,9 @@ from sam3_hyperet.modeling.parameters import base_state_dict
 from sam3_hyperet.modeling.probe import watchable_base
 
 BASE = "base"
-EXACT, FIRST_LOOKS, DIALS = (
-    "exact",
-    "first-looks",
-    "dials",
-)  # folders beside the models' records; no model has these names
+EXACT, FIRST_LOOKS, DIALS = "exact", "first-looks", "dials"
+FOLDERS = (EXACT, FIRST_LOOKS, DIALS, KEPT)
+"""Folders beside the models' records; no model has these names."""
 
 
 @dataclass(frozen=True)

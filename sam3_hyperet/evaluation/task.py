@@ -11,7 +11,7 @@ import numpy as np
 
 from sam3_hyperet import masks
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.choices import VISUAL
+from sam3_hyperet.choices import KEPT, VISUAL
 from sam3_hyperet.data.answers import AnsweredImages
 from sam3_hyperet.data.hierarchy import Hierarchy, hierarchy_of
 from sam3_hyperet.data.prompts import prompt_texts
@@ -23,7 +23,6 @@ from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
 from sam3_hyperet.evaluation.metrics.hierarchy import GranularityEvaluator, concepts
 from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
 from sam3_hyperet.evaluation.metrics.kept import KeptEvaluator
-from sam3_hyperet.evaluation.metrics.key import KEPT
 from sam3_hyperet.evaluation.metrics.level_radius import LevelRadiusEvaluator
 from sam3_hyperet.evaluation.metrics.presence import PresenceEvaluator
 from sam3_hyperet.evaluation.metrics.radius import RadiusEvaluator
@@ -50,7 +49,7 @@ class EvalTask:
     shown: (position, category id) pairs whose detections are kept for the report, `shown_maps` positions whose label
         map is.
     Of a protocol that asks for present concepts alone, instances are scored, and neither label maps nor the tree, for
-    both compare a concept with those that are not asked for.
+    both compare a concept with those that are not asked for; nor what is kept, of which no labels say what is present.
     Raises ConfigError without instances and label maps, DataError where the two differ in their images.
     """
 
@@ -70,7 +69,8 @@ class EvalTask:
             if not split.has_instances:
                 name = f"{protocol.prompted_by} is of single instances, and {split.images.name} has label maps alone"
                 raise ConfigError(f"protocol: {name}; expected protocol.exemplars=0 and protocol.present_only=false")
-            split, hierarchy, shown_maps = dataclasses.replace(split, labels=None, merged=None), None, ()
+            split, hierarchy, kept = dataclasses.replace(split, labels=None, merged=None), None, None
+            shown_maps = ()
         self.split, self.protocol, self.positions = split, protocol, tuple(positions)
         self.hierarchy, self.kept, self.shown, self.shown_maps = hierarchy, kept, tuple(shown), tuple(shown_maps)
         asked = [category for category in split.images.categories if category.id != split.images.background]
@@ -194,11 +194,6 @@ class EvalTask:
             groups[category.granularity].append(category.id)
         several = dict(groups) if len(groups) > 1 else {}
         return several | {name: list(ids) for name, ids in self.split.groups.items()}
-
-    @property
-    def group_names(self) -> tuple[str, ...]:
-        """The names below which metrics are reported: none for all categories, those of `groups`, and of `kept`."""
-        return "", *self.groups, *([KEPT] if self.kept else [])
 
     @cached_property
     def _class_groups(self) -> dict[str, list[str]]:

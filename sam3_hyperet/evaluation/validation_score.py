@@ -7,13 +7,13 @@ import numpy as np
 from lightning_fabric import Fabric
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.choices import KEPT
 from sam3_hyperet.data.answers import AnsweredImages
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.compare import forgetting
 from sam3_hyperet.evaluation.kept import annotate, asking_run
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Record
-from sam3_hyperet.evaluation.metrics.key import KEPT
 from sam3_hyperet.evaluation.models import BASE, EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.record_store import RecordStore
@@ -36,7 +36,7 @@ class ValidationScore:
     def __init__(self, task: EvalTask, model: host.Sam3Image, fabric: Fabric) -> None:
         self._task, self._fabric = task.on(next(model.parameters()).device.type), fabric
         self._model = shared_copy(model).eval()  # of the same tensors, and without the modes and caches of training
-        if self._task.kept and not self._task.kept.is_annotated:
+        if self._task.kept:
             with adapters_disabled(self._model):
                 run = asking_run(EvalModel(BASE, self._model), self._task, _InMemory())
                 annotate(self._task.kept, run, self._records(run))
@@ -47,7 +47,7 @@ class ValidationScore:
             with adapters_disabled(self._model):
                 return self._metrics()
         found = self._metrics()
-        return found | forgetting(base, found, self._task.group_names)
+        return found | forgetting(base, found, ("", *self._task.groups))
 
     def _metrics(self) -> dict[str, float]:
         run = open_run(EvalModel("validation", self._model), self._task, _InMemory())
@@ -92,7 +92,7 @@ def known_metrics(task: EvalTask) -> dict[str, float]:
         raise DataError(f"{task.split.images.name}: no metric can be measured on its tuning images")
     if task.kept and not task.kept.is_annotated:
         found |= {key: 0.0 for key in found if key.startswith(f"{KEPT}/")}
-    return found | forgetting(found, found, task.group_names)
+    return found | forgetting(found, found, ("", *task.groups))
 
 
 def headlines(evaluators: Mapping[str, Evaluator], records: Sequence[Record]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sam3_hyperet.hub.run_info import metrics_at_dials
-from sam3_hyperet.report.tables import MISSING, Row, between, number, rows, signed, value
+from sam3_hyperet.report.tables import MISSING, Row, between, is_kept, number, rows, signed, value
 from sam3_hyperet.report.text_tables import markdown_text
 
 if TYPE_CHECKING:
@@ -14,8 +14,11 @@ _SHOWN = ("segm/AP", "bbox/AP", "mIoU", "presence/accuracy_absent", "hierarchy/c
 
 
 def card_rows(metrics: Mapping[str, Any]) -> list[Row]:
-    """The rows of a card: mask AP, or box AP where there are no masks, mIoU, absent prompts and the concept tree."""
-    found = [row for row in rows(metrics) if row.metric.key in _SHOWN]
+    """The rows of a card: mask AP, or box AP where there are no masks, mIoU, absent prompts and the concept tree.
+
+    By labels alone: agreement with the base is no result.
+    """
+    found = [row for row in rows(metrics) if row.metric.key in _SHOWN and not is_kept(row)]
     with_masks = {row.scope for row in found if row.metric.key == "segm/AP"}
     fused = {row.scope[:1] for row in found if row.metric.key == "mIoU" and row.scope[-1] == "fused"}
     kept = []

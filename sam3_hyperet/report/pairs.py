@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sam3_hyperet.report.tables import METRICS, Cell, Row, main_rows, rows, tested_cell
+from sam3_hyperet.report.tables import METRICS, Cell, Row, is_kept, main_rows, rows, tested_cell
 
 _TESTED = ("segm/AP", "bbox/AP", "mIoU", "presence/accuracy_absent", "presence/accuracy_present")
 
@@ -48,7 +48,7 @@ def pair_table(metrics: Mapping[str, float], models: Sequence[str], label: Calla
     found, main, table = [], [], rows(metrics, models)
     judging = set(map(id, main_rows(table)))
     for row in table:
-        if row.metric.key not in names:
+        if row.metric.key not in names or is_kept(row):
             continue
         key = "/".join((*row.scope, row.metric.key))
         of_pairs = [f"between/{later}/{earlier}/{key}" for later, earlier in pairs]

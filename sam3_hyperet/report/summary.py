@@ -25,6 +25,7 @@ from sam3_hyperet.report.tables import (
 from sam3_hyperet.wording import count_of
 
 COST = "Cost"
+_ALL = 0.9995  # of an AP that is shown as 1.000
 _NAMED = 4  # models whose figures are given one by one
 LENGTH = 110  # characters of a line, as many as fit a page of 1,100 pixels
 _PRESENT, _ABSENT = "presence/accuracy_present", "presence/accuracy_absent"
@@ -61,7 +62,7 @@ class _Change:
 
 
 def headline(metrics: Mapping[str, float], models: Sequence[str] = ()) -> list[Line]:
-    """At most three lines about AP, mIoU, what is accepted and what rejected, and the parameters.
+    """At most four lines about AP, mIoU, what is accepted and what rejected, and the parameters.
 
     Figures are rounded as in the table; those of several models stand in their order, of many the lowest and highest.
     More false alarms, and present concepts that are missed, are named whatever else there is to say.
@@ -89,8 +90,13 @@ def headline(metrics: Mapping[str, float], models: Sequence[str] = ()) -> list[L
 def _agreement(table: Sequence[Row]) -> list[Line]:
     """How much of the base's own answers is kept, where that was measured; it can only be less than all."""
     found = [row for row in table if is_kept(row) and row.metric.key == "segm/AP"]
-    what = "mask AP with the base's own answers as the truth (1.000: all are kept)"
-    return [Line("Agreement", f"{what}: {_figures(row.cells)}") for row in found if row.base is not None]
+    what = "mask AP with the base's own answers as the truth"
+    lines = []
+    for row in found:
+        if row.base is not None:  # where a protocol spares prompts, the base itself may miss some of its answers
+            of_base = "all are kept" if row.base > _ALL else "the base as it is scored"
+            lines.append(Line("Agreement", f"{what} ({number(row.base, 3)}: {of_base}): {_figures(row.cells)}"))
+    return lines
 
 
 def dial_headline(front: DialFront) -> list[Line]:

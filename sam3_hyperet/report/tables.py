@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sam3_hyperet.evaluation.metrics.key import KEPT, MetricKey
+from sam3_hyperet.choices import KEPT
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 
 if TYPE_CHECKING:
     from sam3_hyperet.evaluation.dial import DialFront  # loads torch, which tables of files do without

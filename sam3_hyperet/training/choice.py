@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sam3_hyperet.choices import KEPT
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import close
 
@@ -85,6 +86,11 @@ class Rule:
         return tuple(dict.fromkeys([self.metric, *(condition.metric for condition in self.conditions)]))
 
     @property
+    def names_kept(self) -> bool:
+        """Whether it names a metric whose truth is the base's own answers."""
+        return any(map(_is_kept, self.metrics))
+
+    @property
     def where(self) -> str:
         """The conditions as text."""
         return " and ".join(map(str, self.conditions))
@@ -100,11 +106,13 @@ class Rule:
             if name not in known:
                 there = ", ".join([LOSS, *sorted(known)])
                 near = close(name, known) + (f"; {_EXPECTED}" if " " in name else "")
-                if "kept" in name.split("/"):
-                    near += "; what is kept needs names without labels, kept.names, or rehearsal.names in training"
+                if _is_kept(name):
+                    near += "; what is kept needs names without labels (kept.names)"
                 raise ConfigError(f"{self.option}: {source} have no metric {name!r}; expected one of {there}{near}")
             if math.isnan(known[name]):
                 remedy = f"expected other images, a larger {images}, or a metric of what they show"
+                if _is_kept(name):
+                    remedy = f"expected other kept.names, a lower kept.score_threshold, or a larger {images}"
                 raise ConfigError(f"{self.option}: {name} is undefined: {source} show nothing of it; {remedy}")
 
     def rank(self, values: Mapping[str, float], base: Mapping[str, float]) -> tuple[float, float]:
@@ -132,6 +140,10 @@ def _conditions(given: str, where: str | None) -> tuple[Condition, ...]:
         found.append(Condition(condition["metric"], condition["sign"], float(bound), bool(condition["base"])))
         place = condition.end()
     return tuple(found)
+
+
+def _is_kept(metric: str) -> bool:
+    return KEPT in metric.split("/")
 
 
 def _is_to_be_low(metric: str) -> bool:

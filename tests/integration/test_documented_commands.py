@@ -125,7 +125,7 @@ REPLACED = {
     r"train.threads=2": "train.threads=1",
     r"where kept/segm/AP (>= 0\.95.*)": r"where kept/presence/accuracy_absent \1 kept.unclear_threshold=0.5",
 }
-"""What stands for folders, gated weights, the names in capitals, 8 GPUs, a second core, and a base that finds things."""
+"""What stands for folders, gated weights, the names in capitals, 8 GPUs, a second core, and a base that is sure."""
 WRITES = {
     "train": "adapter.safetensors",
     "evaluate": "report.html",

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from sam3_hyperet.arrays.ragged import Ragged
+from sam3_hyperet.choices import KEPT
 from sam3_hyperet.data.answers import AnsweredImages, Answers
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
-from sam3_hyperet.evaluation.metrics.key import KEPT, MetricKey
+from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.inference.prediction import Encoded, PromptDetections
 
 
@@ -50,8 +51,7 @@ class AnswerEvaluator(Evaluator):
         self._unclear: set[int] = set()
 
     def add(self, prompt: Prompt, detections: PromptDetections) -> None:
-        if prompt.category_id is None:
-            return
+        assert prompt.category_id is not None
         options, scores = self._images.options, detections.scores
         count = int((scores >= options.score_threshold).sum())  # best first
         if (scores >= options.unclear_threshold).sum() > count:

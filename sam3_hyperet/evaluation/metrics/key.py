@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-KEPT = "kept"
-"""The group of the metrics whose truth is the base's own answers."""
 _OF_ABSENT = ("cgF1", "IL_MCC", "accuracy_absent")
 
 
@@ -29,11 +27,6 @@ class MetricKey(str):
         """The key of the same metric on a data set, by a model."""
         own = key if isinstance(key, MetricKey) else cls(key)
         return cls(own.metric, group=own.group, category=own.category, data=data, model=model)
-
-
-def names_kept(metrics: Iterable[str]) -> bool:
-    """Whether one of the metrics has the base's own answers as its truth."""
-    return any(KEPT in metric.split("/") for metric in metrics)
 
 
 def of_present(metrics: Mapping[str, float]) -> dict[str, float]:

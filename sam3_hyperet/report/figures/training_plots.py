@@ -7,6 +7,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
+from sam3_hyperet.choices import KEPT
 from sam3_hyperet.report.figures.plots import PAGE, SERIES, Line, Plot, draw_lines, new_axes, thinned, to_svg
 
 _Point = tuple[float, float]
@@ -69,12 +70,15 @@ def _validation_plots(history: _History, best_step: float | None) -> Iterator[Pl
             key: key.removeprefix("tune/").removesuffix(metric).rstrip("/") for key in keys if key.endswith(metric)
         }
         in_order = sorted(groups.items(), key=lambda item: bool(item[1]))  # so that a group has one colour in all plots
-        shown = {key: group or "all" for key, group in in_order if not group.startswith("forgetting")}
-        for lines in _families(history, shown):
+        by_labels = {key: group or "all" for key, group in in_order if not group.startswith(("forgetting", KEPT))}
+        by_base = {key: KEPT for key, group in in_order if group == KEPT}
+        families = [(lines, "") for lines in _families(history, by_labels)]
+        families += [(lines, " by the base's own answers") for lines in _families(history, by_base)]
+        for lines, truth in families:
             start = "Before the first step: the base."
             kept = "" if best_step is None else f" The weights of step {best_step:,.0f} are kept."
             lines = tuple(replace(line, marked=True) for line in lines)
-            title = f"{name[0].upper()}{name[1:]} on the tuning images"
+            title = f"{name[0].upper()}{name[1:]}{truth} on the tuning images"
             yield Plot(title, _curves(lines, chosen=best_step), lines, start + kept)
 
 

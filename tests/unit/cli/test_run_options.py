@@ -140,6 +140,21 @@ def test_what_is_rehearsed_decides_with_the_precision_of_its_answers(opened, ear
         opened(known, "rehearsal.names=car", "protocol.precision=bf16-mixed")
 
 
+def test_what_is_kept_decides_where_the_step_is_chosen_by_it(opened, earlier, tmp_path):
+    known = ("model.checkpoint=null",)
+    earlier("state.pt", arguments=known)
+    assert opened(*known, "kept.names=[car]").resume is not None
+    with pytest.raises(ConfigError, match=r"kept\.names=\('car',\): with evaluate=false, .* nobody asks for them"):
+        opened(*known, "kept.names=[car]", "evaluate=false")
+    with pytest.raises(ConfigError, match=r"kept\.names: the base has random weights, .* nothing that could be kept"):
+        opened("kept.names=[car]")
+    rule = (*known, "train.best=kept/segm/AP")
+    config = parse_command("train", [*BASE, *rule, f"run_dir={tmp_path / 'run'}"])[1]
+    (tmp_path / "run" / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    with pytest.raises(ConfigError, match=r"kept\.names is \('car',\), but None in the run of"):
+        opened(*rule, "kept.names=[car]", "evaluate=false")
+
+
 def test_every_option_decides_unless_it_is_named(opened):
     """A new option is taken to decide."""
     config = parse_command("train", BASE)[1]

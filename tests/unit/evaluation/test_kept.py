@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sam3_hyperet.data.annotations import Category
 from sam3_hyperet.data.answers import AnsweredImages, Answers
-from sam3_hyperet.data.options import KeptOptions
+from sam3_hyperet.data.options import DataOptions, KeptOptions
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.kept import annotate, asking_run, kept_lines, open_kept
@@ -104,9 +104,15 @@ def test_what_the_base_was_unsure_of_does_not_count(evaluate, dogs, pictures):
     metrics = of_group(evaluate(Knowing(pictures), dogs, Protocol(granularity=False), kept=nothing)[2])
     assert metrics["segm/AP"] == -1
     assert "presence/accuracy_absent" not in metrics
-    assert kept_lines(nothing)[-1] == (
-        "kept: 100% of the questions had low scores alone for an answer and are not measured"
-    )
+    assert kept_lines(nothing)[1:] == [
+        "kept: warning: unsure of on every image: car, wheel",
+        "kept: 100% of the questions had low scores alone for an answer and are not measured",
+    ]
+    images.annotate({0: Answers(unclear=frozenset({1})), 1: Answers(unclear=frozenset({1}))})
+    assert kept_lines(images)[1:3] == [
+        "kept: warning: found nowhere, so only their absence is measured: wheel",
+        "kept: warning: unsure of on every image: car",
+    ]
 
 
 def test_a_prompt_that_stands_for_more_is_asked_all_the_same(pictures, dogs):
@@ -122,7 +128,6 @@ def test_a_prompt_that_stands_for_more_is_asked_all_the_same(pictures, dogs):
         "car": 1,
         "vehicle": None,
     }
-    assert task.group_names == ("", "kept")
 
 
 @st.composite
@@ -167,35 +172,34 @@ def test_names_that_have_labels_are_left_out_and_counted(dogs):
     said = []
     images = open_kept(KeptOptions(("Dog", "car", "tow_bar")), dogs, Protocol(), say=said.append)
     assert [one.name for one in images.categories] == ["car", "tow bar"]
-    assert said == ["kept: 1 name left out, which have labels in drawn"]
-    assert open_kept(KeptOptions(()), dogs, Protocol(), rehearsed=["car"], say=said.append) is None
+    assert said == ["kept: 1 name with labels in drawn left out"]
+    assert open_kept(KeptOptions(()), dogs, Protocol(), of_runs=["car"], say=said.append) is None
     assert open_kept(KeptOptions(), dogs, Protocol(), say=said.append) is None
     assert len(said) == 1
-    images = open_kept(KeptOptions(), dogs, Protocol(), rehearsed=["car", "car", "dog"], say=said.append)
+    images = open_kept(KeptOptions(), dogs, Protocol(), of_runs=["car", "car", "dog"], say=said.append)
     assert [one.name for one in images.categories] == ["car"]
 
 
 @pytest.mark.parametrize(
-    ("names", "protocol", "groups", "fault"),
+    ("names", "protocol", "fault"),
     [
-        (("dog",), {}, {}, "all of the names have labels in drawn, by which they are scored"),
-        (("car",), {}, {"kept": (8,)}, "data.groups has a group of this name, kept"),
-        (("car",), {"present_only": True}, {}, r"T, present concepts alone \(AP⁺\) leaves out what is absent, and"),
+        (("dog",), {}, "all of the names have labels in drawn, by which they are scored"),
+        (("car",), {"present_only": True}, r"T, present concepts alone \(AP⁺\) leaves out what is absent, and"),
     ],
 )
-def test_names_that_cannot_be_measured_are_an_error_if_somebody_asked_for_them(dogs, names, protocol, groups, fault):
-    split, protocol, said = replace(dogs, groups=groups), Protocol(**protocol), []
+def test_names_that_cannot_be_measured_are_an_error_if_somebody_asked_for_them(dogs, names, protocol, fault):
+    protocol, said = Protocol(**protocol), []
     with pytest.raises(ConfigError, match=rf"kept\.names=\('\w+',\): {fault}.*; expected .*, or kept\.names=\[\]"):
-        open_kept(KeptOptions(names), split, protocol, say=said.append)
-    assert open_kept(KeptOptions(), split, protocol, rehearsed=names, say=said.append) is None
+        open_kept(KeptOptions(names), dogs, protocol, say=said.append)
+    assert open_kept(KeptOptions(), dogs, protocol, of_runs=names, say=said.append) is None
     assert len(said) == 1
-    assert said[0].startswith("kept: nothing is measured of the names that were rehearsed: ")
+    assert said[0].startswith("kept: nothing is measured of the names of the run: ")
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"score_threshold": 0.6}, r"kept\.score_threshold=0\.6 decides nothing; expected kept\.names with it"),
+        ({"names": (), "score_threshold": 0.6}, r"kept\.score_threshold=0\.6 decides nothing; expected kept\.names w"),
         ({"names": (), "images": 3}, r"kept\.images=3 decides nothing; expected kept\.names with it"),
         ({"names": ("a",), "unclear_threshold": 0.7}, r"kept\.unclear_threshold=0\.7; expected 0\.5, which is kept\.s"),
     ],
@@ -232,3 +236,23 @@ def test_the_base_is_asked_about_some_of_the_images(dogs, pictures, monkeypatch,
     assert images.unlabelled(1) == {1, 2}
     assert [one.area for one in images.instances(0)] == [20, 20, 20]
     assert Region(3, block(5, 15)).mask.sum() == images.instances(2)[0].area
+
+
+def test_a_group_of_that_name_is_refused():
+    with pytest.raises(ConfigError, match=r"data\.groups\.kept: metrics of this name have .*; expected another name"):
+        DataOptions(name="shop", format="coco", root="x", splits={}, groups={"kept": ("car",)})
+
+
+def test_nothing_is_made_for_names_that_are_left_open(dogs, monkeypatch):
+    """On the images that the base was not asked about, which may be most of them."""
+    from sam3_hyperet.evaluation.metrics.instances import instance_evaluator as module
+
+    made, rectangle = [], module.rectangle
+    monkeypatch.setattr(module, "rectangle", lambda *given: (made.append(given), rectangle(*given))[1])
+    images = AnsweredImages(dogs.images, NAMES, OPTIONS)
+    images.annotate({0: Answers(((1, encode_masks(block(2, 2)[None])[0], 0.9),), frozenset({1, 2}))})
+    evaluator = InstanceEvaluator(images, [1, 2], {}, Protocol())
+    for i in range(3):
+        evaluator.start(i, {})
+        assert evaluator.finish()["unknown"].tolist() == [i > 0, True]
+    assert made == [((0, 0, WIDTH, HEIGHT), HEIGHT, WIDTH)]  # of cars in the first, where there may be more

@@ -59,6 +59,17 @@ def test_a_card_has_what_the_run_knows(run, tmp_path):
     assert "Box AP" not in text
 
 
+def test_agreement_with_the_base_is_no_result(run, tmp_path):
+    file = run / "metrics.json"
+    metrics = json.loads(file.read_text())
+    kept = {"base/shop/kept/segm/AP": 1.0, "shop/kept/segm/AP": 0.9, "shop/kept/presence/accuracy_absent": 0.1}
+    file.write_text(json.dumps({**metrics, **kept, "base/shop/kept/presence/accuracy_absent": 1.0}))
+    found = card(run, tmp_path)
+    file.write_text(json.dumps(metrics))
+    assert "kept" not in str(found.data)
+    assert "own answers" not in found.text
+
+
 def test_a_card_without_a_run_says_so(tmp_path, capsys):
     file = write_adapter(tmp_path / "lone.safetensors", base="f" * 64)
     found = card(file, tmp_path, "base_model=facebook/sam3")

@@ -143,5 +143,7 @@ def test_agreement_with_the_base_is_said_and_never_called_worse():
     several |= {f"{name}/scenes/segm/AP": 0.3 for name in names}
     both = {"base/scenes/segm/AP": 0.1, "base/scenes/kept/segm/AP": 1.0}
     assert headline({**both, **several}, names)["Agreement"].endswith(": .000 … .500")
+    spared = metrics("scenes/kept", 0.93, 0.9)
+    assert headline({**gained("scenes"), **spared})["Agreement"].endswith(" (.930: the base as it is scored): .900")
     assert "Agreement" not in headline({"scenes/segm/AP": 0.1, "scenes/kept/segm/AP": 1.0})  # the base alone
     assert all(len(text) <= LENGTH for text in headline({**both, **several}, names).values())

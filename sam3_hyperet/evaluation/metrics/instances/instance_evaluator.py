@@ -12,7 +12,7 @@ from sam3_hyperet.evaluation.metrics.instances.instance_records import ImageDete
 from sam3_hyperet.evaluation.metrics.key import of_present
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.inference.prediction import Encoded, PromptDetections
-from sam3_hyperet.masks import encode_masks
+from sam3_hyperet.masks import rectangle
 
 
 class InstanceEvaluator(Evaluator):
@@ -46,12 +46,12 @@ class InstanceEvaluator(Evaluator):
             for one in self.images.instances(position)
             if one.category_id in self._columns
         ]
-        for category_id in self.images.not_exhaustive(position) & self._columns.keys():
-            everywhere = encode_masks(np.ones((1, image.height, image.width), bool))[0]  # what is not annotated
-            shapes = {"bbox": [0.0, 0.0, float(image.width), float(image.height)], "segm": everywhere}
-            truths.append(Truth(category_id, shapes, image.height * image.width, True))
-        self._image = ImageDetections(image.image_id, self._columns, truths)
         self._unlabelled = self.images.unlabelled(position)
+        if partly := (self.images.not_exhaustive(position) - self._unlabelled) & self._columns.keys():
+            everywhere = rectangle((0, 0, image.width, image.height), image.height, image.width)
+            shapes = {"bbox": [0.0, 0.0, float(image.width), float(image.height)], "segm": everywhere}
+            truths += [Truth(one, shapes, image.height * image.width, True) for one in partly]  # what is not annotated
+        self._image = ImageDetections(image.image_id, self._columns, truths)
 
     def add(self, prompt: Prompt, detections: PromptDetections) -> None:
         if prompt.category_id is None or prompt.category_id in self._unlabelled:

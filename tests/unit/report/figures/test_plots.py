@@ -49,6 +49,14 @@ def test_training_plots():
     assert len(training_plots([{"step": 1, "train/loss": 1.0}])) == 1
 
 
+def test_what_is_kept_has_a_plot_of_its_own_while_training():
+    values = {"tune/segm/AP": 0.1, "tune/kept/segm/AP": 0.9, "tune/part/segm/AP": 0.2}
+    history_of = [{"step": step, **values} for step in (0, 9)]
+    found = {plot.title: [line.name for line in plot.lines] for plot in training_plots(history_of)}
+    by_base = {"Mask AP by the base's own answers on the tuning images": ["kept"]}
+    assert found == {"Mask AP on the tuning images": ["all", "part"], **by_base}
+
+
 def test_radius_plots():
     first, second = radius_plots([shift(), shift("fpn.1", before=(0, 0), after=(0, 0), after_mean=math.nan)])
     assert "var(--adapted)" in first
