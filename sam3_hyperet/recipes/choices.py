@@ -119,6 +119,12 @@ def run_choices(name: str, model: str, content: Content, recipe: str = OWN_DATA)
         ),
         Choice("hyperet.structure", "dense", "that of the table in docs/benchmarks.md"),
         Choice("hyperet.geometry", "lorentz", "that of the table; euclidean did as well there"),
+        Choice(
+            "rehearsal.names",
+            [],
+            "none; [person,car] would go on asking for these, by the base's own answers on your images, so that they "
+            "are not forgotten (docs/forgetting.md)",
+        ),
         Choice("train.max_steps", steps, f"{epochs}. Rule: {rule}{time}"),
     ]
     if is_large:
