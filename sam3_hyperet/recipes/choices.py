@@ -122,8 +122,8 @@ def run_choices(name: str, model: str, content: Content, recipe: str = OWN_DATA)
         Choice(
             "rehearsal.names",
             [],
-            "none; [person,car] would go on asking for these, by the base's own answers on your images, so that they "
-            "are not forgotten (docs/forgetting.md)",
+            "none; with [person,car] training goes on asking for these, by the base's own answers on your images, so "
+            "that they are not forgotten (docs/forgetting.md)",
         ),
         Choice("train.max_steps", steps, f"{epochs}. Rule: {rule}{time}"),
     ]
