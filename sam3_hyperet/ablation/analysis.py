@@ -56,6 +56,7 @@ class Difference:
         over_pairs, over_bases: verdicts on further seeds of these bases, and on further bases.
         lost: mean, low and high of the difference of what is lost.
         single: runs that one of the two has and the other has not.
+        gains: mean gains of the two over the pairs.
         unadapted: pairs of which both runs ended at dial 0: they are equal for they are the base.
         needed: pairs with which a decision has 80 % power if mean and spread stay as they are; None for more than
             100,000, and where fewer than two pairs say nothing of the spread.
@@ -67,6 +68,7 @@ class Difference:
     bases: OverBases
     lost: tuple[float, float, float]
     single: tuple[str, ...]
+    gains: tuple[float, float]
     unadapted: int = 0
     over_pairs: Verdict = Verdict()
     over_bases: Verdict = Verdict()
@@ -81,7 +83,8 @@ class Difference:
 class Analysis:
     """Arms and differences of a plan by setting; `notes` say what was left out.
 
-    planned: runs of the plan that are in; others: runs with seeds that it does not name.
+    planned: runs of the plan that are in; others: runs with seeds that it does not name. tests: comparisons over which
+    p is adjusted, those of all settings together.
     """
 
     plan: Plan
@@ -89,18 +92,14 @@ class Analysis:
     others: int
     arms: Mapping[Setting, tuple[Arm, ...]]
     differences: Mapping[Setting, Sequence[Difference]]
+    tests: int
     notes: tuple[str, ...]
-
-    @property
-    def tests(self) -> int:
-        """Comparisons over which p is adjusted: those of all settings together."""
-        return sum(map(len, self.differences.values()))
 
 
 def analyse(results: Results, plan: Plan) -> Analysis:
     """Summarise a plan's arms, and test its comparisons in each setting.
 
-    A comparison without a pair counts in Holm's adjustment with p = 1.
+    A comparison without a pair counts in Holm's adjustment with p = 1, and so do those of a setting without a run.
     """
     raw = [
         (setting, _difference(runs, arm, reference, plan.margin))
@@ -108,10 +107,11 @@ def analyse(results: Results, plan: Plan) -> Analysis:
         for arm, reference in plan.comparisons
     ]
     tests = [(one.pairs.p, one.pairs.equivalence.p, one.bases.test.p, one.bases.test.equivalence.p) for _, one in raw]
+    tests += [(1.0,) * 4] * ((results.planned - len(results.runs)) * len(plan.comparisons))
     adjusted = zip(*(holm(column).tolist() for column in zip(*tests, strict=True)), strict=True)
     differences: dict[Setting, list[Difference]] = {setting: [] for setting in results.runs}
-    for (setting, one), p in zip(raw, adjusted, strict=True):
-        needed = _needed(one.pairs, plan.margin, len(raw))
+    for (setting, one), p in zip(raw, adjusted, strict=False):
+        needed = _needed(one.pairs, plan.margin, len(tests))
         judged = replace(one, over_pairs=Verdict(*p[:2]), over_bases=Verdict(*p[2:]), needed=needed)
         differences[setting].append(judged)
     arms = {
@@ -119,7 +119,7 @@ def analyse(results: Results, plan: Plan) -> Analysis:
         for setting, runs in results.runs.items()
     }
     seeds = [run.seed in map(str, plan.seeds) for runs in results.runs.values() for run in runs]
-    return Analysis(plan, sum(seeds), len(seeds) - sum(seeds), arms, differences, results.notes)
+    return Analysis(plan, sum(seeds), len(seeds) - sum(seeds), arms, differences, len(tests), results.notes)
 
 
 def _arm(name: str, runs: Sequence[Result]) -> Arm:
@@ -155,8 +155,13 @@ def _difference(runs: Sequence[Result], arm: str, reference: str, margin: float)
         base_test(gains, [base for base, _ in both], margin, ALPHA),
         mean_interval(losses),
         tuple(f"{name}: {base}/seed {seed}" for name, (base, seed) in single),
+        (math.nan, math.nan) if not both else (_mean_gain(ours, both), _mean_gain(theirs, both)),
         sum(ours[pair]["dial"] == theirs[pair]["dial"] == 0.0 for pair in both),
     )
+
+
+def _mean_gain(runs: Mapping[tuple[str, str], Mapping[str, float]], pairs: Sequence[tuple[str, str]]) -> float:
+    return math.fsum(runs[pair][GAIN] for pair in pairs) / len(pairs)
 
 
 def _needed(pairs: MeanTest, margin: float, tests: int) -> int | None:

@@ -58,9 +58,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Results:
-    """The runs of a plan by setting, in the plan's order; `notes` say what of the file was left out or is mixed."""
+    """The runs of a plan by setting, in the plan's order, of the settings that have any.
+
+    planned: how many settings the plan has. notes: what of the file was left out or is mixed.
+    """
 
     runs: Mapping[Setting, tuple[Result, ...]]
+    planned: int
     notes: tuple[str, ...]
 
 
@@ -106,7 +110,7 @@ def read_results(path: str | Path, plan: Plan) -> Results:
     by_setting = {
         setting: tuple(run for run in runs if (run.data, run.images) == key) for key, setting in settings.items()
     }
-    return Results({setting: found for setting, found in by_setting.items() if found}, tuple(notes))
+    return Results({setting: found for setting, found in by_setting.items() if found}, len(settings), tuple(notes))
 
 
 def _base_names(rows: Sequence[Row]) -> tuple[dict[tuple[str, str, str], str], list[str]]:

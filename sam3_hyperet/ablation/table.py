@@ -33,7 +33,10 @@ def verdict_lines(analysis: Analysis) -> list[str]:
 
 def answers(analysis: Analysis) -> str:
     """The lines of the verdicts as a list, and those behind them as text."""
-    lines, count = [markdown_text(line) for line in verdict_lines(analysis)], analysis.tests
+    lines, count = (
+        [markdown_text(line) for line in verdict_lines(analysis)],
+        sum(map(len, analysis.differences.values())),
+    )
     return _joined([*(f"- {line}" for line in lines[:count]), "", " ".join(lines[count:])])
 
 
@@ -111,6 +114,8 @@ def verdict(one: Difference, margin: float) -> str:
     if one.unadapted == one.pairs.n:
         return _UNADAPTED
     if (text := _decided(one.over_pairs, one.pairs.mean, margin)) is not None:
+        if one.over_pairs.equivalent and max(map(abs, one.gains)) < margin:  # which says next to nothing
+            text += f", and neither gains as much as {short(margin)}"
         return f"{text}; {one.unadapted} of {one.pairs.n} pairs are the base itself" if one.unadapted else text
     needed = "more than 100,000" if one.needed is None else f"about {one.needed:,}"
     return f"undecided with {one.pairs.n} pairs; {needed} would do"
@@ -142,11 +147,10 @@ def _of_bases(analysis: Analysis) -> str:
     text = "Seeds of one base are not independent of each other. Here each base counts once, by the mean of its pairs."
     if count < 2:
         return f"{text} With {count_of(count, 'base')} nothing is known of further ones."
-    narrow = math.sqrt((count - 1) / count)
     text += (
         f" With {count} bases the t-interval has {count_of(count - 1, 'degree')} of freedom and is wide; the bootstrap "
     )
-    text += f"(bases, then seeds) is too narrow, by a factor of about {number(narrow)}; and no exact test of "
+    text += "(bases, then seeds) is too narrow where bases differ; and no exact test of "
     return f"{text}signs could fall below p = {number(2 / 2**count, 3).rstrip('0')}."
 
 

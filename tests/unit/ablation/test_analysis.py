@@ -59,6 +59,25 @@ def test_p_is_adjusted_over_all_settings(analysis):
     assert all(one.over_pairs.p >= one.pairs.p for one in every)
 
 
+def test_settings_without_a_run_count_in_the_adjustment(analysis, plan, rows, tmp_path):
+    """So that p does not grow while a study does."""
+    scenes = [row for row in rows if row["data"] == "scenes"]
+    half = analyse(results_of(scenes, plan, tmp_path), plan)
+    assert list(half.differences) == [SCENES]
+    assert half.tests == 8
+    first = min(half.differences[SCENES], key=lambda one: one.pairs.p)
+    assert first.over_pairs.p == pytest.approx(8 * first.pairs.p)
+    assert "over all 8 comparisons of the plan" in answers(half)
+
+
+def test_arms_that_learn_nothing_are_called_so(rows, plan, tmp_path):
+    """Their equivalence is a fact, and says nothing."""
+    wanted = [row for row in rows if row["data"] == "scenes"]
+    small = [{**row, "gain": f"{0.001 + 0.00001 * k:.6f}"} for k, row in enumerate(wanted)]
+    assert answers(analyse(results_of(small, plan, tmp_path), plan)).count(", and neither gains as much as .02") == 4
+    assert "neither gains" not in answers(analyse(results_of(wanted, plan, tmp_path), plan))
+
+
 def test_an_arm_is_the_mean_of_its_runs(analysis, rows):
     gains = [float(row["gain"]) for row in rows if (row["arm"], row["data"]) == ("lora", "scenes")]
     arm = next(arm for arm in analysis.arms[SCENES] if arm.name == "lora")
