@@ -183,7 +183,7 @@ def _train(
 
     score = ValidationScore(validation_task, model, fabric) if validation_task else None
     if validation_task and validation_task.kept:  # answered by now
-        for line in kept_lines(validation_task.kept):
+        for line in kept_lines(validation_task):
             say(line)
         Rule.parse(options.train.best).check(known_metrics(validation_task), _scored(validation_task))
 

@@ -78,7 +78,7 @@ def ask_base(
     record_runs([run], facts, fabric, resume=resume, say=say, progress=progress)
     records = run.store.read_all(run.positions) if fabric.is_global_zero else None
     annotate(task.kept, run, fabric.broadcast(records))
-    for line in kept_lines(task.kept):
+    for line in kept_lines(task):
         say(line)
 
 
@@ -98,6 +98,7 @@ def annotate(images: AnsweredImages, run: ModelRun, records: Sequence[Record]) -
     images.annotate(evaluator.answers(run.positions, records_of(records, _ANSWERS)))
 
 
-def kept_lines(images: AnsweredImages) -> list[str]:
-    """What the base has found, for people."""
-    return images.lines("image", "only their absence is measured", "are not measured")
+def kept_lines(task: EvalTask) -> list[str]:
+    """What the base has found on a task's images, for people."""
+    assert task.kept is not None
+    return task.kept.lines(f"{task.split.name} image", "only their absence is measured", "are not measured")

@@ -88,7 +88,7 @@ def test_what_is_kept_of_what_was_rehearsed(rehearsed, rehearsing, tmp_path, cap
     chosen = ["train.validate_every=2", "train.validate_images=2", f"train.best={rule}", f"run_dir={tmp_path / 'run'}"]
     main([*rehearsing, *chosen])
     said = capsys.readouterr().out
-    assert "kept: the base was asked for 6 names on 2 images and found" in said
+    assert "kept: the base was asked for 6 names on 2 tune images and found" in said
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     found = [line["tune/kept/segm/AP"] for line in lines if "tune/kept/segm/AP" in line]
     assert found[0] == pytest.approx(1.0)  # of the base
@@ -107,8 +107,8 @@ def test_what_is_kept_of_what_was_rehearsed(rehearsed, rehearsing, tmp_path, cap
     assert metrics["dial/1/kept/segm/AP"] < 0.1
     assert metrics["dial"] == 0.0
     said = capsys.readouterr().out
-    assert "kept: the base was asked for 6 names on 2 images" in said  # to choose the dial
-    assert "kept: the base was asked for 6 names on 2 images" in said
+    assert "kept: the base was asked for 6 names on 2 tune images" in said  # to choose the dial
+    assert "kept: the base was asked for 6 names on 2 val images" in said
     metrics = json.loads((evaluate([*own, f"run_dir={tmp_path / 'full'}"]) / "metrics.json").read_text())
     assert metrics["data"]["kept"] == {"names": NAMES, "images": 2, "score_threshold": 0.5, "unclear_threshold": 0.1}
     assert metrics["scenes/kept/segm/AP"] < 0.1

@@ -61,6 +61,12 @@ def kept(dogs, pictures):
     return images
 
 
+def lines_of(dogs, kept):
+    """What is said of what the base has found."""
+    split = Split("val", dogs.images, None, None)
+    return kept_lines(EvalTask(split, Protocol(granularity=False), range(3), kept=kept))
+
+
 def of_group(metrics):
     return {key.removeprefix("kept/"): value for key, value in metrics.items() if key.startswith("kept/")}
 
@@ -104,12 +110,13 @@ def test_what_the_base_was_unsure_of_does_not_count(evaluate, dogs, pictures):
     metrics = of_group(evaluate(Knowing(pictures), dogs, Protocol(granularity=False), kept=nothing)[2])
     assert metrics["segm/AP"] == -1
     assert "presence/accuracy_absent" not in metrics
-    assert kept_lines(nothing)[1:] == [
+    assert lines_of(dogs, nothing) == [
+        "kept: the base was asked for 2 names on 3 val images and found 0 objects that score 0.5 or more: nothing",
         "kept: warning: unsure of on every image: car, wheel",
         "kept: 100% of the questions had low scores alone for an answer and are not measured",
     ]
     images.annotate({0: Answers(unclear=frozenset({1})), 1: Answers(unclear=frozenset({1}))})
-    assert kept_lines(images)[1:3] == [
+    assert lines_of(dogs, images)[1:3] == [
         "kept: warning: found nowhere, so only their absence is measured: wheel",
         "kept: warning: unsure of on every image: car",
     ]
