@@ -70,9 +70,9 @@ def basis(table: Sequence[Row], report: Report) -> str:
     trained = "each model was" if of_models and noun == "model" else "the model was"
     return (
         f"Of {len(cells):,} differences below{of_models}, many of them of the same concepts, {better:,} {verb} "
-        f"better and {worse:,} worse{by_model}: their 95 % interval over the images excludes 0. If nothing had changed, about "
-        f"{max(1, round(len(cells) / 20)):,} would. The intervals say nothing about training: {trained} trained once, "
-        "and another training could end elsewhere."
+        f"better and {worse:,} worse{by_model}: their 95 % interval over the images excludes 0. If nothing had "
+        f"changed, about {max(1, round(len(cells) / 20)):,} would. The intervals say nothing about training: "
+        f"{trained} trained once, and another training could end elsewhere."
     )
 
 
