@@ -108,9 +108,9 @@ def analyse(results: Results, plan: Plan) -> Analysis:
     ]
     tests = [(one.pairs.p, one.pairs.equivalence.p, one.bases.test.p, one.bases.test.equivalence.p) for _, one in raw]
     tests += [(1.0,) * 4] * ((results.planned - len(results.runs)) * len(plan.comparisons))
-    adjusted = zip(*(holm(column).tolist() for column in zip(*tests, strict=True)), strict=True)
+    adjusted = list(zip(*(holm(column).tolist() for column in zip(*tests, strict=True)), strict=True))
     differences: dict[Setting, list[Difference]] = {setting: [] for setting in results.runs}
-    for (setting, one), p in zip(raw, adjusted, strict=False):
+    for (setting, one), p in zip(raw, adjusted[: len(raw)], strict=True):
         needed = _needed(one.pairs, plan.margin, len(tests))
         judged = replace(one, over_pairs=Verdict(*p[:2]), over_bases=Verdict(*p[2:]), needed=needed)
         differences[setting].append(judged)

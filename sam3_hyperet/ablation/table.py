@@ -33,10 +33,8 @@ def verdict_lines(analysis: Analysis) -> list[str]:
 
 def answers(analysis: Analysis) -> str:
     """The lines of the verdicts as a list, and those behind them as text."""
-    lines, count = (
-        [markdown_text(line) for line in verdict_lines(analysis)],
-        sum(map(len, analysis.differences.values())),
-    )
+    lines = [markdown_text(line) for line in verdict_lines(analysis)]
+    count = sum(map(len, analysis.differences.values()))
     return _joined([*(f"- {line}" for line in lines[:count]), "", " ".join(lines[count:])])
 
 

@@ -101,8 +101,9 @@ def evaluate(config: DictConfig) -> Path:
             split = open_split(data, str(config.split))
             check_tiles(split, protocol)
             tuning = calibration_images(data, split, protocol)
-            kept = _open_kept(config, split, protocol, say)
-            choosing = dials.open_tuning(data, split, protocol, partial(_open_kept, config, protocol=protocol))
+            opened = _kept(config, protocol)
+            kept = opened(split, say)
+            choosing = dials.open_tuning(data, split, protocol, opened)
         models = open_models(model_values, trained, fabric.device if fabric.world_size > 1 else device)
         front = None
         if choosing and dials.rule:
@@ -146,16 +147,19 @@ def _trained(config: DictConfig, data: DataOptions) -> dict[str, TrainedFiles]:
     return find_trained(listed(config.adapter), listed(config.run), data=data.name, use_weights=use_weights)
 
 
-def _open_kept(
-    config: DictConfig, split: Split, protocol: Protocol, say: Callable[[str], None] = lambda line: None
-) -> AnsweredImages | None:
-    """What `open_kept` returns for a split, by the options and by what the runs have rehearsed."""
+def _kept(config: DictConfig, protocol: Protocol) -> Callable[..., AnsweredImages | None]:
+    """A function from a split to what `open_kept` returns for it, by the options and the runs, read once."""
     runs = [config_of_run(run) for run in listed(config.run)]
     options = read_options(KeptOptions, plain(config.kept), KEPT)
     if runs and options == KeptOptions():  # so that the numbers are those of the run
         own = read_options(KeptOptions, plain(runs[0].get(KEPT) or OmegaConf.create()), KEPT)
         options = replace(own, names=None)
-    return open_kept(options, split, protocol, of_runs=[name for run in runs for name in _kept_by(run)], say=say)
+    of_runs = [name for run in runs for name in _kept_by(run)]
+
+    def opened(split: Split, say: Callable[[str], None] = lambda line: None) -> AnsweredImages | None:
+        return open_kept(options, split, protocol, of_runs=of_runs, say=say)
+
+    return opened
 
 
 def _kept_by(run: DictConfig) -> Sequence[str]:
@@ -182,7 +186,7 @@ def _warnings(values: dict[str, Any]) -> list[str]:
             split = open_split(few, values["split"])
             check_tiles(split, protocol)
             calibration_images(few, split, protocol)
-            task = open_task(split, protocol, _open_kept(config, split, protocol))
+            task = open_task(split, protocol, _kept(config, protocol)(split))
         check_prompts(model, task.vocabulary)
         yield ok("data", f"{count_of(len(task.positions), 'image')}, {count_of(len(task.vocabulary), 'prompt')}")
 

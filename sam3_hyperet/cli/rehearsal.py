@@ -14,11 +14,12 @@ from sam3_hyperet.cli.run_options import RunOptions
 from sam3_hyperet.cli.training_data import with_remedy
 from sam3_hyperet.data.answers import Answers
 from sam3_hyperet.data.rehearsal import RehearsedImages
+from sam3_hyperet.evaluation.metrics.evaluator import Prompt
+from sam3_hyperet.evaluation.metrics.kept import AnswerEvaluator
 from sam3_hyperet.evaluation.models import at_dial
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.files import write_json
 from sam3_hyperet.inference.predictor import Predictor
-from sam3_hyperet.masks import Rle
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.copies import shared_copy
@@ -74,18 +75,15 @@ def base_answers(
     how = {"prompts_at_once": protocol.prompts_at_once, "precision": protocol.precision}
     least = images.options.unclear_threshold
     predictor = Predictor(base, names, resolution(model), min_score=least, **how)
-    answers: dict[int, Answers] = {}
+    evaluator, answers = AnswerEvaluator(images), dict[int, Answers]()
     with float32_products(protocol.precision):
         for i in positions:
-            labels, unclear = list[tuple[int, Rle, float]](), set[int]()
             with with_remedy():
                 image = images.load_image(i)
+            evaluator.start(i, {})
             for category, prediction in zip(images.categories, predictor.predict(image), strict=True):
                 best = prediction.detections(image.height, image.width, None, score_threshold=least)
-                scores = [score for score in best.scores.tolist() if score >= images.options.score_threshold]
-                if len(scores) < len(best.scores):
-                    unclear.add(category.id)
-                labels += [(category.id, *one) for one in zip(best.rles(len(scores)), scores, strict=True)]
-            answers[i] = Answers.of(labels, unclear)
+                evaluator.add(Prompt(category.name, category.id), best)
+            answers |= evaluator.answers([i], [evaluator.finish()])
             on_image()
     return answers
