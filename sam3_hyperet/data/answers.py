@@ -53,6 +53,7 @@ class AnsweredImages(AnnotatedImages):
         super().__init__(options.SECTION, [Category(i, one) for i, one in enumerate(names, start=1)])
         self._whole, self.options, self.is_upright = whole, options, whole.is_upright
         self._answers: Mapping[int, Answers] = {}
+        self._of_others = Answers()
 
     def __len__(self) -> int:
         return len(self._whole)
@@ -77,7 +78,7 @@ class AnsweredImages(AnnotatedImages):
 
     def annotate(self, answers: Mapping[int, Answers]) -> None:
         """Take the answers on images, by position, as their annotations."""
-        self._answers = answers
+        self._answers, self._of_others = answers, Answers(unclear=frozenset(one.id for one in self.categories))
 
     @property
     def is_annotated(self) -> bool:
@@ -115,8 +116,4 @@ class AnsweredImages(AnnotatedImages):
         return lines
 
     def _of(self, i: int) -> Answers:
-        return self._answers.get(range(len(self))[i], self._unknown)
-
-    @property
-    def _unknown(self) -> Answers:
-        return Answers(unclear=frozenset(one.id for one in self.categories)) if self._answers else Answers()
+        return self._answers.get(range(len(self))[i], self._of_others)

@@ -70,7 +70,9 @@ def _validation_plots(history: _History, best_step: float | None) -> Iterator[Pl
             key: key.removeprefix("tune/").removesuffix(metric).rstrip("/") for key in keys if key.endswith(metric)
         }
         in_order = sorted(groups.items(), key=lambda item: bool(item[1]))  # so that a group has one colour in all plots
-        by_labels = {key: group or "all" for key, group in in_order if not group.startswith(("forgetting", KEPT))}
+        by_labels = {
+            key: group or "all" for key, group in in_order if not group.startswith("forgetting") and group != KEPT
+        }
         by_base = {key: KEPT for key, group in in_order if group == KEPT}
         families = [(lines, "") for lines in _families(history, by_labels)]
         families += [(lines, " by the base's own answers") for lines in _families(history, by_base)]

@@ -50,11 +50,11 @@ def test_training_plots():
 
 
 def test_what_is_kept_has_a_plot_of_its_own_while_training():
-    values = {"tune/segm/AP": 0.1, "tune/kept/segm/AP": 0.9, "tune/part/segm/AP": 0.2}
+    values = {"tune/segm/AP": 0.1, "tune/kept/segm/AP": 0.9, "tune/part/segm/AP": 0.2, "tune/kept_names/segm/AP": 0}
     history_of = [{"step": step, **values} for step in (0, 9)]
     found = {plot.title: [line.name for line in plot.lines] for plot in training_plots(history_of)}
     by_base = {"Mask AP by the base's own answers on the tuning images": ["kept"]}
-    assert found == {"Mask AP on the tuning images": ["all", "part"], **by_base}
+    assert found == {"Mask AP on the tuning images": ["all", "part", "kept_names"], **by_base}
 
 
 def test_radius_plots():
