@@ -2,12 +2,10 @@
 
 import contextlib
 import gc
-import math
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,30 +18,19 @@ from sam3_hyperet.ablation.plan import GAIN, LOST
 from sam3_hyperet.ablation.rows import RUNS, TRIALS, cell, leave_row, row_folder
 from sam3_hyperet.cli.ablation_configs import RECIPE, recipe_file, weights_digest
 from sam3_hyperet.cli.ablation_failures import reason_of
+from sam3_hyperet.cli.ablation_scores import Job, scored
 from sam3_hyperet.cli.ablation_study import LOG
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.pretrain import save_best
-from sam3_hyperet.cli.processes import make_fabric
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.train import train
-from sam3_hyperet.data.sources import open_run
-from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.compare import compare, model_parts
-from sam3_hyperet.evaluation.dial import choose_dial
-from sam3_hyperet.evaluation.metrics.key import MetricKey
-from sam3_hyperet.evaluation.models import BASE, EvalModel, at_dial
+from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.peak_memory import PeakMemory
-from sam3_hyperet.evaluation.task import open_task
-from sam3_hyperet.evaluation.validation_score import open_validation
 from sam3_hyperet.files import Manifest, sole_use, write_json
-from sam3_hyperet.modeling.copies import adapted_copy
-from sam3_hyperet.modeling.opening import open_model
-from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import device_of
 from sam3_hyperet.reading import read_json
-from sam3_hyperet.training.choice import Rule
 from sam3_hyperet.training.loop import TrainingFailed
 from sam3_hyperet.training.run_files import ADAPTER, STATE_FILE
 from sam3_hyperet.training.state import previous_state, read_state
@@ -52,35 +39,6 @@ from sam3_hyperet.version import __version__
 JOB = "ablation"
 """The key of a configuration that holds what a `Job` has."""
 _ABOUT = "ablation.json"
-Metrics = Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a configuration of `train` lacks to be a run of a study.
-
-    Attributes:
-        cells: those of the row that name the run.
-        identity: of the row. trained: of the adapter. base: of what the base scores, by split.
-        rule, grid: of the dial.
-        metrics: keys by short name; gain, lost: short names.
-        folder: of the study.
-        is_trial: scored on tuning images alone.
-        keep: states and records stay.
-    """
-
-    cells: Mapping[str, str]
-    identity: str
-    trained: str
-    base: Mapping[str, str]
-    rule: str
-    grid: tuple[float, ...]
-    metrics: Mapping[str, str]
-    gain: str
-    lost: str | None
-    folder: str
-    is_trial: bool
-    keep: bool
 
 
 def run_job(config: DictConfig) -> None:
@@ -105,7 +63,7 @@ def run(config: DictConfig) -> dict[str, str]:
             trained = _trained(config, job, folder)
             started, before = time.perf_counter(), trained["seconds"]
             measured = {name: trained[name] for name in ("steps", "best_step", "train_seconds", "peak_gib")}
-            measured |= _scored(options, config, job, folder)
+            measured |= scored(options, config, job, folder)
         except TrainingFailed as error:
             if not job.is_trial:
                 raise
@@ -192,92 +150,6 @@ def _trained(config: DictConfig, job: Job, folder: Path) -> dict[str, Any]:
     return about
 
 
-def _scored(options: RunOptions, config: DictConfig, job: Job, folder: Path) -> dict[str, object]:
-    """Parameters, the chosen dial, and the metrics that the row has."""
-    device = torch.device(device_of(options.train.accelerator))
-    splits = open_run(options.data, tune=True, evaluate=True)
-    assert splits.tuning is not None
-    assert splits.evaluation is not None
-    fabric = make_fabric("train.accelerator", accelerator=device.type, devices=1)
-    fabric.launch()
-    base = open_model(plain(config.model)).to(device)
-    model = adapted_copy(base, folder / ADAPTER["best"])
-    how = {"fabric": fabric, "say": print, "progress": lambda count: nullcontext(_nothing)}
-    rule, tuning = Rule.parse(job.rule, "dial"), open_validation(splits.tuning, options.protocol, 0)
-    known = _of_base(job, "tune", rule.metrics)
-    where = {"base": base, "base_metrics": known, "run_dir": folder}
-    front = choose_dial(model, options.data, tuning, rule, job.grid, **where, **how)
-    if known is None:
-        _keep_of_base(job, "tune", front.base)
-    dial = front.chosen
-    assert dial is not None
-    print(front.choice())
-    row: dict[str, object] = {"parameters": int(parameter_report(model)["added"]), "dial": dial}
-    if job.is_trial:
-        keys = {name: job.metrics[name] for name in (job.gain, job.lost) if name}
-        before, after = (
-            {name: found[key] for name, key in keys.items()} for found in (front.base, front.metrics[dial])
-        )
-        return row | _gained(job, before, {"": after})
-    dials = sorted({dial, 1.0} - {0.0})
-    models = [EvalModel(f"dial_{one:g}", at_dial(model, one), folder / ADAPTER["best"]) for one in dials]
-    of_base = _of_base(job, "val", job.metrics)
-    if of_base is None:
-        models.insert(0, EvalModel(BASE, base))
-    task = open_task(splits.evaluation, replace(options.protocol, bootstrap=0, examples=0))
-    comparison = compare(models, options.data, task, folder, **how)
-    assert comparison is not None
-    parts = model_parts([one.name for one in models])
-
-    def metrics_of(name: str) -> dict[str, float]:
-        where = options.data.name, parts[name]
-        return {short: _metric(comparison.metrics, key, *where) for short, key in job.metrics.items()}
-
-    if of_base is None:
-        of_base = metrics_of(BASE)
-        _keep_of_base(job, "val", of_base)
-    at_one = metrics_of("dial_1")
-    return row | _gained(job, of_base, {"": metrics_of(f"dial_{dial:g}") if dial else of_base, "@1": at_one})
-
-
-def _of_base(job: Job, split: str, needed: Iterable[str]) -> Metrics | None:
-    """What an earlier run has measured of the base; None where it has not, or not all that is needed."""
-    file = _base_file(job, split)
-    found = read_json(file) if file.is_file() else {}
-    if not found.keys() >= set(needed):
-        return None
-    return {key: math.nan if value is None else value for key, value in found.items()}
-
-
-def _keep_of_base(job: Job, split: str, metrics: Metrics) -> None:
-    write_json(_base_file(job, split), {key: None if math.isnan(value) else value for key, value in metrics.items()})
-
-
-def _base_file(job: Job, split: str) -> Path:
-    return Path(job.folder) / "bases" / f"{job.base[split]}.json"
-
-
-def _gained(job: Job, base: Metrics, found: Mapping[str, Metrics]) -> dict[str, float]:
-    """The metrics' columns, by suffix of the model; and what is gained and lost against the base."""
-    row: dict[str, float] = {}
-    models = {**found, "@base": base}
-    for short in () if job.is_trial else job.metrics:
-        row |= {f"{short}{suffix}": models[suffix][short] for suffix in models}
-    for suffix, metrics in (found if job.is_trial else models).items():
-        row[f"{GAIN}{suffix}"] = metrics[job.gain] - base[job.gain]
-        row[f"{LOST}{suffix}"] = base[job.lost] - metrics[job.lost] if job.lost else 0.0
-    return row
-
-
-def _metric(metrics: Metrics, key: str, data: str, model: str) -> float:
-    """A metric of a model: most are of a data set, radii are not. Raises DataError where it was not measured."""
-    for name in (MetricKey.of(key, data, model), MetricKey.of(key, model=model)):
-        if name in metrics:
-            return metrics[name]
-    there = sorted(str(one) for one in metrics if str(one).startswith(model))
-    raise DataError(f"{data}: no metric {key!r} was measured; there are {', '.join(there):.900}")
-
-
 def _setup(options: RunOptions) -> dict[str, object]:
     """The cells of what is injected; a control has sites, and no geometry."""
     hyperet = asdict(options.hyperet)
@@ -305,7 +177,3 @@ def _log(folder: Path) -> Iterator[None]:
         except Exception:
             traceback.print_exc(file=file)
             raise
-
-
-def _nothing() -> None:
-    """Nothing after each image: the log has no bar."""
