@@ -19,6 +19,7 @@ from sam3_hyperet.options import (
     read_options,
 )
 from sam3_hyperet.reading import read_yaml
+from sam3_hyperet.training.choice import is_kept
 
 Options = Mapping[str, object]
 """Options of `train` by their path, as on its command line."""
@@ -92,6 +93,11 @@ class World:
     lost: str | None = None
     options: Options = field(default_factory=dict)
     bases: Mapping[str, Options] = field(default_factory=lambda: {"base": {}})
+
+    @property
+    def measures_kept(self) -> bool:
+        """Whether the truth of a metric is the base's own answers."""
+        return any(map(is_kept, self.metrics.values()))
 
     def rule(self, dial: DialRule) -> str:
         """The rule of the dial, as `train.best` has it."""

@@ -2,13 +2,13 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sam3_hyperet.ablation.plan import PRETRAIN, Plan, overrides
+from sam3_hyperet.ablation.plan import PRETRAIN, Plan, World, overrides
 from sam3_hyperet.ablation.runs import Run, identity_of
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.composition import plain
@@ -18,6 +18,7 @@ from sam3_hyperet.digest import sha256
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.config import ModelOptions
 from sam3_hyperet.reading import read_json
+from sam3_hyperet.training.choice import Rule, is_kept
 
 _PLACES = ("root",)  # options of a data set that say where it is, and nothing of what it is
 _TRAINED_ON, _PROMPTED = ("train_images", "subset_seed"), ("prompt_weights", "negative_prompt_weights")
@@ -125,7 +126,8 @@ class Composer:
         scored = {f"scored.{key}": value for key, value in options.protocol.deciding().items()}
         metrics = {} if run.is_trial else {"metrics": dict(world.metrics)}
         chosen = {"rule": world.rule(self.plan.dial), "grid": self.plan.dial.grid}
-        return identity_of({"trained": self.trained(run, options), **scored, **metrics, **chosen})
+        kept = _kept(options, world)
+        return identity_of({"trained": self.trained(run, options), **scored, **metrics, **chosen, **kept})
 
     def trained(self, run: Run, options: RunOptions | None = None) -> str:
         """A digest of all that decides the adapter of a run or trial."""
@@ -142,7 +144,7 @@ class Composer:
         left_out = _PROMPTED if split == "tune" else (*_PROMPTED, *_TRAINED_ON)
         data = {key: value for key, value in data.items() if key.partition(".")[2] not in left_out}
         scored = {**options.protocol.deciding(), **(world.metrics if split == "val" else {"split": split})}
-        return identity_of({**data, **scored, "base": self._base_digest(run, options)})
+        return identity_of({**data, **scored, **_kept(options, world), "base": self._base_digest(run, options)})
 
     def _base_digest(self, run: Run, options: RunOptions) -> str:
         place = (run.data, run.base)
@@ -173,6 +175,7 @@ class Composer:
             values = plain(parse_command("train", in_layers(layers))[1])
             options = read_run(values)
             options.train.check_length()
+            _check_kept(options, world)
         except ConfigError as error:
             raise ConfigError(f"{run.data}, {run.base}, {run.arm}: {error}") from None
         if not options.train.save_every:
@@ -226,6 +229,22 @@ def weights_digest(model: ModelOptions) -> str:
     if checkpoint.startswith("facebook/"):
         return checkpoint
     raise CheckpointError(f"model.checkpoint={checkpoint}: no such file")
+
+
+def _kept(options: RunOptions, world: World) -> dict[str, Any]:
+    """The options of what is kept, where a metric of the world measures it."""
+    return {f"kept.{key}": value for key, value in asdict(options.kept).items()} if world.measures_kept else {}
+
+
+def _check_kept(options: RunOptions, world: World) -> None:
+    """Raise a ConfigError for metrics of what is kept without names, and for names without such a metric."""
+    if world.measures_kept and not options.kept.names:  # those of an arm's rehearsal would be no measure of the others
+        short, key = next(item for item in world.metrics.items() if is_kept(item[1]))
+        found = f"metrics.{short}={key} needs names that the base is asked for, the same in all arms"
+        raise ConfigError(f"{found}; expected kept.names=… in common, such as kept.names=everyday, or no such metric")
+    if options.kept.names and not world.measures_kept and not Rule.parse(options.train.best).names_kept:
+        found = f"kept.names={options.kept.names!r:.80} decides nothing"
+        raise ConfigError(f"{found}; expected a metric of it, such as kept/segm/AP, or no kept.names")
 
 
 def _deciding(options: RunOptions) -> dict[str, Any]:

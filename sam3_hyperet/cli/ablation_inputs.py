@@ -15,6 +15,7 @@ from sam3_hyperet.cli.training_data import open_data
 from sam3_hyperet.data.disjoint import check_disjoint
 from sam3_hyperet.data.sources import open_run
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.evaluation.kept import open_kept
 from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.evaluation.validation_score import known_metrics, open_validation
 from sam3_hyperet.options import close
@@ -36,7 +37,7 @@ def check_inputs(study: Study) -> None:
         said.add(run.data)
         options = read_run(plain(config))
         _check_arm(run, options)
-        if (images := _inputs(study, run, ("data", MORE_DATA, "rehearsal", "protocol"))) not in opened:
+        if (images := _inputs(study, run, ("data", MORE_DATA, "rehearsal", "kept", "protocol"))) not in opened:
             opened.add(images)
             _check_images(study, run, options)
 
@@ -75,11 +76,13 @@ def _check_images(study: Study, run: Run, options: RunOptions) -> None:
     except DataError as error:
         held_out = "train.validate_every from 1 holds tuning images out of training, data.splits.tune has its own"
         raise DataError(f"{run.arm}: {error}" + ("" if options.train.validate_every else f"; {held_out}")) from None
-    tuning = known_metrics(open_validation(splits.tuning, options.protocol, 0))
-    where = f"the {count_of(len(splits.tuning.images), 'tuning image')} of {run.data}"
-    Rule.parse(world.rule(study.plan.dial)).check(tuning, where)
+    rule = Rule.parse(world.rule(study.plan.dial))
+    kept = open_kept(options.kept, splits.tuning, options.protocol, say=study.say) if rule.names_kept else None
+    tuning = known_metrics(open_validation(splits.tuning, options.protocol, 0, kept))
+    rule.check(tuning, f"the {count_of(len(splits.tuning.images), 'tuning image')} of {run.data}")
+    kept = open_kept(options.kept, splits.evaluation, options.protocol, say=study.say) if world.measures_kept else None
     protocol = options.protocol.for_validation(options.protocol.limit)
-    scored = known_metrics(open_task(splits.evaluation, replace(protocol, examples=0)))
+    scored = known_metrics(open_task(splits.evaluation, replace(protocol, examples=0), kept))
     for short, key in world.metrics.items():
         if key not in scored and not key.startswith(_MEASURED_BY_MODELS):
             there = ", ".join(sorted(scored))

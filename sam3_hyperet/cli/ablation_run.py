@@ -18,7 +18,7 @@ from sam3_hyperet.ablation.plan import GAIN, LOST
 from sam3_hyperet.ablation.rows import RUNS, TRIALS, cell, leave_row, row_folder
 from sam3_hyperet.cli.ablation_configs import RECIPE, recipe_file, weights_digest
 from sam3_hyperet.cli.ablation_failures import reason_of
-from sam3_hyperet.cli.ablation_scores import Job, scored
+from sam3_hyperet.cli.ablation_scores import Job, asked_tasks, open_tasks, scored
 from sam3_hyperet.cli.ablation_study import LOG
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.composition import plain
@@ -60,10 +60,11 @@ def run(config: DictConfig) -> dict[str, str]:
         options = read_run(plain(config))
         started, before, measured = time.perf_counter(), 0.0, dict[str, object]()
         try:
+            asked = asked_tasks(options, config, job, folder)
             trained = _trained(config, job, folder)
             started, before = time.perf_counter(), trained["seconds"]
             measured = {name: trained[name] for name in ("steps", "best_step", "train_seconds", "peak_gib")}
-            measured |= scored(options, config, job, folder)
+            measured |= scored(asked or open_tasks(options, job), options, config, job, folder)
         except TrainingFailed as error:
             if not job.is_trial:
                 raise

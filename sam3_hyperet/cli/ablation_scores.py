@@ -5,32 +5,46 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
+from lightning_fabric import Fabric
 from omegaconf import DictConfig
 
+from sam3_hyperet import sam3_host as host
 from sam3_hyperet.ablation.plan import GAIN, LOST
+from sam3_hyperet.choices import KEPT
 from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.processes import make_fabric
 from sam3_hyperet.cli.run_options import RunOptions
-from sam3_hyperet.data.sources import open_run
-from sam3_hyperet.errors import DataError
+from sam3_hyperet.data.answers import AnsweredImages
+from sam3_hyperet.data.sources import Split, open_run
+from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.compare import compare, model_parts
 from sam3_hyperet.evaluation.dial import choose_dial
+from sam3_hyperet.evaluation.kept import ask_base, open_kept
 from sam3_hyperet.evaluation.metrics.key import MetricKey
-from sam3_hyperet.evaluation.models import BASE, EvalModel, at_dial
-from sam3_hyperet.evaluation.task import open_task
-from sam3_hyperet.evaluation.validation_score import open_validation
-from sam3_hyperet.files import write_json
+from sam3_hyperet.evaluation.models import BASE, DIALS, EvalModel, at_dial
+from sam3_hyperet.evaluation.recording import RECORDS
+from sam3_hyperet.evaluation.task import EvalTask, open_task
+from sam3_hyperet.evaluation.validation_score import known_metrics, open_validation
+from sam3_hyperet.files import Manifest, write_json
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.opening import open_model
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import device_of
 from sam3_hyperet.reading import read_json
-from sam3_hyperet.training.choice import Rule
+from sam3_hyperet.training.choice import Rule, is_kept
 from sam3_hyperet.training.run_files import ADAPTER
+from sam3_hyperet.wording import count_of
 
 Metrics = Mapping[str, float]
+
+
+def _nothing() -> None:
+    """Nothing after each image: the log has no bar."""
+
+
+_HOW: Mapping[str, Any] = {"say": print, "progress": lambda count: nullcontext(_nothing)}
 
 
 @dataclass(frozen=True)
@@ -61,21 +75,66 @@ class Job:
     keep: bool
 
 
-def scored(options: RunOptions, config: DictConfig, job: Job, folder: Path) -> dict[str, object]:
-    """Parameters, the chosen dial, and the metrics that the row has."""
-    device = torch.device(device_of(options.train.accelerator))
+@dataclass(frozen=True)
+class Tasks:
+    """What a run is scored on: `tuning` images, by which its dial is chosen, and `validation` images."""
+
+    tuning: EvalTask
+    validation: EvalTask
+
+
+def open_tasks(options: RunOptions, job: Job) -> Tasks:
+    """The tasks of a run; of metrics of what is kept, the base has not been asked."""
     splits = open_run(options.data, tune=True, evaluate=True)
     assert splits.tuning is not None
     assert splits.evaluation is not None
-    fabric = make_fabric("train.accelerator", accelerator=device.type, devices=1)
-    fabric.launch()
-    base = open_model(plain(config.model)).to(device)
+
+    def opened(split: Split, asks: bool) -> AnsweredImages | None:
+        return open_kept(options.kept, split, options.protocol, say=print) if asks else None
+
+    kept = opened(splits.tuning, Rule.parse(job.rule, "dial").names_kept)
+    tuning = open_validation(splits.tuning, options.protocol, 0, kept)
+    kept = opened(splits.evaluation, any(map(is_kept, job.metrics.values())) and not job.is_trial)
+    return Tasks(tuning, open_task(splits.evaluation, replace(options.protocol, bootstrap=0, examples=0), kept))
+
+
+def asked_tasks(options: RunOptions, config: DictConfig, job: Job, folder: Path) -> Tasks | None:
+    """The tasks of a run that measures what is kept, with the base's answers; None for any other run.
+
+    It is asked before the training, which would be in vain where it finds nothing: then a ConfigError is raised.
+    """
+    rule = Rule.parse(job.rule, "dial")
+    if not (rule.names_kept or any(map(is_kept, job.metrics.values()))):
+        return None
+    tasks = open_tasks(options, job)
+    base, fabric = _base(options, config)
+    for task, claimed, store, metrics in (
+        (tasks.tuning, f"{RECORDS}/{DIALS}", f"{RECORDS}/{DIALS}/{KEPT}", rule.metrics),
+        (tasks.validation, f"{RECORDS}/{KEPT}", f"{RECORDS}/{KEPT}", job.metrics.values()),
+    ):
+        if task.kept:
+            task = task.on(fabric.device.type)
+            Manifest(folder).claim(claimed)
+            ask_base(EvalModel(BASE, base), options.data, task, folder / store, fabric, resume=True, **_HOW)
+            known = known_metrics(task)
+            for key in filter(is_kept, metrics):
+                if math.isnan(known[key]):
+                    images = count_of(len(task.positions), f"{task.split.name} image")
+                    found = f"{key} is undefined: the base finds nothing for it on the {images}"
+                    raise ConfigError(
+                        f"{found}; expected other kept.names, a lower kept.score_threshold, or a plan without it"
+                    )
+    return tasks
+
+
+def scored(tasks: Tasks, options: RunOptions, config: DictConfig, job: Job, folder: Path) -> dict[str, object]:
+    """Parameters, the chosen dial, and the metrics that the row has."""
+    base, fabric = _base(options, config)
     model = adapted_copy(base, folder / ADAPTER["best"])
-    how = {"fabric": fabric, "say": print, "progress": lambda count: nullcontext(_nothing)}
-    rule, tuning = Rule.parse(job.rule, "dial"), open_validation(splits.tuning, options.protocol, 0)
+    rule = Rule.parse(job.rule, "dial")
     known = _of_base(job, "tune", rule.metrics)
-    where = {"base": base, "base_metrics": known, "run_dir": folder}
-    front = choose_dial(model, options.data, tuning, rule, job.grid, **where, **how)
+    where = {"base": base, "base_metrics": known, "run_dir": folder, "fabric": fabric}
+    front = choose_dial(model, options.data, tasks.tuning, rule, job.grid, **where, **_HOW)
     if known is None:
         _keep_of_base(job, "tune", front.base)
     dial = front.chosen
@@ -91,10 +150,9 @@ def scored(options: RunOptions, config: DictConfig, job: Job, folder: Path) -> d
     dials = sorted({dial, 1.0} - {0.0})
     models = [EvalModel(f"dial_{one:g}", at_dial(model, one), folder / ADAPTER["best"]) for one in dials]
     of_base = _of_base(job, "val", job.metrics)
-    if of_base is None:
+    if of_base is None or tasks.validation.kept:  # whose answers are recorded beside those of the others
         models.insert(0, EvalModel(BASE, base))
-    task = open_task(splits.evaluation, replace(options.protocol, bootstrap=0, examples=0))
-    comparison = compare(models, options.data, task, folder, **how)
+    comparison = compare(models, options.data, tasks.validation, folder, fabric, **_HOW)
     assert comparison is not None
     parts = model_parts([one.name for one in models])
 
@@ -107,6 +165,14 @@ def scored(options: RunOptions, config: DictConfig, job: Job, folder: Path) -> d
         _keep_of_base(job, "val", of_base)
     at_one = metrics_of("dial_1")
     return row | _gained(job, of_base, {"": metrics_of(f"dial_{dial:g}") if dial else of_base, "@1": at_one})
+
+
+def _base(options: RunOptions, config: DictConfig) -> tuple[host.Sam3Image, Fabric]:
+    """The base, and the fabric of the one process that scores."""
+    device = device_of(options.train.accelerator)
+    fabric = make_fabric("train.accelerator", accelerator=device, devices=1)
+    fabric.launch()
+    return open_model(plain(config.model)).to(device), fabric
 
 
 def _of_base(job: Job, split: str, needed: Iterable[str]) -> Metrics | None:
@@ -145,7 +211,3 @@ def _metric(metrics: Metrics, key: str, data: str, model: str) -> float:
             return metrics[name]
     there = sorted(str(one) for one in metrics if str(one).startswith(model))
     raise DataError(f"{data}: no metric {key!r} was measured; there are {', '.join(there):.900}")
-
-
-def _nothing() -> None:
-    """Nothing after each image: the log has no bar."""

@@ -73,7 +73,7 @@ def _values(arguments: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = plain(config)
     if runs:
         return values | _of_run(Path(config.run))
-    read_run(values).train.check_length()
+    read_run(values).check_alone()
     return values
 
 

@@ -59,6 +59,12 @@ class RunOptions(FitOptions):
             if section.names and self.model.is_random:
                 raise ConfigError(f"{section.SECTION}.names: the base has random weights, which know nothing {purpose}")
 
+    def check_alone(self) -> None:
+        """Raise a ConfigError for options that do not make a run by themselves, as `train` starts it.
+
+        So for neither steps nor epochs, and for names of `kept` that nobody would ask for.
+        """
+        self.train.check_length()
         if self.kept.names and not self.evaluate and not Rule.parse(self.train.best).names_kept:
             unread = "with evaluate=false, and a train.best that names no metric of kept, nobody asks for them"
             raise ConfigError(f"kept.names={self.kept.names!r:.80}: {unread}; expected one of these, or no kept.names")

@@ -73,13 +73,14 @@ def main(argv: list[str] | None = None, tool: str = "train") -> Path:
     """Run the tool, or submit its runs to Slurm; returns the run's folder, or that of all runs of a sweep."""
     configs, folder = parse_runs(tool, argv)
     if configs[0].launcher.name == "local":
+        read_run(plain(configs[0])).check_alone()
         return train(configs[0])
     say = partial(Console(highlight=False).print, markup=False, soft_wrap=True)
     configs = [recognised_here(config, say) for config in configs]
     for config in configs:
         values = plain(config)
         options = read_run(values)
-        options.train.check_length()
+        options.check_alone()
         open_folder(options, values)
     return submit_runs(f"{__name__}:{train_job.__name__}", configs, folder)
 

@@ -68,9 +68,11 @@ def ask_base(
 ) -> None:
     """Annotate a task's `kept` with what the base finds, in every process, and say it; all of them have to call this.
 
-    folder: keeps the records, from which a killed evaluation goes on.
+    Nothing is done where it is annotated. folder: keeps the records, from which a killed evaluation goes on.
     """
     assert task.kept is not None
+    if task.kept.is_annotated:
+        return
     run, facts = asking_run(base, task, RecordStore(folder)), []
     if fabric.is_global_zero:
         own = {f"kept.{name}": value for name, value in asdict(task.kept.options).items() if name != "names"}

@@ -88,7 +88,7 @@ class Rule:
     @property
     def names_kept(self) -> bool:
         """Whether it names a metric whose truth is the base's own answers."""
-        return any(map(_is_kept, self.metrics))
+        return any(map(is_kept, self.metrics))
 
     @property
     def where(self) -> str:
@@ -106,12 +106,12 @@ class Rule:
             if name not in known:
                 there = ", ".join([LOSS, *sorted(known)])
                 near = close(name, known) + (f"; {_EXPECTED}" if " " in name else "")
-                if _is_kept(name):
+                if is_kept(name):
                     near += "; what is kept needs names without labels (kept.names)"
                 raise ConfigError(f"{self.option}: {source} have no metric {name!r}; expected one of {there}{near}")
             if math.isnan(known[name]):
                 remedy = f"expected other images, a larger {images}, or a metric of what they show"
-                if _is_kept(name):
+                if is_kept(name):
                     remedy = f"expected other kept.names, a lower kept.score_threshold, or a larger {images}"
                 raise ConfigError(f"{self.option}: {name} is undefined: {source} show nothing of it; {remedy}")
 
@@ -142,7 +142,8 @@ def _conditions(given: str, where: str | None) -> tuple[Condition, ...]:
     return tuple(found)
 
 
-def _is_kept(metric: str) -> bool:
+def is_kept(metric: str) -> bool:
+    """Whether the truth of a metric is the base's own answers."""
     return KEPT in metric.split("/")
 
 

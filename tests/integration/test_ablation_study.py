@@ -7,6 +7,7 @@ import yaml
 
 from sam3_hyperet.ablation.rows import RUNS, number, read_rows
 from sam3_hyperet.cli.ablate import main
+from sam3_hyperet.errors import UserError
 
 pytestmark = pytest.mark.integration
 
@@ -70,3 +71,32 @@ def test_a_study_ends_in_rows_that_agree_with_its_metrics(tmp_path, capsys):
     assert again["train_seconds"] == rows[1]["train_seconds"]
     assert 0 <= number(again, "absent@base") <= 1
     assert "trained already" in (run / "log.txt").read_text()
+
+
+def test_the_limit_may_be_what_is_kept_of_the_base(tmp_path):
+    """The base, which the tiny adapter changes much, is asked before the training."""
+    scenes = {
+        "options": {**PLAN["data"]["scenes"]["options"], "optim.lr": 0.1},
+        "metrics": {"new": "held_out/segm/AP", "kept": "kept/segm/AP"},
+        "gain": "new",
+        "lost": "kept",
+    }
+    common = {**PLAN["common"], "model.checkpoint": None, "kept.names": ["person", "cloud", "car"]}
+    plan = {**PLAN, "common": common, "data": {"scenes": scenes}, "arms": {"flat": {}}, "comparisons": []}
+    file, folder = tmp_path / "study.yaml", tmp_path / "study"
+    file.write_text(yaml.safe_dump(plan, sort_keys=False))
+    arguments = [str(file), f"run_dir={folder}", f"paths.scenes={tmp_path / 'scenes'}"]
+    (row,) = read_rows(main([*arguments, "keep=true"]))
+    assert number(row, "kept@base") == 1.0
+    assert number(row, "lost@1") == pytest.approx(1 - number(row, "kept@1"), abs=2e-6)
+    assert number(row, "lost@1") > 0.02  # so that the dial is not left at 1
+    assert (number(row, "dial"), number(row, "lost")) != (1.0, number(row, "lost@1"))
+    log = (folder / "runs" / "scenes_base_flat_seed3" / "log.txt").read_text()
+    asked = [log.index(f"kept: the base was asked for 2 names on 2 {split} images") for split in ("tune", "val")]
+    assert max(asked) < log.index("step 1 of 2")
+    assert log.count("the base was asked") == 2
+    assert "kept: 1 name with labels in scenes left out" in log
+
+    with pytest.raises(UserError, match=r"the base finds nothing for it on the 2 tune images; expected other kept"):
+        main([*arguments, "changed=rerun", "kept.names=[zeppelin]"])
+    assert "step" not in (folder / "runs" / "scenes_base_flat_seed3" / "log.txt").read_text()[len(log) :]

@@ -229,6 +229,31 @@ def test_a_trial_without_a_finite_loss_is_never_chosen(study, monkeypatch):
     assert log.endswith("RuntimeError: a bug\n")
 
 
+def test_what_is_kept_needs_names_and_a_metric(study):
+    scenes = {**PLAN["data"]["scenes"], "lost": "kept"}
+    scenes["metrics"] = {**scenes["metrics"], "kept": "kept/segm/AP"}
+    with pytest.raises(ConfigError, match=r"metrics\.kept=kept/segm/AP needs names .* such as kept\.names=everyday"):
+        study(data={"scenes": scenes})
+    with pytest.raises(ConfigError, match=r"kept\.names=\('tree',\) decides nothing; expected a metric of it"):
+        study("kept.names=[tree]")
+
+    def identities(*arguments, **changes):
+        opened = study(*arguments, tool=open_study, **changes)
+        run = opened.trials[0]
+        return {opened.composer.identity(run), *(opened.composer.base_score(run, split) for split in ("tune", "val"))}
+
+    tune, of = {"options": {"optim.lr": [1.0, 0.1]}}, {"data": {"scenes": scenes}}
+    assert not identities("kept.names=[tree]", tune=tune, **of) & identities("kept.names=[sky]", tune=tune, **of)
+    assert not identities("kept.names=[tree]", "kept.images=9", tune=tune, **of) & identities(
+        "kept.names=[tree]", tune=tune, **of
+    )
+    trained = [
+        study(*arguments, tool=open_study, tune=tune, **changes)
+        for arguments, changes in ((("kept.names=[tree]",), of), (("kept.names=[sky]",), of), ((), {}))
+    ]
+    assert len({one.composer.trained(one.trials[0]) for one in trained}) == 1  # nothing is trained anew for it
+
+
 def test_bases_are_not_made_the_same(study):
     scenes = {**PLAN["data"]["scenes"], "bases": {"a": {"model.checkpoint": "a.pt"}, "b": {"model.checkpoint": "b.pt"}}}
     with pytest.raises(ConfigError, match="would make the bases of scenes the same; expected bases=NAME"):

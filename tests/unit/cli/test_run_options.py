@@ -145,7 +145,7 @@ def test_what_is_kept_decides_where_the_step_is_chosen_by_it(opened, earlier, tm
     earlier("state.pt", arguments=known)
     assert opened(*known, "kept.names=[car]").resume is not None
     with pytest.raises(ConfigError, match=r"kept\.names=\('car',\): with evaluate=false, .* nobody asks for them"):
-        opened(*known, "kept.names=[car]", "evaluate=false")
+        main([*BASE, f"run_dir={tmp_path / 'run'}", *known, "kept.names=[car]", "evaluate=false"])
     with pytest.raises(ConfigError, match=r"kept\.names: the base has random weights, .* nothing that could be kept"):
         opened("kept.names=[car]")
     rule = (*known, "train.best=kept/segm/AP")
