@@ -14,6 +14,7 @@ from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.sections import MORE_DATA, SECTIONS
+from sam3_hyperet.data.options import KeptOptions
 from sam3_hyperet.digest import sha256
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.config import ModelOptions
@@ -43,6 +44,7 @@ class Composer:
     _bases: dict[tuple[str, str], str] = field(default_factory=dict)
     _recipes: dict[tuple[str, str], DictConfig] = field(default_factory=dict)
     _identities: dict[Run, str] = field(default_factory=dict)
+    _kept: dict[str, KeptOptions] = field(default_factory=dict)  # by world, of its first run
 
     def __post_init__(self) -> None:
         keys = {argument.partition("=")[0] for argument in self.given}
@@ -126,7 +128,7 @@ class Composer:
         scored = {f"scored.{key}": value for key, value in options.protocol.deciding().items()}
         metrics = {} if run.is_trial else {"metrics": dict(world.metrics)}
         chosen = {"rule": world.rule(self.plan.dial), "grid": self.plan.dial.grid}
-        kept = _kept(options, world)
+        kept = _of_kept(options, world)
         return identity_of({"trained": self.trained(run, options), **scored, **metrics, **chosen, **kept})
 
     def trained(self, run: Run, options: RunOptions | None = None) -> str:
@@ -144,7 +146,7 @@ class Composer:
         left_out = _PROMPTED if split == "tune" else (*_PROMPTED, *_TRAINED_ON)
         data = {key: value for key, value in data.items() if key.partition(".")[2] not in left_out}
         scored = {**options.protocol.deciding(), **(world.metrics if split == "val" else {"split": split})}
-        return identity_of({**data, **scored, **_kept(options, world), "base": self._base_digest(run, options)})
+        return identity_of({**data, **scored, **_of_kept(options, world), "base": self._base_digest(run, options)})
 
     def _base_digest(self, run: Run, options: RunOptions) -> str:
         place = (run.data, run.base)
@@ -175,7 +177,7 @@ class Composer:
             values = plain(parse_command("train", in_layers(layers))[1])
             options = read_run(values)
             options.train.check_length()
-            _check_kept(options, world)
+            _check_kept(options, world, self._kept.setdefault(run.data, options.kept))
         except ConfigError as error:
             raise ConfigError(f"{run.data}, {run.base}, {run.arm}: {error}") from None
         if not options.train.save_every:
@@ -231,20 +233,26 @@ def weights_digest(model: ModelOptions) -> str:
     raise CheckpointError(f"model.checkpoint={checkpoint}: no such file")
 
 
-def _kept(options: RunOptions, world: World) -> dict[str, Any]:
-    """The options of what is kept, where a metric of the world measures it."""
+def _of_kept(options: RunOptions, world: World) -> dict[str, Any]:
+    """The options of `kept`, where a metric needs them."""
     return {f"kept.{key}": value for key, value in asdict(options.kept).items()} if world.measures_kept else {}
 
 
-def _check_kept(options: RunOptions, world: World) -> None:
-    """Raise a ConfigError for metrics of what is kept without names, and for names without such a metric."""
-    if world.measures_kept and not options.kept.names:  # those of an arm's rehearsal would be no measure of the others
+def _check_kept(options: RunOptions, world: World, first: KeptOptions) -> None:
+    """Raise a ConfigError for metrics without names, or the reverse.
+
+    So for options that are not those of the `first` run: two arms would be compared by different questions.
+    """
+    kept = options.kept
+    if world.measures_kept and not kept.names:
         short, key = next(item for item in world.metrics.items() if is_kept(item[1]))
-        found = f"metrics.{short}={key} needs names that the base is asked for, the same in all arms"
-        raise ConfigError(f"{found}; expected kept.names=… in common, such as kept.names=everyday, or no such metric")
-    if options.kept.names and not world.measures_kept and not Rule.parse(options.train.best).names_kept:
-        found = f"kept.names={options.kept.names!r:.80} decides nothing"
+        found = f"metrics.{short}={key} needs names that the base is asked for"
+        raise ConfigError(f"{found}; expected kept.names=[…], which the images show and the labels do not name")
+    if kept.names and not world.measures_kept and not Rule.parse(options.train.best).names_kept:
+        found = f"kept.names={kept.names!r:.80} decides nothing"
         raise ConfigError(f"{found}; expected a metric of it, such as kept/segm/AP, or no kept.names")
+    if world.measures_kept and kept != first:
+        raise ConfigError(f"{kept} differs from {first} of another run; expected the same kept in all arms and trials")
 
 
 def _deciding(options: RunOptions) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from sam3_hyperet.evaluation.peak_memory import PeakMemory
 from sam3_hyperet.files import Manifest, sole_use, write_json
 from sam3_hyperet.precision import device_of
 from sam3_hyperet.reading import read_json
+from sam3_hyperet.training.choice import Rule
 from sam3_hyperet.training.loop import TrainingFailed
 from sam3_hyperet.training.run_files import ADAPTER, STATE_FILE
 from sam3_hyperet.training.state import previous_state, read_state
@@ -61,8 +62,10 @@ def run(config: DictConfig) -> dict[str, str]:
         started, before, measured = time.perf_counter(), 0.0, dict[str, object]()
         try:
             asked = asked_tasks(options, config, job, folder)
+            gc.collect()  # the base that was asked
+            asking = time.perf_counter() - started
             trained = _trained(config, job, folder)
-            started, before = time.perf_counter(), trained["seconds"]
+            started, before = time.perf_counter(), asking + trained["seconds"]
             measured = {name: trained[name] for name in ("steps", "best_step", "train_seconds", "peak_gib")}
             measured |= scored(asked or open_tasks(options, job), options, config, job, folder)
         except TrainingFailed as error:
@@ -128,6 +131,8 @@ def _trained(config: DictConfig, job: Job, folder: Path) -> dict[str, Any]:
         print(f"trained already: {folder / ADAPTER['best']}")
         return dict(about)
     config.resume = "auto" if about.get("trained") == job.trained else "never"
+    if not Rule.parse(config.train.best).names_kept:
+        config.kept = {}  # is for the scores, and nothing that training asks for
     before = about.get("so_far", 0.0) if config.resume == "auto" else 0.0
     Manifest(folder).claim(_ABOUT)
     write_json(file, {"trained": job.trained, "so_far": before})

@@ -35,7 +35,6 @@ from sam3_hyperet.precision import device_of
 from sam3_hyperet.reading import read_json
 from sam3_hyperet.training.choice import Rule, is_kept
 from sam3_hyperet.training.run_files import ADAPTER
-from sam3_hyperet.wording import count_of
 
 Metrics = Mapping[str, float]
 
@@ -77,34 +76,41 @@ class Job:
 
 @dataclass(frozen=True)
 class Tasks:
-    """What a run is scored on: `tuning` images, by which its dial is chosen, and `validation` images."""
+    """Images with prompts: `tuning`, by which the dial is chosen, and `validation`."""
 
     tuning: EvalTask
     validation: EvalTask
 
 
 def open_tasks(options: RunOptions, job: Job) -> Tasks:
-    """The tasks of a run; of metrics of what is kept, the base has not been asked."""
+    """The tasks of a run, of which the base has not been asked.
+
+    Raises ConfigError or DataError for images that cannot be scored.
+    """
     splits = open_run(options.data, tune=True, evaluate=True)
     assert splits.tuning is not None
     assert splits.evaluation is not None
 
-    def opened(split: Split, asks: bool) -> AnsweredImages | None:
-        return open_kept(options.kept, split, options.protocol, say=print) if asks else None
+    def kept(split: Split, metrics: Iterable[str]) -> AnsweredImages | None:
+        needed = any(map(is_kept, metrics))
+        return open_kept(options.kept, split, options.protocol, say=print) if needed else None
 
-    kept = opened(splits.tuning, Rule.parse(job.rule, "dial").names_kept)
-    tuning = open_validation(splits.tuning, options.protocol, 0, kept)
-    kept = opened(splits.evaluation, any(map(is_kept, job.metrics.values())) and not job.is_trial)
-    return Tasks(tuning, open_task(splits.evaluation, replace(options.protocol, bootstrap=0, examples=0), kept))
+    tuning, scored = splits.tuning, splits.evaluation
+    protocol = replace(options.protocol, bootstrap=0, examples=0)
+    return Tasks(
+        open_validation(tuning, options.protocol, 0, kept(tuning, Rule.parse(job.rule, "dial").metrics)),
+        open_task(scored, protocol, kept(scored, job.metrics.values())),
+    )
 
 
 def asked_tasks(options: RunOptions, config: DictConfig, job: Job, folder: Path) -> Tasks | None:
-    """The tasks of a run that measures what is kept, with the base's answers; None for any other run.
+    """The tasks with the base's answers, where a metric needs them.
 
-    It is asked before the training, which would be in vain where it finds nothing: then a ConfigError is raised.
+    It is asked before the training, which would be in vain where it finds nothing: then a ConfigError is raised. Of a
+    trial it is asked about the validation images for this alone.
     """
     rule = Rule.parse(job.rule, "dial")
-    if not (rule.names_kept or any(map(is_kept, job.metrics.values()))):
+    if not any(map(is_kept, job.metrics.values())):  # the rule names some of these
         return None
     tasks = open_tasks(options, job)
     base, fabric = _base(options, config)
@@ -116,15 +122,21 @@ def asked_tasks(options: RunOptions, config: DictConfig, job: Job, folder: Path)
             task = task.on(fabric.device.type)
             Manifest(folder).claim(claimed)
             ask_base(EvalModel(BASE, base), options.data, task, folder / store, fabric, resume=True, **_HOW)
-            known = known_metrics(task)
-            for key in filter(is_kept, metrics):
-                if math.isnan(known[key]):
-                    images = count_of(len(task.positions), f"{task.split.name} image")
-                    found = f"{key} is undefined: the base finds nothing for it on the {images}"
-                    raise ConfigError(
-                        f"{found}; expected other kept.names, a lower kept.score_threshold, or a plan without it"
-                    )
+            _check_kept(task, metrics)
     return tasks
+
+
+def _check_kept(task: EvalTask, metrics: Iterable[str]) -> None:
+    """Raise a ConfigError for a metric that the base's answers leave undefined."""
+    known, images = known_metrics(task), task.split.name
+    for key in filter(is_kept, metrics):
+        if key not in known:
+            there = ", ".join(sorted(filter(is_kept, known)))
+            raise ConfigError(f"no metric {key!r} is measured on the {images} images; there are {there}")
+        if math.isnan(known[key]):
+            found = f"{key} is undefined: the base's answers on the {images} images show nothing of it"
+            remedy = "other kept.names, other thresholds of kept, more kept.images"
+            raise ConfigError(f"{found}; expected {remedy}, or a plan of your own without it (docs/ablation.md)")
 
 
 def scored(tasks: Tasks, options: RunOptions, config: DictConfig, job: Job, folder: Path) -> dict[str, object]:
@@ -150,7 +162,7 @@ def scored(tasks: Tasks, options: RunOptions, config: DictConfig, job: Job, fold
     dials = sorted({dial, 1.0} - {0.0})
     models = [EvalModel(f"dial_{one:g}", at_dial(model, one), folder / ADAPTER["best"]) for one in dials]
     of_base = _of_base(job, "val", job.metrics)
-    if of_base is None or tasks.validation.kept:  # whose answers are recorded beside those of the others
+    if of_base is None:
         models.insert(0, EvalModel(BASE, base))
     comparison = compare(models, options.data, tasks.validation, folder, fabric, **_HOW)
     assert comparison is not None

@@ -60,9 +60,9 @@ class RunOptions(FitOptions):
                 raise ConfigError(f"{section.SECTION}.names: the base has random weights, which know nothing {purpose}")
 
     def check_alone(self) -> None:
-        """Raise a ConfigError for options that do not make a run by themselves, as `train` starts it.
+        """Raise a ConfigError for options that `train` alone cannot use.
 
-        So for neither steps nor epochs, and for names of `kept` that nobody would ask for.
+        So for steps and epochs at once, and for names of `kept` that nobody would ask for.
         """
         self.train.check_length()
         if self.kept.names and not self.evaluate and not Rule.parse(self.train.best).names_kept:

@@ -73,7 +73,6 @@ def main(argv: list[str] | None = None, tool: str = "train") -> Path:
     """Run the tool, or submit its runs to Slurm; returns the run's folder, or that of all runs of a sweep."""
     configs, folder = parse_runs(tool, argv)
     if configs[0].launcher.name == "local":
-        read_run(plain(configs[0])).check_alone()
         return train(configs[0])
     say = partial(Console(highlight=False).print, markup=False, soft_wrap=True)
     configs = [recognised_here(config, say) for config in configs]
@@ -116,7 +115,7 @@ def train(config: DictConfig) -> Path:
     precision = resolved_precision(asked.precision, device, "train.precision")
     config = OmegaConf.merge(config, {"train": {"precision": precision}})
     options = read_run(plain(config))
-    options.train.check_length()
+    options.check_alone()
     set_threads(options.train.threads)
     fabric = _fabric(options.train, options.stage.last)
     fabric.launch()

@@ -105,7 +105,7 @@ def compare(
     tuning: the images that `cascade.calibration_images` returns for the protocol.
     say: called with lines for people. progress: a context for a number of images, its value called after each of them.
     """
-    base = _base_of(models) if task.kept else None
+    base = _base_of(models) if task.kept and not task.kept.is_annotated else None
     device, asked = next(models[0].model.parameters()).device.type, task.protocol.precision
     task = task.on(device)
     say(precision_text(asked, task.protocol.precision, device))

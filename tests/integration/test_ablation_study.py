@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import yaml
 
 from sam3_hyperet.ablation.rows import RUNS, number, read_rows
+from sam3_hyperet.cli import ablation_run, ablation_scores
 from sam3_hyperet.cli.ablate import main
 from sam3_hyperet.errors import UserError
 
@@ -73,8 +76,23 @@ def test_a_study_ends_in_rows_that_agree_with_its_metrics(tmp_path, capsys):
     assert "trained already" in (run / "log.txt").read_text()
 
 
-def test_the_limit_may_be_what_is_kept_of_the_base(tmp_path):
-    """The base, which the tiny adapter changes much, is asked before the training."""
+def test_the_limit_may_be_what_is_kept_of_the_base(tmp_path, monkeypatch):
+    """The base, which the tiny adapter changes much, is asked before the training, and released."""
+    opened = []
+
+    def open_model(*arguments):
+        model = ablation_scores_open(*arguments)
+        opened.append(weakref.ref(model))
+        return model
+
+    def train(config):
+        assert [one() for one in opened] == [None]
+        assert config.kept == {}
+        return ablation_run_train(config)
+
+    ablation_scores_open, ablation_run_train = ablation_scores.open_model, ablation_run.train
+    monkeypatch.setattr(ablation_scores, "open_model", open_model)
+    monkeypatch.setattr(ablation_run, "train", train)
     scenes = {
         "options": {**PLAN["data"]["scenes"]["options"], "optim.lr": 0.1},
         "metrics": {"new": "held_out/segm/AP", "kept": "kept/segm/AP"},
@@ -97,6 +115,6 @@ def test_the_limit_may_be_what_is_kept_of_the_base(tmp_path):
     assert log.count("the base was asked") == 2
     assert "kept: 1 name with labels in scenes left out" in log
 
-    with pytest.raises(UserError, match=r"the base finds nothing for it on the 2 tune images; expected other kept"):
+    with pytest.raises(UserError, match=r"the base's answers on the tune images show nothing of it; expected other"):
         main([*arguments, "changed=rerun", "kept.names=[zeppelin]"])
     assert "step" not in (folder / "runs" / "scenes_base_flat_seed3" / "log.txt").read_text()[len(log) :]
