@@ -109,6 +109,8 @@ def setup_of(values: dict[str, Any]) -> Setup:
         data=run.data,
         more_data=run.more_data,
         rehearsal=run.rehearsal,
+        kept=run.kept,
+        protocol=run.protocol,
         fit=run,
         loss=run.loss,
         cache=run.cache,

@@ -10,13 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sam3_hyperet.data.options import DataOptions, RehearsalOptions
+from sam3_hyperet.data.options import DataOptions, KeptOptions, RehearsalOptions
 from sam3_hyperet.doctor import cluster, installation, machine, weights
 from sam3_hyperet.doctor.findings import Examination, Finding, ok
 from sam3_hyperet.doctor.sizes import Sizes
+from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import CONTROLS_BY_PEFT, HyperETConfig, ModelOptions
+from sam3_hyperet.training.choice import Rule
 from sam3_hyperet.training.loaders import loader_processes, usable_cores
 from sam3_hyperet.training.options import FSDP, CacheOptions, FitOptions
 
@@ -35,6 +37,7 @@ class Setup:
     tries: whether the model is built and tried; None: unless that takes minutes, as of `large` on a CPU.
     is_submitted: the machine that runs it is another one, so that nothing is asked of this one's devices.
     more_data, rehearsal: what is trained on beside `data`.
+    kept, protocol: what is measured in the end, and how.
     open_folder: says what there is to go on from in `run_dir`. Raises a UserError if it is not for this run.
     """
 
@@ -51,6 +54,8 @@ class Setup:
     adapter: Path | None = None
     more_data: Mapping[str, DataOptions] = field(default_factory=dict)
     rehearsal: RehearsalOptions = field(default_factory=RehearsalOptions)
+    kept: KeptOptions = field(default_factory=KeptOptions)
+    protocol: Protocol = field(default_factory=Protocol)
     tries: bool | None = None
     is_submitted: bool = False
     open_folder: Callable[[], str] | None = None
@@ -152,6 +157,11 @@ def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Split
     yield from check("prompts", lambda: splits.prompt_rows(sizes.model), "data: train", "sizes")
     if setup.rehearsal.names:
         yield from check("rehearsal", lambda: splits.rehearsal_rows(setup.rehearsal, sizes.model), "prompts")
+    if setup.kept.names:
+        is_chosen_by = Rule.parse(setup.fit.train.best).names_kept
+        for split in (*(["tune"] if is_chosen_by else []), *(["val"] if setup.evaluate else [])):
+            rows = partial(splits.kept_rows, split, setup.kept, setup.protocol)
+            yield from check("kept", lambda rows=rows: rows(sizes.model), f"data: {split}", "prompts")
     if setup.cache.folder:
         folder = Path(setup.cache.folder).expanduser()
 

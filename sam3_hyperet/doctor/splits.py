@@ -1,15 +1,16 @@
 """Every split of the data: opened as a run opens it, a sample of its files read, its prompts counted in tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from sam3_hyperet.arrays.positions import spread
 from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.disjoint import shared_pictures
-from sam3_hyperet.data.options import DataOptions, RehearsalOptions
+from sam3_hyperet.data.options import DataOptions, KeptOptions, RehearsalOptions
 from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.layouts.table import explicit
 from sam3_hyperet.wording import count_of
 
@@ -125,21 +126,39 @@ class Splits:
         self.opened["rehearsal"] = images
         yield from (one for one in self.prompt_rows(model, "rehearsal") if one.status != "ok")
 
+    def kept_rows(self, split: str, options: KeptOptions, protocol: Protocol, model: object) -> Iterator[Finding]:
+        """What the base will be asked on a split's images, to measure what is kept of its answers."""
+        from sam3_hyperet.data.sources import open_split
+        from sam3_hyperet.evaluation.kept import open_kept
+
+        told: list[str] = []
+        images = open_kept(options, open_split(self.data, split), protocol, say=told.append)
+        assert images is not None
+        asked = min(len(images), options.images or len(images))
+        found = [f"{count_of(len(images.categories), 'name')} on {count_of(asked, f'{split} image')}"]
+        yield ok("kept", "; ".join(found + [line.removeprefix("kept: ") for line in told]))
+        names = [category.name for category in images.categories]
+        yield from (one for one in _token_rows("kept", names, "kept.names", model) if one.status != "ok")
+
     def prompt_rows(self, model: object, check: str = "") -> Iterator[Finding]:
         """Whether SAM 3 reads the whole of each category's name."""
-        from sam3_hyperet.inference.predictor import count_tokens
-        from sam3_hyperet.sam3_host import CONTEXT_LENGTH
-
         check = check or ("prompts" if self.key == "data" else f"{self.key}: prompts")
-        most = CONTEXT_LENGTH - 2  # the start and the end take one each
-        names = dict.fromkeys(c.name for images in self.opened.values() for c in images.categories)
-        counts = {name: count_tokens(model, name) for name in names}
-        if long := [f"{name[:60]!r} has {count} tokens" for name, count in counts.items() if count > most]:
-            expected = f"at most {most}, which SAM 3 reads of a prompt; it drops the rest"
-            place = "rehearsal.names" if check == "rehearsal" else "the annotations"
-            yield failed(check, some(long), expected, f"a shorter name in {place}")
-        else:
-            yield ok(check, f"{len(names)} category names of at most {max(counts.values())} tokens; {most} are read")
+        names = [category.name for images in self.opened.values() for category in images.categories]
+        place = "rehearsal.names" if check == "rehearsal" else "the annotations"
+        yield from _token_rows(check, names, place, model)
+
+
+def _token_rows(check: str, names: Iterable[str], place: str, model: object) -> Iterator[Finding]:
+    from sam3_hyperet.inference.predictor import count_tokens
+    from sam3_hyperet.sam3_host import CONTEXT_LENGTH
+
+    most = CONTEXT_LENGTH - 2  # the start and the end take one each
+    counts = {name: count_tokens(model, name) for name in dict.fromkeys(names)}
+    if long := [f"{name[:60]!r} has {count} tokens" for name, count in counts.items() if count > most]:
+        expected = f"at most {most}, which SAM 3 reads of a prompt; it drops the rest"
+        yield failed(check, some(long), expected, f"a shorter name in {place}")
+    else:
+        yield ok(check, f"{len(counts)} category names of at most {max(counts.values())} tokens; {most} are read")
 
 
 def same_images(one: AnnotatedImages, other: AnnotatedImages) -> list[str]:

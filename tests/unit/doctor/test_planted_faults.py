@@ -310,3 +310,16 @@ def test_names_that_the_base_will_be_asked_for_are_checked(examined):
     rows, code = examined(**known, **{"rehearsal.names": "[apple]"})
     assert code == 1
     assert "training asks for all of them by the labels of shop" in rows["rehearsal", "failed"]["found"]
+
+
+def test_names_by_which_what_is_kept_is_measured_are_checked(examined):
+    known = {"model.checkpoint": "null", "evaluate": "true"}
+    rows, code = examined(**known, **{"kept.names": "[person,car,apple]"})
+    assert code == 0
+    assert rows["kept", "ok"]["found"] == "2 names on 2 val images; 1 name with labels in shop left out"
+    rows, code = examined(**known, **{"kept.names": f"[{' '.join(['very'] * 35)} person]"})
+    assert code == 1
+    assert rows["kept", "failed"]["remedy"] == "a shorter name in kept.names"
+    rows, code = examined(**known, **{"kept.names": "[apple]"})
+    assert code == 1
+    assert "all of the names have labels in shop" in rows["kept", "failed"]["found"]
