@@ -106,8 +106,8 @@ def open_tasks(options: RunOptions, job: Job) -> Tasks:
 def asked_tasks(options: RunOptions, config: DictConfig, job: Job, folder: Path) -> Tasks | None:
     """The tasks with the base's answers, where a metric needs them.
 
-    It is asked before the training, which would be in vain where it finds nothing: then a ConfigError is raised. Of a
-    trial it is asked about the validation images for this alone.
+    The base is asked before the training, which would be in vain where it finds nothing: then a ConfigError is raised.
+    In a trial it is asked about the validation images for this alone.
     """
     rule = Rule.parse(job.rule, "dial")
     if not any(map(is_kept, job.metrics.values())):  # the rule names some of these
