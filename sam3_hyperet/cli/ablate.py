@@ -19,6 +19,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
         write_results(study)
         return study.csv
     study.check()
+    if not study.options.dry_run:
+        for line in study.take_over():
+            study.say(line)
     for line in left_lines(study):
         study.say(line)
     if study.options.dry_run:

@@ -1,6 +1,6 @@
 """A study: its plan, the part of it that is run, its runs as configurations, and its rows; without torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,13 +9,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
 from sam3_hyperet.ablation.plan import Plan, Tuning, read_plan
-from sam3_hyperet.ablation.rows import RUNS, TRIALS, Layout, gather, row_folder, trials_file
+from sam3_hyperet.ablation.rows import RUNS, TRIALS, Layout, gather, leave_row, read_rows, row_folder, trials_file
 from sam3_hyperet.ablation.runs import Choice, Run, choices_of, missing, runs_of, trials_of, with_options
 from sam3_hyperet.cli.ablation_configs import Composer
 from sam3_hyperet.cli.command import CONFIGS, parse_command
 from sam3_hyperet.cli.composition import groups_of, unknown
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import close
+from sam3_hyperet.wording import count_of
 
 LOG = "log.txt"
 """What a run or the making of a base prints, in its folder."""
@@ -51,7 +52,7 @@ class Study:
 
     def file(self, layout: Layout) -> Path:
         """The CSV of runs, or that of trials."""
-        return self.csv if layout is RUNS else trials_file(self.csv)
+        return _of(self.csv, layout)
 
     def choices(self) -> dict[tuple[str, str], Choice]:
         """What the trials have chosen for each arm of the part that has all of its trials, by (data, arm)."""
@@ -81,6 +82,27 @@ class Study:
             for run in self.left(layout)
             if (run.data, run.base) not in unmade and (run.data, run.arm) not in untuned
         ]
+
+    def take_over(self) -> Iterator[str]:
+        """Take the rows of other studies, `reuse`, that are those of runs and trials left; says how many.
+
+        They are the same by all that decides a row, whatever plan and arm are called there. Raises ConfigError for a
+        file that is not there.
+        """
+        files = [Path(name) for name in _listed("reuse", self.options.reuse) or ()]
+        if absent := [file for file in files if not file.is_file()]:
+            raise ConfigError(f"reuse={absent[0]}: no such file; expected the CSV of another study")
+        for layout, noun in ((TRIALS, "trial"), (RUNS, "run")):
+            untuned, taken = self._untuned(), 0
+            others = (row for file in files for row in read_rows(_of(file, layout), layout))
+            found = {row["identity"]: row for row in others if row.get("identity")}
+            for run in self.left(layout):
+                is_known = layout is TRIALS or (run.data, run.arm) not in untuned
+                if is_known and (row := found.get(self.composer.identity(run))):
+                    leave_row(row_folder(self.folder, layout), run.name, {**row, **run.cells})
+                    taken += 1
+            if taken:
+                yield f"{count_of(taken, noun)} taken over from {', '.join(map(str, files))}"
 
     def _untuned(self) -> set[tuple[str, str]]:
         return {(trial.data, trial.arm) for trial in self.left(TRIALS)}
@@ -119,6 +141,10 @@ class Study:
         }
         config.launcher = self.options.launcher
         return config
+
+
+def _of(csv: Path, layout: Layout) -> Path:
+    return csv if layout is RUNS else trials_file(csv)
 
 
 def open_study(argv: list[str]) -> Study:

@@ -61,6 +61,31 @@ def test_rows_of_other_options_are_never_mixed(study, made):
     assert len(made) == 8  # these decide nothing
 
 
+def test_runs_and_trials_of_the_same_options_are_taken_over(study, made, tmp_path, monkeypatch, capsys):
+    tune = {"options": {"optim.lr": [0.001, 0.004]}}
+    first = study(tune=tune)
+    count = len(made)
+    capsys.readouterr()
+    arms = {"level": PLAN["arms"]["flat"], "gyro": {"geometry": "gyro"}}
+    other = {"name": "other", "arms": arms, "comparisons": [["gyro", "level"]], "tune": tune}
+    arguments = [f"run_dir={tmp_path / 'other'}", f"reuse={first}"]
+    study(*arguments, "dry_run=true", **other)
+    assert not (tmp_path / "other").exists()
+    capsys.readouterr()
+    monkeypatch.setitem(GAINS, "gyro", 0.3)
+    rows = read_rows(study(*arguments, **other))
+    said = capsys.readouterr().out
+    assert f"2 trials taken over from {first}\n2 runs taken over from {first}\n" in said
+    assert {config.ablation.cells.arm for config in made[count:]} == {"gyro"}
+    taken = {row["seed"]: row for row in rows if row["arm"] == "level"}
+    assert {row["plan"] for row in rows} == {"other"}
+    for seed, row in taken.items():
+        (same,) = [one for one in read_rows(first) if (one["arm"], one["seed"]) == ("flat", seed)]
+        assert {**row, "plan": "study", "arm": "flat"} == same
+    with pytest.raises(ConfigError, match=r"reuse=/nowhere\.csv: no such file"):
+        study("reuse=/nowhere.csv", tune=tune)
+
+
 def test_arms_are_tuned_by_the_same_trials_before_any_run(study, made, capsys):
     tune = {"options": {"optim.lr": [0.001, 0.004, 0.002]}, "steps": 1, "seed": 77}
     csv = study("seeds=[5]", tune=tune)
