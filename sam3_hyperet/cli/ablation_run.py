@@ -29,6 +29,7 @@ from sam3_hyperet.cli.train import train
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.peak_memory import PeakMemory
 from sam3_hyperet.files import Manifest, sole_use, write_json
+from sam3_hyperet.modeling.config import CONTROLS_OF_BASE
 from sam3_hyperet.precision import device_of
 from sam3_hyperet.reading import read_json
 from sam3_hyperet.training.choice import Rule
@@ -157,10 +158,10 @@ def _trained(config: DictConfig, job: Job, folder: Path) -> dict[str, Any]:
 
 
 def _setup(options: RunOptions) -> dict[str, object]:
-    """The cells of what is injected; a control has sites, and no geometry."""
+    """The cells of what is injected; a control has no geometry, and of the base's own parameters no sites."""
     hyperet = asdict(options.hyperet)
     own = ("geometry", "structure", "gate") if hyperet["adapter"] == "hyperet" else ()
-    sites = "+".join(options.hyperet.resolved_sites)
+    sites = "" if hyperet["adapter"] in CONTROLS_OF_BASE else "+".join(options.hyperet.resolved_sites)
     return {"adapter": hyperet["adapter"], "sites": sites, **{name: hyperet.get(name, "none") for name in own}}
 
 

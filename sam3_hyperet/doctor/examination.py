@@ -160,8 +160,8 @@ def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Split
     if setup.kept.names:
         is_chosen_by = Rule.parse(setup.fit.train.best).names_kept
         for split in (*(["tune"] if is_chosen_by else []), *(["val"] if setup.evaluate else [])):
-            rows = partial(splits.kept_rows, split, setup.kept, setup.protocol)
-            yield from check("kept", lambda rows=rows: rows(sizes.model), f"data: {split}", "prompts")
+            of_split = partial(_kept_rows, setup, sizes, splits, split)
+            yield from check("kept", of_split, f"data: {split}", "prompts")
     if setup.cache.folder:
         folder = Path(setup.cache.folder).expanduser()
 
@@ -174,6 +174,10 @@ def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Split
             return machine.disk_rows("feature cache", folder, size, remedy)
 
         yield from check("feature cache", rows, "sizes", "data: train")
+
+
+def _kept_rows(setup: Setup, sizes: Sizes, splits: Splits, split: str) -> Iterator[Finding]:
+    return splits.kept_rows(split, setup.kept, setup.protocol, sizes.model)
 
 
 def _of_more_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Splits) -> Iterator[Finding]:
