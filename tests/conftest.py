@@ -18,13 +18,6 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 torch.set_num_threads(1)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """A process more than there are cores: tests of Slurm, of killed runs and of browsers wait for others."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores + 1
-
-
 def pytest_collection_finish() -> None:
     """What is there for the whole session, libraries and thousands of tests, is garbage in no collection."""
     gc.collect()
