@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +235,7 @@ def weights_digest(model: ModelOptions) -> str:
 
 def _of_kept(options: RunOptions, world: World) -> dict[str, Any]:
     """The options of `kept`, where a metric needs them."""
-    return {f"kept.{key}": value for key, value in asdict(options.kept).items()} if world.measures_kept else {}
+    return options.kept.by_key() if world.measures_kept else {}
 
 
 def _check_kept(options: RunOptions, world: World, first: KeptOptions) -> None:

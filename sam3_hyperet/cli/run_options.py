@@ -83,7 +83,7 @@ class RunOptions(FitOptions):
                 values |= {f"{section.name}.{key}".rstrip("."): one for key, one in of_section.items()}
         rule = Rule.parse(self.train.best)
         if rule.names_kept:
-            values |= {f"kept.{key}": value for key, value in asdict(self.kept).items()}
+            values |= self.kept.by_key()
         if rule.metrics != (LOSS,):  # the protocol then chooses the step
             scored = self.protocol.for_validation(self.train.validate_images).deciding()
             values |= {f"protocol.{key}": value for key, value in scored.items()}

@@ -1,7 +1,7 @@
 """Options of a data set, without torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, ClassVar
 
 from sam3_hyperet.choices import KEPT
@@ -213,6 +213,10 @@ class KeptOptions:
             raise ConfigError(
                 f"{found}; expected {self.score_threshold:g}, which is {section}.score_threshold, or less"
             )
+
+    def by_key(self) -> dict[str, object]:
+        """The options by their keys on the command line, `kept.names`."""
+        return {f"{self.SECTION}.{name}": value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The base's own answers on scored images, by which what a model keeps of them is measured without labels."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -75,7 +75,7 @@ def ask_base(
         return
     run, facts = asking_run(base, task, RecordStore(folder)), []
     if fabric.is_global_zero:
-        own = {f"kept.{name}": value for name, value in asdict(task.kept.options).items() if name != "names"}
+        own = {key: value for key, value in task.kept.options.by_key().items() if key != f"{KeptOptions.SECTION}.names"}
         facts = [run_facts(run, model_facts([base.model])[0], split_facts(data, run.task)) | own]
     record_runs([run], facts, fabric, resume=resume, say=say, progress=progress)
     records = run.store.read_all(run.positions) if fabric.is_global_zero else None
