@@ -86,18 +86,19 @@ class Study:
     def take_over(self) -> Iterator[str]:
         """Take the rows of other studies, `reuse`, that are those of runs and trials left; says how many.
 
-        They are the same by all that decides a row, whatever plan and arm are called there. Raises ConfigError for a
-        file that is not there.
+        They are the same by all that decides a row, whatever plan and arm are called there. A run with a row of other
+        options is made again: of the two rows the later counts. Raises ConfigError for a file that is not there.
         """
         files = [Path(name) for name in _listed("reuse", self.options.reuse) or ()]
         if absent := [file for file in files if not file.is_file()]:
             raise ConfigError(f"reuse={absent[0]}: no such file; expected the CSV of another study")
         for layout, noun in ((TRIALS, "trial"), (RUNS, "run")):
             untuned, taken = self._untuned(), 0
+            there = {layout.key_of(row) for row in self.rows(layout)}
             others = (row for file in files for row in read_rows(_of(file, layout), layout))
             found = {row["identity"]: row for row in others if row.get("identity")}
             for run in self.left(layout):
-                is_known = layout is TRIALS or (run.data, run.arm) not in untuned
+                is_known = run.key(layout) not in there and (layout is TRIALS or (run.data, run.arm) not in untuned)
                 if is_known and (row := found.get(self.composer.identity(run))):
                     leave_row(row_folder(self.folder, layout), run.name, {**row, **run.cells})
                     taken += 1

@@ -73,6 +73,7 @@ def test_runs_and_trials_of_the_same_options_are_taken_over(study, made, tmp_pat
     assert not (tmp_path / "other").exists()
     capsys.readouterr()
     monkeypatch.setitem(GAINS, "gyro", 0.3)
+    monkeypatch.setitem(GAINS, "level", 0.3)
     rows = read_rows(study(*arguments, **other))
     said = capsys.readouterr().out
     assert f"2 trials taken over from {first}\n2 runs taken over from {first}\n" in said
@@ -82,6 +83,11 @@ def test_runs_and_trials_of_the_same_options_are_taken_over(study, made, tmp_pat
     for seed, row in taken.items():
         (same,) = [one for one in read_rows(first) if (one["arm"], one["seed"]) == ("flat", seed)]
         assert {**row, "plan": "study", "arm": "flat"} == same
+    other["arms"] = {**arms, "level": {"geometry": "lorentz"}}  # there as curved, but rows of other options are here
+    count = len(made)
+    study(*arguments, "changed=rerun", **other)
+    assert "taken over" not in capsys.readouterr().out
+    assert [config.ablation.cells.arm for config in made[count:]] == ["level"] * 4
     with pytest.raises(ConfigError, match=r"reuse=/nowhere\.csv: no such file"):
         study("reuse=/nowhere.csv", tune=tune)
 
