@@ -60,7 +60,7 @@ class OverBases:
 
     means: Mapping[str, float]  # of each base's differences
     test: MeanTest  # by t, of those means: n is the number of bases
-    bootstrap: Interval  # percentiles; bases are drawn first, then pairs within each
+    bootstrap: Interval  # percentiles; bases are drawn first, then pairs within each; NaN for one base
     between: float  # share of the variance that lies between bases (intraclass correlation), 0 to 1; NaN if unknown
 
     @property
@@ -170,8 +170,8 @@ def _upper_tail(distance: float, error: float, freedom: int) -> float:
 
 
 def _bootstrap(groups: Sequence[Floats]) -> Interval:
-    """95 % percentile interval of the mean of base means; NaN without a base."""
-    if not groups:
+    """95 % percentile interval of the mean of base means; NaN with fewer than two bases, whose spread is unknown."""
+    if len(groups) < 2:
         return math.nan, math.nan
     generator = np.random.default_rng(_SEED)
     sizes = np.array([len(group) for group in groups])

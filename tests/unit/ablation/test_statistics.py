@@ -154,7 +154,7 @@ def test_swapped_arms_negate(differences):
         (one.equivalence.p_below, one.equivalence.p_above)
     )
     whole, negated = base_test(d, bases, MARGIN), base_test(-d, bases, MARGIN)
-    assert negated.bootstrap == pytest.approx((-whole.bootstrap[1], -whole.bootstrap[0]))
+    assert negated.bootstrap == pytest.approx((-whole.bootstrap[1], -whole.bootstrap[0]), nan_ok=True)
     assert negated.agreeing == whole.agreeing
     assert negated.between == pytest.approx(whole.between, nan_ok=True)
 
@@ -202,6 +202,12 @@ def test_the_bootstrap_draws_bases_and_then_seeds():
     assert (high - low) / (2 * 1.96) == pytest.approx(math.sqrt(variance), rel=0.05)
     alone = pair_test(d, MARGIN).interval
     assert high - low > 1.5 * (alone[1] - alone[0])
+
+
+def test_one_base_says_nothing_of_further_ones():
+    found = base_test([0.01, 0.02, 0.03], list("aaa"), MARGIN)
+    assert found.means == pytest.approx({"a": 0.02})
+    assert all(map(math.isnan, (*found.bootstrap, *found.test.interval)))
 
 
 def test_the_share_between_bases():
