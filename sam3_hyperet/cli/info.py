@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         console.print(json.dumps(found, indent=1, ensure_ascii=False), markup=False, soft_wrap=True)
         return found
     facts = {"adapter": given, "SHA-256": found["sha256"], **adapter_facts(adapter)}
+    if run.dial not in (None, adapter.dial):
+        facts["dial"] += f"; the metrics were measured at dial {run.dial:g}"
     facts |= {"base": f"{facts['base']}; trained as {run.base}"} if run.base and not adapter.base_name else {}
     trained = {"trained on": "unknown: no config.yaml beside it"} if not run.config else training_facts(run)
     for name, fact in {**facts, **trained}.items():
@@ -70,6 +72,7 @@ def _values(given: str, path: Path, adapter: AdapterInfo, run: RunInfo, rows: Se
         "gates": adapter.gates,
         "parameters": adapter.parameters,
         "dial": adapter.dial,
+        "dial_of_metrics": run.dial,
         "base": adapter.base,
         "base_name": adapter.base_name or run.base,
         "version": adapter.version,

@@ -1,13 +1,22 @@
 """The model card of an adapter, written from its file and its run: metadata that the hub checks, and a page."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.hub.adapter_info import AdapterInfo
-from sam3_hyperet.hub.card_tables import card_rows, dial_table, evaluation_results, metric_table, shown, worse_rows
-from sam3_hyperet.hub.run_info import RunInfo
+from sam3_hyperet.hub.card_tables import (
+    card_rows,
+    dial_table,
+    evaluation_results,
+    metric_table,
+    shown,
+    untested_rows,
+    worse_rows,
+)
+from sam3_hyperet.hub.run_info import RunInfo, measured_dial
 from sam3_hyperet.report.tables import Row, number
 from sam3_hyperet.report.text_tables import markdown_text
 from sam3_hyperet.version import __version__
@@ -121,7 +130,7 @@ def _sections(
         yield "## Training"
         yield _pairs(training_facts(run))
     yield "## Evaluation"
-    yield from _evaluation(run, options, found)
+    yield from _evaluation(adapter, run, options, found)
     yield "## Dial and gate"
     yield _dial_and_gate(adapter, [run.metrics, *options.evaluations])
     yield "## Intended use and limits"
@@ -195,15 +204,23 @@ def _usage(repository: str, adapter: AdapterInfo, run: RunInfo) -> str:
     checkpoint = run.of("model", "checkpoint") if adapter.base_name is None else None
     given = f', checkpoint="{checkpoint or OFFICIAL[0]}"' if adapter.base_name is None else ""
     of_shell = f" model.checkpoint={checkpoint or OFFICIAL[0]}" if adapter.base_name is None else ""
+    prompts = shlex.quote(f"prompts={','.join(_plain_prompts(run) or ('wheel', 'window'))}")
     return f"""```python
 import sam3_hyperet as hy
 
 model = hy.build_model("{name}"{given})
 hy.load_adapter(model, "hub:{repository}")  # add @ and a commit to keep to this version
-hy.set_dial(model, 0.5)  # 0 is the base, 1 the adapter as trained
+# hy.set_dial(model, 0.5) is half of what was learnt, 0 the base, 1 the adapter as trained; the file: {adapter.dial:g}
 ```
 
-    sam3-hyperet predict adapter=hub:{repository} model={name}{of_shell} images=photos prompts=wheel,window"""
+    sam3-hyperet predict adapter=hub:{repository} model={name}{of_shell} images=photos {prompts}"""
+
+
+def _plain_prompts(run: RunInfo) -> list[str]:
+    """Two names of the data that the run was scored on, of those that a shell takes between commas."""
+    data = run.metrics.get("data")
+    names = data.get("prompts", []) if isinstance(data, Mapping) else []
+    return [name for name in names if isinstance(name, str) and name.replace(" ", "").isalnum()][:2]
 
 
 def _base(adapter: AdapterInfo, run: RunInfo, options: CardOptions) -> str:
@@ -225,7 +242,7 @@ def _base(adapter: AdapterInfo, run: RunInfo, options: CardOptions) -> str:
     return f"{named} {print_}"
 
 
-def _evaluation(run: RunInfo, options: CardOptions, found: Sequence[Row]) -> Iterable[str]:
+def _evaluation(adapter: AdapterInfo, run: RunInfo, options: CardOptions, found: Sequence[Row]) -> Iterable[str]:
     if not found:
         yield "No evaluation came with this adapter: nothing is known of how well it does."
         return
@@ -246,12 +263,21 @@ def _evaluation(run: RunInfo, options: CardOptions, found: Sequence[Row]) -> Ite
         f"Base and adapted model side by side on the same images and prompts{further}: {markdown_text(said)}. "
         "Intervals are of the difference, over images; they say nothing of other seeds or other data."
     )
+    measured = {dial for metrics in (run.metrics, *options.evaluations) if (dial := measured_dial(metrics)) is not None}
+    if others := ", ".join(f"{dial:g}" for dial in sorted(measured - {adapter.dial})):
+        yield f"**The file is at dial {adapter.dial:g}; numbers of this table were measured at dial {others}.**"
     yield metric_table(found)
     yield "### What got worse"
-    if worse := worse_rows(found):
+    worse, untested = worse_rows(found), untested_rows(found)
+    if worse:
         yield metric_table(worse)
-    else:
+    elif any(row.cells[0].interval for row in found):
         yield "No row above is worse by more than its interval."
+    if untested:
+        yield "Worse, without an interval that tells whether by chance:"
+        yield metric_table(untested)
+    elif not worse and not any(row.cells[0].interval for row in found):
+        yield "No row above is worse; there are no intervals, for so few images."
     lost = {k: v for k, v in run.metrics.items() if "/forgetting/" in k and isinstance(v, float) and v > 0}
     if lost:
         told = [f"{key.partition('/forgetting/')[2]} {number(x, 3)}" for key, x in sorted(lost.items())]

@@ -47,6 +47,12 @@ def worse_rows(found: Sequence[Row]) -> list[Row]:
     return [row for row in found if row.cells[0].supported and row.cells[0].verdict == "worse"]
 
 
+def untested_rows(found: Sequence[Row]) -> list[Row]:
+    """Rows in which the adapted model is worse than the base, without an interval that tells whether by chance."""
+    untested = [row for row in found if row.cells[0].open and row.cells[0].interval is None]
+    return [row for row in untested if ((row.cells[0].difference or 0.0) > 0) == row.metric.lower_is_better]
+
+
 def dial_table(metrics: Mapping[str, Any]) -> str:
     """Mask AP and absent prompts along the dial; "" where it was not tried."""
     along = metrics_at_dials(metrics)

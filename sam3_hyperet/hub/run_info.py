@@ -38,6 +38,11 @@ class RunInfo:
         return self.of("model", "name") if checkpoint in (None, "") else str(checkpoint)
 
     @property
+    def dial(self) -> float | None:
+        """The dial at which the one adapted model of the metrics was measured; None where they do not say."""
+        return measured_dial(self.metrics)
+
+    @property
     def trained_on(self) -> str | None:
         """The data sets, joined by "+", with what the base itself has labelled."""
         more = self.config.get("more_data")
@@ -69,6 +74,12 @@ def read_metrics(path: Path) -> dict[str, Any]:
     for key, value in _json(path).items():
         found[_key(key) or key] = value
     return found
+
+
+def measured_dial(metrics: Mapping[str, Any]) -> float | None:
+    """The dial of the one adapted model that metrics are of; None for several, and where they do not say."""
+    found = metrics.get("dial")
+    return float(found) if isinstance(found, float | int) else None
 
 
 def metrics_at_dials(metrics: Mapping[str, Any]) -> dict[float, dict[str, Any]]:

@@ -7,7 +7,7 @@ import json
 import pytest
 from huggingface_hub import ModelCard
 from local_hub import card_faults
-from shared_runs import ALONG, write_adapter, write_run
+from shared_runs import ALONG, METRICS, write_adapter, write_run
 
 from sam3_hyperet.cli.info import main as info
 from sam3_hyperet.cli.push import main as push
@@ -19,8 +19,9 @@ from sam3_hyperet.modeling.fingerprint import base_fingerprint
 
 
 def card(source, tmp_path, *arguments):
-    push([str(source), "repo=user/shop", f"preview={tmp_path}/preview", *arguments])
-    text = (tmp_path / "preview" / "README.md").read_text(encoding="utf-8")
+    folder = tmp_path / f"preview-{sum(1 for _ in tmp_path.glob('preview-*'))}"
+    push([str(source), "repo=user/shop", f"preview={folder}", *arguments])
+    text = (folder / "README.md").read_text(encoding="utf-8")
     assert not card_faults(text)
     return ModelCard(text, ignore_metadata_errors=False)
 
@@ -59,6 +60,38 @@ def test_a_card_has_what_the_run_knows(run, tmp_path):
     assert "Box AP" not in text
 
 
+def test_a_card_lists_what_is_worse_without_an_interval(run, tmp_path):
+    (run / "metrics.json").write_text(
+        json.dumps({k: v for k, v in METRICS.items() if not k.endswith(("/low", "/high"))})
+    )
+    text = card(run, tmp_path).text
+    assert "Worse, without an interval that tells whether by chance:" in text
+    worse = text.partition("### What got worse")[2].partition("##")[0]
+    assert "| Right about what is absent | shop · part | 1.000 | .930 | −.070 |" in worse
+    assert "Mask AP" not in worse
+    assert "No row above" not in text
+    better = {k: v for k, v in METRICS.items() if "AP" in k and "difference" not in k}
+    (run / "metrics.json").write_text(json.dumps(better))
+    assert "No row above is worse; there are no intervals, for so few images." in card(run, tmp_path).text
+
+
+def test_numbers_of_another_dial_are_called_so(run, tmp_path, capsys):
+    said = "**The file is at dial 0.75; numbers of this table were measured at dial 1.**"
+    for dial, is_said in (({"dial": 1.0}, True), ({"dial": 0.75}, False), ({"a/dial": 1.0}, False), ({}, False)):
+        (run / "metrics.json").write_text(json.dumps({**METRICS, **dial}))
+        assert (said in card(run, tmp_path).text) == is_said
+        capsys.readouterr()
+        info([str(run)])
+        assert ("dial: 0.75; the metrics were measured at dial 1\n" in capsys.readouterr().out) == is_said
+
+
+def test_the_way_to_load_it_keeps_the_dial_and_asks_for_what_was_scored(run, tmp_path):
+    (run / "metrics.json").write_text(json.dumps({**METRICS, "data": {"prompts": ["red wheel", "a,b", "roof", "car"]}}))
+    text = card(run, tmp_path).text
+    assert "\nhy.set_dial" not in text
+    assert "images=photos 'prompts=red wheel,roof'\n" in text
+
+
 def test_agreement_with_the_base_is_no_result(run, tmp_path):
     file = run / "metrics.json"
     metrics = json.loads(file.read_text())
@@ -79,7 +112,7 @@ def test_a_card_without_a_run_says_so(tmp_path, capsys):
     assert 'hy.build_model("large", checkpoint="facebook/sam3")' in found.text
     assert "no run beside the adapter" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"preview=.*: is there already"):
-        card(file, tmp_path)
+        push([str(file), "repo=user/shop", f"preview={tmp_path}/preview-0"])
 
 
 def test_a_local_checkpoint_is_named_without_its_folder(tmp_path):
