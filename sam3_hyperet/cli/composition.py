@@ -239,6 +239,7 @@ def _at_home(value: Any) -> Any:
 
 
 def unknown(what: str, found: str, valid: Iterable[str]) -> str:
-    near = close(found, valid).removeprefix("; ")
+    valid = list(valid)
+    near = (close(found, valid) or close(found.partition(".")[0], valid)).removeprefix("; ")
     fault = f"{found!r} is unknown{f' ({near})' if near else ''}" if found else "is missing"
     return f"{what} {fault}; there are {', '.join(valid)}"

@@ -24,6 +24,7 @@ from sam3_hyperet.version import __version__
 from sam3_hyperet.wording import count_of
 
 _LISTED = 200  # categories with their counts
+_SHOWN = ("warning: ", "; dropped ", "; repaired ")  # in the notes that are printed
 
 
 def main(argv: Sequence[str] | None = None) -> tuple[Path, Path]:
@@ -92,11 +93,16 @@ def _opened(data: DataOptions) -> tuple[DataOptions, Content, str, list[str]]:
     names = dict.fromkeys(category.name for one in images.values() for category in one.categories)
     counts = {split: _annotations(images[split]) for split in data.splits if split in images}
     annotations = {name: {split: found.get(name, 0) for split, found in counts.items() if found} for name in names}
-    noted = [line for split in SPLITS if split in images for line in data_notes(images[split])]
+    noted = [line for split in SPLITS if split in images for line in _of_split(split, data_notes(images[split]))]
     noted += prompt_notes(images["train"], prompt_sampler(data, images["train"]))
-    warnings = list(dict.fromkeys(line for line in noted if "warning: " in line))
+    warnings = list(dict.fromkeys(line for line in noted if any(word in line for word in _SHOWN)))
     content = Content({split: len(images[split]) for split in SPLITS if split in images}, annotations)
     return data, content, recipe, warnings
+
+
+def _of_split(split: str, lines: Sequence[str]) -> list[str]:
+    """Notes that begin with the data set's name, with that of the split as well."""
+    return [line.replace(": ", f", {split}: ", 1) for line in lines]
 
 
 def _annotations(images: AnnotatedImages) -> dict[str, int]:

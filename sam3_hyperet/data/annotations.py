@@ -165,7 +165,8 @@ class AnnotatedImages:
     def _check_size(self, record: ImageInfo, width: int, height: int) -> None:
         if (width, height) != (record.width, record.height):
             turned = (height, width) == (record.width, record.height)
-            remedy = f"; expected data.exif={'ignore' if self.is_upright else 'apply'}, if EXIF turns it"
+            other = "ignore" if self.is_upright else "apply"
+            remedy = f"; expected data.exif={other} (of predict: exif={other}), if EXIF turns it"
             raise DataError(
                 f"{record.path}: image {record.image_id} is {width}x{height} pixels, its annotations are for "
                 f"{record.width}x{record.height}{remedy if turned else ''}"

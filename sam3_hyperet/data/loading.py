@@ -21,7 +21,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from sam3_hyperet.choices import VISUAL
-from sam3_hyperet.data.annotations import AnnotatedImages, ImageInfo, Instance
+from sam3_hyperet.data.annotations import AnnotatedImages, ImageInfo, Instance, some
 from sam3_hyperet.data.prompts import Prompt, PromptSampler
 from sam3_hyperet.data.transforms import Augmentation, Masks, image_tensor, masks_in_view, whole
 from sam3_hyperet.errors import ConfigError, DataError
@@ -83,7 +83,10 @@ class ConceptPrompts(Dataset[Datapoint]):
         if without := len(images) - len(self._index):
             self.dropped["image with nothing but crowds or dropped annotations of the prompted categories"] = without
         if not self._index:
-            raise DataError(f"{images.name}: no image can be prompted with the {len(categories)} categories asked for")
+            names = some([category.name for category in categories])
+            found = f"no image can be prompted: none has an annotation that counts of {names}"
+            why = "a category without any is taken as absent nowhere"
+            raise DataError(f"{images.name}: {found}, and {why}; expected prompts of annotated categories")
         # shared with worker processes; a worker writes to its own row alone
         self._lost = torch.zeros((_MAX_WORKERS + 1, len(_LOST)), dtype=torch.int64).share_memory_()
 

@@ -27,7 +27,7 @@ def data_notes(images: AnnotatedImages, listed: int = _LISTED) -> list[str]:
         counts = sorted(((n, names[i]) for i, n in images.counts.items() if i in names), key=lambda one: -one[0])
         named = [f"{name} {n:,}" for n, name in counts]
         whole = f", in all {images.counted} images" if images.counted != len(images) else ""
-        lines.append(f"{images.name}: annotations by category{whole}: {some(named, listed)}")
+        lines.append(f"{images.name}: annotations by category{whole}: {some(named, listed) or 'none'}")
         if images.unannotated:
             absent = [names[category] for category in names if category in images.unannotated]
             lines.append(f"{images.name}: without any annotation, so never taken as absent: {some(absent, listed)}")

@@ -22,7 +22,7 @@ from sam3_hyperet.errors import DataError
 from sam3_hyperet.reading import read_text, read_yaml
 
 _SLACK = 0.01  # that a coordinate may be off 0 to 1, as in Ultralytics
-_BOX, _POLYGON, _ORIENTED = 4, 6, 8  # numbers of a box, of the smallest polygon, of an oriented box
+_BOX, _ORIENTED = 4, 8  # numbers of a box, of an oriented box
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """By a key in small letters: CVAT writes the names of subsets as they are, by default Train, Validation and Test."""
 _OTHER_TEXTS = frozenset(("classes.txt", "notes.txt", "README.txt"))
@@ -200,7 +200,7 @@ def _rows(file: Path, classes: Mapping[int, str], dropped: Counter[str]) -> Iter
             raise DataError(
                 f"{where}: the class {words[0]} is none of the {len(classes)} names' indices, {low} to {high}"
             )
-        if len(numbers) % 2 or len(numbers) < _BOX:
+        if len(numbers) % 2:
             confidence = "; is the last one a confidence?" if len(numbers) > _BOX else ""
             raise DataError(f"{where} has {len(numbers)} numbers after the class, expected pairs x y{confidence}")
         if wrong := [value for value in numbers if not -_SLACK <= value <= 1 + _SLACK]:
@@ -213,9 +213,12 @@ def _rows(file: Path, classes: Mapping[int, str], dropped: Counter[str]) -> Iter
 
 
 def _record(index: int, numbers: Sequence[float], info: ImageInfo) -> dict[str, Any]:
-    """A row as a COCO annotation; one of four numbers is a box, centre and size, without a mask."""
+    """A row as a COCO annotation; one of four numbers is a box, centre and size, without a mask.
+
+    Fewer are an outline of no area, which the reader of annotations drops and counts.
+    """
     record: dict[str, Any] = {"image_id": info.image_id, "category_id": index}
-    if len(numbers) < _POLYGON:
+    if len(numbers) == _BOX:
         x, y, width, height = numbers
         box = [(x - width / 2) * info.width, (y - height / 2) * info.height, width * info.width, height * info.height]
         return record | {"bbox": box}

@@ -171,6 +171,7 @@ def test_values_mean_what_they_look_like(argument, key, value):
     [
         (["optim.lrr=1"], r"optim.lrr is not an option; expected one of lr, .*; did you mean lr\?"),
         (["optm.lr=1"], r"train: key 'optm.lr' is unknown .did you mean optim."),
+        (["trian.max_steps=1"], r"key 'trian.max_steps' is unknown \(did you mean train\?\)"),
         (["paths.coc=1"], r"key 'paths.coc' is unknown \(did you mean paths.coco\?\)"),
         (["data=coc"], r"data='coc' is unknown; .* or a file: data=own.yaml; did you mean coco\?"),
         (["data=nowhere/own.yaml"], r"data=nowhere/own.yaml: nowhere/own.yaml does not exist"),

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from coco_cases import Case, write_case
 from exports import EXPORTS
 from noise_tree import write_noise_tree
 from omegaconf import OmegaConf
@@ -91,12 +92,25 @@ def test_what_is_odd_is_printed_and_written(exported, here, capsys):
         [str(exported), "data.exif=apply", "data.vocabulary=[apple]", "data.splits={train: train, val: val}"]
     )
     said, text = capsys.readouterr().out, data.read_text()
-    warned = "my shop: warning: 7 of 7 outlines are upright rectangles"
+    warned = "my shop, train: warning: 7 of 7 outlines are upright rectangles"
     assert warned in said
     assert f"# {warned}" in text
     assert "\n# recognised, or given: " in text
     assert "\nexif: apply\n" in text
     assert "# 1 category, with their annotations in the files of train, val:\n#   apple        3        1\n" in text
+
+
+def test_what_is_dropped_is_printed_and_written(tmp_path, monkeypatch, capsys):
+    def with_a_box(content):
+        content["annotations"][0]["segmentation"] = []
+
+    root = write_case(tmp_path / "shop", Case(with_a_box))
+    monkeypatch.chdir(tmp_path)
+    data, _ = main([str(root)])
+    dropped = "; dropped 1 × box without a mask"
+    lines = [line for line in capsys.readouterr().out.splitlines() if dropped in line]
+    assert lines[0].startswith("shop, train: ")
+    assert all(f"# {line}" in data.read_text() for line in lines)
 
 
 def test_files_that_exist_are_left_alone(exported, here):

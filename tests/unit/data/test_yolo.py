@@ -55,6 +55,8 @@ def test_what_is_there_is_kept_dropped_and_said(write, tmp_path):
         f"0 {SQUARE}",
         "0 0.5 0.5 0.2 0.2",
         "1 0.1 0.1 0.1 0.1 0.1 0.1",
+        "1",
+        "1 0.5 0.5",
         "",
         "0 -0.005 0 1.009 0 1 1",
     ]
@@ -65,7 +67,12 @@ def test_what_is_there_is_kept_dropped_and_said(write, tmp_path):
     (tmp_path / "labels" / "classes.txt").write_text("car\n")
     images = read_yolo(*write("\n".join(rows)))
     assert [len(images.instances(i)) for i in range(4)] == [2, 1, 0, 0]
-    assert images.dropped == {"row that is in the file twice": 1, "box without a mask": 1, "mask without a pixel": 1}
+    assert images.dropped == {
+        "row that is in the file twice": 1,
+        "box without a mask": 1,
+        "mask without a pixel": 1,
+        "outline without a polygon of 3 points": 2,
+    }
     assert images.unlabelled(0) == {1}
     assert not images.unlabelled(2)
     assert [c.name for c in images.categories] == ["car", "traffic light"]
