@@ -30,7 +30,7 @@ from sam3_hyperet.training.choice import LOSS, Rule
 from sam3_hyperet.wording import count_of
 
 OpenKept = Callable[[Split], AnsweredImages | None]
-_EXAMPLE = "'max group/segm/AP where object/segm/AP >= base-0.02'"
+_EXAMPLE = "'max segm/AP where presence/accuracy_absent >= base-0.02'"
 
 
 @dataclass(frozen=True)

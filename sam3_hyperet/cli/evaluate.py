@@ -33,7 +33,7 @@ from sam3_hyperet.doctor.cluster import unseen
 from sam3_hyperet.doctor.findings import Finding, ok
 from sam3_hyperet.doctor.job import examine_job
 from sam3_hyperet.doctor.splits import small
-from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.evaluation.cascade import calibration_images
 from sam3_hyperet.evaluation.dial import choose_dial
 from sam3_hyperet.evaluation.kept import open_kept
@@ -46,8 +46,9 @@ from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.modeling.adapter_source import adapter_name, is_on_hub, locate_adapter
 from sam3_hyperet.modeling.config import ModelOptions
-from sam3_hyperet.modeling.opening import set_threads
+from sam3_hyperet.modeling.opening import check_checkpoint, set_threads
 from sam3_hyperet.options import read_options
+from sam3_hyperet.reading import regular_file
 from sam3_hyperet.training.run_files import ADAPTER, EVALUATION_FILES, WEIGHTS
 from sam3_hyperet.wording import count_of
 
@@ -74,11 +75,15 @@ def evaluate(config: DictConfig) -> Path:
     """Evaluate here and now; returns the folder with metrics.json and report.html."""
     protocol = read_options(Protocol, plain(config.protocol), "protocol")
     model_values = plain(config.model)
+    check_checkpoint(model_values)
     lines: list[str] = []  # printed by the first process alone
     config = recognised(config, lines.append)
     data = read_options(DataOptions, plain(config.data), "data")
     trained, dials = _trained(config, data), DialOptions.of(config)
     dials.check(trained, data, str(config.split))
+    for files in trained.values():
+        if files.adapter:  # before the data is opened
+            regular_file(files.adapter, CheckpointError)
     set_threads(config.threads)
     device, processes = choose_device(config.device), {"devices": config.devices, "num_nodes": config.nodes}
     strategy = "ddp" if config.devices * config.nodes > 1 else "auto"
@@ -99,6 +104,8 @@ def evaluate(config: DictConfig) -> Path:
         run_dir = from_first(fabric, begin)  # whose clock names it
         with fabric.rank_zero_first():  # it may draw the images
             split = open_split(data, str(config.split))
+            if split.name == "val" and "data" not in config.of_run and (hint := _all_images(data)):
+                say(hint)
             check_tiles(split, protocol)
             tuning = calibration_images(data, split, protocol)
             opened = _kept(config, protocol)
@@ -140,6 +147,15 @@ def evaluate(config: DictConfig) -> Path:
             save_dials(models, say)
     say(f"wrote {run_dir / 'metrics.json'}, {run_dir / 'report.html'}")
     return run_dir
+
+
+def _all_images(data: DataOptions) -> str:
+    """How to score all images of a set that has one split, of which a part is held out; "" for others."""
+    source = data.splits.get("train")
+    if "val" in data.splits or not isinstance(source, str | list):
+        return ""
+    value = f"[{', '.join(source)}]" if isinstance(source, list) else source
+    return f"to score all images of a set that nothing was trained on: 'data.splits={{val: {value}}}'"
 
 
 def _trained(config: DictConfig, data: DataOptions) -> dict[str, TrainedFiles]:

@@ -17,6 +17,7 @@ from sam3_hyperet.cli.base_pictures import base_remark
 from sam3_hyperet.cli.command import command_line, exit_cleanly
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.composition import plain
+from sam3_hyperet.cli.dial import set_dials
 from sam3_hyperet.cli.predict_inputs import prompts_text
 from sam3_hyperet.cli.processes import from_first, make_fabric
 from sam3_hyperet.cli.recognition import recognised, recognised_here
@@ -44,7 +45,7 @@ from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.config import ModelOptions, adapter_config
 from sam3_hyperet.modeling.fingerprint import fingerprints_kept
-from sam3_hyperet.modeling.opening import open_adapted_model, open_model, set_threads
+from sam3_hyperet.modeling.opening import check_checkpoint, open_adapted_model, open_model, set_threads
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import device_of, fabric_precision, float32_products, precision_text, resolved_precision
 from sam3_hyperet.reading import read_json
@@ -116,6 +117,7 @@ def train(config: DictConfig) -> Path:
     config = OmegaConf.merge(config, {"train": {"precision": precision}})
     options = read_run(plain(config))
     options.check_alone()
+    check_checkpoint(plain(config.model))
     set_threads(options.train.threads)
     fabric = _fabric(options.train, options.stage.last)
     fabric.launch()
@@ -254,11 +256,13 @@ def _train(
         adapter, weights = run.path / ADAPTER["best"], run.path / WEIGHTS["best"]
         files = adapter if adapter_config(model) is not None else None, weights if weights.is_file() else None
         models = beside_base(model, base, files[0], weights_file=files[1])
+        set_dials(models, None, say)  # that of a file which has been dialled since is said
         inputs = models, options.data, splits.evaluation, options.protocol, run.path
         shown = {"config_text": config_text, "extra": extra, "console": console}
         shown["base"] = ModelOptions(**values["model"]).weights
         compare_and_report(*inputs, **shown, fabric=fabric, tuning=calibrating, kept=kept)
-    _print_next(console, run.path, splits.training)
+    held_out = splits.evaluation or splits.tuning
+    _print_next(console, run.path, splits.training, held_out.images if held_out else splits.training)
     return run.path
 
 
@@ -283,8 +287,8 @@ def _scored(task: EvalTask) -> str:
     return f"the {len(task.positions)} tuning images that are scored"
 
 
-def _print_next(console: Console, run_dir: Path, images: AnnotatedImages) -> None:
-    """Print where the results are, and a command to paste that uses them."""
+def _print_next(console: Console, run_dir: Path, images: AnnotatedImages, pictures: AnnotatedImages) -> None:
+    """Print where the results are, and a command to paste that uses them on the first of `pictures`."""
     files = [name for name in (ADAPTER["best"], WEIGHTS["best"], REPORT_FILE) if (run_dir / name).is_file()]
     console.print("wrote " + ", ".join(str(run_dir / name) for name in files), markup=False, soft_wrap=True)
     counts = images.counts or {}
@@ -292,7 +296,7 @@ def _print_next(console: Console, run_dir: Path, images: AnnotatedImages) -> Non
     annotated = [category for category in classes if counts.get(category.id)] or classes
     names = [category.name for category in annotated[:3]]
     prompts = f"prompts={prompts_text(names)}"
-    command = command_line("predict", f"run={run_dir}", f"images={images.image(0).path}", prompts)
+    command = command_line("predict", f"run={run_dir}", f"images={pictures.image(0).path}", prompts)
     console.print(f"next: {command}", markup=False, soft_wrap=True)  # one line
 
 

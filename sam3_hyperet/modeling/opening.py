@@ -8,12 +8,15 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.checkpoint import load_base
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.modeling.controls.matching import matched_size
 from sam3_hyperet.modeling.inject import inject
+from sam3_hyperet.modeling.layouts.base_files import HUB_FILES, locate_base
 from sam3_hyperet.options import NonNegativeInt, check_value, read_options
+from sam3_hyperet.reading import regular_file
 
 
 def open_model(values: Mapping[str, object]) -> host.Sam3Image:
@@ -21,6 +24,16 @@ def open_model(values: Mapping[str, object]) -> host.Sam3Image:
     options = read_options(ModelOptions, values, "model")
     with _printed(logging.getLogger(load_base.__module__)):
         return build_model(**vars(options))
+
+
+def check_checkpoint(values: Mapping[str, object]) -> None:
+    """Raise a CheckpointError where the base weights that a configuration names on disk are not there.
+
+    Nothing is read or fetched: it is for the beginning of a command, before its data is opened.
+    """
+    checkpoint = read_options(ModelOptions, values, "model").checkpoint
+    if checkpoint is not None and checkpoint not in ("random", *HUB_FILES):
+        regular_file(locate_base(checkpoint), CheckpointError)
 
 
 def open_adapted_model(values: Mapping[str, object], hyperet: HyperETConfig) -> host.Sam3Image:

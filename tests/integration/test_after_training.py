@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.evaluation.scoring.coco_ap import score_coco_files
 from sam3_hyperet.files import MANIFEST
 from sam3_hyperet.masks import decode
+from sam3_hyperet.modeling.adapter_file import write_adapter_dial
 
 pytestmark = pytest.mark.integration
 WRITTEN = ("predictions.json", "results.json", "images.json")
@@ -71,6 +73,15 @@ def test_an_adapter_is_evaluated_to_the_same_numbers(trained, again, data, tiny_
     command = [f"adapter={trained / 'adapter.safetensors'}", "model=tiny", *tiny_model, *data, "protocol.examples=0"]
     folder = evaluate([*command, f"run_dir={tmp_path}"])
     assert_same(figures(read_metrics(folder)), figures(read_metrics(again)))
+
+
+def test_a_run_that_was_dialled_since_says_so(trained, scenes, tmp_path, capsys, read_metrics):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    write_adapter_dial(folder / "adapter.safetensors", 0.5)
+    train([*scenes, "logger=none", f"run_dir={folder}"])
+    assert "adapted: dial 0.5 (as its file says)\n" in capsys.readouterr().out
+    assert read_metrics(folder)["dial"] == 0.5
+    assert read_metrics(trained)["dial"] == 1.0
 
 
 def test_the_adapter_leaves_the_base_alone(again, data, tiny_model, tmp_path, read_metrics):

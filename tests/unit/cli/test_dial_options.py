@@ -124,7 +124,7 @@ def test_merged_at_a_dial_and_predicted_at_it(adapter, picture, tmp_path, capsys
         (["A", "dial=[0,0]"], "dial=[0, 0]; expected a number, or a list of two different ones at least"),
         (["A", "dial=[]"], "dial=[]; expected a number from 0"),
         (["A,A", "dial=[0,1]"], "dial=[0, 1] is of one adapter, found 2: own, own-2; expected one"),
-        (["A", "dial=auto"], "dial=auto needs dial_rule=…, which chooses; such as dial_rule='max group/segm/AP where"),
+        (["A", "dial=auto"], "dial=auto needs dial_rule=…, which chooses; such as dial_rule='max segm/AP where"),
         (["A", "dial=auto", "dial_rule=loss"], "dial_rule='loss': the loss is measured in training alone"),
         (["A", "dial=auto", "dial_rule=max AP"], "dial_rule: the 2 tuning images have no metric 'AP'; expected one of"),
         (["A", "dial=[0,1]", "dial_rule=max AP"], "dial_rule: images of the val split have no metric 'AP'"),
@@ -140,6 +140,7 @@ def test_merged_at_a_dial_and_predicted_at_it(adapter, picture, tmp_path, capsys
 )
 def test_what_is_refused_before_a_model_is_built(scenes, tmp_path, monkeypatch, arguments, message):
     monkeypatch.setattr("sam3_hyperet.cli.evaluate.open_models", None)
+    (tmp_path / "own.safetensors").touch()
     first, *others = arguments
     adapters = [f"adapter=[{','.join([str(tmp_path / 'own.safetensors')] * len(first.split(',')))}]"]
     given = [*adapters, *others] if first[0] == "A" else arguments
@@ -152,6 +153,7 @@ def test_tuning_images_are_never_scored(scenes, tmp_path, monkeypatch):
     folder = next(one for one in scenes if one.startswith("paths.scenes=")).partition("=")[2]
     coco = ["data=coco", f"data.root={folder}", "data.vocabulary=[dog,tree]"]
     val = "[val/images, annotations/instances_val.json]"
+    (tmp_path / "own.safetensors").touch()
     coco.append(f"data.splits={{tune: {val}, val: {val}}}")
     with pytest.raises(ConfigError, match="dial=auto: 2 of its tuning images are scored in split=val, the first"):
         main(

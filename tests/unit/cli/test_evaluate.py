@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from coco_cases import Case, write_case
 from omegaconf import OmegaConf
 from one_line_errors import error_of
 
@@ -210,3 +211,15 @@ def test_a_folder_is_one_evaluation_s_at_a_time(tmp_path):
             main([*RANDOM, f"run_dir={folder}"])
         other.communicate()
     assert not folder.exists()
+
+
+def test_a_set_of_one_split_is_scored_in_part_and_how_to_score_all_is_said(tmp_path, monkeypatch, capsys):
+    root = write_case(tmp_path / "shop", Case(lambda content: None))
+    monkeypatch.setattr("sam3_hyperet.cli.evaluate.open_models", None)
+    one = "[train, annotations/instances_train.json]"
+    given = [*RANDOM, "data=coco", f"data.root={root}", f"run_dir={tmp_path / 'out'}"]
+    hint = f"to score all images of a set that nothing was trained on: 'data.splits={{val: {one}}}'\n"
+    for splits, is_said in ((f"{{train: {one}}}", True), (f"{{val: {one}}}", False)):
+        with pytest.raises(TypeError):  # all is opened but the models
+            main([*given, f"data.splits={splits}"])
+        assert (hint in capsys.readouterr().out) == is_said

@@ -195,13 +195,14 @@ def test_a_broken_tuning_split_ends_the_run_before_the_model_is_built(fails, coc
     shutil.copytree(coco, broken)
     for picture in (broken / "train2017").iterdir():
         picture.write_bytes(picture.read_bytes()[:200])
-    tuned = ["data.tune_images=1", "train.validate_every=1", "model.checkpoint=/nowhere"]
+    unread = f"model.checkpoint={broken / 'train2017' / picture.name}"  # it is there, and no base weights
+    tuned = ["data.tune_images=1", "train.validate_every=1", unread]
     assert "not a readable image" in fails("data=coco", f"paths.coco={broken}", *tuned)
     bare = tmp_path / "scenes"
     shutil.copytree(scenes, bare)
     file = bare / "annotations" / "instances_tune.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
-    assert "instances_tune.json: none of " in fails(f"paths.scenes={bare}", "model.checkpoint=/nowhere")
+    assert "instances_tune.json: none of " in fails(f"paths.scenes={bare}", unread)
 
 
 def test_a_picture_that_breaks_off_ends_the_run_in_words(coco, tmp_path, capsys):
@@ -272,7 +273,7 @@ def test_the_next_command_prompts_for_what_is_annotated_and_can_be_pasted(tmp_pa
     root = write_case(tmp_path / "my shop", Case(with_a_root))
     images = read_coco(root / "annotations/instances_train.json", root / "train")
     console = Console(record=True, file=io.StringIO())
-    _print_next(console, tmp_path / "run", images)
+    _print_next(console, tmp_path / "run", images, images)
     command = shlex.split(console.export_text().splitlines()[-1].removeprefix("next: "))
     assert command[3] == f"images={root / 'train/0001.png'}"
     values = parse_command("predict", command[3:])[1]  # the run is none
