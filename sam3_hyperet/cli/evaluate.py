@@ -44,6 +44,7 @@ from sam3_hyperet.evaluation.task import check_tiles, open_task
 from sam3_hyperet.files import Manifest, sole_use
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.launch.options import SlurmOptions
+from sam3_hyperet.layouts.override import override
 from sam3_hyperet.modeling.adapter_source import adapter_name, is_on_hub, locate_adapter
 from sam3_hyperet.modeling.config import ModelOptions
 from sam3_hyperet.modeling.opening import check_checkpoint, set_threads
@@ -104,10 +105,11 @@ def evaluate(config: DictConfig) -> Path:
         run_dir = from_first(fabric, begin)  # whose clock names it
         with fabric.rank_zero_first():  # it may draw the images
             split = open_split(data, str(config.split))
-            if split.name == "val" and "data" not in config.of_run and (hint := _all_images(data)):
-                say(hint)
             check_tiles(split, protocol)
             tuning = calibration_images(data, split, protocol)
+            own = "data" in config.of_run or tuning or dials.is_auto  # which needs the training images
+            if split.name == "val" and not own and (hint := _all_images(data)):
+                say(hint)
             opened = _kept(config, protocol)
             kept = opened(split, say)
             choosing = dials.open_tuning(data, split, protocol, opened)
@@ -154,8 +156,7 @@ def _all_images(data: DataOptions) -> str:
     source = data.splits.get("train")
     if "val" in data.splits or not isinstance(source, str | list):
         return ""
-    value = f"[{', '.join(source)}]" if isinstance(source, list) else source
-    return f"to score all images of a set that nothing was trained on: 'data.splits={{val: {value}}}'"
+    return f"to score all images of a set that nothing was trained on: {override('data.splits', {'val': source})}"
 
 
 def _trained(config: DictConfig, data: DataOptions) -> dict[str, TrainedFiles]:

@@ -93,16 +93,16 @@ def _opened(data: DataOptions) -> tuple[DataOptions, Content, str, list[str]]:
     names = dict.fromkeys(category.name for one in images.values() for category in one.categories)
     counts = {split: _annotations(images[split]) for split in data.splits if split in images}
     annotations = {name: {split: found.get(name, 0) for split, found in counts.items() if found} for name in names}
-    noted = [line for split in SPLITS if split in images for line in _of_split(split, data_notes(images[split]))]
-    noted += prompt_notes(images["train"], prompt_sampler(data, images["train"]))
-    warnings = list(dict.fromkeys(line for line in noted if any(word in line for word in _SHOWN)))
+    noted = {split: data_notes(images[split]) for split in SPLITS if split in images}
+    noted["train"] += prompt_notes(images["train"], prompt_sampler(data, images["train"]))
+    lines = dict.fromkeys(line for of_split in noted.values() for line in of_split)
+    warnings = [
+        f"{data.name} ({', '.join(split for split in noted if line in noted[split])}){line.removeprefix(data.name)}"
+        for line in lines
+        if any(word in line for word in _SHOWN)
+    ]
     content = Content({split: len(images[split]) for split in SPLITS if split in images}, annotations)
     return data, content, recipe, warnings
-
-
-def _of_split(split: str, lines: Sequence[str]) -> list[str]:
-    """Notes that begin with the data set's name, with that of the split as well."""
-    return [line.replace(": ", f", {split}: ", 1) for line in lines]
 
 
 def _annotations(images: AnnotatedImages) -> dict[str, int]:

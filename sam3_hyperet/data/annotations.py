@@ -166,7 +166,7 @@ class AnnotatedImages:
         if (width, height) != (record.width, record.height):
             turned = (height, width) == (record.width, record.height)
             other = "ignore" if self.is_upright else "apply"
-            remedy = f"; expected data.exif={other} (of predict: exif={other}), if EXIF turns it"
+            remedy = f"; expected data.exif={other} (in predict: exif={other}), if EXIF turns it"
             raise DataError(
                 f"{record.path}: image {record.image_id} is {width}x{height} pixels, its annotations are for "
                 f"{record.width}x{record.height}{remedy if turned else ''}"

@@ -84,8 +84,8 @@ class ConceptPrompts(Dataset[Datapoint]):
             self.dropped["image with nothing but crowds or dropped annotations of the prompted categories"] = without
         if not self._index:
             names = some([category.name for category in categories])
-            found = f"no image can be prompted: none has an annotation that counts of {names}"
-            why = "a category without any is taken as absent nowhere"
+            found = f"no image can be prompted: there is no usable annotation of {names}"
+            why = "a category without any is never taken as absent"
             raise DataError(f"{images.name}: {found}, and {why}; expected prompts of annotated categories")
         # shared with worker processes; a worker writes to its own row alone
         self._lost = torch.zeros((_MAX_WORKERS + 1, len(_LOST)), dtype=torch.int64).share_memory_()

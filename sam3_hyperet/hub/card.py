@@ -1,5 +1,6 @@
 """The model card of an adapter, written from its file and its run: metadata that the hub checks, and a page."""
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from sam3_hyperet.hub.card_tables import (
     worse_rows,
 )
 from sam3_hyperet.hub.run_info import RunInfo, measured_dial
-from sam3_hyperet.report.tables import Row, number
+from sam3_hyperet.report.tables import UNMOVED, Row, number
 from sam3_hyperet.report.text_tables import markdown_text
 from sam3_hyperet.version import __version__
 from sam3_hyperet.wording import count_of
@@ -34,6 +35,7 @@ PACKAGED_LICENSE = {"license": "apache-2.0"}
 OFFICIAL = ("facebook/sam3", "facebook/sam3.1")
 _TAGS = ("sam3", "hyperet", "adapter", "open-vocabulary", "segment-anything")
 _ABSENT = "presence/accuracy_absent"
+_PLAIN = re.compile(r"[^\W\d]\w*(?: \w+)*")  # a prompt that is itself between commas
 _CITATION = """```bibtex
 @inproceedings{peng2025hyperet,
   title     = {{HyperET}: Efficient Training in Hyperbolic Space for Multi-modal Large Language Models},
@@ -210,7 +212,7 @@ import sam3_hyperet as hy
 
 model = hy.build_model("{name}"{given})
 hy.load_adapter(model, "hub:{repository}")  # add @ and a commit to keep to this version
-# hy.set_dial(model, 0.5) is half of what was learnt, 0 the base, 1 the adapter as trained; the file: {adapter.dial:g}
+# hy.set_dial(model, 0.5) is half of what was learnt, 0 the base, 1 the adapter as trained; this file: {adapter.dial:g}
 ```
 
     sam3-hyperet predict adapter=hub:{repository} model={name}{of_shell} images=photos {prompts}"""
@@ -220,7 +222,7 @@ def _plain_prompts(run: RunInfo) -> list[str]:
     """Two names of the data that the run was scored on, of those that a shell takes between commas."""
     data = run.metrics.get("data")
     names = data.get("prompts", []) if isinstance(data, Mapping) else []
-    return [name for name in names if isinstance(name, str) and name.replace(" ", "").isalnum()][:2]
+    return [name for name in names if isinstance(name, str) and _PLAIN.fullmatch(name) and name != "null"][:2]
 
 
 def _base(adapter: AdapterInfo, run: RunInfo, options: CardOptions) -> str:
@@ -276,8 +278,13 @@ def _evaluation(adapter: AdapterInfo, run: RunInfo, options: CardOptions, found:
     if untested:
         yield "Worse, without an interval that tells whether by chance:"
         yield metric_table(untested)
-    elif not worse and not any(row.cells[0].interval for row in found):
-        yield "No row above is worse; there are no intervals, for so few images."
+    elif not any(row.cells[0].interval for row in found):
+        is_compared = any(row.cells[0].difference is not None for row in found)
+        yield (
+            f"No row above is worse by {UNMOVED:g} or more; no intervals were made."
+            if is_compared
+            else "Nothing above is compared with the base."
+        )
     lost = {k: v for k, v in run.metrics.items() if "/forgetting/" in k and isinstance(v, float) and v > 0}
     if lost:
         told = [f"{key.partition('/forgetting/')[2]} {number(x, 3)}" for key, x in sorted(lost.items())]

@@ -134,13 +134,13 @@ MAPS = {
     "a pixel smaller": MapCase(of(lambda v: v[:-1]), refused="image 0 is 96x64 pixels, .* for 96x63"),
     "turned": MapCase(
         TURNED,
-        refused="image 0 is 96x64 pixels, .* for 64x96; expected data.exif=apply .of predict: exif=apply., if EXIF",
+        refused="image 0 is 96x64 pixels, .* for 64x96; expected data.exif=apply .in predict: exif=apply., if EXIF",
     ),
     "turned, as EXIF turns the image": MapCase(
         TURNED, images=sideways, options={"exif": "apply"}, note="2 of 2 images looked at have an EXIF orientation"
     ),
     "turned, EXIF ignored": MapCase(
-        TURNED, images=sideways, refused="for 64x96; expected data.exif=apply .of predict: exif=apply., if EXIF"
+        TURNED, images=sideways, refused="for 64x96; expected data.exif=apply .in predict: exif=apply., if EXIF"
     ),
     "values from 1": MapCase(of(lambda v: v + 1), refused="values 1 to 3, for 3 names; .*expected data.offset=1"),
     "values from 1, and said so": MapCase(of(lambda v: v + 1), options={"offset": 1}, note="1 sky .*3 house"),

@@ -92,7 +92,7 @@ def test_what_is_odd_is_printed_and_written(exported, here, capsys):
         [str(exported), "data.exif=apply", "data.vocabulary=[apple]", "data.splits={train: train, val: val}"]
     )
     said, text = capsys.readouterr().out, data.read_text()
-    warned = "my shop, train: warning: 7 of 7 outlines are upright rectangles"
+    warned = "my shop (train): warning: 7 of 7 outlines are upright rectangles"
     assert warned in said
     assert f"# {warned}" in text
     assert "\n# recognised, or given: " in text
@@ -109,7 +109,7 @@ def test_what_is_dropped_is_printed_and_written(tmp_path, monkeypatch, capsys):
     data, _ = main([str(root)])
     dropped = "; dropped 1 × box without a mask"
     lines = [line for line in capsys.readouterr().out.splitlines() if dropped in line]
-    assert lines[0].startswith("shop, train: ")
+    assert lines[0].startswith("shop (train")
     assert all(f"# {line}" in data.read_text() for line in lines)
 
 

@@ -203,6 +203,7 @@ def test_a_broken_tuning_split_ends_the_run_before_the_model_is_built(fails, coc
     file = bare / "annotations" / "instances_tune.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     assert "instances_tune.json: none of " in fails(f"paths.scenes={bare}", unread)
+    assert "/nowhere: no such file" in fails("data=coco", f"paths.coco={broken}", *tuned, "model.checkpoint=/nowhere")
 
 
 def test_a_picture_that_breaks_off_ends_the_run_in_words(coco, tmp_path, capsys):
@@ -271,11 +272,11 @@ def test_the_next_command_prompts_for_what_is_annotated_and_can_be_pasted(tmp_pa
         content["categories"][1]["name"] = 'car, "red"'
 
     root = write_case(tmp_path / "my shop", Case(with_a_root))
-    images = read_coco(root / "annotations/instances_train.json", root / "train")
+    images, held_out = (read_coco(root / f"annotations/instances_{s}.json", root / s) for s in ("train", "val"))
     console = Console(record=True, file=io.StringIO())
-    _print_next(console, tmp_path / "run", images, images)
+    _print_next(console, tmp_path / "run", images, held_out)
     command = shlex.split(console.export_text().splitlines()[-1].removeprefix("next: "))
-    assert command[3] == f"images={root / 'train/0001.png'}"
+    assert command[3] == f"images={root / 'val/0001.png'}"
     values = parse_command("predict", command[3:])[1]  # the run is none
     assert list(values.prompts) == ['car, "red"', "house"]
 

@@ -165,7 +165,7 @@ def test_a_crowd_is_never_a_negative_and_a_picture_of_crowds_alone_is_left_out()
     assert sum(dataset.dropped.values()) == 1
     dataset = ConceptPrompts(InMemory([CROWD]), SIDE, PromptSampler(CATEGORIES, num_negatives=9))
     assert {q.query_text for q in dataset[0].find_queries} == {f"thing {n}" for n in (2, 3, 4, 5)}
-    with pytest.raises(DataError, match="no image can be prompted: none has an annotation that counts of thing 1, and"):
+    with pytest.raises(DataError, match="no image can be prompted: there is no usable annotation of thing 1, and"):
         ConceptPrompts(InMemory([CROWD], categories=CATEGORIES[:1]), SIDE)
 
 

@@ -72,7 +72,7 @@ def test_a_card_lists_what_is_worse_without_an_interval(run, tmp_path):
     assert "No row above" not in text
     better = {k: v for k, v in METRICS.items() if "AP" in k and "difference" not in k}
     (run / "metrics.json").write_text(json.dumps(better))
-    assert "No row above is worse; there are no intervals, for so few images." in card(run, tmp_path).text
+    assert "No row above is worse by 0.005 or more; no intervals were made." in card(run, tmp_path).text
 
 
 def test_numbers_of_another_dial_are_called_so(run, tmp_path, capsys):
