@@ -1,7 +1,9 @@
 """Words of messages and pages: 1 image, 1,200 images; files without the folders of a machine."""
 
 import os
+import re
 
+_PLAIN = re.compile(r"[^\W\d_][\w '-]*")
 _ENDINGS = {"s": "ses", "x": "xes", "y": "ies"}
 
 
@@ -13,6 +15,11 @@ def count_of(n: int, noun: str) -> str:
     is_plain = ending not in _ENDINGS or noun.endswith(("ay", "ey", "oy"))
     plural = f"{noun}s" if is_plain else noun[:-1] + _ENDINGS[ending]
     return f"{n:,} {plural}"
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name is itself between commas on a command line: YAML makes nothing else of it."""
+    return _PLAIN.fullmatch(name) is not None
 
 
 def without_folders(text: str) -> str:

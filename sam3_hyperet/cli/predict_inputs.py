@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -25,9 +24,7 @@ from sam3_hyperet.inference.exemplar_file import ExemplarFile, StatedBox, exempl
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.reading import regular_file
-from sam3_hyperet.wording import count_of
-
-_PLAIN = re.compile(r"[^\W\d_][\w '-]*")  # a name of which YAML makes nothing else
+from sam3_hyperet.wording import count_of, is_plain_name
 
 
 @dataclass(frozen=True)
@@ -183,7 +180,7 @@ def listed_prompts(prompts: str | ListConfig) -> list[str]:
 
 def prompts_text(names: Sequence[str]) -> str:
     """The value of `prompts=` that `listed_prompts` reads as these names: between commas where that is unmistakable."""
-    is_plain = all(_PLAIN.fullmatch(name) for name in names) and list(names) != ["null"]
+    is_plain = all(map(is_plain_name, names)) and list(names) != ["null"]
     return ",".join(names) if is_plain else json.dumps(list(names), ensure_ascii=False)
 
 

@@ -1,6 +1,5 @@
 """The model card of an adapter, written from its file and its run: metadata that the hub checks, and a page."""
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from sam3_hyperet.hub.run_info import RunInfo, measured_dial
 from sam3_hyperet.report.tables import UNMOVED, Row, number
 from sam3_hyperet.report.text_tables import markdown_text
 from sam3_hyperet.version import __version__
-from sam3_hyperet.wording import count_of
+from sam3_hyperet.wording import count_of, is_plain_name
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -35,7 +34,6 @@ PACKAGED_LICENSE = {"license": "apache-2.0"}
 OFFICIAL = ("facebook/sam3", "facebook/sam3.1")
 _TAGS = ("sam3", "hyperet", "adapter", "open-vocabulary", "segment-anything")
 _ABSENT = "presence/accuracy_absent"
-_PLAIN = re.compile(r"[^\W\d]\w*(?: \w+)*")  # a prompt that is itself between commas
 _CITATION = """```bibtex
 @inproceedings{peng2025hyperet,
   title     = {{HyperET}: Efficient Training in Hyperbolic Space for Multi-modal Large Language Models},
@@ -222,7 +220,7 @@ def _plain_prompts(run: RunInfo) -> list[str]:
     """Two names of the data that the run was scored on, of those that a shell takes between commas."""
     data = run.metrics.get("data")
     names = data.get("prompts", []) if isinstance(data, Mapping) else []
-    return [name for name in names if isinstance(name, str) and _PLAIN.fullmatch(name) and name != "null"][:2]
+    return [name for name in names if isinstance(name, str) and is_plain_name(name) and name != "null"][:2]
 
 
 def _base(adapter: AdapterInfo, run: RunInfo, options: CardOptions) -> str:
@@ -270,27 +268,30 @@ def _evaluation(adapter: AdapterInfo, run: RunInfo, options: CardOptions, found:
         yield f"**The file is at dial {adapter.dial:g}; numbers of this table were measured at dial {others}.**"
     yield metric_table(found)
     yield "### What got worse"
-    worse, untested = worse_rows(found), untested_rows(found)
-    if worse:
-        yield metric_table(worse)
-    elif any(row.cells[0].interval for row in found):
-        yield "No row above is worse by more than its interval."
-    if untested:
-        yield "Worse, without an interval that tells whether by chance:"
-        yield metric_table(untested)
-    elif not any(row.cells[0].interval for row in found):
-        is_compared = any(row.cells[0].difference is not None for row in found)
-        yield (
-            f"No row above is worse by {UNMOVED:g} or more; no intervals were made."
-            if is_compared
-            else "Nothing above is compared with the base."
-        )
+    yield from _worse(found)
     lost = {k: v for k, v in run.metrics.items() if "/forgetting/" in k and isinstance(v, float) and v > 0}
     if lost:
         told = [f"{key.partition('/forgetting/')[2]} {number(x, 3)}" for key, x in sorted(lost.items())]
         yield f"Lost on concepts that were not trained on: {markdown_text(', '.join(told))}."
     if not lost and not options.evaluations:
         yield "What becomes of concepts and data sets outside these tables was not measured."
+
+
+def _worse(found: Sequence[Row]) -> Iterable[str]:
+    """What got worse: by its interval, and by its value where there is none."""
+    worse, untested = worse_rows(found), untested_rows(found)
+    is_tested = any(row.cells[0].interval for row in found)
+    if worse:
+        yield metric_table(worse)
+    elif is_tested:
+        yield "No row above is worse by more than its interval."
+    if untested:
+        yield "Worse, without an interval that tells whether by chance:"
+        yield metric_table(untested)
+    elif not is_tested:
+        is_compared = any(row.cells[0].difference is not None for row in found)
+        none = f"No row above is worse by {UNMOVED:g} or more; no intervals were made."
+        yield none if is_compared else "Nothing above is compared with the base."
 
 
 def _dial_and_gate(adapter: AdapterInfo, evaluations: Iterable[Mapping[str, Any]]) -> str:
