@@ -2,9 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -15,7 +14,7 @@ from sam3_hyperet.losses.grounding import MATCHED, GroundingLoss
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.training.choice import LOSS, Rule
-from sam3_hyperet.training.curvature_schedule import RadiusControl, radius_control
+from sam3_hyperet.training.curvature_schedule import radius_control
 from sam3_hyperet.training.distributed import optimizer_state, whole_parameters
 from sam3_hyperet.training.ema import Average
 from sam3_hyperet.training.options import FitOptions, TrainOptions
@@ -58,117 +57,200 @@ def fit(
     Raises Interrupted once `interrupted` has returned true, and TrainingFailed after `max_bad_steps` consecutive steps
     without a finite loss and gradient.
     """
-    train, progress = options.train, Progress()
-    stages = Stages(fabric, model, loss, options.stage, options.optim, train.max_steps)
-    radius = radius_control(model, options.radius, train.max_steps)
-    passes = Passes(train.prompts_at_once or 0, bool(train.checkpoint_activations), repeats=train.memory == "auto")
-    state = read_state(run.resume, fabric.world_size) if run.resume else None
-    if state is not None:
-        progress.load_state_dict(state["progress"])
-        stages.load_state_dict(state["progress"]["stages"])
-        if passes.repeats:  # its passes were chosen, or made smaller, by the run so far
-            passes.load_state_dict(state["progress"].get("passes", {}))
     with contextlib.ExitStack() as stack:
         stack.callback(model.eval)
-        is_first = fabric.is_global_zero
-        log = RunLog(run.path, train.max_steps, start=progress.step, active=is_first, options=options.logger)
-        stack.callback(log.close)
-        stages.begin()
-        started = time.perf_counter() - progress.seconds
-        average = Average(model, train.ema) if train.ema else None
-        validate = partial(_validate, fabric, stages, validation, passes, train, progress, log)
-        kept = average.applied if average else contextlib.nullcontext  # context of the weights that the run is to keep
-        if run.resume and state is not None:
-            restore_state(run.resume, state, model, stages.raw_optimizer, fabric.global_rank)
-            if radius is not None:
-                radius.load_state_dict(state["progress"]["radius"])
-            if average is not None:
-                average.load_state_dict(state["progress"]["average"])
-            log.message(_goes_on(progress, train.max_steps, run))
-        elif train.validate_every:
-            validate()
-        is_watched = log.active and adapter_config(model) is not None
+        loop = _Loop(fabric, model, loss, validation, options, run)
+        stack.callback(loop.log.close)
+        loop.begin()
+        is_watched = loop.log.active and adapter_config(model) is not None
         probe = stack.enter_context(RadiusProbe(model)) if is_watched else None
-        stream = batches(progress.step)
-        while not progress.is_over(train.max_steps):
-            rates = stages.set_learning_rates(progress.step)
-            is_logged = _is_due(progress.step + 1, train.log_every, train.max_steps) or progress.step == 0
-            of_step = [next(stream) for _ in range(train.accumulate)]
-            terms, norms = optimize(fabric, stages, of_step, options.clip_norm, by_group=is_logged, passes=passes)
-            progress.count_step(skipped=norms is None)
-            progress.seconds = time.perf_counter() - started
-            if average is not None and norms is not None:
-                average.update(progress.step)
-            log.step(progress.step)
-            if is_logged:
-                with whole_parameters(stages.module, adapters_only=True):
-                    if log.active:
-                        values = _of_step(progress, terms, rates, norms or {})
-                        radii = probe.latest() | probe.histograms() if probe else {}
-                        log.write(progress.step, {**values, **radii, **(radius.metrics if radius else {})})
-                        losses = (f"{name} {float(terms[key]):.3g}" for name, key in _SHOWN.items() if key in terms)
-                        log.step(progress.step, "  ".join(losses))
-            if progress.bad_steps >= train.max_bad_steps:
-                found = f"not finite for {count_of(train.max_bad_steps, 'step')} in a row, up to step {progress.step}"
-                remedy = "try a lower optim.lr, a longer optim.warmup or train.precision=32-true"
-                raise TrainingFailed(f"the loss or its gradient was {found}; {remedy}")
-            if radius is not None:
-                radius.update(progress.step, float(terms[MATCHED]))
-            val = None
-            if _is_due(progress.step, train.validate_every, train.max_steps):
-                with kept():
-                    val, is_best = validate()
-                    if is_best:
-                        _save_weights(stages, run, "best")
-                progress.stopped = 0 < train.patience <= progress.waited and progress.step < train.max_steps
-            if not progress.is_over(train.max_steps) and (report := stages.advance(progress.step, val)):
-                progress.waited = 0
-                if average is not None:
-                    average.follow()
-                log.message(f"after step {progress.step}, {report}")
-                log.write(progress.step, {"train/stage": stages.number})
+        stream = batches(loop.progress.step)
+        while not loop.is_over:
+            loop.step([next(stream) for _ in range(options.train.accumulate)], probe)
+            val_loss = loop.validate_if_due()
+            loop.advance(val_loss)
             stop = interrupted()
-            is_last = progress.is_over(train.max_steps)
-            if stop or (train.save_every and (is_last or progress.step % train.save_every == 0)):
-                _save_state(stages, run, progress, {"radius": radius, "average": average, "passes": passes})
+            loop.save_if_due(stop=stop)
             if stop:
-                raise Interrupted(progress.step)
-        if not train.validate_every:
-            progress.best_step = progress.step
-        with kept():
-            _save_weights(stages, run, *(("last",) if train.validate_every else ("last", "best")))
-        for line in _how_it_ended(progress, train):
-            log.message(line)
-    return progress
+                raise Interrupted(loop.progress.step)
+        loop.end()
+    return loop.progress
 
 
-def _validate(
-    fabric: Fabric,
-    stages: Stages,
-    validation: Validation,
-    passes: Passes,
-    train: TrainOptions,
-    progress: Progress,
-    log: RunLog,
-) -> tuple[float, bool]:
-    """Validate the model as it is, and write and show what is found.
+class _Loop:
+    """A run between two steps: what its steps change, and where it is written.
 
-    Returns the matched loss, and whether this is the best step so far; before the first step, what is found is the
-    base's.
+    Attributes:
+        progress: counters.
+        log: active in the first process alone; to be closed.
     """
-    together = train.accumulate * fabric.world_size
-    found = validation.measure(fabric, stages, passes, together, progress.base or None)
-    log.write(progress.step, {f"tune/{key}": value for key, value in found.items()})
-    values, seconds, rule = judged(found), found["seconds"], Rule.parse(train.best)
-    progress.validation_seconds += seconds
-    progress.seconds += seconds  # until the next step measures all of them
-    is_best = progress.step > 0 and progress.count_validation(values, rule)
-    best = f"best step so far: {progress.best_step}; " if progress.step else ""
-    short = "  ".join(f"{name} {values[name]:.3g}" for name in dict.fromkeys([LOSS, rule.metric]))
-    log.validation(progress.step, f"{shown(values, progress.base, rule)}  ({best}{seconds:.1f} s)", short)
-    if not progress.step:
-        progress.base = values
-    return found[MATCHED], is_best
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: host.Sam3Image,
+        loss: GroundingLoss,
+        validation: Validation,
+        options: FitOptions,
+        run: RunFolder,
+    ) -> None:
+        train = options.train
+        self._fabric, self._model, self._validation, self._run = fabric, model, validation, run
+        self._options, self._train = options, train
+        self.progress = Progress()
+        self._stages = Stages(fabric, model, loss, options.stage, options.optim, train.max_steps)
+        self._radius = radius_control(model, options.radius, train.max_steps)
+        recomputes = bool(train.checkpoint_activations)
+        self._passes = Passes(train.prompts_at_once or 0, recomputes, repeats=train.memory == "auto")
+        self._saved = read_state(run.resume, fabric.world_size) if run.resume else None
+        if self._saved is not None:
+            counters = self._saved["progress"]
+            self.progress.load_state_dict(counters)
+            self._stages.load_state_dict(counters["stages"])
+            if self._passes.repeats:  # they were chosen, or made smaller, by the run so far
+                self._passes.load_state_dict(counters.get("passes", {}))
+        self._stages.begin()
+        self._average = Average(model, train.ema) if train.ema else None
+        start, active = self.progress.step, fabric.is_global_zero
+        self.log = RunLog(run.path, train.max_steps, start=start, active=active, options=options.logger)
+        self._started = time.perf_counter() - self.progress.seconds
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left."""
+        return self.progress.is_over(self._train.max_steps)
+
+    def begin(self) -> None:
+        """Take over a saved state, or validate the base."""
+        if self._run.resume and self._saved is not None:
+            state, self._saved = self._saved, None
+            optimizer = self._stages.raw_optimizer
+            restore_state(self._run.resume, state, self._model, optimizer, self._fabric.global_rank)
+            if self._radius is not None:
+                self._radius.load_state_dict(state["progress"]["radius"])
+            if self._average is not None:
+                self._average.load_state_dict(state["progress"]["average"])
+            self.log.message(_goes_on(self.progress, self._train.max_steps, self._run))
+        elif self._train.validate_every:
+            self._validate()
+
+    def step(self, batches: Sequence[host.BatchedDatapoint], probe: RadiusProbe | None) -> None:
+        """Train one step on the batches. Raises TrainingFailed after too many without a finite loss."""
+        train, progress = self._train, self.progress
+        rates = self._stages.set_learning_rates(progress.step)
+        is_logged = _is_due(progress.step + 1, train.log_every, train.max_steps) or progress.step == 0
+        clip_norm, passes = self._options.clip_norm, self._passes
+        terms, norms = optimize(self._fabric, self._stages, batches, clip_norm, by_group=is_logged, passes=passes)
+        progress.count_step(skipped=norms is None)
+        progress.seconds = time.perf_counter() - self._started
+        if self._average is not None and norms is not None:
+            self._average.update(progress.step)
+        self.log.step(progress.step)
+        if is_logged:
+            self._log_step(terms, rates, norms or {}, probe)
+        if progress.bad_steps >= train.max_bad_steps:
+            found = f"not finite for {count_of(train.max_bad_steps, 'step')} in a row, up to step {progress.step}"
+            remedy = "try a lower optim.lr, a longer optim.warmup or train.precision=32-true"
+            raise TrainingFailed(f"the loss or its gradient was {found}; {remedy}")
+        if self._radius is not None:
+            self._radius.update(progress.step, float(terms[MATCHED]))
+
+    def validate_if_due(self) -> float | None:
+        """The matched loss on the tuning images, where it is time to validate; the best weights are saved."""
+        train, progress = self._train, self.progress
+        if not _is_due(progress.step, train.validate_every, train.max_steps):
+            return None
+        with self._kept():
+            val_loss, is_best = self._validate()
+            if is_best:
+                self._save_weights("best")
+        progress.stopped = 0 < train.patience <= progress.waited and progress.step < train.max_steps
+        return val_loss
+
+    def advance(self, val_loss: float | None) -> None:
+        """Begin the next stage if its time has come."""
+        step = self.progress.step
+        if not self.is_over and (report := self._stages.advance(step, val_loss)):
+            self.progress.waited = 0
+            if self._average is not None:
+                self._average.follow()
+            self.log.message(f"after step {step}, {report}")
+            self.log.write(step, {"train/stage": self._stages.number})
+
+    def save_if_due(self, *, stop: bool) -> None:
+        """Save the state every `save_every` steps, after the last one, and where the run is to stop."""
+        every = self._train.save_every
+        if stop or (every and (self.is_over or self.progress.step % every == 0)):
+            self._save_state()
+
+    def end(self) -> None:
+        """Save the last weights, and say how the run ended."""
+        validated = bool(self._train.validate_every)
+        if not validated:
+            self.progress.best_step = self.progress.step
+        with self._kept():
+            self._save_weights(*(("last",) if validated else ("last", "best")))
+        for line in _how_it_ended(self.progress, self._train):
+            self.log.message(line)
+
+    def _kept(self) -> contextlib.AbstractContextManager[None]:
+        """Context in which the model has the weights that the run is to keep."""
+        return self._average.applied() if self._average else contextlib.nullcontext()
+
+    def _log_step(
+        self,
+        terms: Mapping[str, Tensor],
+        rates: Mapping[str, float],
+        norms: Mapping[str, float],
+        probe: RadiusProbe | None,
+    ) -> None:
+        with whole_parameters(self._stages.module, adapters_only=True):
+            if self.log.active:
+                step = self.progress.step
+                radii = probe.latest() | probe.histograms() if probe else {}
+                values = {**_of_step(self.progress, terms, rates, norms), **radii}
+                self.log.write(step, {**values, **(self._radius.metrics if self._radius else {})})
+                losses = (f"{name} {float(terms[key]):.3g}" for name, key in _SHOWN.items() if key in terms)
+                self.log.step(step, "  ".join(losses))
+
+    def _validate(self) -> tuple[float, bool]:
+        """Validate the model as it is, and write and show what is found.
+
+        Returns the matched loss, and whether this is the best step so far; before the first step, what is found is
+        the base's.
+        """
+        progress, rule = self.progress, Rule.parse(self._train.best)
+        together = self._train.accumulate * self._fabric.world_size
+        measure = self._validation.measure
+        found = measure(self._fabric, self._stages, self._passes, together, progress.base or None)
+        self.log.write(progress.step, {f"tune/{key}": value for key, value in found.items()})
+        values, seconds = judged(found), found["seconds"]
+        progress.validation_seconds += seconds
+        progress.seconds += seconds  # until the next step measures all of them
+        is_best = progress.step > 0 and progress.count_validation(values, rule)
+        best = f"best step so far: {progress.best_step}; " if progress.step else ""
+        short = "  ".join(f"{name} {values[name]:.3g}" for name in dict.fromkeys([LOSS, rule.metric]))
+        self.log.validation(progress.step, f"{shown(values, progress.base, rule)}  ({best}{seconds:.1f} s)", short)
+        if not progress.step:
+            progress.base = values
+        return found[MATCHED], is_best
+
+    def _save_weights(self, *names: str) -> None:
+        with whole_parameters(self._stages.module, on_cpu=True):
+            if self._fabric.is_global_zero:
+                for name in names:
+                    self._run.save(self._model, name)
+
+    def _save_state(self) -> None:
+        stages, fabric = self._stages, self._fabric
+        generators = random_generators(fabric.device, fabric.world_size)
+        of_optimizer = optimizer_state(stages.module, stages.raw_optimizer)
+        parts = {"stages": stages, "radius": self._radius, "average": self._average, "passes": self._passes}
+        states = {name: {} if part is None else part.state_dict() for name, part in parts.items()}
+        with whole_parameters(stages.module, on_cpu=True):
+            if fabric.is_global_zero:
+                values = {**asdict(self.progress), **states}
+                save_state(self._run.path / STATE_FILE, self._model, of_optimizer, values, generators)
 
 
 def _goes_on(progress: Progress, max_steps: int, run: RunFolder) -> str:
@@ -196,25 +278,6 @@ def _how_it_ended(progress: Progress, train: TrainOptions) -> Iterator[str]:
 def _is_due(step: int, every: int, last: int) -> bool:
     """Whether something happens after `step`: every so many steps (0: never), and at the end."""
     return bool(every) and (step % every == 0 or step == last)
-
-
-def _save_weights(stages: Stages, run: RunFolder, *names: str) -> None:
-    with whole_parameters(stages.module, on_cpu=True):
-        if stages.fabric.is_global_zero:
-            for name in names:
-                run.save(stages.model, name)
-
-
-def _save_state(
-    stages: Stages, run: RunFolder, progress: Progress, parts: Mapping[str, RadiusControl | Average | Passes | None]
-) -> None:
-    generators = random_generators(stages.fabric.device, stages.fabric.world_size)
-    of_optimizer = optimizer_state(stages.module, stages.raw_optimizer)
-    values = {**asdict(progress), "stages": stages.state_dict()}
-    values |= {name: {} if part is None else part.state_dict() for name, part in parts.items()}
-    with whole_parameters(stages.module, on_cpu=True):
-        if stages.fabric.is_global_zero:
-            save_state(run.path / STATE_FILE, stages.model, of_optimizer, values, generators)
 
 
 def _of_step(
