@@ -1,7 +1,7 @@
 """`sam3-hyperet train`: train, then score the base and the adapted model, and write the report."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,28 +13,35 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.cli.after_training import print_next, trained_models
 from sam3_hyperet.cli.base_pictures import base_remark
-from sam3_hyperet.cli.command import command_line, exit_cleanly
+from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.dial import set_dials
-from sam3_hyperet.cli.predict_inputs import prompts_text
 from sam3_hyperet.cli.processes import from_first, make_fabric
 from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.rehearsal import rehearse
 from sam3_hyperet.cli.run_options import RunOptions, read_run
 from sam3_hyperet.cli.step_memory import with_memory
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
-from sam3_hyperet.cli.training_data import calibration_remark, concept_prompts, open_data, with_answers, with_remedy
+from sam3_hyperet.cli.training_data import (
+    TrainingData,
+    calibration_remark,
+    concept_prompts,
+    open_data,
+    with_answers,
+    with_remedy,
+)
 from sam3_hyperet.cli.training_data import views as views_of
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.answers import AnsweredImages
+from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.mixture import Mixture
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.data.vocabularies import listed
 from sam3_hyperet.evaluation.cascade import calibration_images
 from sam3_hyperet.evaluation.kept import kept_lines, open_kept
-from sam3_hyperet.evaluation.models import beside_base
 from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.evaluation.validation_score import ValidationScore, known_metrics, open_validation
 from sam3_hyperet.files import replacing, sole_use, write_json
@@ -43,9 +50,8 @@ from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
-from sam3_hyperet.modeling.config import ModelOptions, adapter_config
 from sam3_hyperet.modeling.fingerprint import fingerprints_kept
-from sam3_hyperet.modeling.opening import check_checkpoint, open_adapted_model, open_model, set_threads
+from sam3_hyperet.modeling.opening import check_checkpoint, open_adapted_model, set_threads
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import device_of, fabric_precision, float32_products, precision_text, resolved_precision
 from sam3_hyperet.reading import read_json
@@ -58,8 +64,8 @@ from sam3_hyperet.training.loaders import loader_processes
 from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.optimizer import build_optimizer, describe_groups
 from sam3_hyperet.training.options import FSDP, TrainOptions
-from sam3_hyperet.training.run_files import ADAPTER, CONFIG_FILE, REPORT_FILE, VERSIONS_FILE, WEIGHTS
-from sam3_hyperet.training.run_folder import RunFolder, base_trains, find_run
+from sam3_hyperet.training.run_files import CONFIG_FILE, VERSIONS_FILE
+from sam3_hyperet.training.run_folder import RunFolder, find_run
 from sam3_hyperet.training.shared_work import shared_work
 from sam3_hyperet.training.signals import Preemption
 from sam3_hyperet.training.stages import set_stage
@@ -146,21 +152,15 @@ def _train(
         data = open_data(options, tune=bool(options.train.validate_every))
         scored = data.splits.evaluation
         calibrating = calibration_images(options.data, scored, options.protocol) if scored else None
-    splits = data.splits
     kept = _open_kept(scored, options, say) if scored else None
-    validation_task = _validation_task(splits.tuning, options, say)
+    validation_task = _validation_task(data.splits.tuning, options, say)
     if options.train.max_steps is None:
         options = options.of_images(data.images_an_epoch)
         config.train.max_steps = values["train"]["max_steps"] = options.train.max_steps
-        console.print(options.train.length)
+        say(options.train.length)
         from_first(fabric, lambda: open_folder(options, values))  # the run there may have had other steps
-    steps, every = options.train.max_steps or 0, options.train.validate_every
-    if calibrating and (remark := calibration_remark(data, calibrating)):
-        say(remark)
-    if remark := base_remark(options.model, data.options):
-        say(remark)
-    if every > steps:
-        say(f"warning: train.validate_every={every} of {steps} steps: only before the first and after the last one")
+    for line in _remarks(data, calibrating, options):
+        say(line)
     first = None
     if options.init_adapter and not run.resume:  # a saved state is further on
         first = initial_adapter(options.init_adapter, options.hyperet)
@@ -170,100 +170,122 @@ def _train(
     if fabric.global_rank:
         torch.manual_seed(options.seed + fabric.global_rank)  # … and other draws while it trains
     stage = set_stage(model, options.stage.number, options.stage.layers)
-    report, config_text = parameter_report(model), OmegaConf.to_yaml(config, resolve=True)
     training, tuning = concept_prompts(data, options, resolution(model), say)
-    for line in data.share_lines(options.train.images_a_step * steps):
+    for line in data.share_lines(options.train.images_a_step * (options.train.max_steps or 0)):
         say(line)
     views = views_of(training, tuning)
-    # what `fit` would find out only after files are written
-    radius_control(model, options.radius, options.train.max_steps)
-    key_layers = options.stage.layers if options.stage.number < 3 else ()
-    groups = describe_groups(build_optimizer(model, options.optim, key_layers=key_layers))
-    asked = [*data.sets, *([kept] if kept else [])]
-    check_prompts(model, [category.name for images in asked for category in images.categories])
-    check_cache(model, options.cache, options.stage.last, views)
+    groups = _check(model, options, [*data.sets, *([kept] if kept else [])], views)
+    score = _validation_score(validation_task, model, options, fabric, say)
+    config_text = OmegaConf.to_yaml(config, resolve=True)
+    from_first(fabric, lambda: _write_start(run, config_text, first[1] if first else None))
+    if first:
+        at = f", saved at dial {dial:g} and trained at 1" if dial != 1.0 else ""
+        say(f"begins with the adapter of {first[0]} (SHA-256 {first[1][:12]}…){at}")
+    say(str(replace(stage, groups=groups)))
+    report = parameter_report(model)
+    say(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
 
-    score = ValidationScore(validation_task, model, fabric) if validation_task else None
-    if validation_task and validation_task.kept:  # answered by now
-        for line in kept_lines(validation_task):
-            say(line)
-        Rule.parse(options.train.best).check(known_metrics(validation_task), _scored(validation_task))
-
-    def prepare() -> None:
-        run.prepare()
-        with replacing(run.path / CONFIG_FILE) as file:  # a killed run goes on only if its configuration is whole
-            file.write_text(config_text, encoding="utf-8")
-        before = read_json(run.path / VERSIONS_FILE) if run.resume and (run.path / VERSIONS_FILE).is_file() else {}
-        digest = first[1] if first else before.get("init_adapter")
-        write_json(run.path / VERSIONS_FILE, {**versions(), **({"init_adapter": digest} if digest else {})})
-        if first:
-            at = f", saved at dial {dial:g} and trained at 1" if dial != 1.0 else ""
-            say(f"begins with the adapter of {first[0]} (SHA-256 {first[1][:12]}…){at}")
-        console.print(str(replace(stage, groups=groups)), markup=False, soft_wrap=True)
-        console.print(f"added {report['added']:,} of {report['total']:,} parameters ({report['added_ratio']:.3%})")
-
-    from_first(fabric, prepare)
     if data.rehearsed:
         rehearse(model, data.rehearsed, options, run, fabric, console)
         assert isinstance(training, Mixture)
         training = with_answers(training, data, options, resolution(model))
     options = with_memory(options, fabric, say)
-    batch_size, device = options.train.batch_size, fabric.device
-    workers = loader_processes(options.train, resolution(model), on_gpu=device.type == "cuda")
-    if options.train.workers is None and device.type == "cuda":
-        console.print(f"{count_of(workers, 'loader process')} beside each process that trains (train.workers)")
-    order = {"seed": options.seed, "accumulate": options.train.accumulate, "workers": workers, "device": device}
-    process = {"rank": fabric.global_rank, "world": fabric.world_size}
-
-    def batches(step: int) -> Iterator[host.BatchedDatapoint]:
-        with with_remedy():
-            yield from training_batches(training, batch_size, step=step, **order, **process)
-
-    def tuning_batches() -> Iterator[host.BatchedDatapoint]:
-        return val_batches(tuning, batch_size, device) if tuning else iter(())
-
-    validation = Validation(tuning_batches, score)
+    batches = _batches(training, options, resolution(model), fabric, say)
+    of_a_batch, device = options.train.batch_size, fabric.device
+    validation = Validation(lambda: val_batches(tuning, of_a_batch, device) if tuning else iter(()), score)
     way_on = f"to go on, run the same command with run_dir={run.path}"
-    with Preemption(fabric, say, way_on) as preemption, contextlib.ExitStack() as stack:
-        stack.enter_context(float32_products(options.train.precision))
-        stack.enter_context(compiled_regions([model]))
-        stack.enter_context(shared_work(model))
-        stack.enter_context(fingerprints_kept(model))
-        if options.train.strategy != FSDP:  # whose processes must run each block equally often
-            stack.enter_context(text_features_once(model))
-        if options.train.prompts_at_once or options.train.memory == "auto":  # which may split a step later on
-            stack.enter_context(shared_encoding([model]))  # between the passes of an image
-        if options.cache.folder:
-            stack.enter_context(cached_trunk(model, options.cache, views, options.train.precision))
+    with Preemption(fabric, say, way_on) as preemption, _ready_to_train(model, options, views):
         stopped = preemption.requested
         result = fit(  # whose loss goes with it: it holds on to the model
             fabric, model, GroundingLoss(model, options.loss), batches, validation, options, run, stopped
         )
     took = f"{result.seconds:.0f} s, of which {result.validation_seconds:.0f} s for validation"
     skipped = f"{result.skipped_steps} skipped; best step {result.best_step}"
-    console.print(f"{count_of(result.step, 'step')} in {took}, {skipped}")
-    extra = {"params/trainable": parameter_report(model)["trainable"], "train/steps": result.step}
-    extra |= {f"train/{name}": getattr(result, name) for name in ("seconds", "skipped_steps", "best_step")}
-    if splits.evaluation is not None:
+    say(f"{count_of(result.step, 'step')} in {took}, {skipped}")
+    if scored is not None:
+        extra = {"params/trainable": parameter_report(model)["trainable"], "train/steps": result.step}
+        extra |= {f"train/{name}": getattr(result, name) for name in ("seconds", "skipped_steps", "best_step")}
         if options.train.strategy == FSDP:  # the model that trained is split over the processes
             model = open_adapted_model(values["model"], options.hyperet).to(fabric.device)
             set_stage(model, options.stage.number)
-        fabric.barrier()  # every process loads what the first one has written
-        run.load_best(model, lambda: open_model(values["model"]))
-        base = None
-        if base_trains(model) and values["model"].get("checkpoint") != "random":
-            base = open_model(values["model"]).to(fabric.device)
-        adapter, weights = run.path / ADAPTER["best"], run.path / WEIGHTS["best"]
-        files = adapter if adapter_config(model) is not None else None, weights if weights.is_file() else None
-        models = beside_base(model, base, files[0], weights_file=files[1])
+        models = trained_models(model, values["model"], run, fabric)
         set_dials(models, None, say)  # that of a file which has been dialled since is said
-        inputs = models, options.data, splits.evaluation, options.protocol, run.path
-        shown = {"config_text": config_text, "extra": extra, "console": console}
-        shown["base"] = ModelOptions(**values["model"]).weights
-        compare_and_report(*inputs, **shown, fabric=fabric, tuning=calibrating, kept=kept)
-    held_out = splits.evaluation or splits.tuning
-    _print_next(console, run.path, splits.training, held_out.images if held_out else splits.training)
+        inputs = models, options.data, scored, options.protocol, run.path
+        shown = {"config_text": config_text, "extra": extra, "base": options.model.weights}
+        compare_and_report(*inputs, **shown, console=console, fabric=fabric, tuning=calibrating, kept=kept)
+    held_out = scored or data.splits.tuning
+    print_next(say, run.path, data.splits.training, held_out.images if held_out else data.splits.training)
     return run.path
+
+
+def _remarks(data: TrainingData, calibrating: AnnotatedImages | None, options: RunOptions) -> Iterator[str]:
+    """What a person should know of the images before a model is built."""
+    if calibrating and (remark := calibration_remark(data, calibrating)):
+        yield remark
+    if remark := base_remark(options.model, data.options):
+        yield remark
+    steps, every = options.train.max_steps or 0, options.train.validate_every
+    if every > steps:
+        yield f"warning: train.validate_every={every} of {steps} steps: only before the first and after the last one"
+
+
+def _check(model: host.Sam3Image, options: RunOptions, asked: Iterable[AnnotatedImages], views: int) -> tuple[str, ...]:
+    """Raise ConfigError for what would otherwise be found after files are written; lines on the optimizer's groups.
+
+    asked: images whose categories become prompts. views: as for `check_cache`.
+    """
+    radius_control(model, options.radius, options.train.max_steps or 0)
+    key_layers = options.stage.layers if options.stage.number < 3 else ()
+    groups = describe_groups(build_optimizer(model, options.optim, key_layers=key_layers))
+    check_prompts(model, [category.name for images in asked for category in images.categories])
+    check_cache(model, options.cache, options.stage.last, views)
+    return groups
+
+
+def _write_start(run: RunFolder, config_text: str, digest: str | None) -> None:
+    """Write what the run is: its configuration, versions and, by its digest, the adapter that it begins with."""
+    run.prepare()
+    with replacing(run.path / CONFIG_FILE) as file:  # a killed run goes on only if its configuration is whole
+        file.write_text(config_text, encoding="utf-8")
+    before = read_json(run.path / VERSIONS_FILE) if run.resume and (run.path / VERSIONS_FILE).is_file() else {}
+    digest = digest or before.get("init_adapter")
+    write_json(run.path / VERSIONS_FILE, {**versions(), **({"init_adapter": digest} if digest else {})})
+
+
+def _batches(
+    training: ConceptPrompts | Mixture, options: RunOptions, side: int, fabric: Fabric, say: Callable[[str], None]
+) -> Callable[[int], Iterator[host.BatchedDatapoint]]:
+    """From a number of steps done to the batches of this process that follow."""
+    train, device = options.train, fabric.device
+    workers = loader_processes(train, side, on_gpu=device.type == "cuda")
+    if train.workers is None and device.type == "cuda":
+        say(f"{count_of(workers, 'loader process')} beside each process that trains (train.workers)")
+    order = {"seed": options.seed, "accumulate": train.accumulate, "workers": workers, "device": device}
+    process = {"rank": fabric.global_rank, "world": fabric.world_size}
+
+    def batches(step: int) -> Iterator[host.BatchedDatapoint]:
+        with with_remedy():
+            yield from training_batches(training, train.batch_size, step=step, **order, **process)
+
+    return batches
+
+
+@contextlib.contextmanager
+def _ready_to_train(model: host.Sam3Image, options: RunOptions, views: int) -> Iterator[None]:
+    """Context in which the model is compiled, if it is to be, and computes once what stays the same."""
+    train = options.train
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(float32_products(train.precision))
+        stack.enter_context(compiled_regions([model]))
+        stack.enter_context(shared_work(model))
+        stack.enter_context(fingerprints_kept(model))
+        if train.strategy != FSDP:  # whose processes must run each block equally often
+            stack.enter_context(text_features_once(model))
+        if train.prompts_at_once or train.memory == "auto":  # which may split a step later on
+            stack.enter_context(shared_encoding([model]))  # between the passes of an image
+        if options.cache.folder:
+            stack.enter_context(cached_trunk(model, options.cache, views, train.precision))
+        yield
 
 
 def _validation_task(tuning: Split | None, options: RunOptions, say: Callable[[str], None]) -> EvalTask | None:
@@ -278,6 +300,23 @@ def _validation_task(tuning: Split | None, options: RunOptions, say: Callable[[s
     return task
 
 
+def _validation_score(
+    task: EvalTask | None, model: host.Sam3Image, options: RunOptions, fabric: Fabric, say: Callable[[str], None]
+) -> ValidationScore | None:
+    """The score of a validation, if it has a task.
+
+    Raises ConfigError for a rule of metrics that the base's answers leave undefined.
+    """
+    if task is None:
+        return None
+    score = ValidationScore(task, model, fabric)
+    if task.kept:  # answered by now
+        for line in kept_lines(task):
+            say(line)
+        Rule.parse(options.train.best).check(known_metrics(task), _scored(task))
+    return score
+
+
 def _open_kept(split: Split, options: RunOptions, say: Callable[[str], None]) -> AnsweredImages | None:
     """What `open_kept` returns for a split."""
     return open_kept(options.kept, split, options.protocol, of_runs=listed(options.rehearsal.names), say=say)
@@ -285,19 +324,6 @@ def _open_kept(split: Split, options: RunOptions, say: Callable[[str], None]) ->
 
 def _scored(task: EvalTask) -> str:
     return f"the {len(task.positions)} tuning images that are scored"
-
-
-def _print_next(console: Console, run_dir: Path, images: AnnotatedImages, pictures: AnnotatedImages) -> None:
-    """Print where the results are, and a command to paste that uses them on the first of `pictures`."""
-    files = [name for name in (ADAPTER["best"], WEIGHTS["best"], REPORT_FILE) if (run_dir / name).is_file()]
-    console.print("wrote " + ", ".join(str(run_dir / name) for name in files), markup=False, soft_wrap=True)
-    counts = images.counts or {}
-    classes = [category for category in images.categories if category.id != images.background]
-    annotated = [category for category in classes if counts.get(category.id)] or classes
-    names = [category.name for category in annotated[:3]]
-    prompts = f"prompts={prompts_text(names)}"
-    command = command_line("predict", f"run={run_dir}", f"images={pictures.image(0).path}", prompts)
-    console.print(f"next: {command}", markup=False, soft_wrap=True)  # one line
 
 
 def _fabric(options: TrainOptions, stage: int) -> Fabric:

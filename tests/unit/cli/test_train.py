@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from coco_cases import Case, write_case
 from one_line_errors import error_of
 from PIL import Image
-from rich.console import Console
 
 from sam3_hyperet.cli.command import CONFIGS, exit_cleanly, parse_command
-from sam3_hyperet.cli.train import _print_next, main, train
-from sam3_hyperet.data.coco import read_coco
+from sam3_hyperet.cli.train import main, train
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.checkpoint import save_base
 from sam3_hyperet.modeling.opening import open_model
@@ -264,21 +259,6 @@ def test_picture_of_another_size_than_its_annotations(coco, tmp_path, capsys):
     with pytest.raises(SystemExit):
         exit_cleanly(main)([*options, "model.checkpoint=random", f"run_dir={tmp_path / 'run'}"])
     assert "is 64x64 pixels, its annotations are for 128x128" in capsys.readouterr().err
-
-
-def test_the_next_command_prompts_for_what_is_annotated_and_can_be_pasted(tmp_path):
-    def with_a_root(content):
-        content["categories"].insert(0, {"id": 0, "name": "things", "supercategory": "none"})
-        content["categories"][1]["name"] = 'car, "red"'
-
-    root = write_case(tmp_path / "my shop", Case(with_a_root))
-    images, held_out = (read_coco(root / f"annotations/instances_{s}.json", root / s) for s in ("train", "val"))
-    console = Console(record=True, file=io.StringIO())
-    _print_next(console, tmp_path / "run", images, held_out)
-    command = shlex.split(console.export_text().splitlines()[-1].removeprefix("next: "))
-    assert command[3] == f"images={root / 'val/0001.png'}"
-    values = parse_command("predict", command[3:])[1]  # the run is none
-    assert list(values.prompts) == ['car, "red"', "house"]
 
 
 def test_passes_share_the_trunk_also_where_memory_runs_out_later(scenes, tmp_path, monkeypatch):

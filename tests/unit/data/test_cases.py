@@ -100,7 +100,7 @@ def test_a_split_that_cannot_be_read_ends_a_run_before_its_model_is_built(shared
     def build(*_, **__):
         raise AssertionError("the model was built")
 
-    monkeypatch.setattr("sam3_hyperet.cli.train.open_model", build)
+    monkeypatch.setattr("sam3_hyperet.cli.train.open_adapted_model", build)
     root = shared_cases / "c04-area-null"
     options = ["data=coco", f"data.root={root}", "data.splits={train: train, val: gone}", f"run_dir={tmp_path / 'run'}"]
     with pytest.raises(DataError, match=r"instances_gone\.json: no such file"):
