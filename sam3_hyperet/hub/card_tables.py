@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sam3_hyperet.hub.run_info import metrics_at_dials
-from sam3_hyperet.report.tables import MISSING, Row, between, is_kept, number, rows, signed, value
+from sam3_hyperet.report.tables import MISSING, Row, between, direction, is_kept, number, rows, signed, value
 from sam3_hyperet.report.text_tables import markdown_text
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def worse_rows(found: Sequence[Row]) -> list[Row]:
 def untested_rows(found: Sequence[Row]) -> list[Row]:
     """Rows in which the adapted model is worse than the base, without an interval that tells whether by chance."""
     untested = [row for row in found if row.cells[0].open and row.cells[0].interval is None]
-    return [row for row in untested if ((row.cells[0].difference or 0.0) > 0) == row.metric.lower_is_better]
+    return [r for r in untested if direction(r.cells[0].difference or 0.0, r.metric.lower_is_better) == "worse"]
 
 
 def dial_table(metrics: Mapping[str, Any]) -> str:

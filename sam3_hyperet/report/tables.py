@@ -106,6 +106,11 @@ class Row:
         return -1 if all(cell.supported and cell.verdict == "worse" for cell in self.cells) else None
 
 
+def starting(name: str) -> str:
+    """A model's name where a sentence or a title starts: names of users' models stay as they are."""
+    return name.capitalize() if name in OWN_NAMES else name
+
+
 def prefixes(models: Sequence[str] = ()) -> dict[str, str]:
     """The prefix of each adapted model's keys: none where there is only one, without a name, or the base alone."""
     if tuple(models) == ALONE:
@@ -322,4 +327,9 @@ def _verdict(difference: float | None, interval: tuple[float, float] | None, low
         return ""
     if interval is None or abs(difference) < UNMOVED or interval[0] <= 0 <= interval[1]:
         return "same"
+    return direction(difference, lower_is_better)
+
+
+def direction(difference: float, lower_is_better: bool) -> str:
+    """Whether a difference other than 0 is one for the "better" or the "worse", by chance or not."""
     return "better" if (difference > 0) != lower_is_better else "worse"

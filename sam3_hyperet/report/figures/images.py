@@ -11,7 +11,7 @@ from sam3_hyperet.overlays.colors import UNMATCHED, Pixels, palette
 from sam3_hyperet.overlays.overlay import overlay
 from sam3_hyperet.overlays.resizing import enlarge
 from sam3_hyperet.report.figures.dashes import with_dashes
-from sam3_hyperet.report.tables import OWN_NAMES
+from sam3_hyperet.report.tables import starting
 
 IGNORED = 255
 FAINTEST = 0.05  # score of a detection that is worth dashes
@@ -122,8 +122,8 @@ def instance_panels(example: Example, score_threshold: float) -> list[Panel]:
 
 
 def _title(name: str) -> str:
-    """A panel's title: names of models stay as they are."""
-    return name.capitalize() if name in ("ground truth", *OWN_NAMES) else name
+    """A panel's title."""
+    return name.capitalize() if name == "ground truth" else starting(name)
 
 
 def semantic_panels(example: SemanticExample) -> tuple[list[Panel], list[tuple[str, str]]]:

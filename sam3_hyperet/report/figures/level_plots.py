@@ -9,7 +9,7 @@ from markupsafe import Markup
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.metrics.level_statistics import EDGES
 from sam3_hyperet.report.figures.plots import PAGE, Line, Plot, model_colors, new_axes, percent, to_svg
-from sam3_hyperet.report.tables import OWN_NAMES, labelled_prefixes, value
+from sam3_hyperet.report.tables import labelled_prefixes, starting, value
 
 _STEPS = {"part_object": "Object farther out than its part", "object_group": "Group farther out than its object"}
 _CONTROL = "the same masks at a random place"
@@ -151,7 +151,7 @@ def _sentence(rows: Sequence[PlaceRow], edge: str, names: Sequence[str]) -> str:
             if (places := [place for place, was in found.items() if was == verdict])
         ]
         if clauses:
-            said.append(f"{name.capitalize() if name in OWN_NAMES else name}: {'; '.join(clauses)}.")
+            said.append(f"{starting(name)}: {'; '.join(clauses)}.")
     return " ".join(said)
 
 
