@@ -6,8 +6,8 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from sam3_hyperet.cli.adapted_model import dial_line, open_adapted
 from sam3_hyperet.cli.command import parse_command
-from sam3_hyperet.cli.predict import dial_line, open_adapted
 from sam3_hyperet.cli.predict_inputs import listed_prompts, trial_images
 from sam3_hyperet.digest import sha256
 from sam3_hyperet.errors import ConfigError

@@ -8,9 +8,9 @@ from rich.console import Console
 from torch import Tensor
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.cli.adapted_model import dial_line, open_adapted
 from sam3_hyperet.cli.command import check_output, parse_command
 from sam3_hyperet.cli.of_run import listed
-from sam3_hyperet.cli.predict import dial_line, open_adapted
 from sam3_hyperet.cli.predict_inputs import listed_prompts, trial_images
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.inference.predictor import Predictor, model_input

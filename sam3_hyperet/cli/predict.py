@@ -12,10 +12,10 @@ from PIL import Image
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.cli.adapted_model import check_files, described, dial_line, open_described
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.doctor import warnings_of
-from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict_inputs import Inputs, passed_over
 from sam3_hyperet.cli.predict_overlays import MASKS, PAGE, Overlays, check_options, write_masks
@@ -25,7 +25,7 @@ from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.image_files import limit_megapixels, open_image
 from sam3_hyperet.doctor.findings import Finding, ok
 from sam3_hyperet.doctor.job import examine_job
-from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.models import at_dial
 from sam3_hyperet.files import Manifest, replacing, write_json
 from sam3_hyperet.inference.coco_results import coco_result
@@ -35,17 +35,16 @@ from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.inference.tiled_prediction import TiledPredictor
 from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.launch.options import SlurmOptions
-from sam3_hyperet.modeling.adapter_file import load_adapter
-from sam3_hyperet.modeling.adapter_source import HUB, PACKAGE, adapter_name, is_on_hub, locate_adapter
+from sam3_hyperet.modeling.adapter_source import HUB, PACKAGE, adapter_name
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.config import ModelOptions
-from sam3_hyperet.modeling.dial import dial_of, set_dial
-from sam3_hyperet.modeling.opening import open_model, set_threads
+from sam3_hyperet.modeling.dial import dial_of
+from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
 from sam3_hyperet.options import read_options
 from sam3_hyperet.precision import float32_products, precision_text
-from sam3_hyperet.training.run_files import ADAPTER, WEIGHTS
+from sam3_hyperet.training.run_files import WEIGHTS
 from sam3_hyperet.wording import count_of
 
 _LISTED = 10  # prompts in a line
@@ -78,15 +77,16 @@ def predict(config: DictConfig) -> Path:
     limit_megapixels(config.max_megapixels)
     tiling = Tiling.of(config.tiles, config.tile_overlap)
     inputs = Inputs.of(config)
-    is_adapted = config.adapter is not None or any((run / ADAPTER["best"]).is_file() for run in listed(config.run))
-    check_options(config, is_adapted=is_adapted)
+    values, adapter = described(config)
+    check_files(values, adapter)
+    check_options(config, is_adapted=adapter is not None)
     names: Sequence[str | None] = inputs.overlays() if config.overlays else [None] * len(inputs.paths)
     run_dir = Path(config.run_dir)
     written = _check_written(run_dir, inputs, names, masks=config.masks)
     for line in [*inputs.check(tiling), *(passed_over(config.images) if config.annotations is None else ())]:
         console.print(line, markup=False, soft_wrap=True)
     set_threads(config.threads)
-    model, adapter = open_adapted(config)
+    model = open_described(config, values, adapter)
     if line := dial_line(model, config.dial):
         console.print(line, markup=False, soft_wrap=True)
     settings = {"prompts_at_once": config.prompts_at_once, "precision": config.precision}
@@ -212,7 +212,7 @@ def _warnings(values: dict[str, Any]) -> list[str]:
     """What is to be said of a prediction before it is submitted. Raises ConfigError if it would fail."""
     config, run_dir = OmegaConf.create(values), Path(values["run_dir"])
     Tiling.of(config.tiles, config.tile_overlap)
-    model, adapter = _described(config)
+    model, adapter = described(config)
     check_options(config, is_adapted=adapter is not None)
     launcher = read_options(SlurmOptions, values["launcher"], "launcher")
     limit_megapixels(config.max_megapixels)
@@ -225,54 +225,6 @@ def _warnings(values: dict[str, Any]) -> list[str]:
 
     options, adapters = read_options(ModelOptions, model, "model"), [Path(adapter)] if adapter else []
     return warnings_of(examine_job(launcher, run_dir, options, adapters, {"images": input_rows}), values["run_dir"])
-
-
-def open_adapted(config: DictConfig) -> tuple[host.Sam3Image, str | None]:
-    """The model that `model=`, `adapter=`, `run=` and `dial=` describe, on its device, and the adapter file.
-
-    A run's model has the base weights that the run trained, if it did, unless `model=` describes another base. Raises
-    ConfigError for several runs, CheckpointError for a run without results and for files that do not fit.
-    """
-    values, adapter = _described(config)
-    model = open_model(values).to(choose_device(config.device))
-    if adapter:
-        load_adapter(model, adapter)
-    if config.dial is not None:
-        set_dial(model, config.dial)
-    return model, adapter
-
-
-def dial_line(model: host.Sam3Image, given: float | None) -> str:
-    """The dial of a model's adapter in one line for people; "" where it is as trained, and nobody wanted another."""
-    dial = dial_of(model)
-    return (
-        ""
-        if given is None and dial == 1.0
-        else f"dial {dial:g}{' (as the adapter file says)' if given is None else ''}"
-    )
-
-
-def _described(config: DictConfig) -> tuple[dict[str, Any], str | None]:
-    """The section `model` and the adapter file of what `model=`, `adapter=` and `run=` describe."""
-    values, adapter = plain(config.model), config.adapter
-    if len(runs := listed(config.run)) > 1:
-        raise ConfigError(f"run={config.run}; expected one run")
-    for run in runs:
-        weights, best = run / WEIGHTS["best"], run / ADAPTER["best"]
-        if not weights.is_file() and not best.is_file():
-            missing = f"neither {best.name} nor {weights.name} is there"
-            raise CheckpointError(f"run={run}: {missing}; expected a finished run")
-        if weights.is_file() and "model" in config.of_run:
-            values["checkpoint"] = str(weights)
-        if adapter is None and best.is_file():
-            adapter = str(best)
-    if adapter is not None:
-        given, adapter = adapter, str(locate_adapter(adapter))
-        if is_on_hub(given):
-            print(f"{given}: {adapter}")
-    if config.dial is not None and adapter is None:
-        raise ConfigError(f"dial={config.dial:g}: there is no adapter; expected adapter=FILE, or a run that has one")
-    return values, adapter  # type: ignore[return-value]
 
 
 def _summary(prompts: Sequence[Mapping[str, Any]]) -> str:

@@ -88,6 +88,12 @@ def test_options(fails, argument, message):
     assert message in fails(argument)
 
 
+@pytest.mark.parametrize("missing", ["adapter=/nowhere/adapter.safetensors", "model.checkpoint=/nowhere/sam3.pt"])
+def test_files_of_the_model_are_looked_for_before_the_images_are_read(fails, monkeypatch, missing):
+    monkeypatch.setattr(Inputs, "check", lambda *_: pytest.fail("images were read"))
+    assert "/nowhere/" in fails(missing)
+
+
 def test_tiles_are_said_and_written(pictures, tmp_path, capsys):
     asked = [f"images={pictures / '0.png'}", "prompts=car", "model.checkpoint=random", "score_threshold=0"]
     main([*asked, "tiles=2x1", f"run_dir={tmp_path / 'out'}"])

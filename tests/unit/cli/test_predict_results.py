@@ -39,7 +39,7 @@ class LeftHalf:
 def run(monkeypatch, tmp_path):
     """Runs the tool with `LeftHalf` in place of a model; returns its folder."""
     monkeypatch.setattr(predict, "Predictor", LeftHalf)
-    monkeypatch.setattr(predict, "open_adapted", lambda config: (nn.Module(), None))
+    monkeypatch.setattr(predict, "open_described", lambda *_: nn.Module())
     monkeypatch.setattr(predict, "resolution", lambda model: 0)
     return lambda *arguments: predict.main([*arguments, f"run_dir={tmp_path / 'out'}"])
 

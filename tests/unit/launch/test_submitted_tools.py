@@ -103,6 +103,16 @@ def test_a_benchmark_is_submitted_with_its_options(submitted):
         (predict, ["images=/nowhere/a.png", "prompts=car"], "images: /nowhere/a.png: no such image or folder"),
         (predict, ["images=.", "prompts=car"], "images: .*no images in this folder"),
         (predict, ["images={picture}", f"prompts={'word ' * 35}"], "images: the prompt .* has 35 tokens"),
+        (
+            predict,
+            ["images={picture}", "prompts=car", "adapter=/nowhere/a.safetensors"],
+            "adapter: /nowhere/a.safetensors: no such file.*launcher.doctor=false",
+        ),
+        (
+            predict,
+            ["images={picture}", "prompts=car", "model=tiny", "model.checkpoint=/nowhere/sam3.pt"],
+            "checkpoint: .*/nowhere/sam3.pt.*launcher.doctor=false",
+        ),
         (predict, ["images={picture}", "prompts=car", "run=/nowhere"], "/nowhere/config.yaml does not exist"),
         (predict, ["images={picture}", "prompts=car", "launcher.nodes=2"], "launcher.nodes=2, but predict's nodes=1"),
         (predict, ["images={picture}", "prompts=car", "launcher.partition=gpu"], "partition: "),
