@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if study.options.dry_run:
         return study.csv
     if study.options.launcher.name == "local":
-        failed = work(study)
+        attempts = work(study)
         write_results(study)
-        raise_failed(study, failed)
+        raise_failed(study, attempts.failed, has_lost_device=attempts.has_lost_device)
     else:
         submit(study)
     return study.csv

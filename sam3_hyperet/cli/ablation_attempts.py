@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sam3_hyperet.ablation.failures import failure_in, recorded
-from sam3_hyperet.cli.ablation_failures import failures, reason_of
+from sam3_hyperet.cli.ablation_failures import failures, loses_device, reason_of
 from sam3_hyperet.cli.ablation_study import LOG, Study
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import sole_use
@@ -50,12 +50,21 @@ class Task:
 class Attempts:
     """The tasks of a call, each of which is tried once: what fails here, or in another process, is left to the next.
 
-    failed: what failed here, by name, with the reasons.
+    Attributes:
+        failed: what failed here, by name, with the reasons.
+        again: whether what had failed before the call is tried, too; all else comes first.
+        has_lost_device: whether an error left this process unable to compute, so that it tries nothing more.
     """
 
     def __init__(self, study: Study) -> None:
         self.failed: dict[str, str] = {}
+        self.again = self.has_lost_device = False
         self._say, self._earlier = study.say, failures(study)
+
+    @property
+    def rounds(self) -> tuple[bool, ...]:
+        """The values of `again`, in order."""
+        return (False, True) if self._earlier else (False,)
 
     def has_failed(self, task: Task) -> bool:
         """Whether a task has failed since the call began, in any process."""
@@ -63,19 +72,19 @@ class Attempts:
         return task.name in self.failed or (found is not None and found != self._earlier.get(task.folder))
 
     def is_open(self, task: Task) -> bool:
-        """Whether a task is neither made nor failed: another process may be at it."""
-        return task.is_left() and not self.has_failed(task)
+        """Whether a task of this round is neither made nor failed: another process may be at it."""
+        return self._is_of_round(task) and task.is_left() and not self.has_failed(task)
 
     def make(self, tasks: Sequence[Task], budget: Budget, *, wait: bool) -> None:
-        """Make tasks in their order, as far as the budget goes; those that another process is at are left to it.
+        """Make the tasks of this round, as far as the budget goes; those that another process is at are left to it.
 
         wait: for these, too: all of them are needed for what comes next.
         """
-        todo = list(tasks)
+        todo = [task for task in tasks if self._is_of_round(task)]
         while todo:
             busy = []
             for task in todo:
-                if not budget.allows(task.seconds()):
+                if self.has_lost_device or not budget.allows(task.seconds()):
                     return
                 with ExitStack() as stack:
                     try:
@@ -92,6 +101,9 @@ class Attempts:
             if todo := busy:
                 time.sleep(_WAIT_SECONDS)
 
+    def _is_of_round(self, task: Task) -> bool:
+        return self.again or task.folder not in self._earlier
+
     def _make(self, task: Task) -> None:
         try:
             with recorded(task.folder, reason_of):
@@ -99,6 +111,7 @@ class Attempts:
         except Exception as error:  # a bug or a lack of memory in one arm, too, leaves the others as they are
             self.failed[task.name] = reason_of(error)
             self._say(f"failed: {task.name}: {self.failed[task.name]}; log: {task.folder / LOG}")
+            self.has_lost_device = loses_device(error)
         except (SystemExit, KeyboardInterrupt):
             self._say(f"stopped in {task.name}; the same command goes on")
             raise

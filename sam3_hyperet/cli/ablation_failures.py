@@ -14,10 +14,30 @@ from sam3_hyperet.cli.command import user_message
 from sam3_hyperet.errors import UserError
 from sam3_hyperet.wording import count_of
 
+_FAULTS = (
+    *("illegal memory access", "illegal address", "illegal instruction", "misaligned address"),
+    *("device-side assert", "unspecified launch failure", "launch timed out", "hardware stack error"),
+    *("uncorrectable ecc error", "invalid program counter"),
+)
+"""Of CUDA's messages, those of errors that stay until the process ends."""
+
 
 def reason_of(error: BaseException) -> str:
     """Why something failed, in a line."""
     return user_message(error) or " ".join("".join(traceback.format_exception_only(error)).split())
+
+
+def loses_device(error: BaseException | None) -> bool:
+    """Whether an error, or one behind it, is of those after which a process can compute nothing more on CUDA.
+
+    A lack of memory is none of them, nor is what a library refuses.
+    """
+    while error is not None:
+        text = str(error).lower()
+        if any(fault in text for fault in _FAULTS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def failures(study: Study) -> dict[Path, Failure]:
@@ -50,13 +70,19 @@ def failed_lines(study: Study, plan: Plan) -> list[str]:
     return [line for line in lines if line]
 
 
-def raise_failed(study: Study, here: Mapping[str, str]) -> None:
-    """Raise a UserError of what failed in the part of the study; here: reasons of what failed in this call, by name."""
+def raise_failed(study: Study, here: Mapping[str, str], *, has_lost_device: bool) -> None:
+    """Raise a UserError of what failed in the part of the study.
+
+    here: reasons of what failed in this call, by name. has_lost_device: of `Attempts`.
+    """
     lines = failed_lines(study, study.part)
     if here and not lines:  # why could not be written, as on a full disk
         lines = [f"failed: {name}: {reason}" for name, reason in here.items()]
     if lines:
-        raise UserError(f"{'; '.join(lines)}; what else could be made is, and the same command tries again")
+        rest = "what else could be made is, and the same command tries again"
+        if has_lost_device:
+            rest = "after an error of the device this process can compute nothing more; the same command goes on"
+        raise UserError(f"{'; '.join(lines)}; {rest}")
 
 
 def _line(what: str, count: int, failed: Mapping[str, Failure | None]) -> str:

@@ -43,31 +43,34 @@ def left_lines(study: Study) -> Iterator[str]:
     yield f"results: {study.csv}"
 
 
-def work(study: Study) -> dict[str, str]:
-    """Make what is missing, in this process; returns what failed, by name, with the reasons.
+def work(study: Study) -> Attempts:
+    """Make what is missing, in this process; returns what was tried, with what failed.
 
     What waits for something that failed, as the runs of its base, is left. While another process makes a base, the
-    trials and runs of those that are there go on.
+    trials and runs of those that are there go on. What had failed before comes last.
     """
     from sam3_hyperet.cli import ablation_run  # imports torch
     from sam3_hyperet.cli.ablation_inputs import check_inputs
 
     check_inputs(study)
     hours, attempts = study.options.hours, Attempts(study)
-    budget = Budget(study.options.runs, hours)
-    bases = [_base_task(study, place, ablation_run.make_base) for place in study.bases_left()]
-    attempts.make(bases, Budget(None, hours), wait=False)
-    is_tuned = _make_runs(study, attempts, budget)
-    if is_tuned and any(map(attempts.is_open, bases)) and budget.allows(None):
-        attempts.make(bases, Budget(None, hours), wait=True)
+    budget, is_tuned = Budget(study.options.runs, hours), True
+    for again in attempts.rounds:
+        attempts.again = again
+        bases = [_base_task(study, place, ablation_run.make_base) for place in study.bases_left()]
+        attempts.make(bases, Budget(None, hours), wait=False)
         is_tuned = _make_runs(study, attempts, budget)
-    if not is_tuned:
-        return attempts.failed
-    if left := study.left(RUNS):
+        if is_tuned and any(map(attempts.is_open, bases)) and budget.allows(None):
+            attempts.make(bases, Budget(None, hours), wait=True)
+            is_tuned = _make_runs(study, attempts, budget)
+        if attempts.has_lost_device:
+            break
+    left = study.left(RUNS)
+    if is_tuned and left:
         waiting = len(left) - len(study.ready(RUNS))
         why = f", {waiting} of them waiting for their base or for trials of their arm" if waiting else ""
         study.say(f"{count_of(len(left), 'run')} left{why}; the same command goes on")
-    return attempts.failed
+    return attempts
 
 
 def _make_runs(study: Study, attempts: Attempts, budget: Budget) -> bool:

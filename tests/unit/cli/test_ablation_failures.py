@@ -13,6 +13,7 @@ from sam3_hyperet.ablation.rows import TRIALS
 from sam3_hyperet.cli import ablation_run, ablation_work
 from sam3_hyperet.cli.ablation_attempts import Attempts, Budget
 from sam3_hyperet.cli.ablation_configs import recipe_file
+from sam3_hyperet.cli.ablation_failures import loses_device
 from sam3_hyperet.cli.ablation_study import open_study
 from sam3_hyperet.errors import UserError
 from sam3_hyperet.files import write_json
@@ -66,6 +67,63 @@ def test_a_failed_run_does_not_end_the_others(study, made, failing, tmp_path, ca
     assert not list((tmp_path / "study").rglob("failed.json"))
 
 
+FAULT = RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def test_after_a_fault_of_the_device_nothing_more_is_tried_in_the_process(study, made, failing, tmp_path):
+    failing["scenes_base_flat_seed1"] = FAULT
+    with pytest.raises(UserError, match=r"1 of 6 runs failed: scenes_base_flat_seed1: .* after an error of the device"):
+        study()
+    before = names(made)
+    assert before == [f"scenes_base_{arm}_seed0" for arm in GAINS]
+    assert len((tmp_path / "study" / "study.csv").read_text().splitlines()) == 4
+    with pytest.raises(UserError, match="after an error of the device"):
+        study()
+    assert len(made) == 5  # what had failed came last
+    failing.clear()
+    study()
+    assert len(made) == 6
+
+
+@pytest.mark.parametrize("broken", ["scenes_first", "scenes_first_flat_seed7_lr0.2"])
+def test_what_had_failed_comes_last_whatever_it_is(study, made, failing, broken):
+    recipe = {"experiment": "pretrain_levels", "train.max_steps": 90}
+    bases = {"first": {"pretrain": {**recipe, "seed": 1}}, "second": {"pretrain": {**recipe, "seed": 2}}}
+    plan = {"data": {"scenes": {**PLAN["data"]["scenes"], "bases": bases}}}
+    if "lr" in broken:
+        plan["tune"] = {"options": {"optim.lr": [0.1, 0.2]}, "seed": 7}
+    failing[broken] = FAULT
+    for _ in range(3):
+        with pytest.raises(UserError, match="after an error of the device"):
+            study("seeds=[0]", **plan)
+    others = {name for name in names(made) if name.endswith("seed0")}
+    waiting = "first" if broken == "scenes_first" else "flat"  # for the base, or for the trials of the arm
+    every = {f"scenes_{base}_{arm}_seed0" for base in bases for arm in GAINS}
+    assert others == {name for name in every if waiting not in name.split("_")}
+    failing.clear()
+    study("seeds=[0]", **plan)
+    assert {name for name in names(made) if name.endswith("seed0")} == every
+
+
+@pytest.mark.parametrize(
+    ("text", "is_lost"),
+    [
+        ("CUDA error: an illegal memory access was encountered", True),
+        ("Triton Error [CUDA]: an illegal memory access was encountered", True),
+        ("CUDA error: device-side assert triggered", True),
+        ("CUDA error: out of memory", False),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", False),
+        ("CUDA error: no kernel image is available for execution on the device", False),
+        ("no finite loss", False),
+    ],
+)
+def test_errors_after_which_a_process_can_compute_nothing_more(text, is_lost):
+    assert loses_device(RuntimeError(text)) == is_lost
+    wrapped = UserError("the step failed")
+    wrapped.__cause__ = RuntimeError(text)
+    assert loses_device(wrapped) == is_lost
+
+
 def test_a_failed_base_leaves_the_others_and_their_runs(study, made, failing, monkeypatch, capsys):
     recipe = {"experiment": "pretrain_levels", "train.max_steps": 90}
     bases = {"first": {"pretrain": {**recipe, "seed": 1}}, "second": {"pretrain": {**recipe, "seed": 2}}}
@@ -104,6 +162,7 @@ def test_a_failed_trial_leaves_the_other_arms(study, made, failing, monkeypatch,
     monkeypatch.setattr(Attempts, "_make", lambda attempts, task: pytest.fail(f"{task.name} is made once more"))
     opened = study("seeds=[0]", tool=open_study, **plan)
     attempts = Attempts(opened)
+    attempts.again = True
     with pytest.raises(UserError), recorded(opened.composer.folder_of(opened.left(TRIALS)[0]), str):
         raise UserError("in another process, meanwhile")
     tasks = ablation_work._run_tasks(opened, TRIALS, attempts, ablation_run.run)
