@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -152,22 +152,25 @@ def compare(
     draws = task.protocol.bootstrap
     metrics = all_metrics(data, task, results) | differences(data.name, results, draws)
     metrics |= between(data.name, results, draws) | own_intervals(data.name, results, draws)
+    notes = [*_few_images(task)]
+    if calibrations and not exact:
+        notes += [unmeasured_line(one.model.name, one.metrics["speed/spared_ratio"]) for one in results]
     parts = model_parts([model.name for model in models])
-    notes = [one.line(name, task.protocol) for name, one in calibrations.items()]
-    if draws and len(task.positions) < FEWEST_IMAGES:
-        few = f"{count_of(len(task.positions), 'image')}: too few for intervals, which take {FEWEST_IMAGES}"
-        notes.append(f"{few}; nothing here says what is chance")
-        say(notes[-1])
-    if not exact:
-        for result in results if calibrations else ():
-            notes.append(unmeasured_line(result.model.name, result.metrics["speed/spared_ratio"]))
-            say(notes[-1])
     for run, twin in zip(runs, exact, strict=False):
         changes, spared = minus_exact(run, twin), found[run.name].metrics.get("speed/spared_ratio")
         notes.append(difference_line(run.name, changes, len(twin.positions), spared))
-        say(notes[-1])
         metrics |= {MetricKey(key, data=data.name, model=parts[run.name]): value for key, value in changes.items()}
-    return Comparison(data, task, results, metrics, tuple(notes))
+    for note in notes:
+        say(note)
+    said = [one.line(name, task.protocol) for name, one in calibrations.items()]
+    return Comparison(data, task, results, metrics, (*said, *notes))
+
+
+def _few_images(task: EvalTask) -> Iterator[str]:
+    """A line where intervals were asked for, and the images are too few for them."""
+    if task.protocol.bootstrap and len(task.positions) < FEWEST_IMAGES:
+        few = f"{count_of(len(task.positions), 'image')}: too few for intervals, which take {FEWEST_IMAGES}"
+        yield f"{few}; nothing here says what is chance"
 
 
 def _base_of(models: Sequence[EvalModel]) -> EvalModel:
