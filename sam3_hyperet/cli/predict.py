@@ -1,10 +1,10 @@
 """`sam3-hyperet predict`: what a model finds on images, as overlays, as one JSON file, and as COCO results."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +17,7 @@ from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.doctor import warnings_of
 from sam3_hyperet.cli.of_run import listed
+from sam3_hyperet.cli.predict_files import IMAGES, JSON_FILES, PREDICTIONS, RESULTS, open_results
 from sam3_hyperet.cli.predict_inputs import Inputs, passed_over
 from sam3_hyperet.cli.predict_overlays import MASKS, PAGE, Overlays, check_options, write_masks
 from sam3_hyperet.cli.progress import counted
@@ -27,8 +28,7 @@ from sam3_hyperet.doctor.findings import Finding, ok
 from sam3_hyperet.doctor.job import examine_job
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.models import at_dial
-from sam3_hyperet.files import Manifest, replacing, write_json
-from sam3_hyperet.inference.coco_results import coco_result
+from sam3_hyperet.files import Manifest, write_json
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.predictor import Predictor, check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
@@ -52,7 +52,6 @@ _BESIDE_LINE = (
     "{} beside the adapted model in the overlays: every prompt is asked twice, and the image encoded twice where the "
     "adapter is in its encoder (base_beside=false: the adapted model alone)"
 )
-_PREDICTIONS, _RESULTS, _IMAGES = "predictions.json", "results.json", "images.json"
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -74,6 +73,7 @@ def predict_job(config: DictConfig) -> None:
 def predict(config: DictConfig) -> Path:
     """Predict here and now; returns the folder with the overlays, predictions.json, results.json and images.json."""
     console = Console(highlight=False)
+    say = partial(console.print, markup=False, soft_wrap=True)
     limit_megapixels(config.max_megapixels)
     tiling = Tiling.of(config.tiles, config.tile_overlap)
     inputs = Inputs.of(config)
@@ -84,11 +84,11 @@ def predict(config: DictConfig) -> Path:
     run_dir = Path(config.run_dir)
     written = _check_written(run_dir, inputs, names, masks=config.masks)
     for line in [*inputs.check(tiling), *(passed_over(config.images) if config.annotations is None else ())]:
-        console.print(line, markup=False, soft_wrap=True)
+        say(line)
     set_threads(config.threads)
     model = open_described(config, values, adapter)
     if line := dial_line(model, config.dial):
-        console.print(line, markup=False, soft_wrap=True)
+        say(line)
     settings = {"prompts_at_once": config.prompts_at_once, "precision": config.precision}
     whole = Predictor(model, list(inputs.categories), resolution(model), **settings)
     predictor = whole if tiling.is_whole else TiledPredictor(whole, tiling)
@@ -98,15 +98,14 @@ def predict(config: DictConfig) -> Path:
         base = Predictor(at_dial(model, 0.0), list(inputs.categories), resolution(model), **settings)
         of_base = base if tiling.is_whole else TiledPredictor(base, tiling)
         models.append(base.model)
-        console.print(_BESIDE_LINE.format(beside), markup=False, soft_wrap=True)
-    console.print(precision_text(config.precision, whole.precision, whole.device.type), markup=False, soft_wrap=True)
+        say(_BESIDE_LINE.format(beside))
+    say(precision_text(config.precision, whole.precision, whole.device.type))
     if line := tiling.line():
-        console.print(line, markup=False, soft_wrap=True)
+        say(line)
     run_dir.mkdir(parents=True, exist_ok=True)
     if config.masks:
         Manifest(run_dir).remove(MASKS)
     Manifest(run_dir).claim(*written)
-    stems, masks, sizes = [Path(name).stem for name in inputs.overlays()], 0, []
     own = "adapted" if adapter else "base"
     headings = [beside, own if dial_of(model) == 1 else f"{own}, dial {dial_of(model):g}"] if beside else [""]
     colors = {prompt: number for number, prompt in enumerate(inputs.categories)}
@@ -119,16 +118,14 @@ def predict(config: DictConfig) -> Path:
         **({} if tiling.is_whole else {"tiles": config.tiles, "tile_overlap": config.tile_overlap}),
         **({} if config.exemplars is None else {"exemplars": str(config.exemplars)}),
     }
-    head = json.dumps(facts, ensure_ascii=False)
+    stems, masks, sizes = [Path(name).stem for name in inputs.overlays()], 0, []
     with ExitStack() as stack:
         stack.enter_context(weights_kept([model]))
         if of_base:
             stack.enter_context(shared_encoding(models, _most_tiles(predictor, inputs.paths)))
         stack.enter_context(compiled_regions(models))
         stack.enter_context(float32_products(whole.precision))
-        # written image by image, for all of them may not fit in memory
-        pictures = stack.enter_context(_open_list(run_dir / _PREDICTIONS, f'{head[:-1]}, "pictures": ', "}"))
-        results = stack.enter_context(_open_list(run_dir / _RESULTS))
+        write = stack.enter_context(open_results(run_dir, facts, inputs.categories))
         on_image = stack.enter_context(counted(console, "images", len(inputs.paths)))
         for i, (path, name) in enumerate(zip(inputs.paths, names, strict=True)):
             image = inputs.load(i)
@@ -139,27 +136,28 @@ def predict(config: DictConfig) -> Path:
                 masks += write_masks(run_dir, stems[i], entry)
             if name:
                 overlays.draw(name, path.name, image, [*before, entry])
-            pictures.write({"file": str(path), "image_id": inputs.ids[i], **entry, "overlay": name})
-            for result in _coco_results(entry, inputs.ids[i], inputs.categories):
-                results.write(result)
+            write(path, inputs.ids[i], entry, name)
             sizes.append(image.size)
             tiles = "" if predictor is whole else f" in {predictor.grid(*image.size)}"
             said = "".join(f" (base: {_summary(one['prompts'])})" for one in before)
-            console.print(f"{path.name}{tiles}: {_summary(entry['prompts'])}{said}", markup=False, soft_wrap=True)
+            say(f"{path.name}{tiles}: {_summary(entry['prompts'])}{said}")
             on_image()
-    write_json(run_dir / _IMAGES, inputs.listing(sizes))
+    write_json(run_dir / IMAGES, inputs.listing(sizes))
     if config.overlays:
-        files = [_PREDICTIONS, _RESULTS, _IMAGES, *([f"{MASKS}/"] if masks else [])]
         title = f"{count_of(len(sizes), 'image')}, {count_of(len(inputs.categories), 'phrase')}"
-        overlays.write_page(title, _facts(config, facts), files)
+        overlays.write_page(title, _facts(config, facts), [*JSON_FILES, *([f"{MASKS}/"] if masks else [])])
         for line in overlays.lines():
-            console.print(line, markup=False, soft_wrap=True)
-    ids = f"ids of {config.annotations}" if config.annotations else f"ids as in {_IMAGES}"
-    what = f"{count_of(len(sizes), 'overlay')} and the page {PAGE}, " if config.overlays else ""
-    what += f"{count_of(masks, 'mask')}, " if config.masks else ""
-    line = f"wrote {what}{_PREDICTIONS} and, in COCO's format, {_RESULTS} ({ids}) to {run_dir}"
-    console.print(line, markup=False, soft_wrap=True)
+            say(line)
+    say(_written_line(config, len(sizes), masks))
     return run_dir
+
+
+def _written_line(config: DictConfig, images: int, masks: int) -> str:
+    """What has been written, and where, for so many images."""
+    ids = f"ids of {config.annotations}" if config.annotations else f"ids as in {IMAGES}"
+    what = f"{count_of(images, 'overlay')} and the page {PAGE}, " if config.overlays else ""
+    what += f"{count_of(masks, 'mask')}, " if config.masks else ""
+    return f"wrote {what}{PREDICTIONS} and, in COCO's format, {RESULTS} ({ids}) to {Path(config.run_dir)}"
 
 
 def _beside(model: host.Sam3Image, config: DictConfig, adapter: str | None) -> str | None:
@@ -201,7 +199,7 @@ def _facts(config: DictConfig, facts: Mapping[str, Any]) -> dict[str, str]:
 def _check_written(run_dir: Path, inputs: Inputs, overlays: Sequence[str | None], *, masks: bool = False) -> list[str]:
     """Names of the files to write. Raises ConfigError if one of them would replace what `predict` did not write."""
     page = [PAGE] if any(overlays) else []
-    written = [name for name in (*overlays, *page, *([MASKS] * masks), _PREDICTIONS, _RESULTS, _IMAGES) if name]
+    written = [name for name in (*overlays, *page, *([MASKS] * masks), *JSON_FILES) if name]
     if replaced := {(run_dir / name).resolve() for name in written} & {path.resolve() for path in inputs.paths}:
         raise ConfigError(f"run_dir={run_dir}: the overlay would replace the image {replaced.pop()}; use another")
     Manifest(run_dir).check(*written)
@@ -235,27 +233,6 @@ def _summary(prompts: Sequence[Mapping[str, Any]]) -> str:
     return some([f"{prompt} {count}" for prompt, count in counts], _LISTED) or "nothing"
 
 
-class _JsonList:
-    """A list in a JSON file, written item by item."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file, self._separator = file, "\n"
-
-    def write(self, item: object) -> None:
-        """Add an item. Raises ValueError for a NaN."""
-        self._file.write(self._separator + json.dumps(item, ensure_ascii=False, allow_nan=False))
-        self._separator = ",\n"
-
-
-@contextmanager
-def _open_list(path: Path, before: str = "", after: str = "") -> Iterator[_JsonList]:
-    """A list to write to, between two texts; the file is there only when it is whole."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(f"{before}[")
-        yield _JsonList(file)
-        file.write(f"\n]{after}\n")
-
-
 def _predict(
     predictor: Predictor | TiledPredictor,
     image: Image.Image,
@@ -283,12 +260,3 @@ def _told(exemplars: Exemplars, size: tuple[int, int]) -> list[dict[str, Any]]:
     boxes = np.array(exemplars.boxes) * (*size, *size)
     boxes[:, :2] -= boxes[:, 2:] / 2
     return [{"box": b, "positive": p} for b, p in zip(boxes.tolist(), exemplars.positive, strict=True)]
-
-
-def _coco_results(entry: Mapping[str, Any], image_id: int, categories: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """The detections of an image as COCO has them: a box is [x, y, width, height]."""
-    for prompt in entry["prompts"]:
-        for one in prompt["detections"]:
-            x0, y0, x1, y1 = one["box_xyxy"]
-            box, category_id = (x0, y0, x1 - x0, y1 - y0), categories[prompt["prompt"]]
-            yield coco_result(image_id, category_id, box, one["segmentation"], one["score"])
