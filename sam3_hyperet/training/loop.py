@@ -96,7 +96,7 @@ class _Loop:
     ) -> None:
         train = options.train
         self._fabric, self._model, self._validation, self._run = fabric, model, validation, run
-        self._options, self._train = options, train
+        self._train, self._clip_norm = train, options.clip_norm
         self.progress = Progress()
         self._stages = Stages(fabric, model, loss, options.stage, options.optim, train.max_steps)
         self._radius = radius_control(model, options.radius, train.max_steps)
@@ -139,8 +139,8 @@ class _Loop:
         train, progress = self._train, self.progress
         rates = self._stages.set_learning_rates(progress.step)
         is_logged = _is_due(progress.step + 1, train.log_every, train.max_steps) or progress.step == 0
-        clip_norm, passes = self._options.clip_norm, self._passes
-        terms, norms = optimize(self._fabric, self._stages, batches, clip_norm, by_group=is_logged, passes=passes)
+        how = self._fabric, self._stages, batches, self._clip_norm
+        terms, norms = optimize(*how, by_group=is_logged, passes=self._passes)
         progress.count_step(skipped=norms is None)
         progress.seconds = time.perf_counter() - self._started
         if self._average is not None and norms is not None:
