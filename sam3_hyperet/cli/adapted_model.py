@@ -7,13 +7,12 @@ from omegaconf import DictConfig
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.composition import plain
-from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.adapter_file import load_adapter
 from sam3_hyperet.modeling.adapter_source import is_on_hub, locate_adapter
 from sam3_hyperet.modeling.dial import dial_of, set_dial
-from sam3_hyperet.modeling.opening import check_checkpoint, open_model
+from sam3_hyperet.modeling.opening import check_checkpoint, choose_device, open_model
 from sam3_hyperet.reading import regular_file
 from sam3_hyperet.training.run_files import ADAPTER, WEIGHTS
 
@@ -25,14 +24,14 @@ def open_adapted(config: DictConfig) -> tuple[host.Sam3Image, str | None]:
     ConfigError for several runs, CheckpointError for a run without results and for files that do not fit.
     """
     values, adapter = described(config)
-    check_files(values, adapter)
+    check_opening(config, values, adapter)
     return open_described(config, values, adapter), adapter
 
 
 def described(config: DictConfig) -> tuple[dict[str, Any], str | None]:
     """The section `model` and the adapter file, as for `open_described`; an adapter of the hub is fetched.
 
-    Raises ConfigError and CheckpointError as `open_adapted`, but for the files themselves.
+    Raises ConfigError and CheckpointError as `open_adapted`, but for what `check_opening` looks for.
     """
     values: dict[str, Any] = plain(config.model)
     adapter = config.adapter
@@ -56,8 +55,12 @@ def described(config: DictConfig) -> tuple[dict[str, Any], str | None]:
     return values, adapter
 
 
-def check_files(values: Mapping[str, Any], adapter: str | None) -> None:
-    """Raise a CheckpointError where a file that `described` found named is not there; nothing is read."""
+def check_opening(config: DictConfig, values: Mapping[str, Any], adapter: str | None) -> None:
+    """Raise where the device, or a file that `described` found named, is not there; nothing is read.
+
+    Raises ConfigError for the device, CheckpointError for a file. It is for the beginning of a command.
+    """
+    choose_device(config.device)
     check_checkpoint(values)
     if adapter:
         regular_file(adapter, CheckpointError)

@@ -14,7 +14,7 @@ from rich.console import Console
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.composition import plain
-from sam3_hyperet.cli.evaluate import choose_device, find_trained
+from sam3_hyperet.cli.evaluate import find_trained
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict_inputs import find_images, listed_prompts, passed_over
 from sam3_hyperet.data.image_files import limit_megapixels
@@ -26,7 +26,7 @@ from sam3_hyperet.evaluation.models import BASE, EvalModel, TrainedFiles, open_m
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import PACKAGED, adapter_config, packaged_adapter
-from sam3_hyperet.modeling.opening import set_threads
+from sam3_hyperet.modeling.opening import choose_device, set_threads
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import precision_text, resolved_precision
 from sam3_hyperet.training.run_files import ADAPTER

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -47,7 +46,7 @@ from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.layouts.override import override
 from sam3_hyperet.modeling.adapter_source import adapter_name, is_on_hub, locate_adapter
 from sam3_hyperet.modeling.config import ModelOptions
-from sam3_hyperet.modeling.opening import check_checkpoint, set_threads
+from sam3_hyperet.modeling.opening import check_checkpoint, choose_device, set_threads
 from sam3_hyperet.options import read_options
 from sam3_hyperet.reading import regular_file
 from sam3_hyperet.training.run_files import ADAPTER, EVALUATION_FILES, WEIGHTS
@@ -212,19 +211,6 @@ def _warnings(values: dict[str, Any]) -> list[str]:
     run_dir = Path(values["run_dir"])
     Manifest(run_dir).check(*EVALUATION_FILES)
     return warnings_of(examine_job(launcher, run_dir, options, adapters, {"data": data_rows}), values["run_dir"])
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of an option device=auto|cpu|cuda…: auto is CUDA where there is one, gpu another word for it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name.replace("gpu", "cuda", 1))
-    except RuntimeError as error:
-        raise ConfigError(f"device={name}; expected auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={name}, but PyTorch finds no CUDA device; expected auto or cpu")
-    return device
 
 
 def find_trained(adapters: list[Path], runs: list[Path], *, data: str, use_weights: bool) -> dict[str, TrainedFiles]:

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.cli.adapted_model import check_files, described, dial_line, open_described
+from sam3_hyperet.cli.adapted_model import check_opening, described, dial_line, open_described
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.doctor import warnings_of
@@ -78,7 +78,7 @@ def predict(config: DictConfig) -> Path:
     tiling = Tiling.of(config.tiles, config.tile_overlap)
     inputs = Inputs.of(config)
     values, adapter = described(config)
-    check_files(values, adapter)
+    check_opening(config, values, adapter)
     check_options(config, is_adapted=adapter is not None)
     names: Sequence[str | None] = inputs.overlays() if config.overlays else [None] * len(inputs.paths)
     run_dir = Path(config.run_dir)

@@ -10,7 +10,6 @@ from rich.table import Column, Table
 
 from sam3_hyperet.ablation.figure import svg_of
 from sam3_hyperet.cli.command import parse_command
-from sam3_hyperet.cli.evaluate import choose_device
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict_inputs import find_images, passed_over
 from sam3_hyperet.cli.progress import counted
@@ -20,7 +19,7 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.encoder_radius import OUTPUT, LayerRadii, measure_radii
 from sam3_hyperet.files import Manifest, replacing
 from sam3_hyperet.modeling.encoders.opening import RANDOM, SOURCES, Encoder, check_encoder, open_encoder
-from sam3_hyperet.modeling.opening import set_threads
+from sam3_hyperet.modeling.opening import choose_device, set_threads
 from sam3_hyperet.precision import float32_products, precision_text, resolved_precision
 from sam3_hyperet.report.encoder_radii import blocks_of, csv_of, markdown_of
 from sam3_hyperet.report.figures.encoder_radii import encoder_figure

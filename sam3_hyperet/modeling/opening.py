@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.errors import CheckpointError
+from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.checkpoint import load_base
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
@@ -62,3 +62,16 @@ def set_threads(count: int) -> None:
     check_value("threads", count, NonNegativeInt)
     if count:
         torch.set_num_threads(count)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of an option device=auto|cpu|cuda…: auto is CUDA where there is one, gpu another word for it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name.replace("gpu", "cuda", 1))
+    except RuntimeError as error:
+        raise ConfigError(f"device={name}; expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={name}, but PyTorch finds no CUDA device; expected auto or cpu")
+    return device

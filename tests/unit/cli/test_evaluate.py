@@ -8,15 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from coco_cases import Case, write_case
 from omegaconf import OmegaConf
 from one_line_errors import error_of
 
 import sam3_hyperet as hy
-from sam3_hyperet.cli.evaluate import choose_device, find_trained, main
+from sam3_hyperet.cli.evaluate import find_trained, main
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.scenes.dataset import write_scenes
 
 RANDOM = ["model=tiny", "model.checkpoint=random"]
@@ -107,25 +105,6 @@ def test_the_base_alone_needs_neither_run_nor_adapter(scenes, tmp_path, capsys):
     assert metrics["params/added"] == 0
     assert metrics["scenes/images"] == 1
     assert "scenes/segm/AP" in capsys.readouterr().out
-
-
-def test_device_and_threads():
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    if not torch.cuda.is_available():
-        for name in ("cuda", "gpu", "cuda:1"):
-            with pytest.raises(ConfigError, match=f"device={name}, but PyTorch finds no CUDA device"):
-                choose_device(name)
-    before = torch.get_num_threads()
-    try:
-        set_threads(0)
-        assert torch.get_num_threads() == before
-        set_threads(1)
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
-    with pytest.raises(ConfigError, match="threads='two'; expected an integer from 0"):
-        set_threads("two")
 
 
 def test_models_are_named_after_their_files_and_runs(tmp_path):

@@ -88,10 +88,18 @@ def test_options(fails, argument, message):
     assert message in fails(argument)
 
 
-@pytest.mark.parametrize("missing", ["adapter=/nowhere/adapter.safetensors", "model.checkpoint=/nowhere/sam3.pt"])
-def test_files_of_the_model_are_looked_for_before_the_images_are_read(fails, monkeypatch, missing):
+@pytest.mark.parametrize(
+    ("option", "missing"),
+    [
+        ("adapter=/nowhere/adapter.safetensors", "/nowhere/adapter.safetensors"),
+        ("model.checkpoint=/nowhere/sam3.pt", "/nowhere/sam3.pt"),
+        ("device=cuda", "PyTorch finds no CUDA device"),
+    ],
+)
+def test_the_model_s_files_and_device_are_looked_for_before_the_images_are_read(fails, monkeypatch, option, missing):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(Inputs, "check", lambda *_: pytest.fail("images were read"))
-    assert "/nowhere/" in fails(missing)
+    assert missing in fails(option)
 
 
 def test_tiles_are_said_and_written(pictures, tmp_path, capsys):

@@ -48,7 +48,7 @@ def run(monkeypatch, tmp_path):
     """Runs the tool with `Found` in place of a model; returns its folder."""
     monkeypatch.setattr(predict, "Predictor", Found)
     monkeypatch.setattr(predict, "described", lambda config: ({}, config.adapter))
-    monkeypatch.setattr(predict, "check_files", lambda *_: None)
+    monkeypatch.setattr(predict, "check_opening", lambda *_: None)
     monkeypatch.setattr(predict, "open_described", lambda config, *_: at_dial(None, config.dial or 1.0))
     monkeypatch.setattr(predict, "resolution", lambda model: 0)
     monkeypatch.setattr(predict, "at_dial", at_dial)
