@@ -174,6 +174,8 @@ class Plan:
 def read_plan(file: Path) -> Plan:
     """Read a plan file, whose entries replace those of the plan beside it that `extends` names.
 
+    Of `data`, worlds are added, and a world that is null is left out; of a world that both plans have, the entries
+    replace the other plan's, and `options` are replaced one by one.
     Raises ConfigError naming the file and the entry that cannot be.
     """
     try:
@@ -191,7 +193,23 @@ def _content(file: Path, below: tuple[Path, ...] = ()) -> dict[str, object]:
     if other in (file, *below):
         raise ConfigError(f"extends={name}: the plans extend each other")
     extended = _content(other, (file, *below))
-    return {**{key: value for key, value in extended.items() if key != "name"}, **found}
+    extended.pop("name", None)
+    worlds = _extended_worlds(_mapping(extended.pop("data", None), "data"), _mapping(found.pop("data", None), "data"))
+    return {**extended, **found, "data": worlds}
+
+
+def _extended_worlds(extended: Mapping[str, object], own: Mapping[str, object]) -> dict[str, object]:
+    """The entries of `data` of a plan and of the plan that it extends."""
+    worlds = dict(extended)
+    for name, entry in own.items():
+        if entry is None:
+            one_of("data's worlds to be left out", name, worlds)
+            del worlds[name]
+            continue
+        of_both = [_mapping(one, f"data.{name}") for one in (worlds.get(name), entry)]
+        options = [_mapping(one.get("options"), f"data.{name}.options") for one in of_both]
+        worlds[name] = {**of_both[0], **of_both[1], "options": {**options[0], **options[1]}}
+    return worlds
 
 
 def overrides(options: Options) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,23 @@ def test_a_plan_extends_another_one(tmp_path):
     (tmp_path / "study.yaml").write_text("extends: nothing\n")
     with pytest.raises(ConfigError, match=r"nothing\.yaml: no such file"):
         read_plan(tmp_path / "study.yaml")
+
+
+def test_worlds_of_a_plan_extend_those_of_another_one(tmp_path):
+    def more(data):
+        (tmp_path / "more.yaml").write_text(f"extends: study\ndata: {data}\n")
+        return read_plan(tmp_path / "more.yaml").data
+
+    written(tmp_path)
+    before = read_plan(tmp_path / "study.yaml").data
+    assert more("{}") == before
+    (name,) = before
+    changed = more(f"{{{name}: {{options: {{data.seed: 9}}, bases: {{other: {{}}}}}}}}")[name]
+    assert changed == replace(before[name], options={**before[name].options, "data.seed": 9}, bases={"other": {}})
+    added = more("{own: {metrics: {AP: segm/AP}, gain: AP}}")
+    assert list(added) == [name, "own"]
+    assert added[name] == before[name]
+    alone = more(f"{{{name}: null, own: {{metrics: {{AP: segm/AP}}, gain: AP}}}}")
+    assert alone == {"own": added["own"]}
+    with pytest.raises(ConfigError, match=rf"more\.yaml: data's worlds to be left out='shop' is unknown; .* {name}"):
+        more("{shop: null}")
