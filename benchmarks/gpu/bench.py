@@ -104,8 +104,8 @@ class Bench:
         return time.perf_counter()
 
     def milliseconds(self, call: Callable[[], object], repeats: int | None = None, warm_up: int = 3) -> float:
-        """Median time of a call, by CUDA's events, after the calls that warm up."""
-        for _ in range(warm_up):
+        """Median time of a call, by CUDA's events, after the calls that warm up the card."""
+        for _ in range(warm_up if self.is_cuda else 0):
             call()
         times = []
         for _ in range(repeats or self.repeats):
@@ -127,8 +127,8 @@ class Bench:
         return self.clock() - start
 
     def timed(self, call: Callable[[], object], warm_up: int = 2) -> float:
-        """Median seconds of a long call by the clock, the host's own work included."""
-        for _ in range(warm_up):
+        """Median seconds of a long call by the clock, the host's own work included; the card is warm."""
+        for _ in range(warm_up if self.is_cuda else 0):
             call()
         return statistics.median(self.seconds(call) for _ in range(max(1, self.repeats // 4)))
 

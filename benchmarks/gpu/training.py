@@ -248,10 +248,10 @@ def _parts(bench: Bench, case: Case) -> dict[str, float]:
             handles.append(
                 module.register_forward_hook(lambda *_, name=name: spent.update({name: bench.clock() - entered.pop()}))
             )
-    runs = max(1, bench.repeats // 4)
+    runs, warm_up = max(1, bench.repeats // 4), 2 if bench.is_cuda else 0
     try:
-        for run in range(runs + 2):
-            if run == 2:
+        for run in range(runs + warm_up):
+            if run == warm_up:
                 spent.clear()
             optimizer.zero_grad(set_to_none=True)
             _set_mode(model, case)

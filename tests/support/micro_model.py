@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from sam3_hyperet.modeling.build import Architecture
+from dataclasses import replace
+
+import torch
+
+from sam3_hyperet import sam3_host as host
+from sam3_hyperet.modeling.build import Architecture, assemble
 
 MICRO = Architecture(
     resolution=128,
@@ -28,3 +33,10 @@ MICRO = Architecture(
     geometry_layers=1,
     upsampling_stages=1,
 )
+
+
+def micro_base() -> host.Sam3Image:
+    """A model of that size with random weights, in which nothing is dropped; the generators stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return assemble(replace(MICRO, dropout=0.0, drop_path=0.0)).eval()

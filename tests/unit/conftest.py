@@ -39,7 +39,7 @@ def another(base) -> Callable[[], object]:
     return lambda: copied(base)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def copy_of() -> Callable[[object], object]:
     """A function that makes a copy of any model."""
     return copied

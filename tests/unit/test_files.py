@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import multiprocessing
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -116,22 +114,24 @@ def test_safetensors_and_torch_write_through_it(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "a.pt"}
 
 
-def _hold(folder, pipe):
-    with sole_use(folder):
-        pipe.send(os.getpid())
-        time.sleep(60)
+HOLD = """
+import sys, time
+from pathlib import Path
+from sam3_hyperet.files import sole_use
+with sole_use(Path(sys.argv[1])):
+    print(flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture
 def holder(tmp_path):
-    """A process that uses the folder `run`, and its number."""
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(tmp_path / "run", theirs))
-    process.start()
-    assert ours.poll(60)
-    yield process
-    process.kill()
-    process.join()
+    """A process that uses the folder `run`."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"\n"
+        yield process
+        process.kill()
 
 
 def test_a_folder_in_use_is_refused_and_that_of_a_dead_process_taken_over(holder, tmp_path):
@@ -140,7 +140,7 @@ def test_a_folder_in_use_is_refused_and_that_of_a_dead_process_taken_over(holder
     with pytest.raises(ConfigError, match=said), sole_use(folder):
         pass
     holder.kill()
-    holder.join()
+    holder.wait()
     assert (folder / LOCK).exists()
     with sole_use(folder) as notice:
         assert f"taken over from process {holder.pid}" in notice
@@ -157,8 +157,8 @@ def test_without_locks_of_the_file_system_the_process_decides(holder, tmp_path, 
     monkeypatch.setattr(fcntl, "lockf", none)
     with pytest.raises(ConfigError, match=rf"process {holder.pid} .*; if that one has ended, remove"):
         sole_use(tmp_path / "run").__enter__()
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.join()
+    holder.kill()
+    holder.wait()
     with sole_use(tmp_path / "run") as notice:
         assert "taken over" in notice
 

@@ -24,6 +24,9 @@ def test_a_dry_run_fills_every_section(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "STAGE_1", (training.A, training.STAGE_1[3]))
     monkeypatch.setattr(training, "EVERYTHING", training.EVERYTHING[:1])
     monkeypatch.setattr(inference, "SCHEMES", {name: inference.SCHEMES[name] for name in ("A", "P", "A+B")})
+    monkeypatch.setattr(inference, "PRECISIONS", ("fp32", "bf16"))
+    for side, pixels in (("WIDTH", 64), ("HEIGHT", 48)):
+        monkeypatch.setattr(inference, side, pixels)
     monkeypatch.setattr(operators, "STRUCTURES", ("dense",))
     results = gpu.run(tiny=True, compiled=False, repeats=1, folder=str(tmp_path))
     sections = results["sections"]

@@ -86,9 +86,10 @@ def test_the_official_keys_load_in_every_layout(large, official_file, tmp_path, 
 def test_the_keys_of_sam_3_1_load(large, official_file, tmp_path, caplog, repackaged):
     """Also as others repackage the file, without buffers and CLIP's projection, in half precision."""
     shapes = {key: tensor.shape for key, tensor in official_file.items()}
-    state = {key: torch.zeros(1).expand(shapes.get(key, (3, 2))) for key in keys_of_3_1(official_file)}
+    dtype = torch.float16 if repackaged else torch.float32
+    state = {key: torch.zeros(1, dtype=dtype).expand(shapes.get(key, (3, 2))) for key in keys_of_3_1(official_file)}
     if repackaged:
-        state = {key: tensor.half() for key, tensor in state.items() if "freqs_cis" not in key}
+        state = {key: tensor for key, tensor in state.items() if "freqs_cis" not in key}
         del state["detector.backbone.language_backbone.encoder.text_projection"]
     path = tmp_path / "sam3.1_multiplex.pt"
     torch.save(state, path)

@@ -41,9 +41,14 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_report_is_self_contained_and_escaped(tmp_path):
-    text = write_report(full(), tmp_path / "new" / "report.html").read_text(encoding="utf-8")
-    page = Page(text)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The text of a page with all parts."""
+    return write_report(full(), tmp_path_factory.mktemp("page") / "new" / "report.html").read_text(encoding="utf-8")
+
+
+def test_report_is_self_contained_and_escaped(written):
+    text, page = written, Page(written)
     assert page.open == []
     assert "script" not in page.tags
     assert "link" not in page.tags
@@ -57,8 +62,8 @@ def test_report_is_self_contained_and_escaped(tmp_path):
     assert len(text) < 700_000
 
 
-def test_report_shows_its_parts(tmp_path):
-    text = write_report(full(), tmp_path / "report.html").read_text(encoding="utf-8")
+def test_report_shows_its_parts(written, tmp_path):
+    text = written
     for part in (
         *("group mask AP .010", "Training", "Tuning loss 2.5 at step 20", "Radius before and after"),
         *("nothing from 0.5 up; dashed: 0.30", "100 % unassigned", "mask AP by category", "Data left out", "Versions"),

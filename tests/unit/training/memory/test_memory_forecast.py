@@ -8,13 +8,21 @@ import pytest
 import torch
 
 from benchmarks.memory import measured_peak
+from sam3_hyperet.modeling import build
 from sam3_hyperet.modeling.build import build_model, resolution
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.training.memory import forecast
 from sam3_hyperet.training.memory.forecast import Forecaster, ForecastError, StepKind, small_batch
 from sam3_hyperet.training.options import StageOptions
 
+SHALLOW = {"vit_depth": 2, "global_blocks": (1,), "text_layers": 1, "encoder_layers": 1, "decoder_layers": 1}
 TINY = StepKind(ModelOptions("tiny"), HyperETConfig(), precision="32-true", objects=2, device="cpu")
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """The tiny model has half of its layers: a forecast takes as long as it has operators."""
+    monkeypatch.setitem(build.ARCHITECTURES, "tiny", replace(build.ARCHITECTURES["tiny"], **SHALLOW))
 
 
 @pytest.mark.parametrize(
@@ -44,6 +52,7 @@ def test_a_box_is_one_token_of_every_prompt():
     assert tokens == [33, 34, 53]
 
 
+@pytest.mark.usefixtures("shallow")
 def test_memory_grows_by_the_prompt():
     on_cuda = Forecaster(replace(TINY, precision="bf16-mixed", device="cuda"))  # which needs no card
     one, three, five = (on_cuda.step(1, prompts, is_split=True).peak for prompts in (1, 3, 5))
@@ -51,6 +60,7 @@ def test_memory_grows_by_the_prompt():
     assert on_cuda.interpolated(3, 5, checkpoint_activations=False) == pytest.approx(three, rel=0.01)
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_card_that_is_there_is_not_touched(monkeypatch):
     kind = replace(TINY, precision="bf16-mixed", device="cuda")
     without = Forecaster(kind).step(1, 1, checkpoint_activations=True)
@@ -59,6 +69,7 @@ def test_a_card_that_is_there_is_not_touched(monkeypatch):
     assert Forecaster(kind).step(1, 1, checkpoint_activations=True) == without
 
 
+@pytest.mark.usefixtures("shallow")
 def test_everything_that_trains_has_moments():
     kind = replace(TINY, hyperet=HyperETConfig(scheme="none"), stage=StageOptions(3), device="cuda")
     found = Forecaster(kind).step(1, 1)
