@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from metric_keys import keyed
+from micro_model import micro_base
 from rich.console import Console
 
 import sam3_hyperet as hy
@@ -30,6 +31,11 @@ from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
 from sam3_hyperet.scenes.dataset import write_scenes
 from sam3_hyperet.version import versions
+
+
+@pytest.fixture(scope="module")
+def base():
+    return micro_base()
 
 
 @pytest.fixture(scope="module")

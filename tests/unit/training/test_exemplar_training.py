@@ -6,6 +6,7 @@ import pytest
 import torch
 from drawn_pictures import Drawn, Region, block
 from fitted_runs import equal
+from micro_model import micro_base
 
 import sam3_hyperet as hy
 from sam3_hyperet.choices import VISUAL
@@ -20,6 +21,12 @@ from sam3_hyperet.training.batches import parts_of, training_batches
 from sam3_hyperet.training.shared_work import shared_work
 from sam3_hyperet.training.stages import set_training_mode
 from sam3_hyperet.training.text_features import text_features_once
+
+
+@pytest.fixture(scope="module")
+def base():
+    return micro_base()
+
 
 CONFIGS = {
     "A+B": {"scheme": "A+B"},

@@ -1,4 +1,4 @@
-"""fit on a tiny synthetic stream: the loss falls, bad steps change nothing, and a resumed run is the same run."""
+"""fit on a tiny synthetic stream: bad steps change nothing, and a resumed run is the same run."""
 
 from __future__ import annotations
 
@@ -10,32 +10,22 @@ from dataclasses import replace
 import pytest
 import torch
 from fitted_runs import equal
+from micro_model import micro_base
 
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.modeling.fingerprint import base_fingerprint
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.training.loop import TrainingFailed, fit
 from sam3_hyperet.training.options import TrainOptions
 
 
+@pytest.fixture(scope="module")
+def base():
+    return micro_base()
+
+
 def broken(batch, value=float("nan")):
     return replace(batch, img_batch=torch.full_like(batch.img_batch, value))
-
-
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_the_loss_falls_and_the_base_stays(start, stream, precision):
-    run = start()
-    before, adapters = base_fingerprint(run.model), run.adapters()
-    result = run.fit(max_steps=16, precision=precision, lr=1e-2)
-    losses = [line["train/loss"] for line in run.lines() if "train/loss" in line]
-    assert len(losses) == 16
-    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
-    assert base_fingerprint(run.model) == before
-    assert not [name for name, p in run.adapters().items() if torch.equal(p, adapters[name])]
-    assert {p.dtype for p in run.adapters().values()} == {torch.float32}
-    assert (result.step, result.skipped_steps) == (16, 0)
-    assert not any(module.training for module in run.model.modules())
 
 
 def test_what_is_logged(start, stream):

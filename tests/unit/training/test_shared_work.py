@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from micro_model import micro_base
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sam3_hyperet as hy
@@ -14,6 +15,12 @@ from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.training.shared_work import shared_work
 from sam3_hyperet.training.stages import set_training_mode
+
+
+@pytest.fixture(scope="module")
+def base():
+    return micro_base()
+
 
 ONE = [("car", [(20, 20, 80, 70)]), ("sky", []), ("red house", [(5, 60, 60, 120), (70, 70, 120, 120)])]
 OTHER = [("tree", [(30, 30, 90, 90)]), ("sky", [(0, 0, 128, 30)])]

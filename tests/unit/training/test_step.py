@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from lightning_fabric import Fabric
+from micro_model import micro_base
 
 import sam3_hyperet as hy
 from sam3_hyperet.losses.grounding import GroundingLoss
@@ -15,6 +16,12 @@ from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.options import OptimizerOptions, StageOptions
 from sam3_hyperet.training.stages import Stages
 from sam3_hyperet.training.step import KeptPrecision, ModelAndLoss, Passes, optimize
+
+
+@pytest.fixture(scope="module")
+def base():
+    return micro_base()
+
 
 FEW = [("car", [(10, 10, 60, 60)])]
 MANY = [("car", [(10, 10, 60, 60), (70, 40, 120, 110), (5, 80, 50, 120)]), ("sky", [(0, 0, 128, 30)]), ("tree", [])]

@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from fitted_runs import equal
+from micro_model import micro_base
 
 from sam3_hyperet.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def base():
+    return micro_base()
 
 
 class Scored:
