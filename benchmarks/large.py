@@ -17,6 +17,7 @@ from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.fingerprint import fingerprints_kept
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.training.loop import fit
@@ -48,7 +49,7 @@ def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, o
     handle = model.backbone.fpn_adjustment.register_forward_hook(compare)
     batch = one_image(prompts, resolution)
     loss = GroundingLoss(model, LossOptions())
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, fingerprints_kept(model):
         fit(
             Fabric(accelerator="cpu", devices=1),
             model,

@@ -25,7 +25,7 @@ SCORED = ["train.validate_images=2", "train.best=max presence/IL_MCC where loss 
 @pytest.fixture(scope="module")
 def four(scenes):
     """Overrides of a run whose steps see four pictures, on a number that four does not divide."""
-    data = ["data.splits.train=10", "data.splits.tune=6"]
+    data = ["data.splits.train=10", "data.splits.tune=3"]
     return [*scenes, *data, "evaluate=false", "train.accelerator=cpu", "train.save_every=0", "train.ema=0.5"]
 
 
@@ -112,7 +112,9 @@ def test_sharded_training_is_training(four, two_processes, tmp_path):
         assert sum(value > 2e-5 for value in apart.values()) < 0.1 * len(apart)
 
     shutil.copytree(sharded, tmp_path / "uninterrupted")
+    (sharded / "previous_state.pt").replace(sharded / "state.pt")
     two_processes(*command)
+    assert "goes on after step 2 of 3" in (tmp_path / "logs" / "stdout.txt").read_text()
     for name in ("adapter_last.safetensors", "weights_last.safetensors"):
         ours, theirs = weights(sharded, name), weights(tmp_path / "uninterrupted", name)
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

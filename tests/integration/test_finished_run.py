@@ -98,14 +98,15 @@ def test_the_adapter_leaves_the_base_alone(again, data, tiny_model, tmp_path, re
 
 def test_a_run_that_trained_the_base_too_is_compared_with_where_it_began(scenes, tmp_path, read_metrics):
     """Stage 2: the weights are the run's, the adapter sits on them, and the base is the one before training."""
-    begun = train([*scenes, "scheme=none", "stage=3", "evaluate=false", f"run_dir={tmp_path / 'begun'}"])
+    once = ["train.max_steps=1", "train.validate_every=0", "evaluate=false"]
+    begun = train([*scenes, "scheme=none", "stage=3", *once, f"run_dir={tmp_path / 'begun'}"])
     start = f"model.checkpoint={begun / 'weights.safetensors'}"
     scenes = [one for one in scenes if not one.startswith("model.checkpoint")]
-    command = [*scenes, start, "stage=2", "optim.lr=1e-2"]
-    folder = train([*command, f"run_dir={tmp_path / 'run'}", "protocol.limit=2"])
+    few = ["protocol.limit=2", "protocol.examples=0"]
+    folder = train([*scenes, start, "stage=2", "optim.lr=1e-2", *few, f"run_dir={tmp_path / 'run'}"])
     before = read_metrics(folder)
     assert before["params/added"] < before["params/trainable"] < before["params/total"]
-    after = evaluate([f"run={folder}", f"run_dir={tmp_path / 'evaluated'}", "protocol.limit=2"])
+    after = evaluate([f"run={folder}", f"run_dir={tmp_path / 'evaluated'}", *few])
     assert_same(figures(read_metrics(after)), figures(before))
     assert before["scenes/images"] == before["base/scenes/images"] == 2
 

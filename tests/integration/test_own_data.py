@@ -29,5 +29,6 @@ def test_init_doctor_train(tmp_path, tiny_model, read_metrics):
     run = train([*options, *few, "protocol.bootstrap=0", f"run_dir={tmp_path / 'run'}"])
     assert "shop/segm/AP" in str(read_metrics(run))
     assert not [row for row in doctor([f"run={run}", "trial=false"]) if row.status == "failed"]
-    own = ["experiment=own_data", f"data.root={root}", "data.tune_images=1", "evaluate=false", *tiny_model, *few]
+    quick = ["data.tune_images=1", "train.accumulate=1", "evaluate=false"]
+    own = ["experiment=own_data", f"data.root={root}", *quick, *tiny_model, *few]
     assert (train([*own, f"run_dir={tmp_path / 'own'}"]) / "adapter.safetensors").is_file()

@@ -125,9 +125,9 @@ class MicroRun:
         )
 
 
-def test_four_thousand_steps(tmp_path):
-    steps, stop = 4_000, 1_721
-    bad = bad_steps(steps, 0.025, ("pixels", "boxes", "gradient"))
+def test_two_thousand_steps(tmp_path):
+    steps, stop = 2_000, 861
+    bad = bad_steps(steps, 0.05, ("pixels", "boxes", "gradient"))
     assert 70 < len(bad) < 130
     first = MicroRun(tmp_path, bad)
     with pytest.raises(Interrupted):
@@ -150,8 +150,8 @@ def test_four_thousand_steps(tmp_path):
 
 def test_the_tiny_model(tmp_path, monkeypatch):
     """More of the batches: pixels or boxes of targets that are no numbers, and pixels without bound."""
-    steps = 40
-    bad = bad_steps(steps, 0.3, ("pixels", "boxes", "bound"))
+    steps = 24
+    bad = bad_steps(steps, 0.4, ("pixels", "boxes", "bound"))
 
     def broken(batch, kind):
         if kind != "boxes":
@@ -174,7 +174,7 @@ def test_the_tiny_model(tmp_path, monkeypatch):
             f"run_dir={tmp_path / 'run'}",
             f"train.max_steps={steps}",
             "train.batch_size=1",
-            "train.validate_every=20",
+            "train.validate_every=12",
             "train.save_every=0",
             "logger=none",
             "evaluate=false",

@@ -15,19 +15,33 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import NoReturn
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN, EVALUATE = (REPOSITORY / "tools" / f"{name}.py" for name in ("train", "evaluate"))
-_MODULES = ["sam3_hyperet.cli.train", "sam3_hyperet.cli.evaluate", "matplotlib.pyplot", "mortal_runs", __name__]
+_MODULES = [
+    "sam3_hyperet.cli.train",
+    "sam3_hyperet.cli.evaluate",
+    "matplotlib.pyplot",
+    "mortal_runs",
+    __name__,
+    "warmed",
+]
+"""What the server imports; `warmed` comes last, for it freezes what is there."""
 
 
 def server() -> ForkServerContext:
     """The server of this process; every test that forks asks here, for what it imports is settled when it starts."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_MODULES)
+    with pytest.MonkeyPatch.context() as patch:  # sys.path is not passed on; what cannot be imported is passed over
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(REPOSITORY)]))
+        forkserver.ensure_running()
     return context
 
 

@@ -15,6 +15,7 @@ from sam3_hyperet import sam3_host as host
 
 SMALLEST = 336  # pixels: the smallest resolution of the official architecture; no weight's shape depends on it
 _RANDOM = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_)
+_SCALING = (torch.Tensor.mul_, torch.Tensor.add_, torch.Tensor.clamp_)  # of what was drawn
 
 
 class CudaElsewhere(TorchFunctionMode):
@@ -30,7 +31,8 @@ class CudaElsewhere(TorchFunctionMode):
         self.draw = draw
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.pin_memory or (func in _RANDOM and not self.draw):
+        draws = func in _RANDOM or (func in _SCALING and isinstance(args[0], nn.Parameter))
+        if func is torch.Tensor.pin_memory or (draws and not self.draw):
             return args[0]
         kwargs = dict(kwargs or {})
         if str(kwargs.get("device", "")).startswith("cuda"):

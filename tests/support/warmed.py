@@ -1,0 +1,16 @@
+"""What every forked run needs first, done once where it is imported: options composed, the tokenizer built."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.modeling.build import build_model
+
+torch.set_num_threads(1)
+parse_command("train", ["experiment=smoke", "logger=none"])
+build_model("tiny", checkpoint="random")
+gc.collect()
+gc.freeze()
