@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.modeling.compilation import uncompiled_class
 from sam3_hyperet.modeling.sites.pyramid import HyperETPixelDecoder
 from sam3_hyperet.modeling.sites.site import PyramidAdjustment
 
@@ -201,7 +202,7 @@ def shares_work(head: Any, pyramid: Sequence[Tensor]) -> bool:
         return False
     decoder = head.pixel_decoder
     return (
-        type(decoder) in (host.PixelDecoder, HyperETPixelDecoder)
+        uncompiled_class(decoder) in (host.PixelDecoder, HyperETPixelDecoder)
         and not any("forward" in vars(module) for module in (head, decoder))
         and not (head.no_dec or head.aux_masks)
         and head.presence_head is None

@@ -27,6 +27,9 @@ _GRAPHS = 64
 each layout in memory. PyTorch would give up after eight, and stop the run."""
 
 
+_CLASS = "_uncompiled_class"
+
+
 def check_compiler() -> None:
     """Raise a ConfigError where PyTorch's compiler lacks what it needs: a C++ compiler, on CUDA Triton and Python.h."""
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
@@ -47,8 +50,9 @@ def check_compiler() -> None:
 def compiled_regions(models: Iterable[host.Sam3Image], backend: str = "inductor") -> Iterator[None]:
     """Context in which the models that `build_model(compile=True)` made, and copies of them, run compiled in part.
 
-    Compiled are the decoder's layers, the adjustments of features and, on CUDA, the pixel decoder, whose work on a CPU
-    is better shared between prompts. Each is compiled when it first runs, and once more for another number of prompts.
+    Compiled are the decoder's layers, the adjustments of features and, on CUDA, the pixel decoder, which runs as a
+    whole where its work is not shared between prompts (`inference.mask_head`), as while its convolutions train. Each is
+    compiled when it first runs, and once more for another number of prompts.
     Parameters, their names and hooks stay the same.
     """
     compiling = [model for model in models if vars(model).get("compiles")]  # not of SAM 3's own builder
@@ -91,4 +95,10 @@ def _regions(model: host.Sam3Image) -> Iterator[tuple[nn.Module, str, nn.Module]
 def _compiled(cls: type[nn.Module], backend: str) -> type[nn.Module]:
     """A subclass whose forward is compiled, for all modules of the class together."""
     forward = torch.compile(cls.forward, backend=backend, fullgraph=True)
-    return type(f"Compiled{cls.__name__}", (cls,), {"forward": forward, "__module__": __name__})
+    return type(f"Compiled{cls.__name__}", (cls,), {"forward": forward, "__module__": __name__, _CLASS: cls})
+
+
+def uncompiled_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module; of one that runs compiled, the class that it has otherwise."""
+    found: type[nn.Module] = getattr(type(module), _CLASS, type(module))
+    return found

@@ -66,19 +66,24 @@ class RadiusProbe:
 
     def __init__(self, model: nn.Module, accumulate: bool = False) -> None:
         self._model = model
+        self._find()
+        self._accumulate = accumulate
+        self._latest: dict[str, tuple[Tensor, Tensor]] = {}
+        self.sites: dict[str, SiteRadii] = {name: SiteRadii() for name in self._modules}
+
+    def _find(self) -> None:
+        """Look up the adjustments, by their sites."""
         self._modules: dict[str, HyperET] = {}
         self._reporting: dict[str, HyperET | HyperbolicGates] = {}
-        for site in adapter_sites(model).values():
+        for site in adapter_sites(self._model).values():
             for name, module in site.named_modules():
                 if isinstance(module, HyperET | HyperbolicGates):
                     self._reporting[site.site_name(name)] = module
                 if isinstance(module, HyperET) and not isinstance(site, RowAdjustment):
                     self._modules[site.site_name(name)] = module
-        self._accumulate = accumulate
-        self._latest: dict[str, tuple[Tensor, Tensor]] = {}
-        self.sites: dict[str, SiteRadii] = {name: SiteRadii() for name in self._modules}
 
     def __enter__(self) -> "RadiusProbe":
+        self._find()  # others have taken their places where the model was compiled since
         self._handles = [m.register_forward_hook(partial(self._record, name)) for name, m in self._modules.items()]
         return self
 

@@ -10,10 +10,12 @@ from torch._dynamo.utils import counters
 
 import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.inference.mask_head import shares_work
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
 from sam3_hyperet.modeling.build import build_model
-from sam3_hyperet.modeling.compilation import compiled_regions
+from sam3_hyperet.modeling.compilation import compiled_regions, uncompiled_class
 from sam3_hyperet.modeling.copies import shared_copy
+from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.training.shared_work import shared_work
 from sam3_hyperet.training.stages import set_training_mode
 
@@ -62,6 +64,25 @@ def test_a_step_is_the_same(adapted, make_batch):
         handle.remove()
     assert len(seen) == 3
     assert [id(module) for module in adapted.modules()] == modules
+
+
+def test_a_probe_made_before_sees_what_runs(adapted):
+    """As in an evaluation, which opens its models first."""
+    probe = RadiusProbe(adapted, accumulate=True)
+    with compiled_regions([adapted], "eager"), probe, torch.no_grad():
+        adapted.backbone.fpn_adjustment.adjusted(1, torch.randn(2, 64, 5, 3))
+    assert {name: radii.positions for name, radii in probe.take().items()} == {"fpn": 2 * 5 * 3}
+
+
+def test_a_compiled_pixel_decoder_shares_its_work(adapted):
+    head, pyramid = adapted.segmentation_head, [torch.zeros(1, 64, side, side) for side in (32, 16, 8)]
+    assert shares_work(head, pyramid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Parameter, "is_cuda", True)
+        with compiled_regions([adapted], "eager"):
+            assert type(head.pixel_decoder) is not uncompiled_class(head.pixel_decoder)
+            assert shares_work(head, pyramid)
+    assert type(head.pixel_decoder) is uncompiled_class(head.pixel_decoder)
 
 
 def test_a_third_dial_is_no_further_graph(adapted):
