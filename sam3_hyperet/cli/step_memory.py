@@ -19,7 +19,7 @@ def with_memory(options: RunOptions, fabric: Fabric, say: Callable[[str], None])
     The choice is the first process's, by the smallest device of all; all processes must call this at once.
     """
     train, device = options.train, fabric.device
-    is_auto = (train.memory or ("auto" if device.type == "cuda" else "off")) == "auto"
+    is_auto = train.memory_is_auto(device.type)
     options = _with_train(options, memory="auto" if is_auto else "off")
     if not is_auto and train.memory_gb is not None:
         say(f"warning: train.memory_gb={train.memory_gb:g} changes nothing; expected train.memory=auto with it")

@@ -27,9 +27,10 @@ from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.opening import set_threads
-from sam3_hyperet.precision import device_of, fabric_precision, resolved_precision
+from sam3_hyperet.precision import device_of, fabric_precision, float32_products, resolved_precision
 from sam3_hyperet.training.batches import training_batches
 from sam3_hyperet.training.options import FitOptions
+from sam3_hyperet.training.shared_work import shared_work
 from sam3_hyperet.training.stages import Stages
 from sam3_hyperet.training.step import Passes, optimize
 
@@ -60,9 +61,10 @@ class Trial:
         self.model.eval()
         began, odd = time.perf_counter(), set[str]()
         predictor = Predictor(self.model, names, resolution(self.model), precision=precision)
-        for prediction in predictor.predict(images.load_image(0)):
-            parts = {"scores": prediction.scores, "boxes": prediction.boxes, "masks": prediction.mask_logits}
-            odd |= {name for name, tensor in parts.items() if not tensor.isfinite().all()}
+        with float32_products(precision):
+            for prediction in predictor.predict(images.load_image(0)):
+                parts = {"scores": prediction.scores, "boxes": prediction.boxes, "masks": prediction.mask_logits}
+                odd |= {name for name, tensor in parts.items() if not tensor.isfinite().all()}
         found = f"{', '.join(names)} on {images.image(0).path.name}: {time.perf_counter() - began:.1f} s"
         if odd:
             expected, remedy = "finite scores, boxes and masks", "other weights, or train.precision=32-true"
@@ -78,18 +80,20 @@ class Trial:
         at_most = replace(fit.stage, number=fit.stage.last, boundaries=(), plateau=0)
         stages = Stages(self.fabric, model, GroundingLoss(model, loss), at_most, fit.optim, train.max_steps or _STEPS)
         report = stages.begin()
-        passes = Passes(train.prompts_at_once or 0, bool(train.checkpoint_activations))
+        repeats = train.memory_is_auto(self.fabric.device.type)
+        passes = Passes(train.prompts_at_once or 0, bool(train.checkpoint_activations), repeats=repeats)
         boxes = (data.exemplars, data.exemplars_alone)
         sampler, views = prompt_sampler(data, images), augmentation(data, images)
         prompts = ConceptPrompts(images, resolution(model), sampler, views, seed, *boxes)
         batches = training_batches(prompts, train.batch_size, seed=seed, device=self.fabric.device)
-        if self.fabric.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.fabric.device)
         for step in range(_STEPS):
             stages.set_learning_rates(step)
             batch = next(batches)
+            if self.fabric.device.type == "cuda":  # the last step's peak: one that is repeated with less has filled it
+                torch.cuda.reset_peak_memory_stats(self.fabric.device)
             began = time.perf_counter()
-            terms, norms = optimize(self.fabric, stages, [batch], fit.clip_norm, by_group=False, passes=passes)
+            with float32_products(train.precision), shared_work(model):
+                terms, norms = optimize(self.fabric, stages, [batch], fit.clip_norm, by_group=False, passes=passes)
             values = f"loss {float(terms[TOTAL]):.4g}"
             seconds = time.perf_counter() - began
             if norms is None:
@@ -105,6 +109,8 @@ class Trial:
             pace = f"{pace}; {train.max_steps} steps about {_duration(total)}"
         size, of_what = _peak(self.fabric.device)
         peak = f"peak {size_text(size)} {of_what}; images with more objects need more"
+        if passes.repeated:
+            peak = f"{peak}; all of a batch in one pass did not fit, so train.memory=auto takes {passes}"
         yield ok("training step", f"{values}, matched {float(terms[MATCHED]):.4g}; {pace}; {peak}")
 
 

@@ -132,6 +132,10 @@ class TrainOptions:
             found = f"train.epochs={self.epochs:g} and train.max_steps={self.max_steps} both say how long the run is"
             raise ConfigError(f"{found}; expected one of them")
 
+    def memory_is_auto(self, device: str) -> bool:
+        """Whether `memory` is auto on a type of device; where it is null, it is on CUDA."""
+        return (self.memory or ("auto" if device == "cuda" else "off")) == "auto"
+
     @property
     def images_a_step(self) -> int:
         """How many images all processes see together in a step."""

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from short_of_memory import SmallCard
 
 from sam3_hyperet.cli.command import parse_command
-from sam3_hyperet.doctor import machine
+from sam3_hyperet.doctor import machine, trial
 from sam3_hyperet.modeling.adapter_file import save_adapter
 from sam3_hyperet.modeling.inject import inject
 
@@ -32,6 +33,25 @@ def test_a_healthy_set_up_is_one(examined, options):
     }
     assert "9 of 9 tensors (12,483 parameters)" in rows["gradients", "ok"]["found"]
     assert not Path(options["run_dir"]).exists()
+
+
+def test_a_step_that_does_not_fit_is_taken_as_train_would_take_it(examined, monkeypatch):
+    """In smaller passes where `train.memory` is auto, as it is by default on a GPU."""
+    build = trial.build_model
+
+    def small(**options):
+        model = build(**options)
+        SmallCard(model, 2)
+        return model
+
+    monkeypatch.setattr(trial, "build_model", small)
+    rows, code = examined(trial="true", **{"train.memory": "auto"})
+    assert code == 0
+    said = "did not fit, so train.memory=auto takes train.prompts_at_once=2 train.checkpoint_activations=false"
+    assert said in rows["training step", "ok"]["found"]
+    rows, code = examined(trial="true", **{"train.memory": "off"})
+    assert code == 1
+    assert "expected train.memory=auto, train.prompts_at_once=1" in str(rows["training step", "failed"])
 
 
 def _torchvision(monkeypatch, options, tmp_path):
