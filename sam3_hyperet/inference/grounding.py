@@ -7,7 +7,7 @@ demand.
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from sam3_hyperet.losses.alignment import mean_text
 from sam3_hyperet.modeling.sites.tokens import HyperETEncoderLayer
 
 logger = logging.getLogger(__name__)
+_PIXELS_KEPT = 2  # prompts, each of which is asked several times in turn
 _STOCK_METHODS = ("forward_grounding", "_encode_prompt", "_run_encoder", "_run_decoder", "_run_segmentation_heads")
 
 
@@ -97,7 +98,7 @@ class Grounding:
             "encoder": lambda: memory[:, 0].T.unflatten(-1, size),  # type: ignore[no-untyped-call]
         }
         if (head := self._mask_head) is not None:
-            pixels = cache(lambda: head.pixels(memory, prompt, prompt_mask))
+            pixels = partial(self._pixels, memory, prompt, prompt_mask)
             return PromptMasks(
                 lambda positions: head.instances(queries[-1, :, positions], pixels())[0],
                 lambda: head.semantic(pixels())[0, 0],
@@ -120,6 +121,12 @@ class Grounding:
             return _decoded(out["pred_masks"][0], out["semantic_seg"][0, 0])
 
         return PromptMasks(lambda positions: decode().instances(positions), lambda: decode().semantic(), features)
+
+    @cached_property
+    def _pixels(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The mask head's pixel embeddings of a prompt: at 1008 pixels 85 MB, so only the latest are kept."""
+        assert self._mask_head is not None
+        return lru_cache(maxsize=_PIXELS_KEPT)(self._mask_head.pixels)
 
     @cached_property
     def _mask_head(self) -> MaskHead | None:

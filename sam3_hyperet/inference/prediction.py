@@ -152,6 +152,11 @@ class PromptPrediction:
             np.greater_equal(cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR), least, out=mask)
         return masks
 
+    def areas(self, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
+        """(Q,) float64 pixels of `masks`, counted on their device, which none of them leaves."""
+        counts = [(_enlarge(x, height, width) >= threshold).flatten(1).sum(dim=1) for x in self._parts(height, width)]
+        return torch.cat(counts).cpu().double().numpy() if counts else np.empty(0)
+
     def _parts(self, height: int, width: int) -> tuple[Tensor, ...]:
         """The mask logits in parts that are enlarged together."""
         if not len(self.boxes):
@@ -202,7 +207,13 @@ class PromptDetections:
 
     def areas(self, count: int) -> np.ndarray:
         """(count,) float64 pixels of the best `count` detections' masks."""
-        areas: np.ndarray = np.count_nonzero(self.masks[:count], axis=(1, 2))
+        return self._areas[:count]
+
+    @cached_property
+    def _areas(self) -> np.ndarray:
+        if "masks" not in vars(self) and self._kept.boxes.device.type != "cpu":
+            return self._kept.areas(self.height, self.width, self._mask_threshold)
+        areas: np.ndarray = np.count_nonzero(self.masks, axis=(1, 2))
         return areas.astype(np.float64)
 
     @property

@@ -33,7 +33,8 @@ class Predictor:
         resolution: side of the model's square input.
         prompts_at_once: prompts per forward pass; memory grows with it; 0 for `affordable_prompts`.
         min_score: a prompt whose detections all score less keeps no query, and no mask of it is decoded.
-        precision: one of `sam3_hyperet.precision`; for TF32, predict within its `float32_products`.
+        precision: one of `sam3_hyperet.precision`. Whether products of fp32 tensors use TF32 is a setting of PyTorch's,
+            by default on for convolutions: predict within `float32_products(precision)`, as the tools do.
         spare_below: prompts whose first look scores less keep that look's presence and no query, and get nothing of the
             full model; 0 for the full model without first looks.
         texts_at_once: of the vocabulary, through the text encoder; 1 where others have encoded some of the texts, and
@@ -68,7 +69,7 @@ class Predictor:
 
     @property
     def text(self) -> dict[str, Tensor]:
-        """Text features of the vocabulary, as the model's backbone returns them; encoded once for each dial."""
+        """Text features of the vocabulary and their mask, as the model's backbone returns them; encoded once a dial."""
         dials = tuple(site.dial for site in self._sites)
         if self._texts is None or self._texts[0] != dials:
             self._texts = dials, self._encoded_texts()
@@ -80,7 +81,7 @@ class Predictor:
         parts = [list(self.vocabulary[start : start + self.texts_at_once]) for start in starts]
         with self._computing():
             encoded = [self.model.backbone.forward_text(texts, device=self.device) for texts in parts]
-        dims = {key: 0 if key == "language_mask" else 1 for key in encoded[0]}  # in which the texts lie
+        dims = {"language_features": 1, "language_mask": 0}  # in which the texts lie
         return {key: torch.cat([part[key] for part in encoded], dim) for key, dim in dims.items()}
 
     def encode(self, image: Image.Image) -> Encoded:
@@ -153,7 +154,8 @@ class Predictor:
                 scores = out["pred_logits"].float().squeeze(-1).sigmoid()
             # the device is waited for once for all prompts of a pass
             probabilities, best = torch.stack([presence, (scores * presence[:, None]).amax(dim=1)]).tolist()
-            for i, of_prompt in enumerate(masks):
+            for i in range(len(masks)):
+                of_prompt = masks.pop(0)  # or its features would stay in memory until the next pass
                 instances, semantic = self._computing()(of_prompt.instances), self._computing()(of_prompt.semantic)
                 features = {place: self._computing()(compute) for place, compute in of_prompt.features.items()}
                 found = PromptPrediction(scores[i], boxes[i], instances, semantic, probabilities[i], features)

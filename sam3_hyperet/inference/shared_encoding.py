@@ -20,6 +20,12 @@ class LastInput:
 
     def __init__(self, inputs: int = 1) -> None:
         self._kept = deque[tuple[object, _Outputs]](maxlen=inputs)
+        self._tensors: dict[tuple[object, ...], Tensor] = {}
+
+    def kept(self, tensor: Tensor, source: nn.Module) -> Tensor:
+        """The first tensor like this one of a module whose output depends on nothing but the shape asked for."""
+        kind = (source, tensor.shape, tensor.dtype, tensor.device, tensor.is_inference())
+        return self._tensors.setdefault(kind, tensor)
 
     def output(self, module: nn.Module, x: object, compute: Callable[[], Any]) -> Any:
         """The result of `compute` for `x`, once for all modules of these very tensors and in this precision; but anew
@@ -47,7 +53,12 @@ class RememberingVision(host.Sam3DualViTDetNeck):  # type: ignore[misc]  # sam3 
     last: LastInput
 
     def forward(self, tensor_list: Tensor) -> Any:
-        return self.last.output(self, tensor_list, partial(super().forward, tensor_list))
+        return self.last.output(self, tensor_list, partial(self._encoded, tensor_list))
+
+    def _encoded(self, images: Tensor) -> Any:
+        """SAM 3's output, whose position encodings are as large as its features and the same for all images."""
+        features, positions, *of_tracker = super().forward(images)
+        return features, [self.last.kept(one, self.position_encoding) for one in positions], *of_tracker
 
 
 class RememberingText(host.VETextEncoder):  # type: ignore[misc]  # sam3 is untyped

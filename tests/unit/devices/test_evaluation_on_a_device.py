@@ -165,6 +165,18 @@ def test_masks_of_large_pictures_are_enlarged_in_parts(device, monkeypatch):
         assert watch.largest == largest
 
 
+def test_areas_are_counted_where_the_masks_are(device, monkeypatch):
+    scores, boxes = torch.linspace(0.9, 0.1, 7, device=device), torch.zeros(7, 4, device=device)
+    logits = torch.randn(7, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
+    one = prediction.PromptPrediction(scores, boxes, logits, logits[0], 1.0)
+    here = one.detections(400, 300, 5)
+    assert here.masks.shape == (5, 400, 300)
+    expected = here.areas(5).tolist()
+    monkeypatch.setattr(prediction.PromptPrediction, "masks", lambda *_: pytest.fail("masks are copied"))
+    assert one.detections(400, 300, 5).areas(5).tolist() == expected
+    assert one.keep(torch.arange(0, device=device)).areas(400, 300).tolist() == []
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")

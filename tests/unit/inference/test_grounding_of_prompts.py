@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from PIL import Image
 import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.inference import grounding
-from sam3_hyperet.inference.mask_head import enlarged_convolution, enlarging_weight
+from sam3_hyperet.inference.mask_head import MaskHead, enlarged_convolution, enlarging_weight
 from sam3_hyperet.inference.predictor import Predictor
 
 PROMPTS = ("car", "red wheel", "a person on a horse", "sky")
@@ -151,3 +153,20 @@ def test_the_convolution_of_an_enlarged_map(sizes, batch, seed):
     plus = draw(1, channels_out, 2 * height, 2 * width)
     expected = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, padding=1) + plus
     torch.testing.assert_close(enlarged_convolution(x, enlarging_weight(weight), plus), expected)
+
+
+def test_pixel_embeddings_are_not_kept_as_long_as_predictions(base, picture, monkeypatch):
+    """85 MB a prompt at 1008 pixels."""
+    made, pixels = [], MaskHead.pixels
+
+    def noted(*arguments):
+        found = pixels(*arguments)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(MaskHead, "pixels", noted)
+    answers = list(Predictor(base, PROMPTS, SIDE, prompts_at_once=4).predict(picture))
+    masks = [(answer.mask_logits, answer.semantic_logits) for answer in answers]
+    assert (len(masks), len(made)) == (4, 4)  # once a prompt
+    gc.collect()
+    assert sum(one() is not None for one in made) == 2

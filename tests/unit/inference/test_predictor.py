@@ -97,6 +97,7 @@ def test_a_large_vocabulary_is_encoded_in_parts(base, picture, monkeypatch):
     whole = Predictor(base, prompts, 128)
     monkeypatch.setattr("sam3_hyperet.inference.predictor._TEXTS_AT_ONCE", 2)
     parts = Predictor(base, prompts, 128)
+    assert parts.text.keys() == {"language_features", "language_mask"}  # SAM 3's embeddings are read by nothing
     for key, features in whole.text.items():
         torch.testing.assert_close(parts.text[key], features)
     chosen = [found.presence for found in parts.predict(picture, [4, 1])]

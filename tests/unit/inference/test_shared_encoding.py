@@ -181,3 +181,11 @@ def test_a_dead_tensors_id_is_no_proof(model):
             conv.bias = torch.nn.Parameter(torch.full(shape, float(value)), requires_grad=False)
             found.append(float(model.backbone.forward_image(pixels)["backbone_fpn"][0].mean()))
     assert len({round(b - a, 3) for a, b in itertools.pairwise(found)}) == 1  # each a step further
+
+
+def test_position_encodings_are_kept_once(base, picture):
+    predictor = Predictor(base, PROMPTS, 128)
+    alone = predictor.encode(picture)["vision_pos_enc"]
+    with shared_encoding([base], inputs=2):
+        first, second = (predictor.encode(one)["vision_pos_enc"] for one in (picture, picture.rotate(180)))
+    assert all(a is b and torch.equal(a, c) for a, b, c in zip(first, second, alone, strict=True))
