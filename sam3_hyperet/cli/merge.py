@@ -21,6 +21,7 @@ from sam3_hyperet.modeling.layouts.transformers_folder import check_new_folder, 
 from sam3_hyperet.modeling.merge import merge
 from sam3_hyperet.modeling.opening import set_threads
 from sam3_hyperet.options import one_of
+from sam3_hyperet.precision import float32_products
 from sam3_hyperet.training.run_files import ADAPTER, WEIGHTS
 from sam3_hyperet.wording import count_of
 
@@ -91,5 +92,6 @@ def _layout(layout: str | None, out: Path, carry_over: str | None) -> str:
 def _outputs(model: host.Sam3Image, images: list[Image.Image], prompts: list[str]) -> list[Tensor]:
     """Scores, boxes and masks of every prompt on every image."""
     predictor = Predictor(model, prompts, resolution(model))
-    predictions = [prediction for image in images for prediction in predictor.predict(image)]
-    return [tensor for p in predictions for tensor in (p.query_scores, p.boxes, p.mask_logits, p.semantic_logits)]
+    with float32_products(predictor.precision):
+        predictions = [prediction for image in images for prediction in predictor.predict(image)]
+        return [tensor for p in predictions for tensor in (p.query_scores, p.boxes, p.mask_logits, p.semantic_logits)]

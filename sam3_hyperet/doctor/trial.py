@@ -4,6 +4,7 @@ import resource
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sam3_hyperet.data.sources import augmentation, prompt_sampler
 from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
 from sam3_hyperet.doctor.machine import size_text
 from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.adapter_file import load_adapter, read_adapter_config
@@ -80,20 +82,29 @@ class Trial:
         at_most = replace(fit.stage, number=fit.stage.last, boundaries=(), plateau=0)
         stages = Stages(self.fabric, model, GroundingLoss(model, loss), at_most, fit.optim, train.max_steps or _STEPS)
         report = stages.begin()
-        repeats = train.memory_is_auto(self.fabric.device.type)
+        alone = train.devices * train.nodes == 1 or at_most.number == 1  # else `train` cannot repeat a step
+        repeats = train.memory_is_auto(self.fabric.device.type) and alone
         passes = Passes(train.prompts_at_once or 0, bool(train.checkpoint_activations), repeats=repeats)
         boxes = (data.exemplars, data.exemplars_alone)
         sampler, views = prompt_sampler(data, images), augmentation(data, images)
         prompts = ConceptPrompts(images, resolution(model), sampler, views, seed, *boxes)
         batches = training_batches(prompts, train.batch_size, seed=seed, device=self.fabric.device)
+        size, of_what = 0, ""
         for step in range(_STEPS):
             stages.set_learning_rates(step)
-            batch = next(batches)
-            if self.fabric.device.type == "cuda":  # the last step's peak: one that is repeated with less has filled it
+            batch, repeated = next(batches), passes.repeated
+            if self.fabric.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.fabric.device)
             began = time.perf_counter()
-            with float32_products(train.precision), shared_work(model):
+            with ExitStack() as stack:  # as `train` prepares for its steps
+                stack.enter_context(float32_products(train.precision))
+                stack.enter_context(shared_work(model))
+                if train.prompts_at_once or repeats:
+                    stack.enter_context(shared_encoding([model]))
                 terms, norms = optimize(self.fabric, stages, [batch], fit.clip_norm, by_group=False, passes=passes)
+            if passes.repeated == repeated:  # else the peak is of what did not fit
+                of_step, of_what = _peak(self.fabric.device)
+                size = max(size, of_step)
             values = f"loss {float(terms[TOTAL]):.4g}"
             seconds = time.perf_counter() - began
             if norms is None:
@@ -107,10 +118,9 @@ class Trial:
         if train.max_steps:
             total = seconds * train.accumulate * train.max_steps
             pace = f"{pace}; {train.max_steps} steps about {_duration(total)}"
-        size, of_what = _peak(self.fabric.device)
-        peak = f"peak {size_text(size)} {of_what}; images with more objects need more"
+        peak = f"peak {size_text(size)} {of_what}; images with more objects need more" if size else "no peak measured"
         if passes.repeated:
-            peak = f"{peak}; all of a batch in one pass did not fit, so train.memory=auto takes {passes}"
+            peak = f"{peak}; ran out of memory until {passes} (train.memory=auto chooses by a forecast)"
         yield ok("training step", f"{values}, matched {float(terms[MATCHED]):.4g}; {pace}; {peak}")
 
 

@@ -23,7 +23,6 @@ from sam3_hyperet.losses.alignment import mean_text
 from sam3_hyperet.modeling.sites.tokens import HyperETEncoderLayer
 
 logger = logging.getLogger(__name__)
-_PIXELS_KEPT = 2  # prompts, each of which is asked several times in turn
 _STOCK_METHODS = ("forward_grounding", "_encode_prompt", "_run_encoder", "_run_decoder", "_run_segmentation_heads")
 
 
@@ -124,9 +123,9 @@ class Grounding:
 
     @cached_property
     def _pixels(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """The mask head's pixel embeddings of a prompt: at 1008 pixels 85 MB, so only the latest are kept."""
+        """The mask head's pixel embeddings of a prompt, 85 MB at 1008 pixels: those asked for last are kept."""
         assert self._mask_head is not None
-        return lru_cache(maxsize=_PIXELS_KEPT)(self._mask_head.pixels)
+        return lru_cache(maxsize=1)(self._mask_head.pixels)
 
     @cached_property
     def _mask_head(self) -> MaskHead | None:

@@ -113,15 +113,19 @@ class SharingHead(host.UniversalSegmentationHead):  # type: ignore[misc]  # sam3
         prompt_mask: Tensor,
         **options: object,
     ) -> dict[str, Tensor | None]:
-        if not shares_work(self, backbone_feats) or any(
-            p.requires_grad for p in self.pixel_decoder.conv_layers.parameters()
+        count = len(backbone_feats[0])
+        sharing = len(image_ids) >= 2 * count
+        is_compiled = uncompiled_class(self.pixel_decoder) is not type(self.pixel_decoder)
+        if (
+            not shares_work(self, backbone_feats)
+            or any(p.requires_grad for p in self.pixel_decoder.conv_layers.parameters())
+            or (is_compiled and not sharing)
         ):
             output: dict[str, Tensor | None] = super().forward(
                 backbone_feats, obj_queries, image_ids, encoder_hidden_states, prompt, prompt_mask, **options
             )
             return output
-        count = len(backbone_feats[0])
-        head = MaskHead(self, backbone_feats, sharing=len(image_ids) >= 2 * count)
+        head = MaskHead(self, backbone_feats, sharing=sharing)
         pixels = head.pixels(encoder_hidden_states, prompt, prompt_mask, image_ids if count > 1 else None)
         masks = head.instances(obj_queries[-1], pixels)
         return {"pred_masks": masks, "semantic_seg": head.semantic(pixels), "presence_logit": None}

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam3_hyperet.masks import Rle, encode_masks
+from sam3_hyperet.masks import Rle, area, encode_masks
 
 Encoded = dict[str, Any]
 """Image features as the model's backbone returns them; `backbone_fpn` is the pyramid, highest resolution first."""
@@ -207,13 +207,11 @@ class PromptDetections:
 
     def areas(self, count: int) -> np.ndarray:
         """(count,) float64 pixels of the best `count` detections' masks."""
-        return self._areas[:count]
-
-    @cached_property
-    def _areas(self) -> np.ndarray:
+        if len(self._rles) >= count:
+            return np.array([area(rle) for rle in self._rles[:count]], dtype=np.float64)
         if "masks" not in vars(self) and self._kept.boxes.device.type != "cpu":
-            return self._kept.areas(self.height, self.width, self._mask_threshold)
-        areas: np.ndarray = np.count_nonzero(self.masks, axis=(1, 2))
+            return self._kept.areas(self.height, self.width, self._mask_threshold)[:count]
+        areas: np.ndarray = np.count_nonzero(self.masks[:count], axis=(1, 2))
         return areas.astype(np.float64)
 
     @property

@@ -155,7 +155,7 @@ class Predictor:
             # the device is waited for once for all prompts of a pass
             probabilities, best = torch.stack([presence, (scores * presence[:, None]).amax(dim=1)]).tolist()
             for i in range(len(masks)):
-                of_prompt = masks.pop(0)  # or its features would stay in memory until the next pass
+                of_prompt = masks.pop(0)  # which may hold decoded masks
                 instances, semantic = self._computing()(of_prompt.instances), self._computing()(of_prompt.semantic)
                 features = {place: self._computing()(compute) for place, compute in of_prompt.features.items()}
                 found = PromptPrediction(scores[i], boxes[i], instances, semantic, probabilities[i], features)

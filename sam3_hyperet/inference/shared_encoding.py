@@ -20,16 +20,15 @@ class LastInput:
 
     def __init__(self, inputs: int = 1) -> None:
         self._kept = deque[tuple[object, _Outputs]](maxlen=inputs)
-        self._tensors: dict[tuple[object, ...], Tensor] = {}
 
-    def kept(self, tensor: Tensor, source: nn.Module) -> Tensor:
-        """The first tensor like this one of a module whose output depends on nothing but the shape asked for."""
-        kind = (source, tensor.shape, tensor.dtype, tensor.device, tensor.is_inference())
-        return self._tensors.setdefault(kind, tensor)
-
-    def output(self, module: nn.Module, x: object, compute: Callable[[], Any]) -> Any:
+    def output(
+        self, module: nn.Module, x: object, compute: Callable[[], Any], reuse: Callable[[Any, Any], Any] | None = None
+    ) -> Any:
         """The result of `compute` for `x`, once for all modules of these very tensors and in this precision; but anew
-        each time where the tensors are being trained."""
+        each time where the tensors are being trained.
+
+        `reuse` makes a result that takes over, from one for an earlier input, what is the same in both.
+        """
         if not torch.is_inference_mode_enabled() and any(p.requires_grad for p in module.parameters()):
             self._kept.clear()  # a step will change the weights
             return compute()
@@ -43,7 +42,11 @@ class LastInput:
         # what inference mode computes is of no use for a gradient
         state = (torch.is_inference_mode_enabled(), precision, *map(id, tensors))
         if state not in outputs:
-            outputs[state] = tensors, compute()  # the tensors as well: another one could get a dead one's id
+            result = compute()
+            earlier = next((found[state][1] for _, found in self._kept if state in found), None)
+            if reuse and earlier is not None:
+                result = reuse(result, earlier)
+            outputs[state] = tensors, result  # the tensors as well: another one could get a dead one's id
         return outputs[state][1]
 
 
@@ -53,12 +56,7 @@ class RememberingVision(host.Sam3DualViTDetNeck):  # type: ignore[misc]  # sam3 
     last: LastInput
 
     def forward(self, tensor_list: Tensor) -> Any:
-        return self.last.output(self, tensor_list, partial(self._encoded, tensor_list))
-
-    def _encoded(self, images: Tensor) -> Any:
-        """SAM 3's output, whose position encodings are as large as its features and the same for all images."""
-        features, positions, *of_tracker = super().forward(images)
-        return features, [self.last.kept(one, self.position_encoding) for one in positions], *of_tracker
+        return self.last.output(self, tensor_list, partial(super().forward, tensor_list), _with_its_positions)
 
 
 class RememberingText(host.VETextEncoder):  # type: ignore[misc]  # sam3 is untyped
@@ -102,6 +100,13 @@ def is_stock(module: nn.Module) -> bool:
     """Whether a module and all in it are PyTorch's, timm's or SAM 3's own, run by their own forward."""
     every = (type(one).__module__.split(".")[0] in ("torch", "timm", "sam3") for one in module.modules())
     return all(every) and not any("forward" in vars(one) for one in module.modules())
+
+
+def _with_its_positions(output: Any, earlier: Any) -> Any:
+    """SAM 3's output with an earlier one's position encodings, as large as features and the same for all images."""
+    features, positions, *of_tracker = output
+    pairs = zip(positions, earlier[1], strict=True)
+    return features, [old if old.shape == new.shape else new for new, old in pairs], *of_tracker
 
 
 def _equal(one: object, other: object) -> bool:

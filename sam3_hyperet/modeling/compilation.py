@@ -50,9 +50,9 @@ def check_compiler() -> None:
 def compiled_regions(models: Iterable[host.Sam3Image], backend: str = "inductor") -> Iterator[None]:
     """Context in which the models that `build_model(compile=True)` made, and copies of them, run compiled in part.
 
-    Compiled are the decoder's layers, the adjustments of features and, on CUDA, the pixel decoder, which runs as a
-    whole where its work is not shared between prompts (`inference.mask_head`), as while its convolutions train. Each is
-    compiled when it first runs, and once more for another number of prompts.
+    Compiled are the decoder's layers, the adjustments of features and, on CUDA, the pixel decoder where prompts do not
+    share its work (`inference.mask_head`). Each is compiled when it first runs, and once more for another number of
+    prompts.
     Parameters, their names and hooks stay the same.
     """
     compiling = [model for model in models if vars(model).get("compiles")]  # not of SAM 3's own builder

@@ -102,8 +102,8 @@ def _covered(model: nn.Module, version: str) -> list[tuple[str, Tensor]]:
         return [(name, tensor) for name, tensor in base if name.startswith(stems(places))]
     if version == "1":
         return base
-    of_the_tracker = unread(model)
-    return [(name, _read_rows(name, tensor)) for name, tensor in base if not name.startswith(of_the_tracker)]
+    never_read = unread(model)
+    return [(name, _read_rows(name, tensor)) for name, tensor in base if not name.startswith(never_read)]
 
 
 def _read_rows(name: str, tensor: Tensor) -> Tensor:

@@ -35,12 +35,19 @@ _MODULES = [
 """What the server imports; `warmed` comes last, for it freezes what is there."""
 
 
+OF_CALLER = "PYTHONPATH_OF_CALLER"
+"""The variable that has the PYTHONPATH which `warmed` puts back."""
+
+
 def server() -> ForkServerContext:
     """The server of this process; every test that forks asks here, for what it imports is settled when it starts."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_MODULES)
     with pytest.MonkeyPatch.context() as patch:  # sys.path is not passed on; what cannot be imported is passed over
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(REPOSITORY)]))
+        before = os.environ.get("PYTHONPATH", "")
+        patch.setenv(OF_CALLER, before)
+        folders = [str(Path(__file__).parent), str(REPOSITORY), before]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))
         forkserver.ensure_running()
     return context
 
@@ -81,6 +88,7 @@ def run_forked(
 
 def _run(command: list[str], out: Path, err: Path, strict: bool) -> None:
     os.setsid()
+    assert "warmed" in sys.modules  # the server says nothing of what it could not import
     for number, file in ((1, out), (2, err)):
         with file.open("w") as opened:
             os.dup2(opened.fileno(), number)

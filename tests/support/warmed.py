@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import torch
+from forked_tools import OF_CALLER
 
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.modeling.build import build_model
 
+os.environ["PYTHONPATH"] = os.environ.pop(OF_CALLER, "")
 torch.set_num_threads(1)
 parse_command("train", ["experiment=smoke", "logger=none"])
 build_model("tiny", checkpoint="random")

@@ -173,7 +173,9 @@ def test_areas_are_counted_where_the_masks_are(device, monkeypatch):
     assert here.masks.shape == (5, 400, 300)
     expected = here.areas(5).tolist()
     monkeypatch.setattr(prediction.PromptPrediction, "masks", lambda *_: pytest.fail("masks are copied"))
-    assert one.detections(400, 300, 5).areas(5).tolist() == expected
+    for bound in (2**28, 2**20, 1):
+        monkeypatch.setattr(prediction, "BYTES_AT_ONCE", bound)
+        assert one.detections(400, 300, 5).areas(5).tolist() == expected
     assert one.keep(torch.arange(0, device=device)).areas(400, 300).tolist() == []
 
 

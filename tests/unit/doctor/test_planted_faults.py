@@ -47,11 +47,13 @@ def test_a_step_that_does_not_fit_is_taken_as_train_would_take_it(examined, monk
     monkeypatch.setattr(trial, "build_model", small)
     rows, code = examined(trial="true", **{"train.memory": "auto"})
     assert code == 0
-    said = "did not fit, so train.memory=auto takes train.prompts_at_once=2 train.checkpoint_activations=false"
+    said = "ran out of memory until train.prompts_at_once=2 train.checkpoint_activations=false"
     assert said in rows["training step", "ok"]["found"]
     rows, code = examined(trial="true", **{"train.memory": "off"})
     assert code == 1
     assert "expected train.memory=auto, train.prompts_at_once=1" in str(rows["training step", "failed"])
+    two = {"train.memory": "auto", "stage.number": 2, "train.devices": 2, "train.accelerator": "cpu"}
+    assert examined(trial="true", **two)[0]["training step", "failed"]  # of two processes none can repeat such a step
 
 
 def _torchvision(monkeypatch, options, tmp_path):

@@ -61,8 +61,8 @@ class InstanceEvaluator(Evaluator):
         corners = detections.boxes[:count]
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         is_shown = column in self._image.truths
-        areas = {"bbox": boxes[:, 2] * boxes[:, 3], "segm": detections.areas(count)}
         shapes = {"bbox": boxes.tolist(), "segm": detections.rles(count) if is_shown else [None] * count}
+        areas = {"bbox": boxes[:, 2] * boxes[:, 3], "segm": detections.areas(count)}  # of the run lengths, if there are
         self._image.add(np.full(count, column), scores, areas, shapes)
 
     def finish(self) -> dict[str, np.ndarray]:
