@@ -21,7 +21,7 @@ def shared(one: AnnotatedImages, other: AnnotatedImages, *, contents: bool) -> I
     the same content, which is read of files whose size occurs in both, or if two scenes were drawn from the same state
     of the generator, at whatever size.
     """
-    first, second = ([images.image(i).path for i in range(len(images))] for images in (one, other))
+    first, second = ([images.files(i)[0] for i in range(len(images))] for images in (one, other))
     yield "the same file", _pairs(first, second, Path.resolve if contents else Path)
     yield "copies of the same picture", _pairs(first, second, copied_picture)
     if contents:

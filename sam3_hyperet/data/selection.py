@@ -29,7 +29,7 @@ def in_chance_order(images: AnnotatedImages, seed: int) -> Groups:
     """All images, shuffled by seed and by name: their order in a file does not matter, nor where the set lies."""
     groups = defaultdict[tuple[str, str], list[int]](list)
     for i in range(len(images)):
-        path = images.image(i).path
+        path = images.files(i)[0]  # which opens nothing
         groups[str(path.parent), picture_name(path.name)].append(i)
     above = os.path.commonpath([folder for folder, _ in groups]) if groups else ""
     bearers = Counter(name for _, name in groups)

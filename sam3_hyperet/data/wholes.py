@@ -33,7 +33,7 @@ class WithWholes(Subset):
             raise ConfigError(f"data.wholes: no category of {parts.name} is a part; expected data.parts, too")
         if objects is not None:
             wholes |= dict.fromkeys(_name(c) for c in objects.categories)
-            self._at = {objects.image(i).path: i for i in range(len(objects))}
+            self._at = {objects.files(i)[0]: i for i in range(len(objects))}
             known = {_name(c) for c in objects.categories}
             if without := [name for name in wholes if name not in known]:
                 wholes = {name: None for name in wholes if name in known}

@@ -44,6 +44,7 @@ from sam3_hyperet.precision import precision_text
 from sam3_hyperet.wording import count_of
 
 _RADII = ("radius/", "normalized_radius/")
+_MANY_IMAGES = 1000  # whose intervals take minutes
 _MOST_TESTED = 6  # adapted models that are tested against each other: 15 pairs
 _FORGETTABLE = ("segm/AP", "bbox/AP", "mIoU", "presence/IL_MCC", "presence/accuracy_absent")
 
@@ -150,6 +151,8 @@ def compare(
     }
     results = tuple(replace(found.get(model.name, found[running[0].name]), model=model) for model in models)
     draws = task.protocol.bootstrap
+    if draws and len(task.positions) >= _MANY_IMAGES:
+        say(f"metrics, and intervals by {count_of(draws, 'draw')} of {count_of(len(task.positions), 'image')} …")
     metrics = all_metrics(data, task, results) | differences(data.name, results, draws)
     metrics |= between(data.name, results, draws) | own_intervals(data.name, results, draws)
     notes = [*_few_images(task)]

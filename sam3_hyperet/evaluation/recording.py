@@ -45,7 +45,8 @@ def record_runs(
     inputs = max(run.tiles_an_image() for run in runs)
     with progress(images) as on_image, shared_encoding(models, inputs), compiled_regions(models):
         record_images(runs, positions, task.split.images.load_image, workers=task.protocol.workers, on_image=on_image)
-    fabric.barrier()
+    with fabric.rank_zero_first():  # a barrier without a limit of time, which equal shares of images may well exceed
+        pass
 
 
 def run_facts(run: ModelRun, of_model: Mapping[str, object], of_split: Mapping[str, object]) -> dict[str, object]:
