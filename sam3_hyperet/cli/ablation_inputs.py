@@ -18,6 +18,7 @@ from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.kept import open_kept
 from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.evaluation.validation_score import known_metrics, open_validation
+from sam3_hyperet.modeling.controls.peft_layers import check_peft
 from sam3_hyperet.options import close
 from sam3_hyperet.training.choice import Rule
 from sam3_hyperet.wording import count_of
@@ -50,6 +51,7 @@ def _inputs(study: Study, run: Run, sections: Sequence[str] = ()) -> str:
 
 
 def _check_arm(run: Run, options: RunOptions) -> None:
+    check_peft(options.hyperet.adapter)
     if options.stage.last > 1:
         raise ConfigError(f"{run.arm}: stage {options.stage.last} trains the base; expected stage=1 in a study")
     if (processes := options.train.devices * options.train.nodes) > 1:

@@ -3,14 +3,17 @@
 Nothing here imports torch, so that help and mistakes cost no time.
 """
 
+import contextlib
 import errno
 import functools
 import os
 import shlex
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -109,12 +112,37 @@ def exit_cleanly(main: Callable[P, R]) -> Callable[P, R]:
             return main(*args, **kwargs)
         except (Exception, KeyboardInterrupt) as error:
             message = user_message(error)
+            status = 130 if isinstance(error, KeyboardInterrupt) else 1
             if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                if _is_waited_for():
+                    traceback.print_exc()
+                    _leave_at_once(status)
                 raise
             print(f"error: {message}", file=sys.stderr)
-            raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
+            if _is_waited_for():
+                _leave_at_once(status)
+            raise SystemExit(status) from None
 
     return run
+
+
+def _is_waited_for() -> bool:
+    """Whether other processes of a run may wait for this one on their GPUs; NCCL's end at exit waits for them."""
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)  # no tool imports it for this
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return False
+    return "nccl" in distributed.get_backend() and distributed.get_world_size() > 1
+
+
+def _leave_at_once(status: int) -> NoReturn:
+    """End this process without what runs at exit, and those that it has started, so that whoever started it knows."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+    os._exit(status)
 
 
 def user_message(error: BaseException) -> str | None:

@@ -50,6 +50,7 @@ from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.compilation import compiled_regions
+from sam3_hyperet.modeling.controls.peft_layers import check_peft
 from sam3_hyperet.modeling.fingerprint import fingerprints_kept
 from sam3_hyperet.modeling.opening import check_checkpoint, open_adapted_model, set_threads
 from sam3_hyperet.modeling.parameters import parameter_report
@@ -124,6 +125,7 @@ def train(config: DictConfig) -> Path:
     options = read_run(plain(config))
     options.check_alone()
     check_checkpoint(plain(config.model))
+    check_peft(options.hyperet.adapter)
     set_threads(options.train.threads)
     fabric = _fabric(options.train, options.stage.last)
     fabric.launch()
@@ -191,8 +193,8 @@ def _train(
         training = with_answers(training, data, options, resolution(model))
     options = with_memory(options, fabric, say)
     batches = _batches(training, options, resolution(model), fabric, say)
-    of_a_batch, device = options.train.batch_size, fabric.device
-    validation = Validation(lambda: val_batches(tuning, of_a_batch, device) if tuning else iter(()), score)
+    loading = options.train.batch_size, fabric.device, _loader_processes(options, resolution(model), fabric)
+    validation = Validation(lambda: val_batches(tuning, *loading) if tuning else iter(()), score)
     way_on = f"to go on, run the same command with run_dir={run.path}"
     with Preemption(fabric, say, way_on) as preemption, _ready_to_train(model, options, views):
         stopped = preemption.requested
@@ -257,7 +259,7 @@ def _batches(
 ) -> Callable[[int], Iterator[host.BatchedDatapoint]]:
     """From a number of steps done to the batches of this process that follow."""
     train, device = options.train, fabric.device
-    workers = loader_processes(train, side, on_gpu=device.type == "cuda")
+    workers = _loader_processes(options, side, fabric)
     if train.workers is None and device.type == "cuda":
         say(f"{count_of(workers, 'loader process')} beside each process that trains (train.workers)")
     order = {"seed": options.seed, "accumulate": train.accumulate, "workers": workers, "device": device}
@@ -268,6 +270,10 @@ def _batches(
             yield from training_batches(training, train.batch_size, step=step, **order, **process)
 
     return batches
+
+
+def _loader_processes(options: RunOptions, side: int, fabric: Fabric) -> int:
+    return loader_processes(options.train, side, on_gpu=fabric.device.type == "cuda")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Training batches, endless from any step on; validation batches; parts of a batch."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -51,10 +52,10 @@ def training_batches(
 
 
 def val_batches(
-    dataset: ConceptPrompts, batch_size: int, device: torch.device | str = "cpu"
+    dataset: ConceptPrompts, batch_size: int, device: torch.device | str = "cpu", workers: int = 0
 ) -> Iterator[host.BatchedDatapoint]:
-    """All images once, in their order."""
-    for batch in build_loader(dataset, batch_size):
+    """All images once, in their order; no more loader processes than there are batches."""
+    for batch in build_loader(dataset, batch_size, min(workers, math.ceil(len(dataset) / batch_size))):
         yield move_data_to_device(batch, torch.device(device))
 
 

@@ -67,9 +67,9 @@ def fit(
         stream = batches(loop.progress.step)
         while not loop.is_over:
             loop.step([next(stream) for _ in range(options.train.accumulate)], probe)
-            val_loss = loop.validate_if_due()
-            loop.advance(val_loss)
             stop = interrupted()
+            if not stop:  # else the run that goes on validates first: there may be no time for it now
+                loop.validate_and_advance()
             loop.save_if_due(stop=stop)
             if stop:
                 raise Interrupted(loop.progress.step)
@@ -131,6 +131,8 @@ class _Loop:
             if self._average is not None:
                 self._average.load_state_dict(state["progress"]["average"])
             self.log.message(_goes_on(self.progress, self._train.max_steps, self._run))
+            if not self.progress.is_judged:
+                self.validate_and_advance()
         elif self._train.validate_every:
             self._validate()
 
@@ -155,7 +157,12 @@ class _Loop:
         if self._radius is not None:
             self._radius.update(progress.step, float(terms[MATCHED]))
 
-    def validate_if_due(self) -> float | None:
+    def validate_and_advance(self) -> None:
+        """Do what follows a step: validate where it is time to, and begin the next stage if its time has come."""
+        self._advance(self._validate_if_due())
+        self.progress.is_judged = True
+
+    def _validate_if_due(self) -> float | None:
         """The matched loss on the tuning images, where it is time to validate; the best weights are saved."""
         train, progress = self._train, self.progress
         if not _is_due(progress.step, train.validate_every, train.max_steps):
@@ -167,7 +174,7 @@ class _Loop:
         progress.stopped = 0 < train.patience <= progress.waited and progress.step < train.max_steps
         return val_loss
 
-    def advance(self, val_loss: float | None) -> None:
+    def _advance(self, val_loss: float | None) -> None:
         """Begin the next stage if its time has come."""
         step = self.progress.step
         if not self.is_over and (report := self._stages.advance(step, val_loss)):
@@ -246,9 +253,9 @@ class _Loop:
         generators = random_generators(fabric.device, fabric.world_size)
         of_optimizer = optimizer_state(stages.module, stages.raw_optimizer)
         parts = {"stages": stages, "radius": self._radius, "average": self._average, "passes": self._passes}
-        states = {name: {} if part is None else part.state_dict() for name, part in parts.items()}
         with whole_parameters(stages.module, on_cpu=True):
             if fabric.is_global_zero:
+                states = {name: {} if part is None else part.state_dict() for name, part in parts.items()}
                 values = {**asdict(self.progress), **states}
                 save_state(self._run.path / STATE_FILE, self._model, of_optimizer, values, generators)
 

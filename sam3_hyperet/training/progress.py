@@ -24,6 +24,7 @@ class Progress:
         shortfall: how far that step is from the rule's conditions; 0 where it fulfils them.
         waited: validations since then, or since the present stage began.
         stopped: whether patience has ended the run.
+        is_judged: whether the present step has been validated, if it was due; False where a run stopped before it.
     """
 
     step: int = 0
@@ -37,10 +38,12 @@ class Progress:
     shortfall: float = math.inf
     waited: int = 0
     stopped: bool = False
+    is_judged: bool = True
 
     def count_step(self, *, skipped: bool) -> None:
         """Count one step more."""
         self.step += 1
+        self.is_judged = False
         self.skipped_steps += skipped
         self.bad_steps = self.bad_steps + 1 if skipped else 0
 
@@ -59,5 +62,6 @@ class Progress:
         return self.stopped or self.step >= max_steps
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the counters of a saved state."""
-        vars(self).update((name, state[name]) for name in asdict(self))
+        """Take over the counters of a saved state; an earlier version's was judged."""
+        vars(self).update((name, state[name]) for name in asdict(self) if name != "is_judged")
+        self.is_judged = state.get("is_judged", True)

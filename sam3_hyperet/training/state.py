@@ -48,9 +48,10 @@ def save_state(
         "generators": generators or random_generators(torch.device("cpu")),
     }
     with replacing(path) as temporary:
-        with temporary.open("w+b") as file:
-            torch.save(state, file)
-            file.write(_digest(file, file.tell()))
+        with temporary.open("wb") as file:
+            written = _Digested(file)
+            torch.save(state, written)
+            file.write(written.digest.digest())
             file.flush()
             os.fsync(file.fileno())
         if path.is_file():
@@ -122,7 +123,8 @@ def _verified(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             expected = _digest(file, path.stat().st_size - _DIGEST_SIZE)
             is_whole = file.read() == expected
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True) if is_whole else {}
+        # mapped: the processes of a node share its pages
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if is_whole else {}
     except Exception as error:  # torch.load raises nearly anything on a foreign file
         found = f"{type(error).__name__}: {one_line(error)}"
         raise CheckpointError(f"{path}: not a readable training state ({found})") from error
@@ -139,6 +141,20 @@ def _verified(path: Path) -> dict[str, Any]:
     if odd := [k for k, v in trained.items() if not isinstance(k, str) or not isinstance(v, Tensor)]:
         raise CheckpointError(f"{path}: what was trained has the entry {odd[0]!r:.40}, expected tensors by name")
     return state
+
+
+class _Digested:
+    """A file to be written from its beginning to its end, and the checksum of what has been written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.digest = file, hashlib.blake2b(digest_size=_DIGEST_SIZE)
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:

@@ -56,7 +56,18 @@ class Run:
     def adapters(self):
         return {name: p.detach().clone() for name, p in adapter_parameters(self.model)}
 
-    def fit(self, *, lr=3e-3, precision="32-true", resume=None, tune=(), warmup=0, tensorboard=False, **options):
+    def fit(
+        self,
+        *,
+        lr=3e-3,
+        precision="32-true",
+        resume=None,
+        tune=(),
+        warmup=0,
+        tensorboard=False,
+        interrupted=bool,
+        **options,
+    ):
         loss = GroundingLoss(self.model, LossOptions())
         fabric = (Fabric if self.is_first else Second)(accelerator="cpu", devices=1, precision=precision)
         self.result = fit(
@@ -71,6 +82,7 @@ class Run:
                 logger=LoggerOptions(tensorboard=tensorboard),
             ),
             Saved(self.folder, resume, self),
+            interrupted,
         )
         return self.result
 

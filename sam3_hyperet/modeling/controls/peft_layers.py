@@ -7,6 +7,7 @@ ia3   y = l ⊙ (W_0 x + b), with l = 1 at first [Liu et al. 2022, § 3.3]: here
 """
 
 import copy
+import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,10 +19,16 @@ from torch import Tensor, nn
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.module import SwitchedAdapter, interpolated
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.modeling.config import HyperETConfig
+from sam3_hyperet.modeling.config import CONTROLS_BY_PEFT, HyperETConfig
 from sam3_hyperet.modeling.controls.matching import LayerShape, layer_shape, matched_size
 
 _BASE = "base_layer"  # peft's name for the layer that it wraps
+
+
+def check_peft(adapter: str) -> None:
+    """Raise a ConfigError where an adapter is one of peft's, which is not installed; nothing is imported."""
+    if adapter in CONTROLS_BY_PEFT and importlib.util.find_spec("peft") is None:
+        raise ConfigError(f'adapter={adapter} needs peft: pip install "sam3_hyperet[peft]"')
 
 
 class PeftLayers(SwitchedAdapter):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import pytest
@@ -307,3 +309,33 @@ def test_help_lists_choices_and_keys_and_explains_sections(capsys):
 def test_printed_commands_can_be_pasted(monkeypatch, script, expected):
     monkeypatch.setattr(command.sys, "argv", [script])
     assert command_line("predict", "run=a b") == expected
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of threads, for which the child does not wait
+@pytest.mark.parametrize(
+    ("error", "status"), [(ConfigError("no"), 1), (ZeroDivisionError("a bug"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_a_process_that_others_wait_for_on_gpus_ends_at_once(monkeypatch, capfd, tmp_path, error, status):
+    """With what it has started. At exit, NCCL would wait for the others, which wait in a step for this one."""
+    distributed = SimpleNamespace(
+        is_available=lambda: True, is_initialized=lambda: True, get_backend=lambda: "nccl", get_world_size=lambda: 8
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(distributed=distributed))
+
+    @exit_cleanly
+    def run():
+        (tmp_path / "child").write_text(str(subprocess.Popen(["sleep", "60"]).pid))
+        raise error
+
+    if not (process := os.fork()):
+        try:
+            run()
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == status
+    assert (str(error) or "interrupted") in capfd.readouterr().err
+    with contextlib.suppress(FileNotFoundError):  # nobody may have seen to it yet
+        assert Path("/proc", (tmp_path / "child").read_text(), "stat").read_text().split()[2] in "ZX"
+    distributed.get_backend = lambda: "gloo"
+    with pytest.raises((SystemExit, type(error))):
+        exit_cleanly(lambda: (_ for _ in ()).throw(error))()

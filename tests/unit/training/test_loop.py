@@ -17,6 +17,7 @@ from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.training.loop import TrainingFailed, fit
 from sam3_hyperet.training.options import TrainOptions
+from sam3_hyperet.training.signals import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +198,24 @@ def test_what_is_watched_is_computed_where_it_is_logged_alone(start, monkeypatch
     other.fit(max_steps=4, log_every=3)
     assert len(computed) == 3
     assert not list(other.folder.iterdir())
+
+
+def test_a_run_that_is_to_stop_leaves_its_validation_to_the_one_that_goes_on(start, stream):
+    """There may be two minutes left, and a validation may take as long."""
+    options = {"max_steps": 4, "tune": stream[:2], "validate_every": 2, "save_every": 3}
+    whole, first = start(), start()
+    whole.fit(**options)
+    steps = iter([False, True])
+    with pytest.raises(Interrupted):
+        first.fit(**options, interrupted=lambda: next(steps))
+    assert [line["step"] for line in first.lines() if "tune/loss" in line] == [0]
+    second = start()
+    second.folder = first.folder
+    result = second.fit(**options, resume=first.folder / "state.pt")
+    validated = [[line for line in run.lines() if "tune/loss" in line] for run in (whole, second)]
+    for line in itertools.chain(*validated):
+        del line["tune/seconds"]
+    assert validated[0] == validated[1]
+    assert [line["step"] for line in validated[0]] == [0, 2, 4]
+    assert (result.best_step, result.best) == (whole.result.best_step, whole.result.best)
+    assert equal(second.adapters(), whole.adapters())
