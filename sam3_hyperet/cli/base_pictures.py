@@ -25,10 +25,15 @@ def trained_on(config: DictConfig) -> dict[str, str]:
 
 
 def base_remark(model: ModelOptions, sets: Iterable[DataOptions]) -> str:
-    """A warning that adapters will be trained on pictures of their base; "" if its file names none of them.
+    """A warning where a base is not one for the pictures that adapters will be trained on; "" for others.
 
+    It has seen these pictures, as its file says, or is a tiny one of the package, which knows nothing but drawn scenes.
     Raises CheckpointError for a file that cannot be read.
     """
+    sets = tuple(sets)
+    if model.packaged and (others := [one.name for one in sets if one.format != "scenes"]):
+        found = f"warning: model={model.name} is a toy that knows drawn scenes alone, of which {others[0]} has none"
+        return f"{found}; expected model=large, SAM 3 itself, unless this is a try"
     file = model.packaged or Path(model.checkpoint or "").expanduser()
     if file.suffix != ".safetensors" or not file.is_file():
         return ""

@@ -137,4 +137,4 @@ def _run_options(tool: str, root: Path, arguments: Sequence[str]) -> list[str]:
     whatever = "experiment=own_data" if tool == "train" else "data=auto"
     chosen = [argument for argument in arguments if argument.startswith("data=")][-1:] or [whatever]
     own = [one for one in arguments if one.startswith(("paths.", "data.")) and not one.startswith("data.root=")]
-    return [*chosen, f"data.root={root}", *own]
+    return [*chosen, f"data.root={root}", *own, "model=large"]  # else it would be the tiny model of drawn scenes

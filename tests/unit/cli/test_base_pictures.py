@@ -41,6 +41,14 @@ def test_a_base_names_the_scenes_that_it_was_trained_on(base, of_seed_7, tmp_pat
         base_remark(ModelOptions(checkpoint=str(tmp_path / "other.safetensors")), of_seed_7)
 
 
+def test_a_packaged_base_is_none_for_photographs(of_seed_7):
+    photographs = sets("data=coco", "paths.coco=/data/coco")
+    found = "warning: model=tiny is a toy that knows drawn scenes alone, of which coco has none; expected model=large"
+    assert base_remark(ModelOptions("tiny"), [*of_seed_7, *photographs]).startswith(found)
+    assert not base_remark(ModelOptions("tiny", "random"), photographs)
+    assert not base_remark(ModelOptions("large", "sam3.pt"), photographs)
+
+
 def test_training_on_the_pictures_of_the_packaged_base_is_said(tmp_path, monkeypatch, capsys):
     def stop(*given):
         raise UserError("the model would be built now")

@@ -88,11 +88,11 @@ def test_prepare_takes_a_folder_and_prints_what_to_paste(roboflow, tmp_path, cap
     out = f"out={tmp_path / 'manifest.json'}"
     assert prepare([str(roboflow), out]) == tmp_path / "manifest.json"
     said = capsys.readouterr().out
-    assert f"next: sam3-hyperet train experiment=own_data data.root={roboflow}\n" in said
+    assert f"next: sam3-hyperet train experiment=own_data data.root={roboflow} model=large\n" in said
     assert "warning: " not in "".join(line for line in said.splitlines() if "rectangles" not in line)
     prepare([f"root={roboflow}", out, "data.shots=1"])
     said = capsys.readouterr().out
-    assert f"next: sam3-hyperet train experiment=own_data data.root={roboflow} data.shots=1\n" in said
+    assert f"next: sam3-hyperet train experiment=own_data data.root={roboflow} data.shots=1 model=large\n" in said
     assert "shop: data.shots=1: 3 of 6 images; images by category: car 1, dog 1, house 1\n" in said
 
 
