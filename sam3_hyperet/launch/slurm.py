@@ -17,6 +17,7 @@ from submitit.helpers import Checkpointable, clean_env, environment_variables
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.launch.options import SlurmOptions
+from sam3_hyperet.training.requeue import REQUEUE, is_preempted
 
 _OF_ANY_CLUSTER = ("nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min")
 _OF_SLURM = ("partition", "account", "qos", "constraint", "exclude", "signal_delay_s", "array_parallelism", "setup")
@@ -113,4 +114,9 @@ class _ScriptWriter(submitit.SlurmExecutor):  # type: ignore[misc]
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    """End after `scancel`; a preempted job asks to be requeued, as at its time limit."""
+    if is_preempted():
+        signal.signal(number, signal.SIG_IGN)  # Slurm signals twice
+        signal.raise_signal(REQUEUE)  # whose handler ends the first process and lets the others go on
+        return
     raise SystemExit(128 + number)

@@ -19,6 +19,7 @@ warm_start: the adapter file that a run begins with.
 run_files: names of the files in a run's folder, without torch.
 run_folder: which of them are the run's own, its best and last weights.
 run_log: metrics.jsonl, TensorBoard, Weights & Biases, the progress bar.
+requeue: what Slurm tells a job that is to be requeued, without torch.
 signals: Ctrl-C, SIGTERM and Slurm's warning between two steps.
 sam3_trainer: a model with adapters for SAM 3's own trainer.
 options: all options, without torch.

@@ -6,12 +6,12 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-import submitit
 import torch
 from lightning_fabric import Fabric
 from submitit.core.utils import UncompletedJobError
 
-REQUEUE = getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")  # submitit's warning of preemption or of the limit
+from sam3_hyperet.training.requeue import REQUEUE, is_preempted
+
 _BY_PRIORITY = (signal.SIGINT, signal.SIGTERM, REQUEUE)  # where several came, the last of them decides
 
 
@@ -28,8 +28,9 @@ class Preemption:
 
     Use `with Preemption(...) as preemption` around training that calls `requested` after every step, and raises
     Interrupted once the state is saved. The process then leaves the block by SystemExit: after Ctrl-C and SIGTERM with
-    the exit status 128 + signal; after the requeue signal through the handler that was there before, which requeues the
-    job. A second Ctrl-C interrupts at once. Outside submitit's jobs the requeue signal keeps its meaning.
+    the exit status 128 + signal; after the requeue signal, and a SIGTERM by which Slurm preempts the job, through the
+    handler that was there before, which requeues the job. A second Ctrl-C interrupts at once. Outside submitit's jobs
+    the requeue signal keeps its meaning.
 
     All processes of `fabric`, which is launched, leave together, as soon as one of them has got a signal. The first one
     prints a line by `show`, with the `way_on`: what the user may do to go on.
@@ -48,11 +49,18 @@ class Preemption:
 
     def requested(self) -> bool:
         """Whether any process has got a signal; all processes must call it at the same step."""
-        self._agreed = self._noted
-        if self._fabric.world_size > 1:
-            noted = torch.tensor(float(self._noted), device=self._fabric.device)
-            self._agreed = int(self._fabric.all_reduce(noted, reduce_op="max"))
+        self._agreed = self._most(self._noted)
+        if self._agreed == _place(signal.SIGTERM) and REQUEUE in self._before:
+            preempted = self._fabric.is_global_zero and is_preempted()
+            self._agreed = self._most(_place(REQUEUE) if preempted else self._agreed)
         return self._agreed > 0
+
+    def _most(self, noted: int) -> int:
+        """The largest number of all processes."""
+        if self._fabric.world_size == 1:
+            return noted
+        number = torch.tensor(float(noted), device=self._fabric.device)
+        return int(self._fabric.all_reduce(number, reduce_op="max"))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():
@@ -63,7 +71,7 @@ class Preemption:
             signal.raise_signal(_BY_PRIORITY[self._noted - 1])
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._noted = max(self._noted, 1 + _BY_PRIORITY.index(signal.Signals(number)))
+        self._noted = max(self._noted, _place(signal.Signals(number)))
         if number == signal.SIGINT:
             signal.signal(number, self._before[signal.SIGINT])  # type: ignore[arg-type]
 
@@ -82,3 +90,7 @@ class Preemption:
             self._show(f"{str(refusal).rstrip('.')}; {self._way_on}")
             raise SystemExit(128 + number) from None
         raise SystemExit(0)
+
+
+def _place(number: signal.Signals) -> int:
+    return 1 + _BY_PRIORITY.index(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 
@@ -13,7 +14,8 @@ from submitit.core.utils import UncompletedJobError
 from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.training.optimizer import build_optimizer
 from sam3_hyperet.training.options import OptimizerOptions
-from sam3_hyperet.training.signals import REQUEUE, Interrupted, Preemption
+from sam3_hyperet.training.requeue import REQUEUE, is_preempted
+from sam3_hyperet.training.signals import Interrupted, Preemption
 from sam3_hyperet.training.state import random_generators, read_state, restore_state, save_state
 
 
@@ -75,6 +77,44 @@ def test_the_requeue_signal_goes_on_to_submitit_once_and_outdoes_the_others(hand
         [f"stopped by {REQUEUE.name} after step 7; the state is saved; the job asks to be requeued"],
     )
     assert handlers == [REQUEUE]
+
+
+@pytest.fixture
+def slurm(monkeypatch, tmp_path):
+    """A function that lets `scontrol` say of job 7 when it was preempted; its array has an element of that number."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    def say(preempted: str) -> None:
+        times = {8: "2026-11-28T12:00:00", 7: preempted}
+        lines = [f"JobId={job} ArrayJobId=7 JobState=RUNNING PreemptTime={time}" for job, time in times.items()]
+        (tmp_path / "scontrol").write_text("#!/bin/sh\necho '" + "\n".join(lines) + "'\n")
+        (tmp_path / "scontrol").chmod(0o755)
+
+    return say
+
+
+def test_a_sigterm_by_which_slurm_preempts_asks_to_be_requeued(handlers, slurm):
+    """With GraceTime it is all that comes, and a job that ends by it has failed (measured with Slurm 22.05)."""
+    slurm("2026-11-28T12:28:37")
+    requeued = f"stopped by {REQUEUE.name} after step 7; the state is saved; the job asks to be requeued"
+    assert leave(Process(), signal.SIGTERM) == (0, [requeued])
+    assert handlers == [REQUEUE]
+    slurm("None")
+    assert leave(Process(), signal.SIGTERM)[0] == 128 + signal.SIGTERM  # scancel
+    assert handlers == [REQUEUE]
+
+
+def test_nobody_asks_slurm_without_a_job_or_without_an_answer(slurm, monkeypatch):
+    slurm("2026-11-28T12:28:37")
+    assert is_preempted()
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    assert not is_preempted()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert not is_preempted()
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert not is_preempted()
 
 
 def test_a_job_that_submitit_does_not_requeue_says_why():
