@@ -136,13 +136,16 @@ def _is_waited_for() -> bool:
 
 def _leave_at_once(status: int) -> NoReturn:
     """End this process without what runs at exit, and those that it has started, so that whoever started it knows."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    for children in Path("/proc/self/task").glob("*/children"):
-        for child in children.read_text().split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(child), signal.SIGKILL)
-    os._exit(status)
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # by which PyTorch raises an error for a loader that is killed
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for children in Path("/proc/self/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # a thread or a child has just ended
+                for child in children.read_text().split():
+                    os.kill(int(child), signal.SIGKILL)
+    finally:
+        os._exit(status)
 
 
 def user_message(error: BaseException) -> str | None:

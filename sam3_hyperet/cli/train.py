@@ -193,7 +193,8 @@ def _train(
         training = with_answers(training, data, options, resolution(model))
     options = with_memory(options, fabric, say)
     batches = _batches(training, options, resolution(model), fabric, say)
-    loading = options.train.batch_size, fabric.device, _loader_processes(options, resolution(model), fabric)
+    beside = _loader_processes(options, resolution(model), fabric) // 2  # those of training, which keep their batches
+    loading = options.train.batch_size, fabric.device, beside
     validation = Validation(lambda: val_batches(tuning, *loading) if tuning else iter(()), score)
     way_on = f"to go on, run the same command with run_dir={run.path}"
     with Preemption(fabric, say, way_on) as preemption, _ready_to_train(model, options, views):

@@ -41,6 +41,7 @@ from sam3_hyperet.modeling.dial import dial_of
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import precision_text
+from sam3_hyperet.training.gathering import wait_for_all
 from sam3_hyperet.wording import count_of
 
 _RADII = ("radius/", "normalized_radius/")
@@ -301,7 +302,7 @@ def _calibrate(
         images = f"{some}{count_of(len(every), 'tuning image')}"
         say(f"first looks: calibrated on {images}, by every model's exact predictions")
     calibrator.record(store, missing[fabric.global_rank :: fabric.world_size], progress)
-    fabric.barrier()
+    wait_for_all(fabric)
     return calibrator.calibrations(store)
 
 

@@ -13,6 +13,7 @@ from sam3_hyperet.evaluation.runner import ModelRun, record_images
 from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.modeling.compilation import compiled_regions
+from sam3_hyperet.training.gathering import wait_for_all
 from sam3_hyperet.version import versions
 
 RECORDS = "records"
@@ -45,8 +46,7 @@ def record_runs(
     inputs = max(run.tiles_an_image() for run in runs)
     with progress(images) as on_image, shared_encoding(models, inputs), compiled_regions(models):
         record_images(runs, positions, task.split.images.load_image, workers=task.protocol.workers, on_image=on_image)
-    with fabric.rank_zero_first():  # a barrier without a limit of time, which equal shares of images may well exceed
-        pass
+    wait_for_all(fabric)
 
 
 def run_facts(run: ModelRun, of_model: Mapping[str, object], of_split: Mapping[str, object]) -> dict[str, object]:

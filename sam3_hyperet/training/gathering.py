@@ -31,3 +31,9 @@ def from_all(fabric: Fabric, action: Callable[[], T]) -> list[T]:
         if isinstance(outcome, UserError | OSError):
             raise outcome if fabric.is_global_zero else SystemExit(1)
     return everyone  # type: ignore[return-value]
+
+
+def wait_for_all(fabric: Fabric) -> None:
+    """Wait until all processes are here, however long that takes: NCCL's own barrier ends a run after half an hour."""
+    with fabric.rank_zero_first():  # whose barrier has no limit of time
+        pass

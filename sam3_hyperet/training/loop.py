@@ -70,6 +70,7 @@ def fit(
             stop = interrupted()
             if not stop:  # else the run that goes on validates first: there may be no time for it now
                 loop.validate_and_advance()
+                stop = interrupted()
             loop.save_if_due(stop=stop)
             if stop:
                 raise Interrupted(loop.progress.step)
@@ -111,8 +112,8 @@ class _Loop:
                 self._passes.load_state_dict(counters.get("passes", {}))
         self._stages.begin()
         self._average = Average(model, train.ema) if train.ema else None
-        start, active = self.progress.step, fabric.is_global_zero
-        self.log = RunLog(run.path, train.max_steps, start=start, active=active, options=options.logger)
+        of_start = {"start": self.progress.step, "is_judged": self.progress.is_judged}
+        self.log = RunLog(run.path, train.max_steps, **of_start, active=fabric.is_global_zero, options=options.logger)
         self._started = time.perf_counter() - self.progress.seconds
 
     @property
@@ -133,6 +134,7 @@ class _Loop:
             self.log.message(_goes_on(self.progress, self._train.max_steps, self._run))
             if not self.progress.is_judged:
                 self.validate_and_advance()
+                self._save_state()
         elif self._train.validate_every:
             self._validate()
 
@@ -264,6 +266,8 @@ def _goes_on(progress: Progress, max_steps: int, run: RunFolder) -> str:
     """Where a run goes on."""
     best = "; ".join(f"{name} {value:.3g}" for name, value in progress.best.items())
     so_far = f"; best step so far: {progress.best_step} ({best})" if progress.best else ""
+    if not progress.is_judged:
+        return f"goes on after step {progress.step} of {max_steps}, with what was to follow it ({run.resume}){so_far}"
     if progress.is_over(max_steps):
         return f"the training of this run ended after step {progress.step} ({run.resume}): no step is left{so_far}"
     return f"goes on after step {progress.step} of {max_steps} ({run.resume}){so_far}"

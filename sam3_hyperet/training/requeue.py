@@ -21,7 +21,7 @@ def is_preempted() -> bool:
     job = os.environ.get("SLURM_JOB_ID", "")
     try:
         asked = ["scontrol", "--oneliner", "show", "job", job]
-        said = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30).stdout if job else ""
+        said = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=5).stdout if job else ""
     except (OSError, subprocess.SubprocessError):
         return False
     of_job = next((line.split() for line in said.splitlines() if line.startswith(f"JobId={job} ")), [])

@@ -51,7 +51,14 @@ class RunLog:
     """
 
     def __init__(
-        self, run_dir: Path, total: int, *, start: int = 0, active: bool = True, options: LoggerOptions | None = None
+        self,
+        run_dir: Path,
+        total: int,
+        *,
+        start: int = 0,
+        is_judged: bool = True,
+        active: bool = True,
+        options: LoggerOptions | None = None,
     ) -> None:
         self.active = active
         self._path, self._total, self._validation = run_dir / HISTORY_FILE, total, ""
@@ -68,6 +75,8 @@ class RunLog:
         if active:
             if self._path.is_file():
                 kept = [line for line in read_history(self._path) if line["step"] <= start]
+                if not is_judged:  # what follows the step is done again
+                    kept = [line for line in kept if line["step"] < start or not _follows_a_step(line)]
                 with replacing(self._path) as temporary:
                     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
             self._bar.start()
@@ -166,3 +175,8 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _follows_a_step(line: Mapping[str, object]) -> bool:
+    """Whether a line is of a validation, or of the beginning of a stage."""
+    return any(key.startswith("tune/") or key == "train/stage" for key in line)

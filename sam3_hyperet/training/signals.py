@@ -50,9 +50,6 @@ class Preemption:
     def requested(self) -> bool:
         """Whether any process has got a signal; all processes must call it at the same step."""
         self._agreed = self._most(self._noted)
-        if self._agreed == _place(signal.SIGTERM) and REQUEUE in self._before:
-            preempted = self._fabric.is_global_zero and is_preempted()
-            self._agreed = self._most(_place(REQUEUE) if preempted else self._agreed)
         return self._agreed > 0
 
     def _most(self, noted: int) -> int:
@@ -77,11 +74,14 @@ class Preemption:
 
     def _leave(self, number: signal.Signals, step: int) -> None:
         self._fabric.barrier()  # the first process has saved the state: a process that ends may take the others along
+        if number != signal.SIGINT:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is already ending, and Slurm signals twice
+        if number == signal.SIGTERM and REQUEUE in self._before:
+            asks = self._fabric.is_global_zero and is_preempted()
+            number = REQUEUE if self._most(int(asks)) else number
         then = "the job asks to be requeued" if number == REQUEUE else self._way_on
         if self._fabric.is_global_zero:
             self._show(f"stopped by {number.name} after step {step}; the state is saved; {then}")
-        if number != signal.SIGINT:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is already ending, and Slurm signals twice
         if number != REQUEUE:
             raise SystemExit(128 + number)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -322,8 +323,12 @@ def test_a_process_that_others_wait_for_on_gpus_ends_at_once(monkeypatch, capfd,
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(distributed=distributed))
 
+    def fail(*_):
+        raise RuntimeError("DataLoader worker was killed")
+
     @exit_cleanly
     def run():
+        signal.signal(signal.SIGCHLD, fail)  # as PyTorch does
         (tmp_path / "child").write_text(str(subprocess.Popen(["sleep", "60"]).pid))
         raise error
 

@@ -18,6 +18,7 @@ from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.training.loop import TrainingFailed, fit
 from sam3_hyperet.training.options import TrainOptions
 from sam3_hyperet.training.signals import Interrupted
+from sam3_hyperet.training.state import read_state
 
 
 @pytest.fixture(scope="module")
@@ -200,22 +201,34 @@ def test_what_is_watched_is_computed_where_it_is_logged_alone(start, monkeypatch
     assert not list(other.folder.iterdir())
 
 
-def test_a_run_that_is_to_stop_leaves_its_validation_to_the_one_that_goes_on(start, stream):
+@pytest.mark.parametrize("stopped", [2, 4])
+def test_a_run_that_is_to_stop_leaves_its_validation_to_the_one_that_goes_on(start, stream, stopped):
     """There may be two minutes left, and a validation may take as long."""
     options = {"max_steps": 4, "tune": stream[:2], "validate_every": 2, "save_every": 3}
     whole, first = start(), start()
     whole.fit(**options)
-    steps = iter([False, True])
+    asked = iter([*[False] * 2 * (stopped - 1), True])  # twice a step: before what follows it, and behind that
     with pytest.raises(Interrupted):
-        first.fit(**options, interrupted=lambda: next(steps))
-    assert [line["step"] for line in first.lines() if "tune/loss" in line] == [0]
-    second = start()
-    second.folder = first.folder
-    result = second.fit(**options, resume=first.folder / "state.pt")
-    validated = [[line for line in run.lines() if "tune/loss" in line] for run in (whole, second)]
-    for line in itertools.chain(*validated):
-        del line["tune/seconds"]
-    assert validated[0] == validated[1]
-    assert [line["step"] for line in validated[0]] == [0, 2, 4]
-    assert (result.best_step, result.best) == (whole.result.best_step, whole.result.best)
-    assert equal(second.adapters(), whole.adapters())
+        first.fit(**options, interrupted=lambda: next(asked))
+    assert [line["step"] for line in first.lines() if "tune/loss" in line] == [*range(0, stopped, 2)]
+    for _ in range(2):  # the second one goes on from what the first one has saved
+        second = start()
+        second.folder = first.folder
+        second.fit(**options, resume=first.folder / "state.pt")
+        validated = [[line for line in run.lines() if "tune/loss" in line] for run in (whole, second)]
+        for line in itertools.chain(*validated):
+            del line["tune/seconds"]
+        assert validated[0] == validated[1]
+        assert [line["step"] for line in validated[0]] == [0, 2, 4]
+        assert (second.result.best_step, second.result.best) == (whole.result.best_step, whole.result.best)
+        assert equal(second.adapters(), whole.adapters())
+        assert read_state(first.folder / "state.pt")["progress"]["best_step"] == whole.result.best_step
+
+
+def test_a_signal_within_a_validation_stops_the_run_behind_it(start, stream):
+    run = start()
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        run.fit(max_steps=4, tune=stream[:2], validate_every=1, interrupted=lambda: next(asked))
+    assert [line["step"] for line in run.lines() if "tune/loss" in line] == [0, 1]
+    assert run.seen == [0]
