@@ -147,14 +147,14 @@ class _Digested:
     """A file to be written from its beginning to its end, and the checksum of what has been written."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self.digest = file, hashlib.blake2b(digest_size=_DIGEST_SIZE)
+        self.file, self.digest = file, hashlib.blake2b(digest_size=_DIGEST_SIZE)
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
-        return self._file.write(data)
+        return self.file.write(data)
 
     def flush(self) -> None:
-        self._file.flush()
+        self.file.flush()
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:

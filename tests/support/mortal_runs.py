@@ -72,12 +72,12 @@ class WithinSave:
     def arm(self) -> None:
         save, saves = torch.save, 0
 
-        def dying(state: object, file: Any) -> None:
+        def dying(state: object, written: Any) -> None:
             nonlocal saves
             saves += 1
-            save(state, file)
+            save(state, written)
             if saves == self.n:
-                file.truncate(int(self.share * file.tell()))
+                written.file.truncate(int(self.share * written.file.tell()))
                 os.kill(os.getpid(), signal.SIGKILL)
 
         torch.save = dying

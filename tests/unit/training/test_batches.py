@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
-from types import SimpleNamespace
 
 import torch
 
@@ -22,7 +21,7 @@ def test_every_tensor_is_moved(make_batch, monkeypatch):
     monkeypatch.setattr(batches, "build_loader", lambda *_, **__: [batch])
     for moved in (
         next(batches.training_batches([0, 1], 2, device="meta")),
-        next(batches.val_batches(SimpleNamespace(), 2, "meta")),
+        next(batches.val_batches([0, 1], 2, "meta")),
     ):
         assert type(moved) is BatchedDatapoint
         assert all(item.device.type == "meta" for item in flat(moved) if isinstance(item, torch.Tensor))
