@@ -111,15 +111,13 @@ def exit_cleanly(main: Callable[P, R]) -> Callable[P, R]:
         try:
             return main(*args, **kwargs)
         except (Exception, KeyboardInterrupt) as error:
-            message = user_message(error)
-            status = 130 if isinstance(error, KeyboardInterrupt) else 1
-            if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
-                if _is_waited_for():
-                    traceback.print_exc()
-                    _leave_at_once(status)
+            message, is_waited_for = user_message(error), _is_waited_for()
+            is_traced = message is None or os.environ.get("HYDRA_FULL_ERROR") == "1"
+            if is_traced and not is_waited_for:
                 raise
-            print(f"error: {message}", file=sys.stderr)
-            if _is_waited_for():
+            print(traceback.format_exc() if is_traced else f"error: {message}", file=sys.stderr)
+            status = 130 if isinstance(error, KeyboardInterrupt) else 1
+            if is_waited_for:
                 _leave_at_once(status)
             raise SystemExit(status) from None
 

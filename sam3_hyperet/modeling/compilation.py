@@ -27,7 +27,7 @@ _GRAPHS = 64
 each layout in memory. PyTorch would give up after eight, and stop the run."""
 
 
-_CLASS = "_uncompiled_class"
+_CLASS = "_uncompiled_class"  # attribute of a class whose forward is compiled: the class that it was made from
 
 
 def check_compiler() -> None:
@@ -52,8 +52,7 @@ def compiled_regions(models: Iterable[host.Sam3Image], backend: str = "inductor"
 
     Compiled are the decoder's layers, the adjustments of features and, on CUDA, the pixel decoder where prompts do not
     share its work (`inference.mask_head`). Each is compiled when it first runs, and once more for another number of
-    prompts.
-    Parameters, their names and hooks stay the same.
+    prompts. Parameters, their names and hooks stay the same.
     """
     compiling = [model for model in models if vars(model).get("compiles")]  # not of SAM 3's own builder
     with ExitStack() as stack:
