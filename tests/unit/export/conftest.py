@@ -1,70 +1,48 @@
-"""One export of a micro model with an adapter, by the command line, for all tests."""
+"""One export of the packaged base with its adapter, by the command line, for all tests; and a micro model."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import contextlib
+import io
 from dataclasses import replace
 
 import micro_model
 import pytest
-from moved_adapters import moved
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli.export import main
 from sam3_hyperet.modeling import build
+from sam3_hyperet.modeling.adapter_source import locate_adapter
 
-SIDE = 64
-MICRO = replace(micro_model.MICRO, resolution=SIDE, encoder_layers=1, decoder_layers=1)
-
-
-@contextmanager
-def _tiny_is_micro():
-    """Never for longer than a test or the making of a fixture: other tests of the process have the tiny model."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(build.ARCHITECTURES, "tiny", MICRO)
-        yield
+ADAPTER = "package:tiny_levels"
+MICRO = replace(micro_model.MICRO, resolution=64, encoder_layers=1, decoder_layers=1)
 
 
 @pytest.fixture
-def tiny_is_micro():
+def tiny_is_micro(monkeypatch):
     """Within it, model=tiny is the micro architecture."""
-    with _tiny_is_micro():
-        yield
-
-
-@pytest.fixture
-def micro_with(tiny_is_micro):
-    """A function from an adapter's options to the micro model with it, its parameters not at their start."""
-    return _micro_with
-
-
-def _micro_with(**options):
-    return moved(hy.inject(hy.build_model("tiny", checkpoint="random"), options))
+    monkeypatch.setitem(build.ARCHITECTURES, "tiny", MICRO)
 
 
 @pytest.fixture(scope="session")
-def adapter(tmp_path_factory):
-    """The file of an adapter that does not fold: hyperbolic, behind the text and the fusion encoder, with gates."""
-    path = tmp_path_factory.mktemp("adapter") / "shop.safetensors"
-    with _tiny_is_micro():
-        hy.save_adapter(_micro_with(sites=("encoder_layer", "prompt"), geometry="gyro", gate="prompt"), path)
-    return path
+def adapter():
+    """The packaged adapter's file. It does not fold: hyperbolic, with gates, behind the text and the fusion encoder."""
+    return locate_adapter(ADAPTER)
 
 
 @pytest.fixture(scope="session")
 def adapted(adapter):
-    """The micro model with that adapter, at dial 0.5."""
-    with _tiny_is_micro():
-        model = hy.load_adapter(hy.build_model("tiny", checkpoint="random"), adapter)
-    hy.set_dial(model, 0.5)
+    """The packaged base with that adapter, at dial 0.75."""
+    model = hy.load_adapter(hy.build_model("tiny_levels"), adapter)
+    hy.set_dial(model, 0.75)
     return model
 
 
 @pytest.fixture(scope="session")
-def exported(adapter, tmp_path_factory):
-    """The folder of the model's export at dial 0.5, for up to two boxes of a prompt."""
+def exported(tmp_path_factory):
+    """The folder of the model's export at dial 0.75, for up to two boxes of a prompt, and what the tool printed."""
     out = tmp_path_factory.mktemp("export") / "new" / "onnx"
-    given = ["model.checkpoint=random", f"adapter={adapter}", "dial=.5", f"out={out}", "boxes=2"]
-    with _tiny_is_micro():
+    given = ["model=tiny_levels", f"adapter={ADAPTER}", "dial=.75", f"out={out}", "boxes=2"]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
         assert main([*given, "prompts=[car,small red house,sky]"]) == out
-    return out
+    return out, said.getvalue()

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from moved_adapters import moved
 from one_line_errors import error_of
 from PIL import Image
 from tokenizers import Tokenizer
@@ -28,14 +29,19 @@ PHRASES = ("car", "the window of a house", "sky", "visual")
 
 
 @pytest.fixture(scope="module")
-def sessions(exported):
+def exported_folder(exported):
+    return exported[0]
+
+
+@pytest.fixture(scope="module")
+def sessions(exported_folder):
     names = ("image_encoder", "text_encoder", "grounding")
-    return [onnxruntime.InferenceSession(str(exported / f"{name}.onnx")) for name in names]
+    return [onnxruntime.InferenceSession(str(exported_folder / f"{name}.onnx")) for name in names]
 
 
 @pytest.fixture(scope="module")
 def noise():
-    image = np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    image = np.random.default_rng(1).integers(0, 255, (128, 128, 3), dtype=np.uint8)
     return Image.fromarray(image)
 
 
@@ -61,8 +67,8 @@ def test_prompts_of_any_number_with_and_without_boxes(adapted, sessions, noise, 
     phrases = PHRASES[-count:]
     tokens = adapted.backbone.language_backbone.tokenizer(list(phrases), context_length=32).tolist()
     found = answers(sessions, noise, tokens, exemplars)
-    expected = list(Predictor(adapted, phrases, 64).predict(noise, exemplars=exemplars))
-    assert found["scores"].shape == (count, 6)
+    expected = list(Predictor(adapted, phrases, 128).predict(noise, exemplars=exemplars))
+    assert found["scores"].shape == (count, adapted.transformer.decoder.num_queries)
     for i, one in enumerate(expected):
         of_prompt = {
             "scores": one.scores,
@@ -75,9 +81,9 @@ def test_prompts_of_any_number_with_and_without_boxes(adapted, sessions, noise, 
         assert found["presence"][i] == pytest.approx(one.presence, rel=1e-4)
 
 
-def test_the_description_says_what_is_in_the_files(exported, sessions, adapter):
-    description = json.loads((exported / "export.json").read_text())
-    files = {path.name for path in exported.iterdir()}
+def test_the_description_says_what_is_in_the_files(exported_folder, sessions, adapter):
+    description = json.loads((exported_folder / "export.json").read_text())
+    files = {path.name for path in exported_folder.iterdir()}
     assert files == {"export.json", "tokenizer.json", *description["graphs"]}
     dtypes = {"float32": "tensor(float)", "int64": "tensor(int64)", "bool": "tensor(bool)"}
     for graph, session in zip(description["graphs"].values(), sessions, strict=True):
@@ -85,20 +91,33 @@ def test_the_description_says_what_is_in_the_files(exported, sessions, adapter):
             found = {port.name: (port.shape, port.type) for port in ports}
             assert found == {name: (port["shape"], dtypes[port["dtype"]]) for name, port in graph[kind].items()}
     said = {key: description[key] for key in ("adapter", "dial", "merged", "model", "boxes_of_a_prompt")}
-    assert said == {"adapter": adapter.stem, "dial": 0.5, "merged": False, "model": "tiny", "boxes_of_a_prompt": 2}
+    assert said == {
+        "adapter": adapter.stem,
+        "dial": 0.75,
+        "merged": False,
+        "model": "tiny_levels",
+        "boxes_of_a_prompt": 2,
+    }
     assert max(description["difference_from_pytorch"].values()) <= 1e-4
-    for path in exported.iterdir():  # nor does anything lead to this machine
+    for path in exported_folder.iterdir():  # nor does anything lead to this machine
         assert not any(
             word in path.read_bytes() for word in (b"site-packages", bytes(DOCS.parents[1]), bytes(adapter.parent))
         )
 
 
-def test_an_adapter_that_folds_is_folded(tiny_is_micro, micro_with, tmp_path, monkeypatch, capsys):
+def test_an_adapter_that_does_not_fold_stays_in_the_graphs(exported):
+    _, said = exported
+    assert "the adapter stays a part of the graphs: site " in said
+    assert "its gate differs from prompt to prompt" in said or "does not fold" in said
+
+
+def test_an_adapter_that_folds_is_folded(tiny_is_micro, tmp_path, monkeypatch, capsys):
     exported = []
     monkeypatch.setattr(folder, "write_onnx", lambda graph, where: exported.append(graph))
     monkeypatch.setattr(folder, "largest_differences", lambda *_: {"scores": 0.0})
     file = tmp_path / "adapter.safetensors"
-    hy.save_adapter(micro_with(scheme="A", geometry="euclidean"), file)
+    model = hy.build_model("tiny", checkpoint="random")
+    hy.save_adapter(moved(hy.inject(model, {"scheme": "A", "geometry": "euclidean"})), file)
     out = tool.main(["model.checkpoint=random", f"adapter={file}", f"out={tmp_path / 'onnx'}"])
     assert "the adapter is folded into the weights" in capsys.readouterr().out
     assert json.loads((out / "export.json").read_text())["merged"] is True
@@ -106,21 +125,22 @@ def test_an_adapter_that_folds_is_folded(tiny_is_micro, micro_with, tmp_path, mo
     assert not any(adapter_sites(graph) for graph in exported)
 
 
-def test_the_example_of_the_documentation(exported, adapted, noise, tmp_path, monkeypatch, capsys):
+def test_the_example_of_the_documentation(exported_folder, adapted, noise, tmp_path, monkeypatch, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
-    (tmp_path / "onnx").symlink_to(exported)
+    (tmp_path / "onnx").symlink_to(exported_folder)
     noise.save(tmp_path / "street.png")
     monkeypatch.chdir(tmp_path)
     found: dict[str, np.ndarray] = {}
     exec(compile(example, str(DOCS), "exec"), found)  # the example is ours
-    expected = list(Predictor(adapted, ("car", "red wheel"), 64).predict(noise))
+    expected = list(Predictor(adapted, ("car", "red wheel"), 128).predict(noise))
     for name, of_all in (("scores", [e.scores for e in expected]), ("masks", [e.mask_logits for e in expected])):
         assert np.abs(found[name] - torch.stack(of_all).numpy()).max() <= 1e-4 * np.abs(found[name]).max()
     assert capsys.readouterr().out.startswith("car [")
 
 
-def test_the_tokenizer_reads_as_sam3_does(exported, adapted):
-    ours, file = adapted.backbone.language_backbone.tokenizer, Tokenizer.from_file(str(exported / "tokenizer.json"))
+def test_the_tokenizer_reads_as_sam3_does(exported_folder, adapted):
+    ours = adapted.backbone.language_backbone.tokenizer
+    file = Tokenizer.from_file(str(exported_folder / "tokenizer.json"))
     phrases = [
         "a",
         "Two  Red\tcars ",
@@ -186,7 +206,7 @@ def test_nothing_is_kept_of_an_export_that_fails(fault, tiny_is_micro, tmp_path,
     assert not list(tmp_path.rglob("*onnx*"))
 
 
-def test_the_exporter_is_left_as_it_was(exported):
+def test_the_exporter_is_left_as_it_was(exported_folder):
     assert torch.backends.mha.get_fastpath_enabled()
     with onnx_files._quiet():
         assert not torch.backends.mha.get_fastpath_enabled()
