@@ -86,8 +86,7 @@ class Composer:
             return copy.deepcopy(self._recipes[data, base])
         assert isinstance(recipe, dict)
         where = f"run_dir={self.base_folder(data, base)}"
-        # it has scenes of its own, which must not be drawn where those of the runs are
-        paths = [one for one in self.given if one.startswith("paths.") and not one.startswith("paths.scenes=")]
+        paths = [one for one in self.given if one.startswith("paths.")]
         arguments = [*paths, *overrides({"logger": "none", **recipe}), where, "evaluate=false"]
         config = parse_command("pretrain", arguments)[1]
         read_run(plain(config))

@@ -26,7 +26,7 @@ from sam3_hyperet.data.wholes import WithWholes, read_objects
 from sam3_hyperet.data.yolo import read_yolo
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.options import one_of
-from sam3_hyperet.scenes.dataset import write_scenes
+from sam3_hyperet.scenes.dataset import scenes_folder, write_scenes
 
 Files = tuple[AnnotatedImages, AnnotatedImages | None, Path | None]  # images, label maps, COCO file
 
@@ -264,7 +264,8 @@ def _read_scenes(options: DataOptions, split: str, root: Path) -> Files:
     count = options.splits[split]
     if type(count) is not int or count < 1:
         raise ConfigError(f"data.splits.{split}={count!r}; expected the number of images to draw, from 1")
-    scenes = write_scenes(root, count, options.seed + SPLITS.index(split), options.size, split)
+    folder = scenes_folder(root, options.seed, options.size)
+    scenes = write_scenes(folder, count, options.seed + SPLITS.index(split), options.size, split)
     images = read_coco(scenes.annotations, scenes.image_folder, name=options.name, tree=scenes.concepts)
     files = (scenes.image_folder, scenes.label_folder, scenes.names)
     return images, read_label_maps(*files, ignore=0, offset=1, name=options.name), scenes.annotations

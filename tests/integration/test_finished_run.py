@@ -23,6 +23,7 @@ from sam3_hyperet.evaluation.scoring.coco_ap import score_coco_files
 from sam3_hyperet.files import MANIFEST
 from sam3_hyperet.masks import decode
 from sam3_hyperet.modeling.adapter_file import write_adapter_dial
+from sam3_hyperet.scenes.dataset import scenes_folder
 
 pytestmark = pytest.mark.integration
 WRITTEN = ("predictions.json", "results.json", "images.json")
@@ -170,7 +171,7 @@ def test_the_score_threshold_is_the_score_s_own(tiny_model, tmp_path):
 
 def test_coco_results_score_as_the_evaluation_does(trained, again, scenes, tmp_path, read_metrics):
     """By our own scoring of files and by pycocotools, which knows nothing of us."""
-    root = Path(next(one for one in scenes if one.startswith("paths.scenes=")).partition("=")[2])
+    root = scenes_folder(Path(next(one for one in scenes if one.startswith("paths.scenes=")).partition("=")[2]), 0)
     truth = root / "annotations" / "instances_val.json"
     asked = [f"run={trained}", f"images={root / 'val' / 'images'}", f"annotations={truth}", "score_threshold=0"]
     folder = predict([*asked, "overlays=false", f"run_dir={tmp_path / 'out'}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from forked_tools import TRAIN, run_forked
@@ -14,6 +15,7 @@ from sam3_hyperet.cli.predict import main as predict
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.data.rehearsal import RehearsedImages
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.scenes.dataset import scenes_folder
 
 pytestmark = pytest.mark.integration
 NAMES = ["car", "road", "sky", "bus", "dog", "house"]
@@ -49,7 +51,7 @@ def found_by(folder):
 def test_the_labels_are_what_predict_finds_with_the_base(rehearsed, rehearsing, scenes, tmp_path, capsys):
     """An adapter that is not the identity to begin with changes nothing of them: the base answers, at dial 0."""
     expected = {}
-    root = next(one.partition("=")[2] for one in scenes if one.startswith("paths.scenes="))
+    root = scenes_folder(Path(next(one.partition("=")[2] for one in scenes if one.startswith("paths.scenes="))), 0)
     options = [f"images={root}/train/images", f"prompts={','.join(NAMES)}", "overlays=false", "score_threshold=0.5"]
     predict(["model=tiny", *options, f"run_dir={tmp_path / 'predicted'}"])
     predicted = json.loads((tmp_path / "predicted" / "predictions.json").read_text(), parse_float=rounded)

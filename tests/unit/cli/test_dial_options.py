@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from answers import answers, largest_relative_difference
@@ -15,9 +16,10 @@ from sam3_hyperet.cli import merge, predict
 from sam3_hyperet.cli.dial import DialOptions, tuned_on
 from sam3_hyperet.cli.evaluate import main
 from sam3_hyperet.data.options import DataOptions
+from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.adapter_file import read_adapter_dial
-from sam3_hyperet.scenes.dataset import write_scenes
+from sam3_hyperet.scenes.dataset import scenes_folder
 
 RANDOM = ["model=tiny", "model.checkpoint=random"]
 FEW = ["protocol.limit=1", "protocol.bootstrap=0", "protocol.granularity=false"]
@@ -28,8 +30,6 @@ RULE = "dial_rule=min presence/accuracy_absent where segm/AP >= base-0.02"
 def scenes(tmp_path_factory):
     """A few small scenes of which two concepts are asked, as overrides."""
     root = tmp_path_factory.mktemp("scenes")
-    for number, split in enumerate(("train", "tune", "val"), 1):
-        write_scenes(root, 2, number, 128, split)
     splits = ["data.splits.train=2", "data.splits.tune=2", "data.splits.val=2", "data.seed=1"]
     return ["data=scenes", f"paths.scenes={root}", *splits, "data.vocabulary=[dog,tree]", *FEW]
 
@@ -150,7 +150,9 @@ def test_what_is_refused_before_a_model_is_built(scenes, tmp_path, monkeypatch, 
 
 def test_tuning_images_are_never_scored(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr("sam3_hyperet.cli.evaluate.open_models", None)
-    folder = next(one for one in scenes if one.startswith("paths.scenes=")).partition("=")[2]
+    root = next(one for one in scenes if one.startswith("paths.scenes=")).partition("=")[2]
+    open_split(DataOptions(name="drawn", format="scenes", root=root, splits={"val": 2}, seed=1), "val")
+    folder = scenes_folder(Path(root), 1)
     coco = ["data=coco", f"data.root={folder}", "data.vocabulary=[dog,tree]"]
     val = "[val/images, annotations/instances_val.json]"
     (tmp_path / "own.safetensors").touch()

@@ -15,7 +15,6 @@ from one_line_errors import error_of
 import sam3_hyperet as hy
 from sam3_hyperet.cli.evaluate import find_trained, main
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.scenes.dataset import write_scenes
 
 RANDOM = ["model=tiny", "model.checkpoint=random"]
 
@@ -24,7 +23,6 @@ RANDOM = ["model=tiny", "model.checkpoint=random"]
 def scenes(tmp_path_factory):
     """The validation pictures of a small set of scenes, drawn once, as overrides."""
     root = tmp_path_factory.mktemp("scenes")
-    write_scenes(root, 2, 2, 128, "val")
     return ["data=scenes", f"paths.scenes={root}", "data.splits.val=2"]
 
 

@@ -17,7 +17,6 @@ from sam3_hyperet.cli.run_options import read_run
 from sam3_hyperet.cli.training_data import calibration_remark, concept_prompts, open_data, views
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.scenes.dataset import write_scenes
 from sam3_hyperet.training.batches import training_batches
 
 
@@ -38,8 +37,6 @@ def shop(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
-    for number, (split, count) in enumerate({"train": 6, "tune": 2, "val": 2}.items()):
-        write_scenes(root, count, number, 128, split)
     return [f"paths.scenes={root}", "data.splits={train: 6, tune: 2, val: 2}", "train.batch_size=2"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sam3_hyperet.data import sources
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import augmentation, open_run, open_split, prompt_sampler, training_images
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.scenes.dataset import write_scenes
+from sam3_hyperet.scenes.dataset import scenes_folder, write_scenes
 
 COUNT = 9
 
@@ -22,7 +23,7 @@ COUNT = 9
 def scenes_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
     for number, (split, count) in enumerate({"train": COUNT, "tune": 2, "val": 3}.items()):
-        write_scenes(root, count, number, 64, split)
+        write_scenes(scenes_folder(root, 0, 64), count, number, 64, split)
     return root
 
 
@@ -40,10 +41,10 @@ def scenes(scenes_root):
 @pytest.fixture(scope="module")
 def coco_root(tmp_path_factory, scenes_root):
     """The drawn training images as a COCO set; one car in the first picture is a crowd."""
-    root = tmp_path_factory.mktemp("coco")
-    shutil.copytree(scenes_root / "train" / "images", root / "train2017")
+    root, drawn = tmp_path_factory.mktemp("coco"), scenes_folder(scenes_root, 0, 64)
+    shutil.copytree(drawn / "train" / "images", root / "train2017")
     (root / "annotations").mkdir()
-    content = json.loads((scenes_root / "annotations" / "instances_train.json").read_text())
+    content = json.loads((drawn / "annotations" / "instances_train.json").read_text())
     content["annotations"][0]["iscrowd"] = 1
     content["annotations"][1]["bbox"] = [0, 0, 0, 0]
     (root / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
@@ -80,17 +81,27 @@ def test_scenes_have_instances_label_maps_and_a_coco_file(scenes):
 def test_scenes_are_drawn_when_first_used(tmp_path):
     options = DataOptions(name="s", format="scenes", root=str(tmp_path / "new"), splits={"val": 1}, size=64)
     assert len(open_split(options, "val").images) == 1
-    file = tmp_path / "new" / "val" / "images" / "000001.png"
+    file = scenes_folder(tmp_path / "new", 0, 64) / "val" / "images" / "000001.png"
     written = file.stat().st_mtime_ns
     assert len(open_split(options, "val").images) == 1
     assert file.stat().st_mtime_ns == written
+
+
+def test_scenes_of_another_seed_replace_none_that_are_being_read(tmp_path):
+    """Two commands at once, such as an evaluation beside a study, have one paths.scenes."""
+    options = DataOptions(name="s", format="scenes", root=str(tmp_path), splits={"val": 1}, size=64)
+    images = open_split(options, "val").images
+    before = images.image(0).path.read_bytes()
+    others = [open_split(replace(options, **change), "val").images for change in ({"seed": 5}, {"size": 96})]
+    assert images.image(0).path.read_bytes() == before
+    assert len({before, *(other.image(0).path.read_bytes() for other in others)}) == 3
 
 
 def test_the_home_folder_may_be_written_short(monkeypatch, scenes_root):
     monkeypatch.setenv("HOME", str(scenes_root.parent))
     options = DataOptions(name="s", format="scenes", root=f"~/{scenes_root.name}", splits={"val": 3}, size=64, seed=0)
     split = open_split(options, "val")
-    assert split.coco_file == scenes_root / "annotations" / "instances_val.json"
+    assert split.coco_file == scenes_folder(scenes_root, 0, 64) / "annotations" / "instances_val.json"
 
 
 def test_tuning_pictures_come_out_of_the_training_ones(coco):

@@ -182,7 +182,6 @@ def test_areas_are_counted_where_the_masks_are(device, monkeypatch):
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
-    write_scenes(root, 2, 2, 128, "val")
     data = DataOptions(name="drawn", format="scenes", root=str(root), splits={"val": 2})
     return data, open_split(data, "val")
 

@@ -20,7 +20,6 @@ from sam3_hyperet.evaluation.models import FIRST_LOOKS, beside_base
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.task import open_task
-from sam3_hyperet.scenes.dataset import write_scenes
 
 TUNING, SCORED = 3, 2
 BY = "tuning images, by every model's exact predictions"
@@ -29,8 +28,6 @@ BY = "tuning images, by every model's exact predictions"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
-    write_scenes(root, TUNING, 1, 128, "tune")
-    write_scenes(root, SCORED, 2, 128, "val")
     splits, known = {"tune": TUNING, "val": SCORED}, ("car", "house", "tree", "sky", "grass", "dog", "wheel", "plant")
     return DataOptions(name="drawn", format="scenes", root=str(root), splits=splits, vocabulary=known)
 

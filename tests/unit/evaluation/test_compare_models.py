@@ -29,7 +29,6 @@ from sam3_hyperet.evaluation.task import check_tiles
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
-from sam3_hyperet.scenes.dataset import write_scenes
 from sam3_hyperet.version import versions
 
 
@@ -41,7 +40,6 @@ def base():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
-    write_scenes(root, 3, 2, 128, "val")
     return DataOptions(name="drawn", format="scenes", root=str(root), splits={"val": 3})
 
 

@@ -19,7 +19,6 @@ from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.validation_score import open_validation
 from sam3_hyperet.modeling.copies import adapted_copy
 from sam3_hyperet.modeling.dial import dial_of
-from sam3_hyperet.scenes.dataset import write_scenes
 from sam3_hyperet.training.choice import Rule
 
 RULE = Rule.parse("max new where old >= base-0.02", "dial_rule")
@@ -68,7 +67,6 @@ def test_what_a_front_shows_by_default():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
-    write_scenes(root, IMAGES, 2, 128, "tune")
     kind = {"format": "scenes", "splits": {"train": IMAGES, "tune": IMAGES}, "seed": 1}
     return DataOptions(name="drawn", root=str(root), vocabulary=("dog", "tree"), **kind)
 

@@ -23,13 +23,11 @@ from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.evaluation.validation_score import ValidationScore, known_metrics, open_validation
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
-from sam3_hyperet.scenes.dataset import write_scenes
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
-    write_scenes(root, 2, 1, 128, "tune")
     return DataOptions(name="drawn", format="scenes", root=str(root), splits={"train": 2, "tune": 2})
 
 

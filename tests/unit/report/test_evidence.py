@@ -21,7 +21,6 @@ from sam3_hyperet.report import evidence
 from sam3_hyperet.report.comparison_report import write_comparison
 from sam3_hyperet.report.examples import extremes
 from sam3_hyperet.report.figures.gate_plots import gate_plots
-from sam3_hyperet.scenes.dataset import write_scenes
 
 PICTURES = 3
 
@@ -29,7 +28,6 @@ PICTURES = 3
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
-    write_scenes(folder / "scenes", 2, PICTURES, 128, "val")
     data = DataOptions(name="drawn", format="scenes", root=str(folder / "scenes"), splits={"val": PICTURES})
     model = hy.inject(hy.build_model("tiny"), hy.HyperETConfig())  # with the weights that come with the package
     task = open_task(open_split(data, "val"), Protocol(examples=2, bootstrap=0))
