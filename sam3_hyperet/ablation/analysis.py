@@ -57,7 +57,8 @@ class Difference:
         lost: mean, low and high of the difference of what is lost.
         single: runs that one of the two has and the other has not.
         gains: mean gains of the two over the pairs.
-        unadapted: pairs of which both runs ended at dial 0: they are equal for they are the base.
+        unadapted: pairs of which both runs ended at dial 0: they are equal for they are the base, so that equivalence
+            has to hold without them, too.
         needed: pairs with which a decision has 80 % power if mean and spread stay as they are; None for more than
             100,000, and where fewer than two pairs say nothing of the spread.
     """
@@ -148,16 +149,25 @@ def _difference(runs: Sequence[Result], arm: str, reference: str, margin: float)
         (reference, pair) for pair in theirs if pair not in ours
     ]
     gains, losses = ([round(ours[pair][column] - theirs[pair][column], 6) for pair in both] for column in (GAIN, LOST))
+    is_base = [ours[pair]["dial"] == theirs[pair]["dial"] == 0.0 for pair in both]
+    adapted = [gain for gain, unadapted in zip(gains, is_base, strict=True) if not unadapted]
+    bases = [base for (base, _), unadapted in zip(both, is_base, strict=True) if not unadapted]
+    of_bases = base_test(gains, [base for base, _ in both], margin, ALPHA)
     return Difference(
         arm,
         reference,
-        pair_test(gains, margin, ALPHA),
-        base_test(gains, [base for base, _ in both], margin, ALPHA),
+        _adapted_too(pair_test(gains, margin, ALPHA), pair_test(adapted, margin, ALPHA)),
+        replace(of_bases, test=_adapted_too(of_bases.test, base_test(adapted, bases, margin, ALPHA).test)),
         mean_interval(losses),
         tuple(f"{name}: {base}/seed {seed}" for name, (base, seed) in single),
         (math.nan, math.nan) if not both else (_mean_gain(ours, both), _mean_gain(theirs, both)),
-        sum(ours[pair]["dial"] == theirs[pair]["dial"] == 0.0 for pair in both),
+        len(gains) - len(adapted),
     )
+
+
+def _adapted_too(every: MeanTest, adapted: MeanTest) -> MeanTest:
+    """The test of all pairs, whose equivalence has to hold for those that are not the base itself as well."""
+    return replace(every, equivalence=max(every.equivalence, adapted.equivalence, key=lambda one: one.p))
 
 
 def _mean_gain(runs: Mapping[tuple[str, str], Mapping[str, float]], pairs: Sequence[tuple[str, str]]) -> float:

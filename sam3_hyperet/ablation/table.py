@@ -82,7 +82,9 @@ def differences_table(analysis: Analysis) -> str:
             cells = [one.name, str(test.n), _mean(test.mean, test.interval), *p, number(test.effect_size), lost]
             rows.append([*cells, verdict(one, analysis.plan.margin)])
         parts += [f"**{markdown_text(setting.name)}**", "", *_table(heads, rows, texts=1, last=1), ""]
-    note = f"p: sign flips of pairs. p beyond ±{margin}: two one-sided t-tests; small means equivalent. "
+    note = f"p: sign flips of pairs. p beyond ±{margin}: two one-sided t-tests; small means equivalent"
+    unadapted = any(one.unadapted for found in analysis.differences.values() for one in found)
+    note += "; where it is larger, without pairs that are the base itself. " if unadapted else ". "
     note += f"{_adjusted(analysis)} {_planned(analysis)}"
     return _joined([*parts, note.strip(), *map(markdown_text, (*_notes(analysis), *_singles(analysis)))])
 
@@ -111,12 +113,12 @@ def verdict(one: Difference, margin: float) -> str:
         return "no pair yet" if not one.pairs.n else "one pair, which cannot be tested"
     if one.unadapted == one.pairs.n:
         return _UNADAPTED
-    if (text := _decided(one.over_pairs, one.pairs.mean, margin)) is not None:
-        if one.over_pairs.equivalent and max(map(abs, one.gains)) < margin:  # which says next to nothing
-            text += f", and neither gains as much as {short(margin)}"
-        return f"{text}; {one.unadapted} of {one.pairs.n} pairs are the base itself" if one.unadapted else text
     needed = "more than 100,000" if one.needed is None else f"about {one.needed:,}"
-    return f"undecided with {one.pairs.n} pairs; {needed} would do"
+    text = (
+        _decided(one, one.over_pairs, one.pairs.mean, margin)
+        or f"undecided with {one.pairs.n} pairs; {needed} would do"
+    )
+    return f"{text}; {one.unadapted} of {one.pairs.n} pairs are the base itself" if one.unadapted else text
 
 
 def short(x: float) -> str:
@@ -124,8 +126,10 @@ def short(x: float) -> str:
     return number(x, 3).rstrip("0")
 
 
-def _decided(found: Verdict, mean: float, margin: float) -> str | None:
+def _decided(one: Difference, found: Verdict, mean: float, margin: float) -> str | None:
     within = f"within ±{short(margin)}"
+    if found.equivalent and max(map(abs, one.gains)) < margin:  # which says next to nothing
+        within += f", and neither gains as much as {short(margin)}"
     if found.different:
         return f"{'higher' if mean > 0 else 'lower'}{f', but {within}' if found.equivalent else ''}"
     return f"equivalent {within}" if found.equivalent else None
@@ -136,7 +140,7 @@ def _on_bases(one: Difference, margin: float) -> str:
         return "unknown from one base" if one.bases.test.n else "no pair yet"
     if one.unadapted == one.pairs.n:
         return _UNADAPTED
-    return _decided(one.over_bases, one.bases.test.mean, margin) or f"undecided with {one.bases.test.n} bases"
+    return _decided(one, one.over_bases, one.bases.test.mean, margin) or f"undecided with {one.bases.test.n} bases"
 
 
 def _of_bases(analysis: Analysis) -> str:

@@ -74,7 +74,9 @@ def test_arms_that_learn_nothing_are_called_so(rows, plan, tmp_path):
     """Their equivalence is a fact, and says nothing."""
     wanted = [row for row in rows if row["data"] == "scenes"]
     small = [{**row, "gain": f"{0.001 + 0.00001 * k:.6f}"} for k, row in enumerate(wanted)]
-    assert answers(analyse(results_of(small, plan, tmp_path), plan)).count(", and neither gains as much as .02") == 4
+    assert (
+        answers(analyse(results_of(small, plan, tmp_path), plan)).count(", and neither gains as much as .02") == 2 * 4
+    )  # on pairs, on bases
     assert "neither gains" not in answers(analyse(results_of(wanted, plan, tmp_path), plan))
 
 
@@ -199,3 +201,24 @@ def test_pairs_that_are_the_base_are_counted(rows, plan, tmp_path):
     first = [row["seed"] == "0" and row["arm"] in ("euclidean", "mobius") for row in rows]
     some = [{**row, "dial": "0.0"} if still else row for row, still in zip(rows, first, strict=True)]
     assert "3 of 15 pairs are the base itself" in differences_table(analyse(results_of(some, plan, tmp_path), plan))
+
+
+def test_equivalence_has_to_hold_without_pairs_that_are_the_base(rows, plan, tmp_path):
+    """Twelve pairs of 0 leave a mean within the margin, and three that are far from it say nothing of equality."""
+
+    apart = {"first": -0.02, "second": 0.0, "third": 0.02}
+
+    def comparison(dial):
+        some = []
+        for row in rows:
+            is_first, shift = row["seed"] == "0", apart[row["base"]] if row["arm"] == "mobius" else 0.0
+            values = {"gain": str(0.1 + shift * is_first), "dial": "1.0" if is_first else dial}
+            some.append(row | values if row["arm"] in ("euclidean", "mobius") else row)
+        found = analyse(results_of(some, plan, tmp_path), plan).differences[SCENES]
+        return next(one for one in found if (one.arm, one.reference) == ("mobius", "euclidean"))
+
+    trained, base = comparison("1.0"), comparison("0.0")
+    assert (trained.unadapted, base.unadapted) == (0, 12)
+    assert trained.pairs.mean == base.pairs.mean
+    assert trained.pairs.p == base.pairs.p
+    assert trained.pairs.equivalence.p < 0.001 < 0.05 < base.pairs.equivalence.p
