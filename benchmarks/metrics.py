@@ -23,8 +23,8 @@ from pycocotools.cocoeval import COCOeval
 from benchmarks import timing
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.bootstrap import draw_weights
-from sam3_hyperet.evaluation.metrics.instances.instance_matches import MAX_DETECTIONS
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import instance_headline, instance_metrics, iou_types
+from sam3_hyperet.evaluation.protocol import MAX_DETECTIONS
 from sam3_hyperet.evaluation.scoring.coco import GroundTruth, check_detections
 from sam3_hyperet.evaluation.scoring.coco_ap import records_of_results, score_coco_files
 from sam3_hyperet.reading import read_json

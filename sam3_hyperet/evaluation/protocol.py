@@ -10,6 +10,7 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.tiles import OVERLAP, WHOLE, Tiling
 from sam3_hyperet.options import NonNegativeInt, PositiveInt, Probability, check_fields
 
+MAX_DETECTIONS = 100  # of an image and category: COCO's AP ranks no more
 FUSIONS = ("instance", "semantic", "fused")
 _NO_INFLUENCE = ("workers", "bootstrap", "fusion", "compare_exact")
 _EXEMPLARS = ("exemplars", "exemplar_text", "exemplar_seed")
@@ -20,7 +21,7 @@ class Protocol:
     """Options by which predictions become metrics.
 
     Attributes:
-        max_dets: detections kept per image and category.
+        max_dets: detections that AP ranks per image and category, at most 100 as in COCO. cgF1 takes all claims.
         mask_threshold: probability from which a pixel belongs to a mask.
         presence_threshold: probability from which a concept counts as present.
         score_threshold: an instance's own score from which it enters the fusions to label maps.
@@ -77,6 +78,9 @@ class Protocol:
 
     def __post_init__(self) -> None:
         check_fields(self, "protocol")
+        if self.max_dets > MAX_DETECTIONS:
+            expected = f"expected at most {MAX_DETECTIONS}, which is all that COCO's AP ranks"
+            raise ConfigError(f"protocol.max_dets={self.max_dets}; {expected}")
         if not self.tiling.is_whole and self.recall < 1:
             spares = f"with protocol.recall={self.recall}, which spares prompts of whole images"
             raise ConfigError(

@@ -121,9 +121,10 @@ def gained_and_lost(base: _Records, adapted: _Records, count: int) -> tuple[list
 
 
 def _counts(records: _Records) -> np.ndarray:
-    """(3, images, categories) instances, confident detections, and right ones."""
+    """(3, images, categories) instances, confident detections, and right ones; 0 where annotations lack some."""
     counts = [(record["instances"], record["claimed"], record["segm_hits"][:, 0]) for record in records]
-    return np.array(counts, float).swapaxes(0, 1)
+    known = ~np.array([record["unknown"] for record in records])
+    return np.array(counts, float).swapaxes(0, 1) * known
 
 
 def _f1(counts: np.ndarray) -> np.ndarray:

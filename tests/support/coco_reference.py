@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sam3_hyperet.evaluation.metrics.instances.instance_matches import AREA_RANGES, IOU_TYPES, MAX_DETECTIONS
+from sam3_hyperet.evaluation.metrics.instances.instance_matches import AREA_RANGES, IOU_TYPES
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import coco_metrics
+from sam3_hyperet.evaluation.protocol import MAX_DETECTIONS
 from sam3_hyperet.evaluation.scoring.coco import GroundTruth, Record, check_detections
 from sam3_hyperet.evaluation.scoring.coco_ap import sized_shape
 

@@ -2,8 +2,9 @@
 
 Confident detections count. The radius of one is the mean normalised radius, tanh(√c‖v‖), of the feature vectors v
 inside its mask, on one level of the feature pyramid; its error is 1 − IoU with the best annotated instance of its
-category, so 1 where there is none. A detection that lies in a crowd and on no instance is left out, as in COCO. The
-usual uncertainty, 1 − score, is measured beside it.
+category, so 1 where there is none. A detection that lies in a crowd and on no instance is left out, as in COCO, and so
+is one on no instance where the annotations of its category are not exhaustive. The usual uncertainty, 1 − score, is
+measured beside it.
 
 For both: `spearman`, ρ of uncertainty and error; `auroc` of "more uncertain" for "wrong" (IoU < 1/2); `aurc`, the area
 under the risk–coverage curve of the error. A larger radius may mean a larger or a smaller error: ρ is reported with its
@@ -60,6 +61,7 @@ class UncertaintyEvaluator(Evaluator):
         self._annotated: dict[int, list[tuple[Rle, bool]]] = defaultdict(list)
         for region in self._images.instances(position):
             self._annotated[region.category_id].append((region.rle, region.crowd))
+        self._partly = self._images.not_exhaustive(position) | self._images.unlabelled(position)
         self._found: list[np.ndarray] = []
         self._radii = pyramid_radii(self._model, encoded)
 
@@ -71,7 +73,8 @@ class UncertaintyEvaluator(Evaluator):
         overlap = masks.iou(detections.rles(count), [rle for rle, _ in annotated], [crowd for _, crowd in annotated])
         crowd = np.array([crowd for _, crowd in annotated], bool)
         iou = overlap[:, ~crowd].max(axis=1, initial=0)
-        counted = (iou >= CORRECT_IOU) | (overlap[:, crowd].max(axis=1, initial=0) < CORRECT_IOU)
+        elsewhere = overlap[:, crowd].max(axis=1, initial=0) < CORRECT_IOU
+        counted = (iou >= CORRECT_IOU) | (elsewhere & (prompt.category_id not in self._partly))
         table = np.stack([self._mean_radii(detections), detections.scores[:count], iou])
         self._found.append(table[:, counted])
 

@@ -261,5 +261,7 @@ def test_nothing_is_made_for_names_that_are_left_open(dogs, monkeypatch):
     evaluator = InstanceEvaluator(images, [1, 2], {}, Protocol())
     for i in range(3):
         evaluator.start(i, {})
-        assert evaluator.finish()["unknown"].tolist() == [i > 0, True]
+        record = evaluator.finish()
+        assert record["unknown"].tolist() == [True, True]
+        assert record["positives"][:, 0].tolist() == [i == 0, 0]  # for AP, the car counts
     assert made == [((0, 0, WIDTH, HEIGHT), HEIGHT, WIDTH)]  # of cars in the first, where there may be more

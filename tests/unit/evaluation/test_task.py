@@ -238,6 +238,7 @@ def test_an_image_is_not_asked_for_what_is_unknown_of_it(evaluate, pictures, coc
     ("options", "message"),
     [
         ({"max_dets": 0}, "protocol.max_dets=0; expected an integer from 1"),
+        ({"max_dets": 300}, "protocol.max_dets=300; expected at most 100, which is all that COCO's AP ranks"),
         ({"prompts_at_once": "many"}, "protocol.prompts_at_once='many'; expected an integer"),
         ({"min_score": -0.1}, "protocol.min_score=-0.1; expected a probability"),
         ({"workers": -1}, "protocol.workers=-1"),

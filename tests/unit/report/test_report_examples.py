@@ -4,7 +4,7 @@ import pytest
 from sam3_hyperet.report.examples import gained_and_lost
 
 
-def record(instances, claimed, right):
+def record(instances, claimed, right, unknown=(False, False)):
     """Of a picture with two categories."""
     hits = np.zeros((2, 10), np.uint16)
     hits[:, 0] = right
@@ -12,6 +12,7 @@ def record(instances, claimed, right):
         "instances": np.array(instances, np.uint16),
         "claimed": np.array(claimed, np.uint16),
         "segm_hits": hits,
+        "unknown": np.array(unknown),
     }
 
 
@@ -40,3 +41,8 @@ def test_nothing_there_and_nothing_claimed_is_right():
     nothing, alarm = record((0, 0), (0, 0), (0, 0)), record((0, 0), (0, 2), (0, 0))
     gained, lost = gained_and_lost([nothing, alarm, nothing], [nothing, nothing, alarm], 5)
     assert [(one.position, one.base, one.adapted) for one in (*gained, *lost)] == [(1, 0.0, 1.0), (2, 1.0, 0.0)]
+
+
+def test_claims_where_annotations_lack_instances_are_no_false_alarms():
+    quiet, alarm = (record((1, 0), (1, n), (1, 0), unknown=(False, True)) for n in (0, 3))
+    assert gained_and_lost([quiet], [alarm], 1) == ([], [])

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sam3_hyperet.evaluation.metrics.instances.instance_matches import AREA_RANGES, IOU_THRESHOLDS, MAX_DETECTIONS
+from sam3_hyperet.evaluation.metrics.instances.instance_matches import AREA_RANGES, IOU_THRESHOLDS
+from sam3_hyperet.evaluation.protocol import MAX_DETECTIONS
 
 Records = Sequence[Mapping[str, np.ndarray]]
 RECALL_POINTS = np.linspace(0, 1, 101)

@@ -14,6 +14,8 @@ from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.inference.prediction import Encoded, PromptDetections
 from sam3_hyperet.masks import rectangle
 
+_EVERYWHERE = [-1e5, -1e5, 3e5, 3e5]  # x, y, width, height: boxes reach beyond their image
+
 
 class InstanceEvaluator(Evaluator):
     """Detections of categories, scored as COCO does and as SAM 3 does, by the keys of `instance_metrics`.
@@ -47,27 +49,33 @@ class InstanceEvaluator(Evaluator):
             if one.category_id in self._columns
         ]
         self._unlabelled = self.images.unlabelled(position)
-        if partly := (self.images.not_exhaustive(position) - self._unlabelled) & self._columns.keys():
+        self._partly = (self.images.not_exhaustive(position) - self._unlabelled) & self._columns.keys()
+        if self._partly:
             everywhere = rectangle((0, 0, image.width, image.height), image.height, image.width)
-            shapes = {"bbox": [0.0, 0.0, float(image.width), float(image.height)], "segm": everywhere}
-            truths += [Truth(one, shapes, image.height * image.width, True) for one in partly]  # what is not annotated
+            shapes, size = {"bbox": _EVERYWHERE, "segm": everywhere}, image.height * image.width
+            truths += [Truth(one, shapes, size, True) for one in self._partly]  # what is not annotated
         self._image = ImageDetections(image.image_id, self._columns, truths)
 
     def add(self, prompt: Prompt, detections: PromptDetections) -> None:
         if prompt.category_id is None or prompt.category_id in self._unlabelled:
             return
-        column, scores = self._columns[prompt.category_id], detections.scores[: self._max_dets]
+        column = self._columns[prompt.category_id]
+        scores = detections.scores[: max(self._max_dets, detections.confident)]
         count = len(scores)
         corners = detections.boxes[:count]
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         is_shown = column in self._image.truths
         shapes = {"bbox": boxes.tolist(), "segm": detections.rles(count) if is_shown else [None] * count}
         areas = {"bbox": boxes[:, 2] * boxes[:, 3], "segm": detections.areas(count)}  # of the run lengths, if there are
-        self._image.add(np.full(count, column), scores, areas, shapes)
+        self._image.add(np.full(count, column), scores, areas, shapes, self._max_dets)
 
     def finish(self) -> dict[str, np.ndarray]:
-        """The record of `ImageDetections`, and `unknown` (C,), of which categories the image says nothing."""
-        return self._image.record() | {"unknown": np.isin(list(self._columns), list(self._unlabelled))}
+        """The record of `ImageDetections`, and `unknown` (C,), which categories are no pairs of cgF1 in this image.
+
+        The image says nothing of them, or does not have all of their instances: SAM 3 leaves such pairs out as well.
+        """
+        unknown = np.isin(list(self._columns), list(self._unlabelled | self._partly))
+        return self._image.record() | {"unknown": unknown}
 
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
         found = metrics.instance_metrics(records, self.categories, self.groups)

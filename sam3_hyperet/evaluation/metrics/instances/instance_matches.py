@@ -12,7 +12,6 @@ import numpy as np
 IOU_TYPES = ("bbox", "segm")
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREA_RANGES = {"": (0.0, 1e10), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}  # pixels
-MAX_DETECTIONS = 100  # of an image and category
 
 _LOW, _HIGH = np.array(list(AREA_RANGES.values())).T
 SETTINGS = (len(IOU_THRESHOLDS), len(AREA_RANGES))  # (T, A)

@@ -15,13 +15,13 @@ from sam3_hyperet.evaluation.metrics.instances.instance_matches import (
     AREA_RANGES,
     IOU_THRESHOLDS,
     IOU_TYPES,
-    MAX_DETECTIONS,
     SETTINGS,
     Truth,
     Truths,
     match,
     of_size,
 )
+from sam3_hyperet.evaluation.protocol import MAX_DETECTIONS
 
 
 class ImageDetections:
@@ -38,6 +38,7 @@ class ImageDetections:
         self.column_count = len(columns)
         self._columns = [np.empty(0, dtype=np.int64)]
         self._scores = [np.empty(0)]
+        self._is_ranked = [np.empty(0, dtype=bool)]
         self._areas = {iou_type: [np.empty(0)] for iou_type in iou_types}
         self._shapes: dict[str, list[Any]] = {iou_type: [] for iou_type in iou_types}
 
@@ -47,9 +48,14 @@ class ImageDetections:
         scores: np.ndarray,
         areas: Mapping[str, np.ndarray],
         shapes: Mapping[str, Sequence[Any]],
+        most: int | None = None,
     ) -> None:
-        """Add n detections: columns, scores, areas in pixels (n,), and n shapes (any, of a category not shown)."""
+        """Add n detections: columns, scores, areas in pixels (n,), and n shapes (any, of a category not shown).
+
+        most: AP ranks the first of them alone, None for all; every claim counts for cgF1, as in SAM 3.
+        """
         self._columns.append(columns)
+        self._is_ranked.append(np.arange(len(scores)) < (len(scores) if most is None else most))
         self._scores.append(scores)
         for iou_type, of_type in self._shapes.items():
             self._areas[iou_type].append(areas[iou_type])
@@ -67,27 +73,30 @@ class ImageDetections:
         - `instances` (C,), `claimed` (C,), `<type>_hits` (C, T): for `sam3_hyperet.evaluation.metrics.instances.cg_f1`
         """
         columns, scores = np.concatenate(self._columns), np.concatenate(self._scores).astype(np.float64)
+        is_ranked = np.concatenate(self._is_ranked)
         order = np.lexsort((-scores, columns))  # stable
-        counts = np.bincount(columns, minlength=self.column_count)
+        order = order[is_ranked[order]]
+        counts = np.bincount(columns[is_ranked], minlength=self.column_count)
         rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
         order = order[rank < MAX_DETECTIONS]
         counts = np.minimum(counts, MAX_DETECTIONS)
         starts = np.cumsum(counts) - counts
         in_best = np.zeros(len(scores), dtype=bool)
-        in_best[np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]] = True
+        best = np.argsort(-scores, kind="stable")
+        in_best[best[is_ranked[best]][:MAX_DETECTIONS]] = True
         record = {
             "image_id": np.array(self.image_id),
             "scores": scores[order],
             "counts": counts.astype(np.uint8),
             "in_best": np.packbits(in_best[order]),
-            "detections": np.array(len(scores)),
+            "detections": np.array(int(is_ranked.sum())),
             "claimed": np.bincount(columns[scores >= SCORE_THRESHOLD], minlength=self.column_count).astype(np.uint16),
             **self._truth_counts(),
         }
         for iou_type in self._shapes:
             sizes = of_size(np.concatenate(self._areas[iou_type])[order])
             record[f"{iou_type}_sizes"] = np.packbits(sizes, axis=1)[:, 0]
-            record |= self._matches(iou_type, columns, scores, order, starts)
+            record |= self._matches(iou_type, columns, scores, order, starts, counts)
         return record
 
     def _truth_counts(self) -> dict[str, np.ndarray]:
@@ -101,14 +110,20 @@ class ImageDetections:
         return {"positives": positives, "instances": instances, **counts}
 
     def _matches(
-        self, iou_type: str, columns: np.ndarray, scores: np.ndarray, order: np.ndarray, starts: np.ndarray
+        self,
+        iou_type: str,
+        columns: np.ndarray,
+        scores: np.ndarray,
+        order: np.ndarray,
+        starts: np.ndarray,
+        counts: np.ndarray,
     ) -> dict[str, np.ndarray]:
         events, found, ignored = [np.empty(0, int)], [np.empty((0, *SETTINGS), bool)], [np.empty((0, *SETTINGS), bool)]
         hits = np.zeros((self.column_count, len(IOU_THRESHOLDS)), dtype=np.uint16)
         for column, truths in sorted(self.truths.items()):
             mine = np.flatnonzero(columns == column)
             ious = masks.iou([self._shapes[iou_type][n] for n in mine], truths.shapes[iou_type], truths.crowds)
-            ranked = order[starts[column] : starts[column] + min(len(mine), MAX_DETECTIONS)]
+            ranked = order[starts[column] : starts[column] + counts[column]]
             matched, to_ignored = match(ious[np.searchsorted(mine, ranked)], truths)
             met = np.flatnonzero(matched.any(axis=(1, 2)))
             events.append(starts[column] + met)

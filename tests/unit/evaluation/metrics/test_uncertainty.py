@@ -39,14 +39,20 @@ class Size:
 class Drawn:
     categories = ()
 
-    def __init__(self, *pictures):
-        self.pictures = pictures
+    def __init__(self, *pictures, partly=()):
+        self.pictures, self.partly = pictures, frozenset(partly)
 
     def image(self, i):
         return Size()
 
     def instances(self, i):
         return self.pictures[i]
+
+    def not_exhaustive(self, i):
+        return self.partly
+
+    def unlabelled(self, i):
+        return frozenset()
 
 
 class Model(nn.Module):
@@ -67,14 +73,14 @@ def answer(*detections, presence=1.0):
 FEATURES = torch.arange(SIDE, dtype=torch.float32).expand(1, 1, SIDE, SIDE) + 1  # column x has the norm x + 1
 
 
-def start(regions, features=FEATURES):
-    evaluator = UncertaintyEvaluator(Model(), Drawn(regions), Protocol())
+def start(regions, features=FEATURES, partly=()):
+    evaluator = UncertaintyEvaluator(Model(), Drawn(regions, partly=partly), Protocol())
     evaluator.start(0, {"backbone_fpn": [features]})
     return evaluator
 
 
-def note(regions, *answers):
-    evaluator = start(regions)
+def note(regions, *answers, partly=()):
+    evaluator = start(regions, partly=partly)
     for prompt, one in zip(PROMPTS, answers, strict=False):
         evaluator.add(prompt, PromptDetections(one, SIDE, SIDE))
     return evaluator, evaluator.finish()
@@ -104,6 +110,11 @@ def test_a_detection_of_what_is_not_there_is_all_wrong():
 def test_a_detection_in_a_crowd_is_left_out():
     regions = [Region(5, block(0, 8), crowd=True), Region(5, block(0, 2))]
     _, record = note(regions, answer((block(0, 2), 0.9), (block(4, 5), 0.8)))
+    assert record["detections"][1:].tolist() == [[pytest.approx(0.9)], [1]]
+
+
+def test_a_detection_of_what_need_not_be_annotated_is_left_out():
+    _, record = note([Region(5, block(0, 2))], answer((block(0, 2), 0.9), (block(4, 5), 0.8)), partly=[5])
     assert record["detections"][1:].tolist() == [[pytest.approx(0.9)], [1]]
 
 

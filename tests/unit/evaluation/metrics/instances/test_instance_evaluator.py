@@ -234,3 +234,51 @@ def test_boxes_beyond_the_image_are_not_clamped() -> None:
     evaluator.add(Prompt("car", 2), PromptDetections(found, HEIGHT, WIDTH))
     assert evaluator.evaluate([evaluator.finish()])["bbox/AP50"] == pytest.approx(1)
     assert evaluator.evaluate([evaluator._image.record()])["bbox/AP75"] == 0  # IoU is 1/2
+
+
+def strips(count: int) -> tuple[dict[str, Any], PromptDetections]:
+    """An image of as many instances, a row of pixels each, and perfect detections of them."""
+    height, width = count, 8
+    masks = torch.full((count, height, width), -9.0)
+    masks[range(count), range(count)] = 9.0
+    edges = torch.arange(count + 1) / count
+    boxes = torch.stack([torch.zeros(count), edges[:-1], torch.ones(count), edges[1:]], dim=1)
+    found = PromptPrediction(torch.full((count,), 0.9), boxes, masks, masks[0], 1.0)
+    rows = [
+        {"id": i + 1, "image_id": 1, "category_id": 2, "bbox": [0, i, width, 1], "area": width, "iscrowd": 0}
+        | {"segmentation": encode_masks(np.arange(height)[None, :, None].repeat(width, 2) == i)[0]}
+        for i in range(count)
+    ]
+    image = {"id": 1, "height": height, "width": width}
+    content = {"images": [image], "categories": [{"id": 2, "name": "car"}], "annotations": rows}
+    return content, PromptDetections(found, height, width)
+
+
+@pytest.mark.parametrize("top", [100, 60])
+def test_every_claim_counts_for_cgf1_and_the_best_for_ap(top: int) -> None:
+    """SAM 3's cgF1 has no limit of detections, and COCO's AP one of 100."""
+    content, detections = strips(150)
+    evaluator = InstanceEvaluator(annotated(GroundTruth.from_dict(content)), [2], {}, Protocol(max_dets=top))
+    evaluator.start(0, {})
+    evaluator.add(Prompt("car", 2), detections)
+    found = evaluator.evaluate([evaluator.finish()])
+    assert found["segm/positive_micro_F1"] == pytest.approx(1, abs=1e-3)
+    assert found["segm/AR@100"] == pytest.approx(top / 150)
+
+
+def test_pairs_that_are_not_exhaustive_are_left_out_of_cgf1() -> None:
+    """One instance is annotated; the other claim, half beyond the image, may be right or wrong."""
+    content, detections = strips(2)
+    content["annotations"] = content["annotations"][:1]
+    detections.boxes[1, 0] -= detections.width
+    found = {}
+    for partly in (frozenset(), frozenset({2})):
+        images = annotated(GroundTruth.from_dict(content))
+        images.not_exhaustive = lambda _, partly=partly: partly
+        evaluator = InstanceEvaluator(images, [2], {}, Protocol())
+        evaluator.start(0, {})
+        evaluator.add(Prompt("car", 2), detections)
+        found[bool(partly)] = evaluator.evaluate([evaluator.finish()])
+    assert found[False]["segm/positive_micro_F1"] == pytest.approx(2 / 3, abs=1e-3)
+    assert found[True]["segm/positive_micro_F1"] == 0  # there is no other pair
+    assert found[True]["bbox/AP"] == found[True]["segm/AP"] == pytest.approx(1)
