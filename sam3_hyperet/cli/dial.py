@@ -12,7 +12,7 @@ from sam3_hyperet.choices import AUTO
 from sam3_hyperet.cli.of_run import config_of_run, listed
 from sam3_hyperet.cli.tables import print_table
 from sam3_hyperet.data.answers import AnsweredImages
-from sam3_hyperet.data.disjoint import shared_pictures
+from sam3_hyperet.data.disjoint import check_unscored
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split, open_split
 from sam3_hyperet.errors import ConfigError
@@ -114,9 +114,7 @@ class DialOptions:
                 self.rule.check(dict.fromkeys(few, 0.0), f"images of the {scored.name} split")
             return None
         split = open_split(data, "tune")
-        if shared := shared_pictures(split.images, scored.images):
-            found = f"{len(shared)} of its tuning images are scored in split={scored.name}, the first {shared[0]}"
-            raise ConfigError(f"dial=auto: {found}; expected splits that share none")
+        check_unscored("dial=auto", split.images, scored.images, scored.name)
         answered = kept(split) if self.rule.names_kept else None
         task = open_validation(split, protocol, protocol.calibration_images, answered)
         source = f"the {count_of(len(task.positions), 'tuning image')}"

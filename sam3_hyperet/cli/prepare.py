@@ -15,7 +15,7 @@ from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.progress import progress
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.data.annotations import AnnotatedImages
-from sam3_hyperet.data.disjoint import shared_remark
+from sam3_hyperet.data.disjoint import shared_remarks
 from sam3_hyperet.data.notes import prompt_notes
 from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.sources import choose, prompt_sampler, read_split
@@ -65,9 +65,8 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
         with progress(console, f"images of {data.name} {split}") as on_image:
             inspected[split] = inspect(partial(read, split), root, counts.get(split, {}), workers, on_image)
     _print_table(inspected, console)
-    for split in [name for name in opened if name != "train"] if "train" in opened else ():
-        if remark := shared_remark(opened["train"], opened[split], split):
-            console.print(f"{split}: {data.name}: {remark}", soft_wrap=True, markup=False)
+    for remark in shared_remarks({name: opened[name] for name in SPLITS if name in opened}):
+        console.print(f"{data.name}: {remark}", soft_wrap=True, markup=False)
     if failed := [f"{name}: {check.what}" for name, one in inspected.items() for check in one.failed]:
         raise DataError(f"{root}: {count_of(len(failed), 'check')} failed ({', '.join(failed)}); {remedy}")
     chosen = choose(data, opened["train"], "train")[1] if "train" in opened else ()

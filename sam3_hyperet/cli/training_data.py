@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sam3_hyperet.cli.run_options import RunOptions
 from sam3_hyperet.cli.sections import MORE_DATA
 from sam3_hyperet.data.annotations import AnnotatedImages, some
-from sam3_hyperet.data.disjoint import shared_pictures, shared_remark
+from sam3_hyperet.data.disjoint import shared_pictures, shared_remarks
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.mixture import Mixture, quotas, share
 from sam3_hyperet.data.notes import data_notes, flip_notes, prompt_notes
@@ -68,8 +68,8 @@ def open_data(options: RunOptions, *, tune: bool) -> TrainingData:
     splits = open_run(options.data, tune=tune, evaluate=options.evaluate)
     more = {name: open_run(one, tune=False, evaluate=False).training for name, one in options.more_data.items()}
     for images in more.values():
-        if splits.evaluation and (remark := shared_remark(images, splits.evaluation.images, "data's val")):
-            images.remarks = (*images.remarks, remark)
+        if splits.evaluation:
+            images.remarks += shared_remarks({"train": images, "data's val": splits.evaluation.images})
     for split in filter(None, (splits.evaluation, splits.tuning)):
         check_tiles(split, options.protocol)
     rehearsed, rehearsal, of_sets = None, options.rehearsal, [options.data, *options.more_data.values()]

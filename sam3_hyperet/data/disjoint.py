@@ -7,7 +7,7 @@ from pathlib import Path
 from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.selection import copied_picture
 from sam3_hyperet.digest import sha256
-from sam3_hyperet.errors import DataError
+from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.scenes.dataset import DrawnFrom
 from sam3_hyperet.wording import count_of
 
@@ -37,13 +37,21 @@ def shared_pictures(one: AnnotatedImages, other: AnnotatedImages, *, contents: b
     return sorted(name.rpartition("/")[2] for name in {copied_picture(twin) or str(twin) for twin in twins})
 
 
-def shared_remark(training: AnnotatedImages, other: AnnotatedImages, split: str) -> str:
-    """A warning of pictures that are trained on and in another split, "" if there are none."""
-    names = shared_pictures(training, other)
-    if not names:
-        return ""
-    count = count_of(len(names), "picture")
-    return f"warning: {split} has {count} of train; scores on them say nothing: {some(names)}"
+def shared_remarks(splits: Mapping[str, AnnotatedImages]) -> tuple[str, ...]:
+    """Warnings of pictures that a split has of an earlier one: trained on, or tuned by, and scored."""
+    remarks = []
+    for (one, first), (other, second) in itertools.combinations(splits.items(), 2):
+        if names := shared_pictures(first, second):
+            count = count_of(len(names), "picture")
+            remarks.append(f"warning: {other} has {count} of {one}; scores on them say nothing: {some(names)}")
+    return tuple(remarks)
+
+
+def check_unscored(option: str, tuning: AnnotatedImages, scored: AnnotatedImages, split: str) -> None:
+    """Raise a ConfigError where images that an option chooses by are scored as well, in a split of that name."""
+    if names := shared_pictures(tuning, scored):
+        found = f"{len(names)} of its tuning images are scored in split={split}, the first {names[0]}"
+        raise ConfigError(f"{option}: {found}; expected splits that share none")
 
 
 def check_disjoint(splits: Mapping[str, AnnotatedImages]) -> None:

@@ -10,7 +10,7 @@ from sam3_hyperet.data.ade20k import read_ade20k
 from sam3_hyperet.data.annotations import AnnotatedImages, some, spoken
 from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.data.directions import directional
-from sam3_hyperet.data.disjoint import shared_remark
+from sam3_hyperet.data.disjoint import shared_remarks
 from sam3_hyperet.data.finding import find_files
 from sam3_hyperet.data.image_files import limit_megapixels
 from sam3_hyperet.data.label_maps import read_label_maps
@@ -99,8 +99,8 @@ def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
         regions = f"the regions of {training.name} are whole classes, of which a box is no example"
         raise ConfigError(f"data.exemplars={options.exemplars:g}: {regions}; expected a set of instances, or 0")
     evaluation = open_split(options, "val", train) if evaluate else None
-    if evaluation and (remark := shared_remark(training, evaluation.images, "val")):
-        training.remarks = (*training.remarks, remark)
+    splits = {"train": training, "tune": tuning and tuning.images, "val": evaluation and evaluation.images}
+    training.remarks += shared_remarks({name: images for name, images in splits.items() if images is not None})
     return RunSplits(training, tuning, evaluation)
 
 

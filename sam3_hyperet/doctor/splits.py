@@ -7,7 +7,7 @@ from pathlib import Path
 from sam3_hyperet.arrays.positions import spread
 from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.disjoint import shared_pictures
-from sam3_hyperet.data.options import DataOptions, KeptOptions, RehearsalOptions
+from sam3_hyperet.data.options import SPLITS, DataOptions, KeptOptions, RehearsalOptions
 from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.protocol import Protocol
@@ -101,17 +101,18 @@ class Splits:
         is_clean = True
         for split in others:
             other = self.opened[split]
-            if same := same_images(training, other):
-                found = f"{len(same)} images of {split} are in train as well: {some(same)}"
-                remedy = "take them out of one of the splits: a score on them says nothing"
-                yield warning("data: overlap", found, "different images", remedy)
+            for earlier in SPLITS[: SPLITS.index(split)]:
+                if earlier in self.opened and (same := same_images(self.opened[earlier], other)):
+                    found = f"{len(same)} images of {split} are in {earlier} as well: {some(same)}"
+                    remedy = "take them out of one of the splits: a score on them says nothing"
+                    yield warning("data: overlap", found, "different images", remedy)
+                    is_clean = False
             shown = [c.name for c in other.categories if c.id not in other.unannotated and c.name not in names]
             if shown and self.data.format != "scenes":  # of which only a few are looked at
                 found = f"{len(shown)} categories of {split} have no annotation in train: {some(shown)}"
                 yield warning("data: overlap", found, "every category in train")
-            is_clean &= not same
         if is_clean:
-            yield ok("data: overlap", f"no image of train in {' or '.join(others) or 'another split'}")
+            yield ok("data: overlap", f"no image in two of {', '.join(['train', *others])}" if others else "one split")
 
     def rehearsal_rows(self, options: RehearsalOptions, model: object) -> Iterator[Finding]:
         """What the base will be asked for, and whether SAM 3 reads the whole of each name."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.disjoint import check_unscored
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split, open_split
 from sam3_hyperet.errors import ConfigError
@@ -70,7 +71,10 @@ def calibration(looks: np.ndarray, scores: np.ndarray, images: int, protocol: Pr
 
 
 def calibration_images(data: DataOptions, scored: Split, protocol: Protocol) -> AnnotatedImages | None:
-    """The images that a protocol's cascade is calibrated on; None for a protocol without. Raises as `open_split`."""
+    """The images that a protocol's cascade is calibrated on, none of which is scored; None for a protocol without.
+
+    Raises as `open_split`, and ConfigError for a split that is scored, or shares an image with it.
+    """
     if protocol.recall == 1:
         return None
     if scored.name == "tune":
@@ -80,7 +84,9 @@ def calibration_images(data: DataOptions, scored: Split, protocol: Protocol) -> 
             f"protocol=cascade is calibrated on tuning images, and data set {data.name} has neither a tune nor a train "
             f"split, but {', '.join(data.splits)}; expected data.splits.tune or data.splits.train, or protocol=exact"
         )
-    return open_split(data, "tune").images
+    images = open_split(data, "tune").images
+    check_unscored("protocol=cascade", images, scored.images, scored.name)
+    return images
 
 
 class Calibrator:

@@ -119,6 +119,6 @@ def test_prepare_says_what_is_held_out_and_which_images_are_in_two_splits(tmp_pa
     prepare([str(root), "out=null"])
     said = capsys.readouterr().out
     assert f"shop: warning: val has 1 file of train: {roboflow_name(again)} and again.png\n" in said
-    assert "tune: shop: warning: tune has 1 picture of train; scores on them say nothing: street-1\n" in said
+    assert "shop: warning: tune has 1 picture of train; scores on them say nothing: street-1\n" in said
     prepare([str(EXPORTS["CVAT"](tmp_path / "one")), "out=null"])
     assert "one: no val split: 2 of 11 training images are held out for it" in capsys.readouterr().out

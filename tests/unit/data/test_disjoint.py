@@ -13,11 +13,11 @@ from PIL import Image
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.run_options import read_run
 from sam3_hyperet.data.coco import read_coco
-from sam3_hyperet.data.disjoint import check_disjoint
+from sam3_hyperet.data.disjoint import check_disjoint, check_unscored, shared_remarks
 from sam3_hyperet.data.label_maps import read_label_maps
 from sam3_hyperet.data.sources import open_run
 from sam3_hyperet.digest import sha256
-from sam3_hyperet.errors import DataError
+from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.scenes.dataset import DrawnFrom, write_scenes
 
 COUNTS = {"train": 3, "tune": 2, "val": 2}
@@ -84,3 +84,13 @@ def test_the_same_file_and_the_same_key_and_the_same_content_are_found(splits, t
         )
     with pytest.raises(DataError, match="cd2 has 1 picture of ab1, copies of the same picture"):
         check_disjoint(copies)
+
+
+def test_pictures_of_any_two_splits_are_said(splits):
+    """Whether they are trained on, or choose what is scored."""
+    train, tune, val = (splits[f"train {split}"] for split in COUNTS)
+    assert shared_remarks({"train": train, "tune": tune, "val": val}) == ()
+    (said,) = shared_remarks({"train": train, "tune": val, "val": val})
+    assert said.startswith(f"warning: val has {len(val)} pictures of tune; scores on them say nothing: ")
+    with pytest.raises(ConfigError, match="protocol=cascade: 2 of its tuning images are scored in split=val"):
+        check_unscored("protocol=cascade", val, val, "val")
