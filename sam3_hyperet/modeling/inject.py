@@ -21,6 +21,8 @@ _Model = TypeVar("_Model", bound=nn.Module)
 def inject(model: host.Sam3Image, config: HyperETConfig | Mapping[str, object]) -> host.Sam3Image:
     """Add the configured adapters to a SAM 3 image model, in place; its outputs stay the same until they train.
 
+    To rounding: "attention" is computed in fp32 and in another order than the base's, and "mobius" caps norms.
+
     Works on `build_model`'s models and on those of `sam3.model_builder`: no base weight is copied or renamed, but that
     controls by peft wrap their layers in peft's, and that `ln` and `bitfit` keep a copy of what they tune.
     Raises ConfigError for a model that is not SAM 3's or already has adapters, for a chosen level, layer or block that
