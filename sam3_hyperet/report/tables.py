@@ -24,7 +24,7 @@ OWN_NAMES = (BASE, "adapted")  # what a report itself calls models
 ALONE = (BASE,)  # the models of a report of the base alone
 _ENDS = ("/low", "/high")
 _DIFFERENCES = ("difference/", "between/")
-_SIGNED = ("MCC", "spearman", "/rho", "/rho_area", "/delta", "/elsewhere", "/g", *_ENDS)  # may be -1
+_SIGNED = ("MCC", "spearman", "/rho", "/rho_area", "/delta", "/elsewhere", "/beyond", "/g", *_ENDS)  # may be -1
 GRANULARITIES = ("part", "object", "group", "class")
 
 _MAIN = ("segm/AP", "bbox/AP", "mIoU", "segm/cgF1", "presence/accuracy_present", "presence/accuracy_absent")

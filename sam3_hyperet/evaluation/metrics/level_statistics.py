@@ -20,7 +20,8 @@ def of_regions(records: Sequence[Record]) -> Statistics:
 
     - `<place>/<level>`: the mean radius of a level;
     - `<place>/<edge>/delta`: Cliff's δ of the pairs: the fraction in which the coarser one lies farther out, less that
-      in which the finer one does; `…/elsewhere`, the same of the masks at random places, as a control;
+      in which the finer one does; `…/elsewhere`, the same of the masks at random places, as a control; `…/beyond`, δ
+      less that of the control;
     - `<place>/<edge>/g`: Hedges' g, the mean difference coarser − finer by the standard deviation within the two;
     - `<place>/rho`: Spearman's ρ of level and radius; `…/rho_area`, with the area held fixed.
     """
@@ -80,6 +81,7 @@ def _of_place(records: Sequence[Record], place: str) -> Statistics:
             *own, moved = sums @ weights
             found |= {f"{place}/{edge}/{name}": value for name, value in _effects(np.array(own)).items()}
             found[f"{place}/{edge}/elsewhere"] = moved / own[0] if own[0] else np.nan
+            found[f"{place}/{edge}/beyond"] = found[f"{place}/{edge}/delta"] - found[f"{place}/{edge}/elsewhere"]
         if several:
             correlations = rank_correlations(rankings, weights[image])
             found[f"{place}/rho"] = float(correlations[0, 1])

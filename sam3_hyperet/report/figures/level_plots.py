@@ -19,18 +19,25 @@ _MARKS = {"part": "v", "object": "o", "group": "s"}
 
 @dataclass(frozen=True)
 class Order:
-    """The fraction of pairs in which the coarser one lies farther out, its 95 % interval, and that of the control."""
+    """The fraction of pairs in which the coarser one lies farther out, its 95 % interval, and that of the control.
+
+    Attributes:
+        beyond: ends of the 95 % interval of the fraction less that of the control, which varies with the images too.
+    """
 
     fraction: float
     low: float
     high: float
     control: float | None
+    beyond: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> str:
         """Whether the interval is above chance and the control, below both, or neither."""
         control = 0.5 if self.control is None else self.control
-        return "coarser" if self.low > max(0.5, control) else "finer" if self.high < min(0.5, control) else "open"
+        beyond = self.beyond or (self.low - control, self.high - control)  # of metrics of an earlier version
+        low, high = min(self.low - 0.5, beyond[0]), max(self.high - 0.5, beyond[1])
+        return "coarser" if low > 0 else "finer" if high < 0 else "open"
 
 
 @dataclass(frozen=True)
@@ -159,6 +166,7 @@ def _order(metrics: Mapping[str, float], key: str) -> Order | None:
     ends = [metrics.get(f"{key}/delta{end}", math.nan) for end in ("", "/low", "/high")]
     if not all(map(math.isfinite, ends)):
         return None
-    control = metrics.get(f"{key}/elsewhere")
+    control, beyond = metrics.get(f"{key}/elsewhere"), [metrics.get(f"{key}/beyond{end}") for end in ("/low", "/high")]
     fraction, low, high = ((1 + end) / 2 for end in ends)
-    return Order(fraction, low, high, None if control is None else (1 + control) / 2)
+    known = None if None in beyond else (beyond[0] / 2, beyond[1] / 2)
+    return Order(fraction, low, high, None if control is None else (1 + control) / 2, known)

@@ -41,6 +41,7 @@ def test_known_effects():
     assert [found[level] for level in ("part", "object", "group")] == [2, 6, 7]
     assert found["part_object/delta"] == 1 / 4  # two above, one below, one equal
     assert found["part_object/elsewhere"] == -1 / 4
+    assert found["part_object/beyond"] == 1 / 2
     finer, coarser = np.array([1, 3, 5, 2]), np.array([4, 6, 5, 1])
     spread = np.sqrt((finer.var(ddof=1) + coarser.var(ddof=1)) / 2)
     assert found["part_object/g"] == pytest.approx((coarser.mean() - finer.mean()) / spread * (1 - 3 / (4 * 6 - 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.report.content import Report
@@ -16,10 +17,18 @@ def keyed(metrics, model=""):
     return {MetricKey(key, data="scenes", model=model): value for key, value in metrics.items()}
 
 
-def order(key, delta, low, high, elsewhere=None):
+def order(key, delta, low, high, elsewhere=None, beyond=None):
     key = f"granularity/{key}"
     found = {f"{key}/delta": delta, f"{key}/delta/low": low, f"{key}/delta/high": high}
-    return found if elsewhere is None else {**found, f"{key}/elsewhere": elsewhere}
+    found |= {} if elsewhere is None else {f"{key}/elsewhere": elsewhere}
+    return found | ({} if beyond is None else {f"{key}/beyond/low": beyond[0], f"{key}/beyond/high": beyond[1]})
+
+
+@pytest.mark.parametrize(("beyond", "verdict"), [(None, "coarser"), ((-0.05, 0.5), "open"), ((0.05, 0.5), "coarser")])
+def test_the_control_has_a_sampling_error_too(beyond, verdict):
+    """δ is above the control's estimate; whether their difference is above 0 is another question."""
+    (row,) = place_rows(keyed(order("encoder/part_object", 0.6, 0.4, 0.8, 0.3, beyond)))
+    assert row.orders["part_object"].verdict == verdict
 
 
 BASE = keyed(
