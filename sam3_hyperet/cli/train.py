@@ -30,6 +30,7 @@ from sam3_hyperet.cli.training_data import (
     calibration_remark,
     concept_prompts,
     open_data,
+    validation_remark,
     with_answers,
     with_remedy,
 )
@@ -174,6 +175,8 @@ def _train(
     stage = set_stage(model, options.stage.number, options.stage.layers)
     training, tuning = concept_prompts(data, options, resolution(model), say)
     for line in data.share_lines(options.train.images_a_step * (options.train.max_steps or 0)):
+        say(line)
+    if tuning and (line := validation_remark(options.train, len(tuning))):
         say(line)
     views = views_of(training, tuning)
     groups = _check(model, options, [*data.sets, *([kept] if kept else [])], views)

@@ -1,5 +1,6 @@
 """What a run trains on: its data sets, opened before its model is built, and what a person should read of them."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from sam3_hyperet.data.rehearsal import RehearsedImages, open_rehearsal
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.task import check_tiles
+from sam3_hyperet.training.options import TrainOptions
 from sam3_hyperet.wording import count_of
 
 Say = Callable[[str], None]
@@ -127,6 +129,19 @@ def concept_prompts(
         if line not in said:
             say(f"tuning images: {line}")
     return training, ConceptPrompts(held_out, side, prompt_sampler(options.data, held_out), None, options.seed)
+
+
+def validation_remark(train: TrainOptions, tuning: int) -> str:
+    """A warning of validations that pass more images than training does, "" if they do not."""
+    trained = train.images_a_step * (train.max_steps or 0)
+    validations = 1 + math.ceil((train.max_steps or 0) / train.validate_every) if train.validate_every else 0
+    if tuning * validations <= trained:
+        return ""
+    passed = (
+        f"{count_of(validations, 'validation')} of {count_of(tuning, 'tuning image')} pass {tuning * validations:,}"
+    )
+    remedy = "a larger train.validate_every or a smaller tune split takes less time"
+    return f"warning: {passed} images, and training {trained:,}; {remedy}"
 
 
 def with_answers(training: Mixture, data: TrainingData, options: RunOptions, side: int) -> Mixture:

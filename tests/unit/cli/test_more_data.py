@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -14,10 +15,11 @@ from omegaconf import OmegaConf
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.cli.run_options import read_run
-from sam3_hyperet.cli.training_data import calibration_remark, concept_prompts, open_data, views
+from sam3_hyperet.cli.training_data import calibration_remark, concept_prompts, open_data, validation_remark, views
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.training.batches import training_batches
+from sam3_hyperet.training.options import TrainOptions
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +143,11 @@ def test_a_cascade_that_is_calibrated_on_trained_pictures_is_warned_of(shop):
     name = calibrating.image(0).path.name
     remark = calibration_remark(open_data(options, tune=False), calibrating)
     assert f"calibrated on 1 picture of training: {name}; scored images may keep less" in remark
+
+
+def test_validations_that_pass_more_images_than_training_are_said():
+    options = TrainOptions(max_steps=500, batch_size=8, validate_every=50)
+    said = validation_remark(options, 2000)
+    assert said.startswith("warning: 11 validations of 2,000 tuning images pass 22,000 images, and training 4,000; ")
+    assert validation_remark(options, 300) == ""
+    assert validation_remark(replace(options, validate_every=0), 2000) == ""
