@@ -1,5 +1,6 @@
 """All options of a training run, read from its configuration and checked before anything starts."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -27,6 +28,9 @@ _SAME_RESULT = {
     *("train.accelerator", "train.epochs", "train.memory", "train.memory_gb"),
 }
 """Options that a resumed run may change: they decide nothing of its weights, up to rounding."""
+
+
+_FILES = ("model.checkpoint", "init_adapter")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +123,10 @@ class RunOptions(FitOptions):
             )
             is_read = is_recognised or not key.startswith(("data.", f"{MORE_DATA}."))
             is_same = key.startswith("hyperet.") and key not in differing  # the same sites by another name
+            is_same |= (key in _FILES or key.endswith(".root")) and _one_place(now, then)
             if now != then and is_read and not is_decided_later and not is_same:
                 found = f"{key} is {now}, but {then} in the run of {where}"
-                raise ConfigError(f"{found}; use another run_dir or resume=never")
+                raise ConfigError(f"{found}; use another run_dir, or resume=never, which removes that run")
 
     def _check_sharding(self) -> None:
         if self.stage.number != STAGES[-1]:
@@ -159,6 +164,15 @@ def read_run(values: Mapping[str, Any]) -> RunOptions:
         more_data={name: read_options(DataOptions, one, f"{MORE_DATA}.{name}") for name, one in more.items()},
         init_adapter=values.get("init_adapter"),
     )
+
+
+def _one_place(now: object, then: object) -> bool:
+    """Whether two paths lead to one file or folder that is there."""
+    if not isinstance(now, str) or not isinstance(then, str):
+        return False
+    with contextlib.suppress(OSError):
+        return os.path.samefile(*map(os.path.expanduser, (now, then)))
+    return False
 
 
 def _deciding(section: Any) -> dict[str, Any]:

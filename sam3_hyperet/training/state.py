@@ -18,6 +18,7 @@ from sam3_hyperet.files import replacing
 from sam3_hyperet.modeling.tensor_files import check_fits, one_line
 from sam3_hyperet.reading import regular_file
 from sam3_hyperet.training.distributed import load_optimizer_state, split_as
+from sam3_hyperet.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,8 @@ def read_state(path: Path, world: int = 1) -> dict[str, Any]:
         logger.warning("%s; going on from %s", error, previous_state(path))
         state = _verified(previous_state(path))
     if len(state["generators"]) != world:
-        raise CheckpointError(f"{path}: state of {len(state['generators'])} processes, but this run has {world}")
+        found = f"{path}: state of {count_of(len(state['generators']), 'process')}, but this run has {world}"
+        raise CheckpointError(f"{found}; expected as many as before (train.devices × train.nodes), or another run_dir")
     return state
 
 

@@ -72,10 +72,19 @@ def test_another_run_is_neither_resumed_nor_replaced(opened, earlier, tmp_path, 
     """Also where there is no saved state to go on from."""
     earlier(left)
     opened()
-    with pytest.raises(ConfigError, match=rf"{message}.* in the run of .*run.*; use another run_dir or resume=never"):
+    with pytest.raises(ConfigError, match=rf"{message}.* in the run of .*run.*; use another run_dir, or resume=never"):
         opened(option)
     opened(option, "resume=never")
     assert (tmp_path / "run" / left).read_text() == "earlier"
+
+
+def test_a_place_by_another_name_is_no_difference(opened, earlier, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    earlier("state.pt", arguments=("data.root=data",))
+    opened(f"data.root={tmp_path / 'data'}")
+    with pytest.raises(ConfigError, match=r"data\.root is /elsewhere, but data in the run of"):
+        opened("data.root=/elsewhere")
 
 
 def test_a_precision_that_the_job_decides_is_no_difference(opened, earlier):
