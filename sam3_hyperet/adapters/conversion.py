@@ -28,6 +28,12 @@ def is_converted(module: nn.Module) -> bool:
     return _ORIGINAL in vars(module)
 
 
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """The class of `module` before it was converted, if it was."""
+    cls: type[nn.Module] = vars(module).get(_ORIGINAL, type(module))
+    return cls
+
+
 def reverted(module: nn.Module) -> nn.Module:
     """The inverse of `converted`: a module of the former class, without the attributes that its subclasses annotate."""
     original = vars(module)[_ORIGINAL]

@@ -1,10 +1,12 @@
 """Adjustments behind any module that returns one tensor of features."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
 
+from sam3_hyperet.adapters.conversion import original_class
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.sites.site import SiteAdjustment, folded
 
@@ -17,8 +19,10 @@ class OutputAdjustment(SiteAdjustment):
     def fold(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
         wrapped = [module for module in model.modules() if isinstance(module, AdjustedOutput)]
         layers = [module for module in wrapped if module.hyperet_adjustment is self]
-        if not all(isinstance(layer, nn.Linear | nn.Conv2d) for layer in layers):
-            return super().fold(model)
+        for layer in layers:
+            if obstacle := _obstacle(layer, layers, model):
+                site = self.name.partition(".")[0]
+                raise ConfigError(f"site {site} does not fold into the base weights: {obstacle}")
         return [pair for layer in layers for pair in folded(layer, self.hyperet, self.name, self.dial)]  # type: ignore[arg-type]
 
 
@@ -44,6 +48,25 @@ class AdjustedOutput(nn.Module):
             )
         adjusted: Tensor = self.hyperet_adjustment(output)
         return adjusted
+
+
+def _obstacle(layer: AdjustedOutput, layers: Sequence[nn.Module], model: nn.Module) -> str | None:
+    """Why an adjustment behind all of `layers` does not fold into this one of them, if it does not."""
+    cls, name = original_class(layer), layer.hyperet_module
+    if cls not in (nn.Linear, nn.Conv2d):  # a subclass may standardise its weight
+        return f"{BEHIND}; {name} is a {cls.__name__}"
+    for key in ("weight", "bias"):
+        parameter = layer._parameters.get(key)
+        if getattr(layer, key) is not parameter:  # as of a parametrization, or of spectral_norm's hook
+            return f"the {key} of {name} is computed from other parameters"
+        for other, module in model.named_modules():
+            if parameter is not None and module not in layers and _holds(module, parameter):
+                return f"the {key} of {name} is also that of {other}, which is not adjusted by it"
+    return None
+
+
+def _holds(module: nn.Module, parameter: nn.Parameter) -> bool:
+    return any(own is parameter for own in module._parameters.values())
 
 
 @cache

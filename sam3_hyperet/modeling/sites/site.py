@@ -101,6 +101,13 @@ def folded(
     if adjustment.alpha is not None:
         matrix = identity + _exact(adjustment.alpha) * (matrix - identity)
     matrix = interpolated(identity, matrix, strength)
+    groups = getattr(layer, "groups", 1)
+    group = torch.arange(len(matrix)) * groups // len(matrix)
+    if matrix[group[:, None] != group].any():
+        raise ConfigError(
+            f"site {site} does not fold into the base weights: its matrix mixes channels of different groups of a "
+            f"convolution, groups={groups}; a diagonal one does not"
+        )
     pairs = [(layer.weight, torch.tensordot(matrix, weight, 1))]
     return pairs if layer.bias is None else [*pairs, (layer.bias, matrix @ _exact(layer.bias))]
 
