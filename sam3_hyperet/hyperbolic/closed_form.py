@@ -31,8 +31,8 @@ def mobius(z: Tensor, c: Scalar, dim: int = -1) -> Tensor:
 
     The cap is the ball's projection, and all that floating point leaves of the geometry.
     """
-    length = (sqrt_curvature(c) * norm(z, dim)).clamp_min(_TINY)
-    return scale(z, (max_norm(z.dtype) / length).clamp_max(1.0), dim)
+    cap = max_norm(z.dtype)
+    return scale(z, cap / (sqrt_curvature(c) * norm(z, dim)).clamp_min(cap), dim)
 
 
 def lorentz(x: Tensor, z: Tensor, c: Scalar, dim: int = -1) -> Tensor:
@@ -41,8 +41,9 @@ def lorentz(x: Tensor, z: Tensor, c: Scalar, dim: int = -1) -> Tensor:
     y = asinh(√c‖w‖)/(2√c‖w‖) · w with w = sinh(2a)/a · z, a = √c‖x‖, z = Mx.
     """
     root = sqrt_curvature(c)
-    length = (root * norm(x, dim)).clamp_min(_TINY)
-    kappa = (root * norm(z, dim)).clamp_min(_TINY) / length
+    floor = max(_TINY, torch.finfo(z.dtype).tiny)
+    length = (root * norm(x, dim)).clamp_min(floor)
+    kappa = (root * norm(z, dim)).clamp_min(floor) / length
     return scale(z, radial_factor(length, kappa), dim)
 
 

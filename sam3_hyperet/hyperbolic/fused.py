@@ -18,6 +18,8 @@ _ROWS = 16
 
 def norm(x: Tensor, dim: int = -1) -> Tensor:
     """‖x‖ along `dim`, which is kept with size 1. Gradient x/‖x‖, and 0 at x = 0; no overflow up to 1e30."""
+    if x.dtype == torch.float16:  # has no room for the scale
+        return norm(x.float(), dim).to(x.dtype)
     length: Tensor = _Norm.apply(x, dim)
     return length
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sam3_hyperet.hyperbolic import closed_form, normalized_radius, poincare, radius, radius_statistics, saturation_rate
+from sam3_hyperet.hyperbolic import (
+    closed_form,
+    lorentz,
+    normalized_radius,
+    poincare,
+    radius,
+    radius_statistics,
+    saturation_rate,
+)
 
 
 def test_radii_are_those_of_the_ball():
@@ -13,6 +21,29 @@ def test_radii_are_those_of_the_ball():
     x = poincare.expmap0(v, c)
     torch.testing.assert_close(radius(v), poincare.dist0(x, c))
     torch.testing.assert_close(normalized_radius(v, c), c**0.5 * x.norm(dim=-1))
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 30.0])
+def test_half_precision_follows_float32(scale):
+    v = scale * torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    results = []
+    for x in (v.half().requires_grad_(), v.half().float().requires_grad_()):
+        values = [radius(x), normalized_radius(x, 0.01), poincare.dist0(poincare.expmap0(x / scale, 0.01), 0.01)]
+        values += [closed_form.mobius(9.0 * x, 0.01), closed_form.lorentz(x, 2.0 * x, 0.01)]
+        values += [lorentz.expmap0(x / scale, 0.01)]
+        gradients = [torch.autograd.grad(value.sum(), x, retain_graph=True)[0] for value in values]
+        results.append([*values, *gradients, saturation_rate(9.0 * x, 0.01)])
+    for half, single in zip(*results, strict=True):
+        assert half.dtype == torch.float16
+        torch.testing.assert_close(half.float(), single, rtol=0.02, atol=1e-3 + 0.01 * single.abs().max().item())
+
+
+def test_half_precision_at_the_origin():
+    x = torch.zeros(2, 3, dtype=torch.float16, requires_grad=True)
+    for value in (radius(x), closed_form.mobius(x, 0.01), closed_form.lorentz(x, 2.0 * x, 0.01)):
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+        assert (value == 0.0).all()
+        assert gradient.isfinite().all()
 
 
 def test_channel_first():
