@@ -108,7 +108,8 @@ class HyperET(nn.Module):
 
         With features x, also the radius statistics of the adjusted features (see `radius_statistics`).
         """
-        gap = (self.matrix.as_matrix() - torch.eye(self.dim).to(self.matrix.offset)).norm()
+        matrix = self.matrix.as_matrix()
+        gap = (matrix - torch.eye(self.dim).to(matrix)).norm()
         statistics = {"identity_gap": gap.item(), "curvature": self.curvature().item()}
         if self.alpha is not None:
             statistics["residual"] = self.alpha.item()

@@ -26,8 +26,14 @@ class Structure(nn.Module, ABC):
         """Mx along `channel_dim`, the other axes kept; computed in x's dtype."""
 
     @abstractmethod
+    def difference(self) -> Tensor:
+        """Δ = M − I as a dense `(D, D)` tensor, differentiable in the parameters."""
+
     def as_matrix(self) -> Tensor:
-        """M as a dense `(D, D)` tensor, differentiable in the parameters."""
+        """M as a dense `(D, D)` tensor in fp32 or wider: in half precision, I + Δ would be I for a small Δ."""
+        difference = self.difference()
+        difference = difference.to(torch.promote_types(difference.dtype, torch.float32))
+        return torch.eye(self.dim).to(difference) + difference
 
     @property
     def n_params(self) -> int:
@@ -47,8 +53,8 @@ class Diagonal(Structure):
     def matvec(self, x: Tensor, channel_dim: int = -1) -> Tensor:
         return x * along_channels(1.0 + self.offset.to(x.dtype), x, channel_dim)
 
-    def as_matrix(self) -> Tensor:
-        return torch.diag(1.0 + self.offset)
+    def difference(self) -> Tensor:
+        return torch.diag(self.offset)
 
 
 class BlockDiagonal(Structure):
@@ -70,10 +76,10 @@ class BlockDiagonal(Structure):
             y = y + columns[:, :, j] * blocks.narrow(axis + 1, j, 1)
         return y.reshape(x.shape)
 
-    def as_matrix(self) -> Tensor:
+    def difference(self) -> Tensor:
         n_blocks = self.dim // self.block_size
         spread = torch.eye(n_blocks).to(self.offset)[:, None, :, None] * self.offset[:, :, None, :]
-        return torch.eye(self.dim).to(self.offset) + spread.reshape(self.dim, self.dim)
+        return spread.reshape(self.dim, self.dim)
 
 
 class Banded(Structure):
@@ -94,8 +100,9 @@ class Banded(Structure):
             y = y + along_channels(row, x, channel_dim) * padded.narrow(axis, self.bandwidth + shift, self.dim)
         return y
 
-    def as_matrix(self) -> Tensor:
-        return torch.eye(self.dim).to(self.offset) + sum(torch.diag(diagonal, s) for s, diagonal in self._diagonals())
+    def difference(self) -> Tensor:
+        zero = self.offset.new_zeros(self.dim, self.dim)
+        return sum((torch.diag(diagonal, shift) for shift, diagonal in self._diagonals()), zero)
 
     def _diagonals(self) -> Iterator[tuple[int, Tensor]]:
         """(s, the diagonal M[i, i + s]) for s = −k … k, cut from `offset` in this order."""
@@ -122,8 +129,8 @@ class Dense(Structure):
         flat = x.reshape(-1, self.dim, x.shape[axis + 1 :].numel())
         return torch.baddbmm(flat, offset.expand(flat.shape[0], -1, -1), flat).view(x.shape)
 
-    def as_matrix(self) -> Tensor:
-        return torch.eye(self.dim).to(self.offset) + self.offset
+    def difference(self) -> Tensor:
+        return self.offset
 
 
 def make_structure(name: str, dim: int, block_size: int = 4, bandwidth: int = 1) -> Structure:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.adapters.gate import PromptGate
-from sam3_hyperet.adapters.module import AdapterModule, interpolated
+from sam3_hyperet.adapters.module import AdapterModule
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import HyperETConfig
 
@@ -96,11 +96,10 @@ def folded(
             f"site {site} does not fold into the base weights: geometry {adjustment.geometry} is not a linear map "
             "of features; euclidean is, and mobius below its norm cap"
         )
-    matrix, weight = _exact(adjustment.matrix.as_matrix()), _exact(layer.weight)
-    identity = torch.eye(len(matrix)).to(matrix)
+    difference, weight = _exact(adjustment.matrix.difference()), _exact(layer.weight)
     if adjustment.alpha is not None:
-        matrix = identity + _exact(adjustment.alpha) * (matrix - identity)
-    matrix = interpolated(identity, matrix, strength)
+        difference = _exact(adjustment.alpha) * difference
+    matrix = torch.eye(len(difference)).to(difference) + strength * difference
     groups = getattr(layer, "groups", 1)
     group = torch.arange(len(matrix)) * groups // len(matrix)
     if matrix[group[:, None] != group].any():

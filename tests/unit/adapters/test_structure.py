@@ -71,6 +71,14 @@ def test_starts_at_the_identity(name):
     assert torch.equal(structure.as_matrix(), torch.eye(12))
 
 
+def test_its_dense_matrix_keeps_what_half_precision_would_round_away(name):
+    structure = VARIANTS[name](12).bfloat16()
+    with torch.no_grad():
+        structure.offset.fill_(1e-3)
+    x = torch.randn(3, 12)
+    torch.testing.assert_close(x @ structure.as_matrix().T, structure.matvec(x))
+
+
 def test_channels_last_memory_is_kept(structure):
     x = torch.randn(2, 12, 4, 5, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     y = structure.matvec(x, 1)

@@ -10,6 +10,7 @@ from small_encoders import ENCODERS, SIDE, patches_of, small_encoder
 from torch import nn
 
 import sam3_hyperet as hy
+from sam3_hyperet.choices import STRUCTURES
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.modeling.parameters import adapter_parameters
 
@@ -238,6 +239,20 @@ class Convolutions(nn.Module):
 
     def forward(self, x):
         return self.next(self.layer(x))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_an_adapter_in_bfloat16_merges_before_it_is_rounded(structure):
+    torch.manual_seed(0)
+    model = hy.wrap(Convolutions(nn.Conv2d(8, 8, 1)), "^layer$", {"geometry": "euclidean", "structure": structure})
+    model = model.to(torch.bfloat16)
+    matrix = model.layer.hyperet_adjustment.hyperet.matrix
+    with torch.no_grad():
+        matrix.offset.normal_(std=0.003)
+        rows = model.layer.weight.double().reshape(8, 8)
+        expected = matrix.matvec(rows, 0).to(torch.bfloat16)
+    assert (expected != model.layer.weight.reshape(8, 8)).any()
+    assert torch.equal(hy.merge(model).layer.weight.reshape(8, 8), expected)
 
 
 @pytest.mark.parametrize(
