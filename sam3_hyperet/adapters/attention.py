@@ -49,13 +49,18 @@ class HyperbolicGates(AdapterModule):
         u, g = unit_interval(self.curvature_gate), unit_interval(self.distance_gate)
         if self.geometry == "euclidean":
             return distance_attention(query, key, value, 1.0 + u, g, **options)
-        return hyperbolic_attention(query, key, value, u * self.curvature(), g, **options)
+        return hyperbolic_attention(query, key, value, self._curvatures(u), g, **options)
+
+    def _curvatures(self, u: Tensor) -> Tensor:
+        """c_h = u_h c, in the dtype of c, which half precision does not round."""
+        c: Tensor = self.curvature()
+        return u.to(c.dtype) * c
 
     @torch.no_grad()
     def statistics(self) -> dict[str, float]:
         """Means over the heads: `curvature` c_h, `curvature_gate` u_h and `distance_gate` g_h."""
         u, g = unit_interval(self.curvature_gate), unit_interval(self.distance_gate)
-        curvature = u * self.curvature() if self.geometry == "lorentz" else torch.zeros_like(u)
+        curvature = self._curvatures(u) if self.geometry == "lorentz" else torch.zeros_like(u)
         means = {"curvature": curvature, "curvature_gate": u, "distance_gate": g}
         return {name: values.mean().item() for name, values in means.items()}
 

@@ -163,6 +163,14 @@ def test_half_precision_is_rounded_only_outside(autocast):
     assert torch.equal(found, exact.bfloat16())
 
 
+def test_the_curvature_of_gates_in_half_precision():
+    """Gates are rounded, the curvature is not."""
+    gates = HyperbolicGates(2, curvature=0.37).bfloat16()
+    with torch.no_grad():
+        gates.curvature_gate.fill_(1.0)
+    assert gates.statistics()["curvature"] == pytest.approx(0.37, rel=1e-5)
+
+
 def test_statistics():
     gates = HyperbolicGates(2, curvature=0.25, name="encoder.0.self_attn")
     assert gates.statistics() == {"curvature": 0.0, "curvature_gate": 0.0, "distance_gate": 0.0}
