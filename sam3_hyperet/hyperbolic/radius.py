@@ -24,11 +24,17 @@ def normalized_radius(v: Tensor, c: Scalar, dim: int = -1) -> Tensor:
     return torch.tanh(sqrt_curvature(c) * norm(v, dim).squeeze(dim))
 
 
-def saturation_rate(v: Tensor, c: Scalar, dim: int = -1) -> Tensor:
-    """Fraction of positions at or beyond the ball's projection radius, √c‖v‖ ≥ artanh(1 − ε); a scalar."""
+def saturation_rate(v: Tensor, c: Scalar, dim: int = -1, dtype: torch.dtype | None = None) -> Tensor:
+    """Fraction of positions at or beyond the ball's projection radius, √c‖v‖ ≥ artanh(1 − ε); a scalar.
+
+    `dtype` is that in which the features came, where v is a wider copy of them.
+    """
+    dtype, v = dtype or v.dtype, _wide(v)
     length = sqrt_curvature(c) * norm(v, dim)
-    # A capped vector lies at the cap up to rounding, so the comparison allows for that.
-    at_cap = length >= max_norm(v.dtype) * (1.0 - 16.0 * torch.finfo(v.dtype).eps)
+    # A capped vector lies at the cap up to rounding, so the comparison allows for that. In half precision it is of the
+    # vector alone; the norms are computed in fp32.
+    roundings = 16.0 if dtype == v.dtype else 1.0
+    at_cap = length >= max_norm(v.dtype) * (1.0 - roundings * torch.finfo(dtype).eps)
     return at_cap.to(v.dtype).mean()
 
 
@@ -37,7 +43,7 @@ def radius_statistics(v: Tensor, c: Scalar, dim: int = -1) -> dict[str, float]:
     """`radius/mean`, `…/std`, `…/q05` … `…/q95`, the same of `normalized_radius`, `saturation`; of ≥ 1 position."""
     if v.numel() == 0:
         raise ValueError(f"radius statistics need at least one position, found shape {tuple(v.shape)}")
-    v = v.to(torch.promote_types(v.dtype, torch.float32))
+    dtype, v = v.dtype, _wide(v)
     statistics: dict[str, float] = {}
     for name, values in (("radius", radius(v, dim)), ("normalized_radius", normalized_radius(v, c, dim))):
         ordered = values.flatten().sort().values
@@ -45,5 +51,9 @@ def radius_statistics(v: Tensor, c: Scalar, dim: int = -1) -> dict[str, float]:
         statistics[f"{name}/std"] = ordered.std(correction=0).item()
         for q in QUANTILES:
             statistics[f"{name}/q{round(100 * q):02d}"] = ordered[round(q * (len(ordered) - 1))].item()
-    statistics["saturation"] = saturation_rate(v, c, dim).item()
+    statistics["saturation"] = saturation_rate(v, c, dim, dtype).item()
     return statistics
+
+
+def _wide(v: Tensor) -> Tensor:
+    return v.to(torch.promote_types(v.dtype, torch.float32))

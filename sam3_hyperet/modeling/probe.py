@@ -42,7 +42,7 @@ class SiteRadii:
             v = features.detach().float()
             normalised = normalized_radius(v, c, dim)
             self._histogram[row] += _counts(normalised)
-            saturated = saturation_rate(v, c, dim) * normalised.numel()
+            saturated = saturation_rate(v, c, dim, features.dtype) * normalised.numel()
             sums.append(torch.stack([hyperbolic_radius(v, dim).sum(), normalised.sum(), saturated]))
         self._sums.append(torch.stack(sums))
         self.positions += normalised.numel()

@@ -113,6 +113,15 @@ def test_features_far_out_are_counted_as_saturated(adapted):
     assert int(near.histogram[0, 0]) == near.positions == 4
 
 
+def test_features_in_half_precision_at_the_cap_are_counted_as_saturated(model):
+    adapted = hy.inject(model, hy.HyperETConfig(geometry="mobius"))
+    features = [1e3 * torch.randn(1, 64, 9, 9, generator=torch.Generator().manual_seed(0)).bfloat16()] * 2
+    with RadiusProbe(adapted) as latest, RadiusProbe(adapted, accumulate=True) as sums, torch.no_grad():
+        site(adapted)(features)
+    assert sums.take()["fpn.0"].mean()[:, 2].tolist() == [1.0, 1.0]
+    assert latest.latest()["radius/fpn.0/saturation"] == 1.0
+
+
 def test_weights_and_gates_report_themselves_and_have_no_radii(model, randomized, picture):
     randomized(hy.inject(model, hy.HyperETConfig(scheme="B+C+P", structure="diagonal")))
     with RadiusProbe(model, accumulate=True) as probe, torch.no_grad():
