@@ -40,6 +40,7 @@ def number(holds: Callable[[Any], bool], expected: str) -> Condition:
 PositiveInt = Annotated[int, number(lambda value: isinstance(value, Integral) and value >= 1, "an integer from 1")]
 NonNegativeInt = Annotated[int, number(lambda value: isinstance(value, Integral) and value >= 0, "an integer from 0")]
 NonNegativeFloat = Annotated[float, number(lambda value: 0 <= value < math.inf, "a number from 0")]
+FiniteFloat = Annotated[float, number(math.isfinite, "a finite number")]
 PositiveFloat = Annotated[float, number(lambda value: 0 < value < math.inf, "a positive number")]
 Switch = Annotated[bool, Condition(lambda value: type(value) is bool, "true or false")]
 Probability = Annotated[float, number(lambda value: 0 <= value <= 1, "a probability")]

@@ -47,7 +47,7 @@ class HyperETConfig:
         geometry: "euclidean", "mobius", "lorentz" or "gyro".
         curvature: c > 0 of the space of curvature -c.
         learn_curvature: train c, one value per adjustment.
-        residual: None, or the initial α of y = x + α(f(x) - x).
+        residual: None, or the initial α of y = x + α(f(x) - x), not 0 if it is trained.
         learn_residual: train α.
         gate: "prompt" multiplies f(x) - x by 2σ(w·t + b) of each prompt, t its pooled text features: 1 at first, and
             trained. For the sites that see the prompt: "encoder_layer", "encoder_out" and "prompt". "auto" becomes
@@ -78,7 +78,7 @@ class HyperETConfig:
     geometry: Annotated[str, GEOMETRIES] = "lorentz"
     curvature: options.PositiveFloat = 0.01
     learn_curvature: bool = False
-    residual: float | None = None
+    residual: options.FiniteFloat | None = None
     learn_residual: bool = False
     gate: Annotated[str, GATES] = "none"
     block_size: options.PositiveInt = 4
@@ -120,6 +120,9 @@ class HyperETConfig:
             self._check_gate()
         if self.learn_residual and self.residual is None:
             raise ConfigError("learn_residual=true needs residual=α, its initial value")
+        if self.learn_residual and self.residual == 0.0:
+            found = f"residual={self.residual} with learn_residual=true, where nothing has a gradient"
+            raise ConfigError(f"{found}; expected an initial value other than 0, such as residual=0.1")
         if self.learn_curvature and self.geometry == "euclidean":
             raise ConfigError("learn_curvature=true: geometry euclidean has no curvature; choose another geometry")
 
