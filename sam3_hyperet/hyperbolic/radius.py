@@ -33,17 +33,20 @@ def saturation_rate(v: Tensor, c: Scalar, dim: int = -1, dtype: torch.dtype | No
     length = sqrt_curvature(c) * norm(v, dim)
     # A capped vector lies at the cap up to rounding, so the comparison allows for that. In half precision it is of the
     # vector alone; the norms are computed in fp32.
-    roundings = 16.0 if dtype == v.dtype else 1.0
-    at_cap = length >= max_norm(v.dtype) * (1.0 - roundings * torch.finfo(dtype).eps)
+    tolerance = max(16.0 * torch.finfo(v.dtype).eps, torch.finfo(dtype).eps)
+    at_cap = length >= max_norm(v.dtype) * (1.0 - tolerance)
     return at_cap.to(v.dtype).mean()
 
 
 @torch.no_grad()
-def radius_statistics(v: Tensor, c: Scalar, dim: int = -1) -> dict[str, float]:
-    """`radius/mean`, `…/std`, `…/q05` … `…/q95`, the same of `normalized_radius`, `saturation`; of ≥ 1 position."""
+def radius_statistics(v: Tensor, c: Scalar, dim: int = -1, dtype: torch.dtype | None = None) -> dict[str, float]:
+    """`radius/mean`, `…/std`, `…/q05` … `…/q95`, the same of `normalized_radius`, `saturation`; of ≥ 1 position.
+
+    `dtype` is as for `saturation_rate`.
+    """
     if v.numel() == 0:
         raise ValueError(f"radius statistics need at least one position, found shape {tuple(v.shape)}")
-    dtype, v = v.dtype, _wide(v)
+    dtype, v = dtype or v.dtype, _wide(v)
     statistics: dict[str, float] = {}
     for name, values in (("radius", radius(v, dim)), ("normalized_radius", normalized_radius(v, c, dim))):
         ordered = values.flatten().sort().values

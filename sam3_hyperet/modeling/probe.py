@@ -1,5 +1,7 @@
 """Hyperbolic radii of features in front of and behind every adjustment, by forward hooks."""
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -9,10 +11,12 @@ from torch import Tensor, nn
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.adjustment import HyperET, Unadjusted
 from sam3_hyperet.adapters.attention import HyperbolicGates
+from sam3_hyperet.hyperbolic.fused import norm
 from sam3_hyperet.hyperbolic.radius import normalized_radius, radius_statistics, saturation_rate
 from sam3_hyperet.hyperbolic.radius import radius as hyperbolic_radius
 from sam3_hyperet.modeling.copies import shared_copy
 from sam3_hyperet.modeling.parameters import adapter_sites, base_state_dict
+from sam3_hyperet.modeling.sites.site import PyramidAdjustment
 from sam3_hyperet.modeling.sites.trunk_qv import RowAdjustment
 
 BINS = 40
@@ -61,26 +65,33 @@ class SiteRadii:
 class RadiusProbe:
     """Context that records the features around every adjustment of features (scheme P adjusts weights).
 
-    `accumulate`: sum over all features, for `take`; else only the latest are kept, for `latest` and `maps`.
+    `accumulate`: sum over all features, for `take`; else only the latest are kept, for `latest` and `maps`. Of an
+    adjustment that several levels or layers share, they are the latest of each.
     """
 
     def __init__(self, model: nn.Module, accumulate: bool = False) -> None:
         self._model = model
         self._find()
         self._accumulate = accumulate
-        self._latest: dict[str, tuple[Tensor, Tensor]] = {}
+        self._latest: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.sites: dict[str, SiteRadii] = {name: SiteRadii() for name in self._modules}
 
     def _find(self) -> None:
         """Look up the adjustments, by their sites."""
         self._modules: dict[str, HyperET] = {}
         self._reporting: dict[str, HyperET | HyperbolicGates] = {}
+        self._places: dict[str, tuple[int, bool]] = {}  # how many have the adjustment, and whether these are levels
+        holders = Counter(id(child) for module in self._model.modules() for child in module.children())
         for site in adapter_sites(self._model).values():
+            places, by_levels = max(1, holders[id(site)]), False
+            if isinstance(site, PyramidAdjustment) and len(site.adjustments) == 1:
+                places, by_levels = len(site.indices), True
             for name, module in site.named_modules():
                 if isinstance(module, HyperET | HyperbolicGates):
                     self._reporting[site.site_name(name)] = module
                 if isinstance(module, HyperET) and not isinstance(site, RowAdjustment):
                     self._modules[site.site_name(name)] = module
+                    self._places[site.site_name(name)] = places, by_levels
 
     def __enter__(self) -> "RadiusProbe":
         self._find()  # others have taken their places where the model was compiled since
@@ -109,11 +120,10 @@ class RadiusProbe:
         """
         metrics: dict[str, float] = {}
         of_base = self._sites_of_base()
-        for name, (before, after) in self._latest.items():
-            module = self._modules[name]
+        for name, calls in self._latest.items():
             in_front = ("base/", "") if name in of_base else ("", "_before")
-            for (prefix, suffix), features in ((in_front, before), (("", ""), after)):
-                statistics = radius_statistics(features, module.curvature(), module.channel_dim)
+            for (prefix, suffix), features in zip((in_front, ("", "")), zip(*calls, strict=True), strict=True):
+                statistics = self._statistics(name, features)
                 for key in ("radius/mean", "radius/std", "normalized_radius/mean", "saturation"):
                     kind, _, statistic = key.rpartition("/")
                     metrics[f"{prefix}{kind or 'radius'}/{name}/{statistic}{suffix}"] = statistics[key]
@@ -125,21 +135,31 @@ class RadiusProbe:
     def histograms(self) -> dict[str, Tensor]:
         """(BINS,) counts of the latest positions by normalised radius, on the CPU; names as in `latest`."""
         counts, of_base = {}, self._sites_of_base()
-        for name, pair in self._latest.items():
+        for name, calls in self._latest.items():
             key = f"normalized_radius/{name}"
-            for label, features in zip((f"base/{key}" if name in of_base else f"{key}_before", key), pair, strict=True):
-                counts[label] = _counts(self._normalised(name, features)).cpu()
+            labels = f"base/{key}" if name in of_base else f"{key}_before", key
+            for label, features in zip(labels, zip(*calls, strict=True), strict=True):
+                counts[label] = torch.stack([_counts(self._normalised(name, one)) for one in features]).sum(dim=0).cpu()
         return counts
 
     @torch.no_grad()
     def maps(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Normalised radii (h, w) in front of and behind every adjustment of a feature map (1, D, h, w)."""
+        """Normalised radii (h, w) in front of and behind every adjustment of a feature map (1, D, h, w).
+
+        Names of an adjustment that levels share are of each, such as "fpn 72×72".
+        """
         maps = {}
-        for name, pair in self._latest.items():
-            if pair[1].ndim == 4:
+        for name, calls in self._latest.items():
+            for pair in (pair for pair in calls if pair[1].ndim == 4):
                 front, behind = (self._normalised(name, features)[0].cpu().numpy() for features in pair)
-                maps[name] = front, behind
+                maps[name if len(calls) == 1 else f"{name} {front.shape[0]}×{front.shape[1]}"] = front, behind
         return maps
+
+    def _statistics(self, name: str, calls: Sequence[Tensor]) -> dict[str, float]:
+        """Radius statistics of all positions of the features."""
+        module = self._modules[name]
+        lengths = torch.cat([norm(features.float(), module.channel_dim).flatten() for features in calls])
+        return radius_statistics(lengths[:, None], module.curvature(), dtype=calls[0].dtype)
 
     def _normalised(self, name: str, features: Tensor) -> Tensor:
         module = self._modules[name]
@@ -159,7 +179,11 @@ class RadiusProbe:
         if self._accumulate:
             self.sites[name].add(inputs[0], output, module)
         else:
-            self._latest[name] = (inputs[0].detach(), output.detach())
+            places, by_levels = self._places[name]
+            calls = self._latest.get(name, [])
+            if by_levels:  # one of them may be called again, for more prompts; layers are by turns
+                calls = [pair for pair in calls if pair[1].shape[2:] != output.shape[2:]]
+            self._latest[name] = [*calls, (inputs[0].detach(), output.detach())][-places:]
 
 
 def watchable_base(model: host.Sam3Image, base: host.Sam3Image | None = None) -> host.Sam3Image:

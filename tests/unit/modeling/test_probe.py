@@ -103,6 +103,49 @@ def test_a_shared_adjustment_counts_every_level(model, pyramid):
     assert {name: radii.positions for name, radii in probe.sites.items()} == {"fpn": 2 * (64 + 16)}
 
 
+def test_the_latest_features_of_a_shared_adjustment_are_those_of_every_level(model, pyramid, randomized):
+    adapted = randomized(hy.inject(model, hy.HyperETConfig(share=True)))
+    hy.set_stage(adapted, 1)
+    pyramid = [4.0 * pyramid[0], pyramid[1]]
+    with RadiusProbe(adapted) as latest, RadiusProbe(adapted, accumulate=True) as sums, torch.no_grad():
+        site(adapted)([7.0 * x for x in pyramid])
+        sums.take()
+        outputs = site(adapted)(pyramid)
+    expected = sums.take()["fpn"]
+    figures = latest.latest()
+    assert figures["base/radius/fpn/mean"] == pytest.approx(float(expected.mean()[0, 0]), rel=1e-5)
+    assert figures["radius/fpn/mean"] == pytest.approx(float(expected.mean()[1, 0]), rel=1e-5)
+    assert figures["radius/fpn/saturation"] == pytest.approx(float(expected.mean()[1, 2]))
+    every = torch.cat([radius(x, 1).flatten() for x in outputs])
+    assert figures["radius/fpn/std"] == pytest.approx(float(every.std(correction=0)), rel=1e-5)
+    assert torch.equal(latest.histograms()["normalized_radius/fpn"], expected.histogram[1])
+    assert {name: behind.shape for name, (_, behind) in latest.maps().items()} == {"fpn 8×8": (8, 8), "fpn 4×4": (4, 4)}
+
+
+def test_a_shared_level_that_is_called_again_displaces_no_other(model, pyramid):
+    """As the pixel decoder's lowest, once for every few prompts."""
+    adapted = hy.inject(model, hy.HyperETConfig(share=True))
+    with RadiusProbe(adapted) as probe, torch.no_grad():
+        for level in (0, 1, 1, 1):
+            site(adapted).adjusted(level, pyramid[level])
+        assert len(probe.maps()) == 2
+        assert probe.latest()["radius/fpn/mean"] == pytest.approx(means(*pyramid)[0], rel=1e-5)
+
+
+def test_the_latest_features_of_layers_that_share_an_adjustment(model, randomized):
+    randomized(hy.inject(model, hy.HyperETConfig(scheme="B", share=True)))
+    outputs = []
+    for layer in model.transformer.encoder.layers:
+        layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    with RadiusProbe(model) as probe, torch.no_grad():
+        list(Predictor(model, ["car"], 128).predict(Image.new("RGB", (20, 20))))
+        list(Predictor(model, ["car", "house"], 128).predict(Image.new("RGB", (20, 20), "red")))
+    count = len(model.transformer.encoder.layers)
+    assert count > 1
+    expected = float(torch.cat([radius(x).flatten() for x in outputs[-count:]]).mean())
+    assert probe.latest()["radius/encoder_layer/mean"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_features_far_out_are_counted_as_saturated(adapted):
     with RadiusProbe(adapted, accumulate=True) as probe, torch.no_grad():
         site(adapted)([torch.full((1, 64, 3, 3), 1e4), torch.zeros(1, 64, 2, 2)])
