@@ -59,9 +59,22 @@ def gyro(z: Tensor, b: Tensor, c: Scalar, dim: int = -1) -> Tensor:
     along, out = boost_coefficients(b, c, dim)
     # Shorter than √(machine precision), the length has no effect, but its reciprocal would amplify rounding.
     length = (root * norm(z, dim)).clamp_min(torch.finfo(z.dtype).eps ** 0.5)
-    cosine = dot(z, b, dim) / length
+    product = dot(z, b, dim)
+    cosine = product / length
     k = along * cosine - out / root / torch.expm1(-4.0 * length) * (1.0 + torch.exp(-4.0 * length))
     kappa2 = 1.0 + c * k * (2.0 * cosine + k * dot(b, b, dim))
+    # Against a long b, κ² would be e^{−4β}, the difference of numbers near 1. There z gives way to its part across b,
+    # and all along b is in k: cosh(2β)(1 + cos) − sinh(2a − 2β)/sinh 2a in units of z, 1 + cos from the part across.
+    beta = root * norm(b, dim)
+    against = (cosine < 0.0) & (length > 0.25) & (beta > 0.5)
+    beta = torch.where(beta > 0.5, beta, 1.0)
+    z = z - scale(b, torch.where(against, c * product / beta.square(), 0.0), dim)
+    across2 = (root * norm(z, dim) / length).square()
+    rest = across2 / (1.0 - (root * root * cosine / beta).clamp_max(0.0))  # 1 + cos
+    left = torch.expm1(4.0 * (beta - length)) / torch.expm1(-4.0 * length)
+    rest = torch.cosh(2.0 * beta) * rest - torch.exp(-2.0 * beta) * left
+    k = torch.where(against, rest / beta, k)
+    kappa2 = torch.where(against, across2 + rest.square(), kappa2)
     factor = radial_factor(length, kappa2.clamp_min(torch.finfo(z.dtype).eps).sqrt())
     return scale(z, factor, dim) + scale(b, factor * k * length, dim)
 

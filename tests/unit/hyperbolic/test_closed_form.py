@@ -73,10 +73,16 @@ def test_mobius_caps_the_norm(dtype):
 
 @pytest.mark.parametrize("c", [1e-6, 1e-2, 1.0, 10.0])
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-12, 1e-7, 1e-4, 1e-2, 1.0, 1e2, 1e5, 1e10, 1e20, 1e30])
-def test_float32_follows_float64(scale, c):
+@pytest.mark.parametrize("translation", [0.1, 1.0, 3.0])
+def test_float32_follows_float64(scale, c, translation):
     generator = torch.Generator().manual_seed(0)
-    x = torch.nn.functional.normalize(torch.randn(8, 6, generator=generator), dim=-1) * scale
-    M, b = matrix(1, 6), 0.1 * torch.randn(6, generator=generator) / c**0.5
+    x = torch.nn.functional.normalize(torch.randn(8, 6, generator=generator), dim=-1)
+    M, b = matrix(1, 6), torch.randn(6, generator=generator)
+    if translation > 0.1:  # also the hardest: what is moved back past the origin
+        b = torch.nn.functional.normalize(b, dim=0)
+        x[0] = torch.linalg.solve(M, -b.double())
+        x[1:4] = torch.nn.functional.normalize(x[0] + torch.tensor([[1e-3], [1e-2], [1e-1]]) * x[1:4], dim=-1)
+    x, b = x * scale, translation * b / c**0.5
     results = []
     for dtype in (torch.float32, torch.float64):
         inputs = [t.to(dtype).requires_grad_() for t in (x, M, b)]
@@ -88,6 +94,21 @@ def test_float32_follows_float64(scale, c):
     for single, double in zip(*results, strict=True):
         assert single.isfinite().all()
         torch.testing.assert_close(single.double(), double, rtol=2e-3, atol=2e-3 * double.abs().max().item() + 1e-30)
+
+
+@pytest.mark.parametrize("length", [0.3, 1.0, 3.0, 3.7])
+def test_a_long_translation_is_an_isometry_in_float32(length):
+    """The boost carries −b to the origin: radii are distances from −b, also of what lies beside it or far behind."""
+    c, generator = 0.01, torch.Generator().manual_seed(0)
+    unit = torch.nn.functional.normalize(torch.randn(16, generator=generator), dim=0)
+    aside = torch.randn(9, 16, generator=generator) * torch.logspace(-4, 0, 9)[:, None] / 4.0
+    opposed = torch.nn.functional.normalize(aside - unit, dim=-1)
+    z = torch.cat([norm * opposed / c**0.5 for norm in (0.2, 0.3, length / 2, length, length + 0.2, 4.0)])
+    b = length * unit / c**0.5
+    moved = closed_form.gyro(z, b, c).double().norm(dim=-1) * c**0.5
+    points = (lorentz.expmap0(v.double(), c) for v in (-b, z))
+    expected = lorentz.dist(*points, c) / 2.0 * c**0.5
+    torch.testing.assert_close(moved, expected, rtol=5e-3, atol=5e-4)
 
 
 def test_a_singular_matrix_has_finite_gradients():
