@@ -30,7 +30,7 @@ class LayerRadii:
     """Radii of one layer of one encoder at one resolution.
 
     Attributes:
-        depth: from 0, in front of the first block, to 1, behind the last one.
+        depth: i / n behind the i-th of n blocks, so 1 behind the last one; 1 of what the encoder returns.
         positions, channels: how many features there are, of how many channels.
         statistics: `radius/…` of 2‖v‖ and `normalized_radius/…` of tanh(√c‖v‖/s), each with mean, std, min, q05 … q95
             and max; `saturation`; `spread`, (q95 − q05) / q50 of the radius.

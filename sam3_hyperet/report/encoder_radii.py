@@ -8,7 +8,7 @@ from sam3_hyperet.evaluation.encoder_radius import OUTPUT, LayerRadii
 
 _NAMED = ("encoder", "family", "weights", "parameters", "resolution", "layer", "depth", "channels", "positions")
 _SHOWN = ("mean", "std", "min", "q05", "q50", "q95", "max")
-_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_DEPTHS = {"first block": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "last block": 1.0}
 
 
 def csv_of(rows: Sequence[LayerRadii]) -> str:
@@ -24,18 +24,11 @@ def csv_of(rows: Sequence[LayerRadii]) -> str:
 def markdown_of(rows: Sequence[LayerRadii], title: str, notes: Sequence[str]) -> str:
     """Normalised radii of each encoder's last block and output, medians by depth, and how they were made."""
     last = [layers[-1] for layers in blocks_of(rows).values()]
-    by_depth = [
-        (
-            *(layers[0].encoder, str(layers[0].resolution)),
-            *(f"{_at(layers, depth).statistics['normalized_radius/q50']:.3f}" for depth in _DEPTHS),
-        )
-        for layers in blocks_of(rows).values()
-    ]
     parts = [f"# {title}", "Normalised radius of the patch features: mean, range and quantiles."]
     parts += ["## Behind the last block", _statistics(last)]
     parts += ["## What the encoder returns", _statistics([row for row in rows if row.layer == OUTPUT])]
-    parts += ["## By depth", "Median normalised radius behind the block at this part of the depth."]
-    parts += [_table(("encoder", "resolution", *(f"{depth:.0%}" for depth in _DEPTHS)), by_depth)]
+    parts += ["## By depth", "Median normalised radius behind the block nearest to this part of the depth."]
+    parts += [_by_depth(list(blocks_of(rows).values()))]
     parts += ["## How to read it", "\n".join(f"- {note}" for note in notes)]
     return "\n\n".join(parts) + "\n"
 
@@ -62,6 +55,19 @@ def _statistics(rows: Sequence[LayerRadii]) -> str:
             for row in rows
         ],
     )
+
+
+def _by_depth(encoders: Sequence[Sequence[LayerRadii]]) -> str:
+    columns: dict[str, list[LayerRadii]] = {}
+    for name, depth in _DEPTHS.items():
+        found = [_at(layers, depth) for layers in encoders]
+        if found not in columns.values():  # as of encoders with few blocks
+            columns[name] = found
+    rows = [
+        (row[0].encoder, str(row[0].resolution), *(f"{one.statistics['normalized_radius/q50']:.3f}" for one in row))
+        for row in zip(*columns.values(), strict=True)
+    ]
+    return _table(("encoder", "resolution", *columns), rows)
 
 
 def _at(layers: Sequence[LayerRadii], depth: float) -> LayerRadii:

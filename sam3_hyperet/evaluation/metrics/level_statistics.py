@@ -19,9 +19,9 @@ def of_regions(records: Sequence[Record]) -> Statistics:
     """The statistics of each place in the records, for (images,) weights; NaN where undefined.
 
     - `<place>/<level>`: the mean radius of a level;
-    - `<place>/<edge>/delta`: Cliff's δ of the pairs: the fraction in which the coarser one lies farther out, less that
-      in which the finer one does; `…/elsewhere`, the same of the masks at random places, as a control; `…/beyond`, δ
-      less that of the control;
+    - `<place>/<edge>/delta`: δ, the sign difference within pairs (Cliff's paired d_w): the fraction in which the
+      coarser one lies farther out, less that in which the finer one does; `…/elsewhere`, the same of the masks at
+      random places, as a control; `…/beyond`, δ less that of the control;
     - `<place>/<edge>/g`: Hedges' g, the mean difference coarser − finer by the standard deviation within the two;
     - `<place>/rho`: Spearman's ρ of level and radius; `…/rho_area`, with the area held fixed.
     """
