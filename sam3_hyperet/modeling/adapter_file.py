@@ -25,6 +25,7 @@ from sam3_hyperet.modeling.fingerprint import VERSION, base_fingerprint, fingerp
 from sam3_hyperet.modeling.inject import check_model, inject_named, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.modeling.tensor_files import check_finite, check_fits, read_safetensors, write_safetensors
+from sam3_hyperet.modeling.wrappings import check_unwrapped, named_modules, unwrapped
 from sam3_hyperet.reading import parse_json
 from sam3_hyperet.version import __version__
 
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 def save_adapter(model: nn.Module, path: str | Path) -> None:
     """Write a model's adapters, configuration, dial and the base's fingerprints; ConfigError if it has no adapters."""
+    model = unwrapped(model)
     if (config := adapter_config(model)) is None:
         raise ConfigError("the model has no adapters to save; call inject(model, config) first")
     tensors = {name: parameter.detach().contiguous() for name, parameter in adapter_parameters(model)}
@@ -84,6 +86,9 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
     """
     tensors, metadata = read_safetensors(locate_adapter(path))
     config, dial, places = _config(path, metadata), _dial(path, metadata), _places(path, metadata)
+    given, model = model, unwrapped(model)
+    if adapter_config(model) is None:
+        check_unwrapped(given)
     if places and isinstance(model, host.Sam3Image):
         raise CheckpointError(f"{path}: made for an encoder with {described(p.module for p in places)}, not for SAM 3")
     if not places:
@@ -109,7 +114,7 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
         for name, (buffer, configured) in constants.items():
             buffer.copy_(tensors.get(name, configured))
     set_dial(model, dial)
-    return model
+    return given
 
 
 def _inject(model: nn.Module, path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -173,7 +178,7 @@ def _constants(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     config = adapter_config(model)
     assert config is not None
     found = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         for name, buffer in module.named_buffers(recurse=False):
             if isinstance(module, Curvature):
                 found[f"{prefix}.{name}"] = buffer, Curvature(config.curvature).raw.to(buffer)

@@ -14,6 +14,7 @@ from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.layouts.base_files import locate_base, read_official
 from sam3_hyperet.modeling.parameters import INTERACTIVE, TRACKER, base_state_dict, unread
 from sam3_hyperet.modeling.tensor_files import check_finite, check_fits, dtype_name, write_safetensors
+from sam3_hyperet.modeling.wrappings import unwrapped, without_wrappings
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def load_base(model: nn.Module, source: str | Path) -> int:
     "facebook/sam3.1" for the gated official weights.
     Raises CheckpointError for no such file, unreadable, of another shape, not finite, or with base keys missing.
     """
-    path = locate_base(source)
+    path, model = locate_base(source), unwrapped(model)
     tensors, layout = read_official(path)
     base, never_read = base_state_dict(model), unread(model)
     of_tracker = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(TRACKER)}
@@ -66,7 +67,7 @@ def load_base(model: nn.Module, source: str | Path) -> int:
             tensor.copy_(found[key])
         for key in absent:
             base[key].zero_()
-    buffers = {name for name, _ in model.named_buffers()}
+    buffers = {without_wrappings(name) for name, _ in model.named_buffers()}
     others = Counter(_BUFFERS if key in buffers else _owner(key) for key in found if key not in loaded)
     lines = [f"{path}: {len(base) - len(absent):,} of {len(base):,} base weights loaded"]
     lines[0] += " from transformers' layout" if layout == "transformers" else ""
@@ -103,12 +104,15 @@ def official_tensors(model: nn.Module, carry_over: str | Path | None = None) -> 
     if (config := adapter_config(model)) is not None:
         remedy = "merge them into the base first, or save them with save_adapter"
         raise ConfigError(f"the model has adapters ({config}), which SAM 3's own builder cannot load; {remedy}")
-    own = {k: v.detach() for k, v in model.state_dict().items() if not k.startswith(INTERACTIVE)}  # the tracker's
-    tensors = {f"detector.{name}": tensor for name, tensor in own.items()}
+    own = {without_wrappings(name): tensor for name, tensor in unwrapped(model).state_dict().items()}
+    # the tracker's are left out
+    of_detector = {k: v.detach() for k, v in own.items() if not k.startswith(INTERACTIVE)}
+    tensors = {f"detector.{name}": tensor for name, tensor in of_detector.items()}
     if carry_over is None:
         return tensors, set()
     others, _ = read_official(locate_base(carry_over))
-    optional = tuple(f"detector.{name}" for name in (*unread(model), *TRACKER, *dict(model.named_buffers())))
+    buffers = [without_wrappings(name) for name, _ in unwrapped(model).named_buffers()]
+    optional = tuple(f"detector.{name}" for name in (*unread(model), *TRACKER, *buffers))
     absent = {key for key in tensors if key not in others}
     if missing := [key for key in absent if not key.startswith(optional)]:
         raise CheckpointError(
@@ -117,7 +121,7 @@ def official_tensors(model: nn.Module, carry_over: str | Path | None = None) -> 
         )
     for key in tensors.keys() - absent:
         check_fits(carry_over, key, others[key], tensors[key])
-    return others | tensors, absent - {f"detector.{name}" for name, _ in model.named_buffers()}
+    return others | tensors, absent - {f"detector.{name}" for name in buffers}
 
 
 def save_base(

@@ -248,6 +248,8 @@ class ModelOptions:
 
 def adapter_config(model: object) -> HyperETConfig | None:
     """The configuration of a model's adapters; None where it has none."""
-    config = getattr(model, "hyperet_config", None)
+    from sam3_hyperet.modeling.wrappings import unwrapped  # with torch, without which configurations are read
+
+    config = getattr(unwrapped(model), "hyperet_config", None)
     assert config is None or isinstance(config, HyperETConfig)
     return config

@@ -14,6 +14,7 @@ from sam3_hyperet.modeling.config import HyperETConfig, adapter_config
 from sam3_hyperet.modeling.controls.table import install_control
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
 from sam3_hyperet.modeling.sites.table import SITES
+from sam3_hyperet.modeling.wrappings import check_unwrapped, unwrapped
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -59,6 +60,7 @@ def remove_adapter(model: _Model) -> _Model:
     Base weights that were trained themselves keep their trained values; what requires a gradient still does.
     Raises ConfigError for a model without adapters.
     """
+    given, model = model, unwrapped(model)
     if adapter_config(model) is None:
         raise ConfigError("the model has no adapters to remove")
     for adapter in adapter_sites(model).values():
@@ -69,7 +71,7 @@ def remove_adapter(model: _Model) -> _Model:
             replace_module(model, module, reverted(module))
     del model.hyperet_config
     vars(model).pop("hyperet_places", None)
-    return model
+    return given
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -84,6 +86,7 @@ def check_model(model: object) -> None:
     """Raise a ConfigError unless `model` is SAM 3's image model."""
     if isinstance(model, host.Sam3Image):
         return
+    check_unwrapped(model)
     inner = [name for name in ("module", "detector") if isinstance(getattr(model, name, None), host.Sam3Image)]
     remedy = f"pass its .{inner[0]}" if inner else "see build_model and sam3.model_builder.build_sam3_image_model"
     found = f"{type(model).__module__}.{type(model).__qualname__}"

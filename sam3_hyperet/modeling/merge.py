@@ -22,6 +22,7 @@ from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.inject import adapters_switched, remove_adapter, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
+from sam3_hyperet.modeling.wrappings import unwrapped
 
 _Model = TypeVar("_Model", bound=nn.Module)
 PROMPTS = ("object", "person", "sky", "small red car", "the window of a house", "group of trees in the background")
@@ -36,6 +37,7 @@ def merge(model: _Model, images: Tensor | None = None, prompts: Sequence[str] = 
     for no adapters, one that does not fold, named with the reason, or a value that is not a finite number; the model is
     then unchanged.
     """
+    given, model = model, unwrapped(model)
     if adapter_config(model) is None:
         raise ConfigError("the model has no adapters to merge; call inject or load_adapter first")
     for name, parameter in adapter_parameters(model):
@@ -49,7 +51,7 @@ def merge(model: _Model, images: Tensor | None = None, prompts: Sequence[str] = 
         remove_adapter(model)
         for tensor, value in folded:
             tensor.copy_(value)
-    return model
+    return given
 
 
 def _check_caps(model: nn.Module, images: Tensor | None, prompts: Sequence[str]) -> None:

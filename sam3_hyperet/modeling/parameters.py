@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet.adapters.adjustment import HyperET, Unadjusted
 from sam3_hyperet.adapters.module import AdapterModule
+from sam3_hyperet.modeling.wrappings import named_modules, named_parameters, unwrapped
 
 INTERACTIVE = "inst_interactive_predictor."
 TRACKER = ("backbone.vision_backbone.sam2_convs.", INTERACTIVE)  # what only the tracker reads
@@ -13,7 +14,7 @@ TRACKER = ("backbone.vision_backbone.sam2_convs.", INTERACTIVE)  # what only the
 
 def adapter_sites(model: nn.Module) -> dict[str, AdapterModule]:
     """The modules that `inject` added, by their name in the model."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, AdapterModule)}
+    return {name: module for name, module in named_modules(model) if isinstance(module, AdapterModule)}
 
 
 def changes_features(site: AdapterModule) -> bool:
@@ -35,9 +36,7 @@ def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
     renamed or changed them.
     """
     added = {name for name, _ in adapter_parameters(model)}
-    base: dict[str, Tensor] = {
-        k: v for k, v in model.named_parameters() if k not in added and not k.startswith(TRACKER)
-    }
+    base: dict[str, Tensor] = {k: v for k, v in named_parameters(model) if k not in added and not k.startswith(TRACKER)}
     for adapter in adapter_sites(model).values():
         base = adapter.base_tensors(base)
     return base
@@ -48,7 +47,7 @@ def unread(model: nn.Module) -> tuple[str, ...]:
 
     Not every published file has them, no adapter depends on them, and they would never train.
     """
-    sam3: Any = model
+    sam3: Any = unwrapped(model)
     neck, head = sam3.backbone.vision_backbone, sam3.segmentation_head
     levels = len(neck.convs) - sam3.backbone.scalp
     found = ["backbone.language_backbone.encoder.text_projection", "geometry_encoder.points_"]

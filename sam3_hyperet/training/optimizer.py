@@ -12,6 +12,7 @@ from torch.nn.utils import get_total_norm
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.hyperbolic.curvature import Curvature
 from sam3_hyperet.modeling.parameters import adapter_parameters
+from sam3_hyperet.modeling.wrappings import named_modules, named_parameters
 from sam3_hyperet.training.distributed import gathered
 from sam3_hyperet.training.options import OptimizerOptions
 
@@ -109,9 +110,9 @@ def _by_group(
 ) -> Iterator[tuple[str, nn.Parameter, float, float]]:
     """Group, parameter, highest rate and weight decay of everything that trains."""
     added = {name for name, _ in adapter_parameters(model)}
-    modules = dict(model.named_modules())
-    blocks = 1 + max((_block(name) for name, _ in model.named_parameters()), default=-1)
-    for name, parameter in model.named_parameters():
+    modules = dict(named_modules(model))
+    blocks = 1 + max((_block(name) for name, _ in named_parameters(model)), default=-1)
+    for name, parameter in named_parameters(model):
         if not parameter.requires_grad:
             continue
         owner, _, leaf = name.rpartition(".")

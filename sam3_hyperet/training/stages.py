@@ -14,6 +14,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.modeling.parameters import adapter_parameters
+from sam3_hyperet.modeling.wrappings import named_parameters, unwrapped
 from sam3_hyperet.training import optimizer as groups_of
 from sam3_hyperet.training.optimizer import build_optimizer, describe_groups, set_learning_rates
 from sam3_hyperet.training.options import KEY_LAYERS, STAGES, OptimizerOptions, StageOptions
@@ -56,7 +57,7 @@ def set_stage(model: nn.Module, stage: int, layers: Sequence[str] = KEY_LAYERS) 
     if stage == 1 and not added:
         raise ConfigError("stage 1 trains the adapters, and the model has none; choose a scheme or another stage")
     patterns = dict.fromkeys(layers if stage == 2 else (), 0)
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_parameters(model):
         hits = [pattern for pattern in patterns if re.match(pattern, name)]
         patterns.update((pattern, patterns[pattern] + 1) for pattern in hits)
         parameter.requires_grad_(stage == 3 or name in added or bool(hits))
@@ -78,6 +79,7 @@ def set_training_mode(model: nn.Module, *, checkpoint_activations: bool = False)
     losses need. `checkpoint_activations` recomputes the fusion encoder, decoder and mask head in the backward pass:
     less memory, more time.
     """
+    model = unwrapped(model)
     _set_mode(model)
     model.training = True
     # these three flags steer nothing but activation checkpointing

@@ -8,6 +8,7 @@ from sam3_hyperet.modeling.controls.peft_layers import install_peft_layers
 from sam3_hyperet.modeling.controls.rotations import install_rotations
 from sam3_hyperet.modeling.controls.tuned import install_tuned
 from sam3_hyperet.modeling.sites.table import SITES
+from sam3_hyperet.modeling.wrappings import check_uncompiled
 
 _INSTALLERS: dict[str, Callable[[host.Sam3Image, HyperETConfig, list[str], Callable[[], int]], None]]
 _INSTALLERS = {
@@ -29,6 +30,7 @@ def install_control(
     if config.adapter in CONTROLS_OF_BASE:
         install_tuned(model, config, tuned)
         return
+    check_uncompiled(model)
     feeding = {name for site in config.resolved_sites for name in SITES[site].feeding(model, config)}
     names = [name for name, _ in model.named_modules() if name in feeding]
     _INSTALLERS[config.adapter](model, config, names, budget)

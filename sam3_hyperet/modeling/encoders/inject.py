@@ -20,6 +20,7 @@ from sam3_hyperet.modeling.inject import replace_module, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_sites, parameter_report
 from sam3_hyperet.modeling.sites.site import adjustments, chosen
 from sam3_hyperet.modeling.sites.trunk_qv import AdjustedWeight, adjust_rows
+from sam3_hyperet.modeling.wrappings import check_uncompiled
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ def wrap(
 
 def install_places(model: _Model, config: HyperETConfig, places: Sequence[Place]) -> _Model:
     """Put adjustments into these modules, as a file lists them. Raises ConfigError for a module that does not fit."""
+    check_uncompiled(model)
     modules = dict(model.named_modules())
     for place in places:
         if place.module not in modules:
@@ -205,6 +207,7 @@ def _config(
         raise ConfigError(
             'found SAM 3\'s image model; expected an encoder: inject(model, {"scheme": "P"}) is for SAM 3'
         )
+    check_uncompiled(model)
     if adapter_config(model) is not None or adapter_sites(model):
         raise ConfigError("the model already has adapters: take them out by remove_adapter(model)")
     if not isinstance(config, HyperETConfig):
