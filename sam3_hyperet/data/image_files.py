@@ -79,9 +79,13 @@ def read_image(path: Path, *, upright: bool = False, check: Callable[[int, int],
     with open_image(path) as stored:
         if check is not None:
             check(*_size(stored, upright))
+        if stored.mode.startswith(("I", "F")) or _has_16_bits(stored):
+            found = f"found {stored.mode} pixels" + (" of 16 bits a channel" if _has_16_bits(stored) else "")
+            remedy = (
+                "convert it, and choose which values become black and white (such as gdal_translate -ot Byte -scale)"
+            )
+            raise DataError(f"{path}: {found}, expected 8 bits a channel; {remedy}")
         file = ImageOps.exif_transpose(stored) if upright else stored
-        if file.mode.startswith(("I", "F")):
-            raise DataError(f"{path}: found {file.mode} pixels, expected 8 bits a channel")
         if file.mode == "P" and "transparency" in file.info:
             return file.convert("RGBA").convert("RGB")
         return file.convert("RGB")
@@ -107,6 +111,13 @@ def has_hidden_orientation(path: Path) -> bool:
 def _orientation(path: Path) -> int:
     with open_image(path) as file:
         return int(file.getexif().get(_ORIENTATION, 1))
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether a file has 16 bits a channel of a colour, of which Pillow would silently drop the lower eight."""
+    raw = image.tile[0].args if getattr(image, "tile", None) else ()
+    mode, *more = (raw,) if isinstance(raw, str) else raw or ("",)
+    return ";16" in str(mode) or (image.format == "PPM" and more[:1] > [255])
 
 
 def _too_large(path: Path, pixels: int) -> DataError:

@@ -7,6 +7,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
@@ -44,15 +45,24 @@ def palette():
     return image
 
 
-def sixteen_bits(path):
-    rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in PIXELS)
+def deep_png(path, scale=257, kind=2):
+    """A PNG of 16 bits a channel: grey (0), RGB (2), grey with opacity (4) or RGBA (6)."""
+    channels = PIXELS[..., [[0], [], [0, 1, 2], [], [0, 1], [], [0, 1, 2, 0]][kind]]
+    rows = b"".join(b"\0" + (row.astype(">u2") * scale).tobytes() for row in channels)
     chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", 24, 16, 16, 2, 0, 0, 0)),
+        (b"IHDR", struct.pack(">IIBBBBB", 24, 16, 16, kind, 0, 0, 0)),
         (b"IDAT", zlib.compress(rows)),
         (b"IEND", b""),
     )
     parts = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def deep_tiff(path, channels, compression=1):
+    values = np.concatenate([PIXELS, PIXELS[..., :1]], 2)[..., :channels].astype(np.uint16) * 4
+    written, data = cv2.imencode(".tif", values, [cv2.IMWRITE_TIFF_COMPRESSION, compression])
+    assert written
+    path.write_bytes(data.tobytes())
 
 
 def with_preview(path):
@@ -78,7 +88,6 @@ COLOURS = {
     "RGBA.png": (lambda p: alpha(picture()).save(p), 0),
     "palette.png": (lambda p: palette().save(p, transparency=0), 0),
     "palette.gif": (lambda p: picture().quantize(4).save(p), 0),
-    "16-bits.png": (sixteen_bits, 0),
     "RGB.webp": (lambda p: picture().save(p, lossless=True), 0),
     "CMYK.tif": (lambda p: picture().convert("CMYK").save(p), 1),
     "CMYK.jpg": (lambda p: picture().convert("CMYK").save(p, quality=95, subsampling=0), 12),
@@ -122,6 +131,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:700])
 
 
+DEEP = "of 16 bits a channel, expected 8 bits a channel; convert it"
 REFUSED = {
     "GIF": (lambda p: frames(p, "GIF"), "it has 3 pages or frames, expected one image"),
     "animated PNG": (lambda p: frames(p, "PNG"), "it has 3 pages or frames"),
@@ -134,7 +144,19 @@ REFUSED = {
     "LFS": (lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "Git LFS pointer"),
     "text": (lambda p: p.write_bytes(b"hello"), "it is none of PNG, JPEG"),
     "PostScript": (lambda p: picture().save(p, "EPS"), "it is none of PNG, JPEG"),
-    "deep greys": (lambda p: Image.fromarray(PIXELS[..., 0].astype(np.uint16)).save(p, "PNG"), "expected 8 bits"),
+    "deep greys": (lambda p: deep_png(p, kind=0), DEEP),
+    "deep greys with opacity": (lambda p: deep_png(p, kind=4), DEEP),
+    "deep colours": (lambda p: deep_png(p, scale=4), DEEP),
+    "deep colours of the full range": (deep_png, DEEP),
+    "deep colours with opacity": (lambda p: deep_png(p, kind=6), DEEP),
+    "deep TIFF": (lambda p: deep_tiff(p, 3), DEEP),
+    "deep TIFF with opacity": (lambda p: deep_tiff(p, 4), DEEP),
+    "deep compressed TIFF": (lambda p: deep_tiff(p, 3, compression=5), DEEP),
+    "deep PPM": (lambda p: p.write_bytes(b"P6 24 16 65535 " + PIXELS.astype(">u2").tobytes()), DEEP),
+    "floats": (
+        lambda p: Image.fromarray(PIXELS[..., 0].astype(np.float32)).save(p, "TIFF"),
+        "expected 8 bits a channel",
+    ),
 }
 
 
@@ -143,9 +165,10 @@ def test_what_is_no_image_is_refused(tmp_path, case):
     write, message = REFUSED[case]
     path = tmp_path / "a.png"
     write(path)
-    with pytest.raises(DataError, match=message) as raised:
-        read_image(path)
-    assert str(raised.value).startswith(f"{path}: ")
+    for upright in (False, True):
+        with pytest.raises(DataError, match=message) as raised:
+            read_image(path, upright=upright)
+        assert str(raised.value).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
