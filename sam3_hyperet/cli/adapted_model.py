@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.composition import plain
@@ -21,7 +21,7 @@ def open_adapted(config: DictConfig) -> tuple[host.Sam3Image, str | None]:
     """The model on its device, and its adapter file.
 
     A run's model has the base weights that the run trained, if it did, unless `model=` describes another base. Raises
-    ConfigError for several runs, CheckpointError for a run without results and for files that do not fit.
+    ConfigError for several runs or adapters, CheckpointError for a run without results and for files that do not fit.
     """
     values, adapter = described(config)
     check_opening(config, values, adapter)
@@ -35,6 +35,10 @@ def described(config: DictConfig) -> tuple[dict[str, Any], str | None]:
     """
     values: dict[str, Any] = plain(config.model)
     adapter = config.adapter
+    if isinstance(adapter, ListConfig):
+        if len(adapter) != 1:
+            raise ConfigError(f"adapter={adapter}; expected one adapter")
+        adapter = adapter[0]
     if len(runs := listed(config.run)) > 1:
         raise ConfigError(f"run={config.run}; expected one run")
     for run in runs:

@@ -183,9 +183,11 @@ def test_a_run_is_its_base_with_its_adapter(run_folder, pictures, tmp_path, caps
     assert [prompt["prompt"] for prompt in found["pictures"][0]["prompts"]] == ["car", "house"]
 
 
-def test_runs_without_results_or_several(fails, run_folder):
+def test_runs_without_results_and_several_runs_or_adapters(fails, run_folder):
     run = run_folder(stage=1)
     assert "expected one run" in fails(f"run=[{run},{run}]")
+    file = run / "adapter.safetensors"
+    assert f"adapter=['{file}', '{file}']; expected one adapter" in fails(f"adapter=[{file},{file}]")
     (run / "adapter.safetensors").unlink()
     assert "neither adapter.safetensors nor weights.safetensors is there" in fails(f"run={run}")
 
