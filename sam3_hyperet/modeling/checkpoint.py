@@ -105,8 +105,8 @@ def official_tensors(model: nn.Module, carry_over: str | Path | None = None) -> 
         remedy = "merge them into the base first, or save them with save_adapter"
         raise ConfigError(f"the model has adapters ({config}), which SAM 3's own builder cannot load; {remedy}")
     own = {without_wrappings(name): tensor for name, tensor in unwrapped(model).state_dict().items()}
-    # the tracker's are left out
-    of_detector = {k: v.detach() for k, v in own.items() if not k.startswith(INTERACTIVE)}
+    # without the tracker's; on the CPU, as whoever reads the file may have no other device
+    of_detector = {k: v.detach().cpu() for k, v in own.items() if not k.startswith(INTERACTIVE)}
     tensors = {f"detector.{name}": tensor for name, tensor in of_detector.items()}
     if carry_over is None:
         return tensors, set()

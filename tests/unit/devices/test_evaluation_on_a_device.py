@@ -243,6 +243,16 @@ def test_files_and_merging(device, micro, randomized, picture, tmp_path, options
         torch.testing.assert_close(same.scores.cpu(), one.scores.cpu(), atol=1e-4, rtol=0)
 
 
+def test_the_official_layout_is_written_on_the_cpu(device, micro, tmp_path):
+    model = micro()
+    expected = {f"detector.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+    hy.save_official(model.to(device), tmp_path / "sam3.pt")
+    written = torch.load(tmp_path / "sam3.pt", weights_only=True)
+    assert {tensor.device.type for tensor in written.values()} == {"cpu"}
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
+
+
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_model_that_has_run_is_moved(device, micro, randomized, image, name):
     """There and back, also while its weights are kept, its encodings shared, and its adapters switched off."""
