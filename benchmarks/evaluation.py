@@ -71,7 +71,7 @@ def run(
     with timing.threads(threads):
         few = max(1, present * tiny_prompts // prompts)
         results = measure("tiny", build_model("tiny"), tiny_prompts, few, tiny_turns)
-        results |= measure("large", build_model("large", resolution=side), prompts, present, turns)
+        results |= measure("large", build_model("large", checkpoint="random", resolution=side), prompts, present, turns)
     return results
 
 

@@ -37,7 +37,7 @@ def run(steps: int = 2, prompts: int = 2, resolution: int = 1008) -> dict[str, o
         `adapter_change` (largest adapter parameter afterwards; all start at 0), `trainable` and `total` parameters.
     """
     started = time.perf_counter()
-    model = inject(build_model("large", resolution=resolution), HyperETConfig())
+    model = inject(build_model("large", checkpoint="random", resolution=resolution), HyperETConfig())
     set_stage(model, 1)
     built = time.perf_counter() - started
     differences: list[float] = []

@@ -27,7 +27,7 @@ FORECASTS = Path(__file__).parent / "gpu" / "forecasts.json"
 """Forecast peaks in GiB, by the name of a case of the GPU benchmark."""
 _GIB = 2**30
 _TINY = StepKind(ModelOptions("tiny"), HyperETConfig(), precision="32-true", objects=2, device="cpu")
-_LARGE = replace(_TINY, model=ModelOptions("large", resolution=336))
+_LARGE = replace(_TINY, model=ModelOptions("large", "random", resolution=336))
 
 
 def run(prompts: int = 4, measure: bool = True, update: bool = False) -> dict[str, object]:
@@ -65,7 +65,7 @@ def _of_case(case: Case) -> float:
     """GiB of a step of the GPU benchmark, in which random queries match no object in the second branch."""
     is_everything = case.scheme == "everything"
     kind = StepKind(
-        ModelOptions("large"),
+        ModelOptions("large", "random"),
         HyperETConfig(scheme="none") if is_everything else SCHEMES[case.scheme],
         StageOptions(3) if is_everything else StageOptions(),
         precision="bf16-mixed" if case.precision.startswith("bf16") else "32-true",

@@ -34,7 +34,8 @@ def run(resolution: int = 1008, repeats: int = 5, whole: int = 2, threads: int =
     results = attention.run(repeats=repeats, threads=threads)
     with timing.threads(threads):
         for scheme in SCHEMES:
-            model = inject(build_model("large", resolution=resolution), HyperETConfig(scheme=scheme))
+            base = build_model("large", checkpoint="random", resolution=resolution)
+            model = inject(base, HyperETConfig(scheme=scheme))
             report = parameter_report(model)
             results |= {f"schemes/{scheme}/{key}": report[key] for key in ("added", "added_ratio")}
             if scheme in ("B", "C"):

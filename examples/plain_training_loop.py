@@ -2,7 +2,7 @@
 
 The tiny model, which knows objects only, learns the groups (vehicle, building, plant …) of the drawn scenes. For your
 own data, replace `write_scenes` by the paths of a COCO file and its folder of images, and `groups` by its categories;
-for the official model, replace "tiny" by "large".
+for the official model, build_model("tiny") by build_model("large", checkpoint="facebook/sam3").
 """
 
 import sys

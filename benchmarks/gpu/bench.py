@@ -66,7 +66,8 @@ class Bench:
     @cached_property
     def base(self) -> host.Sam3Image:
         """The base model, on the device; only `training.everything` changes its weights."""
-        return build_model(self.architecture).to(self.device)
+        weights = "random" if self.architecture == "large" else None
+        return build_model(self.architecture, checkpoint=weights).to(self.device)
 
     @cached_property
     def side(self) -> int:

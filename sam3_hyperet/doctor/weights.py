@@ -83,9 +83,11 @@ def checkpoint_rows(options: ModelOptions, model: object) -> Iterator[Finding]:
     """What a file of base weights has for the model, which need not have memory; every weight is read once."""
     from torch import nn
 
+    from sam3_hyperet.modeling.build import check_weights_named
     from sam3_hyperet.modeling.checkpoint import load_base
     from sam3_hyperet.modeling.layouts.base_files import locate_base, read_official
 
+    check_weights_named(options.name, options.checkpoint)
     assert isinstance(model, nn.Module)
     if options.is_random:
         remedy = "model.checkpoint=sam3.pt, or facebook/sam3"

@@ -91,30 +91,38 @@ def build_model(
         name: "tiny" (which knows the drawn scenes' objects), "tiny_levels" (some of their parts and groups as well) or
             "large" (the official architecture).
         checkpoint: a file or folder of base weights in any published layout, "facebook/sam3" or "facebook/sam3.1" for
-            the gated official ones, or "random" for none; None is the package's for the tiny ones, else "random".
+            the gated official ones, or "random" for none; None is the package's, which only the tiny ones have.
         resolution: side of the square input in pixels; None is the architecture's own.
         seed: of the initial weights.
         compile: let `compiled_regions`, which training, evaluation and prediction enter, compile parts of the model.
 
-    Raises ConfigError for an unknown name, a resolution that the ViT's windows do not tile or a missing compiler, and
-    CheckpointError for weights that do not fit.
+    Raises ConfigError for an unknown name, "large" without a checkpoint, a resolution that the ViT's windows do not
+    tile or a missing compiler, and CheckpointError for weights that do not fit.
     """
     if compile:
         check_compiler()
     if name not in ARCHITECTURES:
         raise ConfigError(f"model {name!r} is unknown; expected one of {', '.join(ARCHITECTURES)}")
+    check_weights_named(name, checkpoint)
     architecture = ARCHITECTURES[name]
     if resolution is not None:
         architecture = replace(architecture, resolution=resolution)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reseeds the accelerators too
         model = assemble(architecture)
-    if checkpoint is None and name in PACKAGED:
-        load_base(model, packaged_file(name))
-    elif checkpoint not in (None, "random"):
-        load_base(model, checkpoint)
+    if checkpoint != "random":
+        load_base(model, packaged_file(name) if checkpoint is None else checkpoint)
     model.compiles = compile
     return model.eval()
+
+
+def check_weights_named(name: str, checkpoint: str | Path | None) -> None:
+    """Raise a ConfigError where a model has no weights in the package and none are named."""
+    if checkpoint is None and name in ARCHITECTURES.keys() - PACKAGED.keys():
+        expected = "expected facebook/sam3 (gated), the path of a file such as sam3.pt, or random"
+        raise ConfigError(
+            f"checkpoint of model {name!r} is not given, and the package has no weights for it; {expected}"
+        )
 
 
 def resolution(model: host.Sam3Image) -> int:

@@ -231,7 +231,7 @@ class ModelOptions:
     @property
     def is_random(self) -> bool:
         """Whether the base weights are random."""
-        return self.checkpoint == "random" or (self.checkpoint is None and self.packaged is None)
+        return self.checkpoint == "random"
 
     @property
     def weights(self) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.modeling.build import build_model
+from sam3_hyperet.modeling.build import build_model, check_weights_named
 from sam3_hyperet.modeling.checkpoint import load_base
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.modeling.controls.matching import matched_size
@@ -29,9 +29,11 @@ def open_model(values: Mapping[str, object]) -> host.Sam3Image:
 def check_checkpoint(values: Mapping[str, object]) -> None:
     """Raise a CheckpointError where the base weights that a configuration names on disk are not there.
 
-    Nothing is read or fetched: it is for the beginning of a command, before its data is opened.
+    Raises ConfigError where it names none for a model without weights in the package. Nothing is read or fetched: it
+    is for the beginning of a command, before its data is opened.
     """
-    checkpoint = read_options(ModelOptions, values, "model").checkpoint
+    options = read_options(ModelOptions, values, "model")
+    check_weights_named(options.name, checkpoint := options.checkpoint)
     if checkpoint is not None and checkpoint not in ("random", *HUB_FILES):
         regular_file(locate_base(checkpoint), CheckpointError)
 

@@ -48,7 +48,7 @@ def adapted_model(
     """Build a model with adapters, ready to train; `_target_: sam3_hyperet.adapted_model` in SAM 3's configuration.
 
     Args:
-        name, checkpoint, resolution, seed: as for `build_model`; without a checkpoint "large" has random weights.
+        name, checkpoint, resolution, seed: as for `build_model`; "large" needs a checkpoint.
         hyperet: options of `HyperETConfig`; None is its defaults, or those of an adapter file.
         stage: as for `set_stage`.
         adapter: adapters to start from: what `load_adapter` takes, or a checkpoint that SAM 3's trainer wrote with the

@@ -19,8 +19,9 @@ from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo
 from sam3_hyperet.doctor import cluster, installation, machine, weights
 from sam3_hyperet.doctor.findings import Examination, of_error, ok
 from sam3_hyperet.doctor.splits import same_images
-from sam3_hyperet.errors import DataError
+from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.launch.options import SlurmOptions
+from sam3_hyperet.modeling.config import ModelOptions
 from sam3_hyperet.training.options import TrainOptions
 
 CARD = machine.Gpus("12.8", ("H100",), (70 * 2**30,), (80 * 2**30,), (True,), True, ("/dev/nvidia0",), "570.1")
@@ -267,3 +268,10 @@ def test_images_of_two_splits_that_are_the_same(tmp_path):
     a, b, c, upload, version, copy = paths.values()
     assert same_images(Pictures([a, b, upload]), Pictures([c])) == []
     assert same_images(Pictures([a, b, upload]), Pictures([b, c, version, copy])) == ["b.png", "copy.png", "x"]
+
+
+def test_random_weights_are_a_warning_where_they_are_said():
+    (row,) = weights.checkpoint_rows(ModelOptions("large", "random"), torch.nn.Module())
+    assert (row.status, row.found) == ("warning", "random weights, which know nothing")
+    with pytest.raises(ConfigError, match="the package has no weights for it"):
+        list(weights.checkpoint_rows(ModelOptions("large"), torch.nn.Module()))

@@ -10,9 +10,11 @@ import pytest
 import torch
 from official import image_model, on_meta
 
+import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.build import ARCHITECTURES, Architecture, assemble, build_model, resolution
+from sam3_hyperet.modeling.opening import check_checkpoint
 
 
 def weights(model):
@@ -102,6 +104,17 @@ def test_resolution_of_the_tiny_model(base):
 def test_an_unknown_model_is_refused():
     with pytest.raises(ConfigError, match=r"model 'huge' is unknown; expected one of large, tiny"):
         build_model("huge")
+
+
+def test_random_weights_of_the_official_model_have_to_be_said():
+    message = (
+        "of model 'large' is not given, and the package has no weights for it; expected facebook/sam3 .*, or random"
+    )
+    for build in (build_model, hy.adapted_model):
+        with pytest.raises(ConfigError, match=message):
+            build("large")
+    with pytest.raises(ConfigError, match=message):
+        check_checkpoint({"name": "large", "checkpoint": None})
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
