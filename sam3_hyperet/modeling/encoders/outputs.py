@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, SupportsIndex
 
 from torch import Tensor, nn
 
@@ -49,6 +49,11 @@ class AdjustedOutput(nn.Module):
         adjusted: Tensor = self.hyperet_adjustment(output)
         return adjusted
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """As of the class that this one is mixed into, by which a pickle names it: the mixture is in no module."""
+        reduced: Any = super().__reduce_ex__(protocol)
+        return _empty, (type(self).__bases__[1],), *reduced[2:]
+
 
 def _obstacle(layer: AdjustedOutput, layers: Sequence[nn.Module], model: nn.Module) -> str | None:
     """Why an adjustment behind all of `layers` does not fold into this one of them, if it does not."""
@@ -73,3 +78,9 @@ def _holds(module: nn.Module, parameter: nn.Parameter) -> bool:
 def adjusted_class(cls: type[nn.Module]) -> type[AdjustedOutput]:
     """A class of modules `cls` with adjusted outputs."""
     return type(f"HyperET{cls.__name__}", (AdjustedOutput, cls), {"__module__": __name__})
+
+
+def _empty(cls: type[nn.Module]) -> AdjustedOutput:
+    """A module of class `cls` with adjusted outputs, without any state yet."""
+    adjusted = adjusted_class(cls)  # type: ignore[arg-type]  # a class is hashable
+    return adjusted.__new__(adjusted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -280,3 +281,19 @@ def test_what_pytorchs_layer_does_not_call_is_not_wrapped(pattern):
         hy.wrap(model, pattern)
     assert not any("adjustment" in key for key in model.state_dict())
     hy.wrap(model, r"^layers\.\d+$", channels=8, channel_dim=-1)
+
+
+def test_an_adjusted_encoder_is_pickled_and_copied(randomized, tmp_path):
+    model = randomized(hy.wrap(small_encoder(FUSED), r"blocks\.\d$", {"share": True}, channels=24, channel_dim=-1))
+    expected, copied = features(FUSED, model), copy.deepcopy(model)
+    torch.save(model, tmp_path / "model.pt")
+    for one in (torch.load(tmp_path / "model.pt", weights_only=False), pickle.loads(pickle.dumps(model)), copied):
+        assert torch.equal(features(FUSED, one), expected)
+        assert [type(module) for module in one.modules()] == [type(module) for module in model.modules()]
+        assert one.blocks[0].hyperet_adjustment is one.blocks[1].hyperet_adjustment
+        assert one.blocks[0].hyperet_adjustment is not model.blocks[0].hyperet_adjustment
+        assert hy.parameter_report(one) == hy.parameter_report(model)
+        hy.save_adapter(one, tmp_path / "adapter.safetensors")
+        hy.remove_adapter(one)
+        assert type(one.blocks[0]) is type(small_encoder(FUSED).blocks[0])
+    hy.load_adapter(small_encoder(FUSED), tmp_path / "adapter.safetensors")
