@@ -17,11 +17,12 @@ from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, count_targets
 from sam3_hyperet.modeling.build import build_model, resolution
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.modeling.inject import inject
+from sam3_hyperet.modeling.modes import set_training_mode
 from sam3_hyperet.precision import autocast
 from sam3_hyperet.training.memory.forecast import FixedMatcher, Forecaster, StepKind, small_batch
 from sam3_hyperet.training.options import StageOptions
 from sam3_hyperet.training.shared_work import shared_work
-from sam3_hyperet.training.stages import set_stage, set_training_mode
+from sam3_hyperet.training.stages import set_stage
 
 FORECASTS = Path(__file__).parent / "gpu" / "forecasts.json"
 """Forecast peaks in GiB, by the name of a case of the GPU benchmark."""

@@ -25,11 +25,12 @@ from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.build import ARCHITECTURES, assemble
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject
+from sam3_hyperet.modeling.modes import set_training_mode
 from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.feature_cache import cached_trunk
 from sam3_hyperet.training.options import CacheOptions
 from sam3_hyperet.training.shared_work import shared_work
-from sam3_hyperet.training.stages import set_stage, set_training_mode
+from sam3_hyperet.training.stages import set_stage
 from sam3_hyperet.training.text_features import text_features_once
 
 KINDS = ("full", "stage 1", "stage 1, cached")

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from sam3_hyperet.modeling.encoders.inject import inject_qv, wrap
     from sam3_hyperet.modeling.inject import adapters_disabled, inject, remove_adapter
     from sam3_hyperet.modeling.merge import merge
+    from sam3_hyperet.modeling.modes import set_training_mode
     from sam3_hyperet.modeling.parameters import parameter_report
     from sam3_hyperet.sam3_host import to_device
     from sam3_hyperet.training.batches import training_batches, val_batches
     from sam3_hyperet.training.sam3_trainer import adapted_model
-    from sam3_hyperet.training.stages import set_stage, set_training_mode
+    from sam3_hyperet.training.stages import set_stage
 
 _NAMES = {
     "adapters.adjustment": ("HyperET",),
@@ -46,11 +47,12 @@ _NAMES = {
     "modeling.encoders.inject": ("inject_qv", "wrap"),
     "modeling.inject": ("adapters_disabled", "inject", "remove_adapter"),
     "modeling.merge": ("merge",),
+    "modeling.modes": ("set_training_mode",),
     "modeling.parameters": ("parameter_report",),
     "sam3_host": ("to_device",),
     "training.batches": ("training_batches", "val_batches"),
     "training.sam3_trainer": ("adapted_model",),
-    "training.stages": ("set_stage", "set_training_mode"),
+    "training.stages": ("set_stage",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

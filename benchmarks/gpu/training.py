@@ -23,11 +23,12 @@ from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss, count_targets
 from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.copies import adapted_copy
+from sam3_hyperet.modeling.modes import set_training_mode
 from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.feature_cache import cached_trunk
 from sam3_hyperet.training.options import CacheOptions
 from sam3_hyperet.training.shared_work import shared_work
-from sam3_hyperet.training.stages import set_stage, set_training_mode
+from sam3_hyperet.training.stages import set_stage
 from sam3_hyperet.training.text_features import text_features_once
 
 

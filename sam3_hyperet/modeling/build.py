@@ -13,6 +13,7 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.checkpoint import load_base
 from sam3_hyperet.modeling.compilation import check_compiler
 from sam3_hyperet.modeling.config import PACKAGED, packaged_file
+from sam3_hyperet.modeling.modes import AdaptableSam3Image
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def assemble(a: Architecture) -> host.Sam3Image:
             f"resolution={a.resolution} does not fit this model: expected a multiple of {step} "
             f"(patch {a.patch_size} x window {a.window_size}); near it: {below}, {below + step}"
         )
-    model = host.MovableSam3Image(
+    model = AdaptableSam3Image(
         backbone=_backbone(a),
         transformer=_transformer(a),
         input_geometry_encoder=_geometry_encoder(a),

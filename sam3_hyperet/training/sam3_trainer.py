@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.errors import CheckpointError
 from sam3_hyperet.modeling.adapter_source import locate_adapter
 from sam3_hyperet.modeling.build import build_model
@@ -19,21 +18,10 @@ from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.parameters import adapter_parameters
 from sam3_hyperet.modeling.tensor_files import check_fits, read_state
-from sam3_hyperet.training.stages import set_stage, set_training_mode
+from sam3_hyperet.training.stages import set_stage
 from sam3_hyperet.training.warm_start import load_to_train
 
 logger = logging.getLogger(__name__)
-
-
-class AdaptedSam3Image(host.MovableSam3Image):
-    """A SAM 3 image model whose frozen parts stay in evaluation mode: no dropout, no drop path where nothing trains."""
-
-    def train(self, mode: bool = True) -> AdaptedSam3Image:
-        """Training mode for what trains and for the root, with SAM 3's activation checkpointing; or evaluation mode."""
-        super().train(mode)
-        if mode and not all(p.requires_grad for p in self.parameters()):
-            set_training_mode(self, checkpoint_activations=True)
-        return self
 
 
 def adapted_model(
@@ -44,7 +32,7 @@ def adapted_model(
     hyperet: Mapping[str, object] | None = None,
     stage: int = 1,
     adapter: str | Path | None = None,
-) -> AdaptedSam3Image:
+) -> host.Sam3Image:
     """Build a model with adapters, ready to train; `_target_: sam3_hyperet.adapted_model` in SAM 3's configuration.
 
     Args:
@@ -67,9 +55,8 @@ def adapted_model(
             logger.warning("%s was saved at dial %g; it is trained at 1", adapter, dial)
     elif adapter is not None:
         _load_trained(model, adapter)
-    adapted = converted(model, AdaptedSam3Image)
-    logger.info("%s", set_stage(adapted, stage))
-    return adapted
+    logger.info("%s", set_stage(model, stage))
+    return model
 
 
 def _load_trained(model: nn.Module, path: str | Path) -> None:

@@ -13,8 +13,9 @@ from torch import nn
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.losses.grounding import GroundingLoss
+from sam3_hyperet.modeling.modes import set_training_mode
 from sam3_hyperet.modeling.parameters import adapter_parameters
-from sam3_hyperet.modeling.wrappings import named_parameters, unwrapped
+from sam3_hyperet.modeling.wrappings import named_parameters
 from sam3_hyperet.training import optimizer as groups_of
 from sam3_hyperet.training.optimizer import build_optimizer, describe_groups, set_learning_rates
 from sam3_hyperet.training.options import KEY_LAYERS, STAGES, OptimizerOptions, StageOptions
@@ -70,29 +71,6 @@ def set_stage(model: nn.Module, stage: int, layers: Sequence[str] = KEY_LAYERS) 
         raise ConfigError(f"stage 2: no parameter's name matches {', '.join(unmatched)}")
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return StageReport(stage, trainable, sum(p.numel() for p in model.parameters()) - trainable, patterns)
-
-
-def set_training_mode(model: nn.Module, *, checkpoint_activations: bool = False) -> None:
-    """Put what trains into training mode and what is frozen into evaluation mode (no dropout, no drop path).
-
-    A module trains when all of its parameters do. The root is always in training mode: SAM 3 then returns what its
-    losses need. `checkpoint_activations` recomputes the fusion encoder, decoder and mask head in the backward pass:
-    less memory, more time.
-    """
-    model = unwrapped(model)
-    _set_mode(model)
-    model.training = True
-    # these three flags steer nothing but activation checkpointing
-    model.transformer.encoder.training = model.transformer.decoder.training = checkpoint_activations
-    model.use_act_checkpoint_seg_head = checkpoint_activations
-
-
-def _set_mode(module: nn.Module) -> None:
-    trains = [p.requires_grad for p in module.parameters()]
-    module.train(bool(trains) and all(trains))
-    if any(trains) and not all(trains):
-        for child in module.children():
-            _set_mode(child)
 
 
 class Stages:

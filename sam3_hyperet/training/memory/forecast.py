@@ -16,13 +16,14 @@ from sam3_hyperet.losses.grounding import TOTAL, Counts, GroundingLoss, count_ta
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
+from sam3_hyperet.modeling.modes import set_training_mode
 from sam3_hyperet.modeling.outline import outline
 from sam3_hyperet.precision import autocast
 from sam3_hyperet.training.memory.fake_backward import backward
 from sam3_hyperet.training.memory.fake_device import FakeDevice, fake_device
 from sam3_hyperet.training.options import StageOptions
 from sam3_hyperet.training.shared_work import shared_work
-from sam3_hyperet.training.stages import set_stage, set_training_mode
+from sam3_hyperet.training.stages import set_stage
 
 OBJECTS = 5
 """Of a present concept in an image: COCO has 2.5 on average; images with many more need more memory."""
