@@ -83,7 +83,7 @@ def predict(config: DictConfig) -> Path:
     names: Sequence[str | None] = inputs.overlays() if config.overlays else [None] * len(inputs.paths)
     run_dir = Path(config.run_dir)
     written = _check_written(run_dir, inputs, names, masks=config.masks)
-    for line in [*inputs.check(tiling), *(passed_over(config.images) if config.annotations is None else ())]:
+    for line in [*inputs.check(tiling, console), *(passed_over(config.images) if config.annotations is None else ())]:
         say(line)
     set_threads(config.threads)
     model = open_described(config, values, adapter)

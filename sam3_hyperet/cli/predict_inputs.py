@@ -1,6 +1,7 @@
 """What `predict` is asked: images with their ids, and prompts with the ids of their categories."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,20 +12,27 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, ListConfig
 from PIL import Image
+from rich.console import Console
 
 from sam3_hyperet.choices import AUTO
 from sam3_hyperet.cli.evaluate import unique
 from sam3_hyperet.cli.of_run import listed
+from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.data.annotations import AnnotatedImages, same_prompts, some
 from sam3_hyperet.data.coco import read_coco_images
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden, with_readable_name
-from sam3_hyperet.data.image_files import has_hidden_orientation, has_orientation, read_image
+from sam3_hyperet.data.image_files import has_hidden_orientation, has_orientation, image_size, read_image
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.inference.exemplar_file import ExemplarFile, StatedBox, exemplars_of, reach_beyond, read_exemplars
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.reading import regular_file
 from sam3_hyperet.wording import count_of, is_plain_name
+
+_MOST_AT_ONCE, _CHECK_BYTES = 8, 2 * 1024**3
+"""Images that are decoded at the same time to be checked, and the memory that they may take together."""
+_BYTES_PER_PIXEL = 12
+"""Of an image that is decoded: as stored, turned and in RGB, up to four bytes each."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +130,16 @@ class Inputs:
         """Image i in RGB. Raises DataError naming the file, also where its size is not that in the annotations."""
         return self.annotated.load_image(i) if self.annotated else read_image(self.paths[i], upright=self.upright)
 
-    def check(self, tiling: Tiling) -> list[str]:
+    def check(self, tiling: Tiling, console: Console) -> list[str]:
         """Decode every image once: one that is broken or too small for tiles is an error before anything is written.
         Lines about boxes."""
-        with ThreadPoolExecutor(8) as pool:
-            beyond = sum(pool.map(lambda i: self._check(i, tiling), range(len(self.paths))))
+        with ThreadPoolExecutor(_MOST_AT_ONCE) as pool:
+            largest = max(pool.map(lambda path: math.prod(image_size(path)), self.paths), default=1)
+        at_once, beyond = max(1, min(_MOST_AT_ONCE, _CHECK_BYTES // (_BYTES_PER_PIXEL * largest))), 0
+        with ThreadPoolExecutor(at_once) as pool, counted(console, "images checked", len(self.paths)) as on_image:
+            for count in pool.map(lambda i: self._check(i, tiling), range(len(self.paths))):
+                beyond += count
+                on_image()
         cut = [f"exemplars: {count_of(beyond, 'box')} cut at the border of the image"] if beyond else []
         return [*self.notes, *cut]
 

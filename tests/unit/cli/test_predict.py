@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,14 +12,17 @@ import torch
 from omegaconf import OmegaConf
 from one_line_errors import error_of
 from PIL import Image
+from rich.console import Console
 
 import sam3_hyperet as hy
+from sam3_hyperet.cli import predict_inputs, progress
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.predict import _predict, main
 from sam3_hyperet.cli.predict_inputs import Inputs, find_images, listed_prompts, passed_over, prompts_text
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.files import MANIFEST
 from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.modeling.checkpoint import save_base
 
 WRITTEN = ("predictions.json", "results.json", "images.json")
@@ -121,6 +125,22 @@ def test_pictures_that_are_not_there_or_cannot_be_read(fails, pictures, tmp_path
     assert "no images in this folder; expected files ending in .jpg" in fails(images=empty)
     (pictures / "2.png").write_bytes((pictures / "0.png").read_bytes()[:99])
     assert "2.png: not a readable image" in fails()  # said before the readable ones are predicted
+
+
+@pytest.mark.parametrize(("fit", "at_once"), [(20, 8), (3, 3), (0.5, 1)])
+def test_no_more_images_are_decoded_at_once_than_memory_has_room_for(tmp_path, monkeypatch, capsys, fit, at_once):
+    for number in range(12):
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{number}.png")
+    Image.new("RGB", (60, 50)).save(tmp_path / "largest.png")
+    monkeypatch.setattr(predict_inputs, "_CHECK_BYTES", int(fit * 12 * 60 * 50))
+    monkeypatch.setattr(progress, "_FIRST_SECONDS", -1)
+    pools = []
+    pool = lambda threads: pools.append(threads) or ThreadPoolExecutor(threads)  # noqa: E731
+    monkeypatch.setattr(predict_inputs, "ThreadPoolExecutor", pool)
+    paths = sorted(tmp_path.iterdir())
+    assert Inputs(paths, range(13), {}, upright=True).check(Tiling(), Console(soft_wrap=True)) == []
+    assert pools == [8, at_once]  # for the headers and for the pixels
+    assert "1 of 13 images checked, " in capsys.readouterr().out
 
 
 def test_every_picture_is_found_once_with_a_name_of_its_own(pictures, tmp_path):
