@@ -1,5 +1,6 @@
 """`sam3-hyperet export`: a model with its adapter as ONNX files, checked in ONNX Runtime before they are kept."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> Path:
     set_threads(config.threads)
     out = Path(config.out)
     check_export(out)
-    images = trial_images(config.images)
+    images = trial_images(config.images, partial(console.print, markup=False))
     prompts = listed_prompts(config.prompts)
     model, adapter = open_adapted(OmegaConf.merge(config, {"device": "cpu"}))
     check_prompts(model, prompts)

@@ -1,5 +1,7 @@
 """`sam3-hyperet merge`: an adapter folded into the base weights, checked on images, then written in a chosen layout."""
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ from sam3_hyperet.precision import float32_products
 from sam3_hyperet.training.run_files import ADAPTER, WEIGHTS
 from sam3_hyperet.wording import count_of
 
+_CPU = torch.device("cpu")
 LAYOUTS = ("official", "base", "transformers")
 TOLERANCE = 1e-4
 """Largest difference of an output, relative to the output's largest value, that rounding explains."""
@@ -45,7 +48,7 @@ def main(argv: list[str] | None = None) -> Path:
     check_output(out, config.adapter, config.carry_over, config.model.checkpoint, *of_run)
     if config.adapter is None and config.run is None and config.layout is None:
         raise ConfigError("merge: needs adapter=… or run=…, or layout=… to write the base alone (see --help)")
-    images = trial_images(config.images)
+    images = trial_images(config.images, partial(console.print, markup=False))
     prompts = listed_prompts(config.prompts)
     if config.carry_over and not locate_base(config.carry_over).is_file():  # before the model is built
         raise CheckpointError(f"carry_over={config.carry_over}: no such file")
@@ -55,8 +58,8 @@ def main(argv: list[str] | None = None) -> Path:
     checked = "no adapter"
     if adapter is not None:
         line = dial_line(model, config.dial)
-        before = _outputs(model, images, prompts)
-        merge(model, torch.stack([model_input(image, resolution(model), model.device) for image in images]))
+        before = list(_outputs(model, images, prompts))
+        merge(model, torch.stack([model_input(image, resolution(model), _CPU) for image in images]))
         after = _outputs(model, images, prompts)
         difference = max(float((x - y).abs().max() / x.abs().max()) for x, y in zip(before, after, strict=True))
         if not difference <= TOLERANCE:
@@ -89,9 +92,9 @@ def _layout(layout: str | None, out: Path, carry_over: str | None) -> str:
     return layout
 
 
-def _outputs(model: host.Sam3Image, images: list[Image.Image], prompts: list[str]) -> list[Tensor]:
-    """Scores, boxes and masks of every prompt on every image."""
+def _outputs(model: host.Sam3Image, images: list[Image.Image], prompts: list[str]) -> Iterator[Tensor]:
+    """Scores, boxes and masks of every prompt on every image, on the CPU."""
     predictor = Predictor(model, prompts, resolution(model))
     with float32_products(predictor.precision):
-        predictions = [prediction for image in images for prediction in predictor.predict(image)]
-        return [tensor for p in predictions for tensor in (p.query_scores, p.boxes, p.mask_logits, p.semantic_logits)]
+        for p in (prediction for image in images for prediction in predictor.predict(image)):
+            yield from (one.cpu() for one in (p.query_scores, p.boxes, p.mask_logits, p.semantic_logits))

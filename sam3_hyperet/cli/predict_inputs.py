@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ _MOST_AT_ONCE, _CHECK_BYTES = 8, 2 * 1024**3
 """Images that are decoded at the same time to be checked, and the memory that they may take together."""
 _BYTES_PER_PIXEL = 12
 """Of an image that is decoded: as stored, turned and in RGB, up to four bytes each."""
+_MOST_TRIALS = 8
 
 
 @dataclass(frozen=True)
@@ -212,11 +213,21 @@ def passed_over(images: str | Sequence[str]) -> list[str]:
     return lines
 
 
-def trial_images(images: str | Sequence[str] | None) -> list[Image.Image]:
-    """The images that a model is checked on: those that `images=` names, or one of noise without any."""
+def trial_images(images: str | Sequence[str] | None, say: Callable[[str], None]) -> list[Image.Image]:
+    """The images that a model is checked on: at most 8 of those that `images=` names, or one of noise without any."""
     if images:
-        return [read_image(path, upright=True) for path in find_images(images)]
+        found = find_images(images)
+        chosen = [found[i * len(found) // _MOST_TRIALS] for i in range(_MOST_TRIALS)] if found[_MOST_TRIALS:] else found
+        if len(chosen) < len(found):
+            say(f"checked on {len(chosen)} of {len(found)} images, evenly spread")
+        return [_shrunk(read_image(path, upright=True)) for path in chosen]
     return [Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))]
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    """The image with a side of 2048 pixels at most, which the model shrinks further: several are kept."""
+    image.thumbnail((2048, 2048))
+    return image
 
 
 def find_images(images: str | Sequence[str]) -> list[Path]:

@@ -81,8 +81,13 @@ def _passes(model: nn.Module, images: Tensor | None, prompts: Sequence[str]) -> 
             return model(images)
 
         return {"output": run}
+
+    def run_one_by_one() -> None:
+        for pixels in _patterns(model) if images is None else images:
+            model.backbone.forward_image(pixels[None].to(model.device))
+
     return {
-        "fpn": lambda: model.backbone.forward_image((_patterns(model) if images is None else images).to(model.device)),
+        "fpn": run_one_by_one,
         "prompt": lambda: model.backbone.forward_text(list(prompts), device=model.device),
     }
 

@@ -55,6 +55,27 @@ def test_sam3s_layout_and_what_is_carried_over(adapter, picture, base, tmp_path)
     assert largest_relative_difference(answers(merged, picture), answers(adapted, picture)) <= 1e-5
 
 
+def test_a_large_folder_is_checked_on_eight_images_one_by_one(adapter, tmp_path, monkeypatch, capsys):
+    file, _ = adapter(scheme="A", geometry="mobius")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(20):
+        Image.fromarray(np.full((20, 30, 3), 12 * i, np.uint8)).save(pictures / f"{i:02}.png")
+    sizes, merge = [], tool.merge
+
+    def watched(model, images):
+        assert images.device.type == "cpu"
+        with model.backbone.vision_backbone.trunk.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0]))):
+            return merge(model, images)
+
+    monkeypatch.setattr(tool, "merge", watched)
+    run(file, tmp_path / "merged.safetensors", f"images={pictures}")
+    said = capsys.readouterr().out
+    assert "checked on 8 of 20 images, evenly spread" in said
+    assert "outputs on 8 images differ by " in said
+    assert sizes == [1] * 8
+
+
 def test_the_layout_of_transformers(adapter, picture, tmp_path, capsys):
     file, adapted = adapter(scheme="P", structure="diagonal")
     out = run(file, tmp_path / "folder", "layout=transformers")

@@ -18,7 +18,7 @@ import sam3_hyperet as hy
 from sam3_hyperet.cli import predict_inputs, progress
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.predict import _predict, main
-from sam3_hyperet.cli.predict_inputs import Inputs, find_images, listed_prompts, passed_over, prompts_text
+from sam3_hyperet.cli.predict_inputs import Inputs, find_images, listed_prompts, passed_over, prompts_text, trial_images
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.files import MANIFEST
 from sam3_hyperet.inference.prediction import PromptPrediction
@@ -125,6 +125,18 @@ def test_pictures_that_are_not_there_or_cannot_be_read(fails, pictures, tmp_path
     assert "no images in this folder; expected files ending in .jpg" in fails(images=empty)
     (pictures / "2.png").write_bytes((pictures / "0.png").read_bytes()[:99])
     assert "2.png: not a readable image" in fails()  # said before the readable ones are predicted
+
+
+def test_a_model_is_checked_on_eight_images_at_most(tmp_path):
+    for i in range(20):
+        Image.new("L", (3000, 10), i).save(tmp_path / f"{i:02}.png")
+    said = []
+    found = trial_images(str(tmp_path), said.append)
+    assert [image.getpixel((0, 0))[0] for image in found] == [0, 2, 5, 7, 10, 12, 15, 17]
+    assert {image.size for image in found} == {(2048, 7)}
+    assert said == ["checked on 8 of 20 images, evenly spread"]
+    assert len(trial_images([str(tmp_path / "00.png"), str(tmp_path / "01.png")], said.append)) == 2
+    assert len(trial_images(None, said.append)) == len(said) == 1
 
 
 @pytest.mark.parametrize(("fit", "at_once"), [(20, 8), (3, 3), (0.5, 1)])
