@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sam3_hyperet.data.loading import ConceptPrompts
     from sam3_hyperet.data.prompts import PromptSampler
     from sam3_hyperet.hub.repository import push_to_hub
+    from sam3_hyperet.inference.predictor import Predictor
     from sam3_hyperet.losses.grounding import GroundingLoss
     from sam3_hyperet.modeling.adapter_file import load_adapter, save_adapter
     from sam3_hyperet.modeling.build import build_model, resolution
@@ -37,6 +38,7 @@ _NAMES = {
     "data.loading": ("ConceptPrompts",),
     "data.prompts": ("PromptSampler",),
     "hub.repository": ("push_to_hub",),
+    "inference.predictor": ("Predictor",),
     "losses.grounding": ("GroundingLoss",),
     "modeling.adapter_file": ("load_adapter", "save_adapter"),
     "modeling.build": ("build_model", "resolution"),
@@ -56,7 +58,7 @@ _NAMES = {
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = ["ConceptPrompts", "GroundingLoss", "HyperET", "HyperETConfig", "PromptSampler", "__version__"]
+__all__ = ["ConceptPrompts", "GroundingLoss", "HyperET", "HyperETConfig", "Predictor", "PromptSampler"]
 __all__ += ["adapted_copy", "adapted_model", "adapters_disabled", "build_model", "inject", "inject_qv", "load_adapter"]
 __all__ += ["merge", "parameter_report", "push_to_hub", "read_coco", "remove_adapter", "resolution", "save_adapter"]
 __all__ += [
@@ -68,7 +70,7 @@ __all__ += [
     "training_batches",
     "val_batches",
 ]
-__all__ += ["wrap"]
+__all__ += ["__version__", "wrap"]
 
 
 def __getattr__(name: str) -> Any:

@@ -41,6 +41,16 @@ SIGNATURES = {
         "evaluations": (),
     },
     "save_official": {"model": inspect.Parameter.empty, "path": inspect.Parameter.empty, "carry_over": None},
+    "Predictor": {
+        "model": inspect.Parameter.empty,
+        "vocabulary": inspect.Parameter.empty,
+        "resolution": inspect.Parameter.empty,
+        "prompts_at_once": 0,
+        "min_score": 0.0,
+        "precision": "32-true",
+        "spare_below": 0.0,
+        "texts_at_once": 1024,
+    },
     "adapted_model": {
         "name": "large",
         "checkpoint": None,
