@@ -152,7 +152,7 @@ def open_vocabulary_scenes(root: Path, foreign: Sequence[str], images: int) -> D
     """Scenes with more categories than they show, of which there is no annotation and no pixel."""
     more = [{"id": 1000 + i, "name": name, "granularity": "object"} for i, name in enumerate(foreign)]
     for split in ("tune", "val"):
-        written = write_scenes(scenes_folder(root, 0), images, _SEEDS[split], 128, split)
+        written = write_scenes(scenes_folder(root, images, 0), images, _SEEDS[split], 128, split)
         content: dict[str, Any] = json.loads(written.annotations.read_text())
         content["categories"] += more
         written.annotations.write_text(json.dumps(content))

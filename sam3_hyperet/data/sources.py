@@ -264,7 +264,7 @@ def _read_scenes(options: DataOptions, split: str, root: Path) -> Files:
     count = options.splits[split]
     if type(count) is not int or count < 1:
         raise ConfigError(f"data.splits.{split}={count!r}; expected the number of images to draw, from 1")
-    folder = scenes_folder(root, options.seed, options.size)
+    folder = scenes_folder(root, count, options.seed, options.size)
     scenes = write_scenes(folder, count, options.seed + SPLITS.index(split), options.size, split)
     images = read_coco(scenes.annotations, scenes.image_folder, name=options.name, tree=scenes.concepts)
     files = (scenes.image_folder, scenes.label_folder, scenes.names)

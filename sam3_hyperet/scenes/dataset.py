@@ -72,12 +72,12 @@ def _entropy(seed: int, split: str, index: int) -> tuple[int, int, int]:
     return seed, zlib.crc32(split.encode()), index
 
 
-def scenes_folder(folder: Path, seed: int, size: int = 128) -> Path:
-    """The root of the scenes of a seed and size, below a folder for all of them.
+def scenes_folder(folder: Path, images: int, seed: int, size: int = 128) -> Path:
+    """The root of so many scenes of a seed and size, below a folder for all of them.
 
     What another command draws beside them then replaces no picture that somebody is still to read.
     """
-    return folder / f"seed_{seed}_{size}px"
+    return folder / f"{images}_of_seed_{seed}_{size}px"
 
 
 class DrawnFrom:

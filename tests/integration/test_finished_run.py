@@ -171,7 +171,7 @@ def test_the_score_threshold_is_the_score_s_own(tiny_model, tmp_path):
 
 def test_coco_results_score_as_the_evaluation_does(trained, again, scenes, tmp_path, read_metrics):
     """By our own scoring of files and by pycocotools, which knows nothing of us."""
-    root = scenes_folder(Path(next(one for one in scenes if one.startswith("paths.scenes=")).partition("=")[2]), 0)
+    root = scenes_folder(Path(next(one for one in scenes if one.startswith("paths.scenes=")).partition("=")[2]), 3, 0)
     truth = root / "annotations" / "instances_val.json"
     asked = [f"run={trained}", f"images={root / 'val' / 'images'}", f"annotations={truth}", "score_threshold=0"]
     folder = predict([*asked, "overlays=false", f"run_dir={tmp_path / 'out'}"])

@@ -51,7 +51,7 @@ def found_by(folder):
 def test_the_labels_are_what_predict_finds_with_the_base(rehearsed, rehearsing, scenes, tmp_path, capsys):
     """An adapter that is not the identity to begin with changes nothing of them: the base answers, at dial 0."""
     expected = {}
-    root = scenes_folder(Path(next(one.partition("=")[2] for one in scenes if one.startswith("paths.scenes="))), 0)
+    root = scenes_folder(Path(next(one.partition("=")[2] for one in scenes if one.startswith("paths.scenes="))), 6, 0)
     options = [f"images={root}/train/images", f"prompts={','.join(NAMES)}", "overlays=false", "score_threshold=0.5"]
     predict(["model=tiny", *options, f"run_dir={tmp_path / 'predicted'}"])
     predicted = json.loads((tmp_path / "predicted" / "predictions.json").read_text(), parse_float=rounded)

@@ -152,7 +152,7 @@ def test_tuning_images_are_never_scored(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr("sam3_hyperet.cli.evaluate.open_models", None)
     root = next(one for one in scenes if one.startswith("paths.scenes=")).partition("=")[2]
     open_split(DataOptions(name="drawn", format="scenes", root=root, splits={"val": 2}, seed=1), "val")
-    folder = scenes_folder(Path(root), 1)
+    folder = scenes_folder(Path(root), 2, seed=1)
     coco = ["data=coco", f"data.root={folder}", "data.vocabulary=[dog,tree]"]
     val = "[val/images, annotations/instances_val.json]"
     (tmp_path / "own.safetensors").touch()

@@ -25,14 +25,14 @@ def scenes(tmp_path_factory):
     """The three splits of a small set of scenes, drawn once."""
     root = tmp_path_factory.mktemp("scenes")
     for number, split in enumerate(("train", "tune", "val")):
-        write_scenes(scenes_folder(root, 0), 2, number, 128, split)
+        write_scenes(scenes_folder(root, 2, seed=0), 2, number, 128, split)
     return root
 
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory, scenes):
     """The same as a COCO set in its standard tree, all annotations valid."""
-    root, drawn = tmp_path_factory.mktemp("coco"), scenes_folder(scenes, 0)
+    root, drawn = tmp_path_factory.mktemp("coco"), scenes_folder(scenes, 2, seed=0)
     (root / "annotations").mkdir()
     for ours, theirs in (("train", "train2017"), ("val", "val2017")):
         shutil.copytree(drawn / ours / "images", root / theirs)
@@ -195,7 +195,7 @@ def test_a_broken_tuning_split_ends_the_run_before_the_model_is_built(fails, coc
     assert "not a readable image" in fails("data=coco", f"paths.coco={broken}", *tuned)
     bare = tmp_path / "scenes"
     shutil.copytree(scenes, bare)
-    file = scenes_folder(bare, 0) / "annotations" / "instances_tune.json"
+    file = scenes_folder(bare, 2, seed=0) / "annotations" / "instances_tune.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     assert "instances_tune.json: none of " in fails(f"paths.scenes={bare}", unread)
     assert "/nowhere: no such file" in fails("data=coco", f"paths.coco={broken}", *tuned, "model.checkpoint=/nowhere")

@@ -23,7 +23,7 @@ COUNT = 9
 def scenes_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
     for number, (split, count) in enumerate({"train": COUNT, "tune": 2, "val": 3}.items()):
-        write_scenes(scenes_folder(root, 0, 64), count, number, 64, split)
+        write_scenes(scenes_folder(root, count, 0, 64), count, number, 64, split)
     return root
 
 
@@ -38,10 +38,20 @@ def scenes(scenes_root):
     return options
 
 
+def test_pictures_that_choose_the_step_and_are_scored_are_said(scenes):
+    options = scenes()
+    trained, scored = (open_split(options, split).coco_file.parent.parent for split in ("train", "val"))
+    pairs = dict.fromkeys(("tune", "val"), ("val/images", "annotations/instances_val.json"))
+    train = (str(trained / "train" / "images"), str(trained / "annotations" / "instances_train.json"))
+    twice = replace(options, format="coco", root=str(scored), splits={"train": train, **pairs})
+    opened = open_run(twice, tune=True, evaluate=True)
+    assert any("val has 3 pictures of tune" in line for line in opened.training.remarks)
+
+
 @pytest.fixture(scope="module")
 def coco_root(tmp_path_factory, scenes_root):
     """The drawn training images as a COCO set; one car in the first picture is a crowd."""
-    root, drawn = tmp_path_factory.mktemp("coco"), scenes_folder(scenes_root, 0, 64)
+    root, drawn = tmp_path_factory.mktemp("coco"), scenes_folder(scenes_root, COUNT, 0, 64)
     shutil.copytree(drawn / "train" / "images", root / "train2017")
     (root / "annotations").mkdir()
     content = json.loads((drawn / "annotations" / "instances_train.json").read_text())
@@ -81,7 +91,7 @@ def test_scenes_have_instances_label_maps_and_a_coco_file(scenes):
 def test_scenes_are_drawn_when_first_used(tmp_path):
     options = DataOptions(name="s", format="scenes", root=str(tmp_path / "new"), splits={"val": 1}, size=64)
     assert len(open_split(options, "val").images) == 1
-    file = scenes_folder(tmp_path / "new", 0, 64) / "val" / "images" / "000001.png"
+    file = scenes_folder(tmp_path / "new", 1, 0, 64) / "val" / "images" / "000001.png"
     written = file.stat().st_mtime_ns
     assert len(open_split(options, "val").images) == 1
     assert file.stat().st_mtime_ns == written
@@ -92,16 +102,21 @@ def test_scenes_of_another_seed_replace_none_that_are_being_read(tmp_path):
     options = DataOptions(name="s", format="scenes", root=str(tmp_path), splits={"val": 1}, size=64)
     images = open_split(options, "val").images
     before = images.image(0).path.read_bytes()
-    others = [open_split(replace(options, **change), "val").images for change in ({"seed": 5}, {"size": 96})]
+    others = [
+        open_split(replace(options, **change), "val").images
+        for change in ({"seed": 5}, {"size": 96}, {"splits": {"val": 2}})
+    ]
     assert images.image(0).path.read_bytes() == before
-    assert len({before, *(other.image(0).path.read_bytes() for other in others)}) == 3
+    assert len({before, *(other.image(0).path.read_bytes() for other in others[:2])}) == 3
+    assert others[2].image(0).path.read_bytes() == before
+    assert len({images.image(0).path, *(other.image(0).path for other in others)}) == 4
 
 
 def test_the_home_folder_may_be_written_short(monkeypatch, scenes_root):
     monkeypatch.setenv("HOME", str(scenes_root.parent))
     options = DataOptions(name="s", format="scenes", root=f"~/{scenes_root.name}", splits={"val": 3}, size=64, seed=0)
     split = open_split(options, "val")
-    assert split.coco_file == scenes_folder(scenes_root, 0, 64) / "annotations" / "instances_val.json"
+    assert split.coco_file == scenes_folder(scenes_root, 3, 0, 64) / "annotations" / "instances_val.json"
 
 
 def test_tuning_pictures_come_out_of_the_training_ones(coco):
