@@ -60,7 +60,7 @@ class Difference:
         unadapted: pairs of which both runs ended at dial 0: they are equal for they are the base, so that equivalence
             has to hold without them, too.
         needed: pairs with which a decision has 80 % power if mean and spread stay as they are; None for more than
-            100,000, and where fewer than two pairs say nothing of the spread.
+            100,000, where fewer than two pairs say nothing of the spread, and where pairs are the base itself.
     """
 
     arm: str
@@ -112,7 +112,7 @@ def analyse(results: Results, plan: Plan) -> Analysis:
     adjusted = list(zip(*(holm(column).tolist() for column in zip(*tests, strict=True)), strict=True))
     differences: dict[Setting, list[Difference]] = {setting: [] for setting in results.runs}
     for (setting, one), p in zip(raw, adjusted[: len(raw)], strict=True):
-        needed = _needed(one.pairs, plan.margin, len(tests))
+        needed = _needed(one, plan.margin, len(tests))
         judged = replace(one, over_pairs=Verdict(*p[:2]), over_bases=Verdict(*p[2:]), needed=needed)
         differences[setting].append(judged)
     arms = {
@@ -167,13 +167,16 @@ def _difference(runs: Sequence[Result], arm: str, reference: str, margin: float)
 
 def _adapted_too(every: MeanTest, adapted: MeanTest) -> MeanTest:
     """The test of all pairs, whose equivalence has to hold for those that are not the base itself as well."""
-    return replace(every, equivalence=max(every.equivalence, adapted.equivalence, key=lambda one: one.p))
+    ours, theirs = every.equivalence, adapted.equivalence
+    return replace(every, equivalence=ours if ours.p >= theirs.p else replace(theirs, interval=ours.interval))
 
 
 def _mean_gain(runs: Mapping[tuple[str, str], Mapping[str, float]], pairs: Sequence[tuple[str, str]]) -> float:
     return math.fsum(runs[pair][GAIN] for pair in pairs) / len(pairs)
 
 
-def _needed(pairs: MeanTest, margin: float, tests: int) -> int | None:
-    """Pairs for a decision at the strictest level of Holm's steps."""
-    return pairs_for_decision(pairs.mean, pairs.sd, margin, ALPHA / tests) if pairs.n > 1 else None
+def _needed(one: Difference, margin: float, tests: int) -> int | None:
+    """Pairs for a decision at the strictest level of Holm's steps, none of which is the base itself."""
+    if one.pairs.n < 2 or one.unadapted:
+        return None
+    return pairs_for_decision(one.pairs.mean, one.pairs.sd, margin, ALPHA / tests)

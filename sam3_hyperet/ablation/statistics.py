@@ -30,7 +30,7 @@ class Equivalence:
 
     p_above: float  # of the hypothesis that the mean is −margin or less
     p_below: float  # of the hypothesis that the mean is +margin or more
-    interval: Interval  # of level 1 − 2α: it lies within ±margin exactly where p < α
+    interval: Interval  # of level 1 − 2α: of one test, it lies within ±margin exactly where p < α
 
     @property
     def p(self) -> float:

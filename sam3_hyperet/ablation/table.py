@@ -113,12 +113,12 @@ def verdict(one: Difference, margin: float) -> str:
         return "no pair yet" if not one.pairs.n else "one pair, which cannot be tested"
     if one.unadapted == one.pairs.n:
         return _UNADAPTED
-    needed = "more than 100,000" if one.needed is None else f"about {one.needed:,}"
-    text = (
-        _decided(one, one.over_pairs, one.pairs.mean, margin)
-        or f"undecided with {one.pairs.n} pairs; {needed} would do"
-    )
-    return f"{text}; {one.unadapted} of {one.pairs.n} pairs are the base itself" if one.unadapted else text
+    undecided = f"undecided with {one.pairs.n} pairs"
+    if not one.unadapted:  # whose zeros say nothing of how many pairs it takes
+        undecided += f"; {'more than 100,000' if one.needed is None else f'about {one.needed:,}'} would do"
+    text = _decided(one, one.over_pairs, one.pairs.mean, margin) or undecided
+    are = "is" if one.unadapted == 1 else "are"
+    return f"{text}; {one.unadapted} of {one.pairs.n} pairs {are} the base itself" if one.unadapted else text
 
 
 def short(x: float) -> str:
