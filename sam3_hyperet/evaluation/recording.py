@@ -73,6 +73,7 @@ def split_facts(data: DataOptions, task: EvalTask) -> dict[str, object]:
     if task.kept:
         values["kept"] = (task.kept.digest,)
     return {
+        "records": 2,  # raise it whenever a record of the same means something else
         **{f"protocol.{name}": value for name, value in task.protocol.deciding().items()},
         "data": f"{data.name}, {split.name} split, {len(task.positions)} of {len(split.images)} images",
         **{name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in values.items()},

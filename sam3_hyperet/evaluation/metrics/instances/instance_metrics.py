@@ -38,7 +38,8 @@ def instance_metrics(records: Records, categories: Categories, groups: Groups) -
         arrays["AP@100/img"] = Matches(records, ranking, iou_type, in_best=True).average_precision(once)
         metrics |= coco_metrics(arrays, iou_type, categories, groups)
         for group, columns in group_columns(categories, groups).items():
-            values = cg_f1_metrics(_pair_sums(records, iou_type, columns).sum(axis=0))
+            sums = _pair_sums(records, iou_type, columns).sum(axis=0)
+            values = cg_f1_metrics(sums) if _shows(sums) else dict.fromkeys(CGF1_KEYS, -1.0)
             metrics |= {MetricKey(f"{iou_type}/{key}", group=group): values[key] for key in CGF1_KEYS}
     return metrics
 
@@ -65,7 +66,8 @@ def instance_headline(
                 prefix = f"{group}/{iou_type}".lstrip("/")
                 there = (by_category[:, chosen] > -1).any()
                 values[f"{prefix}/AP"] = mean(by_category[:, chosen]) if there else float("nan")
-                values[f"{prefix}/cgF1"] = cg_f1(weights @ sums[group, iou_type]) if there else float("nan")
+                weighted = weights @ sums[group, iou_type]
+                values[f"{prefix}/cgF1"] = cg_f1(weighted) if _shows(weighted) else float("nan")
         return values
 
     return figures
@@ -103,6 +105,12 @@ def _pair_sums(records: Records, iou_type: str, columns: Sequence[int]) -> np.nd
     chosen = np.asarray(columns)
     # image by image: of 20,000 images and 1,200 categories the pairs take gigabytes
     return np.stack([of_image(record) for record in records])
+
+
+def _shows(sums: np.ndarray) -> bool:
+    """Whether any pair has ground truths; where none has, cgF1 would be 0 and say nothing."""
+    both, missed = sums[-4:-2]
+    return bool(both + missed > 0)
 
 
 def category_columns(categories: Iterable[int]) -> dict[int, int]:
