@@ -20,7 +20,9 @@ from sam3_hyperet.evaluation.task import check_tiles
 from sam3_hyperet.training.options import TrainOptions
 from sam3_hyperet.wording import count_of
 
+_SHORT = 1000  # images, which take minutes at most
 Say = Callable[[str], None]
+_SHORT = 1000  # images of all validations, which take minutes at most
 
 
 @dataclass(frozen=True)
@@ -132,16 +134,15 @@ def concept_prompts(
 
 
 def validation_remark(train: TrainOptions, tuning: int) -> str:
-    """A warning of validations that pass more images than training does, "" if they do not."""
+    """A warning of validations that go through more images than training does, "" if they do not, or are short."""
     trained = train.images_a_step * (train.max_steps or 0)
     validations = 1 + math.ceil((train.max_steps or 0) / train.validate_every) if train.validate_every else 0
-    if tuning * validations <= trained:
+    if tuning * validations <= max(trained, _SHORT):
         return ""
-    passed = (
-        f"{count_of(validations, 'validation')} of {count_of(tuning, 'tuning image')} pass {tuning * validations:,}"
-    )
-    remedy = "a larger train.validate_every or a smaller tune split takes less time"
-    return f"warning: {passed} images, and training {trained:,}; {remedy}"
+    found = f"{count_of(validations, 'validation')} of {count_of(tuning, 'tuning image')}"
+    passed = f"go through {tuning * validations:,} images, training through {trained:,}"
+    remedy = "a larger train.validate_every or fewer tuning images (data.tune_images or the tune split) take less time"
+    return f"warning: {found} {passed}; {remedy}"
 
 
 def with_answers(training: Mixture, data: TrainingData, options: RunOptions, side: int) -> Mixture:

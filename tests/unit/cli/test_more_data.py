@@ -145,9 +145,12 @@ def test_a_cascade_that_is_calibrated_on_trained_pictures_is_warned_of(shop):
     assert f"calibrated on 1 picture of training: {name}; scored images may keep less" in remark
 
 
-def test_validations_that_pass_more_images_than_training_are_said():
+def test_validations_of_more_images_than_training_are_said():
     options = TrainOptions(max_steps=500, batch_size=8, validate_every=50)
     said = validation_remark(options, 2000)
-    assert said.startswith("warning: 11 validations of 2,000 tuning images pass 22,000 images, and training 4,000; ")
+    assert said.startswith(
+        "warning: 11 validations of 2,000 tuning images go through 22,000 images, training through 4,000; "
+    )
     assert validation_remark(options, 300) == ""
+    assert validation_remark(replace(options, max_steps=4), 90) == ""  # it takes no time to speak of
     assert validation_remark(replace(options, validate_every=0), 2000) == ""
