@@ -29,14 +29,14 @@ def base():
 
 @pytest.fixture
 def model(base):
-    """A copy of the tiny model."""
-    return copied(base)
+    """A copy of the tiny model, all of which trains, as it is built."""
+    return copied(base).requires_grad_()
 
 
 @pytest.fixture
 def another(base) -> Callable[[], object]:
     """A function that makes one more copy."""
-    return lambda: copied(base)
+    return lambda: copied(base).requires_grad_()
 
 
 @pytest.fixture(scope="session")

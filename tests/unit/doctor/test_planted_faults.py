@@ -306,6 +306,11 @@ def test_images_that_are_trained_on_and_scored(examined):
     assert "3 images of val are in train as well: 1.png, 2.png, 3.png" in rows["data: overlap", "warning"]["found"]
 
 
+def test_images_that_choose_the_step_and_are_scored(examined):
+    rows, _ = examined(**{"data.splits": "{train: train, tune: val, val: val}", "train.validate_every": 1})
+    assert " images of val are in tune as well: " in rows["data: overlap", "warning"]["found"]
+
+
 def test_a_set_that_is_trained_on_as_well_is_checked(examined, shop):
     """And how long a run of so many epochs is."""
     more = {"more_data.other": "auto", "more_data.other.root": str(shop), "train.epochs": "2"}

@@ -77,6 +77,11 @@ def test_a_cascade_is_not_calibrated_on_what_it_scores(data):
     assert len(calibration_images(data, open_split(data, "val"), cascade)) == TUNING
     with pytest.raises(ConfigError, match="calibrated on the tune split; expected split=val"):
         calibration_images(data, open_split(data, "tune"), cascade)
+    coco = open_split(data, "val").coco_file.parent.parent
+    pairs = dict.fromkeys(("tune", "val"), ("val/images", "annotations/instances_val.json"))
+    twice = replace(data, format="coco", root=str(coco), splits=pairs)
+    with pytest.raises(ConfigError, match="protocol=cascade: 2 of its tuning images are scored in split=val"):
+        calibration_images(twice, open_split(twice, "val"), cascade)
     alone = replace(data, splits={"val": SCORED})
     with pytest.raises(ConfigError, match=r"neither a tune nor a train split, but val; expected data.splits.tune"):
         calibration_images(alone, open_split(alone, "val"), cascade)
