@@ -250,7 +250,7 @@ def _evaluation(adapter: AdapterInfo, run: RunInfo, options: CardOptions, found:
     images = next((v for k, v in run.metrics.items() if k in (f"{data}/images", f"base/{data}/images")), None)
     facts = {
         "images": f"{images:g}" if isinstance(images, int | float) else None,
-        "detections an image at most": run.of("protocol", "max_dets"),
+        "detections an image and category that AP ranks, at most": run.of("protocol", "max_dets"),
         "masks from": run.of("protocol", "mask_threshold"),
         "draws of the bootstrap": run.of("protocol", "bootstrap"),
         "boxes as prompts": run.of("protocol", "exemplars") or None,

@@ -22,7 +22,8 @@ _Model = TypeVar("_Model", bound=nn.Module)
 def inject(model: host.Sam3Image, config: HyperETConfig | Mapping[str, object]) -> host.Sam3Image:
     """Add the configured adapters to a SAM 3 image model, in place; its outputs stay the same until they train.
 
-    To rounding: "attention" is computed in fp32 and in another order than the base's, and "mobius" caps norms.
+    Bit for bit, but that "mobius" caps norms, and that "attention", and "encoder_out" and "pixel_decoder" on a GPU, are
+    computed in another order than the base, "attention" in fp32 under bf16 autocast as well.
 
     Works on `build_model`'s models and on those of `sam3.model_builder`: no base weight is copied or renamed, but that
     controls by peft wrap their layers in peft's, and that `ln` and `bitfit` keep a copy of what they tune.
