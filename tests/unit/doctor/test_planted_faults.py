@@ -300,15 +300,11 @@ def test_sharded_parameters_are_not_tried_alone(examined):
     assert "fsdp" in rows["model", "skipped"]["found"]
 
 
-def test_images_that_are_trained_on_and_scored(examined):
-    rows, code = examined(**{"data.splits": "{train: train, val: train}"})
+@pytest.mark.parametrize(("tune", "val", "other"), [("val", "train", "train"), ("val", "val", "tune")])
+def test_images_that_are_trained_on_or_chosen_by_and_scored(examined, tune, val, other):
+    rows, code = examined(**{"data.splits": f"{{train: train, tune: {tune}, val: {val}}}", "train.validate_every": 1})
     assert code == 0
-    assert "3 images of val are in train as well: 1.png, 2.png, 3.png" in rows["data: overlap", "warning"]["found"]
-
-
-def test_images_that_choose_the_step_and_are_scored(examined):
-    rows, _ = examined(**{"data.splits": "{train: train, tune: val, val: val}", "train.validate_every": 1})
-    assert " images of val are in tune as well: " in rows["data: overlap", "warning"]["found"]
+    assert f" images of val are in {other} as well: " in rows["data: overlap", "warning"]["found"]
 
 
 def test_a_set_that_is_trained_on_as_well_is_checked(examined, shop):
