@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import threading
+from functools import partial
 
 import numpy as np
 import pytest
 
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.evaluation import bootstrap
 from sam3_hyperet.evaluation.bootstrap import FEWEST_IMAGES, draw_weights, intervals, paired_differences, remembered
 from sam3_hyperet.evaluation.metrics.evaluator import Headline
 
@@ -102,3 +105,17 @@ def test_only_shared_figures_are_compared_and_something_must_be_drawn() -> None:
         paired_differences(one, one, 2, draws=0)
     with pytest.raises(DataError, match="images"):
         paired_differences(one, one, 0)
+
+
+def test_many_images_are_drawn_in_threads_to_the_same_numbers(monkeypatch):
+    values, together = np.random.default_rng(0).random(1500), threading.Barrier(2, timeout=60)
+
+    def mean(weights, meet=None):
+        if meet and threading.current_thread() is not threading.main_thread():
+            meet.wait()  # for another draw, which a single thread would not make
+        return {"mean": float(weights @ values / weights.sum())}
+
+    monkeypatch.setattr(bootstrap, "usable_cores", lambda: 2)
+    threaded = intervals(partial(mean, meet=together), 1500, draws=50)
+    monkeypatch.setattr(bootstrap, "usable_cores", lambda: 1)
+    assert intervals(mean, 1500, draws=50) == threaded
