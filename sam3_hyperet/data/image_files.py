@@ -114,10 +114,23 @@ def _orientation(path: Path) -> int:
 
 
 def _has_16_bits(image: Image.Image) -> bool:
-    """Whether a file has 16 bits a channel of a colour, of which Pillow would silently drop the lower eight."""
+    """Whether a file has more than 8 bits a channel of a colour, of which Pillow would silently drop the lower ones."""
+    if image.format == "BMP":  # 5 or 6 bits a channel, in 16 a pixel
+        return False
+    if image.format == "JPEG2000":
+        return _bits_of_jpeg2000(Path(image.filename)) > 8
     raw = image.tile[0].args if getattr(image, "tile", None) else ()
     mode, *more = (raw,) if isinstance(raw, str) else raw or ("",)
     return ";16" in str(mode) or (image.format == "PPM" and more[:1] > [255])
+
+
+def _bits_of_jpeg2000(path: Path) -> int:
+    """Bits a channel of a code stream's first one, by its SIZ segment (ISO/IEC 15444-1, A.5.1); 0 if there is none."""
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    start = head.find(b"\xff\x4f\xff\x51")
+    depth = head[start + 42 : start + 43] if start >= 0 else b""
+    return (depth[0] & 0x7F) + 1 if depth else 0
 
 
 def _too_large(path: Path, pixels: int) -> DataError:

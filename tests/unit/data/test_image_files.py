@@ -83,6 +83,16 @@ def pyramid(path):
     path.write_bytes(content.getvalue())
 
 
+def bmp_of_16_bits(path):
+    """5, 6 and 5 bits a channel, 16 a pixel, from the last row up."""
+    red, green, blue = np.moveaxis(PIXELS[::-1].astype("<u2"), 2, 0)
+    pixels = (red >> 3 << 11 | green >> 2 << 5 | blue >> 3).astype("<u2").tobytes()
+    height, width = PIXELS.shape[:2]
+    header = struct.pack("<2sIHHI", b"BM", 66 + len(pixels), 0, 0, 66)
+    header += struct.pack("<IiiHHIIiiII", 40, width, height, 1, 16, 3, len(pixels), 0, 0, 0, 0)
+    path.write_bytes(header + struct.pack("<III", 0xF800, 0x07E0, 0x001F) + pixels)
+
+
 COLOURS = {
     "RGB.png": (lambda p: picture().save(p), 0),
     "RGBA.png": (lambda p: alpha(picture()).save(p), 0),
@@ -95,6 +105,8 @@ COLOURS = {
     "jpeg-in.png": (lambda p: picture().save(p, "JPEG", quality=95, subsampling=0), 12),
     "preview.jpg": (with_preview, 12),
     "pyramid.tif": (pyramid, 0),
+    "565.bmp": (bmp_of_16_bits, 8),
+    "RGB.jp2": (lambda p: picture().save(p, num_resolutions=1), 12),
 }
 
 
@@ -152,6 +164,10 @@ REFUSED = {
     "deep TIFF": (lambda p: deep_tiff(p, 3), DEEP),
     "deep TIFF with opacity": (lambda p: deep_tiff(p, 4), DEEP),
     "deep compressed TIFF": (lambda p: deep_tiff(p, 3, compression=5), DEEP),
+    "deep JPEG 2000": (
+        lambda p: p.write_bytes(cv2.imencode(".jp2", PIXELS.repeat(8, 0).repeat(8, 1).astype(np.uint16))[1].tobytes()),
+        DEEP,
+    ),
     "deep PPM": (lambda p: p.write_bytes(b"P6 24 16 65535 " + PIXELS.astype(">u2").tobytes()), DEEP),
     "floats": (
         lambda p: Image.fromarray(PIXELS[..., 0].astype(np.float32)).save(p, "TIFF"),
