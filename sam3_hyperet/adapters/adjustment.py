@@ -30,7 +30,7 @@ class HyperET(nn.Module):
     Args:
         structure: `diagonal`, `block_diagonal` (`block_size`), `banded` (half-width `bandwidth`) or `dense`.
         curvature: c > 0; trained if `learn_curvature`.
-        residual: α, or None for y = f(x); trained if `learn_residual`, and then not 0 at first.
+        residual: α, or None for y = f(x); trained if `learn_residual`. At 0, nothing below a norm cap has a gradient.
         channel_dim: the axis of the channels, 1 for `(B, D, H, W)`; nothing is permuted in memory.
 
     Raises ValueError for options that cannot be, and for an input whose channel axis has another size.
@@ -61,9 +61,6 @@ class HyperET(nn.Module):
             raise ValueError("learn_residual=True needs a residual to start from, such as 0.1; found residual=None")
         if residual is not None and not math.isfinite(residual):
             raise ValueError(f"residual={residual}; expected a finite number, such as 0.1, or None")
-        if residual == 0.0 and learn_residual:  # α has a gradient only where M is not I, and M only where α is not 0
-            found = f"residual={residual} with learn_residual=True, where nothing has a gradient"
-            raise ValueError(f"{found}; expected an initial value other than 0, such as residual=0.1")
         self.dim, self.channel_dim = dim, channel_dim
         self.structure, self.geometry = structure, geometry
         self.matrix = make_structure(structure, dim, block_size, bandwidth)

@@ -57,6 +57,7 @@ class RunOptions(FitOptions):
         super().__post_init__()
         check_fields(self)
         self.hyperet.check_sites()
+        self.hyperet.check_learns()
         if self.train.strategy == FSDP:
             self._check_sharding()
         for section, purpose in ((self.rehearsal, "to rehearse"), (self.kept, "that could be kept")):

@@ -47,7 +47,7 @@ class HyperETConfig:
         geometry: "euclidean", "mobius", "lorentz" or "gyro".
         curvature: c > 0 of the space of curvature -c.
         learn_curvature: train c, one value per adjustment.
-        residual: None, or the initial α of y = x + α(f(x) - x), not 0 if it is trained.
+        residual: None, or the initial α of y = x + α(f(x) - x), not 0 where anything is to learn.
         learn_residual: train α.
         gate: "prompt" multiplies f(x) - x by 2σ(w·t + b) of each prompt, t its pooled text features: 1 at first, and
             trained. For the sites that see the prompt: "encoder_layer", "encoder_out" and "prompt". "auto" becomes
@@ -120,9 +120,6 @@ class HyperETConfig:
             self._check_gate()
         if self.learn_residual and self.residual is None:
             raise ConfigError("learn_residual=true needs residual=α, its initial value")
-        if self.learn_residual and self.residual == 0.0:
-            found = f"residual={self.residual} with learn_residual=true, where nothing has a gradient"
-            raise ConfigError(f"{found}; expected an initial value other than 0, such as residual=0.1")
         if self.learn_curvature and self.geometry == "euclidean":
             raise ConfigError("learn_curvature=true: geometry euclidean has no curvature; choose another geometry")
 
@@ -169,6 +166,12 @@ class HyperETConfig:
     def from_mapping(cls, values: Mapping[str, object]) -> "HyperETConfig":
         """Build from plain values, as read from a file; a key that is not an option is an error."""
         return options.read_options(cls, values, "hyperet")
+
+    def check_learns(self) -> None:
+        """Raise a ConfigError for a residual of 0, with which next to nothing has a gradient, learnt or not."""
+        if self.residual == 0.0:  # it has one only where M is not I, and M only where it is not 0
+            found = f"residual={self.residual}, with which the adjustments do not learn"
+            raise ConfigError(f"{found}; expected another number, such as residual=0.1")
 
     @classmethod
     def from_file(cls, values: Mapping[str, object]) -> "HyperETConfig":

@@ -28,18 +28,17 @@ def inject(model: host.Sam3Image, config: HyperETConfig | Mapping[str, object]) 
     Works on `build_model`'s models and on those of `sam3.model_builder`: no base weight is copied or renamed, but that
     controls by peft wrap their layers in peft's, and that `ln` and `bitfit` keep a copy of what they tune.
     Raises ConfigError for a model that is not SAM 3's or already has adapters, for a chosen level, layer or block that
-    is not there or is of no adjusted site, and for a control that does not fit the model.
+    is not there or is of no adjusted site, for a residual of 0 and for a control that does not fit the model.
     """
+    if not isinstance(config, HyperETConfig):
+        config = HyperETConfig.from_mapping(config)
+    config.check_learns()
     return inject_named(model, config, None)
 
 
-def inject_named(
-    model: host.Sam3Image, config: HyperETConfig | Mapping[str, object], tuned: Collection[str] | None
-) -> host.Sam3Image:
+def inject_named(model: host.Sam3Image, config: HyperETConfig, tuned: Collection[str] | None) -> host.Sam3Image:
     """As `inject`; `ln` and `bitfit` tune parameters of these names, or None: those of the configuration."""
     check_model(model)
-    if not isinstance(config, HyperETConfig):
-        config = HyperETConfig.from_mapping(config)
     if (present := adapter_config(model)) is not None:
         raise ConfigError(
             f"the model already has adapters ({present}): take them out by remove_adapter(model), or make a second "
