@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> Path:
     out = Path(config.out)
     layout = _layout(config.layout, out, config.carry_over)
     of_run = (run / name for run in listed(config.run) for name in (*ADAPTER.values(), *WEIGHTS.values()))
-    check_output(out, config.adapter, config.carry_over, config.model.checkpoint, *of_run)
+    check_output(out, *listed(config.adapter), config.carry_over, config.model.checkpoint, *of_run)
     if config.adapter is None and config.run is None and config.layout is None:
         raise ConfigError("merge: needs adapter=… or run=…, or layout=… to write the base alone (see --help)")
     images = trial_images(config.images, partial(console.print, markup=False))

@@ -52,7 +52,8 @@ class AdjustedOutput(nn.Module):
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         """As of the class that this one is mixed into, by which a pickle names it: the mixture is in no module."""
         reduced: Any = super().__reduce_ex__(protocol)
-        return _empty, (type(self).__bases__[1],), *reduced[2:]
+        mro = type(self).__mro__  # it may itself have been subclassed
+        return _empty, (mro[mro.index(AdjustedOutput) + 1],), *reduced[2:]
 
 
 def _obstacle(layer: AdjustedOutput, layers: Sequence[nn.Module], model: nn.Module) -> str | None:
@@ -60,6 +61,8 @@ def _obstacle(layer: AdjustedOutput, layers: Sequence[nn.Module], model: nn.Modu
     cls, name = original_class(layer), layer.hyperet_module
     if cls not in (nn.Linear, nn.Conv2d):  # a subclass may standardise its weight
         return f"{BEHIND}; {name} is a {cls.__name__}"
+    if (dim := layer.hyperet_adjustment.hyperet.channel_dim) not in ((-1,) if cls is nn.Linear else (1, -3)):
+        return f"the channels of {name} are adjusted along axis {dim}, which is not that of its outputs"
     for key in ("weight", "bias"):
         parameter = layer._parameters.get(key)
         if getattr(layer, key) is not parameter:  # as of a parametrization, or of spectral_norm's hook
