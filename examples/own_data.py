@@ -16,7 +16,6 @@ from PIL import Image
 
 import sam3_hyperet as hy
 from sam3_hyperet.cli.console import run_tool
-from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.overlays.composition import Entry, Panel, compose
 from sam3_hyperet.overlays.overlay import Instance, draw_overlay
 from sam3_hyperet.scenes.dataset import scene
@@ -119,7 +118,7 @@ run_tool("evaluate", [f"run={RUN}", f"dial={list(DIALS)}", "resume=never", f"run
 
 # %%
 model = hy.load_adapter(hy.build_model(MODEL, checkpoint=WEIGHTS), RUN / "adapter.safetensors")
-predictor = Predictor(model, NAMES, hy.resolution(model))
+predictor = hy.Predictor(model, NAMES, hy.resolution(model))
 
 
 def shown(image: Image.Image) -> Image.Image:

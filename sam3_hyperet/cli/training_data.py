@@ -20,7 +20,6 @@ from sam3_hyperet.evaluation.task import check_tiles
 from sam3_hyperet.training.options import TrainOptions
 from sam3_hyperet.wording import count_of
 
-_SHORT = 1000  # images, which take minutes at most
 Say = Callable[[str], None]
 _SHORT = 1000  # images of all validations, which take minutes at most
 

@@ -31,8 +31,8 @@ def mobius(z: Tensor, c: Scalar, dim: int = -1) -> Tensor:
 
     The cap is the ball's projection, and all that floating point leaves of the geometry.
     """
-    cap = max_norm(z.dtype)
-    return scale(z, cap / (sqrt_curvature(c) * norm(z, dim)).clamp_min(cap), dim)
+    cap, length = max_norm(z.dtype), sqrt_curvature(c) * norm(z, dim)
+    return scale(z, torch.where(length > cap, cap / length.clamp_min(cap), 1.0), dim)
 
 
 def lorentz(x: Tensor, z: Tensor, c: Scalar, dim: int = -1) -> Tensor:

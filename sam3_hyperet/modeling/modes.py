@@ -13,8 +13,8 @@ def set_training_mode(model: nn.Module, *, checkpoint_activations: bool = False)
 
     A module trains when all of its parameters do. The root is always in training mode: SAM 3 then returns what its
     losses need. `checkpoint_activations` recomputes the fusion encoder, decoder and mask head in the backward pass:
-    less memory, more time. `train()` of models of `build_model` does the same; call this instead of it for models of
-    SAM 3's own builder.
+    less memory, more time; so does `train()` of models of `build_model`, which else does the same. Call this instead of
+    it for models of SAM 3's own builder.
     """
     sam3: Any = unwrapped(model)
     _set_mode(sam3)

@@ -26,6 +26,8 @@ class Adjusted(Graph):
         generator = torch.Generator().manual_seed(3)
         for parameter in self.adjustment.parameters():
             parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+        if (b := self.adjustment.translation) is not None:
+            b.data *= 1.5 / (0.1**0.5 * b.data.norm())  # long, as has a formula of its own
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         return self.adjustment(inputs[0], 0.7)
