@@ -171,3 +171,11 @@ def test_outputs_that_change_are_not_written(adapter, tmp_path, monkeypatch, cap
         exit_cleanly(run)(file, tmp_path / "merged.safetensors")
     assert "merged outputs differ by" in capsys.readouterr().err
     assert not (tmp_path / "merged.safetensors").exists()
+
+
+def test_an_adapter_in_a_list_is_not_written_over(tmp_path):
+    file = tmp_path / "adapter.safetensors"
+    file.write_bytes(b"trained")
+    with pytest.raises(ConfigError, match=r"adapter\.safetensors"):
+        tool.main([f"adapter=[{file}]", f"out={file}", "layout=base"])
+    assert file.read_bytes() == b"trained"

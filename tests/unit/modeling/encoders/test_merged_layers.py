@@ -81,3 +81,12 @@ def test_a_matrix_within_the_groups_of_a_convolution_folds(groups, structure, ra
     with torch.no_grad():
         adapted = randomized(model).eval()(x)
         torch.testing.assert_close(hy.merge(model)(x), adapted)
+
+
+def test_an_adjustment_along_another_axis_does_not_fold(randomized):
+    """Where the sizes are equal, it takes them for the layer's outputs."""
+    model = nn.Sequential(nn.Linear(8, 8))
+    randomized(hy.wrap(model, "^0$", {"geometry": "euclidean"}, channels=8, channel_dim=1))
+    with pytest.raises(ConfigError, match="the channels of 0 are adjusted along axis 1, which is not that of its outp"):
+        hy.merge(model)
+    assert model(torch.zeros(2, 8, 8)).shape == (2, 8, 8)
