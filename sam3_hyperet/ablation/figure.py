@@ -56,7 +56,7 @@ def differences_figure(named: Sequence[tuple[str, Difference]], margin: float) -
     differences = [one for _, one in named]
     figure = _figure(len(differences))
     axes = figure.subplots()
-    _dress(axes, [name for name, _ in named])
+    _dress(axes, [name for name, _ in named], ticks=4)  # long names and verdicts leave little room
     axes.axvspan(-margin, margin, color=_BAND, linewidth=0, zorder=0)
     bases = list(dict.fromkeys(base for one in differences for base in one.bases.means))
     for place, one in enumerate(differences):
