@@ -52,9 +52,11 @@ def text_lines(path: Path) -> list[str]:
 def _without_numbers(lines: list[str], path: Path) -> tuple[list[str], int | None]:
     rows = lines[1:] if lines and _HEADER.fullmatch(lines[0]) else lines
     matches = [_NUMBERED.fullmatch(line) for line in rows]
-    if len(rows) < 2 or not all(matches):
+    if not rows or not all(matches):
         return lines, None
     numbers, marks, names = zip(*(match.groups() for match in matches if match), strict=True)
+    if len(rows) == 1 and set(marks) == {" "} and rows is lines:  # such as the name of a coin
+        return lines, None
     first = int(numbers[0])
     if [int(number) for number in numbers] == list(range(first, first + len(numbers))):
         return list(names), first

@@ -92,7 +92,10 @@ def read_yolo(
     What has no mask is dropped and counted, as in `read_coco`. Raises DataError naming file and line.
     """
     if isinstance(names, Path) and names.suffix == ".txt":
-        classes: Mapping[int, str] = _names(read_class_names(names)[0], names)
+        listed, first, _ = read_class_names(names)
+        if first:
+            raise DataError(f"{names}: its names are numbered from {first}; expected 0, or names alone, a line each")
+        classes: Mapping[int, str] = _names(listed, names)
     else:
         classes = read_yolo_file(names).names if isinstance(names, Path) else _names(list(names), root)
     files = list(dict.fromkeys(file for source in sources for file in _images(root, source)))

@@ -6,7 +6,7 @@ A file's split is told by its name or its folder's, the folder of its images by 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,10 +15,9 @@ from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, Listing, is_hidden, leaves_folder
 from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.layouts.layout import Found, Layout
+from sam3_hyperet.layouts.layout import SPLIT_WORDS, Found, Layout
 from sam3_hyperet.layouts.look import CocoLook, damage, look_at
 
-_WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 _OTHERS = re.compile(
     r"(captions|person_keypoints|panoptic|stuff|image_info|fewshot)_|prepared\.json$|annotations_with_background"
 )
@@ -77,11 +76,16 @@ def _json_files(root: Path) -> Iterator[Path]:
 
 def _split(path: Path, root: Path) -> tuple[str, str]:
     """COCO's name of the split that a file is of, and the word that tells it, by the file's name or its folder's."""
-    for name in (path.stem, "" if path.parent == root else path.parent.name):
-        for word in reversed(re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)):
-            for split, words in _WORDS.items():
-                if word.lower() in words:
-                    return split, word
+    stem = _told(path.stem)
+    return stem if stem[0] or path.parent == root else _told(path.parent.name)
+
+
+def _told(name: str) -> tuple[str, str]:
+    """The split that a name tells of, and the last word of it that does."""
+    for word in reversed(re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)):
+        for split, words in SPLIT_WORDS.items():
+            if word.lower() in words:
+                return split, word
     return "", ""
 
 
@@ -148,21 +152,42 @@ def _folder(root: Path, file: _File, notes: list[str]) -> str:
     stem, parent = file.path.stem, file.path.parent
     ends = [stem.removeprefix("instances_"), *(re.findall(rf"{file.word}\d*", stem) if file.word else ())]
     ends += [parent.name] if parent != root else []
-    names = dict.fromkeys([*ends, *_WORDS.get(file.split, ()), "default"])
+    names = dict.fromkeys([*ends, *SPLIT_WORDS.get(file.split, ()), "default"])
     tried = [root / base / name for name in names for base in _IMAGE_FOLDERS]
-    tried += [root / name / "images" for name in names]
-    tried += [parent, *(root / base for base in _IMAGE_FOLDERS), *_folders(root)]
+    tried += [root / name / base for name in names for base in _IMAGE_FOLDERS]
+    tried += [parent / base for base in _IMAGE_FOLDERS]
+    own = {path for path in tried if path != root}  # named after the split, or the file's own
+    tried += [*(root / base for base in _IMAGE_FOLDERS), *_folders(root)]
     folders = [Listing(folder) for folder in dict.fromkeys(tried) if folder.is_dir()]
     counts = [_found(folder, file.look.names) for folder in folders]
     if not any(counts):  # paths of another machine: the reader finds files by their ends
         ends = [unquote(re.split(r"[/\\=]", name)[-1].partition("?")[0]) for name in file.look.names]
         counts = [_found(folder, ends) for folder in folders]
-    likely = folders[counts.index(max(counts))].folder if any(counts) else root
+    best = [one.folder for one, count in zip(folders, counts, strict=True) if count == max(counts)]
+    likely = _of_split(root, file, best, own) if any(counts) else root
     found = _below(root, likely)
     if missing := len(file.look.names) - max(counts):
         first = f"the first {len(file.look.names)} images of {_below(root, file.path)} ({some(file.look.names)})"
         notes.append(f"{missing} of {first} are not at their paths in {found}/; their names are looked for below it")
     return found
+
+
+def _of_split(root: Path, file: _File, folders: list[Path], own: Collection[Path]) -> Path:
+    """Which of some folders, all with a file's images, is meant: the one whose name tells of the file's split.
+
+    Raises DataError where nothing decides: names such as 0001.jpg are those of other images elsewhere.
+    """
+    if folders[0] in own or len(folders) == 1:
+        return folders[0]
+    named = [folder for folder in folders if file.split and _told(folder.name)[0] == file.split]
+    left = named or [folder for folder in folders if not _told(folder.name)[0]]
+    if (len(left) > 1 and left[0].name not in _IMAGE_FOLDERS and left[0] != root) or not left:
+        paths = some(_below(root, folder) for folder in folders)
+        raise DataError(
+            f"{file.path}: its images are in several folders, {paths}; expected one that bears the split's name, or "
+            f"that you name it: data=coco data.root={root} 'data.splits={{train: [FOLDER, {_below(root, file.path)}]}}'"
+        )
+    return left[0]
 
 
 def _found(folder: Listing, names: Sequence[str]) -> int:

@@ -19,9 +19,9 @@ VOC_NAMES = (
     *("dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor"),
 )
 _WORDS = {
-    "train": ("train", "training", "Train"),
-    "val": ("val", "valid", "validation", "Validation"),
-    "test": ("test", "testing", "Test"),
+    "train": ("train", "training", "Train", "Training", "TRAIN"),
+    "val": ("val", "valid", "validation", "Val", "Valid", "Validation", "VAL"),
+    "test": ("test", "testing", "Test", "Testing", "TEST"),
     "": ("", "default", "trainval", "all"),
 }
 _IMAGES = (
@@ -102,8 +102,9 @@ def _voc(root: Path) -> Found | None:
         options["colors"] = dict(zip(VOC_NAMES, voc_colors(len(VOC_NAMES)), strict=True))
     else:
         own = next((name for name in _NAMES if (root / name).is_file()), None)  # labelme's class_names.txt
-        options |= {"names": own or VOC_NAMES, "ignore": 255, "offset": 0}
+        options |= {"names": own or VOC_NAMES, "ignore": 255}
         if own is None:
+            options["offset"] = 0
             notes = (
                 *notes,
                 "names: PASCAL VOC's own, as no file names the classes; if they are others, say data.names=",
@@ -225,6 +226,9 @@ def _ours(named: Mapping[str, object]) -> tuple[dict[str, object], tuple[str, ..
     elif known["val"] is None:
         known["val"] = known["test"]
     found = {split: known[split] for split in SPLITS if known.get(split) is not None}
+    taken = [repr(one) for one in found.values()]
+    if found and (left := [name for name, one in named.items() if repr(one) not in taken]):
+        notes = (*notes, f"left aside, of no split: {some(left)}")
     return found, notes
 
 

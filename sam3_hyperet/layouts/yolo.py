@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.finding import is_hidden
 from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.data.yolo import label_file, path_below, read_yolo_file
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.layouts.layout import Found, Layout
+from sam3_hyperet.layouts.layout import SPLIT_WORDS, Found, Layout
 from sam3_hyperet.reading import read_text
 
 _THREE = "three splits: the best step is chosen on val, the model is scored on test"
@@ -70,10 +71,17 @@ def _without_yaml(root: Path) -> Sequence[Found]:
     images, labels = root / "images", root / "labels"
     if not ((root / "classes.txt").is_file() and images.is_dir() and next(labels.rglob("*.txt"), None)):
         return []
-    words = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
-    folders = {split: [f"images/{n}"] for split, names in words.items() for n in names if (images / n).is_dir()}
-    notes = (_THREE,) if {"val", "test"} <= folders.keys() else ()
-    if notes:
+    folders, left = dict[str, list[str]](), list[str]()
+    for name in sorted(one.name for one in images.iterdir() if one.is_dir() and not is_hidden(one.name)):
+        split = next((split for split, words in SPLIT_WORDS.items() if name.lower() in words), None)
+        if split and split not in folders:
+            folders[split] = [f"images/{name}"]
+        else:
+            left.append(f"images/{name}")
+    notes: tuple[str, ...] = (_THREE,) if {"val", "test"} <= folders.keys() else ()
+    if folders and left:
+        notes = (*notes, f"left aside, of no split: {some(left)}")
+    if _THREE in notes:
         folders["tune"] = folders["val"]
     folders |= {"val": folders.pop("test")} if "test" in folders else {}
     return [_found("YOLO (classes.txt)", root, folders or {"train": ["images"]}, "classes.txt", notes)]
