@@ -99,7 +99,8 @@ class CocoInstances(AnnotatedImages):
         return lost | (frozenset(category.id for category in self.categories) - known)  # nothing is known of the rest
 
     def not_exhaustive(self, i: int) -> frozenset[int]:
-        return frozenset(self._file.not_exhaustive[range(len(self))[i]].tolist())
+        i = range(len(self))[i]
+        return frozenset([*self._file.not_exhaustive[i].tolist(), *self._file.partly[i].tolist()])
 
     def _rows(self, i: int) -> np.ndarray:
         return self._file.rows[range(len(self))[i]]

@@ -55,6 +55,7 @@ class AnnotationTable:
         self._points, self._ends = array("d"), array("q", [0])
         self._run_lengths: list[bytes] = []
         self._lost: list[tuple[int, int]] = []  # image and category of each dropped annotation
+        self._without_mask: list[tuple[int, int]] = []  # and of the boxes among them
 
     def add(self, record: Mapping[str, Any], where: str) -> None:
         """Check one annotation. Raises DataError; counts and leaves out what has no mask."""
@@ -79,6 +80,8 @@ class AnnotationTable:
         parts = self._take(outline, box, height, width, where)
         if parts is None:
             self._lost.append((position, category))
+            if box is not None and not outline:
+                self._without_mask.append((position, category))
             return
         row = (number, position, category, crowd + _BOXED * is_boxed, *parts)
         if earlier is not None and self._is_same(row, self._row(earlier)):
@@ -214,7 +217,7 @@ class AnnotationTable:
             "adjusted": dict(self.adjusted),
             "crowds": self.crowds,
             "rectangles": int(is_rectangle.sum()),
-            "unlabelled": self._without_annotation_left(rows),
+            **self._of_dropped(rows),
             "rows": Ragged.grouped(rows[:, 1], np.arange(len(rows)), len(self._size)),
             "ids": rows[:, 0].copy(),
             "images": rows[:, 1].copy(),
@@ -318,9 +321,11 @@ class AnnotationTable:
         """(A, 4) width, height, width, height of each row's image."""
         return np.tile(self.sizes[rows[:, 1], ::-1], 2)
 
-    def _without_annotation_left(self, rows: np.ndarray) -> Ragged:
+    def _of_dropped(self, rows: np.ndarray) -> dict[str, Ragged]:
+        """The `unlabelled` and the `partly` of a `CocoFile`."""
         left = set(zip(rows[:, 1].tolist(), rows[:, 2].tolist(), strict=True)) if self._lost else set()
-        return Ragged.of_pairs(sorted(set(self._lost) - left), len(self._size))
+        found = {"unlabelled": set(self._lost) - left, "partly": set(self._without_mask) & left}
+        return {name: Ragged.of_pairs(sorted(pairs), len(self._size)) for name, pairs in found.items()}
 
 
 def _rectangle(box: tuple[float, ...], height: int, width: int) -> list[float]:

@@ -20,7 +20,8 @@ class CocoFile:
 
     dropped, adjusted: counts by reason. crowds, rectangles: how many annotations are that, dropped ones included.
     sizes: (N, 2) height, width. file_names: UTF-8. By image, category ids: `absent` and `not_exhaustive`, of those that
-    LVIS calls `federated`, and `unlabelled`, whose annotations were all dropped; and `rows`.
+    LVIS calls `federated`, `unlabelled`, whose annotations were all dropped, and `partly`, of which a box without a
+    mask was dropped and others are left; and `rows`.
     images: positions. crowd: `iscrowd`. boxed: outlined by the box, for want of a mask. stated: (A, 5) x, y, width,
     height, area; NaN where that follows from the mask. parts: (A, 2) the first of a row's polygons and the one after
     the last; where these are equal, the number of its compressed run lengths.
@@ -39,6 +40,7 @@ class CocoFile:
     absent: Ragged
     not_exhaustive: Ragged
     unlabelled: Ragged
+    partly: Ragged
     rows: Ragged
     ids: np.ndarray
     images: np.ndarray

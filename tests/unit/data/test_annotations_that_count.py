@@ -36,6 +36,7 @@ def test_degenerate_records_are_dropped_and_counted(write, kind):
     assert coco_mask.area(kept[0].rle) == 100
     assert images.dropped == {reason: 1}
     assert images.summary() == f"coco: 1 image, 2 categories; dropped 1 × {reason}"
+    assert images.not_exhaustive(0) == ({kept[0].category_id} if reason == "box without a mask" else set())
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,7 @@ def test_own_names_of_a_voc_tree_do_not_say_where_labels_begin(tmp_path):
     for name in NAMES:
         Image.fromarray(labels).save(tmp_path / "SegmentationClass" / name)
     (tmp_path / "labels.txt").write_text("car\nperson\ndog\n")
-    with pytest.raises(
-        DataError, match="fit the 3 names in two ways: from 0, so that every pixel"
-    ):
+    with pytest.raises(DataError, match="fit the 3 names in two ways: from 0, so that every pixel"):
         opened(tmp_path)
 
 
