@@ -125,7 +125,7 @@ def _has_16_bits(image: Image.Image) -> bool:
 
 
 def _bits_of_jpeg2000(path: Path) -> int:
-    """Bits a channel of a code stream's first one, by its SIZ segment (ISO/IEC 15444-1, A.5.1); 0 if there is none."""
+    """Bits of the first channel, by the code stream's sizes (ISO/IEC 15444-1, A.5.1); 0 if it has none."""
     with path.open("rb") as file:
         head = file.read(1 << 16)
     start = head.find(b"\xff\x4f\xff\x51")
