@@ -101,6 +101,10 @@ def _by_split(root: Path, files: list[_File], notes: list[str]) -> dict[str, _Fi
                 notes.append(f"left aside beside {_below(root, chosen[0].path)}: {others}")
                 named[split] = chosen
                 break
+    untold = named.get("", [])
+    if len(untold) == 1 and len(named) > 1 and "train" not in named and untold[0].look.is_annotated:
+        named["train"] = named.pop("")
+        notes.append(f"taken for training, as no other file is by its name: {_below(root, untold[0].path)}")
     if "" in named and len(named) > 1:
         notes.append(f"left aside, of no split: {some(_below(root, one.path) for one in named.pop(''))}")
     for split, listed in named.items():

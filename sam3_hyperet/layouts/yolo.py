@@ -38,6 +38,8 @@ def recognise_yolo(root: Path) -> Sequence[Found]:
             notes.append(f"{files[0].name} names {missing} for {split}, which is not there")
         else:
             splits[split] = [one for one in found if one is not None]
+            if split != "train" and not any(_has_labels(root / one) for one in splits[split]):
+                notes.append(f"left aside, without labels: {some(splits.pop(split))}")
     if "test" in splits and "val" in splits:
         splits["tune"], splits["val"] = splits["val"], splits.pop("test")
         notes.append(_THREE)
@@ -46,6 +48,11 @@ def recognise_yolo(root: Path) -> Sequence[Found]:
     if not splits:
         return []
     return [_found("YOLO (Ultralytics)", root, splits, files[0].name, notes)]
+
+
+def _has_labels(source: Path) -> bool:
+    """Whether there is a label file for images of a folder; of a list of images it is not known."""
+    return source.is_file() or next(label_file(source / "0.jpg").parent.rglob("*.txt"), None) is not None
 
 
 def _found(layout: str, root: Path, splits: Mapping[str, list[str]], names: str, notes: Sequence[str]) -> Found:

@@ -62,8 +62,19 @@ def test_folders_of_which_nothing_decides_are_refused(tmp_path):
     write_coco(tmp_path / "labels.json")
     for folder in ("camera_1", "camera_2"):
         write_images(tmp_path / folder)
-    with pytest.raises(DataError, match=r"labels\.json: its images are in several folders, camera_1, camera_2; expec"):
+    with pytest.raises(DataError, match=r"labels\.json: its images are in several folders, camera_1, camera_2; "):
         opened(tmp_path)
+
+
+def test_the_file_of_no_split_is_trained_on_where_no_other_is(tmp_path):
+    for split in ("trainval", "test"):
+        write_coco(tmp_path / "annotations" / f"instances_{split}.json")
+        write_images(tmp_path / split)
+    found, lines = opened(tmp_path)
+    assert found == {"train": "trainval", "val": "test"}
+    assert any(
+        "taken for training, as no other file is by its name: annotations/instances_trainval" in x for x in lines
+    )
 
 
 def write_yolo(root, *folders):
@@ -80,6 +91,16 @@ def test_yolo_folders_in_any_case_and_what_is_left_aside(tmp_path):
     found, lines = opened(tmp_path)
     assert found == {"train": "images/Train", "val": "images/validation"}
     assert any("left aside, of no split: images/fold2" in line for line in lines)
+
+
+def test_a_yolo_split_without_labels_is_left_aside(tmp_path):
+    write_yolo(tmp_path, "train", "val")
+    write_images(tmp_path / "images" / "test")
+    splits = "".join(f"{split}: images/{split}\n" for split in ("train", "val", "test"))
+    (tmp_path / "data.yaml").write_text(f"names: [crack]\n{splits}")
+    found, lines = opened(tmp_path)
+    assert found == {"train": "images/train", "val": "images/val"}
+    assert any("left aside, without labels: images/test" in line for line in lines)
 
 
 def test_yolo_names_that_begin_at_1_are_refused(tmp_path):
