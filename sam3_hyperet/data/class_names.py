@@ -55,7 +55,7 @@ def _without_numbers(lines: list[str], path: Path) -> tuple[list[str], int | Non
     if not rows or not all(matches):
         return lines, None
     numbers, marks, names = zip(*(match.groups() for match in matches if match), strict=True)
-    if len(rows) == 1 and set(marks) == {" "} and rows is lines:  # such as the name of a coin
+    if len(rows) == 1 and rows is lines and (set(marks) == {" "} or names[0][0].isdigit()):  # 2 euro, 3.5 mm screw
         return lines, None
     first = int(numbers[0])
     if [int(number) for number in numbers] == list(range(first, first + len(numbers))):

@@ -23,6 +23,9 @@ _OTHERS = re.compile(
 )
 """COCO's files of other tasks, ODinW's drawn few-shot sets, and its files in which the background is a category."""
 _IMAGE_FOLDERS = ("", "images", "imgs", "img", "JPEGImages", "data")
+_LOWER = frozenset({"image", "photos", *(name.lower() for name in _IMAGE_FOLDERS if name)})
+_NO_IMAGES = re.compile("mask|thumb|preview|label|annot", re.IGNORECASE)
+"""Of folders with files called as images are."""
 _MOST = 64  # JSON files of a folder that are looked at
 
 
@@ -102,7 +105,9 @@ def _by_split(root: Path, files: list[_File], notes: list[str]) -> dict[str, _Fi
                 named[split] = chosen
                 break
     untold = named.get("", [])
-    if len(untold) == 1 and len(named) > 1 and "train" not in named and untold[0].look.is_annotated:
+    if (
+        len(untold) == 1 and named.keys() == {"", "test"} and untold[0].look.is_annotated
+    ):  # with val, it may contain that
         named["train"] = named.pop("")
         notes.append(f"taken for training, as no other file is by its name: {_below(root, untold[0].path)}")
     if "" in named and len(named) > 1:
@@ -134,7 +139,11 @@ def _several(root: Path, split: str, files: list[_File]) -> str:
     """What to do about several files for one split."""
     paths = some((_below(root, one.path) for one in files), most=6)
     ours = "val" if split in ("val", "test") else "train"
-    example = f"{{{ours}: [{_folder(root, files[0], [])}, {_below(root, files[0].path)}]}}"
+    try:
+        folder = _folder(root, files[0], [])
+    except DataError:
+        folder = "FOLDER"
+    example = f"{{{ours}: [{folder}, {_below(root, files[0].path)}]}}"
     return (
         f"{f'for {split}' if split else 'whose splits are not told'}: {paths}; expected one of each split; name them: "
         f"data=coco data.root={root} 'data.splits={example}'"
@@ -181,15 +190,18 @@ def _of_split(root: Path, file: _File, folders: list[Path], own: Collection[Path
 
     Raises DataError where nothing decides: names such as 0001.jpg are those of other images elsewhere.
     """
-    if folders[0] in own or len(folders) == 1:
+    folders = [folder for folder in folders if not _NO_IMAGES.search(folder.name)] or folders
+    if len(folders) == 1 or folders[0] in {*own, root} or folders[0].name.lower() in _LOWER:
         return folders[0]
     named = [folder for folder in folders if file.split and _told(folder.name)[0] == file.split]
+    named = [one for one in named if re.fullmatch(r"[a-zA-Z]+\d*", one.name)] or named  # train2017, not train_aug
     left = named or [folder for folder in folders if not _told(folder.name)[0]]
-    if (len(left) > 1 and left[0].name not in _IMAGE_FOLDERS and left[0] != root) or not left:
-        paths = some(_below(root, folder) for folder in folders)
+    if len(left) != 1:
+        found = f"its images are in several folders, {some(_below(root, folder) for folder in folders)}"
+        example = f"{{{'val' if file.split in ('val', 'test') else 'train'}: [FOLDER, {_below(root, file.path)}]}}"
         raise DataError(
-            f"{file.path}: its images are in several folders, {paths}; expected one that bears the split's name, or "
-            f"that you name it: data=coco data.root={root} 'data.splits={{train: [FOLDER, {_below(root, file.path)}]}}'"
+            f"{file.path}: {found}; expected one that bears the split's name, or that you name it: "
+            f"data=coco data.root={root} 'data.splits={example}'"
         )
     return left[0]
 

@@ -52,7 +52,8 @@ def recognise_yolo(root: Path) -> Sequence[Found]:
 
 def _has_labels(source: Path) -> bool:
     """Whether there is a label file for images of a folder; of a list of images it is not known."""
-    return source.is_file() or next(label_file(source / "0.jpg").parent.rglob("*.txt"), None) is not None
+    folders = label_file(source / "0.jpg").parent, source  # images/val/images has images/val/labels
+    return source.is_file() or any(next(folder.rglob("*.txt"), None) is not None for folder in folders)
 
 
 def _found(layout: str, root: Path, splits: Mapping[str, list[str]], names: str, notes: Sequence[str]) -> Found:

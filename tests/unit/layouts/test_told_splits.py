@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam3_hyperet.data.class_names import read_class_names
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import read_split
 from sam3_hyperet.errors import DataError
@@ -50,6 +51,14 @@ def test_images_of_one_name_are_of_the_split_that_their_folder_names(tmp_path, t
     assert opened(tmp_path)[0] == {"train": train, "val": val}
 
 
+@pytest.mark.parametrize("folders", [("images", "train_masks"), ("Images", "Masks"), ("train2017", "train_aug")])
+def test_masks_and_copies_are_not_the_images(tmp_path, folders):
+    write_coco(tmp_path / "annotations" / "instances_train.json")
+    for folder in folders:
+        write_images(tmp_path / folder)
+    assert opened(tmp_path)[0] == {"train": folders[0]}
+
+
 def test_images_below_the_folder_of_their_file(tmp_path):
     """As FiftyOne writes them."""
     for split in ("train", "val"):
@@ -75,6 +84,16 @@ def test_the_file_of_no_split_is_trained_on_where_no_other_is(tmp_path):
     assert any(
         "taken for training, as no other file is by its name: annotations/instances_trainval" in x for x in lines
     )
+
+
+def test_a_file_of_no_split_beside_val_is_left_aside(tmp_path):
+    """It may contain the other, as `trainval` and `minival` do."""
+    for name in ("val", "minival"):
+        write_coco(tmp_path / f"{name}.json")
+    write_images(tmp_path / "images")
+    found, lines = opened(tmp_path)
+    assert found == {"val": "images"}
+    assert any("left aside, of no split: minival.json" in line for line in lines)
 
 
 def write_yolo(root, *folders):
@@ -127,6 +146,12 @@ def test_own_names_of_a_voc_tree_do_not_say_where_labels_begin(tmp_path):
     (tmp_path / "labels.txt").write_text("car\nperson\ndog\n")
     with pytest.raises(DataError, match="fit the 3 names in two ways: from 0, so that every pixel"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["3.5 mm screw", "2 euro"])
+def test_a_number_that_is_a_part_of_the_only_name(tmp_path, name):
+    (tmp_path / "classes.txt").write_text(f"{name}\n")
+    assert read_class_names(tmp_path / "classes.txt")[:2] == ([name], None)
 
 
 @pytest.mark.parametrize("text", ["id,name\n1,crack\n", "1: crack\n"])
