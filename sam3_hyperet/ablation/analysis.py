@@ -148,20 +148,27 @@ def _difference(runs: Sequence[Result], arm: str, reference: str, margin: float)
     single = [(arm, pair) for pair in ours if pair not in theirs] + [
         (reference, pair) for pair in theirs if pair not in ours
     ]
-    gains, losses = ([round(ours[pair][column] - theirs[pair][column], 6) for pair in both] for column in (GAIN, LOST))
-    is_base = [ours[pair]["dial"] == theirs[pair]["dial"] == 0.0 for pair in both]
-    adapted = [gain for gain, unadapted in zip(gains, is_base, strict=True) if not unadapted]
-    bases = [base for (base, _), unadapted in zip(both, is_base, strict=True) if not unadapted]
-    of_bases = base_test(gains, [base for base, _ in both], margin, ALPHA)
+    adapted = [pair for pair in both if not ours[pair]["dial"] == theirs[pair]["dial"] == 0.0]
+
+    def less(column: str, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        return [round(ours[pair][column] - theirs[pair][column], 6) for pair in pairs]
+
+    def of_bases(pairs: Sequence[tuple[str, str]]) -> OverBases:
+        return base_test(less(GAIN, pairs), [base for base, _ in pairs], margin, ALPHA)
+
+    over_pairs, over_bases = pair_test(less(GAIN, both), margin, ALPHA), of_bases(both)
+    if len(adapted) < len(both):
+        over_pairs = _adapted_too(over_pairs, pair_test(less(GAIN, adapted), margin, ALPHA))
+        over_bases = replace(over_bases, test=_adapted_too(over_bases.test, of_bases(adapted).test))
     return Difference(
         arm,
         reference,
-        _adapted_too(pair_test(gains, margin, ALPHA), pair_test(adapted, margin, ALPHA)),
-        replace(of_bases, test=_adapted_too(of_bases.test, base_test(adapted, bases, margin, ALPHA).test)),
-        mean_interval(losses),
+        over_pairs,
+        over_bases,
+        mean_interval(less(LOST, both)),
         tuple(f"{name}: {base}/seed {seed}" for name, (base, seed) in single),
         (math.nan, math.nan) if not both else (_mean_gain(ours, both), _mean_gain(theirs, both)),
-        len(gains) - len(adapted),
+        len(both) - len(adapted),
     )
 
 
