@@ -15,7 +15,7 @@ from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, Listing, is_hidden, leaves_folder
 from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.layouts.layout import SPLIT_WORDS, Found, Layout
+from sam3_hyperet.layouts.layout import SPLIT_WORDS, Found, Layout, split_of
 from sam3_hyperet.layouts.look import CocoLook, damage, look_at
 
 _OTHERS = re.compile(
@@ -86,9 +86,8 @@ def _split(path: Path, root: Path) -> tuple[str, str]:
 def _told(name: str) -> tuple[str, str]:
     """The split that a name tells of, and the last word of it that does."""
     for word in reversed(re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)):
-        for split, words in SPLIT_WORDS.items():
-            if word.lower() in words:
-                return split, word
+        if split := split_of(word):
+            return split, word
     return "", ""
 
 
@@ -105,9 +104,8 @@ def _by_split(root: Path, files: list[_File], notes: list[str]) -> dict[str, _Fi
                 named[split] = chosen
                 break
     untold = named.get("", [])
-    if (
-        len(untold) == 1 and named.keys() == {"", "test"} and untold[0].look.is_annotated
-    ):  # with val, it may contain that
+    # beside val it may contain that, as trainval and minival do
+    if len(untold) == 1 and named.keys() == {"", "test"} and untold[0].look.is_annotated:
         named["train"] = named.pop("")
         notes.append(f"taken for training, as no other file is by its name: {_below(root, untold[0].path)}")
     if "" in named and len(named) > 1:

@@ -226,8 +226,7 @@ def _ours(named: Mapping[str, object]) -> tuple[dict[str, object], tuple[str, ..
     elif known["val"] is None:
         known["val"] = known["test"]
     found = {split: known[split] for split in SPLITS if known.get(split) is not None}
-    taken = [repr(one) for one in found.values()]
-    if found and (left := [name for name, one in named.items() if repr(one) not in taken]):
+    if found and (left := [name for name, one in named.items() if one not in found.values()]):
         notes = (*notes, f"left aside, of no split: {some(left)}")
     return found, notes
 

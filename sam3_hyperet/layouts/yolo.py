@@ -8,7 +8,7 @@ from sam3_hyperet.data.finding import is_hidden
 from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.data.yolo import label_file, path_below, read_yolo_file
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.layouts.layout import SPLIT_WORDS, Found, Layout
+from sam3_hyperet.layouts.layout import Found, Layout, split_of
 from sam3_hyperet.reading import read_text
 
 _THREE = "three splits: the best step is chosen on val, the model is scored on test"
@@ -81,7 +81,7 @@ def _without_yaml(root: Path) -> Sequence[Found]:
         return []
     folders, left = dict[str, list[str]](), list[str]()
     for name in sorted(one.name for one in images.iterdir() if one.is_dir() and not is_hidden(one.name)):
-        split = next((split for split, words in SPLIT_WORDS.items() if name.lower() in words), None)
+        split = split_of(name)
         if split and split not in folders:
             folders[split] = [f"images/{name}"]
         else:
