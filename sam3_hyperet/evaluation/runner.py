@@ -22,7 +22,7 @@ from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.inference.tiled_prediction import TiledPrediction, TiledPredictor
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
-from sam3_hyperet.modeling.probe import RadiusProbe
+from sam3_hyperet.modeling.radius_sums import RadiusSums
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
 from sam3_hyperet.precision import float32_products
 
@@ -40,7 +40,7 @@ class ModelRun:
     evaluators: Mapping[str, Evaluator]  # by the name that their arrays have in a record; each is this run's alone
     store: RecordStore
     positions: tuple[int, ...]
-    probe: RadiusProbe | None = None
+    probe: RadiusSums | None = None
     tiled: TiledPredictor | None = None  # of the predictor, where the protocol splits images
 
     def tiles_an_image(self) -> int:
@@ -56,7 +56,7 @@ def open_run(model: EvalModel, task: EvalTask, store: RecordStore, protocol: Pro
     protocol = protocol or task.protocol
     settings = protocol.prompts_at_once, protocol.min_score, protocol.precision
     predictor = Predictor(model.model, task.texts, resolution(model.model), *settings)
-    probe = RadiusProbe(model.model, accumulate=True) if adapter_config(model.model) is not None else None
+    probe = RadiusSums(model.model) if adapter_config(model.model) is not None else None
     tiled = None if protocol.tiling.is_whole else TiledPredictor(predictor, protocol.tiling)
     evaluators = task.evaluators(model.model, probe)
     return ModelRun(model.name, predictor, task, evaluators, store, task.positions, probe, tiled)

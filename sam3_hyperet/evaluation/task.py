@@ -31,7 +31,7 @@ from sam3_hyperet.evaluation.metrics.semantic.oracle_objects import ORACLE, Orac
 from sam3_hyperet.evaluation.metrics.uncertainty import UncertaintyEvaluator
 from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
 from sam3_hyperet.inference.exemplars import Exemplars
-from sam3_hyperet.modeling.probe import RadiusProbe
+from sam3_hyperet.modeling.radius_sums import RadiusSums
 
 INSTANCES, LABEL_MAPS = "instances", "label_maps"  # the evaluators of AP and of mIoU
 MERGED = "supercategories"  # that of the mIoU of label maps merged to supercategories
@@ -148,7 +148,7 @@ class EvalTask:
         """Of the categories that are scored as instances."""
         return frozenset(prompt.category_id for prompt in self.prompts if prompt.category_id is not None)
 
-    def evaluators(self, model: host.Sam3Image | None, probe: RadiusProbe | None = None) -> dict[str, Evaluator]:
+    def evaluators(self, model: host.Sam3Image | None, probe: RadiusSums | None = None) -> dict[str, Evaluator]:
         """Evaluators for one model, by the name that their arrays have in a record; of radii with a probe of it.
 
         The model may be None where the protocol measures no `granularity`.

@@ -20,5 +20,5 @@ dial            how far adapters move the base, from 0 to beyond 1
 compilation     the parts of a model that PyTorch's compiler runs
 copies          several models with one set of frozen tensors
 merge           adapters folded into the base weights
-probe           hyperbolic radii before and behind every adapter
+probe           hooks on every adjustment; radius_sums and latest_radii are of the hyperbolic radii there
 """

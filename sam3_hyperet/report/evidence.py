@@ -19,7 +19,8 @@ from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.gates import prompt_gates
-from sam3_hyperet.modeling.probe import BINS, RadiusProbe
+from sam3_hyperet.modeling.latest_radii import LatestRadii
+from sam3_hyperet.modeling.radius_sums import BINS
 from sam3_hyperet.precision import autocast, float32_products
 from sam3_hyperet.report.examples import model_labels
 from sam3_hyperet.report.figures.category_plots import TreeConfusion
@@ -105,7 +106,7 @@ def radius_maps(comparison: Comparison, positions: Sequence[int]) -> list[Radius
         predictor = Predictor(model, task.vocabulary, resolution(model), precision=task.protocol.precision)
         for i in positions:
             image = task.split.images.load_image(i)
-            with RadiusProbe(model) as probe, float32_products(predictor.precision):
+            with LatestRadii(model) as probe, float32_products(predictor.precision):
                 predictor.encode(image)
             maps += [RadiusMap(np.asarray(image), site, *pair) for site, pair in probe.maps().items()]
     return maps

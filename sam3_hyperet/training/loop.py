@@ -12,7 +12,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import UserError
 from sam3_hyperet.losses.grounding import MATCHED, GroundingLoss
 from sam3_hyperet.modeling.config import adapter_config
-from sam3_hyperet.modeling.probe import RadiusProbe
+from sam3_hyperet.modeling.latest_radii import LatestRadii
 from sam3_hyperet.training.choice import LOSS, Rule
 from sam3_hyperet.training.curvature_schedule import radius_control
 from sam3_hyperet.training.distributed import optimizer_state, whole_parameters
@@ -63,7 +63,7 @@ def fit(
         stack.callback(loop.log.close)
         loop.begin()
         is_watched = loop.log.active and adapter_config(model) is not None
-        probe = stack.enter_context(RadiusProbe(model)) if is_watched else None
+        probe = stack.enter_context(LatestRadii(model)) if is_watched else None
         stream = batches(loop.progress.step)
         while not loop.is_over:
             loop.step([next(stream) for _ in range(options.train.accumulate)], probe)
@@ -138,7 +138,7 @@ class _Loop:
         elif self._train.validate_every:
             self._validate()
 
-    def step(self, batches: Sequence[host.BatchedDatapoint], probe: RadiusProbe | None) -> None:
+    def step(self, batches: Sequence[host.BatchedDatapoint], probe: LatestRadii | None) -> None:
         """Train one step on the batches. Raises TrainingFailed after too many without a finite loss."""
         train, progress = self._train, self.progress
         rates = self._stages.set_learning_rates(progress.step)
@@ -211,7 +211,7 @@ class _Loop:
         terms: Mapping[str, Tensor],
         rates: Mapping[str, float],
         norms: Mapping[str, float],
-        probe: RadiusProbe | None,
+        probe: LatestRadii | None,
     ) -> None:
         with whole_parameters(self._stages.module, adapters_only=True):
             if self.log.active:

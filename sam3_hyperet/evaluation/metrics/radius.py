@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Record
-from sam3_hyperet.modeling.probe import BINS, RadiusProbe
+from sam3_hyperet.modeling.radius_sums import BINS, RadiusSums
 
 METRICS = ("radius/{}/mean", "normalized_radius/{}/mean", "radius/{}/saturation")
 BEFORE = "_before"
@@ -15,10 +15,10 @@ class RadiusEvaluator(Evaluator):
     """Means of the radii of the features behind each adjustment and, as `…_before`, in front of it.
 
     The features are those between two calls of `finish`. A model with its adapters off has none and gets no metric.
-    The probe accumulates, and is entered by the caller while the model runs.
+    The probe is entered by the caller while the model runs.
     """
 
-    def __init__(self, probe: RadiusProbe) -> None:
+    def __init__(self, probe: RadiusSums) -> None:
         self._probe, self.sites = probe, tuple(probe.sites)  # in the order of the records' rows
 
     def finish(self) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.losses.grounding import GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import GATED_SITES
-from sam3_hyperet.modeling.probe import RadiusProbe
+from sam3_hyperet.modeling.latest_radii import LatestRadii
 from sam3_hyperet.modeling.sites.table import SITES
 from sam3_hyperet.training.ema import Average
 from sam3_hyperet.training.feature_cache import cached_trunk
@@ -143,7 +143,7 @@ def test_features_of_the_cache_and_radii(device, micro, batch, tmp_path):
     stages, batch = stages_of(model, device, case), move_data_to_device(batch, device)
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(cached_trunk(model, CacheOptions(folder=str(tmp_path)), 2, "32-true"))
-        probe = stack.enter_context(RadiusProbe(model))
+        probe = stack.enter_context(LatestRadii(model))
         watch = stack.enter_context(watching())
         first, _ = take(stages, batch, case)
         assert (cache.hits, cache.misses) == (0, 2)

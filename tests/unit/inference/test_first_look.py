@@ -9,7 +9,7 @@ import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.first_look import AT_ONCE, pooled
 from sam3_hyperet.inference.predictor import Predictor
-from sam3_hyperet.modeling.probe import RadiusProbe
+from sam3_hyperet.modeling.radius_sums import RadiusSums
 
 PROMPTS = ("car", "red wheel", "a person on a horse", "sky", "tree")
 SIDE = 128
@@ -55,7 +55,7 @@ def test_more_prompts_than_a_pass_takes_come_in_order(base, picture, looks):
 def test_the_first_look_is_the_adapted_model_s_own(model, randomized, picture, looks, adapter):
     adapted = randomized(hy.inject(model, hy.HyperETConfig(**adapter)))
     predictor = Predictor(adapted, PROMPTS, SIDE, spare_below=1.0)
-    with RadiusProbe(adapted, accumulate=True) as probe:
+    with RadiusSums(adapted) as probe:
         encoded, _ = predictor.encode(picture), predictor.text
         seen = {name: site.positions for name, site in probe.sites.items()}
         found = predictor.first_look(encoded, range(len(PROMPTS)))

@@ -15,7 +15,7 @@ from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.compilation import compiled_regions, uncompiled_class
 from sam3_hyperet.modeling.copies import shared_copy
-from sam3_hyperet.modeling.probe import RadiusProbe
+from sam3_hyperet.modeling.radius_sums import RadiusSums
 from sam3_hyperet.training.shared_work import shared_work
 from sam3_hyperet.training.stages import set_training_mode
 
@@ -68,7 +68,7 @@ def test_a_step_is_the_same(adapted, make_batch):
 
 def test_a_probe_made_before_sees_what_runs(adapted):
     """As in an evaluation, which opens its models first."""
-    probe = RadiusProbe(adapted, accumulate=True)
+    probe = RadiusSums(adapted)
     with compiled_regions([adapted], "eager"), probe, torch.no_grad():
         adapted.backbone.fpn_adjustment.adjusted(1, torch.randn(2, 64, 5, 3))
     assert {name: radii.positions for name, radii in probe.take().items()} == {"fpn": 2 * 5 * 3}

@@ -13,8 +13,10 @@ from PIL import Image
 import sam3_hyperet as hy
 from sam3_hyperet.hyperbolic.radius import normalized_radius, radius
 from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.modeling.latest_radii import LatestRadii
 from sam3_hyperet.modeling.parameters import adapter_sites
-from sam3_hyperet.modeling.probe import BINS, RadiusProbe, watchable_base
+from sam3_hyperet.modeling.probe import watchable_base
+from sam3_hyperet.modeling.radius_sums import BINS, RadiusSums
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def site(model):
 def test_sums_over_everything_seen(adapted, pyramid):
     adjustment = site(adapted)
     other = [0.3 * x for x in pyramid]
-    with RadiusProbe(adapted, accumulate=True) as probe, torch.no_grad():
+    with RadiusSums(adapted) as probe, torch.no_grad():
         adjustment(pyramid)
         adjustment(other)
     assert list(probe.sites) == ["fpn.0", "fpn.1"]
@@ -62,7 +64,7 @@ def test_sums_over_everything_seen(adapted, pyramid):
 
 def test_the_latest_features_as_metrics(adapted, pyramid):
     adjustment = site(adapted)
-    with RadiusProbe(adapted) as probe, torch.no_grad():
+    with LatestRadii(adapted) as probe, torch.no_grad():
         assert not [name for name in probe.latest() if not name.startswith("adapter/")]
         adjustment([10 * x for x in pyramid])
         outputs = adjustment(pyramid)
@@ -79,7 +81,7 @@ def test_the_probe_changes_nothing_and_leaves_nothing(adapted, pyramid):
     hooks = [len(module._forward_hooks) for module in adapted.modules()]
     with torch.no_grad():
         plain = adjustment(pyramid)
-        with contextlib.suppress(ZeroDivisionError), RadiusProbe(adapted, accumulate=True):
+        with contextlib.suppress(ZeroDivisionError), RadiusSums(adapted):
             watched = adjustment(pyramid)
             1 / 0
     assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
@@ -87,18 +89,18 @@ def test_the_probe_changes_nothing_and_leaves_nothing(adapted, pyramid):
 
 
 def test_what_is_not_seen_is_not_counted(adapted, base, pyramid):
-    with RadiusProbe(adapted, accumulate=True) as probe, hy.adapters_disabled(adapted), torch.no_grad():
+    with RadiusSums(adapted) as probe, hy.adapters_disabled(adapted), torch.no_grad():
         site(adapted)(pyramid)
     assert [radii.positions for radii in probe.sites.values()] == [0, 0]
     assert probe.sites["fpn.0"].mean().tolist() == [[0.0] * 3] * 2
-    with RadiusProbe(base, accumulate=True) as probe:
-        assert probe.sites == {}
-        assert not [name for name in probe.latest() if not name.startswith("adapter/")]
+    with LatestRadii(base) as latest, RadiusSums(base) as sums:
+        assert sums.sites == {}
+        assert latest.latest() == {}
 
 
 def test_a_shared_adjustment_counts_every_level(model, pyramid):
     adapted = hy.inject(model, hy.HyperETConfig(share=True))
-    with RadiusProbe(adapted, accumulate=True) as probe, torch.no_grad():
+    with RadiusSums(adapted) as probe, torch.no_grad():
         site(adapted)(pyramid)
     assert {name: radii.positions for name, radii in probe.sites.items()} == {"fpn": 2 * (64 + 16)}
 
@@ -107,7 +109,7 @@ def test_the_latest_features_of_a_shared_adjustment_are_those_of_every_level(mod
     adapted = randomized(hy.inject(model, hy.HyperETConfig(share=True)))
     hy.set_stage(adapted, 1)
     pyramid = [4.0 * pyramid[0], pyramid[1]]
-    with RadiusProbe(adapted) as latest, RadiusProbe(adapted, accumulate=True) as sums, torch.no_grad():
+    with LatestRadii(adapted) as latest, RadiusSums(adapted) as sums, torch.no_grad():
         site(adapted)([7.0 * x for x in pyramid])
         sums.take()
         outputs = site(adapted)(pyramid)
@@ -125,7 +127,7 @@ def test_the_latest_features_of_a_shared_adjustment_are_those_of_every_level(mod
 def test_a_shared_level_that_is_called_again_displaces_no_other(model, pyramid):
     """As the pixel decoder's lowest, once for every few prompts."""
     adapted = hy.inject(model, hy.HyperETConfig(share=True))
-    with RadiusProbe(adapted) as probe, torch.no_grad():
+    with LatestRadii(adapted) as probe, torch.no_grad():
         for level in (0, 1, 1, 1):
             site(adapted).adjusted(level, pyramid[level])
         assert len(probe.maps()) == 2
@@ -137,7 +139,7 @@ def test_the_latest_features_of_layers_that_share_an_adjustment(model, randomize
     outputs = []
     for layer in model.transformer.encoder.layers:
         layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    with RadiusProbe(model) as probe, torch.no_grad():
+    with LatestRadii(model) as probe, torch.no_grad():
         list(Predictor(model, ["car"], 128).predict(Image.new("RGB", (20, 20))))
         list(Predictor(model, ["car", "house"], 128).predict(Image.new("RGB", (20, 20), "red")))
     count = len(model.transformer.encoder.layers)
@@ -147,7 +149,7 @@ def test_the_latest_features_of_layers_that_share_an_adjustment(model, randomize
 
 
 def test_features_far_out_are_counted_as_saturated(adapted):
-    with RadiusProbe(adapted, accumulate=True) as probe, torch.no_grad():
+    with RadiusSums(adapted) as probe, torch.no_grad():
         site(adapted)([torch.full((1, 64, 3, 3), 1e4), torch.zeros(1, 64, 2, 2)])
     far, near = probe.sites["fpn.0"], probe.sites["fpn.1"]
     assert far.mean()[0, 2] == 1
@@ -159,7 +161,7 @@ def test_features_far_out_are_counted_as_saturated(adapted):
 def test_features_in_half_precision_at_the_cap_are_counted_as_saturated(model):
     adapted = hy.inject(model, hy.HyperETConfig(geometry="mobius"))
     features = [1e3 * torch.randn(1, 64, 9, 9, generator=torch.Generator().manual_seed(0)).bfloat16()] * 2
-    with RadiusProbe(adapted) as latest, RadiusProbe(adapted, accumulate=True) as sums, torch.no_grad():
+    with LatestRadii(adapted) as latest, RadiusSums(adapted) as sums, torch.no_grad():
         site(adapted)(features)
     assert sums.take()["fpn.0"].mean()[:, 2].tolist() == [1.0, 1.0]
     assert latest.latest()["radius/fpn.0/saturation"] == 1.0
@@ -167,17 +169,17 @@ def test_features_in_half_precision_at_the_cap_are_counted_as_saturated(model):
 
 def test_weights_and_gates_report_themselves_and_have_no_radii(model, randomized, picture):
     randomized(hy.inject(model, hy.HyperETConfig(scheme="B+C+P", structure="diagonal")))
-    with RadiusProbe(model, accumulate=True) as probe, torch.no_grad():
+    with LatestRadii(model) as latest, RadiusSums(model) as sums, torch.no_grad():
         model.backbone.forward_image(torch.zeros(1, 3, 128, 128))
-    assert list(probe.sites) == ["encoder_layer.0", "encoder_layer.1"]
-    figures = probe.latest()
+    assert list(sums.sites) == ["encoder_layer.0", "encoder_layer.1"]
+    figures = latest.latest()
     assert figures["adapter/trunk_qv.3.v/identity_gap"] > 0
     assert figures["adapter/encoder_layer.1/identity_gap"] > 0
     assert {"adapter/attention.0.self/distance_gate", "adapter/attention.1.cross/curvature"} <= figures.keys()
 
 
 def test_histograms_of_the_latest_features(adapted, pyramid):
-    with RadiusProbe(adapted) as probe, RadiusProbe(adapted, accumulate=True) as sums, torch.no_grad():
+    with LatestRadii(adapted) as probe, RadiusSums(adapted) as sums, torch.no_grad():
         assert probe.histograms() == {}
         site(adapted)(pyramid)
         histograms = probe.histograms()
@@ -190,7 +192,7 @@ def test_histograms_of_the_latest_features(adapted, pyramid):
 
 def test_maps_are_those_of_the_features_around_an_adjustment(model, randomized):
     adapted = randomized(hy.inject(model, hy.HyperETConfig()))
-    with RadiusProbe(adapted) as probe, torch.inference_mode():
+    with LatestRadii(adapted) as probe, torch.inference_mode():
         out = adapted.backbone.forward_image(torch.zeros(1, 3, 128, 128))
     maps = probe.maps()
     assert list(maps) == ["fpn.0", "fpn.1"]
@@ -206,7 +208,7 @@ def test_only_the_base_s_features_are_called_the_base_s(model, randomized, schem
     """Those of a site behind another are not, nor any once base weights train."""
     randomized(hy.inject(model, hy.HyperETConfig(scheme=scheme)))
     hy.set_stage(model, 1)
-    with RadiusProbe(model) as probe, torch.no_grad():
+    with LatestRadii(model) as probe, torch.no_grad():
         list(Predictor(model, ["car"], 128).predict(Image.new("RGB", (20, 20))))
     of_base = {"fpn.0", "fpn.1"} if scheme == "A+B" else set()
     for keys in (probe.latest(), {**probe.histograms()}):
@@ -228,7 +230,7 @@ def test_the_base_is_measured_at_the_sites_of_the_adapters(model, another, rando
     list(Predictor(base, ["car"], 128).predict(image))
     hook.remove()
     twin = watchable_base(adapted, base)
-    with RadiusProbe(twin, accumulate=True) as probe:
+    with RadiusSums(twin) as probe:
         (answer,) = Predictor(twin, ["car"], 128).predict(image)
     (expected,) = Predictor(base, ["car"], 128).predict(image)
     assert torch.equal(answer.mask_logits, expected.mask_logits)

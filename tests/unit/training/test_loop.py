@@ -13,8 +13,8 @@ from fitted_runs import equal
 from micro_model import micro_base
 
 from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.modeling.latest_radii import LatestRadii
 from sam3_hyperet.modeling.parameters import adapter_parameters
-from sam3_hyperet.modeling.probe import RadiusProbe
 from sam3_hyperet.training.loop import TrainingFailed, fit
 from sam3_hyperet.training.options import TrainOptions
 from sam3_hyperet.training.signals import Interrupted
@@ -190,7 +190,7 @@ def test_fit_takes_few_arguments():
 def test_what_is_watched_is_computed_where_it_is_logged_alone(start, monkeypatch):
     """In the first process, at logged steps."""
     computed = []
-    monkeypatch.setattr(RadiusProbe, "latest", lambda _: computed.append(1) or {})
+    monkeypatch.setattr(LatestRadii, "latest", lambda _: computed.append(1) or {})
     run = start()
     run.fit(max_steps=4, log_every=3)
     assert len(computed) == 3  # steps 1, 3 and the last

@@ -12,7 +12,7 @@ from sam3_hyperet.evaluation.metrics.radius import RadiusEvaluator
 from sam3_hyperet.inference.prediction import PromptDetections
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.modeling.parameters import adapter_sites
-from sam3_hyperet.modeling.probe import BINS, RadiusProbe
+from sam3_hyperet.modeling.radius_sums import BINS, RadiusSums
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def adapted(model, randomized):
 
 @pytest.fixture
 def evaluator(adapted):
-    return RadiusEvaluator(RadiusProbe(adapted, accumulate=True))
+    return RadiusEvaluator(RadiusSums(adapted))
 
 
 def notes(evaluator, predictor, pictures):
@@ -40,7 +40,7 @@ def test_pictures_add_up(adapted, evaluator, picture):
     predictor = Predictor(adapted, ["car", "sky"], 128)
     with torch.inference_mode():
         records = list(notes(evaluator, predictor, pictures))
-        with RadiusProbe(adapted, accumulate=True) as probe:
+        with RadiusSums(adapted) as probe:
             for one in pictures:
                 list(predictor.predict(one))
     metrics, histograms = evaluator.evaluate(records), evaluator.histograms(records)
@@ -68,7 +68,7 @@ def test_nothing_is_left_on_the_model_and_records_can_be_stored(adapted, evaluat
 def test_without_adapters_there_is_nothing_to_say(model, picture, scheme):
     if scheme != "none":
         hy.inject(model, hy.HyperETConfig(scheme=scheme))
-    evaluator = RadiusEvaluator(RadiusProbe(model, accumulate=True))
+    evaluator = RadiusEvaluator(RadiusSums(model))
     with torch.inference_mode(), hy.adapters_disabled(model):
         records = list(notes(evaluator, Predictor(model, ["car"], 128), [picture]))
     assert evaluator.evaluate(records) == evaluator.headline(records)(np.ones(1)) == {}

@@ -18,9 +18,10 @@ from sam3_hyperet.modeling.checkpoint import load_base, save_base
 from sam3_hyperet.modeling.config import SITES
 from sam3_hyperet.modeling.copies import shared_copy
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.modeling.latest_radii import LatestRadii
 from sam3_hyperet.modeling.opening import open_adapted_model
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites, base_state_dict
-from sam3_hyperet.modeling.probe import RadiusProbe
+from sam3_hyperet.modeling.radius_sums import RadiusSums
 
 CONVS, BLOCKS = "backbone.vision_backbone.convs", "backbone.vision_backbone.trunk.blocks"
 LAYERS = "transformer.encoder.layers"
@@ -295,11 +296,10 @@ def test_what_cannot_be_folded(model, base, config):
 
 def test_there_are_no_radii_to_watch(adapted, picture):
     assert {site.site_name("") for site in adapter_sites(adapted).values()} == {adapted.hyperet_config.adapter}
-    for accumulate in (False, True):
-        with RadiusProbe(adapted, accumulate) as probe:
-            answers(adapted, picture)
-        assert probe.latest() == {}
-        assert probe.sites == {}
+    with LatestRadii(adapted) as latest, RadiusSums(adapted) as sums:
+        answers(adapted, picture)
+    assert latest.latest() == {}
+    assert sums.sites == {}
 
 
 def test_bfloat16_autocast(adapted, picture):

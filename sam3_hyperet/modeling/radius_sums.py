@@ -1,0 +1,72 @@
+"""Hyperbolic radii in front of and behind every adjustment, summed over all features that pass."""
+
+import torch
+from torch import Tensor, nn
+
+from sam3_hyperet.adapters.adjustment import HyperET
+from sam3_hyperet.hyperbolic.radius import normalized_radius, saturation_rate
+from sam3_hyperet.hyperbolic.radius import radius as hyperbolic_radius
+from sam3_hyperet.modeling.probe import FeatureProbe
+
+BINS = 40
+
+
+def position_counts(normalised: Tensor) -> Tensor:
+    """(BINS,) counts of positions by normalised radius, in equal bins of [0, 1]."""
+    return torch.histc(normalised, BINS, 0.0, 1.0).long()
+
+
+class SiteRadii:
+    """Sums over all `positions` of the features of one adjustment, in front of it (row 0) and behind it (row 1)."""
+
+    def __init__(self) -> None:
+        self._histogram = torch.zeros(2, BINS, dtype=torch.int64)
+        self._sums: list[Tensor] = []  # (2, 3) of each pass, added up in float64, which not every device has
+        self.positions = 0
+
+    def add(self, before: Tensor, after: Tensor, adjustment: HyperET) -> None:
+        """Count all positions of one pair of feature tensors, without waiting for their device."""
+        c, dim = adjustment.curvature(), adjustment.channel_dim
+        self._histogram = self._histogram.to(before.device, non_blocking=True)
+        sums = []
+        for row, features in enumerate((before, after)):
+            v = features.detach().float()
+            normalised = normalized_radius(v, c, dim)
+            self._histogram[row] += position_counts(normalised)
+            saturated = saturation_rate(v, c, dim, features.dtype) * normalised.numel()
+            sums.append(torch.stack([hyperbolic_radius(v, dim).sum(), normalised.sum(), saturated]))
+        self._sums.append(torch.stack(sums))
+        self.positions += normalised.numel()
+
+    @property
+    def histogram(self) -> Tensor:
+        """(2, BINS) counts of positions by normalised radius, in equal bins of [0, 1], on the CPU."""
+        return self._histogram.cpu()
+
+    def mean(self) -> Tensor:
+        """(2, 3) on the CPU: mean hyperbolic radius, mean normalised radius and saturation rate, before and after."""
+        sums = torch.stack(self._sums).cpu() if self._sums else torch.zeros(1, 2, 3)
+        return sums.double().sum(dim=0) / max(1, self.positions)
+
+
+class RadiusSums(FeatureProbe):
+    """A probe that sums the radii of all features, by site."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.sites = self._none()
+
+    def take(self) -> dict[str, SiteRadii]:
+        """The sums by site, which start anew."""
+        taken, self.sites = self.sites, self._none()
+        return taken
+
+    def curvatures(self) -> dict[str, float]:
+        """The curvature at each site."""
+        return {name: float(module.curvature()) for name, module in self._modules.items()}
+
+    def _none(self) -> dict[str, SiteRadii]:
+        return {name: SiteRadii() for name in self._modules}
+
+    def _record(self, name: str, module: HyperET, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.sites[name].add(inputs[0], output, module)
