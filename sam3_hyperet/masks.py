@@ -31,7 +31,8 @@ def decode(rle: Rle) -> np.ndarray:
     runs = _runs(rle["counts"])
     values = np.zeros(len(runs), np.uint8)
     values[1::2] = 1
-    return np.repeat(values, runs).reshape(rle["size"][::-1]).T
+    mask: np.ndarray = np.repeat(values, runs).reshape(rle["size"][::-1]).T
+    return mask
 
 
 def decode_within_box(rle: Rle) -> tuple[int, int, np.ndarray]:

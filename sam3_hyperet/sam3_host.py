@@ -107,7 +107,8 @@ def _assert_contract() -> None:
 
 
 _assert_contract()
-_triton_focal, _triton_focal_sum = loss_fns.triton_sigmoid_focal_loss, loss_fns.triton_sigmoid_focal_loss_reduce
+_triton_focal: Callable[..., torch.Tensor] = loss_fns.triton_sigmoid_focal_loss
+_triton_focal_sum: Callable[..., torch.Tensor] = loss_fns.triton_sigmoid_focal_loss_reduce
 
 
 def _focal(inputs: torch.Tensor, targets: torch.Tensor, alpha: float = 0.25, gamma: float = 2) -> torch.Tensor:
@@ -153,7 +154,7 @@ class _WithoutPinnedMemory(TorchFunctionMode):
         return args[0] if func is torch.Tensor.pin_memory else func(*args, **(kwargs or {}))
 
 
-class GeometryEncoder(SequenceGeometryEncoder):
+class GeometryEncoder(SequenceGeometryEncoder):  # type: ignore[misc]  # sam3 is untyped
     """SAM 3's encoder of box and point prompts, without the need of a CUDA driver."""
 
     def _encode_boxes(self, boxes: Any, boxes_mask: Any, boxes_labels: Any, img_feats: Any) -> Any:
@@ -170,7 +171,7 @@ def clear_caches(model: torch.nn.Module) -> None:
             module.compilable_cord_cache = module.compilable_stored_size = None
             module.coord_cache = {}
         if "_device" in vars(module):
-            module._device = None
+            vars(module)["_device"] = None
 
 
 def to_device(model: Sam3Image, device: str | torch.device) -> Sam3Image:
@@ -179,7 +180,7 @@ def to_device(model: Sam3Image, device: str | torch.device) -> Sam3Image:
     return model.to(device)
 
 
-class MovableSam3Image(Sam3Image):
+class MovableSam3Image(Sam3Image):  # type: ignore[misc]  # sam3 is untyped
     """SAM 3's image model, which `to` and `cuda` move even after it has run."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

@@ -56,4 +56,4 @@ def estimate(
     report = set_stage(built, options.last, options.layers)
     done = [line for line in read_history(run_dir / HISTORY_FILE) if "train/seconds" in line][-1:]
     seconds = [line["train/seconds"] / line["step"] * max(0, steps - line["step"]) for line in done if steps]
-    return Estimate(report.trainable + report.frozen, report.trainable, *(seconds or [None]))
+    return Estimate(report.trainable + report.frozen, report.trainable, seconds[0] if seconds else None)

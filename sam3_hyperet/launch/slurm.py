@@ -25,7 +25,7 @@ _INTERACTIVE = ("bash", "interactive")
 _PORTS = range(15000, 32000)  # free for anyone, and below those that Linux gives to outgoing connections
 
 
-class ToolJob(Checkpointable):  # type: ignore[misc]
+class ToolJob(Checkpointable):
     """Task of a job, which submitit pickles and runs: one run of a tool.
 
     `function` is where to find a function of a configuration, as "package.module:function"; `config` has plain values,
@@ -105,7 +105,7 @@ def script(options: SlurmOptions, folder: Path, name: str, jobs: int = 1) -> str
     return text
 
 
-class _ScriptWriter(submitit.SlurmExecutor):  # type: ignore[misc]
+class _ScriptWriter(submitit.SlurmExecutor):
     """submitit's executor for Slurm where there may be none."""
 
     @classmethod

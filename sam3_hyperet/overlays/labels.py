@@ -1,5 +1,6 @@
 """Labels of masks: each on a chip of its mask's colour, where it hides neither another label nor much of any mask."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,7 +36,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 def largest_font(height: int, width: int) -> int:
     """Pixels of the largest label's font on an image: the same part of a large one as of a small one."""
-    return max(SMALLEST_FONT, round((height * width) ** 0.5 / 52))
+    return max(SMALLEST_FONT, round(math.sqrt(height * width) / 52))
 
 
 def write_labels(image: Pixels, regions: Sequence[Region], owner: np.ndarray, labels: Sequence[Label]) -> int:

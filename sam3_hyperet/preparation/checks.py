@@ -83,8 +83,9 @@ def inspect(
     listing = {Path(os.path.relpath(path, root)).as_posix(): path.stat().st_size for path in files}
     text = "".join(f"{name}\t{size}\n" for name, size in sorted(listing.items()))
     shares = {"labelled": labelled / pixels} if pixels else {}
-    totals = {"bytes": sum(listing.values()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    return Inspected(tuple(data_notes(images, MAX_VALUE)), tuple(checks), {**counts, **shares, **totals})
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    manifest: dict[str, int | float | str] = {**counts, **shares, "bytes": sum(listing.values()), "sha256": digest}
+    return Inspected(tuple(data_notes(images, MAX_VALUE)), tuple(checks), manifest)
 
 
 def same_files(splits: Mapping[str, AnnotatedImages]) -> list[str]:

@@ -106,7 +106,8 @@ class _Canvas:
         slope = rng.uniform(-0.11, 0.11, 2).astype(np.float32)
         light = np.float32(rng.uniform(0.9, 1.06)) + ramp[:, None] * slope[0] + ramp * slope[1]
         noise = rng.standard_normal((size, size, 3), np.float32) * np.float32(rng.uniform(1.5, 4.5))
-        return ((flat + relief[..., None]) * light[..., None] + noise).clip(0, 255).astype(np.uint8)
+        picture: Image = ((flat + relief[..., None]) * light[..., None] + noise).clip(0, 255).astype(np.uint8)
+        return picture
 
 
 @dataclass
