@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ class Ragged:
 
     def __getitem__(self, k: int) -> np.ndarray:
         return self.values[self.starts[k] : self.starts[k + 1]]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(self.__getitem__, range(len(self)))
 
     @classmethod
     def of_bytes(cls, lists: Sequence[bytes]) -> Ragged:

@@ -68,7 +68,7 @@ def remembered(headline: Headline) -> Headline:
     values: dict[bytes, dict[str, float]] = {}
 
     def once(weights: np.ndarray) -> dict[str, float]:
-        key = hashlib.sha256(weights).digest()
+        key = hashlib.sha256(weights.data).digest()
         if key not in values:
             values[key] = headline(weights)
         return values[key]

@@ -23,9 +23,9 @@ from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Prompt, Record
 from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.inference.first_look import POOLING, SparedPrediction
-from sam3_hyperet.inference.prediction import Encoded, PromptDetections
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.inference.shared_encoding import shared_encoding
+from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
 from sam3_hyperet.precision import float32_products
 from sam3_hyperet.wording import count_of
@@ -141,11 +141,11 @@ class CascadeEvaluator(Evaluator):
     def __init__(self, vocabulary: Sequence[str]) -> None:
         self._place = {text: k for k, text in enumerate(vocabulary)}
 
-    def start(self, position: int, encoded: Encoded) -> None:
+    def start(self, position: int, encoded: EncodedImage) -> None:
         self._scores, self._spared = np.full(len(self._place), np.nan), np.zeros(len(self._place), dtype=bool)
         self._asked = 0
 
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+    def add(self, prompt: Prompt, detections: Detections) -> None:
         k = self._place[prompt.text]
         self._asked += 1
         self._spared[k] = isinstance(detections.prediction, SparedPrediction)

@@ -125,8 +125,7 @@ def compare(
     if fabric.is_global_zero:
         Manifest(run_dir).claim(*names)
     if base:
-        shown = {"resume": resume, "say": say, "progress": progress}
-        ask_base(base, data, task, run_dir / RECORDS / KEPT, fabric, **shown)
+        ask_base(base, data, task, run_dir / RECORDS / KEPT, fabric, resume=resume, say=say, progress=progress)
     if fabric.is_global_zero:
         of_models = model_facts([run.predictor.model for run in every])
         facts = split_facts(data, task)
@@ -296,11 +295,11 @@ def _calibrate(
     """The calibration of each model's first looks, in every process the same."""
     calibrator = Calibrator({run.name: run.predictor for run in runs}, images, runs[0].task.protocol)
     every = calibrator.positions
-    missing, _ = fabric.broadcast(store.missing(every) if fabric.is_global_zero else None)
+    missing, _ = fabric.broadcast(store.missing(every) if fabric.is_global_zero else ([], 0))
     if missing:
         some = f"{len(missing)} of " if len(missing) < len(every) else ""
-        images = f"{some}{count_of(len(every), 'tuning image')}"
-        say(f"first looks: calibrated on {images}, by every model's exact predictions")
+        shown = f"{some}{count_of(len(every), 'tuning image')}"
+        say(f"first looks: calibrated on {shown}, by every model's exact predictions")
     calibrator.record(store, missing[fabric.global_rank :: fabric.world_size], progress)
     wait_for_all(fabric)
     return calibrator.calibrations(store)

@@ -104,15 +104,14 @@ def choose_dial(
     if fabric.is_global_zero:
         Manifest(run_dir).claim(store)
     if task.kept:
-        shown = {"resume": resume, "say": say, "progress": progress}
-        ask_base(models[0], data, task, run_dir / store / KEPT, fabric, **shown)
+        ask_base(models[0], data, task, run_dir / store / KEPT, fabric, resume=resume, say=say, progress=progress)
         source = f"the {count_of(len(task.positions), f'{task.split.name} image')}"
         rule.check(known_metrics(task), source, "protocol.calibration_images")
     if fabric.is_global_zero:
         of_split, of_models = split_facts(data, task), model_facts([one.model for one in measured])
         facts = [run_facts(run, of_model, of_split) for run, of_model in zip(runs, of_models, strict=True)]
     record_runs(runs, facts, fabric, resume=resume, say=say, progress=progress)
-    found = None
+    found = []
     if fabric.is_global_zero:
         found = [headlines(run.evaluators, run.store.read_all(run.positions)) for run in runs]
     wait_for_all(fabric)

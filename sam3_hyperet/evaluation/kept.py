@@ -78,7 +78,7 @@ def ask_base(
         own = {key: value for key, value in task.kept.options.by_key().items() if key != f"{KeptOptions.SECTION}.names"}
         facts = [run_facts(run, model_facts([base.model])[0], split_facts(data, run.task)) | own]
     record_runs([run], facts, fabric, resume=resume, say=say, progress=progress)
-    records = run.store.read_all(run.positions) if fabric.is_global_zero else None
+    records = run.store.read_all(run.positions) if fabric.is_global_zero else []
     annotate(task.kept, run, fabric.broadcast(records))
     for line in kept_lines(task):
         say(line)

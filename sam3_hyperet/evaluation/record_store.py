@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,8 @@ class RecordStore:
     def write(self, position: int, record: Record) -> None:
         """Keep the record of the image at `position`, whole or not at all."""
         with replacing(self._file(position)) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **record)
+            arrays: dict[str, Any] = dict(record)  # one of NumPy's keywords, allow_pickle, is no array
+            np.savez_compressed(file, **arrays)
 
     def read(self, position: int) -> dict[str, np.ndarray] | None:
         """The record of an image; None where there is none, or where it is damaged."""

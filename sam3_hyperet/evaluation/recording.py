@@ -66,7 +66,7 @@ def split_facts(data: DataOptions, task: EvalTask) -> dict[str, object]:
     files = [split.images.files(i) for i in task.positions]
     if split.labels is not None and split.labels is not split.images:
         files += [split.labels.files(i) for i in task.positions]
-    values = {
+    values: dict[str, tuple[object, ...]] = {
         "vocabulary": (task.vocabulary,),
         "categories": (split.images.categories, split.labels.categories if split.labels else (), task.groups),
     }
@@ -95,7 +95,7 @@ def own_positions(run: ModelRun, fabric: Fabric, say: Callable[[str], None]) -> 
     So none has much more to do than another, which would wait for it at the end, longer than NCCL lets a process wait.
     """
     # read by one process: another one that has begun would change what is missing
-    found = run.store.missing(run.positions) if fabric.is_global_zero else None
+    found = run.store.missing(run.positions) if fabric.is_global_zero else ([], 0)
     missing, damaged = fabric.broadcast(found)
     if damaged or len(missing) < len(run.positions):
         because = f", {damaged} of them for a damaged record" if damaged else ""

@@ -1,7 +1,7 @@
 """Models run on images, each image for all models in turn; the evaluators' records of it are kept."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -17,9 +17,10 @@ from sam3_hyperet.evaluation.peak_memory import PeakMemory
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.task import EvalTask
+from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.inference.predictor import Predictor
-from sam3_hyperet.inference.tiled_prediction import TiledPrediction, TiledPredictor
+from sam3_hyperet.inference.tiled_prediction import EncodedImage, TiledPrediction, TiledPredictor
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.radius_sums import RadiusSums
@@ -42,6 +43,16 @@ class ModelRun:
     positions: tuple[int, ...]
     probe: RadiusSums | None = None
     tiled: TiledPredictor | None = None  # of the predictor, where the protocol splits images
+
+    def predict(
+        self, image: Image.Image, prompts: Sequence[int], exemplars: Sequence[Exemplars | None] | None
+    ) -> tuple[EncodedImage, Iterator[PromptPrediction] | Iterator[TiledPrediction]]:
+        """The features of an image, and its predictions for these prompts, each made as it is taken."""
+        if self.tiled is not None:
+            tiles = self.tiled.encode(image)
+            return tiles, self.tiled.predict(tiles, prompts, exemplars)
+        features = self.predictor.encode(image)
+        return features, self.predictor.predict(features, prompts, exemplars)
 
     def tiles_an_image(self) -> int:
         """Images that the model sees in place of each, at most."""
@@ -117,13 +128,11 @@ class _Turn:
         self._line.wait()  # an evaluator has one image at a time
         self._model_seconds = self._evaluator_seconds = 0.0
         started = time.perf_counter()
-        predictor = self._run.tiled or self._run.predictor
-        encoded = predictor.encode(image)
-        for evaluator in self._run.evaluators.values():
-            evaluator.start(position, encoded)
         task = self._run.task
         asked = task.asked(position)
-        predictions = predictor.predict(encoded, *task.given(position))
+        encoded, predictions = self._run.predict(image, *task.given(position))
+        for evaluator in self._run.evaluators.values():
+            evaluator.start(position, encoded)
         for prompt, prediction in zip([task.prompts[k] for k in asked], predictions, strict=True):
             self._model_seconds += time.perf_counter() - started
             self._line.put(self._add, prompt, prediction, image.size)

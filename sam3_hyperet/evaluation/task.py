@@ -75,17 +75,18 @@ class EvalTask:
         self.hierarchy, self.kept, self.shown, self.shown_maps = hierarchy, kept, tuple(shown), tuple(shown_maps)
         asked = [category for category in split.images.categories if category.id != split.images.background]
         ids = {category.name: category.id for category in asked} if split.has_instances else {}
+        labels = split.labels
         classes = {
             text: index
-            for index, category in enumerate(split.labels.categories if split.labels else ())
-            if category.id != split.labels.background
+            for index, category in enumerate(labels.categories if labels else ())
+            if labels and category.id != labels.background
             for text in (texts or {}).get(category.id, (category.name,))
         }
         merged = {category.name: n for n, category in enumerate(split.merged.categories)} if split.merged else {}
         of_kept = {category.name: category.id for category in kept.categories} if kept else {}
         if not ids and not classes:
             raise ConfigError("a split without instances and without label maps cannot be evaluated")
-        if split.has_instances and (labels := split.labels):
+        if split.has_instances and labels:
             for i in self.positions:  # a model gets each image once, for its instances and its label map
                 one, other = split.images.image(i).path, labels.image(i).path if i < len(labels) else None
                 if one != other:
@@ -236,11 +237,10 @@ def check_tiles(split: Split, protocol: Protocol) -> None:
 def open_task(split: Split, protocol: Protocol, kept: AnsweredImages | None = None) -> EvalTask:
     """The task of a split under a protocol; for the report, some of the images keep their predictions."""
     chosen = evenly_spread(range(len(split.images)), protocol.limit)
-    pairs, maps = shown_examples(split, chosen, protocol.examples)
+    shown, maps = shown_examples(split, chosen, protocol.examples)
     texts = prompt_texts(split.labels.categories) if protocol.synonyms and split.labels else None
     hierarchy = hierarchy_of(split.images.categories) if protocol.granularity else None
-    shown = {"shown": pairs, "shown_maps": maps}
-    return EvalTask(split, protocol, chosen, texts=texts, hierarchy=hierarchy, kept=kept, **shown)
+    return EvalTask(split, protocol, chosen, texts=texts, hierarchy=hierarchy, kept=kept, shown=shown, shown_maps=maps)
 
 
 def shown_examples(split: Split, scored: Sequence[int], count: int) -> tuple[list[tuple[int, int]], list[int]]:

@@ -22,7 +22,14 @@ from sam3_hyperet import masks
 from sam3_hyperet.choices import VISUAL
 from sam3_hyperet.inference.exemplars import Exemplars, for_each
 from sam3_hyperet.inference.first_look import SparedPrediction
-from sam3_hyperet.inference.prediction import CONFIDENT_SCORE, Compute, Encoded, Features, PromptPrediction
+from sam3_hyperet.inference.prediction import (
+    CONFIDENT_SCORE,
+    Compute,
+    Encoded,
+    Features,
+    PromptDetections,
+    PromptPrediction,
+)
 from sam3_hyperet.inference.predictor import Predictor, affordable_prompts
 from sam3_hyperet.inference.tile_joining import Detection, joined, seen
 from sam3_hyperet.inference.tiles import Grid, Tiling
@@ -37,6 +44,10 @@ class EncodedTiles:
 
     grid: Grid
     tiles: Sequence[Encoded]
+
+
+EncodedImage = Encoded | EncodedTiles
+"""The features of an image, which is one tile or several."""
 
 
 class TiledPredictor:
@@ -223,3 +234,7 @@ class TiledDetections:
     def areas(self, count: int) -> np.ndarray:
         """(count,) float64 pixels of the best `count` detections' masks."""
         return np.array([masks.area(rle) for rle in self._rles[:count]], dtype=np.float64)
+
+
+Detections = PromptDetections | TiledDetections
+"""The detections of one prompt on an image of one tile or several."""

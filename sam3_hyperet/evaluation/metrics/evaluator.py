@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sam3_hyperet.inference.prediction import Encoded, PromptDetections
+from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage
 
 Record = Mapping[str, np.ndarray]
 Headline = Callable[[np.ndarray], dict[str, float]]
@@ -36,10 +36,10 @@ class Evaluator(ABC):
 
     has_intervals = False
 
-    def start(self, position: int, encoded: Encoded) -> None:  # noqa: B027 (nothing, by default)
+    def start(self, position: int, encoded: EncodedImage) -> None:  # noqa: B027 (nothing, by default)
         """Begin the image at a position of the split, whose features the model has computed."""
 
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:  # noqa: B027
+    def add(self, prompt: Prompt, detections: Detections) -> None:  # noqa: B027
         """Add the prediction for one prompt; the prompts come in the order of the vocabulary, each once."""
 
     @abstractmethod

@@ -4,7 +4,7 @@ import numpy as np
 
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Prompt, Record
-from sam3_hyperet.inference.prediction import Encoded, PromptDetections
+from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage
 from sam3_hyperet.masks import Rle
 
 
@@ -17,11 +17,11 @@ class ExampleEvaluator(Evaluator):
     def __init__(self, images: AnnotatedImages) -> None:
         self._images = images
 
-    def start(self, position: int, encoded: Encoded) -> None:
+    def start(self, position: int, encoded: EncodedImage) -> None:
         self._found: list[tuple[int, float, bytes]] = []
         self._present = {one.category_id for one in self._images.instances(position) if not one.crowd}
 
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+    def add(self, prompt: Prompt, detections: Detections) -> None:
         if prompt.category_id is not None:
             at_least = int(prompt.category_id in self._present and len(detections.scores) > 0)
             rles = detections.rles(max(detections.confident, at_least))

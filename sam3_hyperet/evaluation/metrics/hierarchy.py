@@ -27,7 +27,7 @@ from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.hierarchy import Hierarchy
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
-from sam3_hyperet.inference.prediction import Encoded, PromptDetections
+from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage
 from sam3_hyperet.masks import Rle
 
 MATCH_IOU = 0.5
@@ -80,7 +80,7 @@ class GranularityEvaluator(Evaluator):
             for relation, of in relations.items()
         }
 
-    def start(self, position: int, encoded: Encoded) -> None:
+    def start(self, position: int, encoded: EncodedImage) -> None:
         image = self._images.image(position)
         self._size = image.height, image.width
         self._found: dict[str, list[Rle]] = {}
@@ -88,7 +88,7 @@ class GranularityEvaluator(Evaluator):
         for region in self._images.instances(position):
             self._annotated[self._name_of[region.category_id]].append((region.rle, region.crowd))
 
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+    def add(self, prompt: Prompt, detections: Detections) -> None:
         if prompt.concept:
             self._found[prompt.text] = detections.rles(detections.confident)
 

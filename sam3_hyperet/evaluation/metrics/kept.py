@@ -10,7 +10,7 @@ from sam3_hyperet.choices import KEPT
 from sam3_hyperet.data.answers import AnsweredImages, Answers
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey
-from sam3_hyperet.inference.prediction import Encoded, PromptDetections
+from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage
 
 
 class KeptEvaluator(Evaluator):
@@ -22,10 +22,10 @@ class KeptEvaluator(Evaluator):
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
 
-    def start(self, position: int, encoded: Encoded) -> None:
+    def start(self, position: int, encoded: EncodedImage) -> None:
         self._evaluator.start(position, encoded)
 
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+    def add(self, prompt: Prompt, detections: Detections) -> None:
         if prompt.kept_id is not None:
             self._evaluator.add(replace(prompt, category_id=prompt.kept_id), detections)
 
@@ -46,11 +46,11 @@ class AnswerEvaluator(Evaluator):
     def __init__(self, images: AnsweredImages) -> None:
         self._images = images
 
-    def start(self, position: int, encoded: Encoded) -> None:
+    def start(self, position: int, encoded: EncodedImage) -> None:
         self._labels: list[tuple[int, str, float]] = []  # category id, counts of the mask, score
         self._unclear: set[int] = set()
 
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+    def add(self, prompt: Prompt, detections: Detections) -> None:
         assert prompt.category_id is not None
         options, scores = self._images.options, detections.scores
         count = int((scores >= options.score_threshold).sum())  # best first

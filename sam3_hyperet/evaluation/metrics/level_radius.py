@@ -31,7 +31,7 @@ from sam3_hyperet.data.hierarchy import Hierarchy
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.level_statistics import EDGES, of_names, of_regions
 from sam3_hyperet.hyperbolic.radius import radius
-from sam3_hyperet.inference.prediction import Encoded, PromptDetections
+from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage, EncodedTiles
 from sam3_hyperet.masks import Rle
 
 SEEN = ("encoder", "pixels")
@@ -66,7 +66,8 @@ class LevelRadiusEvaluator(Evaluator):
             self._above[child].append(parent)
         self._text = {name: k for k, name in enumerate(dict.fromkeys(name for _, *pair in self.edges for name in pair))}
 
-    def start(self, position: int, encoded: Encoded) -> None:
+    def start(self, position: int, encoded: EncodedImage) -> None:
+        assert not isinstance(encoded, EncodedTiles)  # the task has no such evaluator with tiles
         self._position, image = position, self._images.image(position)
         self._size = image.height, image.width
         self._regions = [
@@ -80,7 +81,7 @@ class LevelRadiusEvaluator(Evaluator):
             (f"fpn.{level}", ""): _radii(features[0]) for level, features in enumerate(encoded["backbone_fpn"])
         }
 
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+    def add(self, prompt: Prompt, detections: Detections) -> None:
         for place, features in detections.prediction.features.items():
             if prompt.text in (self._text if place == "text" else self._needed):
                 self._maps[place, prompt.text] = _radii(features())

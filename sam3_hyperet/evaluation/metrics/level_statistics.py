@@ -44,7 +44,7 @@ def of_names(pairs: Mapping[int, np.ndarray]) -> dict[str, float]:
             count, edge_name = int(there.sum()), f"text/{EDGES[edge]}"
             effects = _effects(sums.sum(axis=1))
             metrics |= {f"{edge_name}/{name}": value for name, value in effects.items()}
-            ends = intervals(lambda weights, sums=sums: _effects(sums @ weights), count, _DRAWS)
+            ends = intervals(_of_pairs(sums), count, _DRAWS)
             low, high = np.clip(ends["delta"], -1.0, 1.0).tolist()  # of few pairs an interval can leave the range of δ
             ends["delta"] = low, high
             of_ends = {
@@ -99,6 +99,11 @@ def _by_image(records: Sequence[Record], columns: Sequence[np.ndarray], image: n
 def _pair_sums(finer: np.ndarray, coarser: np.ndarray) -> np.ndarray:
     """(6, m) what `_effects` needs the sums of."""
     return np.stack([np.ones(len(finer)), np.sign(coarser - finer), finer, coarser, finer**2, coarser**2])
+
+
+def _of_pairs(sums: np.ndarray) -> Statistics:
+    """`_effects` of (6, m) sums as a function of how often each pair counts."""
+    return lambda weights: _effects(sums @ weights)
 
 
 def _effects(sums: np.ndarray) -> dict[str, float]:

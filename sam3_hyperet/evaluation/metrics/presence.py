@@ -9,7 +9,7 @@ from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey, of_present
 from sam3_hyperet.evaluation.protocol import Protocol
-from sam3_hyperet.inference.prediction import Encoded, PromptDetections
+from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage
 
 _Shown = Callable[[int], tuple[Collection[int], Collection[int]]]
 """From a position to the ids of the categories that the image shows as instances, and as crowds."""
@@ -51,13 +51,13 @@ class PresenceEvaluator(Evaluator):
         self._members = {name: np.isin(ids, list(members)) for name, members in groups.items()}
         self._members[""] = np.ones(len(ids), dtype=bool)
 
-    def start(self, position: int, encoded: Encoded) -> None:
+    def start(self, position: int, encoded: EncodedImage) -> None:
         instances, crowds = self._shown(position)
         self._probability = np.zeros(len(self._column))
         truth = [_PRESENT if c in instances else _UNKNOWN if c in crowds else _ABSENT for c in self._column]
         self._truth = np.array(truth, dtype=np.uint8)
 
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+    def add(self, prompt: Prompt, detections: Detections) -> None:
         if prompt.category_id is not None:
             presence = detections.prediction.presence
             if not 0 <= presence <= 1:
@@ -70,7 +70,9 @@ class PresenceEvaluator(Evaluator):
     def evaluate(self, records: Sequence[Record]) -> dict[str, float]:
         """The keys of `presence_metrics`, and the same below each group's name."""
         found = {name: presence_metrics(counts.sum(axis=0)) for name, counts in self._counts(records).items()}
-        metrics = {MetricKey(key, group=name): value for name, one in found.items() for key, value in one.items()}
+        metrics: dict[str, float] = {}
+        for name, one in found.items():
+            metrics |= {MetricKey(key, group=name): value for key, value in one.items()}
         return of_present(metrics) if self._asks_present else metrics
 
     def headline(self, records: Sequence[Record]) -> Headline:
@@ -79,7 +81,9 @@ class PresenceEvaluator(Evaluator):
 
         def accuracy(weights: np.ndarray) -> dict[str, float]:
             found = {name: presence_metrics(np.tensordot(weights, images, axes=1)) for name, images in counts.items()}
-            metrics = {MetricKey(k, group=name): one.get(k, math.nan) for name, one in found.items() for k in _MAIN}
+            metrics: dict[str, float] = {}
+            for name, one in found.items():
+                metrics |= {MetricKey(key, group=name): one.get(key, math.nan) for key in _MAIN}
             return of_present(metrics) if self._asks_present else metrics
 
         return accuracy

@@ -29,6 +29,7 @@ from sam3_hyperet.evaluation.metrics.ranking import Ranking, aurc, auroc, cross_
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.hyperbolic.radius import normalized_radius
 from sam3_hyperet.inference.prediction import Encoded, PromptDetections
+from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage, EncodedTiles
 from sam3_hyperet.masks import Rle
 from sam3_hyperet.modeling.parameters import changes_features
 
@@ -57,7 +58,8 @@ class UncertaintyEvaluator(Evaluator):
     def __init__(self, model: nn.Module, images: AnnotatedImages, protocol: Protocol) -> None:
         self._model, self._images, self._mask_threshold = model, images, protocol.mask_threshold
 
-    def start(self, position: int, encoded: Encoded) -> None:
+    def start(self, position: int, encoded: EncodedImage) -> None:
+        assert not isinstance(encoded, EncodedTiles)  # the task has no such evaluator with tiles
         self._annotated: dict[int, list[tuple[Rle, bool]]] = defaultdict(list)
         for region in self._images.instances(position):
             self._annotated[region.category_id].append((region.rle, region.crowd))
@@ -65,7 +67,8 @@ class UncertaintyEvaluator(Evaluator):
         self._found: list[np.ndarray] = []
         self._radii = pyramid_radii(self._model, encoded)
 
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+    def add(self, prompt: Prompt, detections: Detections) -> None:
+        assert isinstance(detections, PromptDetections)
         count = detections.confident
         if prompt.category_id is None or not count:
             return

@@ -197,7 +197,8 @@ def _rle(record: Mapping[str, Any], height_width: tuple[int, int], where: str) -
     if isinstance(counts, list):
         if not all(_integer(run) and run >= 0 for run in counts) or sum(counts) != math.prod(height_width):
             raise DataError(f"{where}: broken RLE: its runs do not add up to {math.prod(height_width)} pixels")
-        return rle_ops.frPyObjects({"size": shape["size"], "counts": counts}, *height_width)
+        rle: Record = rle_ops.frPyObjects({"size": shape["size"], "counts": counts}, *height_width)
+        return rle
     if isinstance(counts, str) and counts.isascii():
         counts = counts.encode()
     if not isinstance(counts, bytes):

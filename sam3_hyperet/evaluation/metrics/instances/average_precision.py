@@ -135,7 +135,8 @@ class Matches:
         """Running sums (E, T) within each category."""
         sums = np.cumsum(values, axis=0)
         before = np.concatenate([np.zeros_like(sums, shape=(1, sums.shape[1])), sums])[self._bounds[:-1]]
-        return sums - np.repeat(before, self._per_category, axis=0)
+        within: np.ndarray = sums - np.repeat(before, self._per_category, axis=0)
+        return within
 
     def _by_category(self, values: np.ndarray) -> np.ndarray:
         """(T, C) sums of (E, T)."""
@@ -143,7 +144,8 @@ class Matches:
         some = self._per_category > 0
         if some.any():
             sums[some] = np.add.reduceat(values, self._bounds[:-1][some], axis=0)
-        return sums.T
+        by_threshold: np.ndarray = sums.T
+        return by_threshold
 
 
 def _event_numbers(records: Records, iou_type: str) -> np.ndarray:

@@ -22,7 +22,8 @@ _AT: dict[str, list[int]] = {"": list(range(10)), "@0.5": [0], "@0.75": [5]}  # 
 def true_positives(ious: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """(T,) claims that are right at each IoU threshold (T,); ious: (claims, ground truths) of one pair."""
     assigned = ious[linear_sum_assignment(-ious)]
-    return (assigned >= thresholds[:, None]).sum(axis=1)
+    right: np.ndarray = (assigned >= thresholds[:, None]).sum(axis=1)
+    return right
 
 
 def pair_sums(instances: np.ndarray, claimed: np.ndarray, hits: np.ndarray) -> np.ndarray:
@@ -90,12 +91,15 @@ def il_mcc(sums: np.ndarray) -> float:
     """Matthews correlation of what is there with what is claimed; the argument as for `cg_f1_metrics`."""
     both, missed, invented, neither = sums[-4:].tolist()
     product = (both + invented) * (both + missed) * (neither + invented) * (neither + missed)
-    return (both * neither - invented * missed) / (product**0.5 + _PAIR_EPS)
+    mcc: float = (both * neither - invented * missed) / (product**0.5 + _PAIR_EPS)
+    return mcc
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return part / (whole + _EPS)
+    ratio: np.ndarray = part / (whole + _EPS)
+    return ratio
 
 
 def _f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    return 2 * precision * recall / (precision + recall + _EPS)
+    f1: np.ndarray = 2 * precision * recall / (precision + recall + _EPS)
+    return f1

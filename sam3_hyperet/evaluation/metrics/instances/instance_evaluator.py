@@ -11,7 +11,7 @@ from sam3_hyperet.evaluation.metrics.instances.instance_matches import Truth
 from sam3_hyperet.evaluation.metrics.instances.instance_records import ImageDetections
 from sam3_hyperet.evaluation.metrics.key import of_present
 from sam3_hyperet.evaluation.protocol import Protocol
-from sam3_hyperet.inference.prediction import Encoded, PromptDetections
+from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage
 from sam3_hyperet.masks import rectangle
 
 _EVERYWHERE = [-1e5, -1e5, 3e5, 3e5]  # x, y, width, height: boxes reach beyond their image
@@ -41,7 +41,7 @@ class InstanceEvaluator(Evaluator):
         metrics.check_groups(self.groups, self.categories, images.name)
         self._columns = metrics.category_columns(self.categories)
 
-    def start(self, position: int, encoded: Encoded) -> None:
+    def start(self, position: int, encoded: EncodedImage) -> None:
         image = self.images.image(position)
         truths = [
             Truth(one.category_id, {"bbox": list(one.box), "segm": one.rle}, one.area, one.crowd)
@@ -56,7 +56,7 @@ class InstanceEvaluator(Evaluator):
             truths += [Truth(one, shapes, size, True) for one in self._partly]  # what is not annotated
         self._image = ImageDetections(image.image_id, self._columns, truths)
 
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+    def add(self, prompt: Prompt, detections: Detections) -> None:
         if prompt.category_id is None or prompt.category_id in self._unlabelled:
             return
         column = self._columns[prompt.category_id]

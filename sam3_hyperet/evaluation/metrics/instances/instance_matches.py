@@ -54,12 +54,14 @@ class Truths:
     @property
     def ignored(self) -> np.ndarray:
         """(A, G): crowds, and what is not of the size."""
-        return self.crowds | ~of_size(self.areas).T
+        ignored: np.ndarray = self.crowds | ~of_size(self.areas).T
+        return ignored
 
 
 def of_size(areas: np.ndarray) -> np.ndarray:
     """(N, A) bool: whether areas (N,) in pixels lie in each of `AREA_RANGES`, ends included."""
-    return (areas[:, None] >= _LOW) & (areas[:, None] <= _HIGH)
+    lies_in: np.ndarray = (areas[:, None] >= _LOW) & (areas[:, None] <= _HIGH)
+    return lies_in
 
 
 def match(ious: np.ndarray, truths: Truths) -> tuple[np.ndarray, np.ndarray]:

@@ -122,7 +122,7 @@ class ImageDetections:
         hits = np.zeros((self.column_count, len(IOU_THRESHOLDS)), dtype=np.uint16)
         for column, truths in sorted(self.truths.items()):
             mine = np.flatnonzero(columns == column)
-            ious = masks.iou([self._shapes[iou_type][n] for n in mine], truths.shapes[iou_type], truths.crowds)
+            ious = masks.iou([self._shapes[iou_type][n] for n in mine], truths.shapes[iou_type], truths.crowds.tolist())
             ranked = order[starts[column] : starts[column] + counts[column]]
             matched, to_ignored = match(ious[np.searchsorted(mine, ranked)], truths)
             met = np.flatnonzero(matched.any(axis=(1, 2)))

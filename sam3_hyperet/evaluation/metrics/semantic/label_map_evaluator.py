@@ -26,7 +26,8 @@ from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Promp
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import UNASSIGNED, SemanticMIoU, iou_metrics
 from sam3_hyperet.evaluation.protocol import FUSIONS, Protocol
-from sam3_hyperet.inference.prediction import Encoded, PromptDetections, PromptPrediction
+from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage
 
 SHOWN = "fused"  # the fusion whose label maps are kept for the report
 
@@ -102,11 +103,11 @@ class LabelMapEvaluator(Evaluator):
         self._nothing = UNASSIGNED if images.background is None else ids.index(images.background)
         self._images, self._protocol, self._shown = images, protocol, shown
 
-    def start(self, position: int, encoded: Encoded) -> None:
+    def start(self, position: int, encoded: EncodedImage) -> None:
         self._position, self._labels = position, vocabulary_labels(self._images, position)
         self._maps = {name: FusedLabels(self._labels.shape, self._nothing) for name in FUSIONS}
 
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+    def add(self, prompt: Prompt, detections: Detections) -> None:
         prediction, protocol = detections.prediction, self._protocol
         index = self._class_index(prompt)
         if index is None or prediction.presence < protocol.presence_threshold:

@@ -18,7 +18,8 @@ from sam3_hyperet.evaluation.metrics.evaluator import Prompt, Record
 from sam3_hyperet.evaluation.metrics.semantic.label_map_evaluator import LabelMapEvaluator, class_values
 from sam3_hyperet.evaluation.metrics.semantic.semantic_miou import UNASSIGNED
 from sam3_hyperet.evaluation.protocol import Protocol
-from sam3_hyperet.inference.prediction import Encoded, PromptDetections, PromptPrediction
+from sam3_hyperet.inference.prediction import PromptPrediction
+from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage
 
 ORACLE = "oracle_object"
 _NO_OBJECT = -1
@@ -44,13 +45,13 @@ class OracleObjectEvaluator(LabelMapEvaluator):
         owners = [objects[category.whole] for category in images.categories if category.whole]
         self._owners = np.array([*owners, _NO_OBJECT])
 
-    def start(self, position: int, encoded: Encoded) -> None:
+    def start(self, position: int, encoded: EncodedImage) -> None:
         super().start(position, encoded)
         self._labels = self._part_of_class[self._labels]
         owners = self._owners[self._labels]
         self._owner, self._shown_objects = torch.from_numpy(owners), frozenset(np.unique(owners).tolist())
 
-    def add(self, prompt: Prompt, detections: PromptDetections) -> None:
+    def add(self, prompt: Prompt, detections: Detections) -> None:
         part = -1 if prompt.class_index is None else int(self._part_of_class[prompt.class_index])
         if part < 0 or (owner := int(self._owners[part])) not in self._shown_objects:
             return
