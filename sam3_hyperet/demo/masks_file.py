@@ -20,7 +20,7 @@ def coco_json(
 ) -> str:
     """The detections that are drawn as a COCO file with scores; `facts` are its `info`."""
     width, height = picture.image.size
-    annotations = []
+    annotations: list[dict[str, object]] = []
     for category, mask, score in _shown(found, threshold):
         result = coco_result(1, category + 1, masks.box(mask), mask, score)
         annotations.append({"id": len(annotations) + 1, **result, "area": masks.area(mask), "iscrowd": 0})

@@ -135,9 +135,14 @@ class Models:
         vocabulary = list(dict.fromkeys(ask.text for ask in asked))
         with self._one_at_a_time, _within_memory(len(asked)):
             model = self._models[name]
-            settings = {"prompts_at_once": self._prompts_at_once, "precision": self.precision}
-            # each phrase by itself: one more leaves the text features of the others as they are
-            predictor = Predictor(model, vocabulary, self._resolution, texts_at_once=1, **settings)
+            predictor = Predictor(
+                model,
+                vocabulary,
+                self._resolution,
+                prompts_at_once=self._prompts_at_once,
+                texts_at_once=1,  # one phrase more leaves the text features of the others as they are
+                precision=self.precision,
+            )
             if name != BASE:
                 set_dial(model, dial)
             encoded = self._encode(predictor, name, dial, picture)

@@ -114,10 +114,9 @@ class Page:
         return session, "", stage, results, of
 
     def _asked(self, session: Session, controls: Controls) -> tuple[Picture, list[DrawnBox], list[Ask]]:
-        if session.picture is None:
-            session.picture = self._samples[0]
+        picture = session.picture = session.picture or self._samples[0]
         boxes = read_boxes(controls.boxes)
-        return session.picture, boxes, asks_of(controls.phrases, boxes, session.picture.image.size)
+        return picture, boxes, asks_of(controls.phrases, boxes, picture.image.size)
 
     def _results(self, session: Session, picture: Picture, asked: list[Ask], controls: Controls) -> str:
         if controls.view == TREE and self._concepts is not None:
@@ -152,7 +151,8 @@ class Page:
 
 def build_page(page: Page, models: Models, samples: Samples, concepts: Concepts | None, start: Start) -> gr.Blocks:
     """Gradio's page, not yet served."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, _FORGOTTEN_AFTER)) as blocks:
+    blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, _FORGOTTEN_AFTER))
+    with blocks:
         session = gr.State(None, time_to_live=_FORGOTTEN_AFTER)
         gr.HTML(f"<h1>{TITLE}</h1><p>{rendering.text_html(start.about)}</p>", elem_id="hy-head")
         message = gr.HTML("", elem_id="hy-alert")

@@ -128,8 +128,13 @@ def _address(pixels: Pixels) -> str:
 
 @cache
 def _environment() -> Environment:
-    options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    return Environment(loader=PackageLoader("sam3_hyperet.demo"), **options)
+    return Environment(
+        loader=PackageLoader("sam3_hyperet.demo"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _render(part: str, **values: object) -> str:
