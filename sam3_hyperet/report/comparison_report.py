@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -15,9 +16,10 @@ from sam3_hyperet.evaluation.models import BASE
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.dial import dial_of
 from sam3_hyperet.report import evidence
+from sam3_hyperet.report.content import Report
 from sam3_hyperet.report.description import descriptions, facts, kind_of_base
 from sam3_hyperet.report.examples import examples, extremes, semantic_examples
-from sam3_hyperet.report.report import Report, write_report, write_tables
+from sam3_hyperet.report.report import write_report, write_tables
 from sam3_hyperet.training import run_log
 from sam3_hyperet.training.run_files import HISTORY_FILE, REPORT_FILE
 from sam3_hyperet.version import versions
@@ -82,7 +84,7 @@ def write_comparison(
 def _without_folders(config_text: str) -> str:
     """A configuration whose absolute paths are their last names: the report is passed on."""
 
-    def shown(value: object) -> object:
+    def shown(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: shown(one) for key, one in value.items()}
         if isinstance(value, list):

@@ -93,7 +93,10 @@ def extremes(comparison: Comparison, count: int) -> tuple[list[Extreme], list[Ex
         return [], []
     ids, positions = sorted(evaluator.categories), comparison.task.positions
     found = gained_and_lost(base.records_of(INSTANCES), last.records_of(INSTANCES), count)
-    gained, lost = ([Extreme(positions[i], ids[c], *f1) for i, c, *f1 in some] for some in found)
+    gained, lost = (
+        [one._replace(position=positions[one.position], category_id=ids[one.category_id]) for one in some]
+        for some in found
+    )
     return gained, lost
 
 
@@ -124,7 +127,8 @@ def _counts(records: _Records) -> np.ndarray:
     """(3, images, categories) instances, confident detections, and right ones; 0 where annotations lack some."""
     counts = [(record["instances"], record["claimed"], record["segm_hits"][:, 0]) for record in records]
     known = ~np.array([record["unknown"] for record in records])
-    return np.array(counts, float).swapaxes(0, 1) * known
+    known_counts: np.ndarray = np.array(counts, float).swapaxes(0, 1) * known
+    return known_counts
 
 
 def _f1(counts: np.ndarray) -> np.ndarray:

@@ -22,8 +22,9 @@ def write_report(report: Report, path: Path, *, score_threshold: float = 0.5) ->
     Raises DataError, naming the prompt, for masks that do not fit their image.
     """
     loader = PackageLoader("sam3_hyperet.report", "page")
-    look = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=loader, **look)  # type: ignore[arg-type]
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {
         "share": tables.number,
         "signed": tables.signed,

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.report.content import Report
+from sam3_hyperet.report.figures.images import Example
+from sam3_hyperet.report.figures.score_plots import PrecisionRecall, RiskCoverage
 from sam3_hyperet.report.tables import OWN_NAMES
 
 _LONG = 16  # characters of a name that is worth shortening
@@ -16,6 +18,7 @@ _ENDS = "_-/. "
 _WORD_ENDS = re.compile(r"(?<=[_/ ])|(?<=-)(?<!\de-)|(?<=\.)(?!\d)")  # 1e-3 and 0.25 stay whole
 _NUMBERS = re.compile(r"[\W\d_]*|\d[\d.]*e-?\d+")  # says nothing
 _V = TypeVar("_V")
+_Curve = TypeVar("_Curve", PrecisionRecall, RiskCoverage)
 
 
 def short_names(names: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
@@ -50,14 +53,12 @@ def shortened(report: Report) -> tuple[Report, dict[str, str]]:
     def of_models(values: Mapping[str, _V]) -> dict[str, _V]:
         return {short.get(name, name): value for name, value in values.items()}
 
-    drawn = {
-        field: [replace(one, detections=of_models(one.detections)) for one in getattr(report, field)]
-        for field in ("examples", "gained", "lost")
-    }
-    curves = {
-        field: [replace(one, model=short.get(one.model, one.model)) for one in getattr(report, field)]
-        for field in ("precision_recall", "risk_coverage")
-    }
+    def drawn(examples: Sequence[Example]) -> list[Example]:
+        return [replace(one, detections=of_models(one.detections)) for one in examples]
+
+    def curves(found: Sequence[_Curve]) -> list[_Curve]:
+        return [replace(one, model=short.get(one.model, one.model)) for one in found]
+
     confusion = report.confusion and replace(report.confusion, shares=of_models(report.confusion.shares))
     maps = [replace(one, predicted=of_models(one.predicted)) for one in report.semantic_examples]
     named = replace(
@@ -69,8 +70,11 @@ def shortened(report: Report) -> tuple[Report, dict[str, str]]:
         detailed=tuple(short.get(name, name) for name in report.detailed),
         confusion=confusion,
         semantic_examples=maps,
-        **drawn,
-        **curves,
+        examples=drawn(report.examples),
+        gained=drawn(report.gained),
+        lost=drawn(report.lost),
+        precision_recall=curves(report.precision_recall),
+        risk_coverage=curves(report.risk_coverage),
     )
     return named, full
 
@@ -97,8 +101,7 @@ def _renamed(key: str, short: Mapping[str, str]) -> str:
     if isinstance(key, MetricKey):
         if key.model not in short:
             return key
-        parts = {"group": key.group, "category": key.category, "data": key.data}
-        return MetricKey(key.metric, **parts, model=short[key.model])
+        return MetricKey.of(key, key.data, short[key.model])
     parts = key.split("/")
     places = {"difference": (1,), "between": (1, 2)}.get(parts[0], (0,))
     return "/".join(short.get(part, part) if k in places else part for k, part in enumerate(parts))
@@ -106,5 +109,9 @@ def _renamed(key: str, short: Mapping[str, str]) -> str:
 
 def _in_text(text: str, short: Mapping[str, str]) -> str:
     for name in sorted(short, key=len, reverse=True):
-        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", lambda _, name=name: short[name], text)
+        text = _replaced(text, name, short[name])
     return text
+
+
+def _replaced(text: str, name: str, short: str) -> str:
+    return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", lambda _: short, text)

@@ -141,7 +141,7 @@ def _folded_names(in_sight: _Blocks, folded: _Blocks) -> str:
     return ", ".join(["other groups"] * (len(names) < len(folded)) + names)
 
 
-def _first(metric: Metric, rows: Sequence[Row]) -> Sequence[Row]:
+def _first(metric: Metric, rows: Sequence[Row]) -> list[Row]:
     """The rows that a model is judged by: distinct ones; of an mIoU by fusion the fused ones."""
     found = tables.distinct(rows)
     if metric.key.startswith(_PRESENCE):

@@ -38,8 +38,16 @@ def _plot(front: DialFront, condition: Condition | None) -> Plot:
             axes.plot(*point, marker="o", markersize=14, markerfacecolor="none", color=PAGE["better"])
     for point, dials in _by_point(points).items():
         name = ", ".join({0.0: "0, base", _TRAINED: "1, as trained"}.get(dial, f"{dial:g}") for dial in dials)
-        where = {"textcoords": "offset points", "xytext": (7, -12 if 0.0 in dials else 5), "fontsize": TEXT}
-        axes.annotate(name, point, color=PAGE["ink"], annotation_clip=False, **where)
+        beside = 7, -12 if 0.0 in dials else 5
+        axes.annotate(
+            name,
+            point,
+            xytext=beside,
+            textcoords="offset points",
+            color=PAGE["ink"],
+            fontsize=TEXT,
+            annotation_clip=False,
+        )
     note = ""
     if condition and math.isfinite(limit := _limit(condition, front)):
         axes.axvline(limit, color=PAGE["muted"], linewidth=1, linestyle=(0, (3, 3)))

@@ -166,7 +166,7 @@ def _order(metrics: Mapping[str, float], key: str) -> Order | None:
     ends = [metrics.get(f"{key}/delta{end}", math.nan) for end in ("", "/low", "/high")]
     if not all(map(math.isfinite, ends)):
         return None
-    control, beyond = metrics.get(f"{key}/elsewhere"), [metrics.get(f"{key}/beyond{end}") for end in ("/low", "/high")]
+    control, least, most = (metrics.get(f"{key}/{name}") for name in ("elsewhere", "beyond/low", "beyond/high"))
     fraction, low, high = ((1 + end) / 2 for end in ends)
-    known = None if None in beyond else (beyond[0] / 2, beyond[1] / 2)
-    return Order(fraction, low, high, None if control is None else (1 + control) / 2, known)
+    beyond = None if least is None or most is None else (least / 2, most / 2)
+    return Order(fraction, low, high, None if control is None else (1 + control) / 2, beyond)

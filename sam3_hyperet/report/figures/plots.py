@@ -94,8 +94,16 @@ def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
     """Draw curves; a lone point would be invisible without its marker."""
     for line in lines:
         style, marker = (0, (4, 2)) if line.dashed else "-", "o" if line.marked or len(line.x) == 1 else ""
-        look = {"linewidth": 0.8, "alpha": 0.4} if line.faint else {"linewidth": 1.6}
-        axes.plot(line.x, line.y, color=PAGE[line.color], linestyle=style, marker=marker, markersize=3.2, **look)
+        axes.plot(
+            line.x,
+            line.y,
+            color=PAGE[line.color],
+            alpha=0.4 if line.faint else None,
+            linewidth=0.8 if line.faint else 1.6,
+            linestyle=style,
+            marker=marker,
+            markersize=3.2,
+        )
 
 
 def unit_plot(title: str, lines: Sequence[Line], x: str, y: str, note: str, top: float = 1.0) -> Plot:
