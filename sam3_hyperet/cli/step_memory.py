@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 
 from sam3_hyperet.cli.run_options import RunOptions
+from sam3_hyperet.training.gathering import reduced
 from sam3_hyperet.training.memory.choice import choose
 from sam3_hyperet.training.memory.forecast import Forecaster, ForecastError, StepKind
 from sam3_hyperet.training.options import FSDP
@@ -75,7 +76,7 @@ def _device_bytes(options: RunOptions, fabric: Fabric) -> int:
     if fabric.world_size == 1:
         return total
     smallest = torch.tensor(total, dtype=torch.int64, device=fabric.device)
-    return int(fabric.all_reduce(smallest, reduce_op="min"))  # type: ignore[arg-type]
+    return int(reduced(fabric, smallest, "min"))
 
 
 def _with_train(options: RunOptions, **changes: object) -> RunOptions:

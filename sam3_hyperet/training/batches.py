@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from lightning_fabric.utilities import move_data_to_device
@@ -14,7 +14,10 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.data.loading import ConceptPrompts, EndlessOrder, Pick, build_loader
 from sam3_hyperet.data.mixture import MixedOrder, Mixture
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 _PACKED = ("boxes", "repeated_boxes", "segments", "is_valid_segment", "object_ids")  # a row for each target
 _PROMPTS_SECOND = ("input_boxes", "input_boxes_label")
 

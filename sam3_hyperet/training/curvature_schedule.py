@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from torch import nn
 
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.adapters.attention import HyperbolicGates
 from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.training.options import RadiusOptions
 
 _PREFIX = "radius_control/"
@@ -57,7 +59,9 @@ class RadiusControl:
             raise ConfigError(f"{chosen}: no adjustment has a curvature; {remedy}")
         if any(curvature.learnable for curvature in self._curvatures):
             raise ConfigError(f"{chosen} and hyperet.learn_curvature=true both move the curvature; choose one of them")
-        self._start = float(model.hyperet_config.curvature)
+        config = adapter_config(model)
+        assert config is not None
+        self._start = float(config.curvature)
         if options.schedule == "dynamic" and not options.minimum <= self._start <= options.maximum:
             bounds = f"from radius.minimum={options.minimum} to radius.maximum={options.maximum}"
             raise ConfigError(f"hyperet.curvature={self._start}; {chosen} expects it {bounds}")
@@ -67,7 +71,7 @@ class RadiusControl:
         """The curvature, and what "dynamic" remembers."""
         return asdict(self._course)
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`. Raises CheckpointError for that of a run without this control."""
         names = [field.name for field in fields(_Course)]
         if missing := [_PREFIX + name for name in names if name not in state]:

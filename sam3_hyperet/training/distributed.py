@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning_fabric.strategies import ModelParallelStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from sam3_hyperet import sam3_host as host
 from sam3_hyperet.modeling.parameters import adapter_parameters
 
 
@@ -93,7 +94,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
 
 def _shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Gather the blocks of both encoders one at a time, all that is left together."""
-    backbone = module.model.backbone
+    model: host.Sam3Image = module.get_submodule("model")
+    backbone = model.backbone
     blocks = [*backbone.vision_backbone.trunk.blocks, *backbone.language_backbone.encoder.transformer.resblocks]
     users = Counter(id(parameter) for block in blocks for parameter in block.parameters())
     for block in blocks:

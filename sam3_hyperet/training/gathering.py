@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from sam3_hyperet.errors import UserError
 
@@ -31,6 +32,13 @@ def from_all(fabric: Fabric, action: Callable[[], T]) -> list[T]:
         if isinstance(outcome, UserError | OSError):
             raise outcome if fabric.is_global_zero else SystemExit(1)
     return everyone  # type: ignore[return-value]
+
+
+def reduced(fabric: Fabric, values: Tensor, how: str) -> Tensor:
+    """The sum ("sum"), largest ("max") or smallest ("min") of a tensor's values over all processes."""
+    found = fabric.all_reduce(values, reduce_op=how)
+    assert isinstance(found, Tensor)
+    return found
 
 
 def wait_for_all(fabric: Fabric) -> None:

@@ -37,7 +37,7 @@ def bytes_ahead(batch_size: int, side: int) -> int:
 
 def memory_for_loading() -> int:
     """Bytes of this machine that batches may wait in: half of /dev/shm, a quarter of the memory."""
-    quarter = psutil.virtual_memory().available // 4
+    quarter: int = psutil.virtual_memory().available // 4
     return min(quarter, shutil.disk_usage(_SHARED).free // 2) if _SHARED.is_dir() else quarter
 
 

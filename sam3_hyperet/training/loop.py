@@ -96,11 +96,12 @@ class _Loop:
         run: RunFolder,
     ) -> None:
         train = options.train
+        assert train.max_steps is not None, "train.epochs alone: FitOptions.of_images makes steps of it"
         self._fabric, self._model, self._validation, self._run = fabric, model, validation, run
-        self._train, self._clip_norm = train, options.clip_norm
+        self._train, self._steps, self._clip_norm = train, train.max_steps, options.clip_norm
         self.progress = Progress()
-        self._stages = Stages(fabric, model, loss, options.stage, options.optim, train.max_steps)
-        self._radius = radius_control(model, options.radius, train.max_steps)
+        self._stages = Stages(fabric, model, loss, options.stage, options.optim, self._steps)
+        self._radius = radius_control(model, options.radius, self._steps)
         recomputes = bool(train.checkpoint_activations)
         self._passes = Passes(train.prompts_at_once or 0, recomputes, repeats=train.memory == "auto")
         self._saved = read_state(run.resume, fabric.world_size) if run.resume else None
@@ -112,14 +113,20 @@ class _Loop:
                 self._passes.load_state_dict(counters.get("passes", {}))
         self._stages.begin()
         self._average = Average(model, train.ema) if train.ema else None
-        of_start = {"start": self.progress.step, "is_judged": self.progress.is_judged}
-        self.log = RunLog(run.path, train.max_steps, **of_start, active=fabric.is_global_zero, options=options.logger)
+        self.log = RunLog(
+            run.path,
+            self._steps,
+            start=self.progress.step,
+            is_judged=self.progress.is_judged,
+            active=fabric.is_global_zero,
+            options=options.logger,
+        )
         self._started = time.perf_counter() - self.progress.seconds
 
     @property
     def is_over(self) -> bool:
         """Whether no step is left."""
-        return self.progress.is_over(self._train.max_steps)
+        return self.progress.is_over(self._steps)
 
     def begin(self) -> None:
         """Take over a saved state, or validate the base."""
@@ -131,7 +138,7 @@ class _Loop:
                 self._radius.load_state_dict(state["progress"]["radius"])
             if self._average is not None:
                 self._average.load_state_dict(state["progress"]["average"])
-            self.log.message(_goes_on(self.progress, self._train.max_steps, self._run))
+            self.log.message(_goes_on(self.progress, self._steps, self._run))
             if not self.progress.is_judged:
                 self.validate_and_advance()
                 self._save_state()
@@ -142,7 +149,7 @@ class _Loop:
         """Train one step on the batches. Raises TrainingFailed after too many without a finite loss."""
         train, progress = self._train, self.progress
         rates = self._stages.set_learning_rates(progress.step)
-        is_logged = _is_due(progress.step + 1, train.log_every, train.max_steps) or progress.step == 0
+        is_logged = _is_due(progress.step + 1, train.log_every, self._steps) or progress.step == 0
         how = self._fabric, self._stages, batches, self._clip_norm
         terms, norms = optimize(*how, by_group=is_logged, passes=self._passes)
         progress.count_step(skipped=norms is None)
@@ -167,13 +174,13 @@ class _Loop:
     def _validate_if_due(self) -> float | None:
         """The matched loss on the tuning images, where it is time to validate; the best weights are saved."""
         train, progress = self._train, self.progress
-        if not _is_due(progress.step, train.validate_every, train.max_steps):
+        if not _is_due(progress.step, train.validate_every, self._steps):
             return None
         with self._kept():
             val_loss, is_best = self._validate()
             if is_best:
                 self._save_weights("best")
-        progress.stopped = 0 < train.patience <= progress.waited and progress.step < train.max_steps
+        progress.stopped = 0 < train.patience <= progress.waited and progress.step < self._steps
         return val_loss
 
     def _advance(self, val_loss: float | None) -> None:

@@ -109,7 +109,7 @@ class TrainOptions:
     checkpoint_activations: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.memory is False:  # as YAML reads off
+        if vars(self)["memory"] is False:  # as YAML reads off
             object.__setattr__(self, "memory", "off")
         check_fields(self, "train")
         if self.max_steps is None and self.epochs is None:
@@ -145,7 +145,7 @@ class TrainOptions:
     def length(self) -> str:
         """How long the run is, in words; `max_steps` must be known."""
         epochs = "" if self.epochs is None else f" (train.epochs={self.epochs:g})"
-        return f"{count_of(self.max_steps, 'step')} of {count_of(self.images_a_step, 'image')}{epochs}"
+        return f"{count_of(self.max_steps or 0, 'step')} of {count_of(self.images_a_step, 'image')}{epochs}"
 
     @property
     def scored_images(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -44,17 +45,17 @@ def adapted_model(
 
     Raises ConfigError for an unknown option or one that cannot be, CheckpointError for weights that do not fit.
     """
-    options = OmegaConf.to_container(hyperet, resolve=True) if isinstance(hyperet, DictConfig) else hyperet
+    options: Any = OmegaConf.to_container(hyperet, resolve=True) if isinstance(hyperet, DictConfig) else hyperet
     model = build_model(name, checkpoint=checkpoint, resolution=resolution, seed=seed)
-    adapter = None if adapter is None else locate_adapter(adapter)
-    is_file_of_ours = adapter is not None and adapter.suffix == ".safetensors"
-    if options is not None or not is_file_of_ours:
+    path = None if adapter is None else locate_adapter(adapter)
+    of_ours = path if path is not None and path.suffix == ".safetensors" else None
+    if options is not None or of_ours is None:
         inject(model, HyperETConfig.from_mapping(options or {}))
-    if is_file_of_ours:
-        if (dial := load_to_train(model, adapter)) != 1.0:
-            logger.warning("%s was saved at dial %g; it is trained at 1", adapter, dial)
-    elif adapter is not None:
-        _load_trained(model, adapter)
+    if of_ours is not None:
+        if (dial := load_to_train(model, of_ours)) != 1.0:
+            logger.warning("%s was saved at dial %g; it is trained at 1", of_ours, dial)
+    elif path is not None:
+        _load_trained(model, path)
     logger.info("%s", set_stage(model, stage))
     return model
 

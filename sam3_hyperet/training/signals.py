@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from submitit.core.utils import UncompletedJobError
 
+from sam3_hyperet.training.gathering import reduced
 from sam3_hyperet.training.requeue import REQUEUE, is_preempted
 
 _BY_PRIORITY = (signal.SIGINT, signal.SIGTERM, REQUEUE)  # where several came, the last of them decides
@@ -57,7 +58,7 @@ class Preemption:
         if self._fabric.world_size == 1:
             return noted
         number = torch.tensor(float(noted), device=self._fabric.device)
-        return int(self._fabric.all_reduce(number, reduce_op="max"))
+        return int(reduced(self._fabric, number, "max"))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():

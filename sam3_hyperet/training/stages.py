@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import nn
 
 from sam3_hyperet import sam3_host as host
@@ -84,8 +85,8 @@ class Stages:
         number: the present stage.
     """
 
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
+    module: _FabricModule
+    optimizer: _FabricOptimizer
     raw_optimizer: torch.optim.Optimizer
 
     def __init__(
@@ -113,7 +114,9 @@ class Stages:
         self.raw_optimizer = build_optimizer(  # of the parameters as they are now: sharding replaces them
             self.model, self._optim, key_layers=key_layers, starts=starts, previous=previous
         )
-        self.optimizer = self.fabric.setup_optimizers(self.raw_optimizer)
+        optimizer = self.fabric.setup_optimizers(self.raw_optimizer)
+        assert not isinstance(optimizer, tuple)
+        self.optimizer = optimizer
         return replace(report, groups=describe_groups(self.raw_optimizer))
 
     def set_training_mode(self, *, checkpoint_activations: bool) -> None:

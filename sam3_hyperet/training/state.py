@@ -51,7 +51,7 @@ def save_state(
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
             written = _Digested(file)
-            torch.save(state, written)
+            torch.save(state, written)  # type: ignore[arg-type]  # of a file, it calls write and flush alone
             file.write(written.digest.digest())
             file.flush()
             os.fsync(file.fileno())
@@ -114,7 +114,7 @@ def set_random_generators(states: Mapping[str, Tensor]) -> None:
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
     *numbers, position = states["numpy"].tolist()
-    np.random.set_state(("MT19937", np.asarray(numbers, np.uint32), position))  # noqa: NPY002
+    np.random.set_state(("MT19937", np.asarray(numbers, np.uint32), position, 0, 0.0))  # noqa: NPY002
     version, _, gauss = random.getstate()
     random.setstate((version, tuple(states["python"].tolist()), gauss))
 
@@ -174,10 +174,10 @@ def random_generators(device: torch.device, world: int = 1) -> list[Mapping[str,
 
     All processes must call it at once; the list is in the order of their ranks.
     """
-    _, numbers, position, *_ = np.random.get_state()  # noqa: NPY002
+    of_numpy = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
     states = {
         "torch": torch.get_rng_state(),
-        "numpy": torch.tensor([*numbers.tolist(), position]),
+        "numpy": torch.tensor([*of_numpy["key"].tolist(), of_numpy["pos"]]),
         "python": torch.tensor(random.getstate()[1]),
     }
     if device.type == "cuda":

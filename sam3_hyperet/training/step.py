@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
@@ -18,6 +18,7 @@ from sam3_hyperet.errors import UserError
 from sam3_hyperet.losses.grounding import TOTAL, Counts, GroundingLoss, count_targets
 from sam3_hyperet.training.batches import parts_of
 from sam3_hyperet.training.distributed import gathered
+from sam3_hyperet.training.gathering import reduced
 from sam3_hyperet.training.optimizer import gradient_norms
 from sam3_hyperet.training.state import random_generators, set_random_generators
 
@@ -123,9 +124,10 @@ def optimize(
     names, sums = _run_passes(fabric, stages, batches, counts, passes)
     summed = _summed(fabric, sums)
     groups = gradient_norms(stages.raw_optimizer) if by_group else {}
-    norm = gathered(fabric.clip_gradients(module, optimizer, max_norm=clip_norm, error_if_nonfinite=False))
+    clipped = fabric.clip_gradients(module, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
+    assert clipped is not None  # as with any max_norm
     # the device is waited for once
-    every = torch.cat([summed, torch.stack([norm, *groups.values()]).to(summed)]).cpu()
+    every = torch.cat([summed, torch.stack([gathered(clipped), *groups.values()]).to(summed)]).cpu()
     terms = dict(zip(names, every, strict=False))
     total, norm, *of_groups = [float(terms[TOTAL]), *every[len(terms) :].tolist()]
     if not (math.isfinite(total) and math.isfinite(norm)):
@@ -203,7 +205,7 @@ def _agree(fabric: Fabric, passes: Passes) -> None:
     fraction = 1 / passes.prompts_at_once if passes.prompts_at_once else 0.0
     mine = [fraction, passes.checkpoint_activations, passes.repeated]
     most = torch.tensor(mine, dtype=torch.float32, device=fabric.device)
-    fraction, checkpointing, repeated = fabric.all_reduce(most, reduce_op="max").tolist()
+    fraction, checkpointing, repeated = reduced(fabric, most, "max").tolist()
     passes.prompts_at_once = round(1 / fraction) if fraction else 0
     passes.checkpoint_activations, passes.repeated = bool(checkpointing), int(repeated)
 
@@ -220,4 +222,4 @@ def _out_of_memory_message(shortage: str, passes: Passes, processes: int) -> str
 
 def _summed(fabric: Fabric, values: Tensor) -> Tensor:
     """The sum over all processes."""
-    return values if fabric.world_size == 1 else fabric.all_reduce(values.to(fabric.device), reduce_op="sum")
+    return values if fabric.world_size == 1 else reduced(fabric, values.to(fabric.device), "sum")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from sam3_hyperet import sam3_host as host
@@ -77,16 +78,17 @@ def validation_losses(
     fabric: Fabric, stages: Stages, batches: Iterator[host.BatchedDatapoint], passes: Passes, together: int
 ) -> dict[str, float]:
     """Mean of every loss term over the batches, of which the processes compute a part each, in the passes of a step."""
-    module, share = stages.module, (fabric.global_rank, fabric.world_size)
+    module: nn.Module = stages.module
     if any(isinstance(part, FSDPModule) for part in module.modules()):
         share = (0, 1)  # all processes gather the parameters of each pass
     else:
-        module = module.module  # without the wrapper, which would wait for processes that have no batch left
+        share = (fabric.global_rank, fabric.world_size)
+        module = stages.module.module  # without the wrapper, which would wait for processes that have no batch left
     stages.model.eval()
     stages.model.training = True  # the root's flag alone: SAM 3 then returns what its losses need
 
     def own_terms() -> list[tuple[int, dict[str, float]]]:
-        terms = []
+        terms: list[tuple[int, dict[str, float]]] = []
         for first in itertools.count(step=together):
             if not (parts := list(itertools.islice(batches, together))):
                 return terms

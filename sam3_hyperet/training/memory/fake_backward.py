@@ -21,12 +21,13 @@ def backward(losses: list[Tensor]) -> None:
     the loss, nor to what it was computed from.
     """
     loss = losses.pop()
-    root, gradient = loss.grad_fn, torch.ones_like(loss)
+    root: Any = loss.grad_fn
+    gradient = torch.ones_like(loss)
     waiting, functions = _uses(root)
     del loss
     gradients: dict[Any, list[Tensor | None]] = {root: [gradient]}
     order = itertools.count()
-    ready = [(-root._sequence_nr(), next(order), root)]  # type: ignore[union-attr]
+    ready = [(-root._sequence_nr(), next(order), root)]
     del root, gradient
     with torch.no_grad():
         while ready:
@@ -45,7 +46,7 @@ def backward(losses: list[Tensor]) -> None:
                 waiting[target] -= 1
                 if not waiting[target]:
                     heapq.heappush(ready, (-_turn(target, functions), next(order), target))
-            target = edges = None  # type: ignore[assignment]  # nodes live as long as something names them
+            target = edges = None  # nodes live as long as something names them
 
 
 class _Function:
@@ -56,7 +57,8 @@ class _Function:
 
     def __init__(self, node: Any) -> None:
         self._node, self.saved_tensors = node, node.saved_tensors
-        self.outputs, self.edges, self.turn = node._input_metadata, node.next_functions, node._sequence_nr()
+        self.outputs, self.edges = node._input_metadata, node.next_functions
+        self.turn: int = node._sequence_nr()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._node, name)

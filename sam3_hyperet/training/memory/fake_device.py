@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ _KNOWN_ELEMENTS = 1 << 16  # tensors up to this size keep their values where all
 _FACTORIES_WITHOUT_VALUES = (aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default)
 
 
-class FakeDevice(TorchDispatchMode):
+class FakeDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch, its __init_subclass__
     """Counter of the memory that tensors on "cpu" or "cuda" would take; within `fake_device` alone.
 
     Small tensors keep their values where these follow from known ones, such as shapes and numbers of targets. What
@@ -36,10 +36,10 @@ class FakeDevice(TorchDispatchMode):
     """
 
     def __init__(self, kind: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kind, self.bytes, self.peak = kind, 0, 0
         self._sizes: dict[int, int] = {}
-        self._values = WeakTensorKeyDictionary()
+        self._values: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
 
     def tensor(self, shape: torch.Size | tuple[int, ...], dtype: torch.dtype, values: Tensor | None = None) -> Tensor:
         """A tensor of the device, whose small `values` may be known."""

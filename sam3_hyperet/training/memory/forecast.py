@@ -161,7 +161,7 @@ class FixedMatcher(nn.Module):
 
     def forward(self, outputs: dict[str, Tensor], targets: dict[str, Tensor], **_: object) -> tuple[Tensor, ...]:
         total = outputs["pred_logits"].shape[1]
-        rows = []
+        rows: list[tuple[int, int, int]] = []
         for prompt, count in enumerate(int(one) for one in targets["num_boxes"]):
             first = len({row[2] for row in rows})
             rows += [(prompt, i % total, first + i // self._queries) for i in range(count * self._queries)]
@@ -174,7 +174,8 @@ def _total(
     model: host.Sam3Image, loss: GroundingLoss, batch: host.BatchedDatapoint, counts: Counts, kind: StepKind
 ) -> Tensor:
     with autocast(kind.precision, kind.device):
-        return loss(model, batch, model(batch), counts)[TOTAL]
+        total: Tensor = loss(model, batch, model(batch), counts)[TOTAL]
+        return total
 
 
 def small_batch(
