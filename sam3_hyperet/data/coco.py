@@ -21,7 +21,6 @@ from sam3_hyperet.data.annotations import (
     ImageInfo,
     Instance,
     field,
-    image_size,
     records,
     shown,
     some,
@@ -34,6 +33,7 @@ from sam3_hyperet.data.coco_json import CocoJson
 from sam3_hyperet.data.coco_records import read_id, read_side
 from sam3_hyperet.data.finding import Listing, leaves_folder
 from sam3_hyperet.data.hierarchy import ConceptTree, read_tree, with_tree
+from sam3_hyperet.data.image_files import image_size
 from sam3_hyperet.data.phrases import has_phrases, with_phrases_as_categories
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.masks import MAX_SIDE
@@ -218,7 +218,7 @@ def _with_tree(vocabulary: Sequence[Category], path: Path, tree: Path | str | No
 
 def _images(content: Mapping[str, Any], path: Path, categories: Set[int], adjusted: Counter[str]) -> dict[str, Any]:
     """The fields of a `CocoFile` that say which images there are; a size that the file does not say is 0."""
-    names, sizes = dict[int, str](), []
+    names, sizes = dict[int, str](), list[tuple[int, int]]()
     federated, known = [], {"neg_category_ids": list[tuple[int, int]](), "not_exhaustive_category_ids": []}
     for where, record in records(content, "images", path):
         number = read_id(field(record, "id", where), f"{where}: its id", adjusted)
@@ -239,7 +239,8 @@ def _images(content: Mapping[str, Any], path: Path, categories: Set[int], adjust
             raise DataError(f"{where}: its file_name is {shown(name)}, expected a path below the image folder")
         if is_url:
             name = unquote("/".join(name.split("/")[-2:]))
-        sizes.append([read_side(record, side, where, adjusted, MAX_SIDE) for side in ("height", "width")])
+        height, width = (read_side(record, side, where, adjusted, MAX_SIDE) for side in ("height", "width"))
+        sizes.append((height, width))
         names[number] = name
     if not names:
         raise DataError(f"{path}: it has no images")
@@ -255,9 +256,9 @@ def _paths(path: Path, folder: Path, ids: np.ndarray, file_names: Ragged) -> tup
     text, ends = file_names.values.tobytes(), file_names.starts.tolist()
     names = [text[start:end].decode("utf-8", "surrogatepass") for start, end in itertools.pairwise(ends)]
     listing = Listing(folder)
-    found = [None if leaves_folder(name) else listing.name(name) for name in names]
+    found = ["" if leaves_folder(name) else listing.name(name) or "" for name in names]
     folders: dict[str, str] = {}
-    by_end = {i: _by_end(listing, names[i], folders) for i, name in enumerate(found) if name is None}
+    by_end = {i: _by_end(listing, names[i], folders) for i, name in enumerate(found) if not name}
     missing = []
     for i, file in by_end.items():
         if file is not None:

@@ -72,8 +72,9 @@ class AnnotationTable:
         height, width = self._size[position]
         box, fault = read_box(record, height, width)
         outline = record.get("segmentation")
-        is_boxed = self.boxes and box is not None and not outline
-        if is_boxed:
+        is_boxed = False
+        if self.boxes and box is not None and not outline:
+            is_boxed = True
             outline = [_rectangle(box, height, width)]
             if box[0] < -1 or box[1] < -1 or box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1:
                 self.adjusted["box beyond the image's border, clipped"] += 1
@@ -247,14 +248,14 @@ class AnnotationTable:
             span, (width, height) = [round(float(v), 1) for v in reach[k]], sizes[k]
             where = f"{self.path}: annotation {ids[k]}"
             raise DataError(f"{where}: a polygon spans {span}, the image is {width}x{height}")
-        return (beyond > 1).any(axis=-1)
+        return np.asarray((beyond > 1).any(axis=-1))
 
     def _mask_boxes(self, rows: np.ndarray, owner: np.ndarray, reach: np.ndarray) -> np.ndarray:
         """(A, 4) left, top, right, bottom of each row's outline, within the image."""
         found = np.full((len(rows), 4), -np.inf)
         found[:, :2] = np.inf
-        np.minimum.at(found, (owner, slice(0, 2)), reach[:, :2])
-        np.maximum.at(found, (owner, slice(2, 4)), reach[:, 2:])
+        np.minimum.at(found[:, :2], owner, reach[:, :2])
+        np.maximum.at(found[:, 2:], owner, reach[:, 2:])
         for row in np.flatnonzero(rows[:, 4] == rows[:, 5]).tolist():
             x, y, width, height = masks.box(self._rle(rows[row]))
             found[row] = x, y, x + width, y + height
@@ -267,7 +268,7 @@ class AnnotationTable:
         wrong = keep & (np.abs(corners - found) > _SLACK + _RELATIVE_SLACK * sides).any(axis=1)  # never of a NaN
         self._refuse_row_order(rows[wrong & (rows[:, 4] == rows[:, 5])], stated[wrong & (rows[:, 4] == rows[:, 5])])
         fraction = keep & (stated[:, 4] <= 1) & (sides[:, 0] * sides[:, 1] > _SOME_PIXELS)
-        believed = stated.copy()
+        believed: np.ndarray = stated.copy()
         believed[fraction, 4] = math.nan
         believed[wrong, :4] = math.nan
         for fault, which in (("box that contradicts its mask", wrong), (_NO_AREA, fraction)):

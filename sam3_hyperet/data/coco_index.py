@@ -117,7 +117,7 @@ def _write(file: Path, key: str, content: CocoFile) -> None:
     with file.open("wb") as out:
         out.write(_START.pack(_MAGIC, 0, len(header)) + header)
         for value in arrays.values():
-            for part in (np.ascontiguousarray(value).reshape(-1).view(np.uint8), _padding(value.nbytes)):
+            for part in (np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, _padding(value.nbytes)):
                 out.write(part)
                 checksum = zlib.crc32(part, checksum)
         out.seek(0)

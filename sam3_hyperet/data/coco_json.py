@@ -28,6 +28,7 @@ _BLOCK = 2**24  # bytes
 _NO_BOX = (math.nan,) * 4
 _ONCE = (b'"images"', b'"categories"', b'"annotations"')
 _NEVER = (b'"noun_phrase"', b'"text_input"')  # `phrases` needs the file as a whole
+_BLANK = msgspec.Raw(b"")
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -102,6 +103,7 @@ class CocoJson:
             for where, record in records(self.content, "annotations", self.path):
                 table.add(record, where)
             return
+        assert self._mapped is not None  # what `_raw` is a view of
         self.content, raw, done = None, self._raw.annotations, 0
         for first in range(0, len(raw), _AT_ONCE):
             chunk = raw[first : first + _AT_ONCE]
@@ -116,7 +118,7 @@ class CocoJson:
             if done > _BLOCK:
                 self._mapped.madvise(mmap.MADV_DONTNEED)  # what was read no longer counts as this process's memory
                 done = 0
-            raw[first : first + _AT_ONCE] = [None] * len(chunk)
+            raw[first : first + _AT_ONCE] = [_BLANK] * len(chunk)
 
     def _add(
         self, table: AnnotationTable, chunk: Sequence[msgspec.Raw], first: int, found: Sequence[_Usual | None]
@@ -158,7 +160,7 @@ class _UsualRecords:
         self._rows = np.stack([self._ids, images, categories, crowd], axis=1)
         boxes = chain.from_iterable((*one.bbox, one.area) for one in every)
         self._stated = np.fromiter(boxes, np.float64, count=5 * len(every)).reshape(-1, 5)
-        self._outlines = [one.segmentation for one in every]
+        self._outlines = [one.segmentation if isinstance(one.segmentation, list) else [] for one in every]
         height, width = table.sizes[images].T
         x, y, w, h, area = self._stated.T
         inside = (np.abs(x) <= width) & (np.abs(y) <= height) & (w > 0) & (w <= 2 * width) & (h > 0) & (h <= 2 * height)
@@ -176,10 +178,8 @@ class _UsualRecords:
         return True
 
 
-def _is_usual(outline: list[list[float]] | _RunLengths) -> bool:
-    if not outline or type(outline) is not list:
-        return False
-    return all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in outline)
+def _is_usual(outline: list[list[float]]) -> bool:
+    return bool(outline) and all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in outline)
 
 
 def _decoded(chunk: Sequence[msgspec.Raw], text: bytes) -> Sequence[_Usual | None]:

@@ -54,7 +54,7 @@ class ColorTable:
         at = np.searchsorted(self._sorted, packed).clip(max=len(self._sorted) - 1)
         wrong = self._sorted[at] != packed
         if not wrong.any():
-            return self._labels[at]
+            return np.take(self._labels, at)
         strange = packed[wrong]
         different = len(np.unique(strange))
         first = [int(strange[0]) >> shift & 255 for shift in (16, 8, 0)]
@@ -90,15 +90,10 @@ def read_colors(colors: Mapping[str, object] | Path) -> ColorTable:
     names = list(dict.fromkeys(name for name, _ in pairs))
     found: dict[Color, int] = {}
     for name, color in pairs:
-        values = [color] * 3 if type(color) is int else color
-        if isinstance(color, str) and (hexadecimal := _HEX.fullmatch(color)):
-            values = [int(part, 16) for part in hexadecimal.groups()]
-        is_color = isinstance(values, list | tuple) and len(values) == 3 and all(type(v) is int for v in values)
-        if not is_color or not all(0 <= v <= 255 for v in values):  # type: ignore[union-attr]
+        if (key := _color(color)) is None:
             raise DataError(
                 f"{source}: the colour of {name!r} is {shown(color)}, expected [red, green, blue], 0 to 255, or #rrggbb"
             )
-        key: Color = tuple(values)  # type: ignore[arg-type]
         if found.setdefault(key, names.index(name)) != names.index(name):
             raise DataError(f"{source}: {names[found[key]]!r} and {name!r} have the same colour {_text(key)}")
     if not names:
@@ -109,6 +104,17 @@ def read_colors(colors: Mapping[str, object] | Path) -> ColorTable:
     return ColorTable(
         ("background", *names), {BLACK: 0} | {one: at + 1 for one, at in found.items()}, source, (remark,)
     )
+
+
+def _color(given: object) -> Color | None:
+    """A colour as a user writes it; None for what is none."""
+    values = [given] * 3 if type(given) is int else given
+    if isinstance(given, str) and (hexadecimal := _HEX.fullmatch(given)):
+        values = [int(part, 16) for part in hexadecimal.groups()]
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        return None
+    red, green, blue = values
+    return (red, green, blue) if all(type(v) is int and 0 <= v <= 255 for v in values) else None
 
 
 def _of_file(path: Path) -> list[tuple[str, object]]:

@@ -34,7 +34,7 @@ def directional(categories: Iterable[Category], absent_concepts: Iterable[str] =
 
     A single letter, as in "hip L", counts where its partner "hip R" is there.
     """
-    names = {name: (name,) for name in absent_concepts}
+    names: dict[str, tuple[str, ...]] = {name: (name,) for name in absent_concepts}
     names |= {category.name: (category.name, *category.synonyms) for category in categories}
     every = {tuple(_words(text)) for texts in names.values() for text in texts}
     return [name for name, texts in names.items() if any(_tells(text, every) for text in texts)]

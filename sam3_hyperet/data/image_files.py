@@ -1,5 +1,6 @@
 """Images as files: known by their content, and by their size before a pixel is decoded."""
 
+import os
 import re
 import struct
 import zlib
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sam3_hyperet.errors import DataError, UserError
 from sam3_hyperet.reading import foreign_content, regular_file
@@ -34,7 +35,7 @@ def limit_megapixels(megapixels: float) -> None:
 
 
 @contextmanager
-def open_image(path: Path, kind: str = "image") -> Iterator[Image.Image]:
+def open_image(path: Path, kind: str = "image") -> Iterator[ImageFile.ImageFile]:
     """Open an image as it is stored; its pixels are decoded when they are asked for.
 
     Raises DataError naming the file: it is none, has several frames, or cannot be decoded within the context.
@@ -113,12 +114,12 @@ def _orientation(path: Path) -> int:
         return int(file.getexif().get(_ORIENTATION, 1))
 
 
-def _has_16_bits(image: Image.Image) -> bool:
+def _has_16_bits(image: ImageFile.ImageFile) -> bool:
     """Whether a file has more than 8 bits a channel of a colour, of which Pillow would silently drop the lower ones."""
     if image.format == "BMP":  # 5 or 6 bits a channel, in 16 a pixel
         return False
     if image.format == "JPEG2000":
-        return _bits_of_jpeg2000(Path(image.filename)) > 8
+        return _bits_of_jpeg2000(Path(os.fsdecode(image.filename))) > 8
     raw = image.tile[0].args if getattr(image, "tile", None) else ()
     mode, *more = (raw,) if isinstance(raw, str) else raw or ("",)
     return ";16" in str(mode) or (image.format == "PPM" and more[:1] > [255])

@@ -98,7 +98,7 @@ class LabelMaps(AnnotatedImages):
     def label_map(self, i: int) -> np.ndarray:
         path = self._files[i][1]
         values = self._encoding.read(path)
-        labels = self._ids[values]
+        labels: np.ndarray = self._ids[values]
         if (wrong := labels == _UNKNOWN).any():
             low, high = (self.categories[at].id + self._encoding.offset for at in (0, -1))
             expected = f"{low} to {high}, or {some(self._encoding.ignore)} for no class"

@@ -88,7 +88,7 @@ class ConceptPrompts(Dataset[Datapoint]):
             why = "a category without any is never taken as absent"
             raise DataError(f"{images.name}: {found}, and {why}; expected prompts of annotated categories")
         # shared with worker processes; a worker writes to its own row alone
-        self._lost = torch.zeros((_MAX_WORKERS + 1, len(_LOST)), dtype=torch.int64).share_memory_()
+        self._lost = torch.zeros((_MAX_WORKERS + 1, len(_LOST)), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     @property
     def lost(self) -> Counter[str]:
@@ -134,6 +134,7 @@ class ConceptPrompts(Dataset[Datapoint]):
         present = regions.present
         lost = (self.images.unlabelled(i) | self.images.not_exhaustive(i)) - present
         unknown, crowds = regions.unknown | lost, regions.crowds | lost
+        prompts: Sequence[Prompt]
         if self.sampler is not None:
             present |= shown - self._categories.keys()
             prompts = self.sampler.sample(present, unknown, rng) or self.sampler.sample(present, crowds, rng)

@@ -99,8 +99,9 @@ def open_run(options: DataOptions, *, tune: bool, evaluate: bool) -> RunSplits:
         regions = f"the regions of {training.name} are whole classes, of which a box is no example"
         raise ConfigError(f"data.exemplars={options.exemplars:g}: {regions}; expected a set of instances, or 0")
     evaluation = open_split(options, "val", train) if evaluate else None
-    splits = {"train": training, "tune": tuning and tuning.images, "val": evaluation and evaluation.images}
-    training.remarks += shared_remarks({name: images for name, images in splits.items() if images is not None})
+    others = {"tune": tuning, "val": evaluation}
+    images = {name: split.images for name, split in others.items() if split is not None}
+    training.remarks += shared_remarks({"train": training, **images})
     return RunSplits(training, tuning, evaluation)
 
 
@@ -114,7 +115,7 @@ def open_split(options: DataOptions, split: str, train: Split | None = None) -> 
     is_held_out = split in ("tune", "val") and split not in options.splits and "train" in options.splits
     of_train = is_held_out or split == "train"
     source = train if of_train and train is not None else read_split(options, "train" if of_train else split)
-    chosen, remarks = list(range(len(source.images))), ()
+    chosen, remarks = list(range(len(source.images))), tuple[str, ...]()
     if of_train:
         chosen, remarks = choose(options, source.images, split)
     if options.limit and split != "val" and len(chosen) > options.limit:
@@ -281,8 +282,15 @@ def _read_coco(options: DataOptions, split: str, root: Path) -> Files:
             f"{annotations}: no such file; found {some(found) or 'no .json file'} below {root}, expected {file}, and "
             f"its images in {folder}/; other names: data.splits={{{split}: [folder, file.json]}}, or data=auto"
         )
-    how = {"name": options.name, "crowds": options.crowds, "boxes": options.boxes, "upright": options.exif == "apply"}
-    return read_coco(annotations, root / folder, **how), None, annotations
+    images = read_coco(
+        annotations,
+        root / folder,
+        name=options.name,
+        crowds=options.crowds,
+        boxes=options.boxes,
+        upright=options.exif == "apply",
+    )
+    return images, None, annotations
 
 
 def _pair(split: str, given: object) -> tuple[str, str]:
@@ -324,8 +332,8 @@ def _read_yolo(options: DataOptions, split: str, root: Path) -> Files:
     if not isinstance(sources, list | tuple) or not sources or not all(isinstance(one, str) for one in sources):
         raise ConfigError(f"data.splits.{split}={given!r}; expected folders or .txt lists of images, below data.root")
     names = root / (options.names or "data.yaml") if isinstance(options.names, str) else options.names
-    how = {"name": options.name, "boxes": options.boxes, "upright": is_upright(options)}
-    return read_yolo(root, sources, names, **how), None, None
+    upright = is_upright(options)
+    return read_yolo(root, sources, names, name=options.name, boxes=options.boxes, upright=upright), None, None
 
 
 _READERS = {

@@ -71,7 +71,9 @@ def image_tensor(image: Image.Image, resolution: int, view: View) -> torch.Tenso
     """(3, resolution, resolution) float32 in [-1, 1]; of a whole image exactly what SAM 3's processor makes."""
     pixels = F.pil_to_tensor(image)[:, view.top : view.top + view.height, view.left : view.left + view.width]
     pixels = F.resize(pixels.flip(-1) if view.flip else pixels, [resolution, resolution])
-    return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), mean=list(MEAN), std=list(STD))
+    pixels = F.to_dtype(pixels, torch.float32, scale=True)
+    tensor: torch.Tensor = F.normalize(pixels, mean=list(MEAN), std=list(STD))
+    return tensor
 
 
 @dataclass(frozen=True)
