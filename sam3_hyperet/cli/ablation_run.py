@@ -73,7 +73,7 @@ def run(config: DictConfig) -> dict[str, str]:
             if not job.is_trial:
                 raise
             print(f"{error}; so these options are not chosen")  # nor is a gain in the row
-        row = {
+        values = {
             **job.cells,
             **_setup(options),
             **measured,
@@ -83,7 +83,7 @@ def run(config: DictConfig) -> dict[str, str]:
             "weights": weights_digest(options.model)[:12],
             "identity": job.identity,
         }
-        row = {name: cell(value) for name, value in row.items()}
+        row = {name: cell(value) for name, value in values.items()}
         layout = TRIALS if job.is_trial else RUNS
         if job.is_trial:
             row = TRIALS.part_of(row, (GAIN, LOST))

@@ -41,7 +41,7 @@ def base_remark(model: ModelOptions, sets: Iterable[DataOptions]) -> str:
     for one in sets:
         if one.format == "scenes" and one.seed in seen:
             name, images = seen[one.seed]
-            shared = count_of(min(images, int(one.splits["train"])), "training image")
+            shared = count_of(min(images, int(str(one.splits["train"]))), "training image")
             whose = f"the {count_of(images, 'scene')} of data.seed={one.seed} ({name})"
             found = f"warning: {file.name} was trained on {whose}, of which {one.name} has {shared}"
             return f"{found}: expected pictures that are new to the base, another data.seed"

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     subcommand, config = parse_command("benchmark", argv)
     options: dict[str, Any] = plain(config)
     launcher = read_options(SlurmOptions, options.pop("launcher"), "launcher")
-    defaults = OmegaConf.to_container(OmegaConf.load(CONFIGS / "benchmark" / f"{subcommand}.yaml"))
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "benchmark" / f"{subcommand}.yaml"))
     for key, value in options.items():
         if key == "out":
             continue

@@ -74,9 +74,7 @@ def compare_and_report(
     if comparison is None:
         return {}
     front = front or _front(comparison, dial_rule)
-    tried = front.metrics if front and front.chosen is not None else {}
-    of_tuning = {f"dial/{dial:g}/{name}": tried[dial][name] for dial in tried for name in front.rule.metrics}
-    metrics = {**extra, **of_tuning, **comparison.metrics}
+    metrics = {**extra, **(_of_tuning(front) if front and front.chosen is not None else {}), **comparison.metrics}
     Manifest(run_dir).claim(*EVALUATION_FILES)
     write_json(run_dir / METRICS_FILE, {**how_measured(comparison), **metrics})
     write_comparison(replace(comparison, metrics=metrics), run_dir, config_text, front, base)
@@ -86,6 +84,12 @@ def compare_and_report(
     if front and front.chosen is None:
         print_front(console, front)
     return metrics
+
+
+def _of_tuning(front: DialFront) -> dict[str, float]:
+    """What the rule names, at each dial that was tried on tuning images."""
+    names = front.rule.metrics
+    return {f"dial/{dial:g}/{name}": found[name] for dial, found in front.metrics.items() for name in names}
 
 
 def how_measured(comparison: Comparison) -> dict[str, object]:
@@ -133,7 +137,8 @@ def print_metrics(console: Console, metrics: Mapping[str, float], names: Sequenc
         values = [value(metrics, MetricKey.of(key, key.data, part)) for part in parts]
         shown = [MISSING if found is None else f"{found:.4f}" for found in values]
         if is_pair:
-            shown.append(MISSING if None in values else f"{values[1] - values[0]:+.4f}")
+            before, after = values
+            shown.append(MISSING if before is None or after is None else f"{after - before:+.4f}")
         table.add_row(key, *shown)
     print_table(console, table)
 

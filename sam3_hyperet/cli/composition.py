@@ -71,12 +71,20 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
         raise ConfigError(f"{of_jobs[0]} is for jobs; expected launcher=slurm with it")
     if "run" in values:
         values[OF_RUN] = from_runs if values["run"] else []
-    return OmegaConf.create(values)
+    composed: DictConfig = OmegaConf.create(values)
+    return composed
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
     """The plain values of a configuration or section."""
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    return OmegaConf.to_container(config, resolve=resolve)  # type: ignore[return-value]
+
+
+def with_values(config: DictConfig, values: Mapping[str, object]) -> DictConfig:
+    """A configuration with some values in place of its own."""
+    merged = OmegaConf.merge(config, values)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def _written(*folders: Path) -> frozenset[tuple[Path, int]]:
@@ -112,7 +120,7 @@ def _composed_files(
     OmegaConf.set_struct(config, False)
     for name, cls in SECTIONS.items():
         if name in config:
-            section = current_names(cls, OmegaConf.to_container(config[name]), name)
+            section = current_names(cls, plain(config[name], resolve=False), name)
             config[name] = OmegaConf.merge(defaults(cls), section)
     return config
 
@@ -120,6 +128,7 @@ def _composed_files(
 def with_parents(file: Path) -> list[Any]:
     """The content of a tool's configuration behind those that its defaults list names without a group."""
     content = OmegaConf.load(file)
+    assert isinstance(content, DictConfig)
     named = (file.with_name(f"{entry}.yaml") for entry in content.get("defaults", []) if isinstance(entry, str))
     return [*(one for parent in named if parent.exists() for one in with_parents(parent)), content]
 
@@ -142,7 +151,7 @@ def _choice(group: str, text: str, configs: Path) -> str:
         content = read_yaml(Path(name).expanduser(), f"{group}={text}")
         package = "_global_" if group == "experiment" else None
         if group == "data":
-            content = OmegaConf.merge({"name": Path(name).stem}, content)
+            content = with_values(OmegaConf.create({"name": Path(name).stem}), content)
         name = _OWN_FILE
         ConfigStore.instance().store(group=group, name=name, node=content, package=package)
     elif name not in (valid := choices_of(group, configs)):
@@ -193,10 +202,10 @@ def _set(config: DictConfig, command: str, argument: str, configs: Path) -> None
     if cls:
         if not path:
             given = _value(key, text, expects_text=False)
-            config[section] = OmegaConf.merge(defaults(cls), current_names(cls, given, section))  # type: ignore[arg-type]
+            config[section] = OmegaConf.merge(defaults(cls), current_names(cls, given, section))
             return
         path[0] = current_name(cls, path[0], section)
-        if len(path) > 1 and not admits(cls, path[0], Mapping):  # type: ignore[type-abstract]
+        if len(path) > 1 and not admits(cls, path[0], Mapping):
             raise ConfigError(f"{key}: {section}.{path[0]} is one value; expected {section}.{path[0]}=…")
         expects_text = admits(cls, path[0], str) and not admits(cls, path[0], tuple)
     elif path and not isinstance(parent := OmegaConf.select(config, ".".join([section, *path[:-1]])), DictConfig):
@@ -222,7 +231,8 @@ def _value(key: str, text: str, *, expects_text: bool) -> Any:
         if not text.startswith(("[", "{")):
             return text
         try:
-            value = OmegaConf.to_container(OmegaConf.create(f"key: {text}"))["key"]
+            read: Any = OmegaConf.to_container(OmegaConf.create(f"key: {text}"))
+            value = read["key"]
         except (YAMLError, OmegaConfBaseException) as error:
             reason = str(getattr(error, "problem", error)).splitlines()[0]
             raise ConfigError(f"{key}={text} is not a list [a, b] nor a mapping {{a: 1}}: {reason}") from error

@@ -70,10 +70,15 @@ class DialOptions:
         if rule is None and dial == AUTO:
             missing = "and train.best of the run has no metric" if values["run"] else "which chooses"
             raise ConfigError(f"dial=auto needs dial_rule=…, {missing}; such as dial_rule={_EXAMPLE}")
-        if text and LOSS in rule.metrics:
+        if text and rule and LOSS in rule.metrics:
             raise ConfigError(f"dial_rule={text!r}: the loss is measured in training alone; expected metrics")
         dials = tuple(map(float, dial)) if several else float(dial) if isinstance(dial, int) else dial
         return cls(dials, rule, tuple(map(float, GRID if grid is None else grid)), save)
+
+    @property
+    def number(self) -> float | None:
+        """The dial of all adapted models; None for several, for "auto", and for those that the files say."""
+        return self.dial if isinstance(self.dial, float) else None
 
     @property
     def along(self) -> tuple[float, ...]:

@@ -117,15 +117,15 @@ def evaluate(config: DictConfig) -> Path:
         if choosing and dials.rule:
             if warning := tuned_on(config.run, data):
                 say(warning)
-            work = {"run_dir": run_dir, "fabric": fabric, "resume": config.resume == "auto"}
-            shown = {"say": say, "progress": partial(counted, console, "tuning images")}
             base, adapted = (one.model for one in models)
-            front = choose_dial(adapted, data, choosing, dials.rule, dials.grid, base=base, **work, **shown)
+            choose = partial(choose_dial, base=base, run_dir=run_dir, fabric=fabric, resume=config.resume == "auto")
+            on_tuning = partial(counted, console, "tuning images")
+            front = choose(adapted, data, choosing, dials.rule, dials.grid, say=say, progress=on_tuning)
             print_front(console, front)
         if dials.along:
             models = along_dial(models, dials.along)
         else:
-            set_dials(models, front.chosen if front else dials.dial, say)
+            set_dials(models, front.chosen if front else dials.number, say)
         compare_and_report(
             models,
             data,

@@ -4,11 +4,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from sam3_hyperet.cli.adapted_model import dial_line, open_adapted
 from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.composition import with_values
 from sam3_hyperet.cli.predict_inputs import listed_prompts, trial_images
 from sam3_hyperet.digest import sha256
 from sam3_hyperet.errors import ConfigError
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> Path:
     check_export(out)
     images = trial_images(config.images, partial(console.print, markup=False))
     prompts = listed_prompts(config.prompts)
-    model, adapter = open_adapted(OmegaConf.merge(config, {"device": "cpu"}))
+    model, adapter = open_adapted(with_values(config, {"device": "cpu"}))
     check_prompts(model, prompts)
     if line := dial_line(model, config.dial):
         console.print(line, markup=False)

@@ -46,8 +46,8 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     for name, one in _runs(options, compare=values["compare"]):
         forecaster = Forecaster(step_kind(one, "cuda"))
         train = one.train
-        asked = {name: getattr(train, name) for name in ("prompts_at_once", "checkpoint_activations")}
-        chosen = [choose(forecaster, images, prompts, round(card * 1e9), **asked) for card in cards]
+        given = {name: getattr(train, name) for name in ("prompts_at_once", "checkpoint_activations")}
+        chosen = [choose(forecaster, images, prompts, round(card * 1e9), **given) for card in cards]
         rows += [_row(name, one.stage.last, card, choice) for card, choice in zip(cards, chosen, strict=True)]
         table.add_row(name, str(one.stage.last), f"{chosen[0].plain / _GIB:.1f} GiB", *map(_cell, chosen))
     console.print(table)

@@ -1,6 +1,6 @@
 """`sam3-hyperet predict`: what a model finds on images, as overlays, as one JSON file, and as COCO results."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -30,9 +30,10 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.models import at_dial
 from sam3_hyperet.files import Manifest, write_json
 from sam3_hyperet.inference.exemplars import Exemplars
+from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.inference.predictor import Predictor, check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
-from sam3_hyperet.inference.tiled_prediction import TiledPredictor
+from sam3_hyperet.inference.tiled_prediction import TiledPrediction, TiledPredictor
 from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.modeling.adapter_source import HUB, PACKAGE, adapter_name
@@ -138,7 +139,7 @@ def predict(config: DictConfig) -> Path:
                 overlays.draw(name, path.name, image, [*before, entry])
             write(path, inputs.ids[i], entry, name)
             sizes.append(image.size)
-            tiles = "" if predictor is whole else f" in {predictor.grid(*image.size)}"
+            tiles = f" in {predictor.grid(*image.size)}" if isinstance(predictor, TiledPredictor) else ""
             said = "".join(f" (base: {_summary(one['prompts'])})" for one in before)
             say(f"{path.name}{tiles}: {_summary(entry['prompts'])}{said}")
             on_image()
@@ -242,7 +243,9 @@ def _predict(
     """What is found on an image for prompts, some with boxes, as predictions.json has it."""
     predictions = []
     chosen = [predictor.vocabulary.index(prompt) for prompt in asked]
-    found = predictor.predict(image, chosen, list(asked.values())) if asked else ()
+    found: Iterable[PromptPrediction | TiledPrediction] = ()
+    if asked:
+        found = predictor.predict(image, chosen, list(asked.values()))
     thresholds = {"mask_threshold": config.mask_threshold, "score_threshold": config.score_threshold}
     for prompt, prediction in zip(asked, found, strict=True):
         best = prediction.detections(image.height, image.width, None, **thresholds)

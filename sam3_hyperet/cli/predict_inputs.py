@@ -83,9 +83,9 @@ class Inputs:
         images = [found.image(i) for i in range(len(found))]
         categories = {names[prompt]: known[names[prompt]] for prompt in written}
         names |= same_prompts(stated.prompts if stated else (), known)
-        if stated and (others := [one for one in stated.prompts if names[one] not in categories]):
+        if stated and (unknown := [prompt for prompt in stated.prompts if names[prompt] not in categories]):
             expected = f"expected categories of {file}, whose ids results.json has: {some(list(categories), 20)}"
-            raise ConfigError(f"exemplars={config.exemplars}: boxes of {some(others)}; {expected}")
+            raise ConfigError(f"exemplars={config.exemplars}: boxes of {some(unknown)}; {expected}")
         paths, numbers = [one.path for one in images], [one.image_id for one in images]
         notes = (*found.remarks, *_matched(names))
         inputs = cls(paths, numbers, categories, upright, found, tuple(categories), notes=notes)

@@ -62,7 +62,7 @@ class Overlays:
     def draw(self, name: str, title: str, image: Image.Image, records: Sequence[_Record]) -> None:
         """Write an image's overlay, a panel for each of the records, which are of the same prompts."""
         pixels = np.asarray(image)
-        side = drawn_side(*pixels.shape[:2], self.side)
+        side = drawn_side(image.height, image.width, self.side)
         self.enlarged += side > max(image.size)
         self.reduced += side < max(image.size)
         drawn = [self._overlay(pixels, record, side) for record in records]

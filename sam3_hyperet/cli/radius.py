@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> list[LayerRadii]:
     files = listed(config.weights)
     if files and len(files) != len(names):
         raise ConfigError(f"weights: {len(files)} files for {len(names)} encoders; expected one each, in their order")
-    weights = list(map(str, files)) or [None] * len(names)
+    weights: list[str | None] = [str(file) for file in files] or [None] * len(names)
     run_dir = Path(config.run_dir)
     Manifest(run_dir).check(*FILES)
     paths, lines = _images(config)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,7 +19,7 @@ def recognised(config: DictConfig, say: Callable[[str], None]) -> DictConfig:
 
     Raises ConfigError or DataError where no layout is recognised.
     """
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for key, section in _data_sections(config):
         options, lines = explicit(read_options(DataOptions, plain(section), key), key)
         for line in lines:

@@ -72,9 +72,8 @@ def base_answers(
     """What a model without its adapters finds on some of the images, by position, computed as the protocol says."""
     base = (at_dial(model, 0.0) if adapter_config(model) else shared_copy(model)).eval()
     protocol, names = protocol.on(next(model.parameters()).device.type), [c.name for c in images.categories]
-    how = {"prompts_at_once": protocol.prompts_at_once, "precision": protocol.precision}
     least = images.options.unclear_threshold
-    predictor = Predictor(base, names, resolution(model), min_score=least, **how)
+    predictor = Predictor(base, names, resolution(model), protocol.prompts_at_once, least, protocol.precision)
     evaluator, answers = AnswerEvaluator(images), dict[int, Answers]()
     with float32_products(protocol.precision):
         for i in positions:

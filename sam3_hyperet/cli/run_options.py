@@ -154,7 +154,7 @@ def read_run(values: Mapping[str, Any]) -> RunOptions:
     values = {"rehearsal": {}, "kept": {}, **values}  # an earlier version's run has none, nor the last two
     if missing := [name for name in (*sections, "seed", "evaluate") if name not in values]:
         raise ConfigError(f"{', '.join(missing)}: missing; expected the configuration of a run")
-    options = {name: read_options(cls, values[name], name) for name, cls in sections.items()}
+    options: dict[str, Any] = {name: read_options(cls, values[name], name) for name, cls in sections.items()}
     more = values.get(MORE_DATA) or {}
     if not isinstance(more, Mapping):
         raise ConfigError(f"{MORE_DATA}={more!r:.60}; expected data sets by name")

@@ -61,8 +61,8 @@ def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path
     for values in map(plain, configs):
         train_options = read_options(TrainOptions, values["train"], "train")
         options.check(train_options)
-        sections = (values[name] for name in ("model", "hyperet", "stage"))
-        expected = estimate(*sections, train_options.max_steps, Path(values["run_dir"]))
+        model, hyperet, stage = (values[name] for name in ("model", "hyperet", "stage"))
+        expected = estimate(model, hyperet, stage, train_options.max_steps, Path(values["run_dir"]))
         console.print(f"{values['run_dir']}: {expected}")
         needed = options.tasks_per_node * expected.memory_gb
         if options.mem_gb is not None and options.mem_gb < needed:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.strategy import Strategy
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -17,7 +18,7 @@ from sam3_hyperet.cli.after_training import print_next, trained_models
 from sam3_hyperet.cli.base_pictures import base_remark
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.compare import compare_and_report
-from sam3_hyperet.cli.composition import plain
+from sam3_hyperet.cli.composition import plain, with_values
 from sam3_hyperet.cli.dial import set_dials
 from sam3_hyperet.cli.processes import from_first, make_fabric
 from sam3_hyperet.cli.recognition import recognised, recognised_here
@@ -122,7 +123,7 @@ def train(config: DictConfig) -> Path:
     asked = read_run(plain(config)).train
     device = device_of(asked.accelerator)
     precision = resolved_precision(asked.precision, device, "train.precision")
-    config = OmegaConf.merge(config, {"train": {"precision": precision}})
+    config = with_values(config, {"train": {"precision": precision}})
     options = read_run(plain(config))
     options.check_alone()
     check_checkpoint(plain(config.model))
@@ -217,8 +218,8 @@ def _train(
         models = trained_models(model, values["model"], run, fabric)
         set_dials(models, None, say)  # that of a file which has been dialled since is said
         inputs = models, options.data, scored, options.protocol, run.path
-        shown = {"config_text": config_text, "extra": extra, "base": options.model.weights}
-        compare_and_report(*inputs, **shown, console=console, fabric=fabric, tuning=calibrating, kept=kept)
+        compared = partial(compare_and_report, config_text=config_text, extra=extra, base=options.model.weights)
+        compared(*inputs, console=console, fabric=fabric, tuning=calibrating, kept=kept)
     held_out = scored or data.splits.tuning
     print_next(say, run.path, data.splits.training, held_out.images if held_out else data.splits.training)
     return run.path
@@ -266,12 +267,12 @@ def _batches(
     workers = _loader_processes(options, side, fabric)
     if train.workers is None and device.type == "cuda":
         say(f"{count_of(workers, 'loader process')} beside each process that trains (train.workers)")
-    order = {"seed": options.seed, "accumulate": train.accumulate, "workers": workers, "device": device}
-    process = {"rank": fabric.global_rank, "world": fabric.world_size}
+    ordered = partial(training_batches, training, train.batch_size, seed=options.seed, accumulate=train.accumulate)
+    of_process = partial(ordered, rank=fabric.global_rank, world=fabric.world_size, workers=workers, device=device)
 
     def batches(step: int) -> Iterator[host.BatchedDatapoint]:
         with with_remedy():
-            yield from training_batches(training, train.batch_size, step=step, **order, **process)
+            yield from of_process(step=step)
 
     return batches
 
@@ -337,7 +338,8 @@ def _scored(task: EvalTask) -> str:
 
 
 def _fabric(options: TrainOptions, stage: int) -> Fabric:
-    processes, strategy = options.nodes * options.devices, options.strategy
+    processes = options.nodes * options.devices
+    strategy: str | Strategy = options.strategy
     if strategy == FSDP:
         strategy = sharding_strategy(processes)
     elif processes > 1 and strategy == "auto" and stage > 1:

@@ -123,7 +123,8 @@ def concept_prompts(
         for reason, count in parts[-1].dropped.items():
             say(f"{images.name}: not trained on: {count} × {reason}")
     training = Mixture(parts, data.quotas) if len(parts) > 1 else parts[0]
-    held_out, said = data.splits.tuning and data.splits.tuning.images, set(data_notes(data.splits.training))
+    tuning, said = data.splits.tuning, set(data_notes(data.splits.training))
+    held_out = tuning.images if tuning else None
     if held_out is None:
         return training, None
     for line in data_notes(held_out):
