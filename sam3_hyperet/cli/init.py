@@ -11,6 +11,7 @@ from rich.console import Console
 from sam3_hyperet.cli.command import command_line, in_words, parse_command
 from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.data.annotations import AnnotatedImages
+from sam3_hyperet.data.disjoint import shared_remarks
 from sam3_hyperet.data.notes import data_notes, prompt_notes
 from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.sources import open_split, prompt_sampler, read_split
@@ -93,10 +94,12 @@ def _opened(data: DataOptions) -> tuple[DataOptions, Content, str, list[str]]:
     names = dict.fromkeys(category.name for one in images.values() for category in one.categories)
     counts = {split: _annotations(images[split]) for split in data.splits if split in images}
     annotations = {name: {split: found.get(name, 0) for split, found in counts.items() if found} for name in names}
-    noted = {split: data_notes(images[split]) for split in SPLITS if split in images}
+    in_order = {split: images[split] for split in SPLITS if split in images}
+    noted = {split: data_notes(one) for split, one in in_order.items()}
     noted["train"] += prompt_notes(images["train"], prompt_sampler(data, images["train"]))
     lines = dict.fromkeys(line for of_split in noted.values() for line in of_split)
-    warnings = [
+    warnings = [f"{data.name}: {remark}" for remark in shared_remarks(in_order, contents=True)]
+    warnings += [
         f"{data.name} ({', '.join(split for split in noted if line in noted[split])}){line.removeprefix(data.name)}"
         for line in lines
         if any(word in line for word in _SHOWN)

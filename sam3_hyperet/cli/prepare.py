@@ -1,7 +1,8 @@
 """`sam3-hyperet prepare`: what a data set lacks and where to get it; a manifest where it lacks nothing."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,11 @@ from sam3_hyperet.data.disjoint import shared_remarks
 from sam3_hyperet.data.notes import prompt_notes
 from sam3_hyperet.data.options import SPLITS, DataOptions
 from sam3_hyperet.data.sources import choose, prompt_sampler, read_split
+from sam3_hyperet.data.subsets import Subset
 from sam3_hyperet.errors import ConfigError, DataError, StorageError
 from sam3_hyperet.files import write_json
 from sam3_hyperet.options import read_options
-from sam3_hyperet.preparation.checks import Inspected, inspect, same_files
+from sam3_hyperet.preparation.checks import Inspected, inspect
 from sam3_hyperet.preparation.conversion import Conversion
 from sam3_hyperet.reading import read_json
 from sam3_hyperet.version import __version__
@@ -65,13 +67,12 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
         with progress(console, f"images of {data.name} {split}") as on_image:
             inspected[split] = inspect(partial(read, split), root, counts.get(split, {}), workers, on_image)
     _print_table(inspected, console)
-    for remark in shared_remarks({name: opened[name] for name in SPLITS if name in opened}):
+    pixels = {file: digest for one in inspected.values() for file, digest in one.pixels.items()}
+    for remark in shared_remarks(_as_used(data, opened), pixels=pixels):
         console.print(f"{data.name}: {remark}", soft_wrap=True, markup=False)
     if failed := [f"{name}: {check.what}" for name, one in inspected.items() for check in one.failed]:
         raise DataError(f"{root}: {count_of(len(failed), 'check')} failed ({', '.join(failed)}); {remedy}")
-    chosen = choose(data, opened["train"], "train")[1] if "train" in opened else ()
-    prompts = prompt_notes(opened["train"], prompt_sampler(data, opened["train"])) if "train" in opened else ()
-    for line in (*(f"{data.name}: {line}" for line in (*chosen, *same_files(opened))), *prompts):
+    for line in _training_notes(data, opened["train"]) if "train" in opened else ():
         console.print(line, soft_wrap=True, markup=False)
     manifest = None if values["out"] is None else root / values["out"]
     said = f"wrote {manifest}" if manifest else "no manifest is wanted"
@@ -94,6 +95,21 @@ def _values(arguments: Sequence[str], say: Callable[[str], None] = lambda line: 
     found = recognised(config, say)
     own = {"counts": None} if config.data.format == "auto" else {}  # those of a set that is known by its name
     return {**plain(found), **own}
+
+
+def _as_used(data: DataOptions, opened: Mapping[str, AnnotatedImages]) -> dict[str, AnnotatedImages]:
+    """The images of each split, also of those that are held out of training."""
+    found = dict(opened)
+    for split in SPLITS if "train" in opened else ():
+        if split == "train" or split not in data.splits:
+            with suppress(ConfigError):  # where nothing can be held out for it
+                found[split] = Subset(opened["train"], choose(data, opened["train"], split)[0])
+    return {name: found[name] for name in SPLITS if name in found}
+
+
+def _training_notes(data: DataOptions, images: AnnotatedImages) -> list[str]:
+    chosen = choose(data, images, "train")[1]
+    return [*(f"{data.name}: {line}" for line in chosen), *prompt_notes(images, prompt_sampler(data, images))]
 
 
 def _converted(conversion: Conversion, root: Path, workers: int, console: Console) -> str | None:

@@ -15,7 +15,6 @@ from sam3_hyperet.layouts.table import explicit
 from sam3_hyperet.wording import count_of
 
 _READ = 64  # images of a split, evenly spread
-_SIZED = 20_000  # images of which the files are compared
 _SCENES = 4  # drawn for the check instead of all
 _WARNING = "warning: "
 
@@ -102,7 +101,7 @@ class Splits:
         for split in others:
             other = self.opened[split]
             for earlier in SPLITS[: SPLITS.index(split)]:
-                if earlier in self.opened and (same := same_images(self.opened[earlier], other)):
+                if earlier in self.opened and (same := shared_pictures(self.opened[earlier], other, contents=True)):
                     found = f"{len(same)} images of {split} are in {earlier} as well: {some(same)}"
                     remedy = "take them out of one of the splits: a score on them says nothing"
                     yield warning("data: overlap", found, "different images", remedy)
@@ -160,8 +159,3 @@ def _token_rows(check: str, names: Iterable[str], place: str, model: object) -> 
         yield failed(check, some(long), expected, f"a shorter name in {place}")
     else:
         yield ok(check, f"{len(counts)} category names of at most {max(counts.values())} tokens; {most} are read")
-
-
-def same_images(one: AnnotatedImages, other: AnnotatedImages) -> list[str]:
-    """Names of pictures that are in both, by their contents, too, where there are not too many to compare."""
-    return shared_pictures(one, other, contents=len(one) + len(other) <= _SIZED)

@@ -2,22 +2,20 @@
 
 import hashlib
 import os
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sam3_hyperet.data.annotations import AnnotatedImages, some
+from PIL import Image
+
+from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.coco import CocoInstances
 from sam3_hyperet.data.label_maps import IGNORED
 from sam3_hyperet.data.label_values import MAX_VALUE
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.wording import count_of
 
-_END = 1 << 16  # bytes at both ends of a file
 _SHOWN = 10  # sentences of a failed check
 
 
@@ -34,11 +32,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A split's notes, its checks, and its manifest: counts, bytes, and the SHA-256 of the sorted list of its files."""
+    """A split's notes, its checks, and its manifest: counts, bytes, and the SHA-256 of the sorted list of its files.
+
+    pixels: a digest of what each image file shows.
+    """
 
     notes: tuple[str, ...]
     checks: tuple[Check, ...]
     manifest: Mapping[str, int | float | str]
+    pixels: Mapping[Path, bytes] = field(default_factory=dict)
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -69,13 +71,14 @@ def inspect(
         for name, count in counts.items()
     ]
     faults: list[str] = []
-    labelled, pixels = 0, 0
+    labelled, pixels, digests = 0, 0, dict[Path, bytes]()
     with ThreadPoolExecutor(workers) as pool:
         opened = pool.map(lambda i: _open(images, i), range(len(images)))
-        for done, (found, labelled_here, pixels_here) in enumerate(opened, start=1):
+        for i, (found, labelled_here, pixels_here, digest) in enumerate(opened):
             faults += found
             labelled, pixels = labelled + labelled_here, pixels + pixels_here
-            on_image(done, len(images))
+            digests |= {images.files(i)[0]: digest} if digest else {}
+            on_image(i + 1, len(images))
     checks.append(Check("unusable files", f"{len(faults):,}", "0", not faults, tuple(faults[:_SHOWN])))
     if pixels:
         checks.append(Check("labelled pixels", f"{labelled / pixels:.1%}", "more than 0", labelled > 0))
@@ -83,47 +86,23 @@ def inspect(
     listing = {Path(os.path.relpath(path, root)).as_posix(): path.stat().st_size for path in files}
     text = "".join(f"{name}\t{size}\n" for name, size in sorted(listing.items()))
     shares = {"labelled": labelled / pixels} if pixels else {}
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    manifest: dict[str, int | float | str] = {**counts, **shares, "bytes": sum(listing.values()), "sha256": digest}
-    return Inspected(tuple(data_notes(images, MAX_VALUE)), tuple(checks), manifest)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    manifest: dict[str, int | float | str] = {**counts, **shares, "bytes": sum(listing.values()), "sha256": checksum}
+    return Inspected(tuple(data_notes(images, MAX_VALUE)), tuple(checks), manifest, digests)
 
 
-def same_files(splits: Mapping[str, AnnotatedImages]) -> list[str]:
-    """Warnings of files that two splits have under different names: the same size, first and last bytes."""
-    warnings = []
-    sizes = {name: _sizes(images) for name, images in splits.items()}
-    for one, other in combinations(splits, 2):
-        common = sizes[one].keys() & sizes[other].keys()
-        first, second = ({_ends(file): file for n in common for file in sizes[name][n]} for name in (one, other))
-        pairs = [(first[key], second[key]) for key in first if key in second and first[key] != second[key]]
-        if pairs:
-            listed = some(f"{file.name} and {copy.name}" for file, copy in pairs)
-            warnings.append(f"warning: {other} has {count_of(len(pairs), 'file')} of {one}: {listed}")
-    return warnings
-
-
-def _sizes(images: AnnotatedImages) -> dict[int, list[Path]]:
-    """Image files by their size in bytes."""
-    found = defaultdict[int, list[Path]](list)
-    for i in range(len(images)):
-        path = images.image(i).path
-        found[path.stat().st_size].append(path)
-    return found
-
-
-def _ends(path: Path) -> bytes:
-    """A hash of the first and the last bytes of a file."""
-    with path.open("rb") as file:
-        start = file.read(_END)
-        file.seek(max(0, path.stat().st_size - _END))
-        return hashlib.blake2b(start + file.read(_END), digest_size=16).digest()
-
-
-def _open(images: AnnotatedImages, i: int) -> tuple[list[str], int, int]:
-    """What is wrong with image i; how many pixels of its label map have a class, and of how many."""
+def _open(images: AnnotatedImages, i: int) -> tuple[list[str], int, int, bytes]:
+    """What is wrong with image i; how many pixels of its label map have a class, and of how many; what it shows."""
     try:
-        images.load_image(i)
+        image = images.load_image(i)
         labels = images.label_map(i)
     except DataError as error:
-        return [str(error)], 0, 0
-    return ([], 0, 0) if labels is None else ([], int((labels != IGNORED).sum()), labels.size)
+        return [str(error)], 0, 0, b""
+    counts = (0, 0) if labels is None else (int((labels != IGNORED).sum()), labels.size)
+    return [], *counts, _digest(image)
+
+
+def _digest(image: Image.Image) -> bytes:
+    digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.digest()

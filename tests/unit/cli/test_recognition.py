@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 import shutil
 
@@ -10,8 +12,10 @@ import yaml
 from export_pictures import SPLITS, coco_content, write_json, write_pictures
 from exports import EXPORTS, roboflow_name
 from omegaconf import OmegaConf
+from PIL import Image
 
 from sam3_hyperet.cli.command import parse_command
+from sam3_hyperet.cli.init import main as init
 from sam3_hyperet.cli.prepare import main as prepare
 from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.run_options import read_run
@@ -118,7 +122,44 @@ def test_prepare_says_what_is_held_out_and_which_images_are_in_two_splits(tmp_pa
     (root / "valid" / roboflow_name(copied, copy=2)).write_bytes(SPLITS["tune"][0].data)  # flipped, say
     prepare([str(root), "out=null"])
     said = capsys.readouterr().out
-    assert f"shop: warning: val has 1 file of train: {roboflow_name(again)} and again.png\n" in said
-    assert "shop: warning: tune has 1 picture of train; scores on them say nothing: street-1\n" in said
+    remedy = "; take them out of one of the splits\n"
+    assert (
+        f"shop: warning: val has 1 picture of train; scores on them say nothing: again.png (there café){remedy}" in said
+    )
+    assert f"shop: warning: tune has 1 picture of train; scores on them say nothing: street-1{remedy}" in said
     prepare([str(EXPORTS["CVAT"](tmp_path / "one")), "out=null"])
-    assert "one: no val split: 2 of 11 training images are held out for it" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "one: no val split: 2 of 11 training images are held out for it" in said
+    assert "say nothing" not in said
+
+
+@pytest.mark.parametrize("tool", [prepare, init])
+def test_pictures_that_are_held_out_and_trained_on_under_another_name(tool, tmp_path, monkeypatch, capsys):
+    root = EXPORTS["COCO, one file"](tmp_path / "shop")
+    content = json.loads((root / "annotations.json").read_text())
+    for name in [image["file_name"] for image in content["images"]]:
+        shutil.copy(root / name, root / f"copy-{name.replace('/', '-')}")
+    copies = [
+        {**image, "id": image["id"] + 100, "file_name": f"copy-{image['file_name'].replace('/', '-')}"}
+        for image in content["images"]
+    ]
+    outlines = [{**one, "id": one["id"] + 100, "image_id": one["image_id"] + 100} for one in content["annotations"]]
+    content["images"] += copies
+    content["annotations"] += outlines
+    write_json(root / "annotations.json", content)
+    monkeypatch.chdir(tmp_path)
+    tool([str(root)])
+    found = r"shop: warning: val has [1-4] pictures? of (train|tune); scores on them say nothing: .+ \(there "
+    assert re.search(found, capsys.readouterr().out)
+
+
+def test_prepare_knows_a_picture_in_another_format(tmp_path, capsys):
+    root = EXPORTS["COCO"](tmp_path / "shop")
+    file = root / "annotations" / "instances_test.json"
+    content = json.loads(file.read_text())
+    Image.open(root / "train" / "0006.png").save(root / "test" / "again.bmp")
+    content["images"][0]["file_name"] = "again.bmp"
+    write_json(file, content)
+    prepare([str(root), "out=null"])
+    found = "shop: warning: val has 1 picture of train; scores on them say nothing: again.bmp (there 0006.png); take"
+    assert found in capsys.readouterr().out

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Remo
 from PIL import Image
 
 from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo
+from sam3_hyperet.data.disjoint import shared_pictures
 from sam3_hyperet.doctor import cluster, installation, machine, weights
 from sam3_hyperet.doctor.findings import Examination, of_error, ok
-from sam3_hyperet.doctor.splits import same_images
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.modeling.config import ModelOptions
@@ -266,8 +267,9 @@ def test_images_of_two_splits_that_are_the_same(tmp_path):
         paths[name] = tmp_path / f"{name}.png"
         Image.fromarray(np.full((4, 4), 0 if name == "copy" else number, np.uint8)).save(paths[name])
     a, b, c, upload, version, copy = paths.values()
-    assert same_images(Pictures([a, b, upload]), Pictures([c])) == []
-    assert same_images(Pictures([a, b, upload]), Pictures([b, c, version, copy])) == ["b.png", "copy.png", "x"]
+    found = partial(shared_pictures, Pictures([a, b, upload]), contents=True)
+    assert found(Pictures([c])) == []
+    assert found(Pictures([b, c, version, copy])) == ["b.png", "copy.png (there a.png)", "x"]
 
 
 def test_random_weights_are_a_warning_where_they_are_said():
