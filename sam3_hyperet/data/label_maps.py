@@ -144,6 +144,7 @@ def read_label_maps(
     offset: int | None = None,
     colors: Mapping[str, object] | Path | None = None,
     objects: Path | None = None,
+    void: str = "ignore",
     name: str = "label maps",
     image_ending: str | None = None,
     label_ending: str | None = None,
@@ -156,8 +157,9 @@ def read_label_maps(
         class "background", whose pixels count, no prompt asks.
     ignore: the label or labels of pixels without a class. offset: the label of the first class; None: what the names'
         file says or the ignored labels imply, else 0, which the labels must then not contradict.
-    colors: of coloured label maps, the names and colours (see `read_colors`), in place of names, ignore and offset;
-        classes "void", "unlabelled" and the like are then ignored.
+    colors: of coloured label maps, the names and colours (see `read_colors`), in place of names, ignore and offset.
+    void: "ignore" takes the pixels of classes called "void", "unlabelled" and the like for pixels without a class,
+        "classes" takes these for classes.
     objects: the folder of maps that tell the objects of a class apart: 0, black or a colour of VOC's border for none.
     image_ending, label_ending: what to strip to pair files, e.g. "_leftImg8bit.png" with "_gtFine_labelTrainIds.png";
         other files are then passed over. By default any image's suffix, and any label map's.
@@ -170,12 +172,13 @@ def read_label_maps(
     maps = with_same_names(pairs, objects, label_ending) if objects else []
     if colors is not None:
         table = read_colors(colors)
-        categories, encoding = _of_colors(table)
+        of_none = _void(table.names) if void == "ignore" else []
+        categories, encoding = _of_colors(table, of_none)
         found = LabelMaps(name, categories, files, encoding, maps)
         if found.values.counts.faults:
             raise DataError(found.values.counts.faults[0])
         found.values.check_present(Path(labels))
-        found.remarks = table.remarks
+        found.remarks = (*table.remarks, *_void_remarks([table.names[at] for at in of_none]))
         return found
     if names == "":
         counts = count_values([label for _, label in files], read_label_values)
@@ -194,22 +197,36 @@ def read_label_maps(
     first = stated or 0
     marked = [first + number for number, line in enumerate(classes) if line.rstrip().endswith(IGNORE_MARK)]
     ignored = tuple(dict.fromkeys((*ignored, *marked)))
+    of_none = [at for at in _void(classes) if first + at not in ignored] if void == "ignore" else []
     if wrong := [value for value in (first, first + len(classes) - 1, *ignored) if not 0 <= value <= MAX_VALUE]:
         stated_as = f"data.offset={first}, data.ignore={some(ignored)}"
         raise DataError(f"{source}: {stated_as} give the label {wrong[0]}; expected 0 to {MAX_VALUE}")
-    categories = label_categories(classes, {label - first for label in ignored}, source)
-    found = LabelMaps(name, categories, files, Encoding(ignored, first, read_label_values, _label_size, {}), maps)
+    categories = label_categories(classes, {*(label - first for label in ignored), *of_none}, source)
+    labels_of_none = (*ignored, *(first + at for at in of_none))
+    encoding = Encoding(labels_of_none, first, read_label_values, _label_size, {})
+    found = LabelMaps(name, categories, files, encoding, maps)
     taken = check_readings(found.values.counts, classes, first if marked else stated, ignored, Path(labels), "data.")
     found.values.check_present(Path(labels))
     lost = [f"{line} ({first + at})" for at, line in enumerate(classes) if first + at in ignored and not is_void(line)]
     found.remarks = (*taken, *([f"warning: classes at ignored values, so none: {some(lost)}"] if lost else ()))
+    found.remarks += _void_remarks([f"{classes[at]} ({first + at})" for at in of_none])
     found.adjusted += left_out
     return found
 
 
-def _of_colors(table: ColorTable) -> tuple[list[Category], Encoding]:
-    """Categories and encoding of a table of colours, whose positions are the labels."""
-    void = [at for at, name in enumerate(table.names) if is_void(name) and not is_background(name)]
+def _void(names: Sequence[str]) -> list[int]:
+    """Positions of names that say that their pixels have no class."""
+    words = [name.partition(",")[0] for name in names]
+    return [at for at, word in enumerate(words) if is_void(word) and not is_background(word)]
+
+
+def _void_remarks(names: Sequence[str]) -> tuple[str, ...]:
+    remedy = "data.void=classes makes them classes, the name background what all others leave"
+    return (f"no class by its name, so neither learnt nor scored: {some(names)}; {remedy}",) if names else ()
+
+
+def _of_colors(table: ColorTable, void: Sequence[int]) -> tuple[list[Category], Encoding]:
+    """Categories and encoding of a table of colours, whose positions are the labels; of those in `void`, none."""
     names = [name.replace(",", " ") for name in table.names]
     categories = label_categories(names, void, table.source)
     border = [] if VOC_BORDER in table.colors else [NO_CLASS]

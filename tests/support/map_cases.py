@@ -169,6 +169,28 @@ MAPS = {
     "everything ignored": MapCase(
         of(lambda v: v * 0 + 255), refused="no pixel in all label maps has one of the classes sky, .*; found 255 100"
     ),
+    "a class that is none by its name": MapCase(
+        names="Unlabeled\ncar\nhouse\n",
+        regions=4,
+        note=r"neither learnt nor scored: Unlabeled \(0\); data.void=classes makes",
+    ),
+    "a class that is none by its name, the last": MapCase(
+        names="sky\ncar\n__ignore__\n", regions=4, note=r"nor scored: __ignore__ \(2\); data.void"
+    ),
+    "a class that is none by its name, and is one": MapCase(
+        names="unlabeled\ncar\nhouse\n", options={"void": "classes"}, note="0 unlabeled"
+    ),
+    "a colour that is no class by its name": MapCase(
+        of(lambda v: v * np.uint8(90)),
+        4,
+        options={"names": "", "colors": {"void": 0, "car": 90, "house": 180}},
+        note="nor scored: void; data.void=classes",
+    ),
+    "a colour that is a class whatever its name": MapCase(
+        of(lambda v: v * np.uint8(90)),
+        options={"names": "", "colors": {"void": 0, "car": 90, "house": 180}, "void": "classes"},
+        note="void",
+    ),
     "names with their numbers": MapCase(names="0: sky\n1: car\n2: house\n", repaired={NUMBER: 3}, note="0 sky"),
     "names with their numbers, from 1": MapCase(
         of(lambda v: v + 1), names="1 sky\n2 car\n3 house\n", repaired={NUMBER: 3}, note="1 sky"
