@@ -19,7 +19,7 @@ from sam3_hyperet.wording import count_of
 
 GRANULARITIES = ("part", "object", "group")
 MAX_NAME = 200  # characters; SAM 3 reads 32 tokens of a prompt and silently drops the rest
-MAX_CATEGORY_ID = 2**31 - 1  # SAM 3 batches category ids as int32
+MAX_CATEGORY_ID = 2**62  # there are ids beyond those of the files, of absent concepts for one
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def read_category(record: Mapping[str, Any], where: str, kind: str) -> tuple[Cat
 
 
 def category_id(value: object, where: str) -> int:
-    """A category id that SAM 3 can batch."""
+    """A category id, with room for more above it."""
     return whole_number(value, where, 0, MAX_CATEGORY_ID)
 
 

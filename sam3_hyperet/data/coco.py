@@ -30,7 +30,7 @@ from sam3_hyperet.data.coco_categories import ROOT, read_categories, root_remark
 from sam3_hyperet.data.coco_file import CocoFile, image_fields
 from sam3_hyperet.data.coco_index import CocoIndex
 from sam3_hyperet.data.coco_json import CocoJson
-from sam3_hyperet.data.coco_records import read_id, read_side
+from sam3_hyperet.data.coco_records import Foreign, Id, foreign_reason, numbered, read_id, read_side
 from sam3_hyperet.data.finding import Listing, leaves_folder
 from sam3_hyperet.data.hierarchy import ConceptTree, read_tree, with_tree
 from sam3_hyperet.data.image_files import image_size
@@ -133,12 +133,13 @@ def read_coco(
     file = index.read()
     if file is None:
         source, adjusted = CocoJson(path), Counter[str]()
-        head = _read_head(source, adjusted)
+        head, of_image, of_category = _read_head(source, adjusted)
         categories = _with_tree(head["vocabulary"], path, tree)
         paths, found_by_end, left_out = _paths(path, folder, head["image_ids"], head["file_names"])
         has_sizes = _fill_sizes(head["sizes"], paths, folder, upright, adjusted)
-        names = {category.id: category.name for category in categories}
-        table = AnnotationTable(path, head["image_ids"].tolist(), head["sizes"], names, boxes=with_boxes)
+        image_ids, ids = _as_in_file(head["image_ids"].tolist(), of_image), [category.id for category in categories]
+        category_ids = dict(zip(_as_in_file(ids, of_category), ids, strict=True))
+        table = AnnotationTable(path, image_ids, head["sizes"], category_ids, boxes=with_boxes)
         source.add_annotations(table)
         table.adjusted += adjusted
         file = CocoFile(**head, **table.finish())
@@ -185,26 +186,37 @@ def read_coco_images(annotations: Path, images: Path, *, upright: bool = False) 
     source, adjusted = CocoJson(annotations), Counter[str]()
     if isinstance(source.content, dict) and has_phrases(source.content):
         raise DataError(f"{annotations}: its prompts are phrases of images, so it has no categories to predict")
-    head = _read_head(source, adjusted)
+    head, *foreign = _read_head(source, adjusted)
     paths, *_ = _paths(annotations, images, head["image_ids"], head["file_names"])
     _fill_sizes(head["sizes"], paths, images, upright, adjusted)
     records_of = zip(head["image_ids"].tolist(), paths, head["sizes"].tolist(), strict=True)
     found = CocoImages(head["vocabulary"], [ImageInfo(i, images / path, *size) for i, path, size in records_of])
-    found.remarks = tuple(filter(None, [root_remark(head["root"])]))
+    of_others = [f"{n} × {reason}" for reason, n in adjusted.items() if any(foreign)]
+    found.remarks = tuple(filter(None, [root_remark(head["root"]), ", ".join(of_others)]))
     found.is_upright = upright
     return found
 
 
-def _read_head(source: CocoJson, adjusted: Counter[str]) -> dict[str, Any]:
-    """The fields of a `CocoFile` that are not of annotations; counts what was repaired."""
+def _read_head(source: CocoJson, adjusted: Counter[str]) -> tuple[dict[str, Any], Foreign, Foreign]:
+    """The fields of a `CocoFile` that are not of annotations, and the foreign ids of both; counts what was repaired."""
     content, path = source.content, source.path
     if not isinstance(content, dict):
         raise DataError(f"{path}: found a {type(content).__name__}, expected an object with images, annotations, …")
     if has_phrases(content):
         source.content = content = with_phrases_as_categories(content, path, adjusted)
-    vocabulary, root = read_categories(source, content, adjusted)
+    vocabulary, root, of_category = read_categories(source, content, adjusted)
     known = {one.id for one in vocabulary} | ({ROOT} if root else set())
-    return {"vocabulary": vocabulary, "root": root, **_images(content, path, known, adjusted)}
+    of_image = numbered([record.get("id") for _, record in records(content, "images", path)])
+    if of_image:
+        adjusted[foreign_reason("image")] += len(of_image)
+    fields = _images(content, path, known, adjusted, of_image)
+    return {"vocabulary": vocabulary, "root": root, **fields}, of_image, of_category
+
+
+def _as_in_file(numbers: Sequence[int], foreign: Foreign) -> list[Id]:
+    """The ids that a file has for our numbers."""
+    theirs = {number: one for one, number in foreign.items()}
+    return [theirs.get(number, number) for number in numbers]
 
 
 def _with_tree(vocabulary: Sequence[Category], path: Path, tree: Path | str | None) -> Sequence[Category]:
@@ -216,12 +228,14 @@ def _with_tree(vocabulary: Sequence[Category], path: Path, tree: Path | str | No
     return categories
 
 
-def _images(content: Mapping[str, Any], path: Path, categories: Set[int], adjusted: Counter[str]) -> dict[str, Any]:
+def _images(
+    content: Mapping[str, Any], path: Path, categories: Set[int], adjusted: Counter[str], foreign: Foreign
+) -> dict[str, Any]:
     """The fields of a `CocoFile` that say which images there are; a size that the file does not say is 0."""
     names, sizes = dict[int, str](), list[tuple[int, int]]()
     federated, known = [], {"neg_category_ids": list[tuple[int, int]](), "not_exhaustive_category_ids": []}
     for where, record in records(content, "images", path):
-        number = read_id(field(record, "id", where), f"{where}: its id", adjusted)
+        number = read_id(field(record, "id", where), f"{where}: its id", adjusted, foreign=foreign)
         where = f"{path}: image {number}"
         if number in names:
             raise DataError(f"{where}: two images have this id")

@@ -18,7 +18,7 @@ from sam3_hyperet import masks
 from sam3_hyperet.arrays import polygons
 from sam3_hyperet.arrays.ragged import Ragged
 from sam3_hyperet.data.annotations import shown
-from sam3_hyperet.data.coco_records import read_box, read_flag, read_id, read_outline, reference
+from sam3_hyperet.data.coco_records import Id, is_foreign, read_box, read_flag, read_id, read_outline, reference
 from sam3_hyperet.errors import DataError
 
 _NO_BOX = (math.nan,) * 4
@@ -36,13 +36,13 @@ class AnnotationTable:
     def __init__(
         self,
         path: Path,
-        image_ids: Sequence[int],
+        image_ids: Sequence[Id],
         sizes: np.ndarray,
-        categories: Mapping[int, str],
+        categories: Mapping[Id, int],
         *,
         boxes: bool = False,
     ) -> None:
-        """sizes: (N, 2) height, width. categories: names by id. boxes: keep boxes without a mask, as rectangles."""
+        """sizes: (N, 2) height, width. categories: numbers by id. boxes: keep boxes without a mask, as rectangles."""
         self.path, self.categories, self.boxes = path, categories, boxes
         self.position = {image_id: position for position, image_id in enumerate(image_ids)}
         self.dropped, self.adjusted = Counter[str](), Counter[str]()
@@ -61,14 +61,13 @@ class AnnotationTable:
         """Check one annotation. Raises DataError; counts and leaves out what has no mask."""
         number, earlier = self._number(record, where)
         where = f"{self.path}: annotation {number}" if number >= 0 else where
-        image_id = reference(record, "image_id", self.position, where, self.adjusted)
+        position = reference(record, "image_id", self.position, where, self.adjusted)
         category = reference(record, "category_id", self.categories, where, self.adjusted)
         crowd = read_flag(record, "iscrowd", where, self.adjusted)
         if read_flag(record, "ignore", where, self.adjusted) and not crowd:
             self.adjusted["annotation marked `ignore`, read as a crowd"] += 1
             crowd = 1
         self.crowds += crowd
-        position = self.position[image_id]
         height, width = self._size[position]
         box, fault = read_box(record, height, width)
         outline = record.get("segmentation")
@@ -113,7 +112,8 @@ class AnnotationTable:
 
     def _number(self, record: Mapping[str, Any], where: str) -> tuple[int, int | None]:
         """An annotation's id, a negative one until `finish` where it has none of its own; the row that has it, too."""
-        number = -1 if record.get("id") is None else read_id(record["id"], f"{where}: its id", self.adjusted)
+        given = record.get("id")
+        number = -1 if given is None or is_foreign(given) else read_id(given, f"{where}: its id", self.adjusted)
         if number >= 0 and number not in self.seen:
             self.seen[number] = None
             return number, None

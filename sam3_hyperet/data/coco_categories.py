@@ -7,7 +7,7 @@ from typing import Any
 
 from sam3_hyperet.data.annotations import MAX_CATEGORY_ID, Category, field, read_category, records, spoken
 from sam3_hyperet.data.coco_json import CocoJson
-from sam3_hyperet.data.coco_records import as_whole_number, read_id
+from sam3_hyperet.data.coco_records import Foreign, as_whole_number, foreign_reason, id_key, numbered, read_id
 from sam3_hyperet.errors import DataError
 
 ROOT = 0
@@ -16,8 +16,8 @@ ROOT = 0
 
 def read_categories(
     source: CocoJson, content: Mapping[str, Any], adjusted: Counter[str]
-) -> tuple[tuple[Category, ...], str]:
-    """The categories, and the name of the root category that is none of them; "" where there is none.
+) -> tuple[tuple[Category, ...], str, Foreign]:
+    """The categories, the name of the root category that is none of them, "" where there is none, and foreign ids.
 
     Raises DataError, naming file and record.
     """
@@ -26,18 +26,22 @@ def read_categories(
     root = _root(listed, source)
     if root:  # it says nothing of what is below it
         listed = [(where, {**one, "supercategory": "none"}) for where, one in listed if not _is_root(one)]
+    foreign = numbered([record.get("id") for _, record in listed], MAX_CATEGORY_ID)
+    if foreign:
+        adjusted[foreign_reason("category")] += len(foreign)
     named = [record for _, record in listed if isinstance(record.get("name"), str)]
-    named_by = {spoken(record["name"]): as_whole_number(record.get("id")) for record in named}
+    ids_of = {spoken(record["name"]): id_key(record.get("id")) for record in named}
+    named_by = {name: foreign.get(one, one) for name, one in ids_of.items()}
     found: dict[int, Category] = {}
     supers, ids = dict[str, int](), dict[str, int]()  # of supercategories, of names as SAM 3 reads them
     for where, record in listed:
-        number = read_id(field(record, "id", where), f"{where}: its id", adjusted, MAX_CATEGORY_ID)
+        number = read_id(field(record, "id", where), f"{where}: its id", adjusted, MAX_CATEGORY_ID, foreign)
         category, where = read_category({**record, "id": number}, where, f"{path}: category")
         text = category.name
         if number in found:
             raise DataError(f"{where}: two categories have this id ({found[number].name!r} and {text!r})")
         if (other := ids.get(text.lower())) is not None:
-            used = source.used_categories()
+            used = {foreign.get(one, one) for one in source.used_categories()}
             if number in used and other in used:
                 raise DataError(
                     f"{where}: category {other} has the same name {text!r} ({found[other].name!r}), and so the same "
@@ -58,7 +62,7 @@ def read_categories(
         ids[text.lower()] = number
     if not found:
         raise DataError(f"{path}: it has no categories")
-    return tuple(found.values()), root
+    return tuple(found.values()), root, foreign
 
 
 def _root(listed: Sequence[tuple[str, Mapping[str, Any]]], source: CocoJson) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from sam3_hyperet.data.annotations import records
 from sam3_hyperet.data.coco_annotations import AnnotationTable
-from sam3_hyperet.data.coco_records import as_whole_number
+from sam3_hyperet.data.coco_records import Id, id_key
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.reading import parse_json, read_json
 
@@ -84,7 +84,7 @@ class CocoJson:
         if self._raw is None:
             self.content = read_json(path)
 
-    def used_categories(self) -> set[int | None]:
+    def used_categories(self) -> set[Id | None]:
         """The category ids of all annotations, none where the file has no list of them. Raises DataError."""
         if self._raw is None and "annotations" not in self.content:
             return set()
@@ -93,7 +93,7 @@ class CocoJson:
         else:
             found = (msgspec.json.decode(raw, type=_Reference).category_id for raw in self._raw.annotations)
         try:
-            return {as_whole_number(value) for value in found}
+            return {id_key(value) for value in found}
         except msgspec.ValidationError as error:
             raise DataError(f"{self.path}: an annotation is no object ({error})") from None
 

@@ -2,14 +2,20 @@
 
 import ast
 from collections import Counter
-from collections.abc import Mapping
-from itertools import chain
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import chain, count
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from sam3_hyperet.data.annotations import field, shown, whole_number
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.wording import count_of
 
+MAX_ID = 2**63 - 1
+T = TypeVar("T")
+Id = int | str
+Foreign = Mapping[Id, int]
+"""Numbers by ids that are no numbers of COCO's."""
 _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "": 0}
 _AS_NUMBER = "id that is no whole number, read as one"
 _ANOTHER_BOX = "box that is not [x, y, width, height] in the image"
@@ -24,26 +30,57 @@ def as_whole_number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def read_id(value: object, where: str, adjusted: Counter[str], high: int = 2**63 - 1) -> int:
-    """`value` as an id from 0 to `high`; counts those that are text or floats. Raises DataError."""
+def is_foreign(value: object, high: int = MAX_ID) -> bool:
+    """Whether an id is no whole number as COCO has them, but tells records apart: a hash, a number out of bounds."""
     number = as_whole_number(value)
+    return isinstance(value, str) and bool(value.strip()) if number is None else not 0 <= number <= high
+
+
+def numbered(values: Sequence[object], high: int = MAX_ID) -> dict[Id, int]:
+    """Numbers from 1 that are not in use, for the foreign ones among the ids of all records of a kind."""
+    in_use = {number for value in values if (number := as_whole_number(value)) is not None}
+    foreign = dict.fromkeys(key for value in values if is_foreign(value, high) and (key := id_key(value)) is not None)
+    return dict(zip(foreign, (number for number in count(1) if number not in in_use), strict=False))
+
+
+def foreign_reason(kind: str) -> str:
+    """How the foreign ids of a kind are counted."""
+    return f"{kind} id that is a text or out of bounds, numbered"
+
+
+def read_id(
+    value: object, where: str, adjusted: Counter[str], high: int = MAX_ID, foreign: Foreign = MappingProxyType({})
+) -> int:
+    """`value` as an id from 0 to `high`, or the number of a foreign one; counts those that are text or floats.
+
+    Raises DataError.
+    """
+    number = as_whole_number(value)
+    if (key := id_key(value)) in foreign:
+        return foreign[key]
     if number is not None and type(value) is not int:
         adjusted[_AS_NUMBER] += 1
     return whole_number(value if number is None else number, where, 0, high)
 
 
-def reference(record: Mapping[str, Any], key: str, known: Mapping[int, Any], where: str, adjusted: Counter[str]) -> int:
-    """The id that a record refers to by `key`, one of `known`. Raises DataError."""
+def reference(record: Mapping[str, Any], key: str, known: Mapping[Id, T], where: str, adjusted: Counter[str]) -> T:
+    """What is `known` of the id that a record refers to by `key`. Raises DataError."""
     value = field(record, key, where)
     if type(value) is int and value in known:
-        return value
-    number = as_whole_number(value)
-    if number is None or number not in known:
+        return known[value]
+    own = id_key(value)
+    if own is None or own not in known:
         what = "the categories" if key == "category_id" else f"the {count_of(len(known), 'image')}"
         raise DataError(f"{where}: its {key} {shown(value)} is not among {what}")
-    if type(value) is not int:
+    if type(own) is not type(value):
         adjusted[_AS_NUMBER] += 1
-    return number
+    return known[own]
+
+
+def id_key(value: object) -> Id | None:
+    """An id as a number, or as the text that is none; None for what is no id."""
+    number = as_whole_number(value)
+    return value if number is None and isinstance(value, str) else number
 
 
 def read_flag(record: Mapping[str, Any], key: str, where: str, adjusted: Counter[str]) -> int:

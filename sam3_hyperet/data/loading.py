@@ -190,7 +190,7 @@ def _datapoint(
         metadata = InferenceMetadata(
             coco_image_id=record.image_id,
             original_image_id=record.image_id,
-            original_category_id=prompt.category_id,
+            original_category_id=prompt.category_id % 2**31,  # batched as int32, and read by nothing
             original_size=(record.height, record.width),
             object_id=-1,
             frame_index=0,

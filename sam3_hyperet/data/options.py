@@ -51,8 +51,8 @@ class DataOptions:
         ignore: label, or labels, of unlabelled pixels.
         offset: label of the first class. Where none is given, 1 if `ignore` is 0 and the first name is a class, else 0;
             labels that fit both are refused.
-        void: "ignore" leaves out classes of label maps that are called "void", "unlabelled" and the like, whose pixels are
-            then neither learnt nor scored; "classes" reads them as classes.
+        void: "ignore" leaves out classes of label maps that are called "void", "unlabelled" and the like, whose pixels
+            are then neither learnt nor scored; "classes" reads them as classes.
         image_ending: what an image's file name ends in after the part that it shares with its label map's; any
             image's suffix if empty.
         label_ending: the same for label maps.

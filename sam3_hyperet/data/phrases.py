@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sam3_hyperet.data.annotations import field, prompt_name, records, shown
-from sam3_hyperet.data.coco_records import as_whole_number, read_id, reference
+from sam3_hyperet.data.coco_records import Id, as_whole_number, read_id, reference
 from sam3_hyperet.errors import DataError
 
 Record = Mapping[str, Any]
@@ -57,7 +57,7 @@ class _Phrases:
 def _of_pairs(content: Record, path: Path, adjusted: Counter[str]) -> Record:
     """Pairs of one file are one image; boxes and areas, which SA-Co has as fractions, are left to the masks."""
     phrases, images = _Phrases(), dict[str, dict[str, Any]]()
-    pairs: dict[int, tuple[int, int]] = {}  # by their id: the image's id and the phrase's
+    pairs: dict[Id, tuple[int, int]] = {}  # by their id: the image's id and the phrase's
     exhaustive: dict[tuple[int, int], bool] = {}
     for where, record in records(content, "images", path):
         number = read_id(field(record, "id", where), f"{where}: its id", Counter())
@@ -77,7 +77,7 @@ def _of_pairs(content: Record, path: Path, adjusted: Counter[str]) -> Record:
         exhaustive[pairs[number]] = is_exhaustive
     annotations, shown_pairs = [], set[tuple[int, int]]()
     for where, record in records(content, "annotations", path):
-        pair = pairs[reference(record, "image_id", pairs, where, adjusted)]
+        pair = reference(record, "image_id", pairs, where, adjusted)
         shown_pairs.add(pair)
         left = {key: value for key, value in record.items() if key not in ("bbox", "area")}
         annotations.append({**left, "image_id": pair[0], "category_id": pair[1]})

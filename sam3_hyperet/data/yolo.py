@@ -105,7 +105,8 @@ def read_yolo(
         ImageInfo(i, file, height, width) for i, (file, (width, height)) in enumerate(zip(files, sizes, strict=True))
     ]
     head = image_fields(range(len(infos)), [(info.height, info.width) for info in infos])
-    table = AnnotationTable(root, range(len(infos)), head["sizes"], classes, boxes=boxes == "instances")
+    ids = dict(zip(classes, classes, strict=True))
+    table = AnnotationTable(root, range(len(infos)), head["sizes"], ids, boxes=boxes == "instances")
     labels: list[Path | None] = []
     number, empty, oriented = 0, 0, 0
     for info in infos:

@@ -176,7 +176,34 @@ IDS = {
     ),
     "image ids that are no numbers": Case(
         each("images", "id", lambda r: f"img-{r['id']}"),
-        refused=r"images\[0\]: its id is 'img-1', expected a whole number",
+        refused="annotation 1: its image_id 1 is not among the 2 images",
+    ),
+    "image ids that are no numbers, of annotations, too": Case(
+        all_of(
+            each("images", "id", lambda r: f"img-{r['id']}"),
+            each("annotations", "image_id", lambda r: f"img-{r['image_id']}"),
+            each("annotations", "id", lambda r: f"{r['id']:08x}-aa"),
+        ),
+        repaired={"image id that is a text or out of bounds, numbered": 2, NUMBERED: 4},
+    ),
+    "category ids of a checksum": Case(
+        all_of(
+            each("categories", "id", lambda r: 2**32 - r["id"]),
+            each("annotations", "category_id", lambda r: 2**32 - r["category_id"]),
+        )
+    ),
+    "ids beyond 63 bits, and negative ones": Case(
+        all_of(
+            *(each(part, "id", lambda r: 2**63 + r["id"]) for part in ("images", "annotations")),
+            each("annotations", "image_id", lambda r: 2**63 + r["image_id"]),
+            each("categories", "id", lambda r: -r["id"]),
+            each("annotations", "category_id", lambda r: -r["category_id"]),
+        ),
+        repaired={
+            "image id that is a text or out of bounds, numbered": 2,
+            "category id that is a text or out of bounds, numbered": 3,
+            NUMBERED: 4,
+        },
     ),
     "ids from 0": Case(
         all_of(
