@@ -7,7 +7,7 @@ import copy
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,9 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
     for key, value in values.items():
         check_key(command, key, value)
     for name, cls in present.items():
-        values[name] = asdict(read_options(cls, values[name], name))
+        values[name] = _checked(cls, values[name], name)
     for name, entry in (values.get(MORE_DATA) or {}).items():
-        values[MORE_DATA][name] = asdict(read_options(DataOptions, entry, f"{MORE_DATA}.{name}"))
+        values[MORE_DATA][name] = _checked(DataOptions, entry, f"{MORE_DATA}.{name}")
     of_jobs = [argument for argument in arguments if argument.startswith("launcher.")]
     if of_jobs and values["launcher"]["name"] == "local":
         raise ConfigError(f"{of_jobs[0]} is for jobs; expected launcher=slurm with it")
@@ -73,6 +73,22 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
         values[OF_RUN] = from_runs if values["run"] else []
     composed: DictConfig = OmegaConf.create(values)
     return composed
+
+
+def _checked(cls: type, values: Mapping[str, object], section: str) -> dict[str, object]:
+    """A section's options, checked; what was given matters to a data set that is to be recognised alone."""
+    options = read_options(cls, values, section)
+    if isinstance(options, DataOptions):
+        options = replace(options, given=tuple(dict.fromkeys(options.given)) if options.format == "auto" else ())
+    return asdict(options)
+
+
+def _with_defaults(cls: type, section: Any, name: str) -> DictConfig:
+    """A section's options on top of their defaults; those of a data set say which of them were given."""
+    values = current_names(cls, section, name)
+    if cls is DataOptions and "given" not in values:
+        values["given"] = list(values)
+    return OmegaConf.merge(defaults(cls), values)  # type: ignore[return-value]
 
 
 def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
@@ -120,8 +136,7 @@ def _composed_files(
     OmegaConf.set_struct(config, False)
     for name, cls in SECTIONS.items():
         if name in config:
-            section = current_names(cls, plain(config[name], resolve=False), name)
-            config[name] = OmegaConf.merge(defaults(cls), section)
+            config[name] = _with_defaults(cls, plain(config[name], resolve=False), name)
     return config
 
 
@@ -176,7 +191,7 @@ def _set_more(config: DictConfig, name: str, entry: Any, configs: Path) -> None:
         with hydra.initialize_config_dir(config_dir=str(configs), version_base="1.3"):
             entry = OmegaConf.to_container(hydra.compose(overrides=[chosen]).data)
     config[MORE_DATA] = config.get(MORE_DATA) or {}
-    config[MORE_DATA][name] = OmegaConf.merge(defaults(DataOptions), current_names(DataOptions, entry, section))
+    config[MORE_DATA][name] = _with_defaults(DataOptions, entry, section)
 
 
 def _set(config: DictConfig, command: str, argument: str, configs: Path) -> None:
@@ -202,9 +217,12 @@ def _set(config: DictConfig, command: str, argument: str, configs: Path) -> None
     if cls:
         if not path:
             given = _value(key, text, expects_text=False)
-            config[section] = OmegaConf.merge(defaults(cls), current_names(cls, given, section))
+            config[section] = _with_defaults(cls, given, section)
             return
         path[0] = current_name(cls, path[0], section)
+        if cls is DataOptions and path[0] != "given":
+            options = OmegaConf.select(config, section)
+            options.given = [*options.given, path[0]]
         if len(path) > 1 and not admits(cls, path[0], Mapping):
             raise ConfigError(f"{key}: {section}.{path[0]} is one value; expected {section}.{path[0]}=…")
         expects_text = admits(cls, path[0], str) and not admits(cls, path[0], tuple)

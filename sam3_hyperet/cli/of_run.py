@@ -22,7 +22,16 @@ _DECIDING = {  # what runs must have alike to be compared
     "data": (
         *("name", "format", "root", "splits", "limit", "seed", "size", "names", "vocabulary", "groups"),
         *("parts", "renamed", "wholes", "whole_names", "unseen"),
-        *("supercategories", "ignore", "offset", "colors", "image_ending", "label_ending", "validation_fraction"),
+        *(
+            "supercategories",
+            "ignore",
+            "offset",
+            "void",
+            "colors",
+            "image_ending",
+            "label_ending",
+            "validation_fraction",
+        ),
     ),
 }
 

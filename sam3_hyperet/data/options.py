@@ -93,6 +93,8 @@ class DataOptions:
         flip: probability of mirroring a training image; None for 0 where a category's name tells left from right, as
             "left hand" does, else for .5.
         zoom: largest factor of a random crop.
+        given: of format "auto", options that keep their value whatever is recognised: all that the command line or a
+            file names. Those that differ from their defaults do so anyway.
         weight: in a run with `more_data` or `rehearsal`, how often an image is of this set, relative to the others.
         views: different random views of a training image, taken in turn; 0 for new ones every epoch.
     """
@@ -154,6 +156,7 @@ class DataOptions:
     flip: Probability | None = None
     zoom: float = 1.0
     views: NonNegativeInt = 0
+    given: tuple[str, ...] = ()
     weight: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:

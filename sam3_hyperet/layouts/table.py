@@ -1,6 +1,7 @@
 """All layouts that are known, and `data.format=auto` made explicit by them."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path, PurePosixPath
 
@@ -19,13 +20,16 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 _SHOWN = 12  # entries of a folder, in a message
 _MOST = 200  # folders within the root that are looked into
 AS_OPTIONS = "as options: "
+_ALTERNATIVES = {"names": ("colors", "offset"), "colors": ("names", "offset", "ignore")}
+"""Of an option that was set, those that would take its place or belong to another value of it."""
 _DEFAULTS = {field.name: field.default for field in fields(DataOptions)}
 
 
 def explicit(options: DataOptions, key: str = "data") -> tuple[DataOptions, list[str]]:
     """The same options with `format: auto` replaced by what is recognised at their root, and lines that say so.
 
-    An option that was set keeps its value. The last line has the others as arguments of a command line, below `key`.
+    An option that was given keeps its value, and what would take its place is left out. The last line has the others as
+    arguments of a command line, below `key`.
     Raises ConfigError or DataError where nothing, or more than one layout, is recognised.
     """
     if options.format != "auto":
@@ -33,17 +37,26 @@ def explicit(options: DataOptions, key: str = "data") -> tuple[DataOptions, list
     folder, found = recognise(Path(options.root))
     if not found.options["splits"]:
         raise DataError(f"{folder}: {found.layout}, but none of it is for training or scoring; expected data.splits=")
-    values: dict[str, object] = {"root": str(folder), **found.options}
-    kept = [name for name in values if name not in ("root", "format") and _is_set(options, name)]
-    values = {name: value for name, value in values.items() if name not in kept}
+    values, lines = _beside_given(options, found.options, key)
+    values = {"root": str(folder), **values}
     if not options.name:
         values["name"] = _name(folder)
-    made = replace(options, **values)  # type: ignore[arg-type]
-    lines = [f"{folder}: recognised as {found.layout}", *found.notes]
-    lines += [f"{override(f'{key}.{name}', getattr(options, name))} as given" for name in kept]
+    made = replace(options, given=(), **values)  # type: ignore[arg-type]
+    lines = [f"{folder}: recognised as {found.layout}", *found.notes, *lines]
     stated = [override(f"{key}.{name}", value) for name, value in values.items() if name != "root"]
     lines.append(f"{AS_OPTIONS}{' '.join(stated)}")
     return made, lines
+
+
+def _beside_given(options: DataOptions, found: Mapping[str, object], key: str) -> tuple[dict[str, object], list[str]]:
+    """What was recognised but what the options say themselves, and a line for each of these."""
+    given = {name: override(f"{key}.{name}", getattr(options, name)) for name in found if _is_given(options, name)}
+    for name, others in _ALTERNATIVES.items():
+        if _is_set(options, name):
+            said = override(f"{key}.{name}", getattr(options, name))
+            given |= dict.fromkeys([other for other in others if other in found and other not in given], said)
+    lines = [f"{said} as given; the files say {override(f'{key}.{name}', found[name])}" for name, said in given.items()]
+    return {name: value for name, value in found.items() if name not in given}, lines
 
 
 def recognise(root: Path) -> tuple[Path, Found]:
@@ -104,6 +117,10 @@ def _found_in(folder: Path) -> list[Found]:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
+
+
+def _is_given(options: DataOptions, name: str) -> bool:
+    return name != "format" and (_is_set(options, name) or (name in options.given and name != "splits"))
 
 
 def _is_set(options: DataOptions, name: str) -> bool:

@@ -45,6 +45,43 @@ def test_a_configuration_is_spelled_out(roboflow):
     assert recognised(config, pytest.fail) is config
 
 
+@pytest.mark.parametrize(
+    ("layout", "given", "values", "said", "recognised_as"),
+    [
+        ("RF100-VL", "data.boxes=drop", {"boxes": "drop"}, "data.boxes=drop", "data.boxes=instances"),
+        ("masks of CVAT", "data.objects=", {"objects": ""}, "'data.objects=\"\"'", "data.objects=SegmentationObject"),
+        ("masks of CVAT", "data.colors=null", {"colors": None}, "data.colors=null", "data.colors=labelmap.txt"),
+        (
+            "masks of CVAT",
+            "data.names=[car]",
+            {"names": ["car"], "colors": None},
+            "'data.names=[car]'",
+            "data.colors=labelmap.txt",
+        ),
+    ],
+)
+def test_what_is_given_is_kept_also_where_it_is_the_default(layout, given, values, said, recognised_as, tmp_path):
+    root, lines = EXPORTS[layout](tmp_path / "shop"), []
+    option, _, value = given.removeprefix("data.").partition("=")
+    own = tmp_path / "own.yaml"
+    own.write_text(f"format: auto\nroot: {root}\nsplits: {{}}\n{option}: {value or repr(value)}\n")
+    in_file = parse_command("train", [f"data={own}"])[1]
+    entry = f"more_data.a={{name: a, format: auto, root: {root}, splits: {{}}}}"
+    further = composed(f"data.root={root}", entry, given.replace("data.", "more_data.a."))
+    for config, section in (
+        (composed(f"data.root={root}", given), lambda found: found.data),
+        (in_file, lambda found: found.data),
+        (further, lambda found: found.more_data.a),
+    ):
+        lines.clear()
+        found = section(recognised(config, lines.append))
+        assert {name: found[name] for name in values} == values
+        assert list(found.given) == []
+        text = "\n".join(lines).replace("more_data.a.", "data.")
+        assert f"{said} as given; the files say {recognised_as}" in text
+    assert list(composed("data=coco", f"data.root={root}", given).data.given) == []
+
+
 def test_what_was_recognised_can_be_pasted(roboflow):
     said = []
     found = recognised(composed(f"data.root={roboflow}"), said.append)
