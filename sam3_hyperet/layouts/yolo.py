@@ -1,6 +1,7 @@
 """Ultralytics' layout, as YOLO, Roboflow and CVAT export it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sam3_hyperet.data.annotations import some
@@ -9,6 +10,7 @@ from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.data.yolo import label_file, path_below, read_yolo_file
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.layouts.layout import Found, Layout, split_of
+from sam3_hyperet.layouts.override import override
 from sam3_hyperet.reading import read_text
 
 _THREE = "three splits: the best step is chosen on val, the model is scored on test"
@@ -18,15 +20,34 @@ _NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 
 def recognise_yolo(root: Path) -> Sequence[Found]:
-    """A folder with a data.yaml that names classes and splits. Raises DataError for one of another task."""
+    """A folder with a data.yaml that names classes and splits.
+
+    Raises DataError for one of another task, and for several that differ.
+    """
     files = [root / name for name in _NAMES if (root / name).is_file()]
     if not files:
         files = [file for file in sorted(root.glob("*.y*ml")) if not is_hidden(file.name) and _is_dataset(file)]
-    if len(files) != 1:
-        return _without_yaml(root) if not files else []
-    content = read_yolo_file(files[0])
+    if not files:
+        return _without_yaml(root)
+    found = _of_file(root, files[0])
+    if len(files) == 1 or found is None:
+        return [found] if found else []
+    others = [file.name for file in files[1:]]
+    if any(not _is_dataset(file) or read_yolo_file(file) != read_yolo_file(files[0]) for file in files[1:]):
+        options = {"root": str(root), "name": root.resolve().name, **found.options}
+        example = " ".join(override(f"data.{key}", value) for key, value in options.items())
+        raise DataError(
+            f"{root}: {len(files)} YOLO files that differ: {some([files[0].name, *others])}; expected one, or that you "
+            f"name it, such as {files[0].name}: data=auto {example}"
+        )
+    return [replace(found, notes=(*found.notes, f"left aside, as it says the same: {some(others)}"))]
+
+
+def _of_file(root: Path, file: Path) -> Found | None:
+    """The set of a data.yaml; None where none of its splits is there. Raises DataError."""
+    content = read_yolo_file(file)
     if not content.splits:
-        raise DataError(f"{files[0]}: it has none of train, val and test; expected folders or lists of images by them")
+        raise DataError(f"{file}: it has none of train, val and test; expected folders or lists of images by them")
     splits: dict[str, list[str]] = {}
     notes = []
     for split, entries in content.splits.items():
@@ -34,8 +55,8 @@ def recognise_yolo(root: Path) -> Sequence[Found]:
         if None in found:
             missing = entries[found.index(None)]
             if split == "train":
-                raise DataError(f"{files[0]}: {split} is {missing}, which is not below {root}")
-            notes.append(f"{files[0].name} names {missing} for {split}, which is not there")
+                raise DataError(f"{file}: {split} is {missing}, which is not below {root}")
+            notes.append(f"{file.name} names {missing} for {split}, which is not there")
         else:
             splits[split] = [one for one in found if one is not None]
             if split != "train" and not any(_has_labels(root / one) for one in splits[split]):
@@ -45,9 +66,7 @@ def recognise_yolo(root: Path) -> Sequence[Found]:
         notes.append(_THREE)
     elif "test" in splits:
         splits["val"] = splits.pop("test")
-    if not splits:
-        return []
-    return [_found("YOLO (Ultralytics)", root, splits, files[0].name, notes)]
+    return _found("YOLO (Ultralytics)", root, splits, file.name, notes) if splits else None
 
 
 def _has_labels(source: Path) -> bool:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import numpy as np
 import pytest
+from exports import EXPORTS
 from PIL import Image
 
+from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.data.class_names import read_class_names
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import read_split
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.layouts.table import explicit
+from sam3_hyperet.layouts.table import explicit, recognise
 
 NAMES = ("0001.png", "0002.png")
 
@@ -161,3 +164,18 @@ def test_a_table_of_one_class(tmp_path, text):
     (tmp_path / "classes.txt").write_text(text)
     options, _ = explicit(DataOptions(name="", format="auto", root=str(tmp_path), splits={}))
     assert [one.name for one in read_split(options, "train").images.categories] == ["crack"]
+
+
+def test_two_yolo_files_that_say_the_same_are_one(tmp_path):
+    root = EXPORTS["YOLO of Roboflow"](tmp_path / "shop")
+    text = (root / "data.yaml").read_text()
+    (root / "dataset.yaml").write_text(text)
+    _, found = recognise(root)
+    assert found.options["names"] == "data.yaml"
+    assert found.notes[-1] == "left aside, as it says the same: dataset.yaml"
+    (root / "dataset.yaml").write_text(text.replace("car", "truck"))
+    with pytest.raises(DataError, match=r"2 YOLO files that differ: data.yaml, dataset.yaml; .* such as") as raised:
+        recognise(root)
+    given = shlex.split(str(raised.value).partition("such as data.yaml: ")[2])
+    data = parse_command("train", given)[1].data
+    assert (data.format, data.names, data["splits"]["train"]) == ("yolo", "data.yaml", ["train/images"])
