@@ -25,7 +25,7 @@ from sam3_hyperet.version import __version__
 from sam3_hyperet.wording import count_of
 
 _LISTED = 200  # categories with their counts
-_SHOWN = ("warning: ", "; dropped ", "; repaired ")  # in the notes that are printed
+_SHOWN = ("warning: ", "; dropped ", "; repaired ", ": no class by its name")  # in the notes that are printed
 
 
 def main(argv: Sequence[str] | None = None) -> tuple[Path, Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from coco_cases import Case, write_case
 from exports import EXPORTS
+from map_cases import MapCase, write_maps
 from noise_tree import write_noise_tree
 from omegaconf import OmegaConf
 
@@ -111,6 +112,13 @@ def test_what_is_dropped_is_printed_and_written(tmp_path, monkeypatch, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if dropped in line]
     assert lines[0].startswith("shop (train")
     assert all(f"# {line}" in data.read_text() for line in lines)
+
+
+def test_classes_that_are_none_by_their_name_are_printed(tmp_path, monkeypatch, capsys):
+    write_maps(tmp_path / "shop", MapCase(names="unlabeled\ncar\nhouse\n"))
+    monkeypatch.chdir(tmp_path)
+    main([str(tmp_path / "shop")])
+    assert "shop (train, val): no class by its name, so neither learnt nor scored: unlabeled" in capsys.readouterr().out
 
 
 def test_files_that_exist_are_left_alone(exported, here):
