@@ -75,7 +75,7 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
     return composed
 
 
-def _checked(cls: type, values: Mapping[str, object], section: str) -> dict[str, object]:
+def _checked(cls: type[Any], values: Mapping[str, object], section: str) -> dict[str, object]:
     """A section's options, checked; what was given matters to a data set that is to be recognised alone."""
     options = read_options(cls, values, section)
     if isinstance(options, DataOptions):
@@ -88,7 +88,7 @@ def _with_defaults(cls: type, section: Any, name: str) -> DictConfig:
     values = current_names(cls, section, name)
     if cls is DataOptions and "given" not in values:
         values["given"] = list(values)
-    return OmegaConf.merge(defaults(cls), values)  # type: ignore[return-value]
+    return with_values(OmegaConf.create(defaults(cls)), values)
 
 
 def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:

@@ -31,7 +31,11 @@ def read_categories(
         adjusted[foreign_reason("category")] += len(foreign)
     named = [record for _, record in listed if isinstance(record.get("name"), str)]
     ids_of = {spoken(record["name"]): id_key(record.get("id")) for record in named}
-    named_by = {name: foreign.get(one, one) for name, one in ids_of.items()}
+    named_by = {
+        name: number
+        for name, one in ids_of.items()
+        if one is not None and isinstance(number := foreign.get(one, one), int)
+    }
     found: dict[int, Category] = {}
     supers, ids = dict[str, int](), dict[str, int]()  # of supercategories, of names as SAM 3 reads them
     for where, record in listed:
@@ -41,7 +45,7 @@ def read_categories(
         if number in found:
             raise DataError(f"{where}: two categories have this id ({found[number].name!r} and {text!r})")
         if (other := ids.get(text.lower())) is not None:
-            used = {foreign.get(one, one) for one in source.used_categories()}
+            used = {foreign.get(one, one) for one in source.used_categories() if one is not None}
             if number in used and other in used:
                 raise DataError(
                     f"{where}: category {other} has the same name {text!r} ({found[other].name!r}), and so the same "

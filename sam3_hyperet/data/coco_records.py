@@ -56,7 +56,7 @@ def read_id(
     Raises DataError.
     """
     number = as_whole_number(value)
-    if (key := id_key(value)) in foreign:
+    if (key := id_key(value)) is not None and key in foreign:
         return foreign[key]
     if number is not None and type(value) is not int:
         adjusted[_AS_NUMBER] += 1

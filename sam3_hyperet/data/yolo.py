@@ -16,6 +16,7 @@ from sam3_hyperet.data.class_names import read_class_names
 from sam3_hyperet.data.coco import CocoInstances
 from sam3_hyperet.data.coco_annotations import AnnotationTable
 from sam3_hyperet.data.coco_file import CocoFile, image_fields
+from sam3_hyperet.data.coco_records import Id
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, find_files
 from sam3_hyperet.data.image_files import image_size
 from sam3_hyperet.errors import DataError
@@ -105,7 +106,7 @@ def read_yolo(
         ImageInfo(i, file, height, width) for i, (file, (width, height)) in enumerate(zip(files, sizes, strict=True))
     ]
     head = image_fields(range(len(infos)), [(info.height, info.width) for info in infos])
-    ids = dict(zip(classes, classes, strict=True))
+    ids: dict[Id, int] = {number: number for number in classes}
     table = AnnotationTable(root, range(len(infos)), head["sizes"], ids, boxes=boxes == "instances")
     labels: list[Path | None] = []
     number, empty, oriented = 0, 0, 0
