@@ -18,7 +18,8 @@ evaluate: base and adapted models side by side.
 dial: the dial of the adapters that are evaluated: given, along it, or chosen.
 compare: evaluation, metrics.json and report of opened models.
 predict: overlays and detections of images.
-predict_inputs, predict_overlays: what it is asked; what it draws.
+predict_inputs, predict_models: what it is asked; what finds it.
+predict_files, predict_overlays: what it writes; what it draws.
 demo: the page of `demo/`, served.
 merge: an adapter folded into base weights.
 score: metrics of prediction files.

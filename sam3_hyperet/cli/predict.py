@@ -1,58 +1,39 @@
 """`sam3-hyperet predict`: what a model finds on images, as overlays, as one JSON file, and as COCO results."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.cli.adapted_model import check_opening, described, dial_line, open_described
+from sam3_hyperet.cli.adapted_model import check_opening, described
 from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.doctor import warnings_of
-from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict_files import IMAGES, JSON_FILES, PREDICTIONS, RESULTS, open_results
 from sam3_hyperet.cli.predict_inputs import Inputs, passed_over
+from sam3_hyperet.cli.predict_models import PromptedModels
 from sam3_hyperet.cli.predict_overlays import MASKS, PAGE, Overlays, check_options, write_masks
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.submit import parse_runs, submit_jobs
-from sam3_hyperet.data.annotations import some
-from sam3_hyperet.data.image_files import limit_megapixels, open_image
+from sam3_hyperet.data.image_files import limit_megapixels
 from sam3_hyperet.doctor.findings import Finding, ok
 from sam3_hyperet.doctor.job import examine_job
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.models import at_dial
 from sam3_hyperet.files import Manifest, write_json
-from sam3_hyperet.inference.exemplars import Exemplars
-from sam3_hyperet.inference.prediction import PromptPrediction
-from sam3_hyperet.inference.predictor import Predictor, check_prompts
-from sam3_hyperet.inference.shared_encoding import shared_encoding
-from sam3_hyperet.inference.tiled_prediction import TiledPrediction, TiledPredictor
+from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.modeling.adapter_source import HUB, PACKAGE, adapter_name
-from sam3_hyperet.modeling.build import resolution
-from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.config import ModelOptions
 from sam3_hyperet.modeling.dial import dial_of
 from sam3_hyperet.modeling.opening import set_threads
-from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
 from sam3_hyperet.options import read_options
-from sam3_hyperet.precision import float32_products, precision_text
-from sam3_hyperet.training.run_files import WEIGHTS
 from sam3_hyperet.wording import count_of
-
-_LISTED = 10  # prompts in a line
-_BESIDE_LINE = (
-    "{} beside the adapted model in the overlays: every prompt is asked twice, and the image encoded twice where the "
-    "adapter is in its encoder (base_beside=false: the adapted model alone)"
-)
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -87,61 +68,38 @@ def predict(config: DictConfig) -> Path:
     for line in [*inputs.check(tiling, console), *(passed_over(config.images) if config.annotations is None else ())]:
         say(line)
     set_threads(config.threads)
-    model = open_described(config, values, adapter)
-    if line := dial_line(model, config.dial):
-        say(line)
-    settings = {"prompts_at_once": config.prompts_at_once, "precision": config.precision}
-    whole = Predictor(model, list(inputs.categories), resolution(model), **settings)
-    predictor = whole if tiling.is_whole else TiledPredictor(whole, tiling)
-    beside = _beside(model, config, adapter)
-    models, of_base = [model], None
-    if beside:
-        base = Predictor(at_dial(model, 0.0), list(inputs.categories), resolution(model), **settings)
-        of_base = base if tiling.is_whole else TiledPredictor(base, tiling)
-        models.append(base.model)
-        say(_BESIDE_LINE.format(beside))
-    say(precision_text(config.precision, whole.precision, whole.device.type))
-    if line := tiling.line():
+    models = PromptedModels.of(config, values, adapter, list(inputs.categories), tiling)
+    for line in models.lines:
         say(line)
     run_dir.mkdir(parents=True, exist_ok=True)
     if config.masks:
         Manifest(run_dir).remove(MASKS)
     Manifest(run_dir).claim(*written)
-    own = "adapted" if adapter else "base"
-    headings = [beside, own if dial_of(model) == 1 else f"{own}, dial {dial_of(model):g}"] if beside else [""]
     colors = {prompt: number for number, prompt in enumerate(inputs.categories)}
-    overlays = Overlays(run_dir, colors, headings, config.overlay_side, config.score_threshold)
+    overlays = Overlays(run_dir, colors, models.headings, config.overlay_side, config.score_threshold)
     facts = {
         "adapter": adapter,
-        "dial": dial_of(model) if adapter else None,
+        "dial": dial_of(models.own.model) if adapter else None,
         "score_threshold": config.score_threshold,
-        "precision": whole.precision,
+        "precision": models.own.precision,
         **({} if tiling.is_whole else {"tiles": config.tiles, "tile_overlap": config.tile_overlap}),
         **({} if config.exemplars is None else {"exemplars": str(config.exemplars)}),
     }
     stems, masks, sizes = [Path(name).stem for name in inputs.overlays()], 0, []
     with ExitStack() as stack:
-        stack.enter_context(weights_kept([model]))
-        if of_base:
-            stack.enter_context(shared_encoding(models, _most_tiles(predictor, inputs.paths)))
-        stack.enter_context(compiled_regions(models))
-        stack.enter_context(float32_products(whole.precision))
+        stack.enter_context(models.running(inputs.paths))
         write = stack.enter_context(open_results(run_dir, facts, inputs.categories))
         on_image = stack.enter_context(counted(console, "images", len(inputs.paths)))
         for i, (path, name) in enumerate(zip(inputs.paths, names, strict=True)):
             image = inputs.load(i)
-            asked = inputs.asked(i, image.size)
-            entry = _predict(predictor, image, asked, config)
-            before = [_predict(of_base, image, asked, config)] if of_base else []
+            entries = models.find(image, inputs.asked(i, image.size))
             if config.masks:
-                masks += write_masks(run_dir, stems[i], entry)
+                masks += write_masks(run_dir, stems[i], entries[-1])
             if name:
-                overlays.draw(name, path.name, image, [*before, entry])
-            write(path, inputs.ids[i], entry, name)
+                overlays.draw(name, path.name, image, entries)
+            write(path, inputs.ids[i], entries[-1], name)
             sizes.append(image.size)
-            tiles = f" in {predictor.grid(*image.size)}" if isinstance(predictor, TiledPredictor) else ""
-            said = "".join(f" (base: {_summary(one['prompts'])})" for one in before)
-            say(f"{path.name}{tiles}: {_summary(entry['prompts'])}{said}")
+            say(models.line(path.name, image.size, entries))
             on_image()
     write_json(run_dir / IMAGES, inputs.listing(sizes))
     if config.overlays:
@@ -159,25 +117,6 @@ def _written_line(config: DictConfig, images: int, masks: int) -> str:
     what = f"{count_of(images, 'overlay')} and the page {PAGE}, " if config.overlays else ""
     what += f"{count_of(masks, 'mask')}, " if config.masks else ""
     return f"wrote {what}{PREDICTIONS} and, in COCO's format, {RESULTS} ({ids}) to {Path(config.run_dir)}"
-
-
-def _beside(model: host.Sam3Image, config: DictConfig, adapter: str | None) -> str | None:
-    """The heading of what stands beside the model in overlays; None where nothing does."""
-    if not config.overlays or config.base_beside is False or adapter is None or dial_of(model) == 0:
-        return None
-    trained = any((run / WEIGHTS["best"]).is_file() for run in listed(config.run)) and "model" in config.of_run
-    return "without the adapter" if trained else "base"
-
-
-def _most_tiles(predictor: Predictor | TiledPredictor, paths: Sequence[Path]) -> int:
-    """The most tiles of an image. Raises DataError naming a file that is none."""
-    if isinstance(predictor, Predictor):
-        return 1
-    most = 1
-    for path in paths:
-        with open_image(path) as image:
-            most = max(most, len(predictor.grid(*image.size)), len(predictor.grid(*image.size[::-1])))
-    return most
 
 
 def _facts(config: DictConfig, facts: Mapping[str, Any]) -> dict[str, str]:
@@ -224,42 +163,3 @@ def _warnings(values: dict[str, Any]) -> list[str]:
 
     options, adapters = read_options(ModelOptions, model, "model"), [Path(adapter)] if adapter else []
     return warnings_of(examine_job(launcher, run_dir, options, adapters, {"images": input_rows}), values["run_dir"])
-
-
-def _summary(prompts: Sequence[Mapping[str, Any]]) -> str:
-    """How many detections the prompts have; of many prompts, those that have any."""
-    counts = [(one["prompt"], len(one["detections"])) for one in prompts]
-    if len(counts) > _LISTED:
-        counts = sorted((one for one in counts if one[1]), key=lambda one: -one[1])
-    return some([f"{prompt} {count}" for prompt, count in counts], _LISTED) or "nothing"
-
-
-def _predict(
-    predictor: Predictor | TiledPredictor,
-    image: Image.Image,
-    asked: Mapping[str, Exemplars | None],
-    config: DictConfig,
-) -> dict[str, Any]:
-    """What is found on an image for prompts, some with boxes, as predictions.json has it."""
-    predictions = []
-    chosen = [predictor.vocabulary.index(prompt) for prompt in asked]
-    found: Iterable[PromptPrediction | TiledPrediction] = ()
-    if asked:
-        found = predictor.predict(image, chosen, list(asked.values()))
-    thresholds = {"mask_threshold": config.mask_threshold, "score_threshold": config.score_threshold}
-    for prompt, prediction in zip(asked, found, strict=True):
-        best = prediction.detections(image.height, image.width, None, **thresholds)
-        masks, scores = best.rles(len(best.scores)), best.scores.tolist()
-        parts = zip(scores, best.boxes.tolist(), masks, strict=True)
-        detections = [{"score": score, "box_xyxy": box, "segmentation": rle} for score, box, rle in parts]
-        exemplars = asked[prompt]
-        given = {} if exemplars is None else {"exemplars": _told(exemplars, image.size)}
-        predictions.append({"prompt": prompt, **given, "presence": prediction.presence, "detections": detections})
-    return {"width": image.width, "height": image.height, "prompts": predictions}
-
-
-def _told(exemplars: Exemplars, size: tuple[int, int]) -> list[dict[str, Any]]:
-    """Exemplars as a file of them has them: boxes [x, y, width, height] in pixels of the image."""
-    boxes = np.array(exemplars.boxes) * (*size, *size)
-    boxes[:, :2] -= boxes[:, 2:] / 2
-    return [{"box": b, "positive": p} for b, p in zip(boxes.tolist(), exemplars.positive, strict=True)]

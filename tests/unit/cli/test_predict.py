@@ -17,8 +17,9 @@ from rich.console import Console
 import sam3_hyperet as hy
 from sam3_hyperet.cli import predict_inputs, progress
 from sam3_hyperet.cli.command import parse_command
-from sam3_hyperet.cli.predict import _predict, main
+from sam3_hyperet.cli.predict import main
 from sam3_hyperet.cli.predict_inputs import Inputs, find_images, listed_prompts, passed_over, prompts_text, trial_images
+from sam3_hyperet.cli.predict_models import found_by
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.files import MANIFEST
 from sam3_hyperet.inference.prediction import PromptPrediction
@@ -173,8 +174,8 @@ def test_boxes_are_sam_3_s_own():
     box = torch.tensor([[-0.25, 0.0, 0.5, 1.5]])
     found = PromptPrediction(torch.tensor([0.9]), box, torch.ones(1, 4, 4), torch.ones(4, 4), 1.0)
     predictor = SimpleNamespace(vocabulary=("car",), predict=lambda image, prompts, exemplars: [found])
-    config = SimpleNamespace(score_threshold=0.5, mask_threshold=0.5)
-    entry = _predict(predictor, Image.new("RGB", (40, 20)), {"car": None}, config)
+    thresholds = {"score_threshold": 0.5, "mask_threshold": 0.5}
+    entry = found_by(predictor, Image.new("RGB", (40, 20)), {"car": None}, thresholds)
     assert entry["prompts"][0]["detections"][0]["box_xyxy"] == [-10.0, 0.0, 20.0, 30.0]
 
 

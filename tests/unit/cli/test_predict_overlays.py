@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sam3_hyperet.cli import predict
+from sam3_hyperet.cli import predict, predict_models
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.masks import decode
@@ -46,14 +46,15 @@ ALONE = ["base_beside=false"]
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """Runs the tool with `Found` in place of a model; returns its folder."""
-    monkeypatch.setattr(predict, "Predictor", Found)
+    monkeypatch.setattr(predict_models, "Predictor", Found)
     monkeypatch.setattr(predict, "described", lambda config: ({}, config.adapter))
     monkeypatch.setattr(predict, "check_opening", lambda *_: None)
-    monkeypatch.setattr(predict, "open_described", lambda config, *_: at_dial(None, config.dial or 1.0))
-    monkeypatch.setattr(predict, "resolution", lambda model: 0)
-    monkeypatch.setattr(predict, "at_dial", at_dial)
-    monkeypatch.setattr(predict, "dial_of", lambda model: model.dial)
-    monkeypatch.setattr(predict, "shared_encoding", lambda models, inputs: contextlib.nullcontext())
+    monkeypatch.setattr(predict_models, "open_described", lambda config, *_: at_dial(None, config.dial or 1.0))
+    monkeypatch.setattr(predict_models, "resolution", lambda model: 0)
+    monkeypatch.setattr(predict_models, "at_dial", at_dial)
+    for module in (predict, predict_models):
+        monkeypatch.setattr(module, "dial_of", lambda model: model.dial)
+    monkeypatch.setattr(predict_models, "shared_encoding", lambda models, inputs: contextlib.nullcontext())
     return lambda *arguments: predict.main([*arguments, f"run_dir={tmp_path / 'out'}"])
 
 
