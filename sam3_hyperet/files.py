@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -23,6 +24,8 @@ LOCK = ".sam3_hyperet.lock"
 MANIFEST = ".sam3_hyperet.json"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _QUIET_SECONDS = 600  # a folder in which nothing changed for so long is no longer in use by another machine
+_TEMPORARY = re.compile(r"\..+-\d+-[0-9a-f]{8}\.tmp", re.DOTALL)
+"""Names of `replacing`: a host, a process and a random number come last."""
 _held: set[Path] = set()
 
 
@@ -82,9 +85,10 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder; no process may be writing there."""
+    """Remove what `replacing` left half written in a folder in killed processes; no process may be writing there."""
     for file in folder.glob(".*.tmp"):
-        file.unlink()
+        if _TEMPORARY.fullmatch(file.name):  # another's temporary files are left alone
+            file.unlink()
 
 
 @contextmanager
@@ -224,7 +228,8 @@ def _may_run(holder: dict[str, str], has_locks: bool, folder: Path) -> bool:
             return False
         if holder["host"] == mine["host"]:
             return Path(f"/proc/{holder['process']}").exists()
-    newest = max(path.stat().st_mtime for path in [folder, *folder.glob("*")] if path.exists() and path.name != LOCK)
+    inside = itertools.chain(folder.glob("*"), folder.glob("*/*"))  # records of images are written two levels below
+    newest = max(path.stat().st_mtime for path in [folder, *inside] if path.exists() and path.name != LOCK)
     return time.time() - newest < _QUIET_SECONDS
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -229,10 +230,31 @@ def test_only_names_on_the_list_are_replaced_or_removed(tmp_path):
 
 
 def test_leftovers(tmp_path):
-    for name in (".a.host-1-0.tmp", "kept", ".kept"):
+    for name in ("kept", ".kept", ".another's.tmp"):
         (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"kept", ".kept"}
+    with contextlib.ExitStack() as stack:
+        left = stack.enter_context(replacing(tmp_path / "a.txt"))
+        left.touch()
+        names = {path.name for path in tmp_path.iterdir()}
+        remove_leftovers(tmp_path)
+        assert names - {path.name for path in tmp_path.iterdir()} == {left.name}
+        left.touch()
+
+
+def test_a_holder_on_another_machine_that_writes_records_alone(tmp_path):
+    """They are two levels below: the folder itself does not change."""
+    with sole_use(tmp_path):
+        mine = json.loads((tmp_path / LOCK).read_text())
+    (tmp_path / LOCK).write_text(json.dumps(mine | {"kernel": "other"}))
+    folder = tmp_path / "records" / "base"
+    folder.mkdir(parents=True)
+    for path in (tmp_path, folder.parent):
+        os.utime(path, (0, time.time() - 3600))
+    with pytest.raises(ConfigError, match="if that one has ended, remove"), sole_use(tmp_path):
+        pass
+    os.utime(folder, (0, time.time() - 3600))
+    with sole_use(tmp_path) as notice:
+        assert "taken over" in notice
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

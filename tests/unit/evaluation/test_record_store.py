@@ -107,7 +107,7 @@ def test_a_damaged_header_is_no_record(store, field, value):
 
 
 def test_what_a_killed_process_left_is_swept(store):
-    (store.folder / ".000003.npz.123.tmp").write_bytes(b"half")
+    (store.folder / ".000003.npz.host-123-0a1b2c3d.tmp").write_bytes(b"half")
     store.write(1, RECORD)
     store.prepare(FACTS)
     assert files(store) == ["000001.npz", "fingerprint.json"]
