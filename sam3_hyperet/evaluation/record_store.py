@@ -41,7 +41,7 @@ class RecordStore:
         wanted, said = json.loads(json.dumps(fingerprint)), ""
         why = self._mismatch(wanted) if resume else "resume=never"
         if why and self.folder.exists():
-            removed = len(list(self.folder.glob("*.npz")))
+            removed = self.count()
             shutil.rmtree(self.folder)
             said = f"{self.folder}: {removed} records start over: {why}" if removed else ""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +49,24 @@ class RecordStore:
         with replacing(self.folder / FINGERPRINT) as temporary:
             temporary.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
         return said
+
+    def other_facts(self, fingerprint: Mapping[str, object]) -> str:
+        """The first fact by which the records on disk differ, in words; "" where none does, and without records."""
+        is_known = self.count() and (self.folder / FINGERPRINT).is_file()
+        return self._mismatch(json.loads(json.dumps(fingerprint))) if is_known else ""
+
+    def has(self, position: int) -> bool:
+        """Whether the image at `position` has a record, which may be damaged."""
+        return self._file(position).exists()
+
+    def count(self) -> int:
+        """How many records are there, damaged ones included."""
+        return len(list(self.folder.glob("*.npz")))
+
+    def remove(self) -> None:
+        """Remove the folder: a kill meanwhile leaves records that nothing goes on from."""
+        (self.folder / FINGERPRINT).unlink(missing_ok=True)
+        shutil.rmtree(self.folder)
 
     def write(self, position: int, record: Record) -> None:
         """Keep the record of the image at `position`, whole or not at all."""
@@ -67,7 +85,7 @@ class RecordStore:
     def missing(self, positions: Sequence[int]) -> tuple[list[int], int]:
         """Those of `positions` without a usable record, and how many of them have a damaged one."""
         wanted = [position for position in positions if self.read(position) is None]
-        return wanted, sum(self._file(position).exists() for position in wanted)
+        return wanted, sum(map(self.has, wanted))
 
     def read_all(self, positions: Sequence[int]) -> list[dict[str, np.ndarray]]:
         """The records of `positions`, each once and in their order. Raises DataError where one is not there."""
@@ -92,10 +110,19 @@ class RecordStore:
             return f"{FINGERPRINT} is not what it was written as"
         for key in {**wanted, **found}:
             if found.get(key) != wanted.get(key):
-                return f"{key} was {_short(found.get(key))}, now it is {_short(wanted.get(key))}"
+                was, now = _where_they_differ(found.get(key), wanted.get(key))
+                return f"{key} was {was}, now it is {now}"
         return ""
 
 
-def _short(value: object) -> str:
-    text = str(value)
+def _where_they_differ(one: object, other: object) -> tuple[str, str]:
+    """Two values in short texts; long ones from shortly before the first difference on."""
+    texts = str(one), str(other)
+    differ = (k for k, characters in enumerate(zip(*texts, strict=False)) if len(set(characters)) > 1)
+    start = max(0, next(differ, len(min(texts, key=len))) - 20) if len(max(texts, key=len)) > 60 else 0
+    first, second = (f"{'…' if start else ''}{text[start:]}" for text in texts)
+    return _short(first), _short(second)
+
+
+def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -36,6 +36,24 @@ def test_a_record_comes_back_bit_by_bit(store):
     assert files(store) == ["000007.npz", "fingerprint.json"]
 
 
+def test_long_facts_are_told_where_they_differ(store):
+    names = [f"name {n}" for n in range(40)]
+    store.prepare({**FACTS, "names": names})
+    assert store.other_facts({**FACTS, "names": [*names, "b"]}) == ""  # there is no record
+    store.write(0, RECORD)
+    assert store.other_facts({**FACTS, "names": names}) == ""
+    why = store.other_facts({**FACTS, "names": [*names, "b"]})
+    assert why == "names was …'name 38', 'name 39'], now it is …'name 38', 'name 39', 'b']"
+
+
+def test_records_that_are_removed_are_gone_on_from_by_nothing(store):
+    store.write(3, RECORD)
+    assert (store.count(), store.has(3), store.has(4)) == (1, True, False)
+    store.remove()
+    assert not store.folder.exists()
+    assert store.other_facts({**FACTS, "base": "f01"}) == ""
+
+
 def test_the_same_facts_go_on(store):
     store.write(0, RECORD)
     assert RecordStore(store.folder).prepare(dict(reversed(FACTS.items()))) == ""
