@@ -19,6 +19,7 @@ dial: the dial of the adapters that are evaluated: given, along it, or chosen.
 compare: evaluation, metrics.json and report of opened models.
 predict: overlays and detections of images.
 predict_inputs, predict_models: what it is asked; what finds it.
+predict_images, predict_records: image by image; what an unfinished prediction keeps of them.
 predict_files, predict_overlays: what it writes; what it draws.
 demo: the page of `demo/`, served.
 merge: an adapter folded into base weights.

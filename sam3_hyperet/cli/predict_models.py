@@ -41,9 +41,10 @@ _BESIDE_LINE = (
 
 @dataclass(frozen=True)
 class PromptedModels:
-    """The model, `own`, and the `base` beside it, which may be none, with all prompts.
+    """The model and the base beside it, with all prompts.
 
-    headings: of the panels of overlays, the last is the model's own. lines: what is to be said of the models.
+    base: None where overlays show the model alone. headings: of the panels of overlays, the last is the model's own.
+    lines: what is to be said of the models.
     """
 
     own: Predictor
@@ -76,7 +77,7 @@ class PromptedModels:
 
     @contextmanager
     def running(self, paths: Sequence[Path]) -> Iterator[None]:
-        """Context in which images are predicted, those at `paths`; nothing may write to the weights meanwhile."""
+        """Context in which the images at `paths` are predicted; nothing may write to the weights meanwhile."""
         models = [self.own.model, *([self.base.model] if self.base else [])]
         with ExitStack() as stack:
             stack.enter_context(weights_kept([self.own.model]))
@@ -87,7 +88,7 @@ class PromptedModels:
             yield
 
     def find(self, image: Image.Image, asked: Mapping[str, Exemplars | None]) -> list[Entry]:
-        """What is found for prompts, some with boxes: by the base, if it is beside the model, then by the model."""
+        """What each model finds on an image for prompts, some with boxes; the model's own is the last."""
         own, *before = (self._tiled(one) for one in (self.own, self.base) if one)
         found = found_by(own, image, asked, self.thresholds)
         return [*(found_by(one, image, asked, self.thresholds) for one in before), found]

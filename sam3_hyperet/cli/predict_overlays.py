@@ -1,8 +1,8 @@
 """What `predict` draws: an overlay for each image, the base beside the adapted model, masks as PNG, and their page."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,25 @@ def check_options(config: DictConfig, *, is_adapted: bool) -> None:
         raise ConfigError("base_beside=true with dial=0, which is the base; expected another dial")
 
 
-@dataclass
+@dataclass(frozen=True)
+class Drawn:
+    """An overlay that is written: its part of the page, its instances, and how many of them are without a label."""
+
+    picture: Picture
+    instances: int
+    unlabelled: int
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Drawn":
+        """That of `dataclasses.asdict`, also from JSON, where tuples are lists."""
+        picture = dict(values["picture"])
+        found = [Found(**one) for one in picture.pop("found")]
+        return cls(Picture(**picture, found=found), values["instances"], values["unlabelled"])
+
+
+@dataclass(frozen=True)
 class Overlays:
-    """The overlays of a run of `predict`, and what its page says of them.
+    """The overlays of a run of `predict`, and their page.
 
     colors: number of each prompt's colour: the same on all images, and of base and adapted. headings: of the panels,
     the last is the model's own. side: longest side of an overlay in pixels, 0 for any.
@@ -53,18 +69,17 @@ class Overlays:
     headings: Sequence[str]
     side: int
     score_threshold: float
-    pictures: list[Picture] = field(default_factory=list)
-    enlarged: int = 0
-    reduced: int = 0
-    instances: int = 0
-    unlabelled: int = 0
 
-    def draw(self, name: str, title: str, image: Image.Image, records: Sequence[_Record]) -> None:
+    @classmethod
+    def of(cls, config: DictConfig, prompts: Iterable[str], headings: Sequence[str]) -> "Overlays":
+        """Those that the options describe, with the prompts' colours in their order."""
+        colors = {prompt: number for number, prompt in enumerate(prompts)}
+        return cls(Path(config.run_dir), colors, headings, config.overlay_side, config.score_threshold)
+
+    def draw(self, name: str, title: str, image: Image.Image, records: Sequence[_Record]) -> Drawn:
         """Write an image's overlay, a panel for each of the records, which are of the same prompts."""
         pixels = np.asarray(image)
         side = drawn_side(image.height, image.width, self.side)
-        self.enlarged += side > max(image.size)
-        self.reduced += side < max(image.size)
         drawn = [self._overlay(pixels, record, side) for record in records]
         found = [self._found(position, records) for position in range(len(records[-1]["prompts"]))]
         notes = self._notes(records, drawn)
@@ -72,12 +87,15 @@ class Overlays:
         panels = [Panel(one.pixels, heading) for one, heading in zip(drawn, self.headings, strict=True)]
         made = compose(panels, [*legend, *(Entry(None, note) for note in notes)])
         picture = Image.fromarray(made.pixels)
-        picture.save(self.folder / name, compress_level=_COMPRESSION)
+        with replacing(self.folder / name) as temporary:
+            picture.save(temporary, "png", compress_level=_COMPRESSION)
         places = list(zip(self.headings, made.panels, strict=True))
         if absent := [p for one, p in zip(found, records[-1]["prompts"], strict=True) if not (one.count or one.base)]:
             presences = some([f"{one['prompt']} ({one['presence']:.2f})" for one in absent], 10)
             notes = [*notes, f"not found (presence): {presences}"]
-        self.pictures.append(Picture(name, title, image.size, picture.size, places, found, notes))
+        told = Picture(name, title, image.size, picture.size, places, found, notes)
+        instances = sum(len(one["detections"]) for record in records for one in record["prompts"])
+        return Drawn(told, instances, sum(one.unlabelled for one in drawn))
 
     def _overlay(self, pixels: np.ndarray, record: _Record, side: int) -> Overlay:
         instances, boxes = [], []
@@ -89,10 +107,7 @@ class Overlays:
                 labels = (f"{phrase} {score}", score) if len(asked) > 1 else (score,)
                 instances.append(Instance(detection["segmentation"], color, labels))
             boxes += [ExemplarBox(given["box"], color, given["positive"]) for given in one.get("exemplars", ())]
-        drawn = draw_overlay(pixels, instances, boxes, side=side)
-        self.instances += len(instances)
-        self.unlabelled += drawn.unlabelled
-        return drawn
+        return draw_overlay(pixels, instances, boxes, side=side)
 
     def _found(self, position: int, records: Sequence[_Record]) -> Found:
         phrase = records[-1]["prompts"][position]["prompt"]
@@ -111,23 +126,25 @@ class Overlays:
             notes.append(f"{unlabelled} of {count_of(total, 'instance')} without a label, which would hide others")
         return notes
 
-    def write_page(self, title: str, facts: Mapping[str, str], files: Sequence[str]) -> None:
+    def write_page(self, title: str, facts: Mapping[str, str], drawn: Sequence[Drawn], files: Sequence[str]) -> None:
         """Write the page of the overlays that were drawn."""
         with replacing(self.folder / PAGE) as temporary:
-            temporary.write_text(folder_page(title, facts, self.pictures, files), encoding="utf-8")
+            temporary.write_text(folder_page(title, facts, [one.picture for one in drawn], files), encoding="utf-8")
 
-    def lines(self) -> list[str]:
+    def lines(self, drawn: Sequence[Drawn]) -> list[str]:
         """What is to be said of overlays that are not as large as their images, and of masks without labels."""
-        said = []
-        if self.enlarged:
-            said.append(f"{count_of(self.enlarged, 'overlay')} drawn enlarged, to {SMALLEST_OVERLAY} pixels a side")
-        if self.reduced:
+        sizes, said = [one.picture.image_size for one in drawn], []
+        sides = [(drawn_side(height, width, self.side), max(width, height)) for width, height in sizes]
+        if enlarged := sum(side > own for side, own in sides):
+            said.append(f"{count_of(enlarged, 'overlay')} drawn enlarged, to {SMALLEST_OVERLAY} pixels a side")
+        if reduced := sum(side < own for side, own in sides):
             said.append(
-                f"{count_of(self.reduced, 'overlay')} drawn reduced, to {self.side} pixels a side "
+                f"{count_of(reduced, 'overlay')} drawn reduced, to {self.side} pixels a side "
                 "(overlay_side=0: as large as the images)"
             )
-        if self.unlabelled:
-            said.append(f"{self.unlabelled:,} of {count_of(self.instances, 'instance')} drawn without a label")
+        if unlabelled := sum(one.unlabelled for one in drawn):
+            instances = count_of(sum(one.instances for one in drawn), "instance")
+            said.append(f"{unlabelled:,} of {instances} drawn without a label")
         return said
 
 
@@ -139,8 +156,8 @@ def write_masks(folder: Path, stem: str, record: dict[str, Any]) -> int:
         taken.add(spoken)
         for number, detection in enumerate(one["detections"], start=1):
             path = folder / MASKS / stem / f"{spoken}_{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(mask_png(detection["segmentation"]))
+            with replacing(path) as temporary:
+                temporary.write_bytes(mask_png(detection["segmentation"]))
             detection["mask"] = path.relative_to(folder).as_posix()
             count += 1
     return count

@@ -109,7 +109,10 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
     "max_images": NonNegativeInt,
     "batch_size": PositiveInt,
     "radius resolution": Annotated[object, Condition(_are_sides, "pixels, 224 or [224,448]")],
-    "evaluate resume": Annotated[str, Condition(lambda v: v in ("auto", "never"), "auto or never")],
+    **dict.fromkeys(
+        ("evaluate resume", "predict resume"),
+        Annotated[str, Condition(lambda v: v in ("auto", "never"), "auto or never")],
+    ),
 }
 
 

@@ -27,6 +27,7 @@ TRAIN, EVALUATE = (REPOSITORY / "tools" / f"{name}.py" for name in ("train", "ev
 _MODULES = [
     "sam3_hyperet.cli.train",
     "sam3_hyperet.cli.evaluate",
+    "sam3_hyperet.cli.predict",
     "matplotlib.pyplot",
     "mortal_runs",
     __name__,

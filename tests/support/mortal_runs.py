@@ -1,8 +1,9 @@
-"""Training runs in processes of their own, and the ways in which those are killed."""
+"""Runs in processes of their own, mostly of training, and the ways in which those are killed."""
 
 from __future__ import annotations
 
 import os
+import pkgutil
 import signal
 import sys
 import time
@@ -98,10 +99,10 @@ Death = AtFileOperation | WithinSave | AfterSeconds
 
 
 class MortalRuns:
-    """Starts runs of `tools/train.py` into `folder`, each in a session of its own, on one thread."""
+    """Starts runs of a tool into `folder`, each in a session of its own, on one thread."""
 
-    def __init__(self, folder: Path, command: Sequence[str]) -> None:
-        self.folder, self._command = folder, [*command, f"run_dir={folder}"]
+    def __init__(self, folder: Path, command: Sequence[str], tool: str = "train") -> None:
+        self.folder, self._command, self._tool = folder, [*command, f"run_dir={folder}"], tool
         self._context = server()
         self._sessions: list[int] = []
 
@@ -109,7 +110,7 @@ class MortalRuns:
         """Let a run come to its end."""
         process = self._start(None)
         process.join(_WAIT_SECONDS)
-        assert process.exitcode == 0, self._said()
+        assert process.exitcode == 0, self.said()
 
     def kill(self, death: Death) -> None:
         """Let a run begin, and die so."""
@@ -118,12 +119,12 @@ class MortalRuns:
         if isinstance(death, AfterSeconds):
             deadline = time.monotonic() + _WAIT_SECONDS
             while _changed(self.folder / "metrics.jsonl") == before and process.is_alive():
-                assert time.monotonic() < deadline, self._said()
+                assert time.monotonic() < deadline, self.said()
                 time.sleep(0.01)
             time.sleep(death.seconds)
             (os.killpg if death.group else os.kill)(process.pid, signal.SIGKILL)
         process.join(_WAIT_SECONDS)
-        assert process.exitcode == -signal.SIGKILL, f"{death}: {self._said()}"
+        assert process.exitcode == -signal.SIGKILL, f"{death}: {self.said()}"
 
     def survivors(self, seconds: float) -> list[psutil.Process]:
         """Processes of all runs, such as loaders, that are still there after so long; they look for their parent every
@@ -132,7 +133,7 @@ class MortalRuns:
         return psutil.wait_procs(there, seconds)[1]
 
     def _start(self, death: Death | None) -> ForkServerProcess:
-        process = self._context.Process(target=_train, args=(self._command, self._output, death))
+        process = self._context.Process(target=_run, args=(self._tool, self._command, self._output, death))
         process.start()
         self._sessions.append(process.pid)
         return process
@@ -141,18 +142,18 @@ class MortalRuns:
     def _output(self) -> Path:
         return self.folder.with_suffix(".log")
 
-    def _said(self) -> str:
+    def said(self) -> str:
+        """What the last run has printed."""
         return self._output.read_text()[-3000:]
 
 
-def _train(command: list[str], output: Path, death: Death | None) -> None:
+def _run(tool: str, command: list[str], output: Path, death: Death | None) -> None:
     os.setsid()
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    from sam3_hyperet.cli.train import main
-
+    main = pkgutil.resolve_name(f"sam3_hyperet.cli.{tool}:main")
     if death is not None:
         death.arm()
     main(command)

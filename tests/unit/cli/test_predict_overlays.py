@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sam3_hyperet.cli import predict, predict_models
+from sam3_hyperet.cli import predict, predict_files, predict_models, predict_records
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.masks import decode
@@ -25,6 +25,7 @@ class Found:
 
     def __init__(self, model, vocabulary, *_, **__) -> None:
         self.model, self.vocabulary, self.precision, self.device = model, vocabulary, "32-true", torch.device("cpu")
+        self.resolution = 0
 
     def predict(self, image, prompts, exemplars):
         logits = torch.full((1, 4, 4), -9.0)
@@ -52,8 +53,9 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(predict_models, "open_described", lambda config, *_: at_dial(None, config.dial or 1.0))
     monkeypatch.setattr(predict_models, "resolution", lambda model: 0)
     monkeypatch.setattr(predict_models, "at_dial", at_dial)
-    for module in (predict, predict_models):
+    for module in (predict_files, predict_models, predict_records):
         monkeypatch.setattr(module, "dial_of", lambda model: model.dial)
+    monkeypatch.setattr(predict_records, "model_facts", lambda models: [{"base": "", "adapter": "", "device": "cpu"}])
     monkeypatch.setattr(predict_models, "shared_encoding", lambda models, inputs: contextlib.nullcontext())
     return lambda *arguments: predict.main([*arguments, f"run_dir={tmp_path / 'out'}"])
 

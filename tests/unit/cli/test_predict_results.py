@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torch import nn
 
-from sam3_hyperet.cli import predict, predict_models
+from sam3_hyperet.cli import predict, predict_models, predict_records
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.masks import decode
@@ -27,6 +27,7 @@ class LeftHalf:
 
     def __init__(self, model, vocabulary, *_, **__) -> None:
         self.model, self.vocabulary, self.precision, self.device = model, vocabulary, "32-true", torch.device("cpu")
+        self.resolution = 0
 
     def predict(self, image, prompts, exemplars):
         logits = torch.full((2, 4, 4), -9.0)
@@ -41,6 +42,8 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(predict_models, "Predictor", LeftHalf)
     monkeypatch.setattr(predict_models, "open_described", lambda *_: nn.Module())
     monkeypatch.setattr(predict_models, "resolution", lambda model: 0)
+    facts = [{"base": "", "adapter": None, "device": "cpu"}]
+    monkeypatch.setattr(predict_records, "model_facts", lambda models: facts)
     return lambda *arguments: predict.main([*arguments, f"run_dir={tmp_path / 'out'}"])
 
 
@@ -147,7 +150,7 @@ def test_of_many_prompts_those_that_found_something_are_printed(run, photos, cap
 
 def test_results_are_written_image_by_image_and_appear_whole(run, photos, monkeypatch, tmp_path):
     out, seen = tmp_path / "out", []
-    original = predict_models.found_by
+    original = predict_records.PredictionRecords.read
 
     def watched(*arguments):
         assert not (out / "results.json").exists()
@@ -156,7 +159,7 @@ def test_results_are_written_image_by_image_and_appear_whole(run, photos, monkey
             raise DataError("broken")
         return original(*arguments)
 
-    monkeypatch.setattr(predict_models, "found_by", watched)
+    monkeypatch.setattr(predict_records.PredictionRecords, "read", watched)
     for number in range(60):
         Image.fromarray(np.zeros((20, 40, 3), np.uint8)).save(photos / f"{number}.png")
     with pytest.raises(DataError, match="broken"):

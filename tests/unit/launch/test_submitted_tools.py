@@ -70,6 +70,7 @@ def test_a_submitted_prediction_leaves_what_the_command_would(submitted, picture
     """Its prompts with commas are no sweep."""
     predict([*SLURM, *RANDOM, f"images={picture_file}", "prompts=car,wheel", f"run_dir={tmp_path / 'out'}"])
     [job] = submitted
+    assert (job.state, job.config["resume"]) == ("records/predicted", "auto")
     assert not (tmp_path / "out").exists()
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("MASTER_PORT", "1")
