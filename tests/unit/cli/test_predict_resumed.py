@@ -259,6 +259,14 @@ def test_what_a_kill_left_half_written_is_swept(run, killed, tmp_path):
     assert files(run("masks=true")) == expected
 
 
+def test_a_last_image_that_cannot_be_read_is_found_before_the_model_is_opened(run, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_models, "open_described", lambda *_: pytest.fail("the model was opened"))
+    (photos / "4.png").write_bytes((photos / "4.png").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"4\.png: not a readable image"):
+        run()
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_image_that_vanishes_meanwhile(run, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Found, "at_image", lambda number: (photos / "4.png").unlink(missing_ok=True))
     with pytest.raises(DataError, match=r"4\.png: cannot be read \(No such file"):
