@@ -58,13 +58,13 @@ def read_options(cls: type[T], values: Mapping[str, object], section: str) -> T:
     for field in fields(cls):  # type: ignore[arg-type]
         if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise ConfigError(f"{section}.{field.name} is missing")
-    hints = get_type_hints(cls)
+    hints = _types(cls)
     return cls(**{key: _converted(value, hints[key], f"{section}.{key}") for key, value in values.items()})
 
 
 def convert_fields(options: Any) -> None:
     """Check and convert the values of a frozen dataclass as `read_options` does, for one that is also made directly."""
-    hints = get_type_hints(type(options))
+    hints = _types(type(options))
     for field in fields(options):
         value = _converted(getattr(options, field.name), hints[field.name], field.name)
         object.__setattr__(options, field.name, value)
@@ -72,7 +72,7 @@ def convert_fields(options: Any) -> None:
 
 def check_fields(options: object, section: str = "") -> None:
     """Raise a ConfigError for the first field whose value its type's annotation excludes."""
-    for name, hint in get_type_hints(type(options), include_extras=True).items():
+    for name, hint in _types(type(options), with_conditions=True).items():
         check_value(f"{section}.{name}" if section else name, getattr(options, name), hint)
 
 
@@ -144,7 +144,13 @@ def close(found: object, valid: Iterable[str]) -> str:
 
 def admits(cls: type, name: str, kind: type) -> bool:
     """Whether an option's type is `kind`, a generic of it, or a union with it."""
-    return any(kind in (one, get_origin(one)) for one in _alternatives(get_type_hints(cls)[name]))
+    return any(kind in (one, get_origin(one)) for one in _alternatives(_types(cls)[name]))
+
+
+@functools.cache
+def _types(cls: type, *, with_conditions: bool = False) -> Mapping[str, Any]:
+    """The type of each option; to evaluate annotations anew would take half the time of checking values."""
+    return get_type_hints(cls, include_extras=with_conditions)
 
 
 @functools.cache

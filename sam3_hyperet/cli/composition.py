@@ -3,9 +3,9 @@
 Nothing here imports torch.
 """
 
-import copy
 import functools
 import os
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,7 +30,8 @@ _OWN_FILE = "own_file"
 
 def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) -> DictConfig:
     """The checked configuration of a command: of `file`, the chosen files of its groups, and single values."""
-    groups = groups_of(file)
+    written = _written(file.parent, configs)
+    groups = _groups_read(file, written)
     choices, values, run = {}, [], None
     for argument in arguments:
         key, is_assignment, text = argument.partition("=")
@@ -43,8 +44,8 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
     for key, section in sections_of_runs(run, from_runs, configs, command).items():
         ConfigStore.instance().store(group=key, name=OF_RUN, node=section)
     of_runs = dict.fromkeys(from_runs, OF_RUN)
-    chosen = (tuple(choices.items()), configs, _written(file.parent, configs), _own({**choices, **of_runs}))
-    config = copy.deepcopy(_composed_files(file, *chosen))
+    chosen = (tuple(choices.items()), configs, written, _own({**choices, **of_runs}))
+    config: DictConfig = pickle.loads(_composed_files(file, *chosen))
     present = {name: cls for name, cls in SECTIONS.items() if name in config}
     for name, entry in _sets_by_name(config.get(MORE_DATA)).items():
         _set_more(config, str(name), entry, configs)
@@ -57,7 +58,7 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
                 config[name][other] = None
     for argument in values:
         _set(config, command, argument, configs)
-    if missing := sorted(OmegaConf.missing_keys(config)):
+    if missing := sorted(_missing(OmegaConf.to_container(config))):
         raise ConfigError(f"{command}: needs {' '.join(f'{key}=…' for key in missing)} (see --help)")
     values = _at_home(plain(config))
     for key, value in values.items():
@@ -103,9 +104,19 @@ def with_values(config: DictConfig, values: Mapping[str, object]) -> DictConfig:
     return merged
 
 
+def _missing(values: Any, key: str = "") -> Iterable[str]:
+    """The keys below `key` that were left without a value; OmegaConf's own search takes five times as long."""
+    if values == "???":
+        yield key
+    inner = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for name, value in inner:
+        own = f"[{name}]" if isinstance(values, list) else f".{name}" if key else str(name)
+        yield from _missing(value, f"{key}{own}")
+
+
 def _written(*folders: Path) -> frozenset[tuple[Path, int]]:
     """The YAML files of the folders, and when each was last written."""
-    files = (file for folder in folders for file in folder.rglob("*.yaml"))
+    files = (file for folder in dict.fromkeys(folders) for file in folder.rglob("*.yaml"))
     return frozenset((file, file.stat().st_mtime_ns) for file in files)
 
 
@@ -124,11 +135,12 @@ def _composed_files(
     configs: Path,
     written: frozenset[tuple[Path, int]],
     own: tuple[str, ...],
-) -> DictConfig:
+) -> bytes:
     """What the files of a tool and of its groups' choices say together, on top of the sections' defaults; read once, as
     long as none is `written` anew and the user's `own` are the same.
 
-    A study composes hundreds of configurations of the same files.
+    A study composes hundreds of configurations of the same files. It is pickled: a copy to change is loaded in a
+    seventh of the time of a deep copy.
     """
     overrides = [f"hydra.searchpath=['{configs.as_uri()}']", *(f"{key}='{name}'" for key, name in choices)]
     with hydra.initialize_config_dir(config_dir=str(file.parent), version_base="1.3"):
@@ -137,7 +149,13 @@ def _composed_files(
     for name, cls in SECTIONS.items():
         if name in config:
             config[name] = _with_defaults(cls, plain(config[name], resolve=False), name)
-    return config
+    return pickle.dumps(config)
+
+
+@functools.lru_cache(maxsize=64)
+def _groups_read(file: Path, written: frozenset[tuple[Path, int]]) -> dict[str, str]:
+    """`groups_of`, read once as long as no file is `written` anew; not to be changed."""
+    return groups_of(file)
 
 
 def with_parents(file: Path) -> list[Any]:
