@@ -26,6 +26,8 @@ _CHARACTER, _LINE = 0.076, 0.19  # inches of a character and of a line of that s
 _COLORS = ["page", "ink", "muted", "grid", "base", "adapted", "better", "worse"]
 _COLORS += [f"series-{k}" for k in range(SERIES)]
 PAGE = {name: f"#0a0b{k:02x}" for k, name in enumerate(_COLORS, start=16)}  # the stand-ins that `to_svg` replaces
+_NAMES = {stand_in: name for name, stand_in in PAGE.items()}
+_STAND_INS = re.compile("|".join(_NAMES))
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,11 @@ def to_svg(figure: Figure) -> Markup:
     svg = re.sub(r"font-family: [^;]*; ", "", svg)
     svg = re.sub(r"font: ([\d.]+)px [^;]*;", r"font-size: \1px;", svg)
     digest = hashlib.sha256(svg.encode()).hexdigest()[:8]
-    for number, name in enumerate(dict.fromkeys(re.findall(r'id="([^"]*)"', svg))):
-        svg = svg.replace(f'"{name}"', f'"plot-{digest}-{number}"').replace(f"#{name}", f"#plot-{digest}-{number}")
-    for name, stand_in in PAGE.items():
-        svg = svg.replace(stand_in, f"var(--{name})")
-    return Markup(svg)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(re.findall(r'id="([^"]*)"', svg)))}
+
+    def own(found: re.Match[str]) -> str:
+        name = found[2]
+        return f"{found[1]}plot-{digest}-{numbers[name]}" if name in numbers else found[0]
+
+    svg = re.sub(r'(id="|#)([\w.:-]+)', own, svg)
+    return Markup(_STAND_INS.sub(lambda found: f"var(--{_NAMES[found[0]]})", svg))
