@@ -24,6 +24,21 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without what Matplotlib draws, for tests that look at numbers and words.
+
+    Drawing is up to half of the time of a report. Fixtures of a wider scope draw theirs; every kind of plot is drawn in
+    tests/unit/report.
+    """
+    from matplotlib.figure import Figure
+
+    from sam3_hyperet.report.figures import plots
+
+    monkeypatch.setattr(plots, "_fit", lambda figure: None)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: file.write("<svg></svg>"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of small real data: `SAM3_HYPERET_SHARED_DATA`, or `../shared/data` from the repository."""
