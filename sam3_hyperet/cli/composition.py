@@ -108,7 +108,9 @@ def _missing(values: Any, key: str = "") -> Iterable[str]:
     """The keys below `key` that were left without a value; OmegaConf's own search takes five times as long."""
     if values == "???":
         yield key
-    inner = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    inner: Iterable[tuple[object, Any]] = ()
+    if isinstance(values, dict | list):
+        inner = values.items() if isinstance(values, dict) else enumerate(values)
     for name, value in inner:
         own = f"[{name}]" if isinstance(values, list) else f".{name}" if key else str(name)
         yield from _missing(value, f"{key}{own}")
