@@ -147,9 +147,13 @@ def admits(cls: type, name: str, kind: type) -> bool:
     return any(kind in (one, get_origin(one)) for one in _alternatives(_types(cls)[name]))
 
 
-@functools.cache
-def _types(cls: type, *, with_conditions: bool = False) -> Mapping[str, Any]:
+def _types(cls: Any, *, with_conditions: bool = False) -> Mapping[str, Any]:
     """The type of each option; to evaluate annotations anew would take half the time of checking values."""
+    return _hints(cls, with_conditions)
+
+
+@functools.cache
+def _hints(cls: type, with_conditions: bool) -> Mapping[str, Any]:
     return get_type_hints(cls, include_extras=with_conditions)
 
 
