@@ -144,7 +144,7 @@ def read_label_maps(
     offset: int | None = None,
     colors: Mapping[str, object] | Path | None = None,
     objects: Path | None = None,
-    void: str = "ignore",
+    void_classes: bool = False,
     name: str = "label maps",
     image_ending: str | None = None,
     label_ending: str | None = None,
@@ -158,8 +158,7 @@ def read_label_maps(
     ignore: the label or labels of pixels without a class. offset: the label of the first class; None: what the names'
         file says or the ignored labels imply, else 0, which the labels must then not contradict.
     colors: of coloured label maps, the names and colours (see `read_colors`), in place of names, ignore and offset.
-    void: "ignore" takes the pixels of classes called "void", "unlabelled" and the like for pixels without a class,
-        "classes" takes these for classes.
+    void_classes: take classes called "void", "unlabelled" and the like for classes, not for pixels without one.
     objects: the folder of maps that tell the objects of a class apart: 0, black or a colour of VOC's border for none.
     image_ending, label_ending: what to strip to pair files, e.g. "_leftImg8bit.png" with "_gtFine_labelTrainIds.png";
         other files are then passed over. By default any image's suffix, and any label map's.
@@ -172,7 +171,7 @@ def read_label_maps(
     maps = with_same_names(pairs, objects, label_ending) if objects else []
     if colors is not None:
         table = read_colors(colors)
-        of_none = _void(table.names) if void == "ignore" else []
+        of_none = [] if void_classes else _void(table.names)
         categories, encoding = _of_colors(table, of_none)
         found = LabelMaps(name, categories, files, encoding, maps)
         if found.values.counts.faults:
@@ -197,7 +196,7 @@ def read_label_maps(
     first = stated or 0
     marked = [first + number for number, line in enumerate(classes) if line.rstrip().endswith(IGNORE_MARK)]
     ignored = tuple(dict.fromkeys((*ignored, *marked)))
-    of_none = [at for at in _void(classes) if first + at not in ignored] if void == "ignore" else []
+    of_none = [] if void_classes else [at for at in _void(classes) if first + at not in ignored]
     if wrong := [value for value in (first, first + len(classes) - 1, *ignored) if not 0 <= value <= MAX_VALUE]:
         stated_as = f"data.offset={first}, data.ignore={some(ignored)}"
         raise DataError(f"{source}: {stated_as} give the label {wrong[0]}; expected 0 to {MAX_VALUE}")
@@ -221,7 +220,7 @@ def _void(names: Sequence[str]) -> list[int]:
 
 
 def _void_remarks(names: Sequence[str]) -> tuple[str, ...]:
-    remedy = "data.void=classes makes them classes, the name background what all others leave"
+    remedy = "data.void_classes=true makes them classes, the name background what all others leave"
     return (f"no class by its name, so neither learnt nor scored: {some(names)}; {remedy}",) if names else ()
 
 

@@ -12,7 +12,6 @@ FORMATS = ("scenes", "coco", "ade20k", "label_maps", "yolo", "auto")
 SPLITS = ("train", "tune", "val")
 CROWDS = ("ignore", "instances")
 BOXES = ("drop", "instances")
-VOID = ("ignore", "classes")
 EXIF = ("auto", "ignore", "apply")
 FLIP = 0.5  # the probability of mirroring where nothing tells left from right
 RESERVED_NAMES = frozenset(
@@ -51,8 +50,8 @@ class DataOptions:
         ignore: label, or labels, of unlabelled pixels.
         offset: label of the first class. Where none is given, 1 if `ignore` is 0 and the first name is a class, else 0;
             labels that fit both are refused.
-        void: "ignore" leaves out classes of label maps that are called "void", "unlabelled" and the like, whose pixels
-            are then neither learnt nor scored; "classes" reads them as classes.
+        void_classes: read classes of label maps that are called "void", "unlabelled" and the like as classes; by
+            default their pixels are neither learnt nor scored.
         image_ending: what an image's file name ends in after the part that it shares with its label map's; any
             image's suffix if empty.
         label_ending: the same for label maps.
@@ -126,7 +125,7 @@ class DataOptions:
     objects: str = ""
     ignore: int | tuple[int, ...] = 255
     offset: int | None = None
-    void: Annotated[str, VOID] = "ignore"
+    void_classes: bool = False
     image_ending: str = ""
     label_ending: str = ""
     parts: str = ""

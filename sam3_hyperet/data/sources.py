@@ -318,7 +318,7 @@ def _read_label_maps(options: DataOptions, split: str, root: Path) -> Files:
         offset=options.offset,
         colors=root / options.colors if isinstance(options.colors, str) else options.colors,
         objects=root / options.objects if options.objects else None,
-        void=options.void,
+        void_classes=options.void_classes,
         name=options.name,
         image_ending=options.image_ending or None,
         label_ending=options.label_ending or None,

@@ -172,23 +172,23 @@ MAPS = {
     "a class that is none by its name": MapCase(
         names="Unlabeled\ncar\nhouse\n",
         regions=4,
-        note=r"neither learnt nor scored: Unlabeled \(0\); data.void=classes makes",
+        note=r"neither learnt nor scored: Unlabeled \(0\); data.void_classes=true makes",
     ),
     "a class that is none by its name, the last": MapCase(
-        names="sky\ncar\n__ignore__\n", regions=4, note=r"nor scored: __ignore__ \(2\); data.void"
+        names="sky\ncar\n__ignore__\n", regions=4, note=r"nor scored: __ignore__ \(2\); data.void_classes"
     ),
     "a class that is none by its name, and is one": MapCase(
-        names="unlabeled\ncar\nhouse\n", options={"void": "classes"}, note="0 unlabeled"
+        names="unlabeled\ncar\nhouse\n", options={"void_classes": True}, note="0 unlabeled"
     ),
     "a colour that is no class by its name": MapCase(
         of(lambda v: v * np.uint8(90)),
         4,
         options={"names": "", "colors": {"void": 0, "car": 90, "house": 180}},
-        note="nor scored: void; data.void=classes",
+        note="nor scored: void; data.void_classes=true",
     ),
     "a colour that is a class whatever its name": MapCase(
         of(lambda v: v * np.uint8(90)),
-        options={"names": "", "colors": {"void": 0, "car": 90, "house": 180}, "void": "classes"},
+        options={"names": "", "colors": {"void": 0, "car": 90, "house": 180}, "void_classes": True},
         note="void",
     ),
     "names with their numbers": MapCase(names="0: sky\n1: car\n2: house\n", repaired={NUMBER: 3}, note="0 sky"),
