@@ -66,11 +66,8 @@ def run(monkeypatch, tmp_path, photos):
     monkeypatch.setattr(predict_models, "Predictor", Found)
     monkeypatch.setattr(predict_models, "open_described", lambda *_: nn.Module())
     monkeypatch.setattr(predict_models, "resolution", lambda model: 0)
-    monkeypatch.setattr(
-        predict_records,
-        "model_facts",
-        lambda models: [{"base": Found.weights, "adapter": None, "device": "cpu"}],
-    )
+    fixed = {"adapter": None, "device": "cpu"}
+    monkeypatch.setattr(predict_records, "model_facts", lambda models: [{"base": Found.weights, **fixed}])
     monkeypatch.setattr(Found, "seen", [])
 
     def main(*arguments: str, folder: str = "out") -> Path:
