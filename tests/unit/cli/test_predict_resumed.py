@@ -129,7 +129,7 @@ def test_a_killed_prediction_goes_on_to_the_same_files(run, killed, boxes, listi
     said = capsys.readouterr().out
     folder = killed(*given, at=order[3])
     done = records(folder)
-    assert done in (2, 3)  # the third may have been in the background
+    assert 1 <= done <= 3  # two may have waited in the background
     assert f"{done} of 5 images done and kept: the same command with run_dir={folder}" in capsys.readouterr().out
     assert not {"predictions.json", "results.json", "images.json", "index.html", LOCK} & files(folder).keys()
     assert not list(folder.rglob(".*.tmp"))
