@@ -71,11 +71,10 @@ class AnnotationTable:
         height, width = self._size[position]
         box, fault = read_box(record, height, width)
         outline = record.get("segmentation")
-        is_boxed = False
-        if self.boxes and box is not None and not outline:
-            is_boxed = True
-            outline = [_rectangle(box, height, width)]
-            if box[0] < -1 or box[1] < -1 or box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1:
+        boxed = box if self.boxes and not outline else None
+        if boxed is not None:
+            outline = [_rectangle(boxed, height, width)]
+            if boxed[0] < -1 or boxed[1] < -1 or boxed[0] + boxed[2] > width + 1 or boxed[1] + boxed[3] > height + 1:
                 self.adjusted["box beyond the image's border, clipped"] += 1
         parts = self._take(outline, box, height, width, where)
         if parts is None:
@@ -83,7 +82,7 @@ class AnnotationTable:
             if box is not None and not outline:
                 self._without_mask.append((position, category))
             return
-        row = (number, position, category, crowd + _BOXED * is_boxed, *parts)
+        row = (number, position, category, crowd + _BOXED * (boxed is not None), *parts)
         if earlier is not None and self._is_same(row, self._row(earlier)):
             self.dropped["annotation that is in the file twice"] += 1
             self._take_back(*parts)
