@@ -19,9 +19,10 @@ from sam3_hyperet.cli.run_options import RunOptions
 from sam3_hyperet.data.answers import AnsweredImages
 from sam3_hyperet.data.sources import Split, open_run
 from sam3_hyperet.errors import ConfigError, DataError
-from sam3_hyperet.evaluation.compare import compare, model_parts
+from sam3_hyperet.evaluation.compare import compare
 from sam3_hyperet.evaluation.dial import choose_dial
 from sam3_hyperet.evaluation.kept import ask_base, open_kept
+from sam3_hyperet.evaluation.metric_table import model_parts
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import BASE, DIALS, EvalModel, at_dial
 from sam3_hyperet.evaluation.recording import RECORDS

@@ -18,8 +18,9 @@ from sam3_hyperet.data.answers import AnsweredImages
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split
-from sam3_hyperet.evaluation.compare import Comparison, compare, model_parts, remove_records
+from sam3_hyperet.evaluation.compare import Comparison, compare, remove_records
 from sam3_hyperet.evaluation.dial import DialFront, default_rule, front_of
+from sam3_hyperet.evaluation.metric_table import model_parts
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import BASE, EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol

@@ -9,8 +9,8 @@ from lightning_fabric import Fabric
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.choices import KEPT
 from sam3_hyperet.data.options import DataOptions
-from sam3_hyperet.evaluation.compare import EvalResult, forgetting
 from sam3_hyperet.evaluation.kept import ask_base
+from sam3_hyperet.evaluation.metric_table import EvalResult, forgetting
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator
 from sam3_hyperet.evaluation.models import BASE, DIALS, EvalModel, along_dial
 from sam3_hyperet.evaluation.record_store import RecordStore

@@ -11,8 +11,8 @@ from sam3_hyperet.choices import KEPT
 from sam3_hyperet.data.answers import AnsweredImages
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.evaluation.compare import forgetting
 from sam3_hyperet.evaluation.kept import annotate, asking_run
+from sam3_hyperet.evaluation.metric_table import forgetting
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Record
 from sam3_hyperet.evaluation.models import BASE, EvalModel
 from sam3_hyperet.evaluation.protocol import Protocol

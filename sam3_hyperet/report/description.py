@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from sam3_hyperet.digest import sha256
-from sam3_hyperet.evaluation.compare import Comparison, EvalResult
+from sam3_hyperet.evaluation.compare import Comparison
+from sam3_hyperet.evaluation.metric_table import EvalResult
 from sam3_hyperet.evaluation.models import BASE
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.config_words import geometry_in_words, sites_in_words, structure_in_words

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from sam3_hyperet.evaluation.compare import Comparison, EvalResult
+from sam3_hyperet.evaluation.compare import Comparison
+from sam3_hyperet.evaluation.metric_table import EvalResult
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Record
 from sam3_hyperet.evaluation.metrics.hierarchy import GranularityEvaluator
 from sam3_hyperet.evaluation.metrics.instances import instance_metrics

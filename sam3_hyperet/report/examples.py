@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sam3_hyperet.evaluation.compare import Comparison, EvalResult
+from sam3_hyperet.evaluation.compare import Comparison
+from sam3_hyperet.evaluation.metric_table import EvalResult
 from sam3_hyperet.evaluation.metrics.evaluator import Record
 from sam3_hyperet.evaluation.metrics.examples import ExampleEvaluator
 from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator

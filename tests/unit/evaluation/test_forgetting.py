@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sam3_hyperet.evaluation.compare import forgetting
+from sam3_hyperet.evaluation.metric_table import forgetting
 
 BASE = {"part/segm/AP": 0.5, "part/presence/accuracy_absent": 0.9, "group/segm/AP": 0.1, "segm/AP": 0.4, "mIoU": 0.3}
 ADAPTED = {"part/segm/AP": 0.3, "part/presence/accuracy_absent": 0.95, "group/segm/AP": 0.6, "segm/AP": 0.5}
