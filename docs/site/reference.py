@@ -5,17 +5,15 @@ The page has a comment, `<!-- reference: NAME -->`, in whose place it comes.
 
 import contextlib
 import io
-import json
 import re
 from collections import defaultdict
-from dataclasses import fields
 
 import sam3_hyperet
-from sam3_hyperet.cli.command import CONFIGS, parse_command
-from sam3_hyperet.cli.composition import choices_of
+from sam3_hyperet.cli.command import CONFIGS, EXPLAINED, parse_command
+from sam3_hyperet.cli.composition import choices_of, section_values
 from sam3_hyperet.cli.console import TOOLS
+from sam3_hyperet.cli.help_text import option_rows
 from sam3_hyperet.cli.sections import SECTIONS
-from sam3_hyperet.options import defaults, meanings
 
 _PLACE = re.compile(r"<!-- reference: (\w+) -->")
 
@@ -39,23 +37,16 @@ def _tools() -> str:
 
 
 def _sections() -> str:
-    """Each option of a section: default, type and meaning, as its dataclass has them."""
+    """Each option of a section: its default in `train`, which has them all, and its meaning."""
     return "\n".join(_section(name, cls) for name, cls in SECTIONS.items())
 
 
 def _section(name: str, cls: type) -> str:
-    explained, values = meanings(cls), defaults(cls)
+    values = section_values("train", CONFIGS / "train.yaml", EXPLAINED.get(name, ()), name, CONFIGS)
     choices = ", ".join(f"`{name}={one}`" for one in choices_of(name, CONFIGS))
-    rows = [
-        f"| `{field.name}` | `{_shown(values[field.name])}` | {_cell(explained.get(field.name, ''))} |"
-        for field in fields(cls)
-    ]
-    head = [f"| `{name}.` | default | |", "|---|---|---|"]
+    rows = [f"| `{key}` | `{shown}` | {_cell(meaning)} |" for key, shown, meaning in option_rows(cls, values)]
+    head = [f"| `{name}.` | default in `train` | |", "|---|---|---|"]
     return "\n".join([f"### `{name}`\n", *([f"Choices: {choices}.\n"] if choices else []), *head, *rows, ""])
-
-
-def _shown(value: object) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value, default=str)
 
 
 def _cell(text: str) -> str:

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from sam3_hyperet.cli.composition import choices_of, composed, groups_of, unknown, with_parents
+from sam3_hyperet.cli.composition import choices_of, composed, groups_of, section_values, unknown, with_parents
 from sam3_hyperet.cli.help_text import help_of_files, help_of_section, help_of_tool
 from sam3_hyperet.cli.of_run import OF_RUN
 from sam3_hyperet.cli.sections import SECTIONS
@@ -41,6 +41,8 @@ _FOLDERS = {
     "info": ("adapter", "run"),
 }
 """Options that a tool takes without their name, as its first word, with their other names."""
+EXPLAINED = {"launcher": ("launcher=slurm",)}
+"""The choices of sections whose options a help explains, where the default has none."""
 _DISK = (errno.ENOSPC, errno.EDQUOT)
 
 P = ParamSpec("P")
@@ -176,10 +178,12 @@ def _help(command: str, file: Path, configs: Path, topics: Sequence[str]) -> str
     groups = groups_of(file)
     keys = {*groups, *(key for content in with_parents(file) for key in content)}
     sections = {name: cls for name, cls in SECTIONS.items() if name in keys}
-    explained = []
+    explained, given = [], [topic for topic in topics if "=" in topic]
     for topic in (topic for topic in topics if "=" not in topic):
         if topic in sections:
-            explained.append(help_of_section(topic, sections[topic], choices_of(topic, configs)))
+            chosen = [*EXPLAINED.get(topic, ()), *given]
+            values = section_values(command, file, chosen, topic, configs)
+            explained.append(help_of_section(topic, sections[topic], values, choices_of(topic, configs)))
         elif topic in groups:
             explained.append(help_of_files(topic, sorted((configs / topic).glob("*.yaml"))))
         else:

@@ -3,6 +3,7 @@
 Nothing here imports torch.
 """
 
+import contextlib
 import functools
 import os
 import pickle
@@ -28,8 +29,8 @@ from sam3_hyperet.options import admits, close, current_name, current_names, def
 _OWN_FILE = "own_file"
 
 
-def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) -> DictConfig:
-    """The checked configuration of a command: of `file`, the chosen files of its groups, and single values."""
+def _unchecked(command: str, file: Path, arguments: Sequence[str], configs: Path) -> tuple[DictConfig, list[str]]:
+    """The configuration of a command before it is resolved and checked, and its groups that are a run's own."""
     written = _written(file.parent, configs)
     groups = _groups_read(file, written)
     choices, values, run = {}, [], None
@@ -58,6 +59,13 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
                 config[name][other] = None
     for argument in values:
         _set(config, command, argument, configs)
+    return config, from_runs
+
+
+def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) -> DictConfig:
+    """The checked configuration of a command: of `file`, the chosen files of its groups, and single values."""
+    config, from_runs = _unchecked(command, file, arguments, configs)
+    present = {name: cls for name, cls in SECTIONS.items() if name in config}
     if missing := sorted(_missing(OmegaConf.to_container(config))):
         raise ConfigError(f"{command}: needs {' '.join(f'{key}=…' for key in missing)} (see --help)")
     values = _at_home(plain(config))
@@ -74,6 +82,17 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
         values[OF_RUN] = from_runs if values["run"] else []
     composed: DictConfig = OmegaConf.create(values)
     return composed
+
+
+def section_values(command: str, file: Path, arguments: Sequence[str], section: str, configs: Path) -> dict[str, Any]:
+    """A section's options as a command has them with these arguments; a value that needs what is missing is its text."""
+    config, _ = _unchecked(command, file, arguments, configs)
+    values = plain(config[section], resolve=False)
+    for key in values:
+        with contextlib.suppress(OmegaConfBaseException):
+            resolved = config[section][key]
+            values[key] = OmegaConf.to_container(resolved, resolve=True) if OmegaConf.is_config(resolved) else resolved
+    return values
 
 
 def _checked(cls: type[Any], values: Mapping[str, object], section: str) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import dropwhile, takewhile
 from pathlib import Path
 
@@ -30,23 +30,26 @@ def help_of_tool(usage: str, file: Path, choices: Mapping[str, list[str]], secti
     return "\n\n".join(filter(None, parts))
 
 
-def help_of_section(name: str, cls: type, choices: list[str]) -> str:
-    """Every option of a section: its default and what it means."""
-    explained = meanings(cls)
+def help_of_section(name: str, cls: type, values: Mapping[str, object], choices: list[str]) -> str:
+    """Every option of a section: its value where nothing is given, and what it means."""
     own = f"{name}= {' | '.join(choices)} | own.yaml\n\n" if choices else ""
-    lines = (f"{name}.{key}={_shown(value)}   {explained.get(key, '')}" for key, value in defaults(cls).items())
+    lines = (f"{name}.{key}={shown}   {meaning}" for key, shown, meaning in option_rows(cls, values))
     filler = textwrap.TextWrapper(_WIDTH, initial_indent="  ", subsequent_indent=" " * 8)
     return own + "\n".join(filler.fill(line.rstrip()) for line in lines)
+
+
+def option_rows(cls: type, values: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    """Each option of a section: its name, its value as one would write it, and what it means."""
+    explained = meanings(cls)
+    for key, default in defaults(cls).items():
+        value = values.get(key, default)
+        yield key, value if isinstance(value, str) and value else json.dumps(value, default=str), explained.get(key, "")
 
 
 def help_of_files(group: str, files: list[Path]) -> str:
     """The choices of a group, each with what its file says."""
     texts = {file.stem: textwrap.indent(file.read_text(encoding="utf-8"), "  ") for file in files}
     return "\n\n".join(f"{group}={name}\n{text}" for name, text in texts.items())
-
-
-def _shown(value: object) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value, default=str)
 
 
 def _listed(title: str, rows: Mapping[str, list[str]], separator: str) -> str:

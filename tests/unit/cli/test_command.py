@@ -288,6 +288,12 @@ def test_help_lists_choices_and_keys_and_explains_sections(capsys):
     text = said("train", "optim")
     assert "optim.lr=0.003   highest learning rate of the adapters." in text
     assert "max_steps" not in text
+    defaults = said("train", "hyperet", "train", "launcher")  # the tool's, which differ from the dataclasses'
+    assert all(one in defaults for one in ("hyperet.gate=auto ", "hyperet.scheme=B+prompt ", "train.save_every=100 "))
+    assert "launcher.cpus_per_task=4 " in defaults
+    assert "model.name=large " in said("forecast", "model")
+    assert "hyperet.geometry=mobius " in said("train", "hyperet", "experiment=paper")
+    assert "paths." not in said("evaluate", "data")
     assert re.search(r"model +as run= has it \| large \| tiny", said("evaluate"))
     assert re.search(r"paths +scenes coco ", said("evaluate"))
     assert "scheme: none" in said("pretrain")
