@@ -121,6 +121,8 @@ def submit_jobs(
         f"asked for: {options.nodes} x {count_of(options.tasks_per_node, 'process')}; a node has {gpus} and {memory}; "
         f"{options.timeout_min} min, then requeued up to {count_of(options.max_timeouts, 'time')}"
     )
+    if not options.has_gpus and any((values.get("model") or {}).get("name") == "large" for values in runs):
+        console.print("warning: model=large on CPU cores, which is slow; launcher.gpus_per_node=1 asks for a GPU")
     if options.dry_run:
         console.print(script(options, logs, name, len(configs)), markup=False)
         return folder

@@ -1,5 +1,6 @@
 """The model card of an adapter, written from its file and its run: metadata that the hub checks, and a page."""
 
+import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,7 +122,7 @@ def _sections(
     if options.note:
         yield options.note.strip()
     yield "## How to load it"
-    yield _usage(repository, adapter, run)
+    yield _usage(repository, adapter, run, options)
     yield "## The adapter"
     yield _pairs(adapter_facts(adapter))
     yield "## The base"
@@ -185,7 +186,7 @@ def training_facts(run: RunInfo) -> dict[str, str]:
         "steps": metrics.get("train/steps", run.of("train", "max_steps")),
         "best step": metrics.get("train/best_step"),
         "chosen by": run.of("train", "best"),
-        "batch": run.of("train", "batch_size"),
+        "images a step": _images_a_step(run),
         "learning rate": run.of("optim", "lr"),
         "precision": run.of("train", "precision"),
         "resolution": run.of("model", "resolution"),
@@ -196,14 +197,20 @@ def training_facts(run: RunInfo) -> dict[str, str]:
     return {name: str(fact) for name, fact in facts.items() if fact is not None}
 
 
-def _usage(repository: str, adapter: AdapterInfo, run: RunInfo) -> str:
+def _images_a_step(run: RunInfo) -> int | None:
+    counts = [run.of("train", key, 1) for key in ("accumulate", "devices", "nodes")]
+    batch = run.of("train", "batch_size")
+    return math.prod([batch, *counts]) if all(isinstance(one, int) for one in (batch, *counts)) else None
+
+
+def _usage(repository: str, adapter: AdapterInfo, run: RunInfo, options: CardOptions) -> str:
     if adapter.encoder:
         call = f'hy.load_adapter(encoder, "hub:{repository}")  # the encoder that it was trained on'
         return f"```python\nimport sam3_hyperet as hy\n\n{call}\n```"
     name = adapter.base_name or run.of("model", "name", "large")
-    checkpoint = run.of("model", "checkpoint") if adapter.base_name is None else None
-    given = f', checkpoint="{checkpoint or OFFICIAL[0]}"' if adapter.base_name is None else ""
-    of_shell = f" model.checkpoint={checkpoint or OFFICIAL[0]}" if adapter.base_name is None else ""
+    checkpoint = options.base_model or run.of("model", "checkpoint") or OFFICIAL[0]
+    given = f', checkpoint="{checkpoint}"' if adapter.base_name is None else ""
+    of_shell = f" model.checkpoint={checkpoint}" if adapter.base_name is None else ""
     prompts = shlex.quote(f"prompts={','.join(_plain_prompts(run) or ('wheel', 'window'))}")
     return f"""```python
 import sam3_hyperet as hy

@@ -77,6 +77,11 @@ class SlurmOptions:
         """The excluded nodes, joined by commas."""
         return ",".join(self.exclude) if isinstance(self.exclude, tuple) else self.exclude
 
+    @property
+    def has_gpus(self) -> bool:
+        """Whether the job asks for GPUs, by its own option or by one of sbatch."""
+        return bool(self.gpus_per_node) or any("gpu" in f"{name}={value}" for name, value in self.additional.items())
+
     def check(self, train: TrainOptions) -> None:
         """Raise ConfigError unless a task drives each device of a training run."""
         processes = {"train.nodes": train.nodes, "train.devices": train.devices}

@@ -72,6 +72,7 @@ def write_run(folder: Path, checkpoint: str | None = None, **adapter: object) ->
         "paths": {"coco": "/home/somebody/coco"},
         "launcher": {"account": "grant-1234"},
         "stage": {"number": 1},
+        "train": {"batch_size": 1, "accumulate": 8, "devices": 2},
         "protocol": {"max_dets": 100},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))

@@ -88,6 +88,7 @@ def test_numbers_of_another_dial_are_called_so(run, tmp_path, capsys):
 def test_the_way_to_load_it_keeps_the_dial_and_asks_for_what_was_scored(run, tmp_path):
     (run / "metrics.json").write_text(json.dumps({**METRICS, "data": {"prompts": ["red wheel", "a,b", "roof", "car"]}}))
     text = card(run, tmp_path).text
+    assert "| images a step | 16 |" in text
     assert "\nhy.set_dial" not in text
     assert "images=photos 'prompts=red wheel,roof'\n" in text
 
@@ -121,6 +122,9 @@ def test_a_local_checkpoint_is_named_without_its_folder(tmp_path):
     assert 'hy.build_model("large", checkpoint="sam3.pt")' in text
     assert "license: cc-by-nc-4.0" in text
     assert "somebody" not in text
+    text = card(run, tmp_path, "base_model=facebook/sam3").content
+    assert 'hy.build_model("large", checkpoint="facebook/sam3")' in text
+    assert " model.checkpoint=facebook/sam3 " in text
 
 
 @pytest.mark.parametrize(

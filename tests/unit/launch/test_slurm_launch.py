@@ -206,6 +206,21 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(tmp_path, capsys, no_slu
 
 
 @pytest.mark.parametrize(
+    ("options", "is_warned"),
+    [
+        ([], True),
+        (["launcher.gpus_per_node=1"], False),
+        (["launcher.additional={gres: 'gpu:a100:1'}"], False),
+        (["model=tiny"], False),
+    ],
+)
+def test_the_official_model_without_a_gpu_is_warned_of(tmp_path, capsys, no_slurm, options, is_warned):
+    official = ["model=large", "model.checkpoint=random", "launcher.dry_run=true", f"run_dir={tmp_path / 'run'}"]
+    main([*SLURM, *official, *options])
+    assert ("launcher.gpus_per_node=1 asks for a GPU" in capsys.readouterr().out) == is_warned
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["launcher.partitions=x"], "; did you mean partition?"),
