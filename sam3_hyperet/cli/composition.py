@@ -85,7 +85,7 @@ def composed(command: str, file: Path, arguments: Sequence[str], configs: Path) 
 
 
 def section_values(command: str, file: Path, arguments: Sequence[str], section: str, configs: Path) -> dict[str, Any]:
-    """A section's options as a command has them with these arguments; a value that needs what is missing is its text."""
+    """A section's options as a command has them with these arguments; a value that misses another is its own text."""
     config, _ = _unchecked(command, file, arguments, configs)
     values = plain(config[section], resolve=False)
     for key in values:
