@@ -117,7 +117,8 @@ run_tool("evaluate", [f"run={RUN}", f"dial={list(DIALS)}", "resume=never", f"run
 # A test picture at the three dials, with all that scores above .3.
 
 # %%
-model = hy.load_adapter(hy.build_model(MODEL, checkpoint=WEIGHTS), RUN / "adapter.safetensors")
+base = hy.build_model(MODEL, checkpoint=WEIGHTS)  # on a GPU: hy.to_device(base, "cuda")
+model = hy.load_adapter(base, RUN / "adapter.safetensors")
 predictor = hy.Predictor(model, NAMES, hy.resolution(model))
 
 

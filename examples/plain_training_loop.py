@@ -21,7 +21,7 @@ def main(folder: Path, steps: int = 100) -> list[float]:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = hy.build_model("tiny").to(device)
-    hy.inject(model, hy.HyperETConfig(scheme="A", structure="dense", geometry="lorentz"))
+    hy.inject(model, hy.HyperETConfig(scheme="B+prompt", geometry="lorentz", gate="prompt"))
     print(hy.set_stage(model, 1))  # freezes the base
 
     scenes = write_scenes(folder / "scenes", images=64, seed=0)

@@ -43,7 +43,7 @@ def test_plain_training_loop_trains_saves_and_segments(run, capsys, tmp_path):
     assert len((EXAMPLES / "plain_training_loop.py").read_text().splitlines()) <= 80
     run("plain_training_loop.py", "out", "2")
     output = capsys.readouterr().out
-    assert "stage 1: 8,192 parameters train" in output
+    assert "stage 1: 12,483 parameters train" in output
     assert "step 2: loss " in output
     assert "000001.png: " in output
     run("before_and_after.py", "out/adapter.safetensors", "both.png", "tiny")
