@@ -41,6 +41,7 @@ _FOLDERS = {
     "info": ("adapter", "run"),
 }
 """Options that a tool takes without their name, as its first word, with their other names."""
+_WORDS = {"data.root": "DIR", "plan": "PLAN", "adapter": "RUN", "repo": "REPO"}
 EXPLAINED = {"launcher": ("launcher=slurm",)}
 """The choices of sections whose options a help explains, where the default has none."""
 _DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -178,6 +179,8 @@ def _help(command: str, file: Path, configs: Path, topics: Sequence[str]) -> str
     groups = groups_of(file)
     keys = {*groups, *(key for content in with_parents(file) for key in content)}
     sections = {name: cls for name, cls in SECTIONS.items() if name in keys}
+    if command in _FOLDERS and topics and topics[0] not in {**sections, **groups}:
+        topics = topics[1:]  # ablate evidence --help
     explained, given = [], [topic for topic in topics if "=" in topic]
     for topic in (topic for topic in topics if "=" not in topic):
         if topic in sections:
@@ -195,7 +198,8 @@ def _help(command: str, file: Path, configs: Path, topics: Sequence[str]) -> str
     options = {name: list(defaults(cls)) for name, cls in sections.items()}
     if "paths" in groups:
         options["paths"] = list(map(str, OmegaConf.load(configs / "paths" / f"{groups['paths']}.yaml")))
-    return help_of_tool(command_line(command), file, choices, options)
+    word = _WORDS[_FOLDERS[command][0]] if command in _FOLDERS else ""
+    return help_of_tool(command_line(command), word, file, choices, options)
 
 
 def _exit_with(text: str) -> None:

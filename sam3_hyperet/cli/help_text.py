@@ -1,6 +1,7 @@
 """Help of a tool: what it does, the choices of its groups, its keys, and the options of a section."""
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from itertools import dropwhile, takewhile
@@ -11,8 +12,10 @@ from sam3_hyperet.options import defaults, meanings
 _WIDTH = 110
 
 
-def help_of_tool(usage: str, file: Path, choices: Mapping[str, list[str]], sections: Mapping[str, list[str]]) -> str:
-    """The help of a tool that is called as `usage`.
+def help_of_tool(
+    called: str, word: str, file: Path, choices: Mapping[str, list[str]], sections: Mapping[str, list[str]]
+) -> str:
+    """The help of a tool that is `called` so, with a first `word` for what it takes without a name, or "".
 
     The comments at the beginning of its configuration, `file`, are the summary; those behind keys explain them. Each
     group's default comes first in its `choices`; `sections` have the names of their options.
@@ -23,10 +26,14 @@ def help_of_tool(usage: str, file: Path, choices: Mapping[str, list[str]], secti
         below = lines[lines.index("defaults:") + 1 :]
         lines = list(dropwhile(lambda line: line.startswith(" "), below))
     keys = [f"  {line}" for line in lines if _is_key(line) and line.partition(":")[0] not in sections]
-    title = "choices, the default first; or a file of your own: data=own.yaml"
-    parts = ["\n".join(summary), f"usage: {usage} key=value …", _listed(title, choices, " | ")]
+    title = f"choices, the default first{'; or a file of your own: data=own.yaml' if 'data' in choices else ''}"
+    parts = [
+        "\n".join(summary),
+        f"usage: {' '.join(filter(None, (called, word)))} key=value …",
+        _listed(title, choices, " | "),
+    ]
     parts.append("\n".join(["keys, with their defaults:", *keys]) if keys else "")
-    parts.append(_listed(f"sections, set as section.key=value ({usage} --help SECTION explains one)", sections, " "))
+    parts.append(_listed(f"sections, set as section.key=value ({called} --help SECTION explains one)", sections, " "))
     return "\n\n".join(filter(None, parts))
 
 
@@ -39,11 +46,12 @@ def help_of_section(name: str, cls: type, values: Mapping[str, object], choices:
 
 
 def option_rows(cls: type, values: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    """Each option of a section: its name, its value as one would write it, and what it means."""
+    """Each option of a section: its name, its value as one would write it, and what it means, with YAML's null."""
     explained = meanings(cls)
     for key, default in defaults(cls).items():
         value = values.get(key, default)
-        yield key, value if isinstance(value, str) and value else json.dumps(value, default=str), explained.get(key, "")
+        shown = value if isinstance(value, str) and value else json.dumps(value, default=str)
+        yield key, shown, re.sub(r"\bNone\b", "null", explained.get(key, ""))
 
 
 def help_of_files(group: str, files: list[Path]) -> str:

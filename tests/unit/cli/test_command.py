@@ -294,6 +294,10 @@ def test_help_lists_choices_and_keys_and_explains_sections(capsys):
     assert "model.name=large " in said("forecast", "model")
     assert "hyperet.geometry=mobius " in said("train", "hyperet", "experiment=paper")
     assert "paths." not in said("evaluate", "data")
+    assert "None" not in defaults
+    assert " ablate PLAN key=value …\n" in said("ablate")
+    assert "data=own.yaml" not in said("ablate")
+    assert said("ablate", "evidence") == said("ablate")
     assert re.search(r"model +as run= has it \| large \| tiny", said("evaluate"))
     assert re.search(r"paths +scenes coco ", said("evaluate"))
     assert "scheme: none" in said("pretrain")
