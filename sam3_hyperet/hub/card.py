@@ -18,7 +18,8 @@ from sam3_hyperet.hub.card_tables import (
     worse_rows,
 )
 from sam3_hyperet.hub.run_info import RunInfo, measured_dial
-from sam3_hyperet.report.tables import UNMOVED, Row, number
+from sam3_hyperet.report.percentages import percent
+from sam3_hyperet.report.tables import ABSENT, UNMOVED, Row, number
 from sam3_hyperet.report.text_tables import markdown_text
 from sam3_hyperet.version import __version__
 from sam3_hyperet.wording import count_of, is_plain_name
@@ -34,7 +35,6 @@ SAM_LICENSE = {
 PACKAGED_LICENSE = {"license": "apache-2.0"}
 OFFICIAL = ("facebook/sam3", "facebook/sam3.1")
 _TAGS = ("sam3", "hyperet", "adapter", "open-vocabulary", "segment-anything")
-_ABSENT = "presence/accuracy_absent"
 _CITATION = """```bibtex
 @inproceedings{peng2025hyperet,
   title     = {{HyperET}: Efficient Training in Hyperbolic Space for Multi-modal Large Language Models},
@@ -317,23 +317,21 @@ def _limits(adapter: AdapterInfo, run: RunInfo, found: Sequence[Row]) -> str:
         "Finding and segmenting in images what noun phrases name, for concepts and images like those of the data above."
     ]
     absent = [
-        row for row in found if row.metric.key == _ABSENT and row.base is not None and row.cells[0].value is not None
+        (row, 1.0 - row.base, 1.0 - row.cells[0].value)
+        for row in found
+        if row.metric.key == ABSENT and row.base is not None and row.cells[0].value is not None
     ]
     if absent:
-        row = min(absent, key=lambda row: row.cells[0].difference or 0.0)
+        row, base, adapted = max(absent, key=lambda one: one[2] - one[1])
         lines.append(
-            f"False alarms: of prompts for what an image does not show, the base answers {_percent(row.base)} and the "
-            f"adapted model {_percent(row.cells[0].value)} ({markdown_text(row.label)}, where it got worst)."
+            f"False alarms: of prompts for what an image does not show, the base answers {percent(base)} and the "
+            f"adapted model {percent(adapted)} ({markdown_text(row.label)}, where it got worst)."
         )
     if run.of("data", "format") == "scenes":
         lines.append("Trained and measured on drawn scenes: a demonstration, of no use on photographs.")
     lines.append("One run with one seed, unless said otherwise. Biases of the base and of the data are inherited.")
     lines.append("Not examined for medical, legal, surveillance or safety-critical use.")
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _percent(right: float | None) -> str:
-    return f"{100 * (1 - (right or 0.0)):.0f} %"
 
 
 def _pairs(facts: Mapping[str, str]) -> str:

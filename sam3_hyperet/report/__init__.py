@@ -4,7 +4,8 @@
 - `view`: what the page shows, by the template in `page/`; `head`: what stands at its top
 - `description`: the models, the data and the time; `summary`: the headline
 - `short_names`: names of several models without what all share
-- `tables`: rows of metrics; `text_tables`: as Markdown and LaTeX; `pairs`: adapted models beside each other
+- `tables`: rows of metrics; `percentages`: small rates; `text_tables`: as Markdown and LaTeX; `pairs`: adapted models
+  beside each other
 - `evidence`: curves, confusion and radii from the records; `examples`: detections and label maps for people
 - `encoder_radii`: tables of the radii of vision encoders
 - `figures/`: all that is drawn

@@ -53,9 +53,7 @@ def pair_table(metrics: Mapping[str, float], models: Sequence[str], label: Calla
         key = "/".join((*row.scope, row.metric.key))
         of_pairs = [f"between/{later}/{earlier}/{key}" for later, earlier in pairs]
         if any(name in metrics for name in of_pairs):
-            cells = tuple(
-                tested_cell(metrics, of, None, metrics.get(of), row.metric.lower_is_better, None) for of in of_pairs
-            )
+            cells = tuple(tested_cell(metrics, of, None, metrics.get(of), row.metric, None) for of in of_pairs)
             found.append((f"{names[row.metric.key]} · {label(row)}", cells))
             main += [found[-1]] * (id(row) in judging)
     return PairTable(tuple(pairs), tuple(found), tuple(main or found)) if found else None

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sam3_hyperet.evaluation.dial import DialFront
+from sam3_hyperet.report.percentages import percent, points_between
 from sam3_hyperet.report.tables import (
+    ABSENT,
     GRANULARITIES,
+    PRESENT,
     UNMOVED,
     Cell,
     Row,
@@ -28,8 +31,7 @@ COST = "Cost"
 _ALL = 0.9995  # of an AP that is shown as 1.000
 _NAMED = 4  # models whose figures are given one by one
 LENGTH = 110  # characters of a line, as many as fit a page of 1,100 pixels
-_PRESENT, _ABSENT = "presence/accuracy_present", "presence/accuracy_absent"
-_PRESENCE = {_PRESENT: "present {} accepted", _ABSENT: "absent {} rejected"}
+_PRESENCE = {PRESENT: "present {} accepted", ABSENT: "false alarms for {}"}
 _AP = {"segm/AP": "mask AP", "bbox/AP": "box AP"}
 
 
@@ -62,9 +64,10 @@ class _Change:
 
 
 def headline(metrics: Mapping[str, float], models: Sequence[str] = ()) -> list[Line]:
-    """At most four lines about AP, mIoU, what is accepted and what rejected, and the parameters.
+    """At most four lines about AP, mIoU, what is accepted, false alarms, and the parameters.
 
-    Figures are rounded as in the table; those of several models stand in their order, of many the lowest and highest.
+    Figures are rounded as in the table, false alarms to as many digits as tell them apart; those of several models
+    stand in their order, of many the lowest and highest.
     More false alarms, and present concepts that are missed, are named whatever else there is to say.
     """
     table = rows(metrics, models)
@@ -95,7 +98,7 @@ def _agreement(table: Sequence[Row]) -> list[Line]:
     for row in found:
         if row.base is not None:  # where a protocol spares prompts, the base itself may miss some of its answers
             of_base = "all are kept" if row.base > _ALL else "the base as it is scored"
-            lines.append(Line("Agreement", f"{what} ({number(row.base, 3)}: {of_base}): {_figures(row.cells)}"))
+            lines.append(Line("Agreement", f"{what} ({number(row.base, 3)}: {of_base}): {_figures(row, row.cells)}"))
     return lines
 
 
@@ -137,12 +140,12 @@ def _judged(table: Sequence[Row]) -> list[Row]:
 def _changes(table: Sequence[Row], models: Sequence[str], sign: int, tested: bool) -> list[_Change]:
     """The rows that rose or fell, by `_Change.rank`; of each kind of presence the one largest."""
     several = len({row.scope[:1] for row in table}) > 1
-    accepted = {row.scope: row.base for row in table if row.metric.key == _PRESENT}
+    accepted = {row.scope: row.base for row in table if row.metric.key == PRESENT}
     found = []
     for row in table:
         if moved := tuple(cell for cell in row.cells if _moved(cell, sign, tested)):
             text, of_base = _clause(row, row.cells, several), accepted.get(row.scope)
-            if row.metric.key == _ABSENT and of_base is not None and of_base < UNMOVED:
+            if row.metric.key == ABSENT and of_base is not None and of_base < UNMOVED:
                 text += " (the base accepts none)"  # so that it rejects all says nothing of it
             found.append(_Change(row, moved, text, _who(row, moved, models)))
     found.sort(key=lambda one: one.rank)
@@ -180,9 +183,9 @@ def _joined(changes: Sequence[_Change]) -> str:
     def text(count: int, with_interval: bool) -> str:
         clauses, of_models = list[str](), ""
         for k, one in enumerate(ordered[:count]):
-            interval = one.moved[0].interval if with_interval and not k and not one.of_models else None
+            interval = _interval(one.row, one.moved[0]) if with_interval and not k and not one.of_models else ""
             whose = f"{one.of_models}: " if one.of_models != of_models else ""
-            clauses.append(whose + one.text + (f" ({between(interval)})" if interval else ""))
+            clauses.append(whose + one.text + interval)
             of_models = one.of_models
         left = 0 if ordered[0].of_models else len(ordered) - count  # of several models a table stands below
         return "; ".join(clauses + ([count_of(left, "more measure")] if left else []))
@@ -196,15 +199,28 @@ def _joined(changes: Sequence[_Change]) -> str:
 
 def _clause(row: Row, cells: Sequence[Cell], several: bool) -> str:
     """A metric of the base and of models."""
-    return f"{_label(row, several)} {number(row.base, 3)} → {_figures(cells)}"
+    return f"{_label(row, several)} {_figure(row, row.base)} → {_figures(row, cells)}"
 
 
-def _figures(cells: Sequence[Cell]) -> str:
+def _figures(row: Row, cells: Sequence[Cell]) -> str:
     """The values of a few models each in their order, of more the lowest and the highest."""
     if len(cells) <= _NAMED:
-        return " / ".join(number(cell.value, 3) for cell in cells)
-    found = sorted(cell.value for cell in cells if cell.value is not None)
-    return " … ".join(number(x, 3) for x in (found[0], found[-1]))
+        return " / ".join(_figure(row, cell.value) for cell in cells)
+    found = sorted((cell.value for cell in cells if cell.value is not None), reverse=row.metric.key == ABSENT)
+    return " … ".join(_figure(row, x) for x in (found[0], found[-1]))
+
+
+def _figure(row: Row, x: float | None) -> str:
+    """A value of a row; of absent concepts the false alarms, whose rate .998 and .994 would hide."""
+    return number(x, 3) if row.metric.key != ABSENT or x is None else percent(1.0 - x)
+
+
+def _interval(row: Row, cell: Cell) -> str:
+    """The interval of a difference in parentheses, in the unit of the row's figures; "" without one."""
+    if cell.interval is None:
+        return ""
+    low, high = cell.interval
+    return f" ({points_between((-high, -low)) if row.metric.key == ABSENT else between((low, high))})"
 
 
 def _label(row: Row, several: bool) -> str:
@@ -213,6 +229,7 @@ def _label(row: Row, several: bool) -> str:
     if key in _PRESENCE:
         what = f"{inner}s" if inner in GRANULARITIES else inner
         label = _PRESENCE[key].format(what if what.endswith("s") else f"{what} concepts".strip())
+        label = "false alarms" if key == ABSENT and not inner else label
     elif key in _AP:
         label = f"{inner} {_AP[key]}".strip()
     else:
@@ -229,15 +246,15 @@ def _unmoved(table: Sequence[Row], models: Sequence[str], tested: bool) -> str:
     largest = _clause(row, [cell], several) + name
     if not any(cell.open for _, cell in pairs):
         return f"nothing moved: at most {largest}"
-    interval = f" ({between(cell.interval)})" if cell.interval else ""
-    return f"no difference {'beyond chance' if tested else 'was tested'}; the largest is {largest}{interval}"
+    said = f"no difference {'beyond chance' if tested else 'was tested'}; the largest is {largest}"
+    return said + _interval(row, cell)
 
 
 def _values(table: Sequence[Row], models: Sequence[str]) -> str:
     several = len({row.scope[:1] for row in table}) > 1
     clauses: list[str] = []
     for row in sorted(table, key=lambda row: row.metric.key in _PRESENCE):
-        values = [number(cell.value, 3) for cell in row.cells]
+        values = [_figure(row, cell.value) for cell in row.cells]
         if len(models) > 1:
             values = [f"{text} with {name}" for text, name in zip(values, models, strict=True)]
         clause = f"{_label(row, several)} {', '.join(values)}"

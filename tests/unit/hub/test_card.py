@@ -75,6 +75,17 @@ def test_a_card_lists_what_is_worse_without_an_interval(run, tmp_path):
     assert "No row above is worse by 0.005 or more; no intervals were made." in card(run, tmp_path).text
 
 
+def test_false_alarms_of_a_card_have_digits_that_tell_them_apart(run, tmp_path):
+    fewer = {key: x for key, x in METRICS.items() if "accuracy_absent" not in key}
+    of = "shop/presence/accuracy_absent"
+    tripled = {f"base/{of}": 0.998, of: 0.9935, f"difference/{of}/low": -0.0048, f"difference/{of}/high": -0.0042}
+    (run / "metrics.json").write_text(json.dumps(fewer | tripled))
+    text = card(run, tmp_path).text
+    assert "the base answers 0.2 % and the adapted model 0.65 %" in text
+    assert "| Right about what is absent | shop |" in text.partition("### What got worse")[2]
+    (run / "metrics.json").write_text(json.dumps(METRICS))
+
+
 def test_numbers_of_another_dial_are_called_so(run, tmp_path, capsys):
     said = "**The file is at dial 0.75; numbers of this table were measured at dial 1.**"
     for dial, is_said in (({"dial": 1.0}, True), ({"dial": 0.75}, False), ({"a/dial": 1.0}, False), ({}, False)):

@@ -73,17 +73,35 @@ def test_recall_and_false_alarms_that_explode_are_named_whatever_else_there_is()
     assert "present parts accepted .100 → .980" in lines["Better"]
     assert lines["Better"].startswith("split 8 mask AP .100 → .580 (")
     assert lines["Better"].endswith("8 more measures")
-    assert "absent parts rejected .994 → .650" in lines["Worse"]
+    assert "false alarms for parts 0.6 % → 35 %" in lines["Worse"]
     assert all(len(text) <= LENGTH for text in lines.values())
     quiet = headline(gained() | presence(0.99, 0.987))
     assert quiet["Worse"] == "nothing beyond chance"
+
+
+def test_false_alarms_that_triple_are_named_though_they_are_half_a_point():
+    tripled = metrics("coco", 0.998, 0.9935, "presence/accuracy_absent", (-0.0048, -0.0042))
+    lines = headline_of(keyed(gained("coco") | tripled))
+    assert [(line.label, line.text, line.verdict) for line in lines[1:]] == [
+        ("Worse", "false alarms 0.2 % → 0.65 % (+0.42 to +0.48 points)", "worse")
+    ]
+    assert headline(presence(0.97, 0.985))["Better"] == "false alarms 3 % → 1.5 % (−2.5 to −0.5 points)"
+    chance = metrics("coco", 0.998, 0.9965, "presence/accuracy_absent", (-0.004, 0.001))
+    assert headline(gained("coco") | chance)["Worse"] == "nothing beyond chance"
+    names = [f"m{k}" for k in range(6)]
+    many = several({name: 0.99 - k / 1000 for k, name in enumerate(names)}, 0.998, "coco", "presence/accuracy_absent")
+    ends = {
+        f"difference/{name}/coco/presence/accuracy_absent/{end}": -0.001 for name in names for end in ("low", "high")
+    }
+    assert headline(many | ends, names)["Worse"] == "all 6 models: false alarms 0.2 % → 1 % … 1.5 %"
+    assert headline({"coco/presence/accuracy_absent": 0.9935}) == {"Measured": "false alarms 0.65 %"}
 
 
 def test_of_a_base_that_accepts_nothing_it_is_said():
     trivial = presence(0.0, 0.89, "present", "scenes/held_out") | presence(1.0, 0.85, scope="scenes/held_out")
     found = headline(trivial | presence(0.97, 0.95, scope="scenes/known"))
     assert found["Better"].startswith("present held-out concepts accepted .000 → .890")
-    assert found["Worse"] == "absent held-out concepts rejected 1.000 → .850 (the base accepts none) (−.160 to −.140)"
+    assert found["Worse"] == "false alarms for held-out concepts 0 % → 15 % (the base accepts none) (+14 to +16 points)"
 
 
 def several(values, base=0.5, scope="scenes/group", key="segm/AP", intervals=None):

@@ -92,10 +92,20 @@ def test_in_sight_of_pairs_are_all_concepts_and_the_aps_of_groups_that_are_no_pa
 
 def test_an_interval_ends_where_differences_of_fractions_do():
     ends = {"difference/d/mIoU/low": 0.9, "difference/d/mIoU/high": 1.04}
-    assert tables.tested_cell(ends, "difference/d/mIoU", 1.0, 0.97, lower_is_better=False, base=None).interval == (
-        0.9,
-        1.0,
-    )
+    cell = tables.tested_cell(ends, "difference/d/mIoU", 1.0, 0.97, tables.Metric("mIoU", "mIoU"), base=None)
+    assert cell.interval == (0.9, 1.0)
+
+
+def test_a_small_difference_counts_in_a_rate_of_false_answers_and_not_in_an_ap():
+    small = (-0.0048, -0.0042)
+    for key, verdict in (
+        ("presence/accuracy_absent", "worse"),
+        ("presence/accuracy_present", "worse"),
+        ("segm/AP", "same"),
+    ):
+        assert rows(keyed(metrics("coco", 0.998, 0.9935, key, small)))[0].cells[0].verdict == verdict
+        assert rows(keyed(metrics("coco", 0.998, 0.998, key, small)))[0].cells[0].verdict == "same"
+        assert rows(keyed(metrics("coco", 0.998, 0.9935, key)))[0].cells[0].verdict == "same"  # not tested
 
 
 def test_what_is_kept_has_no_difference_from_the_base():
