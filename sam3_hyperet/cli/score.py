@@ -1,6 +1,6 @@
 """`sam3-hyperet score`: the metrics of prediction files that anyone made."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -47,7 +47,7 @@ def _coco(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "protocol/max_detections": "100 per image and category; AP@100/img: 100 per image",
         "protocol/absent": "-1",
     }
-    return protocol, score_coco_files(str(options["gt"]), str(options["predictions"]), chosen, groups)
+    return protocol, score_coco_files(str(options["gt"]), str(options["predictions"]), chosen, groups, _say())
 
 
 def _cg_f1(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -75,8 +75,11 @@ def _semantic(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
         "protocol/ignore": encoding.ignore,
         "protocol/unassigned": f"the value {encoding.ignore} in a prediction; counts as missed",
     }
-    say = partial(Console().print, markup=False, soft_wrap=True, highlight=False)
-    return protocol, score_label_folders(str(options["labels"]), str(options["predictions"]), encoding, say)
+    return protocol, score_label_folders(str(options["labels"]), str(options["predictions"]), encoding, _say())
+
+
+def _say() -> Callable[[str], None]:
+    return partial(Console().print, markup=False, soft_wrap=True, highlight=False)
 
 
 def _truths(options: Mapping[str, Any]) -> list[Any]:

@@ -67,4 +67,4 @@ def _not_exhaustive(content: Mapping[str, Any], source: str) -> list[int]:
 def _of_one_category(truth: GroundTruth) -> GroundTruth:
     annotations = sorted(truth.annotations, key=lambda annotation: annotation["category_id"])
     annotations = [{**annotation, "category_id": 0} for annotation in annotations]
-    return replace(truth, categories={0: "object"}, annotations=annotations)
+    return replace(truth, categories={0: "object"}, annotations=annotations, absent={}, partly={})

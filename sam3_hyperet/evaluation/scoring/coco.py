@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -19,6 +19,7 @@ from sam3_hyperet.masks import MAX_SIDE, from_polygons, invalid_rles, spread_bey
 from sam3_hyperet.reading import read_json
 
 Record = dict[str, Any]
+_LVIS_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
 _CHUNK = 512  # RLEs checked at once: what fits the cache is three times as fast
 
 
@@ -27,13 +28,16 @@ class GroundTruth:
     """The annotations of a COCO instances file, as the AP code counts them.
 
     sizes: image id → (height, width) in pixels; categories: id → name; annotations: in file order, with ids renumbered
-    from 1 (COCO's matching reads id 0 as "unmatched"). Raises DataError naming the file and the record.
+    from 1 (COCO's matching reads id 0 as "unmatched"). absent, partly: of images with LVIS's keys, the categories of
+    `neg_category_ids` and of `not_exhaustive_category_ids`. Raises DataError naming the file and the record.
     """
 
     source: str
     sizes: dict[int, tuple[int, int]]
     categories: dict[int, str]
     annotations: list[Record]
+    absent: dict[int, frozenset[int]] = field(default_factory=dict)
+    partly: dict[int, frozenset[int]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path) -> GroundTruth:
@@ -58,6 +62,7 @@ class GroundTruth:
             if not isinstance(name, str) or not name or name in categories.values():
                 raise DataError(f"{where}: name is {name!r:.60}, expected a text that no other category has")
             categories[category["id"]] = name
+        absent, partly = _federated(content["images"], categories, source)
         annotations: list[Record] = []
         for where, record in _unique(content["annotations"], f"{source}: annotations"):
             _known(record, "image_id", sizes, where)
@@ -69,7 +74,18 @@ class GroundTruth:
                 raise DataError(f"{where}: iscrowd is {crowd!r:.60}, expected 0 or 1")
             kept = {key: record[key] for key in ("image_id", "category_id", "bbox", "segmentation") if key in record}
             annotations.append({**kept, "id": len(annotations) + 1, "area": area, "iscrowd": crowd, "where": where})
-        return cls(source, sizes, categories, annotations)
+        return cls(source, sizes, categories, annotations, absent, partly)
+
+    def unlabelled(self, image_id: int) -> frozenset[int]:
+        """The categories of which an image says nothing: with LVIS's keys, those neither annotated nor listed."""
+        if image_id not in self.absent:
+            return frozenset()
+        shown = {self.annotations[n]["category_id"] for n in self.by_image[image_id]}
+        return self.categories.keys() - shown - self.absent[image_id]
+
+    def not_exhaustive(self, image_id: int) -> frozenset[int]:
+        """The categories of which an image may show more than is annotated."""
+        return self.partly.get(image_id, frozenset()) - self.unlabelled(image_id)
 
     def truths(self, image_id: int, iou_types: Sequence[str]) -> list[Truth]:
         """The annotations of an image, in file order. Raises DataError for one without what is to be scored."""
@@ -154,6 +170,23 @@ def _check_spread(polygons: Sequence[Sequence[float]], height_width: tuple[int, 
     if (spread_beyond(extent[None], size[None]) > size).any():
         spans = [float(f"{value:.6g}") for value in extent]
         raise DataError(f"{where}: a polygon spans {spans}, the image is {height_width[1]}x{height_width[0]}")
+
+
+def _federated(
+    images: Sequence[Mapping[str, Any]], categories: Mapping[int, str], source: str
+) -> tuple[dict[int, frozenset[int]], ...]:
+    """The ids of each of LVIS's keys by image, of the images that have one of them; an image with one has both."""
+    found: tuple[dict[int, frozenset[int]], ...] = ({}, {})
+    for number, image in enumerate(images):
+        if not any(key in image for key in _LVIS_KEYS):
+            continue
+        for key, by_image in zip(_LVIS_KEYS, found, strict=True):
+            ids = image.get(key, [])
+            if not isinstance(ids, list) or not all(_integer(one) and one in categories for one in ids):
+                where = f"{source}: images[{number}] (id {image['id']})"
+                raise DataError(f"{where}: {key} is {ids!r:.60}, expected a list of category ids")
+            by_image[image["id"]] = frozenset(ids)
+    return found
 
 
 def _unique(records: list[Any], where: str) -> Iterable[tuple[str, Mapping[str, Any]]]:

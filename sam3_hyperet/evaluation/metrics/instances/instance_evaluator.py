@@ -7,14 +7,11 @@ import numpy as np
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.instances import instance_metrics as metrics
-from sam3_hyperet.evaluation.metrics.instances.instance_matches import Truth
+from sam3_hyperet.evaluation.metrics.instances.instance_matches import Truth, unannotated_rest
 from sam3_hyperet.evaluation.metrics.instances.instance_records import ImageDetections
 from sam3_hyperet.evaluation.metrics.key import of_present
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage
-from sam3_hyperet.masks import rectangle
-
-_EVERYWHERE = [-1e5, -1e5, 3e5, 3e5]  # x, y, width, height: boxes reach beyond their image
 
 
 class InstanceEvaluator(Evaluator):
@@ -50,10 +47,7 @@ class InstanceEvaluator(Evaluator):
         ]
         self._unlabelled = self.images.unlabelled(position)
         self._partly = (self.images.not_exhaustive(position) - self._unlabelled) & self._columns.keys()
-        if self._partly:
-            everywhere = rectangle((0, 0, image.width, image.height), image.height, image.width)
-            shapes, size = {"bbox": _EVERYWHERE, "segm": everywhere}, image.height * image.width
-            truths += [Truth(one, shapes, size, True) for one in self._partly]  # what is not annotated
+        truths += [unannotated_rest(one, image.height, image.width) for one in self._partly]
         self._image = ImageDetections(image.image_id, self._columns, truths)
 
     def add(self, prompt: Prompt, detections: Detections) -> None:

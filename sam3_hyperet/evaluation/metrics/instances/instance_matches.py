@@ -9,11 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sam3_hyperet.masks import rectangle
+
 IOU_TYPES = ("bbox", "segm")
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREA_RANGES = {"": (0.0, 1e10), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}  # pixels
 
 _LOW, _HIGH = np.array(list(AREA_RANGES.values())).T
+_EVERYWHERE = (-1e5, -1e5, 3e5, 3e5)  # x, y, width, height: boxes reach beyond their image
 SETTINGS = (len(IOU_THRESHOLDS), len(AREA_RANGES))  # (T, A)
 # COCO takes an IoU of 1 as found at any threshold.
 _LEAST_IOU = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None, None]
@@ -26,6 +29,12 @@ class Truth(NamedTuple):
     shapes: Mapping[str, object]
     area: float
     crowd: bool
+
+
+def unannotated_rest(category_id: int, height: int, width: int) -> Truth:
+    """A crowd all over an image whose annotations of a category are not all: it ignores what none of them meets."""
+    shapes = {"bbox": list(_EVERYWHERE), "segm": rectangle((0, 0, width, height), height, width)}
+    return Truth(category_id, shapes, height * width, True)
 
 
 @dataclass(frozen=True)
