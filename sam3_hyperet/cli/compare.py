@@ -1,6 +1,6 @@
 """Any number of models side by side on a split of a data set: metrics.json and report.html."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from sam3_hyperet.choices import KEPT
-from sam3_hyperet.cli.dial import print_front
+from sam3_hyperet.cli.dial import DIAL_RULE, print_front
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.tables import print_table
 from sam3_hyperet.data.annotations import AnnotatedImages
@@ -19,7 +19,7 @@ from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split
 from sam3_hyperet.evaluation.compare import Comparison, compare, remove_records
-from sam3_hyperet.evaluation.dial import DialFront, default_rule, front_of
+from sam3_hyperet.evaluation.dial import DialFront, front_of
 from sam3_hyperet.evaluation.metric_table import model_parts
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 from sam3_hyperet.evaluation.models import BASE, EvalModel
@@ -74,7 +74,7 @@ def compare_and_report(
     comparison = compare(models, data, task, run_dir, fabric, tuning=tuning, resume=goes_on, say=say, progress=progress)
     if comparison is None:
         return {}
-    front = front or _front(comparison, dial_rule)
+    front = front or _front(comparison, dial_rule, say)
     metrics = {**extra, **(_of_tuning(front) if front and front.chosen is not None else {}), **comparison.metrics}
     Manifest(run_dir).claim(*EVALUATION_FILES)
     write_json(run_dir / METRICS_FILE, {**how_measured(comparison), **metrics})
@@ -111,12 +111,13 @@ def _left_out(split: Split, protocol: Protocol) -> list[str]:
     return [name for name, there in is_there.items() if there]
 
 
-def _front(comparison: Comparison, rule: Rule | None) -> DialFront | None:
-    """The front along a dial that was compared, by this rule or, where it has not its metrics, by the default one."""
-    known = comparison.results[0].metrics
-    if rule is None or not all(name in known for name in rule.metrics):
-        rule = default_rule(known)
-    return front_of(comparison.results, rule, comparison.task)
+def _front(comparison: Comparison, rule: Rule | None, say: Callable[[str], None]) -> DialFront | None:
+    """The front along a dial that was compared; that it shows something else than what was asked is said."""
+    front = front_of(comparison.results, rule, comparison.task)
+    if front and rule and front.rule != rule and rule.option == DIAL_RULE:  # that of a run is shown where it can be
+        lacking = ", ".join(replace(front, rule=rule).lacking())
+        say(f"{rule.option}: not shown, for {front.images} defined no {lacking}; the front is of {front.rule}")
+    return front
 
 
 def print_metrics(console: Console, metrics: Mapping[str, float], names: Sequence[str]) -> None:

@@ -29,6 +29,8 @@ from sam3_hyperet.report.tables import MISSING, front_rows
 from sam3_hyperet.training.choice import LOSS, Rule
 from sam3_hyperet.wording import count_of
 
+DIAL_RULE = "dial_rule"
+"""The option that a rule is of which the user gave for the dial."""
 OpenKept = Callable[[Split], AnsweredImages | None]
 _EXAMPLE = "'max segm/AP where presence/accuracy_absent >= base-0.02'"
 
@@ -50,7 +52,7 @@ class DialOptions:
     def of(cls, config: DictConfig) -> "DialOptions":
         """The options in a configuration. Raises ConfigError for those that do not go together."""
         values: Any = OmegaConf.to_container(config)
-        dial, text, grid, save = (values[key] for key in ("dial", "dial_rule", "dial_grid", "save_dial"))
+        dial, text, grid, save = (values[key] for key in ("dial", DIAL_RULE, "dial_grid", "save_dial"))
         several, found = isinstance(dial, list), "no dial" if dial is None else f"dial={dial}"
         if several and len(set(dial)) < max(2, len(dial)):
             raise ConfigError(f"dial={dial}; expected a number, or a list of two different ones at least")
@@ -66,7 +68,7 @@ class DialOptions:
                     "expected a file, as `pull` writes one" if is_on_hub(adapter) else "expected a copy of its file"
                 )
                 raise ConfigError(f"save_dial=true writes to the adapter's file, and {adapter} is none; {remedy}")
-        rule = Rule.parse(text, "dial_rule") if text else _rule_of_run(values["run"])
+        rule = Rule.parse(text, DIAL_RULE) if text else _rule_of_run(values["run"])
         if rule is None and dial == AUTO:
             missing = "and train.best of the run has no metric" if values["run"] else "which chooses"
             raise ConfigError(f"dial=auto needs dial_rule=…, {missing}; such as dial_rule={_EXAMPLE}")
@@ -115,7 +117,7 @@ class DialOptions:
             return None
         if self.along:
             few = known_metrics(open_task(scored, protocol.for_validation(1), kept(scored)))
-            if self.rule.option == "dial_rule":  # that of a run is shown where it can be
+            if self.rule.option == DIAL_RULE:  # that of a run is shown where it can be
                 self.rule.check(dict.fromkeys(few, 0.0), f"images of the {scored.name} split")
             return None
         split = open_split(data, "tune")

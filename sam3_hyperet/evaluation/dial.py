@@ -49,6 +49,15 @@ class DialFront:
         """Whether the conditions hold at a dial."""
         return self.rule.rank(self.metrics[dial], self.base)[0] == 0.0
 
+    def lacking(self) -> list[str]:
+        """The metrics of the rule that are not there at every dial, or not of the base where a condition needs them."""
+        of_base = {condition.metric for condition in self.rule.conditions if condition.of_base}
+        return [
+            name
+            for name in self.rule.metrics
+            if any(name not in found for found in [*self.metrics.values(), *([self.base] if name in of_base else [])])
+        ]
+
     def choice(self) -> str:
         """The dial that was chosen and why, in one line for people."""
         line = f"dial {self.chosen:g}, chosen by {self.rule} on {self.images}"
@@ -119,10 +128,16 @@ def choose_dial(
     return replace(front, chosen=chosen_dial(rule, front.base, front.metrics))
 
 
-def front_of(results: Sequence[EvalResult], rule: Rule, task: EvalTask) -> DialFront | None:
-    """The front of a comparison along the dial of one adapter, its base first; None for any other comparison."""
-    front = _front(rule, [one.model for one in results], [one.metrics for one in results], task)
-    return front if front.metrics else None
+def front_of(results: Sequence[EvalResult], rule: Rule | None, task: EvalTask) -> DialFront | None:
+    """The front of a comparison along the dial of one adapter, its base first; None for any other comparison.
+
+    By the default rule where there is none, or none of whose metrics all are there.
+    """
+    default = default_rule(results[0].metrics)
+    front = _front(rule or default, [one.model for one in results], [one.metrics for one in results], task)
+    if not front.metrics:
+        return None
+    return replace(front, rule=default) if front.lacking() else front
 
 
 def default_rule(known: Mapping[str, float]) -> Rule:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import math
+from types import SimpleNamespace
 
 import pytest
 from lightning_fabric import Fabric
 
 import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.cli import compare
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.evaluation.dial import DialFront, choose_dial, chosen_dial, default_rule
+from sam3_hyperet.evaluation.dial import DialFront, choose_dial, chosen_dial, default_rule, front_of
 from sam3_hyperet.evaluation.models import along_dial, beside_base
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.validation_score import open_validation
@@ -49,6 +51,37 @@ def test_the_largest_gain_with_at_most_so_much_lost(metrics, dial, said):
     line = DialFront(RULE, BASE, metrics, "48 tune images", chosen).choice()
     assert line.startswith(f"dial {dial:g}, chosen by max new where old >= base-0.02 on 48 tune images")
     assert line.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("rule", "shown"),
+    [
+        ("max new/segm/AP where forgetting/segm/AP <= 0.02", None),  # which the base has not
+        ("max new/segm/AP where old/segm/AP >= base-0.02", None),
+        ("max new/segm/AP where lost/segm/AP >= base-0.02", "max segm/AP"),
+        ("max forgetting/lost/segm/AP", "max segm/AP"),
+    ],
+)
+def test_a_front_shows_the_rule_whose_metrics_the_adapted_model_has(rule, shown):
+    dials = {None: 0.5, 0.0: 0.5, 1.0: 0.4}
+    results = [
+        SimpleNamespace(
+            model=SimpleNamespace(dial=dial),
+            metrics={"segm/AP": ap, "new/segm/AP": 0.1, "old/segm/AP": ap} | ({"lost/segm/AP": ap} if dial else {}),
+        )
+        for dial, ap in dials.items()
+    ]
+    task = SimpleNamespace(groups=("old", "lost"), positions=(0,), split=SimpleNamespace(name="val"))
+    said = []
+    found = compare._front(SimpleNamespace(results=results, task=task), Rule.parse(rule, "dial_rule"), said.append)
+    assert str(found.rule) == (shown or rule)
+    assert bool(said) == bool(shown)
+    assert all(
+        "not shown, for 1 val image defined no" in line and line.endswith("the front is of max segm/AP")
+        for line in said
+    )
+    assert found.keeps(0.0)
+    assert front_of(results[:1], Rule.parse(rule), task) is None
 
 
 def test_a_bound_that_not_even_the_base_keeps_is_missed_least():
