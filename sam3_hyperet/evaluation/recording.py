@@ -1,6 +1,7 @@
 """Records of several models on one task: what decides them, and those that are missing made by all processes."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -40,7 +41,7 @@ def record_runs(
             if why := run.store.prepare(of_run, resume):
                 say(why)
     fabric.barrier()
-    positions = [own_positions(run, fabric, say) for run in runs]
+    positions = own_positions(runs, fabric, say)
     images = len(set().union(*positions))
     models, task = [run.predictor.model for run in runs], runs[0].task
     inputs = max(run.tiles_an_image() for run in runs)
@@ -89,15 +90,21 @@ def files_digest(files: Iterable[Iterable[Path]]) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def own_positions(run: ModelRun, fabric: Fabric, say: Callable[[str], None]) -> list[int]:
-    """The images of a run that this process records: every world-size-th one of those without a record.
+def own_positions(runs: Sequence[ModelRun], fabric: Fabric, say: Callable[[str], None]) -> list[list[int]]:
+    """The images of each run that this process records, of those without a record.
 
-    So none has much more to do than another, which would wait for it at the end, longer than NCCL lets a process wait.
+    An image is one process's for all runs, which then share its encoding, and the times of which compare. Those that
+    as many runs lack are dealt out evenly: a process with much more to do than another would let it wait at the end,
+    longer than NCCL lets a process wait.
     """
     # read by one process: another one that has begun would change what is missing
-    found = run.store.missing(run.positions) if fabric.is_global_zero else ([], 0)
-    missing, damaged = fabric.broadcast(found)
-    if damaged or len(missing) < len(run.positions):
-        because = f", {damaged} of them for a damaged record" if damaged else ""
-        say(f"{run.name}: goes on with {len(missing)} of {len(run.positions)} images{because}")
-    return missing[fabric.global_rank :: fabric.world_size]
+    found = [run.store.missing(run.positions) if fabric.is_global_zero else ([], 0) for run in runs]
+    found, lacking = fabric.broadcast(found), Counter[int]()
+    for run, (missing, damaged) in zip(runs, found, strict=True):
+        lacking.update(missing)
+        if damaged or len(missing) < len(run.positions):
+            because = f", {damaged} of them for a damaged record" if damaged else ""
+            say(f"{run.name}: goes on with {len(missing)} of {len(run.positions)} images{because}")
+    dealt = sorted(lacking, key=lambda position: (-lacking[position], position))
+    own = set(dealt[fabric.global_rank :: fabric.world_size])
+    return [[position for position in missing if position in own] for missing, _ in found]

@@ -261,20 +261,41 @@ def test_evaluators_that_have_intervals_get_them_for_every_model():
     assert own_intervals("d", [result("base", 1)], 0) == {}
 
 
-def test_what_an_interrupted_evaluation_left_is_shared_evenly():
-    """Also where one of two processes had done its part: no process waits for the other half of the images."""
-    run = SimpleNamespace(name="m", positions=tuple(range(20)))
-    run.store = SimpleNamespace(missing=lambda positions: ([p for p in positions if p % 2], 1))
-    sent, said, own = [], [], []
+def dealt(left, processes):
+    """What each process records of runs that lack these of 20 images, what was said, and what each one has sent."""
+    runs = [
+        SimpleNamespace(
+            name=f"m{k}", positions=tuple(range(20)), store=SimpleNamespace(missing=lambda _, own=own: (list(own), 1))
+        )
+        for k, own in enumerate(left)
+    ]
+    sent, said, found = [], [], []
 
-    def broadcast(found):
-        sent.append(found)
+    def broadcast(values):
+        sent.append(values)
         return sent[0]
 
-    for rank in range(2):
-        fabric = SimpleNamespace(is_global_zero=rank == 0, global_rank=rank, world_size=2, broadcast=broadcast)
-        own.append(own_positions(run, fabric, said.append))
-    assert [len(part) for part in own] == [5, 5]
-    assert sorted(own[0] + own[1]) == list(range(1, 20, 2))
-    assert sent[1] == ([], 0)  # the second process has looked at no file
-    assert said == ["m: goes on with 10 of 20 images, 1 of them for a damaged record"] * 2
+    for rank in range(processes):
+        fabric = SimpleNamespace(is_global_zero=rank == 0, global_rank=rank, world_size=processes, broadcast=broadcast)
+        found.append(own_positions(runs, fabric, said.append))
+    return found, said, sent
+
+
+def test_what_an_interrupted_evaluation_left_is_shared_evenly():
+    """Also where one of two processes had done its part: no process waits for the other half of the images."""
+    found, said, sent = dealt([range(1, 20, 2)], 2)
+    assert [len(part) for (part,) in found] == [5, 5]
+    assert sorted(found[0][0] + found[1][0]) == list(range(1, 20, 2))
+    assert sent[1] == [([], 0)]  # the second process has looked at no file
+    assert said == ["m0: goes on with 10 of 20 images, 1 of them for a damaged record"] * 2
+
+
+@pytest.mark.parametrize("exact", [(), range(0, 20, 5)])
+def test_an_image_is_one_process_s_for_all_runs(exact):
+    """Killed when the base was done with image 5 and the adapted model was not; and the few of an exact run."""
+    left = [range(6, 20), range(5, 20), exact]
+    found, _, _ = dealt(left, 2)
+    first, second = (set().union(*of_runs) for of_runs in found)
+    assert not first & second
+    assert [sorted(found[0][k] + found[1][k]) for k in range(3)] == list(map(list, left))
+    assert all(abs(len(a) - len(b)) <= 1 for a, b in zip(*found, strict=True))
