@@ -80,6 +80,7 @@ def results_facts(config: DictConfig, models: PromptedModels, adapter: str | Non
         "adapter": adapter,
         "dial": dial_of(models.own.model) if adapter else None,
         "score_threshold": config.score_threshold,
+        **({} if models.max_dets is None else {"max_dets": models.max_dets}),
         "precision": models.own.precision,
         **({} if models.tiling.is_whole else {"tiles": config.tiles, "tile_overlap": config.tile_overlap}),
         **({} if config.exemplars is None else {"exemplars": str(config.exemplars)}),

@@ -16,6 +16,7 @@ from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.image_files import open_image
 from sam3_hyperet.evaluation.models import at_dial
+from sam3_hyperet.evaluation.protocol import MAX_DETECTIONS
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.inference.predictor import Predictor
@@ -44,7 +45,7 @@ class PromptedModels:
     """The model and the base beside it, with all prompts.
 
     base: None where overlays show the model alone. headings: of the panels of overlays, the last is the model's own.
-    lines: what is to be said of the models.
+    max_dets: most detections of a prompt, None for all. lines: what is to be said of the models.
     """
 
     own: Predictor
@@ -52,6 +53,7 @@ class PromptedModels:
     tiling: Tiling
     headings: Sequence[str]
     thresholds: Mapping[str, float]
+    max_dets: int | None
     lines: Sequence[str]
 
     @classmethod
@@ -73,7 +75,7 @@ class PromptedModels:
             lines.append(_BESIDE_LINE.format(beside))
         lines += [precision_text(config.precision, own.precision, own.device.type), tiling.line()]
         thresholds = {"mask_threshold": config.mask_threshold, "score_threshold": config.score_threshold}
-        return cls(own, base, tiling, headings, thresholds, [line for line in lines if line])
+        return cls(own, base, tiling, headings, thresholds, _max_dets(config), [line for line in lines if line])
 
     @contextmanager
     def running(self, paths: Sequence[Path]) -> Iterator[None]:
@@ -90,8 +92,9 @@ class PromptedModels:
     def find(self, image: Image.Image, asked: Mapping[str, Exemplars | None]) -> list[Entry]:
         """What each model finds on an image for prompts, some with boxes; the model's own is the last."""
         own, *before = (self._tiled(one) for one in (self.own, self.base) if one)
-        found = found_by(own, image, asked, self.thresholds)
-        return [*(found_by(one, image, asked, self.thresholds) for one in before), found]
+        how = image, asked, self.thresholds, self.max_dets
+        found = found_by(own, *how)
+        return [*(found_by(one, *how) for one in before), found]
 
     def line(self, name: str, size: tuple[int, int], entries: Sequence[Entry]) -> str:
         """How much has been found on an image, for people."""
@@ -119,6 +122,7 @@ def found_by(
     image: Image.Image,
     asked: Mapping[str, Exemplars | None],
     thresholds: Mapping[str, float],
+    max_dets: int | None = None,
 ) -> Entry:
     """What one model finds on an image for prompts, some with boxes."""
     predictions = []
@@ -127,7 +131,7 @@ def found_by(
     if asked:
         found = predictor.predict(image, chosen, list(asked.values()))
     for prompt, prediction in zip(asked, found, strict=True):
-        best = prediction.detections(image.height, image.width, None, **thresholds)
+        best = prediction.detections(image.height, image.width, max_dets, **thresholds)
         masks, scores = best.rles(len(best.scores)), best.scores.tolist()
         parts = zip(scores, best.boxes.tolist(), masks, strict=True)
         detections = [{"score": score, "box_xyxy": box, "segmentation": rle} for score, box, rle in parts]
@@ -135,6 +139,13 @@ def found_by(
         given = {} if exemplars is None else {"exemplars": _told(exemplars, image.size)}
         predictions.append({"prompt": prompt, **given, "presence": prediction.presence, "detections": detections})
     return {"width": image.width, "height": image.height, "prompts": predictions}
+
+
+def _max_dets(config: DictConfig) -> int | None:
+    """The most detections of a prompt; without a threshold all 200 queries would be, half of which AP never ranks."""
+    if config.max_dets is None:
+        return MAX_DETECTIONS if config.score_threshold == 0 else None
+    return int(config.max_dets)
 
 
 def _told(exemplars: Exemplars, size: tuple[int, int]) -> list[dict[str, Any]]:

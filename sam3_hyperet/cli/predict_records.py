@@ -58,6 +58,7 @@ def deciding(config: DictConfig, inputs: Inputs, models: PromptedModels) -> dict
         "prompts": list(inputs.everywhere),
         "categories": dict(inputs.categories),
         **{name: config[name] for name in options},
+        "max_dets": models.max_dets,
         "exif": "apply" if inputs.upright else "ignore",
         "overlays' headings": list(models.headings),
         "precision": predictor.precision,

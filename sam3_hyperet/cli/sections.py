@@ -71,6 +71,7 @@ _KEYS: dict[str, Any] = {  # with a condition on their values
     "nodes": PositiveInt,
     "score_threshold": Probability,
     "mask_threshold": Probability,
+    "max_dets": PositiveInt | None,
     "max_megapixels": PositiveFloat,
     "evaluate": Switch,
     "compare": Switch,

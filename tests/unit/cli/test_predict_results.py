@@ -91,6 +91,28 @@ def test_ids_are_numbers_where_there_is_no_annotation_file(run, photos):
     assert [one["image_id"] for one in read(folder, "predictions.json")["pictures"]] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kept", "said"),
+    [
+        (["score_threshold=0"], 100, 100),  # of 200 queries: AP ranks no more
+        (["score_threshold=0", "max_dets=150"], 150, 150),
+        (["score_threshold=0", "max_dets=1"], 2, 1),  # those from .5 are always there, as cgF1 counts them
+        (["score_threshold=0.005"], 200, None),
+        (["score_threshold=0.005", "max_dets=7"], 7, 7),
+    ],
+)
+def test_so_many_detections_of_a_prompt_are_kept(run, photos, monkeypatch, arguments, kept, said):
+    scores = torch.cat([torch.tensor([0.9, 0.6]), torch.linspace(0.4, 0.01, 198)])
+    logits = torch.full((1, 4, 4), 9.0)
+    boxes = BOX[:1].expand(200, 4)
+    found = PromptPrediction(scores, boxes, logits.expand(200, 4, 4), logits[0], 1.0)
+    monkeypatch.setattr(LeftHalf, "predict", lambda self, image, prompts, exemplars: [found])
+    folder = run(f"images={photos}/a.png", "prompts=dog", "overlays=false", *arguments)
+    results = read(folder, "results.json")
+    assert [one["score"] for one in results] == pytest.approx(scores[:kept].tolist())
+    assert read(folder, "predictions.json").get("max_dets") == said
+
+
 def test_photographs_are_predicted_upright(run, photos):
     folder = run(f"images={photos}", "prompts=dog")
     assert [(one["width"], one["height"]) for one in read(folder, "images.json")["images"]][1:] == [(40, 20), (20, 40)]

@@ -165,6 +165,7 @@ def test_a_kill_while_the_last_files_are_written(run, tmp_path, monkeypatch, at)
         (["prompts=a,c"], "prompts was ['a', 'b'], now it is ['a', 'c']"),
         (["score_threshold=0.4"], "score_threshold was 0.5, now it is 0.4"),
         (["masks=true"], "masks was False, now it is True"),
+        (["max_dets=1"], "max_dets was None, now it is 1"),
         (["overlays=false"], "overlays was True, now it is False"),
         (["exif=ignore"], "exif was apply, now it is ignore"),
         ([], "base weights was a, now it is b"),
