@@ -148,7 +148,7 @@ def shared_out(exemplars: Exemplars | None, grid: Grid) -> list[Exemplars | None
 
 
 class TiledPrediction:
-    """The prediction for one prompt on an image of several tiles.
+    """The prediction for one prompt on an image of one tile or several.
 
     presence: the largest of all tiles. features: none, for each tile has its own.
     """
@@ -166,8 +166,10 @@ class TiledPrediction:
         max_dets: int | None = 100,
         mask_threshold: float = 0.5,
         score_threshold: float = 0.0,
-    ) -> TiledDetections:
-        """As `PromptPrediction.detections`; `max_dets` are kept of each tile, and of the image."""
+    ) -> Detections:
+        """As `PromptPrediction.detections`, of one tile its own; `max_dets` are kept of each tile, and of the image."""
+        if len(self.tiles) == 1:  # there is nothing to join, for which every mask would be decoded and encoded
+            return self.tiles[0].detections(height, width, max_dets, mask_threshold, score_threshold)
         return TiledDetections(self, height, width, max_dets, mask_threshold, score_threshold)
 
     def stitched(self, compute: Compute, height: int, width: int) -> Mapping[str, Tensor]:
@@ -193,9 +195,9 @@ class TiledPrediction:
 
 
 class TiledDetections:
-    """The detections of one prompt on all tiles, as `PromptDetections`; masks are kept as run lengths alone.
+    """The detections of one prompt on several tiles, as `PromptDetections`; masks are kept as run lengths alone.
 
-    Of several tiles, detections without a pixel are left out.
+    Detections without a pixel are left out.
     """
 
     def __init__(
@@ -215,7 +217,7 @@ class TiledDetections:
             rles = shown.rles(len(boxes))
             for score, box, rle in zip(shown.scores.tolist(), boxes, rles, strict=True):
                 mask = masks.placed(rle, tile.left, tile.top, height, width)
-                if len(grid) == 1 or masks.area(mask):  # what has no pixel cannot be joined
+                if masks.area(mask):  # what has no pixel cannot be joined
                     found.append(seen(number, score, box, mask, grid, shown.cell))
         objects = joined(found, grid)
         self.confident = sum(one.score >= CONFIDENT_SCORE for one in objects)

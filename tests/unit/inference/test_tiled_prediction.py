@@ -15,7 +15,7 @@ from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.inference.predictor import Predictor
-from sam3_hyperet.inference.tiled_prediction import TiledPrediction, TiledPredictor, shared_out
+from sam3_hyperet.inference.tiled_prediction import TiledDetections, TiledPrediction, TiledPredictor, shared_out
 from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.masks import decode, iou
 
@@ -44,6 +44,29 @@ def test_one_tile_is_the_image_bit_for_bit(base, picture, tiles, precision):
         assert found.confident == expected.confident
         shown = one.stitched(lambda p, h, w: {"semantic": p.semantic_probabilities(h, w)}, height, width)
         assert torch.equal(shown["semantic"], other.semantic_probabilities(height, width))
+
+
+@pytest.mark.parametrize("score_threshold", [0.0, 0.5])
+def test_of_one_tile_no_mask_is_made_before_it_is_asked_for(monkeypatch, score_threshold):
+    """An ordinary photograph of many: detections that meet no annotation need a box and an area alone."""
+    logits = torch.randn(5, 16, 16, generator=torch.Generator().manual_seed(0))
+    scores, boxes = (
+        torch.tensor([0.2, 0.9, 0.6, 0.1, 0.5]),
+        torch.rand(5, 4, generator=torch.Generator().manual_seed(1)),
+    )
+    prediction = PromptPrediction(scores, boxes, logits, logits[0], 0.9)
+    grid = Tiling.of("auto").grid(40, 30, SIDE)
+    with monkeypatch.context() as patch:
+        patch.setattr(PromptPrediction, "rles", lambda *_: pytest.fail("masks were encoded"))
+        found = TiledPrediction(grid, [prediction]).detections(30, 40, 3, 0.5, score_threshold)
+    joined = TiledDetections(TiledPrediction(grid, [prediction]), 30, 40, 3, 0.5, score_threshold)
+    count = len(found.scores)
+    assert count == (3 if score_threshold == 0 else 2)
+    assert found.confident == joined.confident == 2
+    np.testing.assert_array_equal(found.scores, joined.scores)
+    np.testing.assert_array_equal(found.boxes, joined.boxes)
+    assert found.rles(count) == joined.rles(count)
+    np.testing.assert_array_equal(found.areas(count), joined.areas(count))
 
 
 def test_each_tile_is_an_image_of_its_own(whole, picture):
