@@ -17,6 +17,7 @@ from sam3_hyperet.files import Manifest, remove_leftovers, replacing, write_json
 from sam3_hyperet.inference.coco_results import coco_result
 from sam3_hyperet.modeling.adapter_source import HUB, PACKAGE, adapter_name
 from sam3_hyperet.modeling.dial import dial_of
+from sam3_hyperet.overlays.folder_page import Legend
 from sam3_hyperet.wording import count_of
 
 JSON_FILES = PREDICTIONS, RESULTS, IMAGES = "predictions.json", "results.json", "images.json"
@@ -54,9 +55,10 @@ def write_files(
 ) -> list[str]:
     """Write the JSON files and the page; returns lines for people.
 
-    Records are read one by one, for all of them may not fit in memory.
+    Records are read one by one, for all of them may not fit in memory; of an image that was asked for many names, the
+    few that were found are kept.
     """
-    run_dir, sizes, drawn, masks = Path(config.run_dir), [], [], 0
+    run_dir, sizes, drawn, legend, masks = Path(config.run_dir), [], [], Legend(), 0
     with open_results(run_dir, facts, inputs.categories) as write:
         for i, (path, number) in enumerate(zip(inputs.paths, inputs.ids, strict=True)):
             one = records.read(i)
@@ -64,12 +66,14 @@ def write_files(
             sizes.append((one.entry["width"], one.entry["height"]))
             masks += one.masks
             if one.drawn:
-                drawn.append(one.drawn)
+                legend.add(one.drawn.picture.found)
+                drawn.append(one.drawn.on_page)
     write_json(run_dir / IMAGES, inputs.listing(sizes))
     said = []
     if overlays:
         title = f"{count_of(len(sizes), 'image')}, {count_of(len(inputs.categories), 'phrase')}"
-        overlays.write_page(title, _page_facts(config, facts), drawn, [*JSON_FILES, *([f"{MASKS}/"] if masks else [])])
+        files = [*JSON_FILES, *([f"{MASKS}/"] if masks else [])]
+        overlays.write_page(title, _page_facts(config, facts), drawn, legend, files)
         said = overlays.lines(drawn)
     return [*said, _written_line(config, len(sizes), masks)]
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import replacing
 from sam3_hyperet.overlays.addresses import mask_png
 from sam3_hyperet.overlays.composition import Entry, Panel, compose
-from sam3_hyperet.overlays.folder_page import Found, Picture, folder_page
+from sam3_hyperet.overlays.folder_page import Found, Legend, Picture, folder_page
 from sam3_hyperet.overlays.overlay import ExemplarBox, Instance, Overlay, draw_overlay
 from sam3_hyperet.overlays.resizing import drawn_side
 from sam3_hyperet.wording import count_of
@@ -54,6 +54,12 @@ class Drawn:
         picture = dict(values["picture"])
         found = [Found(**one) for one in picture.pop("found")]
         return cls(Picture(**picture, found=found), values["instances"], values["unlabelled"])
+
+    @property
+    def on_page(self) -> "Drawn":
+        """The same with the phrases alone that its part of the page names: a few of those that it was asked for."""
+        found = [one for one in self.picture.found if one.is_drawn]
+        return replace(self, picture=replace(self.picture, found=found))
 
 
 @dataclass(frozen=True)
@@ -126,10 +132,13 @@ class Overlays:
             notes.append(f"{unlabelled} of {count_of(total, 'instance')} without a label, which would hide others")
         return notes
 
-    def write_page(self, title: str, facts: Mapping[str, str], drawn: Sequence[Drawn], files: Sequence[str]) -> None:
-        """Write the page of the overlays that were drawn."""
+    def write_page(
+        self, title: str, facts: Mapping[str, str], drawn: Sequence[Drawn], legend: Legend, files: Sequence[str]
+    ) -> None:
+        """Write the page of the overlays that were drawn; `legend` is of all of them."""
+        page = folder_page(title, facts, [one.picture for one in drawn], legend, files)
         with replacing(self.folder / PAGE) as temporary:
-            temporary.write_text(folder_page(title, facts, [one.picture for one in drawn], files), encoding="utf-8")
+            temporary.write_text(page, encoding="utf-8")
 
     def lines(self, drawn: Sequence[Drawn]) -> list[str]:
         """What is to be said of overlays that are not as large as their images, and of masks without labels."""

@@ -1,8 +1,8 @@
 """The page of a folder of overlays: one HTML file beside them, without anything from elsewhere."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from urllib.parse import quote
@@ -76,22 +76,31 @@ class Picture:
         return found
 
 
-def folder_page(title: str, facts: Mapping[str, str], pictures: Sequence[Picture], files: Sequence[str]) -> str:
+class Legend:
+    """What was found of each phrase on all images together, as running sums: there may be millions of counts."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Found] = {}
+
+    def add(self, found: Iterable[Found]) -> None:
+        """Add what was found on an image of all phrases that it was asked for."""
+        for one in found:
+            before = self._sums.setdefault(one.phrase, Found(one.phrase, one.color, 0, None if one.base is None else 0))
+            if one.is_drawn:
+                base = None if before.base is None else before.base + (one.base or 0)
+                self._sums[one.phrase] = replace(before, count=before.count + one.count, base=base)
+
+    @property
+    def entries(self) -> list[Found]:
+        """Of each phrase, in the order in which they came first."""
+        return list(self._sums.values())
+
+
+def folder_page(
+    title: str, facts: Mapping[str, str], pictures: Sequence[Picture], legend: Legend, files: Sequence[str]
+) -> str:
     """The page's HTML. facts: what the pictures were made with. files: others of the folder that it links to."""
-    totals: dict[str, list[Found]] = {}
-    for picture in pictures:
-        for one in picture.found:
-            totals.setdefault(one.phrase, []).append(one)
-    legend = [
-        Found(
-            phrase,
-            of_phrase[0].color,
-            sum(one.count for one in of_phrase),
-            None if of_phrase[0].base is None else sum(one.base or 0 for one in of_phrase),
-        )
-        for phrase, of_phrase in totals.items()
-    ]
     pages = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = resources.files("sam3_hyperet.overlays").joinpath("folder_page.html.j2").read_text(encoding="utf-8")
-    shown = {"title": title, "facts": facts, "pictures": pictures, "legend": legend, "files": files}
+    shown = {"title": title, "facts": facts, "pictures": pictures, "legend": legend.entries, "files": files}
     return pages.from_string(source).render(**shown)

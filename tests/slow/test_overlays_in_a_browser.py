@@ -9,6 +9,7 @@ from PIL import Image
 
 from sam3_hyperet.cli.predict_overlays import Overlays, write_masks
 from sam3_hyperet.masks import encode_masks
+from sam3_hyperet.overlays.folder_page import Legend
 
 PHRASES = ("wheel", "a quite long phrase of a vehicle that stands at the side of a road")
 PICTURES = """() => [...document.images].map((one) => {
@@ -34,14 +35,15 @@ def record(height: int, width: int, *counts: int) -> dict:
 def page_address(tmp_path):
     """Two images, a small one and a wide one with an awkward name, base beside adapted, with masks."""
     overlays = Overlays(tmp_path, {one: i for i, one in enumerate(PHRASES)}, ["base", "adapted, dial 0.5"], 2048, 0.5)
-    drawn = []
+    drawn, legend = [], Legend()
     for name, (width, height) in {"a #1 ü.png": (60, 80), "b.png": (900, 300)}.items():
         found = record(height, width, 2, 1)
         assert write_masks(tmp_path, name.removesuffix(".png"), found) == 3
         image = Image.new("RGB", (width, height), "grey")
         drawn.append(overlays.draw(name, name, image, [record(height, width, 1, 0), found]))
+        legend.add(drawn[-1].picture.found)
     facts = {"adapter": f"/home/somebody/{'a-long-folder/' * 9}adapter.safetensors", "base": "tiny"}
-    overlays.write_page("2 images, 2 phrases", facts, drawn, ["predictions.json", "masks/"])
+    overlays.write_page("2 images, 2 phrases", facts, drawn, legend, ["predictions.json", "masks/"])
     return (tmp_path / "index.html").as_uri()
 
 

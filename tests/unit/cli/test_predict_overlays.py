@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from sam3_hyperet.cli import predict, predict_files, predict_models, predict_records
+from sam3_hyperet.cli.predict_overlays import Overlays
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.masks import decode
@@ -124,6 +125,24 @@ def test_options_that_contradict_each_other(run, photos, options, message, tmp_p
     with pytest.raises(ConfigError, match=re.escape(message)):
         run(f"images={photos}", "prompts=dog", *options)
     assert not (tmp_path / "out").exists()
+
+
+def test_of_many_phrases_those_that_are_found_are_held(run, photos, monkeypatch):
+    held = []
+    write_page = Overlays.write_page
+
+    def seen(self, title, facts, drawn, *rest):
+        held.extend(one.picture.found for one in drawn)
+        write_page(self, title, facts, drawn, *rest)
+
+    monkeypatch.setattr(Overlays, "write_page", seen)
+    monkeypatch.setattr(predict_models, "open_described", lambda *_: at_dial(None, 0))  # which finds the first alone
+    folder = run(f"images={photos}", "prompts=dog,cat")
+    assert [[one.phrase for one in found] for found in held] == [["dog"]] * len(held)
+    assert re.findall(r"</span>(dog|cat) (\d)</li>", (folder / "index.html").read_text())[:2] == [
+        ("dog", "2"),
+        ("cat", "0"),
+    ]
 
 
 def test_exemplars_are_drawn_and_in_the_legend(run, photos, tmp_path):
