@@ -1,7 +1,9 @@
-"""Words of messages and pages: 1 image, 1,200 images; files without the folders of a machine."""
+"""Words of messages and pages: 1 image, 1,200 images; files without the folders of a machine; names numbered apart."""
 
+import itertools
 import os
 import re
+from collections.abc import Container
 
 _PLAIN = re.compile(r"[^\W\d_][\w '-]*")
 _ENDINGS = {"s": "ses", "x": "xes", "y": "ies"}
@@ -20,6 +22,12 @@ def count_of(n: int, noun: str) -> str:
 def is_plain_name(name: str) -> bool:
     """Whether a name is itself between commas on a command line: YAML makes nothing else of it."""
     return _PLAIN.fullmatch(name) is not None
+
+
+def unique(name: str, taken: Container[str]) -> str:
+    """A name, numbered where it is taken."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], numbered) if one not in taken)
 
 
 def without_folders(text: str) -> str:

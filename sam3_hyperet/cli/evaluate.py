@@ -1,8 +1,7 @@
 """`tools/evaluate.py`: score the base and any number of adapted models side by side on any data set."""
 
-import itertools
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -50,7 +49,7 @@ from sam3_hyperet.modeling.opening import check_checkpoint, choose_device, set_t
 from sam3_hyperet.options import read_options
 from sam3_hyperet.reading import regular_file
 from sam3_hyperet.training.run_files import ADAPTER, EVALUATION_FILES, WEIGHTS
-from sam3_hyperet.wording import count_of
+from sam3_hyperet.wording import count_of, unique
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -239,9 +238,3 @@ def find_trained(adapters: list[Path], runs: list[Path], *, data: str, use_weigh
 
 def _existing(file: Path) -> Path | None:
     return file if file.is_file() else None
-
-
-def unique(name: str, taken: Collection[str]) -> str:
-    """`name`, numbered where it is taken."""
-    numbered = (f"{name}-{number}" for number in itertools.count(2))
-    return next(one for one in itertools.chain([name], numbered) if one not in taken)

@@ -15,7 +15,6 @@ from PIL import Image
 from rich.console import Console
 
 from sam3_hyperet.choices import AUTO
-from sam3_hyperet.cli.evaluate import unique
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.data.annotations import AnnotatedImages, same_prompts, some
@@ -27,7 +26,7 @@ from sam3_hyperet.inference.exemplar_file import ExemplarFile, StatedBox, exempl
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.tiles import Tiling
 from sam3_hyperet.reading import regular_file
-from sam3_hyperet.wording import count_of, is_plain_name
+from sam3_hyperet.wording import count_of, is_plain_name, unique
 
 _MOST_AT_ONCE, _CHECK_BYTES = 8, 2 * 1024**3
 """Images that are decoded at the same time to be checked, and the memory that they may take together."""

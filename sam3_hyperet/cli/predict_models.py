@@ -126,7 +126,8 @@ def found_by(
 ) -> Entry:
     """What one model finds on an image for prompts, some with boxes."""
     predictions = []
-    chosen = [predictor.vocabulary.index(prompt) for prompt in asked]
+    places = {prompt: place for place, prompt in enumerate(predictor.vocabulary)}
+    chosen = [places[prompt] for prompt in asked]
     found: Iterable[PromptPrediction | TiledPrediction] = ()
     if asked:
         found = predictor.predict(image, chosen, list(asked.values()))

@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from sam3_hyperet.choices import SMALLEST_OVERLAY
-from sam3_hyperet.cli.evaluate import unique
 from sam3_hyperet.data.annotations import some
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import replacing
@@ -20,7 +19,7 @@ from sam3_hyperet.overlays.composition import Entry, Panel, compose
 from sam3_hyperet.overlays.folder_page import Found, Legend, Picture, folder_page
 from sam3_hyperet.overlays.overlay import ExemplarBox, Instance, Overlay, draw_overlay
 from sam3_hyperet.overlays.resizing import drawn_side
-from sam3_hyperet.wording import count_of
+from sam3_hyperet.wording import count_of, unique
 
 PAGE, MASKS = "index.html", "masks"
 _COMPRESSION = 2  # of PNG files: a third of the time of the default, a tenth more bytes

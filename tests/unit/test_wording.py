@@ -1,10 +1,10 @@
-"""Counts in the words of messages."""
+"""Counts in the words of messages, and names that are numbered apart."""
 
 from __future__ import annotations
 
 import pytest
 
-from sam3_hyperet.wording import count_of
+from sam3_hyperet.wording import count_of, unique
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,8 @@ from sam3_hyperet.wording import count_of
 )
 def test_a_noun_agrees_with_its_count(n, noun, text):
     assert count_of(n, noun) == text
+
+
+def test_a_name_that_is_taken_is_numbered():
+    taken = {"car", "car-2"}
+    assert [unique(name, taken) for name in ("dog", "car", "car-2")] == ["dog", "car-3", "car-2-2"]

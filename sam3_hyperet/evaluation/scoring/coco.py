@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
-from pycocotools import mask as rle_ops
 
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import Truth
-from sam3_hyperet.masks import MAX_SIDE, from_polygons, invalid_rles, spread_beyond
+from sam3_hyperet.masks import MAX_SIDE, from_polygons, from_run_lengths, invalid_rles, spread_beyond
 from sam3_hyperet.reading import read_json
 
 Record = dict[str, Any]
@@ -228,10 +227,7 @@ def _rle(record: Mapping[str, Any], height_width: tuple[int, int], where: str) -
             f"{where}: RLE of size {shape['size']!r:.60}, the image is {list(height_width)} (height, width)"
         )
     if isinstance(counts, list):
-        if not all(_integer(run) and run >= 0 for run in counts) or sum(counts) != math.prod(height_width):
-            raise DataError(f"{where}: broken RLE: its runs do not add up to {math.prod(height_width)} pixels")
-        rle: Record = rle_ops.frPyObjects({"size": shape["size"], "counts": counts}, *height_width)
-        return rle
+        return from_run_lengths({"size": [*height_width], "counts": counts}, *height_width, where)
     if isinstance(counts, str) and counts.isascii():
         counts = counts.encode()
     if not isinstance(counts, bytes):

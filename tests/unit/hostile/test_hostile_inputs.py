@@ -149,7 +149,7 @@ PREDICTION = [
     ("a box of three", "score coco", detection("bbox", [0, 0, 4]), "record 1: bbox is [0, 0, 4]"),
     ("an RLE of another size", "score coco", detection("segmentation", "size", [8, 8]), "RLE of size [8, 8]"),
     ("an RLE that breaks off", "score coco", detection("segmentation", "counts", "0X1"), "record 1: broken RLE"),
-    ("an RLE too short", "score coco", detection("segmentation", "counts", [4]), "record 1: broken RLE"),
+    ("an RLE too short", "score coco", detection("segmentation", "counts", [4]), "record 1: its RLE covers 4 pixels"),
     ("an RLE of other letters", "score coco", detection("segmentation", "counts", "é"), "RLE counts are 'é'"),
     ("a polygon", "score coco", detection("segmentation", [SQUARE]), "segmentation is [[2, 2"),
     ("truth: an area of NaN", "score coco", annotation("area", float("nan")), "area is nan"),
