@@ -80,7 +80,7 @@ class GroundTruth:
         if image_id not in self.absent:
             return frozenset()
         shown = {self.annotations[n]["category_id"] for n in self.by_image[image_id]}
-        return self.categories.keys() - shown - self.absent[image_id]
+        return frozenset(self.categories) - shown - self.absent[image_id]
 
     def not_exhaustive(self, image_id: int) -> frozenset[int]:
         """The categories of which an image may show more than is annotated."""
