@@ -14,16 +14,31 @@ from sam3_hyperet.errors import DataError
 
 Rle = dict[str, Any]
 MAX_SIDE = 65_500  # pixels; what a JPEG can hold; keeps height x width within the 32 bits of a run
+_LARGE = 2**18  # pixels of an image from which looking for a mask's box pays
 _MAX_BYTES = 7  # of one run: 35 bits
 _LAST_DIGIT = (np.arange(256) & 0x0F) - (np.arange(256) & 0x10)  # the last digit of a number carries its sign
 
 
 def encode_masks(masks: np.ndarray) -> list[Rle]:
     """Compressed COCO RLEs, their counts as text, of bool masks (N, H, W)."""
-    if not len(masks):
-        return []
-    rles = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8))
-    return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in rles]
+    return [_encode_by_box(mask) if mask.size >= _LARGE else _encode(mask) for mask in masks]
+
+
+def _encode_by_box(mask: np.ndarray) -> Rle:
+    """The RLE of a mask of a large image: most masks are small, and the rest of the image need not be looked at."""
+    left, top, part = within_box(mask)
+    if 4 * part.size > mask.size:  # `placed` would take longer than the rest of the image, at worst
+        return _encode(mask)
+    return placed(_encode(part if part.size else mask[:1, :1]), left, top, *mask.shape)
+
+
+def _encode(mask: np.ndarray) -> Rle:
+    import cv2  # late: commands that only read run lengths start without it
+
+    # it turns rows into the columns that COCO reads an order of magnitude quicker than NumPy does
+    columns = cv2.transpose(np.asarray(mask, dtype=bool).view(np.uint8)).T
+    rle: Rle = coco_mask.encode(columns)
+    return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
 def decode(rle: Rle) -> np.ndarray:
@@ -35,11 +50,21 @@ def decode(rle: Rle) -> np.ndarray:
     return mask
 
 
-def decode_within_box(rle: Rle) -> tuple[int, int, np.ndarray]:
-    """Left and top of the box around a mask, and the mask within it, bool; of a large image, that is far less to do.
+def within_box(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
+    """Left and top of the box around a mask, bool (H, W), and the mask within it, a view.
 
     An empty mask has no rows and columns.
     """
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return 0, 0, mask[:0, :0]
+    within = mask[rows[0] : rows[-1] + 1]
+    columns = np.flatnonzero(within.any(axis=0))
+    return int(columns[0]), int(rows[0]), within[:, columns[0] : columns[-1] + 1]
+
+
+def decode_within_box(rle: Rle) -> tuple[int, int, np.ndarray]:
+    """`within_box` of an RLE; of a large image, that is far less to do than to decode all of it."""
     left, top, width, height = map(int, box(rle))
     rows = rle["size"][0]
     first, last = left * rows, (left + width) * rows

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from sam3_hyperet.choices import SMALLEST_OVERLAY
-from sam3_hyperet.masks import Rle, decode_within_box
+from sam3_hyperet.masks import Rle, decode_within_box, within_box
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,8 @@ class Region:
         """That of a mask, bool (H, W) or COCO run lengths; an empty one has no rows."""
         if isinstance(mask, dict):
             return cls(*decode_within_box(mask))
-        binary = np.asarray(mask, dtype=bool)
-        rows, columns = np.flatnonzero(binary.any(axis=1)), np.flatnonzero(binary.any(axis=0))
-        if not len(rows):
-            return cls(0, 0, np.zeros((0, 0), bool))
-        part = binary[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        return cls(int(columns[0]), int(rows[0]), part.copy())
+        left, top, part = within_box(np.asarray(mask, dtype=bool))
+        return cls(left, top, part.copy())  # the whole mask may go
 
     def resized(self, size: tuple[int, int], to: tuple[int, int]) -> "Region":
         """The region of an image (height, width) where that is drawn at the size `to`; one with pixels keeps some."""

@@ -1,12 +1,14 @@
-"""The check in bulk of RLEs against a plain decoder, one character after another."""
+"""RLEs: encoding beside pycocotools' own, and the check in bulk beside a decoder of one character after another."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
 
-from sam3_hyperet.masks import decode, encode_masks, invalid_rles, placed, rectangle
+from sam3_hyperet.masks import decode, decode_within_box, encode_masks, invalid_rles, placed, rectangle, within_box
 
 
 def is_valid(counts: bytes, area: int) -> bool:
@@ -64,6 +66,50 @@ def test_runs_that_would_add_up_only_with_a_negative_one_are_refused() -> None:
     assert invalid_rles([negative, b"h1"], [56, 56]).tolist() == [True, False]
     assert invalid_rles([], []).tolist() == []
     assert invalid_rles([b"", b""], [0, 1]).tolist() == [True, True]
+
+
+def as_coco_does(masks):
+    rles = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8))
+    return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in rles]
+
+
+SIZES = [(7, 5), (600, 450), (1, 270_000), (270_000, 1)]  # large ones are encoded within the box of each mask
+
+
+@st.composite
+def batches(draw):
+    """Masks of one size, each random within a box of any size and place."""
+    height, width = draw(st.sampled_from(SIZES))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    found = np.zeros((draw(st.integers(1, 3)), height, width), bool)
+    for mask in found:
+        top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+        bottom, right = draw(st.integers(top + 1, height)), draw(st.integers(left + 1, width))
+        part = mask[top:bottom, left:right]
+        part[:] = rng.random(part.shape) < draw(st.sampled_from([0, 0.01, 0.5, 1]))
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(batches())
+def test_masks_are_encoded_as_coco_does(masks):
+    assert encode_masks(masks) == as_coco_does(masks)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_masks_at_the_borders_are_encoded_as_coco_does(size):
+    masks = np.zeros((7, *size), bool)
+    masks[1] = True
+    for mask, at in zip(masks[2:6], [(0, 0), (0, -1), (-1, 0), (-1, -1)], strict=True):
+        mask[at] = True
+    masks[6, [0, -1], [0, -1]] = True
+    assert encode_masks(masks) == as_coco_does(masks)
+    assert encode_masks(masks[:, ::-1, ::-1]) == as_coco_does(masks[:, ::-1, ::-1])
+    assert encode_masks(masks[:0]) == []
+    for mask, rle in zip(masks, encode_masks(masks), strict=True):
+        (left, top, part), of_rle = within_box(mask), decode_within_box(rle)
+        assert (left, top) == of_rle[:2]
+        np.testing.assert_array_equal(part, of_rle[2])
 
 
 def test_masks_of_a_part_at_their_place_in_the_image():
