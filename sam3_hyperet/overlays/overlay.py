@@ -21,7 +21,7 @@ class Instance:
     """A mask to draw.
 
     mask: bool (H, W), or COCO run lengths. color: a number into `palette`, or `UNMATCHED`. labels: texts, of which the
-    first one that finds a place is written. dashed: outlined by dashes, for what lies below a threshold.
+    first one that finds a place is written. dashed: a dashed outline without a tint, for what lies below a threshold.
     """
 
     mask: np.ndarray | Rle
@@ -70,11 +70,11 @@ def draw_overlay(
     colors = [color(one.color) for one in instances]
     areas = [int(region.mask.sum()) for region in regions]
     order = sorted(range(len(instances)), key=lambda i: (instances[i].color != UNMATCHED, -areas[i]))
-    pixels, owner = _tint(shown, regions, colors, order)
+    pixels, owner = _tint(shown, regions, colors, [i for i in order if not instances[i].dashed])
     thickest = max(1, round(min(pixels.shape[:2]) / 180))
     for i in sorted(order, key=lambda i: instances[i].color == UNMATCHED):  # or a duplicate could not be seen
-        width = min(thickest, max(1, round(areas[i] ** 0.5 / 30)))
-        _outline(pixels, regions[i], colors[i], width, dashed=instances[i].dashed)
+        width, dashed = min(thickest, max(1, round(areas[i] ** 0.5 / 30))), instances[i].dashed
+        _outline(pixels, regions[i], colors[i], width + dashed, dashed=dashed)  # thicker, for there is no tint
     for box in boxes:
         _draw_box(pixels, box, scale, thickest)
     labels = [Label(i, instances[i].labels, colors[i]) for i in _by_rank(instances) if areas[i] and instances[i].labels]
@@ -127,7 +127,7 @@ def _outline(pixels: Pixels, region: Region, shade: Color, width: int, *, dashed
     mask, offset = region.mask.astype(np.uint8), (region.left, region.top)
     found, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=offset)
     if dashed:
-        lines = [dash for contour in found for dash in _dashes(contour[:, 0], 4 * width + 2)]
+        lines = [dash for contour in found for dash in _dashes(contour[:, 0], 3 * width + 1)]
     for of, thickness in ((edge(shade), width + 2), (shade, width)):
         if dashed:
             cv2.polylines(pixels, lines, False, of, thickness, cv2.LINE_AA)

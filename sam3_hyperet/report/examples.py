@@ -17,7 +17,6 @@ from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import Instanc
 from sam3_hyperet.evaluation.metrics.semantic.label_map_evaluator import vocabulary_labels
 from sam3_hyperet.evaluation.models import BASE
 from sam3_hyperet.evaluation.task import INSTANCES
-from sam3_hyperet.masks import decode
 from sam3_hyperet.report.figures.images import IGNORED, Detection, Example, SemanticExample
 from sam3_hyperet.report.tables import number
 
@@ -43,12 +42,13 @@ def examples(comparison: Comparison, extremes: Sequence[Extreme] | None = None) 
     images = comparison.task.split.images
     categories = {category.id: category for category in images.categories}
     labels = model_labels(comparison.results)
+    pixels = {i: np.asarray(images.load_image(i)) for i in dict.fromkeys(i for i, *_ in chosen)}
     return [
         Example(
-            image=np.asarray(images.load_image(i)),
+            image=pixels[i],
             prompt=categories[category_id].name,
             granularity=categories[category_id].granularity,
-            truth=tuple(decode(one.rle).astype(bool) for one in images.instances(i) if one.category_id == category_id),
+            truth=tuple(one.rle for one in images.instances(i) if one.category_id == category_id),
             detections={
                 label: _detections(comparison, result, i, category_id)
                 for label, result in zip(labels, comparison.results, strict=True)
@@ -150,4 +150,4 @@ def _detections(comparison: Comparison, result: EvalResult, i: int, category_id:
     evaluator = result.evaluators["examples"]
     assert isinstance(evaluator, ExampleEvaluator)
     found = evaluator.detections(i, category_id, _record(comparison, result, "examples", i))
-    return tuple(Detection(decode(rle).astype(bool), score) for rle, score in found)
+    return tuple(Detection(*one) for one in found)

@@ -5,6 +5,7 @@ from metric_keys import keyed
 from plotted_runs import history, shift
 
 from sam3_hyperet.evaluation.dial import DialFront
+from sam3_hyperet.masks import rectangle
 from sam3_hyperet.report.content import Report
 from sam3_hyperet.report.description import ModelDescription
 from sam3_hyperet.report.figures.category_plots import TreeConfusion
@@ -28,8 +29,7 @@ def metrics(scope="scenes/group", base=0.01, adapted=0.34, key="segm/AP", interv
 
 def full():
     picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    mask = np.zeros((64, 64), bool)
-    mask[10:40, 10:40] = True
+    mask = rectangle((10, 10, 40, 40), 64, 64)
     labels = np.zeros((64, 64), np.uint8)
     detections = {"base": (Detection(mask, 0.3),), HOSTILE: (Detection(mask, 0.8),)}
     example = Example(picture, HOSTILE, "part", (mask,), detections, caption=HOSTILE)
@@ -86,8 +86,7 @@ def three_models():
                         f"between/{name}/{earlier}/{key}{end}": x
                         for end, x in (("", 0.02), ("/low", -0.01), ("/high", 0.05))
                     }
-    mask = np.zeros((64, 64), bool)
-    mask[10:40, 10:40] = True
+    mask = rectangle((10, 10, 40, 40), 64, 64)
     picture = np.full((64, 64, 3), 120, np.uint8)
     detections = {name: (Detection(mask, 0.4 + 0.1 * m),) for m, name in enumerate(("base", *names))}
     example = Example(picture, "window", "part", (mask,), detections, caption="F1 of the image .20 → .60")

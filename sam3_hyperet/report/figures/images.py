@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.masks import Rle, iou
 from sam3_hyperet.overlays.addresses import data_uri
 from sam3_hyperet.overlays.colors import UNMATCHED, Pixels, palette
-from sam3_hyperet.overlays.overlay import overlay
+from sam3_hyperet.overlays.overlay import Instance, draw_overlay
 from sam3_hyperet.overlays.resizing import enlarge
-from sam3_hyperet.report.figures.dashes import with_dashes
 from sam3_hyperet.report.tables import starting
 
 IGNORED = 255
@@ -22,15 +22,15 @@ _HATCH = ((92, 92, 92), (128, 128, 128))
 
 @dataclass(frozen=True)
 class Detection:
-    """A predicted mask, bool (H, W), and its score in [0, 1]."""
+    """A predicted mask and its score in [0, 1]."""
 
-    mask: np.ndarray
+    mask: Rle
     score: float
 
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt on an image (H, W, 3) uint8; masks bool (H, W). No `truth`: the concept is not there.
+    """One prompt on an image (H, W, 3) uint8, and masks of it. No `truth`: the concept is not there.
 
     detections: by model, the base first.
     """
@@ -38,7 +38,7 @@ class Example:
     image: Pixels
     prompt: str
     granularity: str
-    truth: tuple[np.ndarray, ...]
+    truth: tuple[Rle, ...]
     detections: Mapping[str, tuple[Detection, ...]]
     caption: str = ""
 
@@ -78,15 +78,12 @@ def colour_label_map(labels: np.ndarray, names: Sequence[str]) -> Pixels:
     return np.where(nothing[..., None], hatch, palette(len(names) or 1)[np.where(nothing, 0, values)])
 
 
-def match(truth: Sequence[np.ndarray], masks: Sequence[np.ndarray], iou: float = 0.5) -> list[int]:
-    """The truth that each mask, best first, overlaps most, by `iou` or more; else `UNMATCHED`."""
-    free = dict(enumerate(truth))
-    result = []
-    for mask in masks:
-        overlaps = {i: (mask & other).sum() / max(1, (mask | other).sum()) for i, other in free.items()}
-        enough = (i for i, overlap in overlaps.items() if overlap >= iou)
-        result.append(max(enough, key=overlaps.__getitem__, default=UNMATCHED))
-        free.pop(result[-1], None)
+def match(truth: Sequence[Rle], masks: Sequence[Rle], least: float = 0.5) -> list[int]:
+    """The truth that each mask, best first, overlaps most, by an IoU of `least` or more; else `UNMATCHED`."""
+    free, result = list(range(len(truth))), []
+    for overlaps in iou(masks, truth):
+        result.append(max((i for i in free if overlaps[i] >= least), key=overlaps.__getitem__, default=UNMATCHED))
+        free = [i for i in free if i != result[-1]]
     return result
 
 
@@ -98,27 +95,38 @@ def instance_panels(example: Example, score_threshold: float) -> list[Panel]:
     size = example.image.shape[:2]
     of_models = [detection.mask for found in example.detections.values() for detection in found]
     for mask in (*example.truth, *of_models):
-        if mask.shape != size:
-            raise DataError(f"prompt {example.prompt!r}: a mask is {mask.shape}, its image {size} (height, width)")
-    image = enlarge(example.image, SIDE)
-    truth = [enlarge(np.asarray(mask, dtype=bool), SIDE) for mask in example.truth]
-    truth_panel = Panel("Ground truth", data_uri(overlay(image, truth)), "" if truth else "not in this image")
-    panels = [Panel("Image", data_uri(image)), truth_panel]
+        if tuple(mask["size"]) != size:
+            found = tuple(mask["size"])
+            raise DataError(f"prompt {example.prompt!r}: a mask is {found}, its image {size} (height, width)")
+    truth = [Instance(mask, k) for k, mask in enumerate(example.truth)]
+    panels = [
+        Panel("Image", _drawn(example, [])),
+        Panel("Ground truth", _drawn(example, truth), "" if truth else "not in this image"),
+    ]
     for name, detections in example.detections.items():
         best_first = sorted(detections, key=lambda d: -d.score)
         shown = [detection for detection in best_first if detection.score >= score_threshold]
-        masks = [enlarge(np.asarray(d.mask, dtype=bool), SIDE) for d in shown]
-        colors = match(example.truth, [d.mask for d in shown])  # enlarged masks may cross the threshold
-        # Of what matches nothing, only the best is labelled, or labels would hide the image.
-        labelled = [k for k, color in enumerate(colors) if color != UNMATCHED or UNMATCHED not in colors[:k]]
-        labels = [f"{one.score:.2f}" if k in labelled else "" for k, one in enumerate(shown)]
-        drawn = overlay(image, masks, labels, colors=colors)
-        note = "" if shown else f"nothing from {score_threshold:g} up"
+        instances, note = _matched(example.truth, shown), "" if shown else f"nothing from {score_threshold:g} up"
         if best_first and not shown and best_first[0].score >= FAINTEST:
-            drawn = with_dashes(drawn, enlarge(np.asarray(best_first[0].mask, dtype=bool), SIDE))
+            instances = [Instance(best_first[0].mask, UNMATCHED, dashed=True)]
             note += f"; dashed: {best_first[0].score:.2f}"
-        panels.append(Panel(_title(name), data_uri(drawn), note))
+        panels.append(Panel(_title(name), _drawn(example, instances), note))
     return panels
+
+
+def _matched(truth: Sequence[Rle], shown: Sequence[Detection]) -> list[Instance]:
+    """Detections, best first, in the colours of what they match; of the others only the best is labelled.
+
+    More labels would hide the image.
+    """
+    colors = match(truth, [one.mask for one in shown])
+    labelled = [k for k, color in enumerate(colors) if color != UNMATCHED or UNMATCHED not in colors[:k]]
+    labels = [(f"{one.score:.2f}",) if k in labelled else () for k, one in enumerate(shown)]
+    return [Instance(one.mask, *rest) for one, *rest in zip(shown, colors, labels, strict=True)]
+
+
+def _drawn(example: Example, instances: Sequence[Instance]) -> str:
+    return data_uri(draw_overlay(example.image, instances, side=SIDE).pixels)
 
 
 def _title(name: str) -> str:
