@@ -17,7 +17,7 @@ the features of a name's tokens. Levels are `part`, `object` and `group`; a grou
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -92,7 +92,8 @@ class LevelRadiusEvaluator(Evaluator):
         to a random place. `text` (K,) radii of names. NaN where a place has no features."""
         maps = _fetched(self._maps)
         places = [place for place, prompt in maps if not prompt] + list(SEEN)
-        regions = [_Region(rle, self._size) for _, rle in self._regions]
+        sizes = {values.shape for (place, _), values in maps.items() if place in places}
+        regions = [_Region(rle, self._size, sizes) for _, rle in self._regions]
         rows = [(k, self._level[name], name) for k, (name, _) in enumerate(self._regions)]
         pairs = [(k, *pair) for k in range(len(regions)) for pair in self._pairs(k)]
         rows += [(k, edge + 1, above) for k, edge, above, _ in pairs if edge == EDGES.index("object_group")]
@@ -163,15 +164,14 @@ class LevelRadiusEvaluator(Evaluator):
 class _Region:
     """A mask at the sizes of feature maps, as fractions of each position that it covers."""
 
-    def __init__(self, rle: Rle, size: tuple[int, int]) -> None:
-        self._mask, self._at = masks.decode(rle).astype(np.float32), dict[tuple[int, ...], np.ndarray]()
+    def __init__(self, rle: Rle, size: tuple[int, int], sizes: Collection[tuple[int, ...]]) -> None:
+        mask = cv2.transpose(masks.decode(rle).T).astype(np.float32)  # along rows, or OpenCV would copy it at each size
+        self._at = {to: cv2.resize(mask, to[::-1], interpolation=cv2.INTER_AREA) for to in sizes}  # the mask may go
         self.area = masks.area(rle) / (size[0] * size[1])
 
     def mean(self, values: np.ndarray, shift: np.ndarray | None) -> float:
         """The mean of a map (h, w) inside, or inside the mask moved cyclically by `shift` of the map's sides."""
-        weights = self._at.get(values.shape)
-        if weights is None:
-            weights = self._at[values.shape] = cv2.resize(self._mask, values.shape[::-1], interpolation=cv2.INTER_AREA)
+        weights = self._at[values.shape]
         if shift is not None:
             values = np.roll(values, np.rint(-shift * values.shape).astype(int), axis=(0, 1))
         return float((weights * values).sum(dtype=np.float64) / weights.sum(dtype=np.float64))

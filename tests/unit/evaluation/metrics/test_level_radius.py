@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,8 @@ from drawn_pictures import HEIGHT, WIDTH, Drawn, Region, block
 
 from sam3_hyperet.data.hierarchy import Hierarchy
 from sam3_hyperet.evaluation.metrics.evaluator import Prompt
-from sam3_hyperet.evaluation.metrics.level_radius import LevelRadiusEvaluator
+from sam3_hyperet.evaluation.metrics.level_radius import LevelRadiusEvaluator, _Region
+from sam3_hyperet.masks import encode_masks
 
 TREE = Hierarchy({"vehicle": ("car",), "animal": ("dog",)}, {"car": ("wheel",)})  # no category is an animal
 WHEEL, CAR, DOG, VEHICLE = 3, 7, 8, 20
@@ -102,6 +105,21 @@ def test_a_region_smaller_than_a_position_counts_by_what_it_covers():
     pyramid = [torch.arange(8).expand(1, 1, 6, 8).float()]
     _, record = note([Region(WHEEL, block(3, 0, 2, 1))], pyramid)  # a pixel in column 0, a pixel in column 1
     assert record["radius/fpn.0"] == pytest.approx([2 * 0.5])
+
+
+def test_a_region_keeps_its_mask_at_the_sizes_of_the_maps_alone():
+    rng = np.random.default_rng(0)
+    mask, values = np.zeros((700, 900), bool), rng.random((24, 32))
+    mask[100:350, 20:420] = rng.random((250, 400)) < 0.6
+    rle = encode_masks(mask[None])[0]
+    tracemalloc.start()
+    regions = [_Region(rle, mask.shape, {(24, 32), (12, 16)}) for _ in range(9)]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < mask.size  # one of them at the size of the image, in bytes
+    weights = cv2.resize(mask.astype(np.float32), (32, 24), interpolation=cv2.INTER_AREA)
+    expected = (weights * values).sum(dtype=np.float64) / weights.sum(dtype=np.float64)
+    assert {region.mean(values, None) for region in regions} == {expected}
 
 
 def test_half_precision_and_an_image_without_regions(tmp_path):
