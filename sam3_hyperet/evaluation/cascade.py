@@ -16,10 +16,12 @@ import numpy as np
 
 from sam3_hyperet.data.annotations import AnnotatedImages
 from sam3_hyperet.data.disjoint import check_unscored
+from sam3_hyperet.data.hierarchy import hierarchy_of
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split, open_split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Prompt, Record
+from sam3_hyperet.evaluation.metrics.hierarchy import concepts
 from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.inference.first_look import POOLING, SparedPrediction
@@ -66,7 +68,7 @@ def calibration(looks: np.ndarray, scores: np.ndarray, images: int, protocol: Pr
     k = math.floor((len(positives) + 1) * (1 - protocol.recall) + 1e-9)  # 200 · (1 − .995) is below 1 in floats
     k = min(k, len(positives))
     spare_below = float(positives[k - 1]) if k else 0.0
-    spared = float((looks < spare_below).mean())
+    spared = float((looks < spare_below).mean()) if len(looks) else 0.0
     return Calibration(spare_below if spared > _COST else 0.0, len(positives), images, spared)
 
 
@@ -90,7 +92,11 @@ def calibration_images(data: DataOptions, scored: Split, protocol: Protocol) -> 
 
 
 class Calibrator:
-    """First looks and full predictions of several models on tuning images, recorded so that a kill loses nothing."""
+    """First looks and full predictions of several models on tuning images, recorded so that a kill loses nothing.
+
+    As scored images, they are not asked for a category of which nothing is known there, unless its name is in the
+    concept tree: its values in the record are NaN.
+    """
 
     def __init__(self, predictors: Mapping[str, Predictor], images: AnnotatedImages, protocol: Protocol) -> None:
         # copies: the texts are to be encoded where a probe of the run can see it
@@ -99,6 +105,11 @@ class Calibrator:
             predictor.min_score = 0.0
         self._images, self._protocol = images, protocol
         self.positions = evenly_spread(range(len(images)), protocol.calibration_images)
+        vocabulary = next(iter(predictors.values())).vocabulary
+        tree = hierarchy_of(images.categories) if protocol.granularity else None
+        always = set(concepts(tree)) if tree else set()
+        named = {one.name: one.id for one in images.categories if one.id != images.background}
+        self._category_ids = [None if text in always else named.get(text) for text in vocabulary]
 
     def record(
         self,
@@ -115,22 +126,32 @@ class Calibrator:
             stack.enter_context(float32_products(self._protocol.precision))
             on_image = stack.enter_context(progress(len(own)))
             for position in own:
-                image = self._images.load_image(position)
+                image, asked = self._images.load_image(position), self._asked(position)
                 record = dict[str, np.ndarray]()
                 for name, predictor in self._predictors.items():
-                    encoded = predictor.encode(image)
-                    looks, _ = predictor.first_look(encoded, range(len(predictor.vocabulary)))
-                    best = [float(one.scores.max()) for one in predictor.predict(encoded)]
-                    record |= {f"{name}/looks": looks.cpu().numpy(), f"{name}/scores": np.array(best)}
+                    looks, scores = (np.full(len(self._category_ids), np.nan, kind) for kind in (np.float32, float))
+                    if asked:
+                        encoded = predictor.encode(image)
+                        looks[asked] = predictor.first_look(encoded, asked)[0].cpu().numpy()
+                        scores[asked] = [float(one.scores.max()) for one in predictor.predict(encoded, asked)]
+                    record |= {f"{name}/looks": looks, f"{name}/scores": scores}
                 store.write(position, record)
                 on_image()
 
+    def _asked(self, position: int) -> list[int]:
+        """Positions of the prompts that `EvalTask.asked` of the image would be, as far as its annotations say."""
+        unknown = self._images.unlabelled(position) if self._images.has_instances else frozenset()
+        return [k for k, category_id in enumerate(self._category_ids) if category_id not in unknown]
+
     def calibrations(self, store: RecordStore) -> dict[str, Calibration]:
         """The calibration of each model, from the records of all processes."""
-        records = store.read_all(self.positions)
+        records, asked = store.read_all(self.positions), [self._asked(position) for position in self.positions]
         found = {}
         for name in self._predictors:
-            looks, scores = (np.concatenate([one[f"{name}/{key}"] for one in records]) for key in ("looks", "scores"))
+            looks, scores = (  # records of earlier versions have values of all prompts
+                np.concatenate([one[f"{name}/{key}"][of_image] for one, of_image in zip(records, asked, strict=True)])
+                for key in ("looks", "scores")
+            )
             found[name] = calibration(looks, scores, len(records), self._protocol)
         return found
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from drawn_pictures import CLASSES, Drawn
 from lightning_fabric import Fabric
 
 import sam3_hyperet as hy
+from sam3_hyperet.data.hierarchy import Hierarchy
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation import cascade
 from sam3_hyperet.evaluation.against_exact import difference_line
 from sam3_hyperet.evaluation.cascade import calibration, calibration_images, measured_recall
 from sam3_hyperet.evaluation.compare import compare
@@ -106,6 +111,47 @@ def run(data, models, tmp_path):
         return found.metrics, said
 
     return evaluated
+
+
+class Noting:
+    """A predictor of known looks and scores, which notes the prompts that it gets."""
+
+    vocabulary, model = [name for name, _ in CLASSES.values()], None
+
+    def __init__(self):
+        self.asked = []
+
+    def encode(self, image):
+        return {}
+
+    def first_look(self, encoded, prompts):
+        self.asked.append(list(prompts))
+        return torch.tensor([[k / 10, 0.5] for k in prompts]).T
+
+    def predict(self, encoded, prompts):
+        return (SimpleNamespace(scores=torch.tensor([k / 20, 0.0])) for k in prompts)
+
+
+@pytest.mark.parametrize(("granularity", "asked"), [(False, [0, 3]), (True, [0, 2, 3])])
+def test_tuning_images_are_not_asked_for_what_is_not_known_there(tmp_path, monkeypatch, granularity, asked):
+    monkeypatch.setattr(cascade, "weights_kept", lambda models: nullcontext())
+    monkeypatch.setattr(cascade, "shared_encoding", lambda models: nullcontext())
+    monkeypatch.setattr(cascade, "hierarchy_of", lambda categories: Hierarchy({"vehicle": ("dog",)}))
+    every, images, predictor = [0, 1, 2, 3], Drawn([[], [], []]), Noting()
+    unknown = [set(), {7, 8}, {*CLASSES}]
+    images.unlabelled = lambda i: frozenset(unknown[i])
+    protocol = Protocol(recall=0.5, min_score=0.05, granularity=granularity, precision="32-true")
+    calibrator = cascade.Calibrator({"base": predictor}, images, protocol)
+    store = RecordStore(tmp_path)
+    calibrator.record(store, [0, 1, 2], lambda total: nullcontext(lambda: None))
+    last = [2, 3] if granularity else []
+    assert predictor.asked == [every, asked, *([last] if last else [])]
+    assert np.flatnonzero(np.isfinite(store.read(1)["base/looks"])).tolist() == asked
+    found = calibrator.calibrations(store)["base"]
+    assert found.positives == sum(k > 0 for k in [*every, *asked, *last])
+    full = {"base/looks": np.arange(4, dtype=np.float32) / 10, "base/scores": np.arange(4) / 20}
+    store.write(1, full)  # as earlier versions recorded it
+    assert calibrator.calibrations(store)["base"] == found
 
 
 def test_a_cascade_reports_what_it_changed(run, data, tmp_path):
