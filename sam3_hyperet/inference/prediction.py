@@ -147,13 +147,16 @@ class PromptPrediction:
                 masks[first : first + len(part)] = found.cpu().numpy()
                 first += len(part)
             return masks
-        least = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
         for mask, logits in zip(masks, self.mask_logits.float().numpy(), strict=True):
-            np.greater_equal(cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR), least, out=mask)
+            _reached(logits, threshold, mask)
         return masks
 
     def areas(self, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
-        """(Q,) float64 pixels of `masks`, counted on their device, which none of them leaves."""
+        """(Q,) float64 pixels of `masks`, counted part by part on their device, which none of them leaves."""
+        if self.mask_logits.device.type == "cpu":
+            mask = np.empty((height, width), dtype=bool)  # of one after the other
+            pixels = [_reached(logits, threshold, mask) for logits in self.mask_logits.float().numpy()]
+            return np.array(pixels, dtype=np.float64)
         counts = [(_enlarge(x, height, width) >= threshold).flatten(1).sum(dim=1) for x in self._parts(height, width)]
         return torch.cat(counts).cpu().double().numpy() if counts else np.empty(0)
 
@@ -192,27 +195,26 @@ class PromptDetections:
 
     @cached_property
     def masks(self) -> np.ndarray:
-        """(n, height, width) bool."""
+        """(n, height, width) bool, all at once, which neither `rles` nor `areas` hold."""
         return self._kept.masks(self.height, self.width, self._mask_threshold)
 
     def rles(self, count: int) -> list[Rle]:
         """The masks of the best `count` detections as COCO run lengths."""
         if count > len(self._rles):
-            if "masks" in vars(self):
-                self._rles += encode_masks(self.masks[len(self._rles) : count])
-            else:
-                wanted = len(self._rles), min(count, len(self.scores))
-                self._rles += self._kept.rles(*wanted, self.height, self.width, self._mask_threshold)
+            wanted = len(self._rles), min(count, len(self.scores))
+            self._rles += self._kept.rles(*wanted, self.height, self.width, self._mask_threshold)
         return self._rles[:count]
 
     def areas(self, count: int) -> np.ndarray:
         """(count,) float64 pixels of the best `count` detections' masks."""
         if len(self._rles) >= count:
             return np.array([area(rle) for rle in self._rles[:count]], dtype=np.float64)
-        if "masks" not in vars(self) and self._kept.boxes.device.type != "cpu":
-            return self._kept.areas(self.height, self.width, self._mask_threshold)[:count]
-        areas: np.ndarray = np.count_nonzero(self.masks[:count], axis=(1, 2))
-        return areas.astype(np.float64)
+        return self._areas[:count]
+
+    @cached_property
+    def _areas(self) -> np.ndarray:
+        """(n,) areas, for those who ask for no mask."""
+        return self._kept.areas(self.height, self.width, self._mask_threshold)
 
     @property
     def cell(self) -> tuple[float, float]:
@@ -228,3 +230,10 @@ class PromptDetections:
 def _enlarge(logits: Tensor, height: int, width: int) -> Tensor:
     larger = F.interpolate(logits[None].float(), (height, width), mode="bilinear", align_corners=False)
     return larger[0].sigmoid_()
+
+
+def _reached(logits: np.ndarray, threshold: float, mask: np.ndarray) -> int:
+    """Write where enlarged logits reach a probability into a bool mask (height, width); how many pixels that are."""
+    least = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
+    enlarged = cv2.resize(logits, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.count_nonzero(np.greater_equal(enlarged, least, out=mask))

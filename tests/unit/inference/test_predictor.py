@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -129,6 +130,27 @@ def test_masks_are_the_probabilities_that_reach_the_threshold(answers, threshold
         probabilities = answers[0].mask_probabilities(height, width).numpy()
         differ = answers[0].masks(height, width, threshold) != (probabilities >= threshold)
         assert np.abs(probabilities[differ] - threshold).max(initial=0) < 1e-6
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 1.0])
+def test_areas_are_those_of_the_masks_which_are_not_held_together(threshold, monkeypatch):
+    height, width, scores = 300, 400, torch.linspace(0.9, 0.1, 20)
+    logits = torch.randn(20, 16, 16, generator=torch.Generator().manual_seed(0))
+    answer = PromptPrediction(scores, torch.zeros(20, 4), logits, logits[0], 1.0)
+    expected = answer.masks(height, width, threshold).sum(axis=(1, 2), dtype=float)
+    monkeypatch.setattr(PromptPrediction, "masks", lambda *_: pytest.fail("masks are held"))
+    found = answer.detections(height, width, mask_threshold=threshold)
+    tracemalloc.start()
+    areas = found.areas(20)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(areas, expected)
+    assert most < 7 * height * width  # the enlarged logits of one mask and the mask
+    assert found.areas(3).tolist() == expected[:3].tolist()
+    assert answer.above(1.1).areas(height, width).tolist() == []
+    monkeypatch.undo()
+    found.rles(20)
+    np.testing.assert_array_equal(found.areas(20), expected)
 
 
 def test_masks_are_decoded_for_the_queries_that_are_kept_and_when_asked_for():
