@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 
 import numpy as np
@@ -25,12 +26,15 @@ from sam3_hyperet.modeling.compilation import compiled_regions
 from sam3_hyperet.modeling.config import CONTROLS_OF_BASE, adapter_config
 from sam3_hyperet.modeling.dial import set_dial
 from sam3_hyperet.modeling.sites.trunk_qv import weights_kept
+from sam3_hyperet.overlays.colors import Pixels
 from sam3_hyperet.precision import float32_products, resolved_precision
 from sam3_hyperet.wording import count_of
 
 BASE = "base"
 LEAST_SCORE = 0.1
 """Detections below it are dropped, so that the threshold of the page can move without the model."""
+SIDE = 720
+"""Pixels of the longer side of a picture as it is shown, and of its masks."""
 SAME = 0.5
 _PHRASES = 512  # whose text features are kept
 
@@ -41,6 +45,18 @@ class Picture:
     def __init__(self, name: str, image: Image.Image) -> None:
         self.name, self.image = name, image
         self.key = sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Width and height at which it is shown."""
+        width, height = self.image.size
+        scale = SIDE / max(width, height)
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+    @cached_property
+    def shown(self) -> Pixels:
+        """(height, width, 3) as it is shown; made once, for it is drawn three times an answer."""
+        return np.asarray(self.image.resize(self.shown_size, Image.Resampling.LANCZOS))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import escape
 from PIL import Image
@@ -13,7 +12,7 @@ from PIL import Image
 from sam3_hyperet.demo.concepts import Concepts, Coverage, coverage
 from sam3_hyperet.demo.models import Found, Picture, distinct
 from sam3_hyperet.demo.prompts import Ask, DrawnBox
-from sam3_hyperet.demo.session import Answer, shown_size
+from sam3_hyperet.demo.session import Answer
 from sam3_hyperet.overlays.addresses import data_address
 from sam3_hyperet.overlays.colors import Pixels, css
 from sam3_hyperet.overlays.overlay import ExemplarBox, Instance, draw_overlay
@@ -50,7 +49,7 @@ def masks_html(picture: Picture, answer: Answer, threshold: float) -> str:
 
 def radius_html(picture: Picture, answer: Answer) -> str:
     """Radii of the fusion encoder's output for each prompt: base, adapted, and the difference."""
-    image, maps = _resized(picture), []
+    image, maps = picture.shown, []
     for ask, base, adapted in list(zip(answer.asked, answer.base, answer.adapted, strict=True))[:_MAPS]:
         if base.radii is not None and adapted.radii is not None:
             maps.append(RadiusMap(image, ask.label, base.radii, adapted.radii))
@@ -60,7 +59,7 @@ def radius_html(picture: Picture, answer: Answer) -> str:
 
 def tree_html(picture: Picture, answer: Answer, concepts: Concepts, threshold: float) -> str:
     """What of the picture each level and each concept covers; the answer is for all of the concepts."""
-    size, models = shown_size(*picture.image.size), (answer.base, answer.adapted)
+    size, models = picture.shown_size, (answer.base, answer.adapted)
 
     def covered(numbers: Sequence[int]) -> list[Coverage]:
         return [coverage([found[k] for k in numbers], threshold, size) for found in models]
@@ -75,7 +74,7 @@ def tree_html(picture: Picture, answer: Answer, concepts: Concepts, threshold: f
 
 def stage_html(picture: Picture, boxes: Sequence[DrawnBox], drawing: bool) -> str:
     """The picture itself with the boxes on it; `drawing`: more can be drawn."""
-    address, (width, height) = _address(_resized(picture)), picture.image.size
+    address, (width, height) = _address(picture.shown), picture.image.size
     return _render("stage", picture=picture, address=address, width=width, height=height, boxes=boxes, drawing=drawing)
 
 
@@ -99,7 +98,7 @@ def _drawn(
             texts = (f"{asked[k].label} {found[k].scores[i]:.2f}", f"{found[k].scores[i]:.2f}")
             instances.append(Instance(found[k].masks[i], k, texts if side is None else ()))
         boxes += _boxes(asked[k], k, picture)
-    drawn = draw_overlay(_resized(picture), instances, boxes, side=side)
+    drawn = draw_overlay(picture.shown, instances, boxes, side=side)
     return _address(drawn.pixels)
 
 
@@ -107,16 +106,12 @@ def _boxes(ask: Ask, color: int, picture: Picture) -> list[ExemplarBox]:
     """The exemplars of a prompt in pixels of the picture as it is shown."""
     if ask.exemplars is None:
         return []
-    width, height = shown_size(*picture.image.size)
+    width, height = picture.shown_size
     found = []
     for (x, y, w, h), positive in zip(ask.exemplars.boxes, ask.exemplars.positive, strict=True):
         box = (x - w / 2) * width, (y - h / 2) * height, w * width, h * height
         found.append(ExemplarBox(box, color, positive))
     return found
-
-
-def _resized(picture: Picture) -> Pixels:
-    return np.asarray(picture.image.resize(shown_size(*picture.image.size), Image.Resampling.LANCZOS))
 
 
 def _address(pixels: Pixels) -> str:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from sam3_hyperet.demo.models import BASE, Found, Models, Picture
 from sam3_hyperet.demo.prompts import Ask
 
-SIDE = 720
-"""Pixels of the longer side of a picture as it is shown, and of its masks."""
 _ANSWERS = 512  # that are kept, of one model for one prompt at one dial
 
 
@@ -70,7 +68,7 @@ class Session:
         assert picture is not None
         missing = [ask for ask in asked if (name, dial, ask) not in self._answers]
         if missing:
-            found = self._models.find(name, dial, picture, missing, shown_size(*picture.image.size))
+            found = self._models.find(name, dial, picture, missing, picture.shown_size)
             self._answers |= {(name, dial, ask): one for ask, one in zip(missing, found, strict=True)}
         answers = []
         for ask in asked:
@@ -79,9 +77,3 @@ class Session:
         while len(self._answers) > _ANSWERS:
             self._answers.popitem(last=False)
         return tuple(answers), len(missing)
-
-
-def shown_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height at which a picture is shown."""
-    scale = SIDE / max(width, height)
-    return max(1, round(width * scale)), max(1, round(height * scale))

@@ -43,6 +43,13 @@ def answer(*phrases: str) -> Answer:
     return Answer(asked, base, adapted, "adapted", 0.5, 2, 0.1)
 
 
+def test_a_picture_is_resized_once(picture, monkeypatch):
+    assert picture.shown.shape == (540, 720, 3)
+    monkeypatch.setattr(Image.Image, "resize", lambda *_: pytest.fail("resized again"))
+    assert rendering.masks_html(picture, answer("car"), 0.5)
+    assert rendering.stage_html(picture, [], drawing=False)
+
+
 def test_boxes_are_read_and_written():
     text = "wheel: 1, 2, 3, 4\n\n- wheel: 5,6,7,8.5\n9, 8, 7, 6"
     boxes = read_boxes(text)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sam3_hyperet.demo.models import BASE, LEAST_SCORE, SAME, Found, Models, Picture, distinct
+from sam3_hyperet.demo.models import BASE, LEAST_SCORE, SAME, SIDE, Found, Models, Picture, distinct
 from sam3_hyperet.demo.prompts import Ask
-from sam3_hyperet.demo.session import SIDE, Session, shown_size
+from sam3_hyperet.demo.session import Session
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.predictor import Predictor
@@ -99,7 +99,7 @@ def test_answers_are_the_predictors(pair):
         session.answer([WHEEL], "new", 1.0)
         answer = session.answer(asked, "new", 0.75)
     set_dial(new, 0.75)
-    width, height = shown_size(*picture.image.size)
+    width, height = picture.shown_size
     assert max(width, height) == SIDE
     for model, found in ((own, answer.base), (new, answer.adapted)):
         predictor = Predictor(model, [ask.text for ask in asked], resolution(model))
