@@ -24,7 +24,8 @@ OWN_NAMES = (BASE, "adapted")  # what a report itself calls models
 ALONE = (BASE,)  # the models of a report of the base alone
 _ENDS = ("/low", "/high")
 _DIFFERENCES = ("difference/", "between/")
-_SIGNED = ("MCC", "spearman", "/rho", "/rho_area", "/delta", "/elsewhere", "/beyond", "/g", *_ENDS)  # may be -1
+_COCO = {"AP", "AP50", "AP75", "AR", *(f"A{kind}{size}" for kind in "PR" for size in "sml")}
+_MAY_BE_UNDEFINED = {*_COCO, "cgF1", "positive_micro_F1", "positive_macro_F1"}  # -1 where there is nothing to find
 GRANULARITIES = ("part", "object", "group", "class")
 
 PRESENT, ABSENT = "presence/accuracy_present", "presence/accuracy_absent"
@@ -213,11 +214,16 @@ def _scope(key: MetricKey) -> tuple[str, ...]:
 
 
 def value(metrics: Mapping[str, float], key: str) -> float | None:
-    """A finite metric; None for a missing one, NaN, and -1 (a correlation or an effect may be -1)."""
+    """A finite metric; None for a missing one, NaN, and COCO's -1 of an AP, an AR or a cgF1."""
     found = metrics.get(key)
-    if found is None or not math.isfinite(found) or (found == -1 and not key.endswith(_SIGNED)):
+    if found is None or not math.isfinite(found) or (found == -1 and _may_be_undefined(key)):
         return None
     return float(found)
+
+
+def _may_be_undefined(key: str) -> bool:
+    """Whether -1 says that there was nothing to find, as in `segm/AP@100/img`; the end of an interval may be -1."""
+    return not key.endswith(_ENDS) and any(part.partition("@")[0] in _MAY_BE_UNDEFINED for part in key.split("/"))
 
 
 def data_set(scope: Sequence[str]) -> str:

@@ -1,4 +1,6 @@
+import json
 import math
+from importlib.resources import files
 
 import pytest
 from example_reports import metrics
@@ -37,6 +39,23 @@ def test_rows():
         ("Right about what is absent", "scenes · object", "worse"),
         ("Unassigned", "scenes · fused", "same"),
     ]
+
+
+UNDEFINED = ["segm/AP", "part/segm/APl", "segm/AP/car", "segm/AP@100/img", "bbox/AR@1", "bbox/ARs", "segm/cgF1@0.5"]
+REAL = ["segm/IL_MCC", "granularity/encoder/part_object/delta", "granularity/pixels/rho_area", "fpn.0/spearman"]
+REAL += ["segm/AP/low", "fused/mIoU", "presence/accuracy_absent"]
+
+
+def test_minus_one_is_undefined_of_ap_ar_and_cgf1_alone():
+    assert [
+        key for key in UNDEFINED + REAL if tables.value({f"base/s/{key}": -1}, f"base/s/{key}") is None
+    ] == UNDEFINED
+    for name in ("adapter", "levels", "pretrain"):
+        metrics = json.loads((files("sam3_hyperet") / "weights" / f"{name}_metrics.json").read_text())
+        numbers = {key: x for key, x in metrics.items() if isinstance(x, int | float)}
+        undefined = {key for key, x in numbers.items() if x == -1 and key.rpartition("/")[2][:2] in ("AP", "AR")}
+        assert undefined
+        assert {key for key in numbers if tables.value(numbers, key) is None} == undefined
 
 
 def test_numbers():
