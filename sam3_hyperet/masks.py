@@ -51,9 +51,9 @@ def decode(rle: Rle) -> np.ndarray:
 
 
 def within_box(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
-    """Left and top of the box around a mask, bool (H, W), and the mask within it, a view.
+    """Left and top of the box around a mask, and what is in it.
 
-    An empty mask has no rows and columns.
+    mask: bool (H, W). What is in the box is a view; of an empty mask it has no rows and columns.
     """
     rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):
@@ -64,7 +64,7 @@ def within_box(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
 
 
 def decode_within_box(rle: Rle) -> tuple[int, int, np.ndarray]:
-    """`within_box` of an RLE; of a large image, that is far less to do than to decode all of it."""
+    """`within_box` of an RLE, without the rest of the image."""
     left, top, width, height = map(int, box(rle))
     rows = rle["size"][0]
     first, last = left * rows, (left + width) * rows

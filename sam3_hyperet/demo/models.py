@@ -55,7 +55,7 @@ class Picture:
 
     @cached_property
     def shown(self) -> Pixels:
-        """(height, width, 3) as it is shown; made once, for it is drawn three times an answer."""
+        """(height, width, 3) as it is shown, resized once for all answers."""
         return np.asarray(self.image.resize(self.shown_size, Image.Resampling.LANCZOS))
 
 
