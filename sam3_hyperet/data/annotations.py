@@ -83,7 +83,8 @@ class AnnotatedImages:
     crowds: how many annotations are crowds. rectangles: how many are outlined by their own box.
     boxed: how many are boxes without a mask, of which the box alone is learnt.
     counts: annotations of each category id that has any, crowds included, in all images of the file; of a large
-        label-map set None. A category without any is never taken as absent.
+        label-map set None.
+    stated_absent: ids of the categories that some image is said not to show.
     remarks: sentences about the files, which are printed with the summary.
     has_instances: whether the regions are single objects, to be scored by AP; those of a label map are whole classes.
     background: id of the category that is what all others leave, of which no prompt asks.
@@ -92,6 +93,7 @@ class AnnotatedImages:
     """
 
     counts: Mapping[int, int] | None = None
+    stated_absent: frozenset[int] = frozenset()
     remarks: tuple[str, ...] = ()
     background: int | None = None
     left_out: frozenset[str] = frozenset()
@@ -107,9 +109,14 @@ class AnnotatedImages:
 
     @property
     def unannotated(self) -> frozenset[int]:
-        """Ids of the categories without a single annotation, which are never taken as absent."""
+        """Ids of the categories without a single annotation."""
         ids = frozenset(category.id for category in self.categories)
         return frozenset() if self.counts is None else ids - self.counts.keys()
+
+    @property
+    def never_absent(self) -> frozenset[int]:
+        """Ids of the categories that any image may show: none has an annotation, and none is said not to show them."""
+        return self.unannotated - self.stated_absent
 
     @property
     def counted(self) -> int:

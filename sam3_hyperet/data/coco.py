@@ -62,6 +62,9 @@ class CocoInstances(AnnotatedImages):
         self.left_out = frozenset([file.root.lower()] if file.root else ())
         ids, counts = np.unique(file.categories, return_counts=True)
         self.counts = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+        self.stated_absent = frozenset(file.absent.values.tolist())
+        # all that the file says of these is that some images do not show them
+        self._never_shown = self.stated_absent & self.unannotated
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -94,7 +97,7 @@ class CocoInstances(AnnotatedImages):
         i = range(len(self))[i]
         lost = frozenset(self._file.unlabelled[i].tolist())
         if not self._file.federated[i]:
-            return lost
+            return lost | self._never_shown
         known = {*self._file.absent[i].tolist(), *self._file.categories[self._rows(i)].tolist()}
         return lost | (frozenset(category.id for category in self.categories) - known)  # nothing is known of the rest
 

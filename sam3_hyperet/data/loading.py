@@ -81,7 +81,8 @@ class ConceptPrompts(Dataset[Datapoint]):
             self._index = [i for i in self._index if not asked <= images.crowd_only(i) | images.unlabelled(i)]
         self.dropped: Counter[str] = Counter()
         if without := len(images) - len(self._index):
-            self.dropped["image with nothing but crowds or dropped annotations of the prompted categories"] = without
+            of_these = "of the prompted categories has nothing but crowds or dropped annotations, or says nothing"
+            self.dropped[f"image that {of_these}"] = without
         if not self._index:
             names = some([category.name for category in categories])
             found = f"no image can be prompted: there is no usable annotation of {names}"

@@ -28,9 +28,10 @@ def data_notes(images: AnnotatedImages, listed: int = _LISTED) -> list[str]:
         named = [f"{name} {n:,}" for n, name in counts]
         whole = f", in all {images.counted} images" if images.counted != len(images) else ""
         lines.append(f"{images.name}: annotations by category{whole}: {some(named, listed) or 'none'}")
-        if images.unannotated:
-            absent = [names[category] for category in names if category in images.unannotated]
-            lines.append(f"{images.name}: without any annotation, so never taken as absent: {some(absent, listed)}")
+        stated = images.unannotated - images.never_absent
+        for taken, ids in (("so never taken as", images.never_absent), ("and where the file says so,", stated)):
+            if of_these := [name for i, name in names.items() if i in ids]:
+                lines.append(f"{images.name}: without any annotation, {taken} absent: {some(of_these, listed)}")
     annotations = sum((images.counts or {}).values())
     if images.boxed:
         lines.append(

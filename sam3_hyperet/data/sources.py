@@ -193,7 +193,7 @@ def prompt_sampler(options: DataOptions, images: AnnotatedImages) -> PromptSampl
     groups = {name: {spoken(one) for one in listed(names)} for name, names in (options.groups or {}).items()}
     return PromptSampler(
         images.categories,
-        never_absent=images.unannotated,
+        never_absent=images.never_absent,
         absent_concepts=absent_concepts(options.absent_concepts, images.categories, images.left_out),
         num_positives=options.num_positives,
         num_negatives=options.num_negatives,

@@ -20,7 +20,7 @@ class Subset(AnnotatedImages):
         self.rectangles, self.boxed = whole.rectangles, whole.boxed
         self.is_upright, self.has_instances = whole.is_upright, whole.has_instances
         self.remarks, self.background = (*whole.remarks, *remarks), whole.background
-        self.left_out = whole.left_out
+        self.left_out, self.stated_absent = whole.left_out, whole.stated_absent
 
     def __len__(self) -> int:
         return len(self._positions)

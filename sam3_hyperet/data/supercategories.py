@@ -58,6 +58,7 @@ class WithSupercategories(Subset):
         above = {member: (category,) for member, category in self._above.items()}
         below = (replace(one, parents=one.parents + above.get(one.id, ())) for one in whole.categories)
         self.categories = (*below, *members)
+        self.stated_absent = self._of_any(self.stated_absent)  # `unlabelled` where any member is
         names = {category.id: category.name for category in whole.categories}
         listed = "; ".join(
             f"{category.name} ({some((names[i] for i in ids), 20)})" for category, ids in members.items()

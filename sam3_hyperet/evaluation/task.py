@@ -210,7 +210,7 @@ class EvalTask:
         if self.protocol.asks_present:
             return present, set(self.category_ids)
         crowds = {one.category_id for one in instances if one.crowd}
-        return present, crowds | images.unlabelled(i) | images.unannotated
+        return present, crowds | images.unlabelled(i) | images.never_absent
 
     def _shown_by_base(self, i: int) -> tuple[frozenset[int], frozenset[int]]:
         """The same of the base's answers."""

@@ -91,7 +91,7 @@ def seen(images) -> Seen:
     found = {}
     for i in range(len(images)):
         instances = images.instances(i)
-        unknown = images.unlabelled(i) | images.unannotated | {one.category_id for one in instances}
+        unknown = images.unlabelled(i) | images.never_absent | {one.category_id for one in instances}
         counts = [one.rle["counts"] for one in instances]
         runs = [one.encode() if isinstance(one, str) else one for one in counts]
         masks = sorted(zip([by_id[one.category_id] for one in instances], runs, strict=True))

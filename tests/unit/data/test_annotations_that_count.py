@@ -122,6 +122,18 @@ def test_what_lvis_says_of_an_image_is_read(write):
     assert images.not_exhaustive(0) == {3}
 
 
+def test_a_name_that_one_image_lacks_is_no_negative_of_images_that_say_nothing(write):
+    value = content()
+    value["categories"].append({"id": 9, "name": "cow"})
+    value["images"] += [{**value["images"][0], "id": 8, "file_name": "b.png"}]
+    value["images"][0]["neg_category_ids"] = [5]
+    file, folder = write(value)
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
+    images = read_coco(file, folder)
+    assert (images.unannotated, images.never_absent) == ({5, 9}, {9})
+    assert [images.unlabelled(i) for i in range(2)] == [{9}, {5}]
+
+
 def test_a_supercategory_that_is_a_category_is_the_parent(write):
     value = content()
     value["categories"] = [

@@ -6,6 +6,11 @@ import pytest
 from coco_files import annotation, rle
 
 from sam3_hyperet.data.coco import read_coco
+from sam3_hyperet.data.loading import ConceptPrompts
+from sam3_hyperet.data.notes import data_notes
+from sam3_hyperet.data.prompts import PromptSampler
+from sam3_hyperet.data.subsets import Subset
+from sam3_hyperet.data.supercategories import WithSupercategories, families
 from sam3_hyperet.errors import DataError
 
 
@@ -23,7 +28,7 @@ def known(images, i=0):
     """Names of the present and of the absent categories, and of those of which more may be there."""
     names = {category.id: category.name for category in images.categories}
     present = {one.category_id for one in images.instances(i)}
-    absent = names.keys() - present - images.unlabelled(i) - images.unannotated
+    absent = names.keys() - present - images.unlabelled(i) - images.never_absent
     return [{names[number] for number in ids} for ids in (present, absent, images.not_exhaustive(i))]
 
 
@@ -54,11 +59,36 @@ def test_pairs_of_one_picture_are_one_image(pairs):
         annotations=[mask(1, 10), mask(2, 10), mask(3, 12)],
     )
     assert [images.image(i).image_id for i in range(len(images))] == [10, 12]
-    assert known(images, 0) == [{"a red car"}, set(), set()]  # of "house", nothing is known here
+    assert known(images, 0) == [{"a red car"}, {"the dog"}, set()]  # of "house", nothing is known here
     assert known(images, 1) == [{"house"}, {"a red car"}, set()]
-    assert {category.name for category in images.categories if category.id in images.unannotated} == {"the dog"}
     assert [one.area for one in images.instances(0)] == [70, 70]  # the mask's, not a fraction
     assert images.adjusted == {"pair of an image and a phrase, joined with others of its image": 2}
+
+
+def test_phrases_that_no_image_shows_are_absent_where_they_were_asked(pairs):
+    images = pairs(
+        pair(10, "cat"),
+        pair(11, "dog"),
+        pair(12, "cat", file_name="b.png"),
+        pair(13, "red umbrella", file_name="b.png"),
+        annotations=[mask(1, 10)],
+    )
+    assert known(images, 0) == [{"cat"}, {"dog"}, set()]
+    assert known(images, 1) == [set(), {"cat", "red umbrella"}, set()]
+    assert known(Subset(images, [1])) == known(images, 1)
+    lines = [line for line in data_notes(images) if "absent" in line]
+    assert lines == ["coco: without any annotation, and where the file says so, absent: dog, red umbrella"]
+    kinds = WithSupercategories(images, families({"animal": ("cat", "dog"), "thing": ("red umbrella",)}, images))
+    assert known(kinds, 0) == [{"cat", "animal"}, {"dog"}, set()]
+    assert known(kinds, 1) == [set(), {"cat", "red umbrella", "thing"}, set()]  # of dogs, nothing is known
+
+
+def test_an_image_whose_every_phrase_is_absent_is_trained_on(pairs):
+    images = pairs(pair(10, "cat"), pair(11, "dog", file_name="b.png"), annotations=[mask(1, 10)])
+    sampler = PromptSampler(images.categories, never_absent=images.never_absent)
+    prompts = ConceptPrompts(images, 32, sampler)
+    assert not prompts.dropped
+    assert [query.query_text for query in prompts[1].find_queries] == ["dog"]
 
 
 def test_pairs_that_are_not_exhaustive(pairs):

@@ -234,6 +234,20 @@ def test_an_image_is_not_asked_for_what_is_unknown_of_it(evaluate, pictures, coc
     assert len(asked) == 12
 
 
+def test_a_category_that_no_image_shows_is_a_presence_pair_where_an_image_says_so(
+    evaluate, pictures, coco_file, monkeypatch
+):
+    monkeypatch.setattr(pictures, "counts", {}, raising=False)
+
+    def truths():
+        records = evaluate(Knowing(pictures), Part(pictures, coco_file), Protocol(granularity=False))[1]
+        return [record["presence/truth"].tolist() for record in records]
+
+    assert truths() == [[1, 1, 2, 1], [2, 2, 1, 2], [1, 2, 2, 1]]
+    monkeypatch.setattr(pictures, "stated_absent", frozenset(CLASSES), raising=False)
+    assert truths() == [[1, 1, 0, 1], [0, 2, 1, 0], [1, 0, 0, 1]]  # image 1 has a crowd of cars
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
