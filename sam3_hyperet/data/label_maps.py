@@ -221,7 +221,7 @@ def _void(names: Sequence[str]) -> list[int]:
 
 def _void_remarks(names: Sequence[str]) -> tuple[str, ...]:
     remedy = "data.void_classes=true makes them classes, the name background what all others leave"
-    return (f"no class by its name, so neither learnt nor scored: {some(names)}; {remedy}",) if names else ()
+    return (f"no class by its name, so not asked for and not scored: {some(names)}; {remedy}",) if names else ()
 
 
 def _of_colors(table: ColorTable, void: Sequence[int]) -> tuple[list[Category], Encoding]:

@@ -1,5 +1,6 @@
 """The values of label maps: how many pixels have each, and whether they fit the names in more than one way."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from sam3_hyperet.errors import DataError
 MAX_VALUE = 65_535
 LOOKED_AT = 1000  # label maps that are opened to see which values occur; of larger sets so many, evenly spread
 IGNORE_MARK = "(ignore)"
+_MANY_IGNORED = 0.5  # fraction of the pixels
+_FEW = 5  # names that a remedy writes out
 _VOID = frozenset(
     {
         "background",
@@ -108,9 +111,21 @@ class LabelValues:
             lines.append(f"the ignored value {some(nowhere)} occurs nowhere in {counts.where}")
         if ignored:
             lines.append(f"ignored {kind} and fraction of the pixels: {', '.join(ignored)}")
-        if hint := self._of_binary_masks():
+        if hint := self._of_binary_masks() or self._mostly_ignored(shown):
             lines.append(f"warning: {hint}")
         return lines
+
+    def _mostly_ignored(self, shown: Mapping[int, str]) -> str:
+        """What follows where most pixels are ignored, and what to do if they are a background."""
+        pixels = {value: n for value in self.ignore if (n := self.counts.pixels.get(value, 0))}
+        fraction = sum(pixels.values()) / max(sum(self.counts.pixels.values()), 1)
+        if fraction <= _MANY_IGNORED:
+            return ""
+        most = max(pixels, key=lambda value: pixels[value])
+        return (
+            f"{fraction:.0%} of the pixels are ignored: what is found there costs nothing in mIoU, and training takes "
+            f"them for none of the classes; if {shown[most]} is what the classes leave, name it background"
+        )
 
     def check_present(self, where: Path) -> None:
         """Raise a DataError where no pixel has a class that a prompt can ask for."""
@@ -169,22 +184,20 @@ def check_readings(
     values = f"{found[0]} to {found[-1]}" if len(found) > 1 else str(found[0])
     wrong = [value for value in found if not first <= value < first + number]
     from_one = f"{options}offset=1"
-    if offset is None:
-        from_one = f"{options}ignore=0" if 0 in found else from_one
+    background, unknown = _with_background(names, options), f"{options}ignore=0, only if what is at 0 is unknown"
     if offset is None and wrong == [number]:
-        also = ""
+        expected = f"if the names begin at 1, expected {from_one}"
         if 0 in found:
-            also = f", or a name more, for 0, before the others; if {number} is no class: {options}ignore={number}"
-        zero = "0 is no class and " if 0 in found else ""
-        raise DataError(
-            f"{where}: label maps have the values {values}, for {number} names; if {zero}the names begin at 1, "
-            f"expected {from_one}{also}"
-        )
+            expected = f"expected {background} if 0 is what the classes leave; or {unknown}"
+            expected += f"; if {number} is no class: {options}ignore={number}"
+        raise DataError(f"{where}: label maps have the values {values}, for {number} names; {expected}")
     if wrong:
         value = wrong[0]
         maps = f"in {counts.maps[value]} of {counts.looked_at} label maps looked at"
         more = f" (and {len(wrong) - 1} more such values)" if len(wrong) > 1 else ""
-        none = f"; if {value} is no class: {options}ignore={value}" if value == 0 or len(wrong) == 1 else ""
+        none = f"; if {value} is no class: {options}ignore={value}" if len(wrong) == 1 else ""
+        if value == 0:
+            none = f"; if 0 is what the classes leave: {background}, and {options}offset=0; or {unknown}"
         raise DataError(
             f"{counts.first[value]}: it has the label {value}{more}, expected {first} to {first + number - 1}, or "
             f"{some(ignore)} for no class{none}; {counts.fraction(value)} of the pixels have it, {maps}"
@@ -201,13 +214,21 @@ def check_readings(
     elif counts.pixels.keys() & set(ignore):
         return ()
     elif len(found) == number:
-        first_name = f"names begin at the value 0, {names[0]!r}"
-        return (f"{first_name}, as each value from 0 to {number - 1} occurs; if 0 is no class: {options}ignore=0",)
+        first_name = f"names begin at the value 0, {names[0]!r}, as each value from 0 to {number - 1} occurs"
+        return (f"{first_name}; if 0 is what the classes leave: {background}",)
     else:
         other = f"from 0, so that every pixel has a class, or from 1, with 0 as no class ({counts.fraction(0)} of them)"
+        from_one = f"{background}, or {unknown},"
     shares = [f"{value} {counts.fraction(value)}" for value in found]
     raise DataError(
         f"{where}: the values {values} of its label maps fit the {number} names in two ways: {other}; expected "
         f"{options}offset=0 for the first, {from_one} for the second. Value and fraction of the pixels: "
         f"{some(shares, 12)}; the names begin with {some(map(repr, names))}"
     )
+
+
+def _with_background(names: Sequence[str], options: str) -> str:
+    """How to name the value 0 before others; the arguments as for `check_readings`."""
+    if options and len(names) <= _FEW and all(re.fullmatch(r"[\w -]+", name) for name in names):
+        return f"{options}names=[{','.join(('background', *names))}]"
+    return f"a first name, background, before {names[0]!r}"

@@ -47,11 +47,12 @@ class DataOptions:
             below root; in place of `names`, `ignore` and `offset`.
         objects: of label maps, the folder below root of maps that tell the objects of a class apart, as VOC's
             SegmentationObject; AP is then scored as well.
-        ignore: label, or labels, of unlabelled pixels.
+        ignore: label, or labels, of unlabelled pixels, which are not scored; training takes them for none of the
+            classes.
         offset: label of the first class. Where none is given, 1 if `ignore` is 0 and the first name is a class, else 0;
             labels that fit both are refused.
         void_classes: read classes of label maps that are called "void", "unlabelled" and the like as classes; by
-            default their pixels are neither learnt nor scored.
+            default no prompt asks for them, and their pixels are ignored.
         image_ending: what an image's file name ends in after the part that it shares with its label map's; any
             image's suffix if empty.
         label_ending: the same for label maps.

@@ -172,10 +172,10 @@ MAPS = {
     "a class that is none by its name": MapCase(
         names="Unlabeled\ncar\nhouse\n",
         regions=4,
-        note=r"neither learnt nor scored: Unlabeled \(0\); data.void_classes=true makes",
+        note=r"not asked for and not scored: Unlabeled \(0\); data.void_classes=true makes",
     ),
     "a class that is none by its name, the last": MapCase(
-        names="sky\ncar\n__ignore__\n", regions=4, note=r"nor scored: __ignore__ \(2\); data.void_classes"
+        names="sky\ncar\n__ignore__\n", regions=4, note=r"not scored: __ignore__ \(2\); data.void_classes"
     ),
     "a class that is none by its name, and is one": MapCase(
         names="unlabeled\ncar\nhouse\n", options={"void_classes": True}, note="0 unlabeled"
@@ -184,7 +184,7 @@ MAPS = {
         of(lambda v: v * np.uint8(90)),
         4,
         options={"names": "", "colors": {"void": 0, "car": 90, "house": 180}},
-        note="nor scored: void; data.void_classes=true",
+        note="not scored: void; data.void_classes=true",
     ),
     "a colour that is a class whatever its name": MapCase(
         of(lambda v: v * np.uint8(90)),

@@ -118,7 +118,7 @@ def test_classes_that_are_none_by_their_name_are_printed(tmp_path, monkeypatch, 
     write_maps(tmp_path / "shop", MapCase(names="unlabeled\ncar\nhouse\n"))
     monkeypatch.chdir(tmp_path)
     main([str(tmp_path / "shop")])
-    assert "shop (train, val): no class by its name, so neither learnt nor scored: unlabeled" in capsys.readouterr().out
+    assert "shop (train, val): no class by its name, so not asked for and not scored: un" in capsys.readouterr().out
 
 
 def test_files_that_exist_are_left_alone(exported, here):

@@ -138,7 +138,7 @@ BAD_LINES = [
     ),
     (
         ["semantic", "labels={}/labels", "predictions={}/predictions", "names={}/names.txt", "offset=1"],
-        "1.png: it has the label 0, expected 1 to 2, or 255 for no class; if 0 is no class: ignore=0",
+        "1.png: it has the label 0, expected 1 to 2, or 255 for no class; if 0 is what the classes leave: a first",
     ),
 ]
 

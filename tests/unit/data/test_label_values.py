@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,7 +21,7 @@ BACKGROUND = ["background", "wall", "tree", "road"]
 READINGS = {
     "from 0, all there": (NAMES, [0, 1, 2, 3], {}, 0),
     "from 0, one missing, something ignored": (NAMES, [0, 2, 3, 255], {}, 0),
-    "from 0, one missing, nothing ignored": (NAMES, [0, 2, 3], {}, "two ways.*offset=0 .*ignore=0 .* 0 33.33%"),
+    "from 0, one missing, nothing ignored": (NAMES, [0, 2, 3], {}, r"offset=0 .*\[background,.*ignore=0, .* 0 33.33%"),
     "the same, stated": (NAMES, [0, 2, 3], {"offset": 0}, 0),
     "the same, of a background": (BACKGROUND, [0, 2, 3], {}, 0),
     "the same, 0 ignored": (NAMES, [0, 2, 3], {"ignore": 0}, 1),
@@ -28,11 +30,13 @@ READINGS = {
     "the same, stated ": (NAMES, [1, 2, 3, 4, 255], {"offset": 1}, 1),
     "0 nowhere": (NAMES, [1, 2, 3, 255], {}, "'wall' has no pixel, or from 1; .*offset=0 .*offset=1"),
     "0 nowhere, the last one ignored": (NAMES, [1, 2, 3, 4], {"ignore": 4}, "two ways"),
-    "one value more than names": (NAMES, [0, 1, 2, 3, 4], {}, "if 0 is no .*data.ignore=0, or a name more"),
-    "0 beside names from 1": (NAMES, [0, 1, 2, 255], {"offset": 1}, "if 0 is no class: data.ignore=0"),
+    "one value more than names": (NAMES, [0, 1, 2, 3, 4], {}, "expected data.names=.*ignore=0, .*; if 4 is no"),
+    "0 beside names from 1": (NAMES, [0, 1, 2, 255], {"offset": 1}, "background.*, and data.offset=0; or data.ig"),
     "two that are ignored": (NAMES, [0, 1, 2, 4, 255], {"ignore": [0, 255]}, 1),
     "far away": (NAMES, [0, 1, 77, 200], {}, r"label 77 \(and 1 more .*\), expected 0 to 3.*25.00%"),
     "a mask of 0 and 255": (["car"], [0, 255], {}, r"data.colors=\{background: 0, car: 255\}"),
+    "the usual medical mask": (["tumour"], [0, 1], {}, r"expected data.names=\[background,tumour\] if 0 is what the"),
+    "the same, by the remedy": (["background", "tumour"], [0, 1], {}, 0),
     "a marked name": ([*NAMES, "rest (ignore)"], [1, 2, 4], {}, 0),
 }  # fmt: skip
 
@@ -65,7 +69,8 @@ def test_values_that_fit_two_readings_are_refused(kind, tmp_path):
 def test_what_is_taken_to_be_is_said(tmp_path):
     images = read_label_maps(*folders(tmp_path, [0, 1, 2, 3]), NAMES, ignore=255)
     assert images.remarks == (
-        "names begin at the value 0, 'wall', as each value from 0 to 3 occurs; if 0 is no class: data.ignore=0",
+        "names begin at the value 0, 'wall', as each value from 0 to 3 occurs; if 0 is what the classes leave: "
+        "data.names=[background,wall,tree,road,car]",
     )
     assert read_label_maps(tmp_path / "images", tmp_path / "labels", NAMES, ignore=255, offset=0).remarks == ()
     without = read_label_maps(tmp_path / "images", tmp_path / "labels", NAMES, ignore=2, offset=0)
@@ -75,7 +80,7 @@ def test_what_is_taken_to_be_is_said(tmp_path):
 def test_files_are_scored_by_the_same_rule(tmp_path):
     _, labels = folders(tmp_path, [0, 2, 3])
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
-    with pytest.raises(DataError, match=r"two ways.*expected offset=0 for the first, ignore=0 for the second"):
+    with pytest.raises(DataError, match=r"offset=0 for the first, a first name, background, .* or ignore=0, only if"):
         score_label_folders(labels, labels, read_names(tmp_path / "names.txt"))
     said: list[str] = []
     metrics = score_label_folders(labels, labels, read_names(tmp_path / "names.txt", ignore=0), said.append)
@@ -106,3 +111,11 @@ def test_notes_name_each_class_with_its_value_and_what_does_not_occur(tmp_path, 
     assert "in 4 of 6 label maps: 0 wall" in data_notes(sampled)[1]
     assert data_notes(sampled)[2].endswith("without a pixel in 4 of 6 label maps: tree (1)")
     assert sampled.unannotated == set()
+
+
+def test_pixels_that_are_mostly_ignored_are_warned_of(tmp_path):
+    images = read_label_maps(*folders(tmp_path, [0, 0, 1]), ["tumour"], ignore=0)
+    expected = "67% of the pixels are ignored: what is found there costs nothing in mIoU, .* if 0 is what the classes"
+    assert re.search(f"warning: {expected}", data_notes(images)[-1])
+    images = read_label_maps(tmp_path / "images", tmp_path / "labels", ["background", "tumour"])
+    assert not any("pixels are ignored" in line for line in data_notes(images))
