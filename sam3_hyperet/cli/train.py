@@ -1,7 +1,7 @@
 """`sam3-hyperet train`: train, then score the base and the adapted model, and write the report."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from sam3_hyperet.cli.step_memory import with_memory
 from sam3_hyperet.cli.submit import parse_runs, submit_runs
 from sam3_hyperet.cli.training_data import (
     TrainingData,
+    all_prompts,
     calibration_remark,
     concept_prompts,
     open_data,
@@ -44,7 +45,7 @@ from sam3_hyperet.data.sources import Split
 from sam3_hyperet.data.vocabularies import listed
 from sam3_hyperet.evaluation.cascade import calibration_images
 from sam3_hyperet.evaluation.kept import kept_lines, open_kept
-from sam3_hyperet.evaluation.task import EvalTask
+from sam3_hyperet.evaluation.task import EvalTask, open_task
 from sam3_hyperet.evaluation.validation_score import ValidationScore, known_metrics, open_validation
 from sam3_hyperet.files import replacing, sole_use, write_json
 from sam3_hyperet.inference.predictor import check_prompts
@@ -165,9 +166,8 @@ def _train(
         from_first(fabric, lambda: open_folder(options, values))  # the run there may have had other steps
     for line in _remarks(data, calibrating, options):
         say(line)
-    first = None
-    if options.init_adapter and not run.resume:  # a saved state is further on
-        first = initial_adapter(options.init_adapter, options.hyperet)
+    given = None if run.resume else options.init_adapter  # a saved state is further on
+    first = initial_adapter(given, options.hyperet) if given else None
     torch.manual_seed(options.seed)  # the same model in every process …
     model = open_adapted_model(values["model"], options.hyperet).to(fabric.device)
     dial = load_to_train(model, first[0]) if first else 1.0
@@ -180,7 +180,8 @@ def _train(
     if tuning and (line := validation_remark(options.train, len(tuning))):
         say(line)
     views = views_of(training, tuning)
-    groups = _check(model, options, [*data.sets, *([kept] if kept else [])], views)
+    score_task = open_task(scored, replace(options.protocol, examples=0), kept) if scored else None
+    groups = _check(model, options, all_prompts(training, tuning, (validation_task, score_task)), views)
     score = _validation_score(validation_task, model, options, fabric, say)
     config_text = OmegaConf.to_yaml(config, resolve=True)
     from_first(fabric, lambda: _write_start(run, config_text, first[1] if first else None))
@@ -236,15 +237,15 @@ def _remarks(data: TrainingData, calibrating: AnnotatedImages | None, options: R
         yield f"warning: train.validate_every={every} of {steps} steps: only before the first and after the last one"
 
 
-def _check(model: host.Sam3Image, options: RunOptions, asked: Iterable[AnnotatedImages], views: int) -> tuple[str, ...]:
+def _check(model: host.Sam3Image, options: RunOptions, prompts: Sequence[str], views: int) -> tuple[str, ...]:
     """Raise ConfigError for what would otherwise be found after files are written; lines on the optimizer's groups.
 
-    asked: images whose categories become prompts. views: as for `check_cache`.
+    prompts: all that will be asked for. views: as for `check_cache`.
     """
     radius_control(model, options.radius, options.train.max_steps or 0)
     key_layers = options.stage.layers if options.stage.number < 3 else ()
     groups = describe_groups(build_optimizer(model, options.optim, key_layers=key_layers))
-    check_prompts(model, [category.name for images in asked for category in images.categories])
+    check_prompts(model, prompts)
     check_cache(model, options.cache, options.stage.last, views)
     return groups
 

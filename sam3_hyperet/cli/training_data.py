@@ -1,7 +1,7 @@
 """What a run trains on: its data sets, opened before its model is built, and what a person should read of them."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.rehearsal import RehearsedImages, open_rehearsal
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.evaluation.task import check_tiles
+from sam3_hyperet.evaluation.task import EvalTask, check_tiles
 from sam3_hyperet.training.options import TrainOptions
 from sam3_hyperet.wording import count_of
 
@@ -133,6 +133,15 @@ def concept_prompts(
     return training, ConceptPrompts(held_out, side, prompt_sampler(options.data, held_out), None, options.seed)
 
 
+def all_prompts(
+    training: ConceptPrompts | Mixture, tuning: ConceptPrompts | None, tasks: Iterable[EvalTask | None]
+) -> list[str]:
+    """All that a run will ask for: what may be drawn in training and for its validation loss, and what is scored."""
+    samplers = [part.sampler for part in (*_parts(training), *([tuning] if tuning else []))]
+    drawn = [text for sampler in samplers if sampler for text in sampler.texts]
+    return list(dict.fromkeys([*drawn, *(text for task in tasks if task for text in task.vocabulary)]))
+
+
 def validation_remark(train: TrainOptions, tuning: int) -> str:
     """A warning of validations that go through more images than training does, "" if they do not, or are short."""
     trained = train.images_a_step * (train.max_steps or 0)
@@ -160,9 +169,13 @@ def _prompts_of(images: AnnotatedImages, options: DataOptions, side: int, seed: 
 def views(training: ConceptPrompts | Mixture, tuning: ConceptPrompts | None) -> int:
     """How many different views of images the trunk will see; 0 for ever new ones."""
     seen = 0
-    for part in training.parts if isinstance(training, Mixture) else (training,):
+    for part in _parts(training):
         of_each = part.augment.views if part.augment is not None and part.augment.is_random else 1
         if not of_each:
             return 0
         seen += len(part) * of_each
     return seen + (len(tuning) if tuning else 0)
+
+
+def _parts(training: ConceptPrompts | Mixture) -> Sequence[ConceptPrompts]:
+    return training.parts if isinstance(training, Mixture) else (training,)

@@ -90,6 +90,12 @@ class PromptSampler:
         self._words = {c.id: {word.lower() for word in (c.name, *c.synonyms)} for c in categories}
         self._tree = ConceptTree(categories)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that a draw may ask for: names, synonyms where these are drawn, and absent concepts."""
+        said = (self._texts[one] for one in (*(c.id for c in self.categories), *self._beyond))
+        return tuple(text for texts in said for text in (texts if self.synonyms else texts[:1]))
+
     def sample(
         self, present: Collection[int], unknown: Collection[int], rng: np.random.Generator
     ) -> tuple[Prompt, ...]:

@@ -141,10 +141,14 @@ class Splits:
         yield from (one for one in _token_rows("kept", names, "kept.names", model) if one.status != "ok")
 
     def prompt_rows(self, model: object, check: str = "") -> Iterator[Finding]:
-        """Whether SAM 3 reads the whole of each category's name."""
+        """Whether SAM 3 reads the whole of each category's name, of drawn synonyms and of absent concepts."""
+        from sam3_hyperet.data.sources import prompt_sampler
+
         check = check or ("prompts" if self.key == "data" else f"{self.key}: prompts")
         names = [category.name for images in self.opened.values() for category in images.categories]
-        place = "rehearsal.names" if check == "rehearsal" else "the annotations"
+        if check != "rehearsal":
+            names += prompt_sampler(self.data, self.opened["train"]).texts
+        place = "rehearsal.names" if check == "rehearsal" else "the annotations or data.absent_concepts"
         yield from _token_rows(check, names, place, model)
 
 

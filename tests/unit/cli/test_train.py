@@ -164,6 +164,16 @@ def test_folders_and_files(fails, coco, tmp_path):
     assert "has 31 tokens; SAM 3 reads 30" in fails("data=coco", f"paths.coco={broken}")
 
 
+def test_a_name_of_the_scored_images_alone_is_checked_before_anything_is_written(fails, coco, tmp_path):
+    copied = tmp_path / "coco"
+    shutil.copytree(coco, copied)
+    file = copied / "annotations" / "instances_val2017.json"
+    whole = json.loads(file.read_text())
+    whole["categories"][0]["name"] = " ".join(["word"] * 31)
+    file.write_text(json.dumps(whole))
+    assert "has 31 tokens" in fails("data=coco", f"paths.coco={copied}")
+
+
 def test_a_data_set_of_one_s_own_is_a_file(coco, tmp_path):
     """As docs/data.md says."""
     configs = tmp_path / "configs"

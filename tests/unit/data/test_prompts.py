@@ -97,6 +97,13 @@ def test_what_is_implied_is_never_a_negative():
     assert drawn == {1, 2, 4, 5, VEHICLE}
 
 
+def test_all_that_may_be_asked_for_is_listed():
+    options = {"weights": {"part": 1.0, "object": 0.0}, "negative_weights": {"object": 1.0}}
+    kinds = Category(1, "car", ("auto",)), Category(2, "wheel", ("tire",), "part"), Category(3, "all", (), "group")
+    assert PromptSampler(kinds, **options, absent_concepts=["dog"]).texts == ("car", "wheel", "dog")
+    assert PromptSampler(kinds, synonyms=0.1).texts == ("car", "auto", "wheel", "tire", "all")
+
+
 def test_a_synonym_that_two_categories_bear_is_never_used():
     assert prompt_texts(TREE)[2] == ("bus", "coach")
     sampler = PromptSampler(TREE, num_negatives=8, synonyms=1.0)
