@@ -12,6 +12,8 @@ from urllib.parse import unquote
 from sam3_hyperet.errors import DataError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+UNREAD_ENDINGS = (".avif", ".dng", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".mpo", ".pgm", ".ppm")
+"""Of images in other formats, which are nowhere taken from a folder."""
 LABEL_ENDINGS = (".png", ".tif", ".tiff", ".bmp")
 _LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|\Z)")  # absolute, with a drive, or upwards
 

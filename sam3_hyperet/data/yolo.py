@@ -17,10 +17,11 @@ from sam3_hyperet.data.coco import CocoInstances
 from sam3_hyperet.data.coco_annotations import AnnotationTable
 from sam3_hyperet.data.coco_file import CocoFile, image_fields
 from sam3_hyperet.data.coco_records import Id
-from sam3_hyperet.data.finding import IMAGE_ENDINGS, find_files
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, UNREAD_ENDINGS, Listing, find_files
 from sam3_hyperet.data.image_files import image_size
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.reading import read_text, read_yaml
+from sam3_hyperet.wording import count_of
 
 _SLACK = 0.01  # that a coordinate may be off 0 to 1, as in Ultralytics
 _BOX, _ORIENTED = 4, 8  # numbers of a box, of an oriented box
@@ -99,7 +100,8 @@ def read_yolo(
         classes: Mapping[int, str] = _names(listed, names)
     else:
         classes = read_yolo_file(names).names if isinstance(names, Path) else _names(list(names), root)
-    files = list(dict.fromkeys(file for source in sources for file in _images(root, source)))
+    unread: list[Path] = []
+    files = list(dict.fromkeys(file for source in sources for file in _images(root, source, unread)))
     with ThreadPoolExecutor(8) as pool:
         sizes = list(pool.map(lambda file: image_size(file, upright=upright), files))
     infos = [
@@ -109,12 +111,13 @@ def read_yolo(
     ids: dict[Id, int] = {number: number for number in classes}
     table = AnnotationTable(root, range(len(infos)), head["sizes"], ids, boxes=boxes == "instances")
     labels: list[Path | None] = []
+    listing = Listing(root)
     number, empty, oriented = 0, 0, 0
     for info in infos:
-        label = label_file(info.path)
-        labels.append(label if os.path.lexists(label) else None)
-        rows = list(_rows(label, classes, table.dropped)) if labels[-1] else []
-        empty += labels[-1] is not None and not rows
+        label = _found_label(info.path, listing)
+        labels.append(label)
+        rows = list(_rows(label, classes, table.dropped)) if label else []
+        empty += label is not None and not rows
         for where, index, numbers in rows:
             oriented += len(numbers) == _ORIENTED
             number += 1
@@ -126,7 +129,7 @@ def read_yolo(
     content = CocoFile(categories, **head, **table.finish())
     found = YoloInstances(name, categories, content, files)
     only_oriented = oriented >= len(content.ids) > content.rectangles
-    found.labels, found.remarks = labels, tuple(_remarks(files, labels, empty, only_oriented))
+    found.labels, found.remarks = labels, tuple(_remarks(files, labels, empty, only_oriented, unread))
     return found
 
 
@@ -138,6 +141,14 @@ def label_file(image: Path) -> Path:
             parts[at] = "labels"
             break
     return Path(*parts)
+
+
+def _found_label(image: Path, listing: Listing) -> Path | None:
+    """The label file of an image below the listing's folder, in either Unicode form; None if there is none."""
+    label = label_file(image)
+    if label.is_relative_to(listing.folder):
+        return listing.find(label.relative_to(listing.folder).as_posix())
+    return label if os.path.lexists(label) else None  # the folder itself lies in one called images
 
 
 def path_below(root: Path, text: str, *, by_end: bool = False) -> Path | None:
@@ -153,14 +164,18 @@ def path_below(root: Path, text: str, *, by_end: bool = False) -> Path | None:
     return None
 
 
-def _images(root: Path, source: str) -> list[Path]:
+def _images(root: Path, source: str, unread: list[Path]) -> list[Path]:
+    """The images of a folder or a list; those of a folder in formats that are not read are added to `unread`."""
     found = path_below(root, source)
     if found is None:
         raise DataError(f"{root / source}: no such folder or list of images")
     if found.is_dir():
-        files = sorted(find_files(found, IMAGE_ENDINGS).values())
+        every = sorted(find_files(found, IMAGE_ENDINGS + UNREAD_ENDINGS).values())
+        files = [file for file in every if file.name.lower().endswith(IMAGE_ENDINGS)]
+        others = [file for file in every if not file.name.lower().endswith(IMAGE_ENDINGS)]
         if not files:
-            raise DataError(f"{found}: no images in this folder")
+            raise DataError(f"{found}: no images in this folder{'; ' if others else ''}{_not_read(others)}")
+        unread += others
         return files
     lines = [line.strip() for line in read_text(found).splitlines() if line.strip()]
     below = {line: path_below(root, line, by_end=True) for line in lines}
@@ -230,7 +245,17 @@ def _record(index: int, numbers: Sequence[float], info: ImageInfo) -> dict[str, 
     return record | {"segmentation": [[v * (info.height if n % 2 else info.width) for n, v in enumerate(numbers)]]}
 
 
-def _remarks(files: Sequence[Path], labels: Sequence[Path | None], empty: int, only_oriented: bool) -> Iterator[str]:
+def _not_read(files: Sequence[Path]) -> str:
+    """That images of a folder are in other formats than those that are read; "" for none."""
+    if not files:
+        return ""
+    found = f"not read: {count_of(len(files), 'image')} in another format, such as {files[0]}"
+    return f"{found}; expected files ending in {', '.join(IMAGE_ENDINGS)}"
+
+
+def _remarks(
+    files: Sequence[Path], labels: Sequence[Path | None], empty: int, only_oriented: bool, unread: Sequence[Path]
+) -> Iterator[str]:
     missing = labels.count(None)
     if empty or missing:
         yield f"{empty} of {len(files)} images have an empty label file and {missing} have none: they show nothing"
@@ -238,6 +263,11 @@ def _remarks(files: Sequence[Path], labels: Sequence[Path | None], empty: int, o
     used = set(labels)
     beside = [path for folder in folders for path in folder.glob("*.txt") if path not in used]
     if stray := [path for path in beside if path.name not in _OTHER_TEXTS]:
-        yield f"warning: {len(stray)} label files have no image in this split, such as {stray[0]}"
+        found = f"{count_of(len(stray), 'label file')} without an image in this split: {some(sorted(stray))}"
+        alone = [file for file, label in zip(files, labels, strict=True) if label is None]
+        also = f"; images without a label file: {some(alone)}; expected the same names, if they belong together"
+        yield f"warning: {found}{also if alone else ''}"
+    if unread:
+        yield f"warning: {_not_read(list(dict.fromkeys(unread)))}"
     if only_oriented:
         yield "warning: all outlines have four points, as oriented boxes do; boxes in place of masks teach boxes"
