@@ -41,6 +41,27 @@ def _encode(mask: np.ndarray) -> Rle:
     return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
+def encode_regions(labels: np.ndarray) -> tuple[list[int], list[Rle]]:
+    """The values from 0 of a (H, W) array of integers, in order, and the compressed RLE of each one's pixels.
+
+    In one pass, whatever their number, and without a mask of the image's size for each.
+    """
+    height, width = labels.shape
+    down = labels.T.ravel()  # COCO's runs go down the columns
+    starts = np.concatenate([[0], np.flatnonzero(down[1:] != down[:-1]) + 1])
+    runs = np.column_stack([starts, np.append(starts[1:], down.size)])
+    of_region = np.flatnonzero(down[starts] >= 0)
+    of_region = of_region[np.argsort(down[starts[of_region]], kind="stable")]
+    found, first = np.unique(down[starts[of_region]], return_index=True)
+    rles = []
+    for edges in np.split(runs[of_region], first[1:]) if len(found) else ():
+        counts = np.diff(edges.ravel(), prepend=0, append=down.size).tolist()
+        counts = counts[:-1] if counts[-1] == 0 else counts
+        rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        rles.append({"size": rle["size"], "counts": rle["counts"].decode("ascii")})
+    return found.tolist(), rles
+
+
 def decode(rle: Rle) -> np.ndarray:
     """(H, W) uint8 of 0 and 1 of a compressed RLE; `coco_mask.decode` warns with NumPy 2."""
     runs = _runs(rle["counts"])

@@ -33,7 +33,7 @@ from sam3_hyperet.data.label_values import (
     is_void,
 )
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.masks import MAX_SIDE, encode_masks
+from sam3_hyperet.masks import MAX_SIDE, encode_regions
 
 IGNORED = -1
 _UNKNOWN = -2
@@ -111,9 +111,7 @@ class LabelMaps(AnnotatedImages):
         classes = np.where(labels == self.background, IGNORED, labels)
         if self._objects:
             return _objects(classes, self._objects[i])
-        shown_here = _present(classes)
-        rles = encode_masks(classes == shown_here[:, None, None])
-        return tuple(Instance(category, rle) for category, rle in zip(shown_here.tolist(), rles, strict=True))
+        return tuple(Instance(category, rle) for category, rle in zip(*encode_regions(classes), strict=True))
 
     @cached_property
     def values(self) -> LabelValues:
@@ -260,22 +258,22 @@ def label_categories(names: Sequence[str], ignored: Collection[int], source: str
     return list(found.values())
 
 
-def _present(labels: np.ndarray) -> np.ndarray:
-    """The labels that occur, in order, without IGNORED."""
-    return np.flatnonzero(np.bincount(labels.ravel() - IGNORED)[-IGNORED:])
-
-
 def _objects(classes: np.ndarray, path: Path) -> tuple[Instance, ...]:
     """An instance for each value of a map of objects and class under it. Raises DataError."""
-    numbers = packed_colors(path)
+    numbers = _object_numbers(path)
     if numbers.shape != classes.shape:
         sizes = ["x".join(map(str, one.shape[::-1])) for one in (numbers, classes)]
         raise DataError(f"{path}: it is {sizes[0]} pixels, its label map {sizes[1]}")
     there = (classes != IGNORED) & (numbers != 0)
     regions = np.where(there, classes.astype(np.int64) << 24 | numbers, IGNORED)
-    found = np.unique(regions[there])
-    # one by one: all masks of a large image may not fit in memory
-    return tuple(Instance(one >> 24, encode_masks((regions == one)[None])[0]) for one in found.tolist())
+    return tuple(Instance(one >> 24, rle) for one, rle in zip(*encode_regions(regions), strict=True))
+
+
+def _object_numbers(path: Path) -> np.ndarray:
+    """(H, W) int64, 0 for none: the values of a grey map, of up to 16 bits, or of a coloured one its colours."""
+    with open_label_image(path) as image:
+        is_grey = image.mode in _MODES and image.mode != "P"
+    return read_label_values(path) if is_grey else packed_colors(path)
 
 
 @contextmanager

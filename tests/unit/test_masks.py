@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from sam3_hyperet.masks import decode, decode_within_box, encode_masks, invalid_rles, placed, rectangle, within_box
+from sam3_hyperet.masks import (
+    decode,
+    decode_within_box,
+    encode_masks,
+    encode_regions,
+    invalid_rles,
+    placed,
+    rectangle,
+    within_box,
+)
 
 
 def is_valid(counts: bytes, area: int) -> bool:
@@ -125,3 +134,13 @@ def test_masks_of_a_part_at_their_place_in_the_image():
         whole[0, top : top + h, left : left + w] = True
         found = rectangle((left, top, left + w, top + h), height, width)
         np.testing.assert_array_equal(decode(found), whole[0])
+
+
+def test_regions_of_one_map_are_encoded_as_their_masks_are():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        height, width, side = rng.integers(1, 12, 3).tolist()
+        labels = np.repeat(rng.integers(-1, int(rng.integers(1, 9)), (height, width)), side, axis=1)
+        found, rles = encode_regions(labels)
+        assert found == [value for value in np.unique(labels).tolist() if value >= 0]
+        assert rles == encode_masks(labels == np.array(found, int)[:, None, None])

@@ -222,3 +222,16 @@ def test_wrong_names_in_json_are_errors(content, message, folders, tmp_path):
     (tmp_path / "classes.json").write_text(content)
     with pytest.raises(DataError, match=message):
         read_label_maps(*folders, tmp_path / "classes.json", ignore=255)
+
+
+def test_maps_of_objects_may_have_16_bits(folders, tmp_path):
+    """As Cellpose, StarDist and ImageJ number more than 255 objects."""
+    numbers = np.zeros(LABELS.shape, np.uint16)
+    numbers[:3], numbers[11:, :4], numbers[11:, 4:12], numbers[7:9] = 256, 1, 40_000, 7
+    (tmp_path / "objects").mkdir()
+    Image.fromarray(numbers).save(tmp_path / "objects" / "a.png")
+    images = read_label_maps(*folders, NAMES, ignore=255, offset=0, objects=tmp_path / "objects")
+    expected = [(0, 256), (2, 1), (2, 7), (2, 40_000)]
+    assert [one.category_id for one in images.instances(0)] == [category for category, _ in expected]
+    for one, (category, number) in zip(images.instances(0), expected, strict=True):
+        assert np.array_equal(decode(one.rle), (numbers == number) & (category == LABELS))
