@@ -15,7 +15,14 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 UNREAD_ENDINGS = (".avif", ".dng", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".mpo", ".pgm", ".ppm")
 """Of images in other formats, which are nowhere taken from a folder."""
 LABEL_ENDINGS = (".png", ".tif", ".tiff", ".bmp")
+SPLIT_WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+"""In lower case, by which names of files, folders and keys tell of a split."""
 _LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|\Z)")  # absolute, with a drive, or upwards
+
+
+def split_of(word: str) -> str:
+    """The split that a word tells of, in any case, as CVAT writes it with a capital; "" for none."""
+    return next((split for split, words in SPLIT_WORDS.items() if word.lower() in words), "")
 
 
 def is_hidden(name: str) -> bool:

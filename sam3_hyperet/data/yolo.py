@@ -17,7 +17,7 @@ from sam3_hyperet.data.coco import CocoInstances
 from sam3_hyperet.data.coco_annotations import AnnotationTable
 from sam3_hyperet.data.coco_file import CocoFile, image_fields
 from sam3_hyperet.data.coco_records import Id
-from sam3_hyperet.data.finding import IMAGE_ENDINGS, UNREAD_ENDINGS, Listing, find_files
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, UNREAD_ENDINGS, Listing, find_files, split_of
 from sam3_hyperet.data.image_files import image_size
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.reading import read_text, read_yaml
@@ -25,8 +25,6 @@ from sam3_hyperet.wording import count_of
 
 _SLACK = 0.01  # that a coordinate may be off 0 to 1, as in Ultralytics
 _BOX, _ORIENTED = 4, 8  # numbers of a box, of an oriented box
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""By a key in small letters: CVAT writes the names of subsets as they are, by default Train, Validation and Test."""
 _OTHER_TEXTS = frozenset(("classes.txt", "notes.txt", "README.txt"))
 
 
@@ -51,7 +49,7 @@ def read_yolo_file(file: Path) -> YoloFile:
         raise DataError(f"{file}: nc is {shown(content['nc'])}, but it has {len(names)} names")
     splits: dict[str, tuple[str, ...]] = {}
     for key, listed in content.items():
-        split = _SPLITS.get(str(key).lower())
+        split = split_of(str(key))
         if split and listed:
             listed = [listed] if isinstance(listed, str) else listed
             if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):

@@ -12,10 +12,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from sam3_hyperet.data.annotations import some
-from sam3_hyperet.data.finding import IMAGE_ENDINGS, Listing, is_hidden, leaves_folder
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, SPLIT_WORDS, Listing, is_hidden, leaves_folder, split_of
 from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.layouts.layout import SPLIT_WORDS, Found, Layout, split_of
+from sam3_hyperet.layouts.layout import Found, Layout
 from sam3_hyperet.layouts.look import CocoLook, damage, look_at
 
 _OTHERS = re.compile(

@@ -4,14 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SPLIT_WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-"""In lower case, by which names of files and folders tell of a split."""
-
-
-def split_of(word: str) -> str:
-    """The split that a word tells of, in any case; "" for none."""
-    return next((split for split, words in SPLIT_WORDS.items() if word.lower() in words), "")
-
 
 @dataclass(frozen=True)
 class Found:

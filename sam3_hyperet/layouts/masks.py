@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from sam3_hyperet.data.annotations import some
-from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, walk
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, SPLIT_WORDS, walk
 from sam3_hyperet.data.image_files import open_image
 from sam3_hyperet.data.label_maps import read_label_values
 from sam3_hyperet.data.options import SPLITS
@@ -19,11 +19,9 @@ VOC_NAMES = (
     *("dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor"),
 )
 _WORDS = {
-    "train": ("train", "training", "Train", "Training", "TRAIN"),
-    "val": ("val", "valid", "validation", "Val", "Valid", "Validation", "VAL"),
-    "test": ("test", "testing", "Test", "Testing", "TEST"),
-    "": ("", "default", "trainval", "all"),
-}
+    split: tuple(form for word in words for form in (word, word.capitalize(), word.upper()))
+    for split, words in SPLIT_WORDS.items()
+} | {"": ("", "default", "trainval", "all")}
 _IMAGES = (
     "images",
     "image",

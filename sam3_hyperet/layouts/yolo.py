@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sam3_hyperet.data.annotations import some
-from sam3_hyperet.data.finding import is_hidden
+from sam3_hyperet.data.finding import is_hidden, split_of
 from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.data.yolo import label_file, path_below, read_yolo_file
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.layouts.layout import Found, Layout, split_of
+from sam3_hyperet.layouts.layout import Found, Layout
 from sam3_hyperet.layouts.override import override
 from sam3_hyperet.reading import read_text
 
