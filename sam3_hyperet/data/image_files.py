@@ -19,6 +19,8 @@ _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
 _max_pixels = 178_000_000
 _ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)  # the tag of EXIF, and its values for which width is height
 _SUBFILE_TYPE = 254  # the tag of TIFF whose lowest bit marks a smaller copy of another page
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_PNG_ORIENTING = (b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp", b"xmp")  # texts in which Pillow looks for it
 _BROKEN = (  # what Pillow's readers raise on damaged files
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError),
     *(AssertionError, RuntimeError, MemoryError, struct.error, zlib.error),
@@ -111,7 +113,7 @@ def has_hidden_orientation(path: Path) -> bool:
 
 def _orientation(path: Path) -> int:
     with open_image(path) as file:
-        return int(file.getexif().get(_ORIENTATION, 1))
+        return int(_exif(file).get(_ORIENTATION, 1))
 
 
 def _has_16_bits(image: ImageFile.ImageFile) -> bool:
@@ -119,10 +121,14 @@ def _has_16_bits(image: ImageFile.ImageFile) -> bool:
     if image.format == "BMP":  # 5 or 6 bits a channel, in 16 a pixel
         return False
     if image.format == "JPEG2000":
-        return _bits_of_jpeg2000(Path(os.fsdecode(image.filename))) > 8
+        return _bits_of_jpeg2000(_path(image)) > 8
     raw = image.tile[0].args if getattr(image, "tile", None) else ()
     mode, *more = (raw,) if isinstance(raw, str) else raw or ("",)
     return ";16" in str(mode) or (image.format == "PPM" and more[:1] > [255])
+
+
+def _path(image: Image.Image) -> Path:
+    return Path(os.fsdecode(image.filename))  # type: ignore[attr-defined]
 
 
 def _bits_of_jpeg2000(path: Path) -> int:
@@ -143,8 +149,32 @@ def _too_large(path: Path, pixels: int) -> DataError:
 
 
 def _size(file: Image.Image, upright: bool) -> tuple[int, int]:
-    turned = upright and file.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
+    turned = upright and _exif(file).get(_ORIENTATION, 1) in _ON_THEIR_SIDE
     return (file.height, file.width) if turned else (file.width, file.height)
+
+
+def _exif(file: Image.Image) -> Image.Exif:
+    """`file.getexif()`, which decodes all of a PNG, in case EXIF follows the pixels; here only where it does."""
+    if file.format == "PNG" and "exif" not in file.info and not _may_turn_after_pixels(_path(file)):
+        return Image.Image.getexif(file)
+    return file.getexif()
+
+
+def _may_turn_after_pixels(path: Path) -> bool:
+    """Whether an orientation may follow the pixels of a PNG, by the heads of its chunks, or it breaks off."""
+    place, has_pixels = 8, False
+    with path.open("rb", buffering=0) as file:
+        while True:
+            file.seek(place)
+            head = file.read(8 + max(map(len, _PNG_ORIENTING)))
+            length, kind, text = int.from_bytes(head[:4], "big"), head[4:8], head[8:]
+            has_pixels |= kind in (b"IDAT", b"fdAT")
+            if len(kind) < 4 or kind == b"IEND":
+                return kind != b"IEND" or not has_pixels
+            is_orienting = kind == b"eXIf" or (kind in _PNG_TEXTS and text.startswith(_PNG_ORIENTING))
+            if has_pixels and is_orienting:
+                return True
+            place += 12 + length
 
 
 def _frames(image: Image.Image) -> int:
