@@ -16,6 +16,6 @@
 - `supercategories`: concepts above categories, as categories more
 - `hierarchy`: concept trees
 - `prompts`: which concepts an image is prompted with
-- `transforms`, `loading`: images and masks at the model's size, datapoints and batches
+- `transforms`, `view_masks`, `loading`: images and masks at the model's size, datapoints and batches
 - `notes`, `directions`: what a person should know of a data set; names that tell left from right
 """

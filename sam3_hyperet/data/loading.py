@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from sam3_hyperet.choices import VISUAL
 from sam3_hyperet.data.annotations import AnnotatedImages, ImageInfo, Instance, some
 from sam3_hyperet.data.prompts import Prompt, PromptSampler
-from sam3_hyperet.data.transforms import Augmentation, Masks, image_tensor, masks_in_view, whole
+from sam3_hyperet.data.transforms import Augmentation, image_tensor, whole
+from sam3_hyperet.data.view_masks import Masks, masks_in_view
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.sam3_host import (
     BatchedDatapoint,
@@ -164,7 +165,8 @@ class _Regions:
         self.category = np.asarray([one.category_id for one in instances], np.int64)
         self.instances, self.view = instances, view
         crowd = np.asarray([one.crowd for one in instances], bool)
-        visible = view.masks.flatten(1).any(dim=1).numpy() if instances else np.zeros(0, bool)
+        self.areas = view.areas
+        visible = self.areas > 0
         self.target = visible & ~crowd
         self.outside = (view.pixels == 0) & ~crowd
         self.too_small = (view.pixels > 0) & ~visible & ~crowd
@@ -181,13 +183,13 @@ def _datapoint(
     for prompt in prompts:
         mine, first = regions.category == prompt.category_id, len(objects)
         of_prompt = [regions.instances[n] for n in np.flatnonzero(mine)]
-        semantic = regions.view.masks[np.flatnonzero(mine)].any(dim=0)
+        semantic = regions.view.union(np.flatnonzero(mine))
         if any(one.is_boxed for one in of_prompt):
             semantic = torch.zeros_like(semantic)  # not known: an empty map is left out of the semantic loss
         for n in np.flatnonzero(mine & regions.target).tolist():
-            mask, box, number = regions.view.masks[n], regions.view.boxes[n], regions.instances[n].id
-            segment = None if regions.instances[n].is_boxed else mask
-            objects.append(Object(box, float(mask.sum()), object_id=number, frame_index=0, segment=segment))
+            one, box, area = regions.instances[n], regions.view.boxes[n], float(regions.areas[n])
+            segment = None if one.is_boxed else regions.view.union([n])
+            objects.append(Object(box, area, object_id=one.id, frame_index=0, segment=segment))
         metadata = InferenceMetadata(
             coco_image_id=record.image_id,
             original_image_id=record.image_id,

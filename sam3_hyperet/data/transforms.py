@@ -1,17 +1,13 @@
-"""Images and masks at the model's size: SAM 3's own preprocessing, and views of an image for training."""
+"""Images at the model's size: SAM 3's own preprocessing, and views of an image for training."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.masks import decode
 
 MEAN = STD = (0.5, 0.5, 0.5)
 
@@ -74,32 +70,3 @@ def image_tensor(image: Image.Image, resolution: int, view: View) -> torch.Tenso
     pixels = F.to_dtype(pixels, torch.float32, scale=True)
     tensor: torch.Tensor = F.normalize(pixels, mean=list(MEAN), std=list(STD))
     return tensor
-
-
-@dataclass(frozen=True)
-class Masks:
-    """N regions as a view shows them at the model's size; boxes are from the masks at the image's size."""
-
-    pixels: np.ndarray  # (N,) how many of the image's pixels are within the view
-    boxes: torch.Tensor  # (N, 4) normalised centre x, centre y, width, height; 0 where empty
-    masks: torch.Tensor  # (N, resolution, resolution) bool
-
-
-def masks_in_view(rles: Sequence[dict[str, Any]], resolution: int, view: View) -> Masks:
-    """Decode masks and bring them to the model's size: a pixel belongs to a mask that covers at least half of it."""
-    pixels = np.zeros(len(rles), np.int64)
-    boxes = np.zeros((len(rles), 4))
-    masks = np.zeros((len(rles), resolution, resolution), bool)
-    how = cv2.INTER_AREA if resolution <= min(view.height, view.width) else cv2.INTER_LINEAR
-    for n, rle in enumerate(rles):
-        # transposed, as run lengths go down columns: the array is then contiguous without a copy
-        mask = np.ascontiguousarray(view.of(decode(rle)).T)
-        pixels[n] = cv2.countNonZero(mask)
-        if not pixels[n]:
-            continue
-        y, x, h, w = cv2.boundingRect(mask)
-        boxes[n] = x + w / 2, y + h / 2, w, h
-        resized = cv2.resize(mask * np.uint8(255), (resolution, resolution), interpolation=how)
-        np.greater_equal(cv2.transpose(resized), 128, out=masks[n])
-    boxes /= (view.width, view.height, view.width, view.height)
-    return Masks(pixels, torch.from_numpy(boxes).float(), torch.from_numpy(masks))

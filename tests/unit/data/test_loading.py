@@ -19,7 +19,8 @@ from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, 
 from sam3_hyperet.data.coco import read_coco
 from sam3_hyperet.data.loading import ConceptPrompts, EndlessOrder, _Loaded, build_loader
 from sam3_hyperet.data.prompts import PromptSampler
-from sam3_hyperet.data.transforms import Augmentation, View, image_tensor, masks_in_view, whole
+from sam3_hyperet.data.transforms import Augmentation, View, image_tensor, whole
+from sam3_hyperet.data.view_masks import masks_in_view
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.masks import decode
 from sam3_hyperet.sam3_host import BatchedDatapoint, Sam3Processor
@@ -205,22 +206,22 @@ boxes = st.tuples(st.integers(0, 19), st.integers(0, 29), st.integers(21, H), st
 def test_boxes_and_masks_move_together(view, corners):
     shown = masks_in_view([rectangle(*corners)], 64, view)
     assert shown.pixels[0] == view.of(decode(rectangle(*corners))).sum()
-    if shown.masks[0].any():
-        assert_boxes_fit(shown.boxes, shown.masks, slack=max(1.0, 64 / view.width, 64 / view.height))
+    if shown.areas[0]:
+        assert_boxes_fit(shown.boxes, shown.union([0])[None], slack=max(1.0, 64 / view.width, 64 / view.height))
 
 
 @given(boxes)
 def test_a_flip_mirrors_pixels_boxes_and_masks(corners):
     plain, flipped = View(0, 0, H, W), View(0, 0, H, W, True)
     one, other = (masks_in_view([rectangle(*corners)], SIDE, view) for view in (plain, flipped))
-    assert torch.equal(one.masks.flip(-1), other.masks)
+    assert torch.equal(one.union([0]).flip(-1), other.union([0]))
     assert torch.allclose(other.boxes[0], torch.stack([1 - one.boxes[0, 0], *one.boxes[0, 1:]]))
     mask = decode(rectangle(*corners))
     picture = Image.fromarray(np.repeat(mask[..., None] * np.uint8(255), 3, axis=-1))
     pixels = image_tensor(picture, SIDE, flipped)
     assert torch.allclose(pixels.flip(-1), image_tensor(picture, SIDE, plain), atol=0.01)
-    assert ((pixels[0] > 0.5) <= other.masks[0]).all()
-    assert ((pixels[0] < -0.5) <= ~other.masks[0]).all()
+    assert ((pixels[0] > 0.5) <= other.union([0])).all()
+    assert ((pixels[0] < -0.5) <= ~other.union([0])).all()
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.floats(1, 16), st.integers(0, 2**32))
