@@ -14,6 +14,8 @@ MIN_RADIUS = 0.1
 """K of the entailment cones: within twice this radius a cone is half a space."""
 KEPT = "kept"
 """The group of the metrics whose truth is the base's own answers, and the section of their options."""
+NUM_QUERIES = 200
+"""How many objects of a prompt SAM 3 finds in an image at most."""
 VISUAL = "visual"
 """SAM 3's text for a prompt of boxes alone."""
 RADIUS_SCALES = ("width", "median", "none")

@@ -31,6 +31,7 @@ from sam3_hyperet.cli.training_data import (
     all_prompts,
     calibration_remark,
     concept_prompts,
+    load_of,
     open_data,
     validation_remark,
     with_answers,
@@ -198,7 +199,7 @@ def _train(
         training = with_answers(training, data, options, resolution(model))
     options = with_memory(options, fabric, say)
     batches = _batches(training, options, resolution(model), fabric, say)
-    beside = _loader_processes(options, resolution(model), fabric) // 2  # those of training, which keep their batches
+    beside = _loader_processes(training, options, resolution(model), fabric) // 2  # those of training keep theirs
     loading = options.train.batch_size, fabric.device, beside
     validation = Validation(lambda: val_batches(tuning, *loading) if tuning else iter(()), score)
     way_on = f"to go on, run the same command with run_dir={run.path}"
@@ -265,7 +266,7 @@ def _batches(
 ) -> Callable[[int], Iterator[host.BatchedDatapoint]]:
     """From a number of steps done to the batches of this process that follow."""
     train, device = options.train, fabric.device
-    workers = _loader_processes(options, side, fabric)
+    workers = _loader_processes(training, options, side, fabric)
     if train.workers is None and device.type == "cuda":
         say(f"{count_of(workers, 'loader process')} beside each process that trains (train.workers)")
     ordered = partial(training_batches, training, train.batch_size, seed=options.seed, accumulate=train.accumulate)
@@ -278,8 +279,8 @@ def _batches(
     return batches
 
 
-def _loader_processes(options: RunOptions, side: int, fabric: Fabric) -> int:
-    return loader_processes(options.train, side, on_gpu=fabric.device.type == "cuda")
+def _loader_processes(training: ConceptPrompts | Mixture, options: RunOptions, side: int, fabric: Fabric) -> int:
+    return loader_processes(options.train, side, on_gpu=fabric.device.type == "cuda", load=load_of(training))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from sam3_hyperet.data.rehearsal import RehearsedImages, open_rehearsal
 from sam3_hyperet.data.sources import RunSplits, augmentation, open_run, prompt_sampler
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.task import EvalTask, check_tiles
+from sam3_hyperet.training.loaders import MaskLoad, mask_load
 from sam3_hyperet.training.options import TrainOptions
 from sam3_hyperet.wording import count_of
 
@@ -164,6 +165,11 @@ def with_answers(training: Mixture, data: TrainingData, options: RunOptions, sid
 def _prompts_of(images: AnnotatedImages, options: DataOptions, side: int, seed: int) -> ConceptPrompts:
     sampler, boxes = prompt_sampler(options, images), (options.exemplars, options.exemplars_alone)
     return ConceptPrompts(images, side, sampler, augmentation(options, images), seed, *boxes)
+
+
+def load_of(training: ConceptPrompts | Mixture) -> MaskLoad:
+    """The masks of an image that loader processes pass on."""
+    return mask_load((part.images, part.sampler) for part in _parts(training) if part.sampler)
 
 
 def views(training: ConceptPrompts | Mixture, tuning: ConceptPrompts | None) -> int:

@@ -147,6 +147,14 @@ class AnnotatedImages:
         """Ids of the categories of which image i shows an instance, crowds aside."""
         return frozenset(one.category_id for one in self.instances(i) if not one.crowd)
 
+    def max_instances(self, names: Mapping[int, int]) -> np.ndarray | None:
+        """The largest number of instances of one name in each image, (N,).
+
+        names: by the id of each category that counts, its name as a number; what has the same number counts as one.
+        Crowds are no instances. None: not known without opening the images.
+        """
+        return None
+
     def crowd_only(self, i: int) -> frozenset[int]:
         """Ids of the categories that image i shows only as crowds, as far as known without opening it."""
         return frozenset()

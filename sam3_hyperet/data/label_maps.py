@@ -113,6 +113,9 @@ class LabelMaps(AnnotatedImages):
             return _objects(classes, self._objects[i])
         return tuple(Instance(category, rle) for category, rle in zip(*encode_regions(classes), strict=True))
 
+    def max_instances(self, names: Mapping[int, int]) -> np.ndarray | None:
+        return None if self._objects else np.ones(len(self), np.int64)
+
     @cached_property
     def values(self) -> LabelValues:
         """The values of some label maps, counted when first asked for."""

@@ -1,12 +1,14 @@
 """What a person should know of a data set before its numbers: lines that preparing, training and evaluating print."""
 
 from sam3_hyperet.arrays.positions import spread
+from sam3_hyperet.choices import NUM_QUERIES
 from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.directions import directional
 from sam3_hyperet.data.image_files import has_orientation
 from sam3_hyperet.data.options import FLIP
 from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.wording import count_of
 
 _LISTED = 40  # categories by name in a line
 _MANY_RECTANGLES = 0.5  # fraction of the annotations
@@ -15,7 +17,7 @@ LOOKED_AT = 256  # images that are opened for a note
 
 
 def data_notes(images: AnnotatedImages, listed: int = _LISTED) -> list[str]:
-    """The summary, the categories with their counts, those without annotation, and turned images.
+    """The summary, the categories with their counts, those without annotation, what is odd, and turned images.
 
     listed: how many categories a line names.
     """
@@ -48,6 +50,7 @@ def data_notes(images: AnnotatedImages, listed: int = _LISTED) -> list[str]:
             f"{images.name}: warning: {images.rectangles:,} of {annotations:,} outlines are upright rectangles; boxes "
             "in place of masks teach the model to draw boxes"
         )
+    lines += _crowded(images)
     turned, looked_at = _turned(images)
     if turned:
         what = "turned by it (data.exif=apply)" if images.is_upright else "shown as they are stored (data.exif=ignore)"
@@ -80,6 +83,17 @@ def prompt_notes(images: AnnotatedImages, sampler: PromptSampler) -> list[str]:
         "all prompts are there; name some that no image shows by data.absent_concepts=[dog,tree], or 65 common ones by "
         "data.absent_concepts=ov_all"
     ]
+
+
+def _crowded(images: AnnotatedImages) -> list[str]:
+    """A warning of images with more instances of a name than SAM 3 finds."""
+    found = images.max_instances({category.id: category.id for category in images.categories})
+    if found is None or not (full := int((found > NUM_QUERIES).sum())):
+        return []
+    found_by = f"SAM 3 finds up to {NUM_QUERIES} of a prompt in an image, so the others are neither learnt nor found"
+    remedy = "crop these images; predict and evaluate split them (tiles=2x2, protocol.tiles=2x2)"
+    shown = f"{full:,} of {count_of(len(images), 'image')} show more than {NUM_QUERIES} instances of one name"
+    return [f"{images.name}: warning: {shown}, at most {found.max():,}; {found_by}: {remedy}"]
 
 
 def _turned(images: AnnotatedImages) -> tuple[int, int]:

@@ -43,6 +43,10 @@ class Subset(AnnotatedImages):
     def crowd_only(self, i: int) -> frozenset[int]:
         return self._whole.crowd_only(self._positions[i])
 
+    def max_instances(self, names: Mapping[int, int]) -> np.ndarray | None:
+        found = self._whole.max_instances(names)
+        return None if found is None else found[self._positions]
+
     def unlabelled(self, i: int) -> frozenset[int]:
         return self._whole.unlabelled(self._positions[i])
 
@@ -73,6 +77,9 @@ class _OfCategories(Subset):
 
     def present(self, i: int) -> frozenset[int]:
         return super().present(i) & self._kept
+
+    def max_instances(self, names: Mapping[int, int]) -> np.ndarray | None:
+        return super().max_instances({category: name for category, name in names.items() if category in self._kept})
 
     def crowd_only(self, i: int) -> frozenset[int]:
         return super().crowd_only(i) & self._kept

@@ -80,6 +80,11 @@ class WithSupercategories(Subset):
         own = super().present(i)
         return own | {category for category, members in self._members.items() if own & members}
 
+    def max_instances(self, names: Mapping[int, int]) -> np.ndarray | None:
+        own = super().max_instances(names)
+        above = super().max_instances({member: names[one] for member, one in self._above.items() if one in names})
+        return None if own is None or above is None else np.maximum(own, above)
+
     def crowd_only(self, i: int) -> frozenset[int]:
         return self._of_any(super().crowd_only(i)) - self.present(i)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.losses.options import LossOptions
 from sam3_hyperet.modeling.config import CONTROLS_BY_PEFT, HyperETConfig, ModelOptions
 from sam3_hyperet.training.choice import Rule
-from sam3_hyperet.training.loaders import loader_processes, usable_cores
+from sam3_hyperet.training.loaders import MaskLoad, loader_processes, mask_load, usable_cores
 from sam3_hyperet.training.options import FSDP, CacheOptions, FitOptions
 
 if TYPE_CHECKING:
@@ -80,18 +80,13 @@ def examine(setup: Setup) -> Iterator[Finding]:
         gpus = machine.find_gpus()
         return machine.gpu_rows(train, gpus)
 
-    side = setup.model.resolution or _SIDES.get(setup.model.name, 1008)
     if not setup.is_submitted:
         yield from check("gpu", gpu_rows, "imports")
         yield from check("precision", lambda: machine.precision_rows(train, gpus), "gpu")
-        on_gpu, cores = bool(gpus.names) and train.accelerator != "cpu", usable_cores()
-        workers = loader_processes(train, side, on_gpu=on_gpu)
-        yield from check("cores", lambda: machine.core_rows(train, workers, cores, "for this run"))
-        yield from check("shared memory", lambda: machine.shared_memory_rows(train, workers, side))
     else:
         job = setup.launcher
         cores, on_gpu = job.cpus_per_task * job.tasks_per_node, bool(job.gpus_per_node)
-        workers = loader_processes(train, side, on_gpu=on_gpu, cores=job.cpus_per_task)
+        workers = loader_processes(train, _side(setup.model), on_gpu=on_gpu, cores=job.cpus_per_task)
         yield from check("cores", lambda: machine.core_rows(train, workers, cores, "of launcher.cpus_per_task"))
     yield from _of_model(setup, examination, gpus)
 
@@ -120,14 +115,40 @@ def _of_model(setup: Setup, examination: Examination, gpus: machine.Gpus) -> Ite
     with tempfile.TemporaryDirectory() if draws else contextlib.nullcontext("") as folder:
         splits = Splits(small(setup.data, Path(folder)), tune=bool(fit.train.validate_every))
         yield from _of_data(setup, examination, sizes, splits)
+        sets = [splits]
         for name, data in setup.more_data.items():
             more = Splits(small(data, Path(folder) / name), tune=False, key=f"more_data.{name}")
             yield from _of_more_data(setup, examination, sizes, more)
+            sets.append(more)
         if setup.is_submitted:
             yield Finding("model", "skipped", "the job runs elsewhere; there, or with trial=true here, it is tried")
         else:
             on_gpu = bool(gpus.names) and fit.train.accelerator != "cpu"
+            yield from _of_loading(setup, examination, sets, on_gpu)
             yield from _tried(setup, examination, splits, setup.model.name != "large" or on_gpu)
+
+
+def _of_loading(setup: Setup, examination: Examination, sets: Sequence[Splits], on_gpu: bool) -> Iterator[Finding]:
+    """Cores and shared memory for loader processes, whose batches depend on how many instances an image has."""
+    check, train, side = examination.check, setup.fit.train, _side(setup.model)
+    load = MaskLoad()
+
+    def core_rows() -> Iterator[Finding]:
+        nonlocal load
+        load = mask_load(one.prompted for one in sets if "train" in one.opened)
+        workers = loader_processes(train, side, on_gpu=on_gpu, load=load)
+        return machine.core_rows(train, workers, usable_cores(), "for this run")
+
+    def memory_rows() -> Iterator[Finding]:
+        workers = loader_processes(train, side, on_gpu=on_gpu, load=load)
+        return machine.shared_memory_rows(train, workers, side, load)
+
+    yield from check("cores", core_rows)
+    yield from check("shared memory", memory_rows, "cores")
+
+
+def _side(model: ModelOptions) -> int:
+    return model.resolution or _SIDES.get(model.name, 1008)
 
 
 def _of_data(setup: Setup, examination: Examination, sizes: Sizes, splits: Splits) -> Iterator[Finding]:

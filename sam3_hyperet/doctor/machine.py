@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sam3_hyperet.choices import AUTO, BF16, FP32, TF32
 from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
-from sam3_hyperet.training.loaders import bytes_ahead
+from sam3_hyperet.training.loaders import MaskLoad, bytes_ahead
 from sam3_hyperet.training.options import TrainOptions
 from sam3_hyperet.wording import count_of
 
@@ -146,7 +146,7 @@ def disk_rows(check: str, folder: Path, needed: int, remedy: str) -> Iterator[Fi
 
 
 def shared_memory_rows(
-    train: TrainOptions, workers: int, side: int, folder: Path = Path("/dev/shm")
+    train: TrainOptions, workers: int, side: int, load: MaskLoad, folder: Path = Path("/dev/shm")
 ) -> Iterator[Finding]:
     """Whether the batches of the loader processes, which pass through /dev/shm, fit there; `side` in pixels."""
     if not workers:
@@ -154,12 +154,13 @@ def shared_memory_rows(
     elif not folder.is_dir():
         yield ok("shared memory", f"this system has no {folder}")
     else:
-        needed = train.devices * workers * bytes_ahead(train.batch_size, side)
+        needed = bytes_ahead(train, workers, side, load)
         free = shutil.disk_usage(folder).free
         found = f"{size_text(free)} free at {folder}"
         if needed > free:
             remedy = f"docker run --shm-size={-(-2 * needed // _GIB)}g (or --ipc=host), fewer train.workers, or 0"
-            expected = f"about {size_text(needed)} for {count_of(workers, 'loader process')}"
+            masks = f"with {load.usual} masks of most images and {load.most} of one"
+            expected = f"about {size_text(needed)} for {count_of(workers, 'loader process')}, {masks}"
             yield failed("shared memory", found, expected, remedy)
         else:
             yield ok("shared memory", f"{found}; about {size_text(needed)} needed")

@@ -8,6 +8,7 @@ from sam3_hyperet.arrays.positions import spread
 from sam3_hyperet.data.annotations import AnnotatedImages, some
 from sam3_hyperet.data.disjoint import shared_pictures
 from sam3_hyperet.data.options import SPLITS, DataOptions, KeptOptions, RehearsalOptions
+from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.doctor.findings import Finding, failed, ok, warning
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.protocol import Protocol
@@ -67,6 +68,13 @@ class Splits:
         for line in told:
             if line.startswith(_WARNING):
                 yield warning(check, line.removeprefix(_WARNING))
+
+    @property
+    def prompted(self) -> tuple[AnnotatedImages, PromptSampler]:
+        """The training images, and what draws their prompts."""
+        from sam3_hyperet.data.sources import prompt_sampler
+
+        return self.opened["train"], prompt_sampler(self.data, self.opened["train"])
 
     @property
     def views(self) -> int:

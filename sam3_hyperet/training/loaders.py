@@ -1,38 +1,78 @@
-"""How many loader processes a machine has room for; without torch."""
+"""How many loader processes a machine has room for; without torch and NumPy, which a sick installation lacks."""
+
+from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from sam3_hyperet.training.options import TrainOptions
 
+if TYPE_CHECKING:
+    from sam3_hyperet.data.annotations import AnnotatedImages
+    from sam3_hyperet.data.prompts import PromptSampler
+
 MOST = 8
 AHEAD = 2  # batches that a loader process keeps
-_MASKS = 20  # of an image, as a loader passes them on: one byte a pixel each
+_USUAL = 0.95  # fraction of the images
 _SHARED = Path("/dev/shm")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
-def loader_processes(train: TrainOptions, side: int, *, on_gpu: bool, cores: int | None = None) -> int:
+@dataclass(frozen=True)
+class MaskLoad:
+    """Masks of an image as a loader passes them on, a byte a pixel.
+
+    usual: of nineteen images in twenty no more. most: of the fullest.
+    """
+
+    usual: int = 20
+    most: int = 20
+
+
+def mask_load(sets: Iterable[tuple[AnnotatedImages, PromptSampler]]) -> MaskLoad:
+    """The masks of an image's prompts in some sets of images.
+
+    Each prompt has its instances and their union. A set whose instances are not known unopened has the default.
+    """
+    loads = [MaskLoad()]
+    for images, sampler in sets:
+        found = images.max_instances({category.id: category.id for category in sampler.categories})
+        if found is not None and len(found):
+            present = len(sampler.categories) if sampler.num_positives is None else sampler.num_positives
+            masks = present * found + present + sampler.num_negatives
+            masks.sort()
+            loads.append(MaskLoad(int(masks[int(_USUAL * (len(masks) - 1))]), int(masks[-1])))
+    return MaskLoad(max(one.usual for one in loads), max(one.most for one in loads))
+
+
+def loader_processes(
+    train: TrainOptions, side: int, *, on_gpu: bool, cores: int | None = None, load: MaskLoad | None = None
+) -> int:
     """`train.workers`, or what suits the machine: none beside a model on the CPU, else a core each but one.
 
     Args:
         side: of the model's images, in pixels.
         cores: of this process; None for `usable_cores`.
+        load: of the images; None for one that suits most sets.
     """
     if train.workers is not None:
         return train.workers
     own = usable_cores(train.devices) if cores is None else cores
-    most = memory_for_loading() // (train.devices * bytes_ahead(train.batch_size, side))
-    return max(0, min(MOST, own - 1, most)) if on_gpu else 0
+    room = memory_for_loading()
+    fitting = (n for n in range(min(MOST, own - 1), 0, -1) if bytes_ahead(train, n, side, load) <= room)
+    return next(fitting, 0) if on_gpu else 0
 
 
-def bytes_ahead(batch_size: int, side: int) -> int:
-    """About the memory of the batches that a loader process keeps, in fp32 with their masks."""
-    return AHEAD * batch_size * side * side * (3 * 4 + _MASKS)
+def bytes_ahead(train: TrainOptions, workers: int, side: int, load: MaskLoad | None = None) -> int:
+    """About the memory of the batches that a machine's loader processes keep, in fp32; one image is the fullest."""
+    load, images = load or MaskLoad(), train.devices * workers * AHEAD * train.batch_size
+    return side * side * (images * (3 * 4 + load.usual) + load.most - load.usual)
 
 
 def memory_for_loading() -> int:

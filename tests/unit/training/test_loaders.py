@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from sam3_hyperet.data.annotations import AnnotatedImages, Category
+from sam3_hyperet.data.prompts import PromptSampler
 from sam3_hyperet.training import loaders
 from sam3_hyperet.training.options import TrainOptions
 
@@ -26,11 +29,39 @@ def test_loader_processes(monkeypatch, options, on_gpu, cores, expected):
 
 def test_they_fit_the_memory_that_all_processes_of_a_node_share(monkeypatch):
     train = TrainOptions(batch_size=2, devices=4)
-    each = loaders.bytes_ahead(2, 1008)
+    each = loaders.bytes_ahead(train, 1, 1008) // 4
     monkeypatch.setattr(loaders, "memory_for_loading", lambda: 4 * 3 * each)
     assert loaders.loader_processes(train, 1008, on_gpu=True, cores=16) == 3
     monkeypatch.setattr(loaders, "memory_for_loading", lambda: each)
     assert loaders.loader_processes(train, 1008, on_gpu=True, cores=16) == 0
+
+
+CATEGORIES = (Category(1, "cell"), Category(2, "dish"))
+
+
+class Counted(AnnotatedImages):
+    """Images of which the largest number of instances of one name is known, or not."""
+
+    def __init__(self, found):
+        super().__init__("counted", CATEGORIES)
+        self.found = found
+
+    def max_instances(self, names):
+        return self.found
+
+
+def test_they_fit_what_the_images_show(monkeypatch):
+    """Up to two names are prompted as present and one as absent, whose union of masks is passed on as well."""
+    sampler = PromptSampler(CATEGORIES, num_positives=2, num_negatives=1)
+    assert loaders.mask_load([(Counted(None), sampler)]) == loaders.MaskLoad(20, 20)
+    assert loaders.mask_load([(Counted(np.full(9, 2)), sampler)]) == loaders.MaskLoad(20, 20)
+    dense = loaders.mask_load([(Counted(np.array([*[200] * 99, 1000])), sampler), (Counted(None), sampler)])
+    assert dense == loaders.MaskLoad(403, 2003)
+    train, side = TrainOptions(batch_size=2), 1008
+    assert loaders.bytes_ahead(train, 1, side, dense) == side**2 * (4 * (12 + 403) + 1600)
+    monkeypatch.setattr(loaders, "memory_for_loading", lambda: loaders.bytes_ahead(train, 2, side, dense))
+    assert loaders.loader_processes(train, side, on_gpu=True, cores=16) == 8
+    assert loaders.loader_processes(train, side, on_gpu=True, cores=16, load=dense) == 2
 
 
 def test_cores_are_shared_as_the_machine_a_container_and_slurm_say(monkeypatch, tmp_path):
