@@ -19,6 +19,7 @@ BLACK = (0, 0, 0)
 VOC_BORDER = (224, 224, 192)  # what VOC draws around objects: no class
 NO_CLASS = 65_535  # the label of the border
 _MANY = 16  # unknown colours, from which an image must be compressed or smoothed
+_ROWS = 128  # of an image, that are read at once
 _HEX = re.compile(r"#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})(?:[0-9a-f]{2})?", re.IGNORECASE)
 _CAMVID = re.compile(r"(\d+)\s+(\d+)\s+(\d+)\s+(\S.*)")
 Color = tuple[int, int, int]
@@ -41,27 +42,33 @@ class ColorTable:
     def __post_init__(self) -> None:
         colors = {VOC_BORDER: NO_CLASS} | dict(self.colors)
         labels = {red << 16 | green << 8 | blue: label for (red, green, blue), label in colors.items()}
-        object.__setattr__(self, "_sorted", np.asarray(sorted(labels), np.int64))
+        object.__setattr__(self, "_sorted", np.asarray(sorted(labels), np.uint32))
         object.__setattr__(self, "_labels", np.asarray([labels[one] for one in sorted(labels)], np.int64))
 
     def read(self, path: Path) -> np.ndarray:
-        """(H, W) int64, the position of each pixel's class in `names`; `NO_CLASS` on VOC's border.
+        """(H, W) uint16, the position of each pixel's class in `names`; `NO_CLASS` on VOC's border.
 
         A grey image's values count as three equal ones, a palette's are its colours. Raises DataError naming the file
         and the first colour that the table does not have.
         """
         packed = packed_colors(path)
-        at = np.searchsorted(self._sorted, packed).clip(max=len(self._sorted) - 1)
-        wrong = self._sorted[at] != packed
-        if not wrong.any():
-            return np.take(self._labels, at)
-        strange = packed[wrong]
+        labels = np.empty(packed.shape, np.uint16)
+        for first in range(0, len(packed), _ROWS):  # places of a whole image would take most of the memory
+            rows = packed[first : first + _ROWS]
+            at = np.searchsorted(self._sorted, rows).clip(max=len(self._sorted) - 1)
+            if (self._sorted[at] != rows).any():
+                raise self._strange(path, packed)
+            labels[first : first + _ROWS] = self._labels[at]
+        return labels
+
+    def _strange(self, path: Path, packed: np.ndarray) -> DataError:
+        strange = packed[~np.isin(packed, self._sorted)]
         different = len(np.unique(strange))
         first = [int(strange[0]) >> shift & 255 for shift in (16, 8, 0)]
         why = (
             "; so many come from JPEG, smoothing or resizing: export masks as PNG without" if different > _MANY else ""
         )
-        raise DataError(
+        return DataError(
             f"{path}: {len(strange) / packed.size:.2%} of its pixels have {different} colours that are not in "
             f"{self.source}, the first [{some(first)}]{why}"
         )
@@ -150,13 +157,18 @@ def _numbers(cells: list[str] | tuple[str, ...]) -> list[object]:
 
 
 def packed_colors(path: Path) -> np.ndarray:
-    """(H, W) int64 of an image's colours, red << 16 | green << 8 | blue. Raises DataError naming the file."""
+    """(H, W) uint32 of an image's colours, red << 16 | green << 8 | blue. Raises DataError naming the file."""
     with open_label_image(path) as image:
         if image.mode.startswith(("I", "F")):
             raise DataError(f"{path}: found {image.mode} pixels, expected colours of 8 bits a channel")
         has_alpha = image.mode == "P" and "transparency" in image.info
-        pixels = np.asarray((image.convert("RGBA") if has_alpha else image).convert("RGB")).astype(np.int64)
-    return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+        colors = image.convert("RGBA") if has_alpha else image
+        pixels = np.asarray(colors if colors.mode == "RGB" else colors.convert("RGB"))
+    packed = pixels[..., 0].astype(np.uint32)
+    for channel in (1, 2):  # in place: an image of a drone has 48 million pixels
+        packed <<= 8
+        packed |= pixels[..., channel]
+    return packed
 
 
 def _text(color: Color) -> str:

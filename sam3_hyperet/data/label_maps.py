@@ -10,14 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sam3_hyperet.data.annotations import (
-    AnnotatedImages,
-    Category,
-    ImageInfo,
-    Instance,
-    prompt_name,
-    some,
-)
+from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo, Instance, prompt_name, some
 from sam3_hyperet.data.class_names import read_class_names
 from sam3_hyperet.data.colors import NO_CLASS, VOC_BORDER, ColorTable, packed_colors, read_colors
 from sam3_hyperet.data.image_files import image_size, open_label_image
@@ -31,6 +24,7 @@ from sam3_hyperet.data.label_values import (
     implied_offset,
     is_background,
     is_void,
+    value_counts,
 )
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.masks import MAX_SIDE, encode_regions
@@ -77,6 +71,7 @@ class LabelMaps(AnnotatedImages):
         for category in self.categories:
             self._ids[category.id + encoding.offset] = category.id
         self._ids[list(encoding.ignore)] = IGNORED
+        self._shown: dict[int, frozenset[int]] = {}
 
     def __len__(self) -> int:
         return len(self._files)
@@ -100,18 +95,42 @@ class LabelMaps(AnnotatedImages):
         values = self._encoding.read(path)
         labels: np.ndarray = self._ids[values]
         if (wrong := labels == _UNKNOWN).any():
-            low, high = (self.categories[at].id + self._encoding.offset for at in (0, -1))
-            expected = f"{low} to {high}, or {some(self._encoding.ignore)} for no class"
-            raise DataError(f"{path}: it has the label {some(np.unique(values[wrong]))}, expected {expected}")
+            raise self._unknown(path, np.unique(values[wrong]))
         return labels
 
     def instances(self, i: int) -> tuple[Instance, ...]:
         """One region per class that image i shows, but the background, or one per object where they are told apart."""
-        labels = self.label_map(i)
-        classes = np.where(labels == self.background, IGNORED, labels)
+        classes = self._classes(i)
         if self._objects:
             return _objects(classes, self._objects[i])
         return tuple(Instance(category, rle) for category, rle in zip(*encode_regions(classes), strict=True))
+
+    def present(self, i: int) -> frozenset[int]:
+        """Without a mask made, and read once: of few shots, every map is asked several times."""
+        i = range(len(self))[i]
+        if i not in self._shown:
+            self._shown[i] = self._ids_of(i)
+        return self._shown[i]
+
+    def _ids_of(self, i: int) -> frozenset[int]:
+        if self._objects:
+            classes = self._classes(i)
+            return frozenset(np.unique(classes[_of_objects(classes, self._objects[i])[1]]).tolist())
+        values = np.flatnonzero(value_counts(self._encoding.read(self._files[i][1])))
+        ids = self._ids[values]
+        if (wrong := ids == _UNKNOWN).any():
+            raise self._unknown(self._files[i][1], values[wrong])
+        return frozenset(ids.tolist()) - {IGNORED, *self.unlabelled(i)}
+
+    def _classes(self, i: int) -> np.ndarray:
+        """The label map without the background."""
+        labels = self.label_map(i)
+        return np.where(labels == self.background, IGNORED, labels)
+
+    def _unknown(self, path: Path, values: np.ndarray) -> DataError:
+        low, high = (self.categories[at].id + self._encoding.offset for at in (0, -1))
+        expected = f"{low} to {high}, or {some(self._encoding.ignore)} for no class"
+        return DataError(f"{path}: it has the label {some(values)}, expected {expected}")
 
     def max_instances(self, names: Mapping[int, int]) -> np.ndarray | None:
         return None if self._objects else np.ones(len(self), np.int64)
@@ -263,20 +282,25 @@ def label_categories(names: Sequence[str], ignored: Collection[int], source: str
 
 def _objects(classes: np.ndarray, path: Path) -> tuple[Instance, ...]:
     """An instance for each value of a map of objects and class under it. Raises DataError."""
-    numbers = _object_numbers(path)
-    if numbers.shape != classes.shape:
-        sizes = ["x".join(map(str, one.shape[::-1])) for one in (numbers, classes)]
-        raise DataError(f"{path}: it is {sizes[0]} pixels, its label map {sizes[1]}")
-    there = (classes != IGNORED) & (numbers != 0)
+    numbers, there = _of_objects(classes, path)
     regions = np.where(there, classes.astype(np.int64) << 24 | numbers, IGNORED)
     return tuple(Instance(one >> 24, rle) for one, rle in zip(*encode_regions(regions), strict=True))
 
 
 def _object_numbers(path: Path) -> np.ndarray:
-    """(H, W) int64, 0 for none: the values of a grey map, of up to 16 bits, or of a coloured one its colours."""
+    """(H, W), 0 for none: the values of a grey map, of up to 16 bits, or of a coloured one its colours."""
     with open_label_image(path) as image:
         is_grey = image.mode in _MODES and image.mode != "P"
     return read_label_values(path) if is_grey else packed_colors(path)
+
+
+def _of_objects(classes: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The values of a map of objects, and where there is one with a class. Raises DataError."""
+    numbers = _object_numbers(path)
+    if numbers.shape != classes.shape:
+        sizes = ["x".join(map(str, one.shape[::-1])) for one in (numbers, classes)]
+        raise DataError(f"{path}: it is {sizes[0]} pixels, its label map {sizes[1]}")
+    return numbers, (classes != IGNORED) & (numbers != 0)
 
 
 @contextmanager
@@ -298,15 +322,15 @@ def _label_size(path: Path) -> tuple[int, int]:
 
 
 def read_label_values(path: Path) -> np.ndarray:
-    """(H, W) int64 labels; a palette's indices, not its colours; of three channels that are the same, one.
+    """(H, W) labels, uint8 or uint16; a palette's indices, not its colours; of three channels that are the same, one.
 
     Raises DataError naming the file.
     """
     with _open_label(path) as image:
-        values, mode = np.asarray(image).astype(np.int64), image.mode
+        values, mode = np.asarray(image), image.mode
     if mode in _SEVERAL:
         grey = values[..., 0]
-        if mode != "LA" and (values[..., :3] != grey[..., None]).any():
+        if mode != "LA" and any((values[..., channel] != grey).any() for channel in (1, 2)):
             raise DataError(
                 f"{path}: found {mode} pixels, expected a label map of a single channel; if its colours are classes, "
                 "name them by data.colors"
@@ -314,4 +338,4 @@ def read_label_values(path: Path) -> np.ndarray:
         values = grey
     if values.size and (values.min() < 0 or values.max() > MAX_VALUE):
         raise DataError(f"{path}: it has labels from {values.min()} to {values.max()}, expected 0 to {MAX_VALUE}")
-    return values
+    return values.astype(np.uint8 if values.itemsize == 1 else np.uint16)

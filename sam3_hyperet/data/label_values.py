@@ -1,9 +1,11 @@
 """The values of label maps: how many pixels have each, and whether they fit the names in more than one way."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +13,13 @@ import numpy as np
 
 from sam3_hyperet.arrays.positions import spread
 from sam3_hyperet.data.annotations import some, spoken
+from sam3_hyperet.data.image_files import image_size
 from sam3_hyperet.errors import DataError
 
 MAX_VALUE = 65_535
+_THREADS = 8
+_PIXELS = 100_000_000  # that are in memory at once, in all threads, at some 13 bytes each
+_BLOCK = 1 << 20  # pixels that are counted at once: NumPy takes eight bytes for each
 LOOKED_AT = 1000  # label maps that are opened to see which values occur; of larger sets so many, evenly spread
 IGNORE_MARK = "(ignore)"
 _MANY_IGNORED = 0.5  # fraction of the pixels
@@ -65,12 +71,12 @@ def count_values(files: Sequence[Path], read: Callable[[Path], np.ndarray]) -> V
 
     def counts(i: int) -> np.ndarray | str:
         try:
-            return np.bincount(read(files[i]).ravel())
+            return value_counts(read(files[i]))
         except DataError as error:
             return str(error)
 
     pixels, maps, first, faults = Counter[int](), Counter[int](), dict[int, Path](), list[str]()
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(_threads([files[i] for i in chosen])) as pool:
         for i, found in zip(chosen, pool.map(counts, chosen), strict=True):
             if isinstance(found, str):
                 faults.append(found)
@@ -80,6 +86,25 @@ def count_values(files: Sequence[Path], read: Callable[[Path], np.ndarray]) -> V
                 maps[value] += 1
                 first.setdefault(value, files[i])
     return ValueCounts(pixels, maps, first, len(chosen), len(files), tuple(faults))
+
+
+def value_counts(values: np.ndarray) -> np.ndarray:
+    """Counts of the values of an array of whole numbers, from 0."""
+    flat, counts = values.ravel(), np.zeros(1, np.int64)
+    for start in range(0, flat.size, _BLOCK):
+        found = np.bincount(flat[start : start + _BLOCK], minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
+    return counts
+
+
+def _threads(files: Sequence[Path]) -> int:
+    """How many of these images may be in memory at once, by the largest of a few."""
+    pixels = [1]
+    for i in spread(len(files), _THREADS):
+        with suppress(DataError):  # which is among the faults
+            pixels.append(math.prod(image_size(files[i])))
+    return max(1, min(_THREADS, _PIXELS // max(pixels)))
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def prompt_notes(images: AnnotatedImages, sampler: PromptSampler) -> list[str]:
     if sampler.num_negatives == 0:
         return []
     looked_at = spread(len(images), LOOKED_AT)
-    if any(sampler.absent({one.category_id for one in images.instances(i)}, images.unlabelled(i)) for i in looked_at):
+    if any(sampler.absent(images.present(i) | images.crowd_only(i), images.unlabelled(i)) for i in looked_at):
         return []
     return [
         f"{images.name}: warning: none of {len(looked_at)} images looked at lacks a concept, so the model learns that "

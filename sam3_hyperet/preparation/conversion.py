@@ -50,7 +50,7 @@ class Conversion:
         def convert(stem: str) -> None:
             file = partial / f"{stem}{self.to_ending}"
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(table[read_label_values(found[stem]).clip(0, 65_535)]).save(file)
+            Image.fromarray(table[read_label_values(found[stem])]).save(file)
 
         try:
             with ThreadPoolExecutor(workers) as pool:
