@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -168,8 +169,11 @@ def _roboflow(root: Path) -> Found | None:
 
 def _folders_and_names(root: Path) -> Found | None:
     pairs = {}
+    first = cache(_first)  # a folder of images is in many pairs
     for images, maps, word in _pairs_of_folders(root):
-        if word not in pairs and _first(root / images, IMAGE_ENDINGS) and _first(root / maps, LABEL_ENDINGS):
+        if word in pairs or not (root / maps).is_dir():
+            continue
+        if first(root / maps, LABEL_ENDINGS) and first(root / images, IMAGE_ENDINGS):
             pairs[word] = images, maps
     if not pairs:
         return None

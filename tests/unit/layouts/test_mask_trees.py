@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam3_hyperet.data.finding import walk
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import read_split
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.layouts.masks import voc_colors
+from sam3_hyperet.layouts import masks
+from sam3_hyperet.layouts.masks import recognise_masks, voc_colors
 from sam3_hyperet.layouts.table import explicit
 
 VALUES = np.zeros((32, 48), np.uint8)
@@ -47,6 +49,23 @@ def labelme(root, folder="SegmentationClass"):
 def two_folders(root, label=lambda image: image):
     write(root, "images", "masks", label)
     (root / "classes.txt").write_text("background\ncar\nhouse\n")
+
+
+def test_no_folder_is_listed_twice(tmp_path, monkeypatch):
+    """Of a YOLO tree, whose folders of texts fit many names, those of images are listed for no map."""
+    walked = []
+    monkeypatch.setattr(masks, "walk", lambda folder: walked.append(folder) or walk(folder))
+    two_folders(tmp_path / "maps")
+    assert len(recognise_masks(tmp_path / "maps")) == 1
+    assert len(set(walked)) >= len(walked) - 3  # what is found is looked at again
+    walked.clear()
+    for split in ("train", "val"):
+        write(tmp_path / "yolo", f"images/{split}", f"labels/{split}")
+        for path in (tmp_path / "yolo" / "labels" / split).iterdir():
+            path.rename(path.with_suffix(".txt"))
+    assert recognise_masks(tmp_path / "yolo") == []
+    assert not any("images" in folder.parts for folder in walked)
+    assert len(set(walked)) == len(walked)
 
 
 TREES = {
