@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from sam3_hyperet.errors import DataError, UserError
 from sam3_hyperet.reading import foreign_content, regular_file
@@ -18,7 +18,9 @@ _EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
 _max_pixels = 178_000_000
 _ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)  # the tag of EXIF, and its values for which width is height
-_SUBFILE_TYPE = 254  # the tag of TIFF whose lowest bit marks a smaller copy of another page
+_SUBFILE_TYPE = 254  # a tag of TIFF
+_SMALLER, _MASK = 1, 4  # its bits for a smaller copy of another page, and for where another page has data
+_BIG_TIFF = 43
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PNG_ORIENTING = (b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp", b"xmp")  # texts in which Pillow looks for it
 _BROKEN = (  # what Pillow's readers raise on damaged files
@@ -178,13 +180,22 @@ def _may_turn_after_pixels(path: Path) -> bool:
 
 
 def _frames(image: Image.Image) -> int:
-    """Number of images in a file, without the previews of a camera and the smaller copies in a pyramid."""
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if image.format != "TIFF" or frames == 1:
-        return frames
-    smaller = 0
-    for frame in range(1, frames):
-        image.seek(frame)
-        smaller += int(image.tag_v2.get(_SUBFILE_TYPE, 0)) & 1  # type: ignore[attr-defined]
-    image.seek(0)
-    return frames - smaller
+    """Number of images in a file, without previews of a camera, smaller copies in a pyramid, and masks of no data."""
+    frames = 1 if image.format == "MPO" else 0
+    if image.format == "TIFF":
+        _, *others = _kinds_of_pages(_path(image))
+        frames = 1 + sum(not kind & (_SMALLER | _MASK) for kind in others)
+    return frames or getattr(image, "n_frames", 1)
+
+
+def _kinds_of_pages(path: Path) -> Iterator[int]:
+    """The `_SUBFILE_TYPE` of each page of a TIFF; Pillow cannot go to pages that it cannot decode, such as masks."""
+    with path.open("rb") as file:
+        head = file.read(8)
+        pages = TiffImagePlugin.ImageFileDirectory_v2(head + (file.read(8) if head[2] == _BIG_TIFF else b""))
+        known = set[int]()
+        while pages.next and pages.next not in known:
+            known.add(pages.next)
+            file.seek(pages.next)
+            pages.load(file)
+            yield int(pages.get(_SUBFILE_TYPE, 0))

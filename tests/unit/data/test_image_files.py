@@ -83,6 +83,25 @@ def pyramid(path):
     path.write_bytes(content.getvalue())
 
 
+def with_mask(path):
+    """What GDAL writes with GDAL_TIFF_INTERNAL_MASK: an image, and where it has data, in a page that is no image."""
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[254] = 4
+    content = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(content, True) as file:
+        picture().save(file, "TIFF")
+        file.newFrame()
+        Image.new("1", (24, 16)).save(file, "TIFF", tiffinfo=info)
+        file.newFrame()
+    data = bytearray(content.getvalue())
+    (first,) = struct.unpack_from("<I", data, 4)
+    (second,) = struct.unpack_from("<I", data, first + 2 + 12 * struct.unpack_from("<H", data, first)[0])
+    tags = range(second + 2, second + 2 + 12 * struct.unpack_from("<H", data, second)[0], 12)
+    (photometric,) = (at for at in tags if struct.unpack_from("<H", data, at)[0] == 262)
+    struct.pack_into("<H", data, photometric + 8, 4)  # a transparency mask, which Pillow does not write
+    path.write_bytes(data)
+
+
 def bmp_of_16_bits(path):
     """5, 6 and 5 bits a channel, 16 a pixel, from the last row up."""
     red, green, blue = np.moveaxis(PIXELS[::-1].astype("<u2"), 2, 0)
@@ -105,6 +124,7 @@ COLOURS = {
     "jpeg-in.png": (lambda p: picture().save(p, "JPEG", quality=95, subsampling=0), 12),
     "preview.jpg": (with_preview, 12),
     "pyramid.tif": (pyramid, 0),
+    "mask.tif": (with_mask, 0),
     "565.bmp": (bmp_of_16_bits, 8),
     "RGB.jp2": (lambda p: picture().save(p, num_resolutions=1), 12),
 }
