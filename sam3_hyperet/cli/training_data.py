@@ -108,12 +108,14 @@ def concept_prompts(
     data: TrainingData, options: RunOptions, side: int, say: Say
 ) -> tuple[ConceptPrompts | Mixture, ConceptPrompts | None]:
     """What a run trains on, and what it measures its loss on, if it does."""
-    parts = []
+    parts, said = [], set[str]()
     for one, images in zip(data.options, data.sets, strict=True):
         has_labels = images is not data.rehearsed  # whose labels are still to come
         remarks = [f"{images.name}: {remark}" for remark in images.remarks]
-        notes = [*data_notes(images), *prompt_notes(images, prompt_sampler(one, images))] if has_labels else remarks
-        for line in (*notes, *flip_notes(images, one.flip)):
+        notes = data_notes(images) if has_labels else remarks
+        said.update(notes if images is data.splits.training else ())
+        asked = prompt_notes(images, prompt_sampler(one, images)) if has_labels else []
+        for line in (*notes, *asked, *flip_notes(images, one.flip)):
             say(line)
         if images.boxed:
             say(f"{images.name}: of boxes without a mask, no mask is learnt, nor the semantic map of their prompts")
@@ -124,10 +126,9 @@ def concept_prompts(
         for reason, count in parts[-1].dropped.items():
             say(f"{images.name}: not trained on: {count} × {reason}")
     training = Mixture(parts, data.quotas) if len(parts) > 1 else parts[0]
-    tuning, said = data.splits.tuning, set(data_notes(data.splits.training))
-    held_out = tuning.images if tuning else None
-    if held_out is None:
+    if data.splits.tuning is None:
         return training, None
+    held_out = data.splits.tuning.images
     for line in data_notes(held_out):
         if line not in said:
             say(f"tuning images: {line}")

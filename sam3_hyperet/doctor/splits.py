@@ -1,8 +1,11 @@
 """Every split of the data: opened as a run opens it, a sample of its files read, its prompts counted in tokens."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sam3_hyperet.arrays.positions import spread
 from sam3_hyperet.data.annotations import AnnotatedImages, some
@@ -14,6 +17,9 @@ from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.layouts.table import explicit
 from sam3_hyperet.wording import count_of
+
+if TYPE_CHECKING:
+    from sam3_hyperet.data.sources import Split
 
 _READ = 64  # images of a split, evenly spread
 _SCENES = 4  # drawn for the check instead of all
@@ -35,6 +41,7 @@ class Splits:
         self.key = key
         self.data = data if tune else replace(data, tune_images=0)
         self.opened: dict[str, AnnotatedImages] = {}
+        self._train: Split | None = None
 
     def layout_rows(self) -> Iterator[Finding]:
         """Recognise the layout of a folder (`data=auto`), which the other checks then read."""
@@ -45,10 +52,11 @@ class Splits:
         """What a split has, with the notes that training and evaluating print."""
         from sam3_hyperet.data.loading import ConceptPrompts
         from sam3_hyperet.data.notes import data_notes, prompt_notes
-        from sam3_hyperet.data.sources import augmentation, open_split, prompt_sampler, training_images
+        from sam3_hyperet.data.sources import augmentation, open_split, prompt_sampler, training_split
 
-        check = f"{self.key}: {split}"
-        images = open_split(self.data, split).images if split == "val" else training_images(self.data, split)
+        check, train = f"{self.key}: {split}", self._train_of(split)
+        opened = open_split(self.data, split, train) if split == "val" else training_split(self.data, split, train)
+        images = opened.images
         notes = data_notes(images)
         if split != "val":
             sampler = prompt_sampler(self.data, images)
@@ -68,6 +76,15 @@ class Splits:
         for line in told:
             if line.startswith(_WARNING):
                 yield warning(check, line.removeprefix(_WARNING))
+
+    def _train_of(self, split: str) -> Split | None:
+        """The whole of "train", read once, if a split is of it; None if it is one of its own."""
+        from sam3_hyperet.data.sources import read_split
+
+        if "train" not in self.data.splits or (split != "train" and split in self.data.splits):
+            return None
+        self._train = self._train or read_split(self.data, "train")
+        return self._train
 
     @property
     def prompted(self) -> tuple[AnnotatedImages, PromptSampler]:

@@ -12,10 +12,12 @@ import torch
 from noise_tree import write_noise_tree
 from omegaconf import OmegaConf
 
+from sam3_hyperet.cli import training_data
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.recognition import recognised
 from sam3_hyperet.cli.run_options import read_run
 from sam3_hyperet.cli.training_data import calibration_remark, concept_prompts, open_data, validation_remark, views
+from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.sources import open_split
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.training.batches import training_batches
@@ -133,6 +135,15 @@ def test_batches_do_not_depend_on_the_loader_processes(scenes, shop, tmp_path):
     assert all(torch.equal(one, other) for one, other in zip(alone, loaded, strict=True))
     resumed = next(training_batches(training, 3, step=4)).img_batch
     assert torch.equal(resumed, alone[4])
+
+
+def test_notes_are_made_once_of_each_split(scenes, monkeypatch):
+    noted = []
+    monkeypatch.setattr(training_data, "data_notes", lambda images: noted.append(images) or data_notes(images))
+    options = options_of(*scenes)
+    data = open_data(options, tune=True)
+    concept_prompts(data, options, 64, lambda _: None)
+    assert noted == [data.splits.training, data.splits.tuning.images]
 
 
 def test_a_cascade_that_is_calibrated_on_trained_pictures_is_warned_of(shop):
