@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam3_hyperet.data.annotations import Category, ImageInfo, prompt_name, shown, some
+from sam3_hyperet.data.annotations import Category, prompt_name, shown, some
 from sam3_hyperet.data.class_names import read_class_names
 from sam3_hyperet.data.coco import CocoInstances
 from sam3_hyperet.data.coco_annotations import AnnotationTable
@@ -25,6 +25,8 @@ from sam3_hyperet.wording import count_of
 
 _SLACK = 0.01  # that a coordinate may be off 0 to 1, as in Ultralytics
 _BOX, _ORIENTED = 4, 8  # numbers of a box, of an oriented box
+_IMAGES, _LABELS = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"  # the last folder images of a path is replaced
+_THREADS, _AHEAD = 8, 1024  # label files that are opened at once, and whose texts wait
 _OTHER_TEXTS = frozenset(("classes.txt", "notes.txt", "README.txt"))
 
 
@@ -66,11 +68,11 @@ def read_yolo_file(file: Path) -> YoloFile:
 class YoloInstances(CocoInstances):
     """Instances whose annotations lie in a text file per image; made by `read_yolo`."""
 
-    labels: Sequence[Path | None]  # by position; None where there is no file
+    labels: Sequence[str | None]  # by position; None where there is no file
 
     def files(self, i: int) -> tuple[Path, ...]:
         label = self.labels[i]
-        return super().files(i) if label is None else (*super().files(i), label)
+        return super().files(i) if label is None else (*super().files(i), Path(label))
 
 
 def read_yolo(
@@ -99,29 +101,25 @@ def read_yolo(
     else:
         classes = read_yolo_file(names).names if isinstance(names, Path) else _names(list(names), root)
     unread: list[Path] = []
-    files = list(dict.fromkeys(file for source in sources for file in _images(root, source, unread)))
-    with ThreadPoolExecutor(8) as pool:
-        sizes = list(pool.map(lambda file: image_size(file, upright=upright), files))
-    infos = [
-        ImageInfo(i, file, height, width) for i, (file, (width, height)) in enumerate(zip(files, sizes, strict=True))
-    ]
-    head = image_fields(range(len(infos)), [(info.height, info.width) for info in infos])
+    files = list(dict.fromkeys(str(file) for source in sources for file in _images(root, source, unread)))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sizes = list(pool.map(lambda file: image_size(Path(file), upright=upright)[::-1], files))
+    head = image_fields(range(len(files)), sizes)
     ids: dict[Id, int] = {number: number for number in classes}
-    table = AnnotationTable(root, range(len(infos)), head["sizes"], ids, boxes=boxes == "instances")
-    labels: list[Path | None] = []
+    table = AnnotationTable(root, range(len(files)), head["sizes"], ids, boxes=boxes == "instances")
     listing = Listing(root)
+    labels = [_found_label(file, listing) for file in files]
     number, empty, oriented = 0, 0, 0
-    for info in infos:
-        label = _found_label(info.path, listing)
-        labels.append(label)
-        rows = list(_rows(label, classes, table.dropped)) if label else []
-        empty += label is not None and not rows
+    for i, text in enumerate(_texts(labels)):
+        if text is None:
+            continue
+        rows = list(_rows(str(labels[i]), text, classes, table.dropped))
+        empty += not rows
         for where, index, numbers in rows:
             oriented += len(numbers) == _ORIENTED
             number += 1
-            table.add({"id": number, **_record(index, numbers, info)}, where)
-    missing = labels.count(None)
-    if missing == len(files):
+            table.add({"id": number, "image_id": i, **_record(index, numbers, *sizes[i])}, where)
+    if (missing := labels.count(None)) == len(files):
         raise DataError(f"{root}: none of {missing} images has a label file, such as {label_file(files[0])}")
     categories = tuple(Category(index, text) for index, text in classes.items())
     content = CocoFile(categories, **head, **table.finish())
@@ -131,22 +129,31 @@ def read_yolo(
     return found
 
 
-def label_file(image: Path) -> Path:
+def label_file(image: Path | str) -> str:
     """Where Ultralytics looks for an image's labels."""
-    parts = list(image.with_suffix(".txt").parts)
-    for at in range(len(parts) - 2, -1, -1):
-        if parts[at] == "images":
-            parts[at] = "labels"
-            break
-    return Path(*parts)
+    text = os.sep + os.path.splitext(image)[0]
+    above, images, below = text.rpartition(_IMAGES)
+    return f"{above}{_LABELS}{below}.txt"[1:] if images else f"{text}.txt"[1:]
 
 
-def _found_label(image: Path, listing: Listing) -> Path | None:
+def _found_label(image: str, listing: Listing) -> str | None:
     """The label file of an image below the listing's folder, in either Unicode form; None if there is none."""
-    label = label_file(image)
+    label = Path(label_file(image))
     if label.is_relative_to(listing.folder):
-        return listing.find(label.relative_to(listing.folder).as_posix())
-    return label if os.path.lexists(label) else None  # the folder itself lies in one called images
+        found = listing.find(label.relative_to(listing.folder).as_posix())
+        return None if found is None else str(found)
+    return str(label) if os.path.lexists(label) else None  # the folder itself lies in one called images
+
+
+def _texts(files: Sequence[str | None]) -> Iterator[str | None]:
+    """The text of each file; of a shared disk, opening them takes most of the time."""
+
+    def text(file: str | None) -> str | None:
+        return None if file is None else read_text(Path(file))
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for first in range(0, len(files), _AHEAD):
+            yield from pool.map(text, files[first : first + _AHEAD])
 
 
 def path_below(root: Path, text: str, *, by_end: bool = False) -> Path | None:
@@ -202,10 +209,12 @@ def _names(names: object, source: Path) -> dict[int, str]:
     return found
 
 
-def _rows(file: Path, classes: Mapping[int, str], dropped: Counter[str]) -> Iterator[tuple[str, int, list[float]]]:
+def _rows(
+    file: str, text: str, classes: Mapping[int, str], dropped: Counter[str]
+) -> Iterator[tuple[str, int, list[float]]]:
     """Where each row of a label file is, its class, and its numbers."""
     seen = set[str]()
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         words, where = line.split(), f"{file}: line {number}"
         if not words:
             continue
@@ -230,17 +239,16 @@ def _rows(file: Path, classes: Mapping[int, str], dropped: Counter[str]) -> Iter
         yield where, int(index), numbers
 
 
-def _record(index: int, numbers: Sequence[float], info: ImageInfo) -> dict[str, Any]:
+def _record(index: int, numbers: Sequence[float], height: int, width: int) -> dict[str, Any]:
     """A row as a COCO annotation; one of four numbers is a box, centre and size, without a mask.
 
     Fewer are an outline of no area, which the reader of annotations drops and counts.
     """
-    record: dict[str, Any] = {"image_id": info.image_id, "category_id": index}
     if len(numbers) == _BOX:
-        x, y, width, height = numbers
-        box = [(x - width / 2) * info.width, (y - height / 2) * info.height, width * info.width, height * info.height]
-        return record | {"bbox": box}
-    return record | {"segmentation": [[v * (info.height if n % 2 else info.width) for n, v in enumerate(numbers)]]}
+        x, y, w, h = numbers
+        return {"category_id": index, "bbox": [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]}
+    outline = [v * (height if n % 2 else width) for n, v in enumerate(numbers)]
+    return {"category_id": index, "segmentation": [outline]}
 
 
 def _not_read(files: Sequence[Path]) -> str:
@@ -252,14 +260,14 @@ def _not_read(files: Sequence[Path]) -> str:
 
 
 def _remarks(
-    files: Sequence[Path], labels: Sequence[Path | None], empty: int, only_oriented: bool, unread: Sequence[Path]
+    files: Sequence[str], labels: Sequence[str | None], empty: int, only_oriented: bool, unread: Sequence[Path]
 ) -> Iterator[str]:
     missing = labels.count(None)
     if empty or missing:
-        yield f"{empty} of {len(files)} images have an empty label file and {missing} have none: they show nothing"
-    folders = {label.parent for label in labels if label is not None}
+        yield f"{empty} of {len(labels)} images have an empty label file and {missing} have none: they show nothing"
+    folders = {os.path.dirname(label) for label in labels if label is not None}
     used = set(labels)
-    beside = [path for folder in folders for path in folder.glob("*.txt") if path not in used]
+    beside = [path for folder in folders for path in Path(folder).glob("*.txt") if str(path) not in used]
     if stray := [path for path in beside if path.name not in _OTHER_TEXTS]:
         found = f"{count_of(len(stray), 'label file')} without an image in this split: {some(sorted(stray))}"
         alone = [file for file, label in zip(files, labels, strict=True) if label is None]

@@ -71,14 +71,14 @@ def _of_file(root: Path, file: Path) -> Found | None:
 
 def _has_labels(source: Path) -> bool:
     """Whether there is a label file for images of a folder; of a list of images it is not known."""
-    folders = label_file(source / "0.jpg").parent, source  # images/val/images has images/val/labels
+    folders = Path(label_file(source / "0.jpg")).parent, source  # images/val/images has images/val/labels
     return source.is_file() or any(next(folder.rglob("*.txt"), None) is not None for folder in folders)
 
 
 def _found(layout: str, root: Path, splits: Mapping[str, list[str]], names: str, notes: Sequence[str]) -> Found:
     splits = {split: splits[split] for split in SPLITS if split in splits}
     options: dict[str, object] = {"format": "yolo", "splits": splits, "names": names}
-    folders = {label_file(root / source / "0.jpg").parent for listed in splits.values() for source in listed}
+    folders = {Path(label_file(root / source / "0.jpg")).parent for listed in splits.values() for source in listed}
     looked_at = [file for folder in sorted(folders) for file in sorted(folder.rglob("*.txt"))[:_MOST]]
     if _are_boxes(looked_at):
         options["boxes"] = "instances"

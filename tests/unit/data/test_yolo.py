@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from export_pictures import expected, seen
 from exports import EXPORTS
 from PIL import Image
 
+from sam3_hyperet.data import yolo
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
-from sam3_hyperet.data.yolo import read_yolo, read_yolo_file
+from sam3_hyperet.data.yolo import label_file, read_yolo, read_yolo_file
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.task import INSTANCES, open_task
@@ -145,6 +147,32 @@ def test_wrong_yaml_is_an_error(kind, tmp_path):
     (tmp_path / "data.yaml").write_text(text)
     with pytest.raises(DataError, match=rf"data.yaml: .*{message}"):
         read_yolo_file(tmp_path / "data.yaml")
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("/d/images/val/a.b.jpg", "/d/labels/val/a.b.txt"),
+        ("/images/x/images/images/a.PNG", "/images/x/images/labels/a.txt"),
+        ("images/a.jpg", "labels/a.txt"),
+        ("/d/my images/a.jpg", "/d/my images/a.txt"),
+        ("/d/x/images", "/d/x/images.txt"),
+    ],
+)
+def test_labels_lie_where_the_last_folder_images_is_replaced(image, label):
+    assert label_file(image) == label_file(Path(image)) == label
+
+
+def test_label_files_are_read_some_at_a_time_in_their_order(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(yolo, "_AHEAD", 2)
+    arguments = write(f"0 {SQUARE}")
+    for n in range(7):
+        Image.new("RGB", (40, 30)).save(tmp_path / "images" / f"c{n}.png")
+        (tmp_path / "labels" / f"c{n}.txt").write_text(f"{n % 2} {SQUARE}\n" if n != 3 else "")
+    images = read_yolo(*arguments)
+    shown = [[one.category_id for one in images.instances(i)] for i in range(9)]
+    assert shown == [[0], [1], [0], [1], [0], [], [0], [1], [0]]
+    assert [path.name for path in images.files(5)] == ["c3.png", "c3.txt"]
 
 
 def test_several_parts_in_one_outline_as_ultralytics_joins_them(write):
