@@ -122,9 +122,10 @@ class Dense(Structure):
     def matvec(self, x: Tensor, channel_dim: int = -1) -> Tensor:
         axis, offset = channel_dim % x.ndim, self.offset.to(x.dtype)
         channels_last = x.movedim(axis, -1)
-        if axis == 0 or channels_last.is_contiguous():
+        if axis in (0, x.ndim - 1) or channels_last.is_contiguous():
             rows = channels_last.reshape(-1, self.dim)
             return torch.addmm(rows, rows, offset.mT).view(channels_last.shape).movedim(-1, axis)
+        # a product for each index in front, and a D × D gradient: few of them in a feature map;
         # a view if x is contiguous, as for a 1 × 1 convolution; no Python length, which an export would keep
         flat = x.reshape(-1, self.dim, x.shape[axis + 1 :].numel())
         return torch.baddbmm(flat, offset.expand(flat.shape[0], -1, -1), flat).view(x.shape)

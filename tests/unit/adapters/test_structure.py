@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam3_hyperet.adapters import STRUCTURES, Banded, BlockDiagonal, Dense, Diagonal, make_structure
 
@@ -86,23 +87,42 @@ def test_channels_last_memory_is_kept(structure):
     assert structure.matvec(x.contiguous(), 1).is_contiguous()
 
 
+class Largest(TorchDispatchMode):
+    """Context that notes the number of elements of the largest tensor that is made in it."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **(kwargs or {}))
+        for result in results if isinstance(results, list | tuple) else [results]:
+            if isinstance(result, torch.Tensor):
+                self.numel = max(self.numel, result.numel())
+        return results
+
+
 @pytest.mark.parametrize("name", ["block_diagonal", "banded"])
 def test_no_square_matrix_is_formed(name):
     dim = 64
     structure, x = make_structure(name, dim, block_size=4, bandwidth=1), torch.randn(1, dim, 1)
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            result = function(*args, **(kwargs or {}))
-            if isinstance(result, torch.Tensor):
-                largest = max(largest, result.numel())
-            return result
-
-    with Watch():
+    with Largest() as largest:
         structure.matvec(x, 1)
-    assert largest < dim * dim / 8
+    assert largest.numel < dim * dim / 8
+
+
+@pytest.mark.parametrize("name", ["dense"])
+def test_a_dense_matrix_is_not_repeated_for_every_position(structure):
+    """SAM 3 hands the memory of several prompts on as (positions, B, D), a transposed view."""
+    sequences = torch.randn(2, 50, 12, dtype=torch.float64, requires_grad=True)
+    expected = structure.matvec(sequences)
+    weight = torch.randn_like(expected)
+    gradients = torch.autograd.grad((expected * weight).sum(), (sequences, structure.offset))
+    with Largest() as largest:
+        found = structure.matvec(sequences.transpose(0, 1))
+        total = (found * weight.transpose(0, 1)).sum()
+        again = torch.autograd.grad(total, (sequences, structure.offset))
+    assert largest.numel == sequences.numel()
+    torch.testing.assert_close(found, expected.transpose(0, 1))
+    torch.testing.assert_close(again, gradients)
 
 
 @pytest.mark.parametrize(
