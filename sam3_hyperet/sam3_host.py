@@ -11,6 +11,8 @@ five seconds, because any import of sam3 loads its video stack. What it works ar
 - `SequenceGeometryEncoder` pins memory, which raises without a CUDA driver (`GeometryEncoder`);
 - the focal losses call a Triton kernel whatever the device (a plain version takes the tensors that are not on CUDA),
   and that kernel's gradient is not a number for γ = 0 (the plain version again);
+- the Dice loss catches the error of a device that runs out of memory, and computes on the CPU: the step would not be
+  repeated with less of it (`dice_loss` without that takes its place);
 - the matcher raises on costs that are not numbers, so that a loss could not be (such costs count as the worst);
 - a model that has run keeps tensors on its device that `to` does not move (`to_device`, `MovableSam3Image`);
 - device "cuda" is hard-coded in places: `build.py` passes the arguments that avoid it.
@@ -82,7 +84,7 @@ CONTEXT_LENGTH = 32  # tokens of a prompt, start and end included
 def _assert_contract() -> None:
     """Raise a HostError where sam3 has changed what this package needs."""
     focal = ("triton_sigmoid_focal_loss", "triton_sigmoid_focal_loss_reduce")
-    replaced = {sam3_matcher: ("linear_sum_assignment",), loss_fns: focal}
+    replaced = {sam3_matcher: ("linear_sum_assignment",), loss_fns: (*focal, "dice_loss", "_dice_loss")}
     lacking = [f"{m.__name__} has no {name}" for m, names in replaced.items() for name in names if not hasattr(m, name)]
     expected: dict[Callable[..., Any], set[str]] = {
         SAM3VLBackbone._forward_image_no_act_ckpt: {"samples"},
@@ -210,3 +212,4 @@ def _assign(cost: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarra
 
 sam3_matcher.linear_sum_assignment = _assign
 loss_fns.triton_sigmoid_focal_loss, loss_fns.triton_sigmoid_focal_loss_reduce = _focal, _focal_sum
+loss_fns.dice_loss = loss_fns._dice_loss

@@ -176,6 +176,28 @@ def test_focal_loss_is_finite_at_extreme_logits(dtype):
     assert inputs.grad.isfinite().all()
 
 
+def test_a_dice_loss_that_runs_out_of_memory_says_so(monkeypatch):
+    """So that the step is repeated with less; sam3's own computes on the CPU what comes after."""
+    inputs, targets = torch.randn(3, 8), torch.rand(3, 8).round()
+    expected = host.loss_fns.dice_loss(inputs, targets, 3.0)
+    monkeypatch.setattr(torch.Tensor, "sigmoid", short_once(torch.Tensor.sigmoid))
+    with pytest.raises(torch.OutOfMemoryError):
+        host.loss_fns.dice_loss(inputs, targets, 3.0)
+    assert torch.equal(host.loss_fns.dice_loss(inputs, targets, 3.0), expected)
+
+
+def short_once(function):
+    """The function, without memory for its first call."""
+    shortages = iter([torch.OutOfMemoryError("CUDA out of memory.")])
+
+    def short(*arguments):
+        for shortage in shortages:
+            raise shortage
+        return function(*arguments)
+
+    return short
+
+
 @pytest.fixture(scope="module")
 def geometry_encoders():
     """Ours, and sam3's own class with the same weights."""
