@@ -247,7 +247,7 @@ def _check(model: host.Sam3Image, options: RunOptions, prompts: Sequence[str], v
     key_layers = options.stage.layers if options.stage.number < 3 else ()
     groups = describe_groups(build_optimizer(model, options.optim, key_layers=key_layers))
     check_prompts(model, prompts)
-    check_cache(model, options.cache, options.stage.last, views)
+    check_cache(model, options.cache, options.stage, views)
     return groups
 
 

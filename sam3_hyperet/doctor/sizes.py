@@ -55,7 +55,7 @@ class Sizes:
         """Raise a ConfigError if the feature cache cannot be used; `views` of an image, 0 for ever new ones."""
         from sam3_hyperet.training.feature_cache import check_cache
 
-        check_cache(self.model, options, self._fit.stage.last, views)
+        check_cache(self.model, options, self._fit.stage, views)
 
     @property
     def bytes_written(self) -> int:

@@ -3,8 +3,9 @@
 import hashlib
 import logging
 import math
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,12 +20,15 @@ from sam3_hyperet.files import replacing
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.fingerprint import tensors_digest
 from sam3_hyperet.modeling.parameters import adapter_parameters, base_state_dict
-from sam3_hyperet.training.options import STAGES, CacheOptions
+from sam3_hyperet.modeling.wrappings import named_parameters
+from sam3_hyperet.training.options import STAGES, CacheOptions, StageOptions
+from sam3_hyperet.wording import count_of
 
 logger = logging.getLogger(__name__)
 
 _BITS = {"float32": (torch.float32, torch.int32), "bfloat16": (torch.bfloat16, torch.int16)}
 """What is stored, and the integers of the same size as which numpy writes and maps it."""
+_TRUNK = "backbone.vision_backbone.trunk."
 
 
 class FeatureCache:
@@ -115,13 +119,15 @@ def cached_trunk(model: host.Sam3Image, options: CacheOptions, views: int, preci
             logger.warning("%s: %d files were damaged; their features were computed anew", folder, cache.damaged)
 
 
-def check_cache(model: host.Sam3Image, options: CacheOptions, last_stage: int, views: int) -> None:
-    """Raise a ConfigError if the cache cannot be used, up to `last_stage`; `views` is 0 for ever new ones."""
+def check_cache(model: host.Sam3Image, options: CacheOptions, stage: StageOptions, views: int) -> None:
+    """Raise a ConfigError if the cache cannot be used in all stages of a run; `views` is 0 for ever new ones."""
     if not options.folder:
         return
-    check_frozen_trunk(model)
-    if last_stage == STAGES[-1]:
+    if stage.last == STAGES[-1]:
         raise ConfigError("cache.folder: stage 3 trains the image trunk, whose features then change; use no cache")
+    if stage.last == 2:  # which a schedule comes to later: what trains now does not show it
+        _check_key_layers(model, stage.layers)
+    check_frozen_trunk(model)
     if not views:
         remedy = "set data.views to how many of an image are kept, or data.flip=0 data.zoom=1"
         raise ConfigError(f"cache.folder: every epoch shows new random views; {remedy}")
@@ -132,6 +138,16 @@ def check_frozen_trunk(model: host.Sam3Image) -> None:
     trunk = model.backbone.vision_backbone.trunk
     if adapter_parameters(trunk) or any(p.requires_grad for p in trunk.parameters()):
         raise ConfigError("cache.folder: the image trunk changes in this run (scheme P or stage 3): nothing to keep")
+
+
+def _check_key_layers(model: host.Sam3Image, layers: Sequence[str]) -> None:
+    """Raise a ConfigError if a pattern of stage 2 names a parameter of the image trunk."""
+    names = [name for name, _ in named_parameters(model) if name.startswith(_TRUNK)]
+    for pattern in layers:
+        if hits := [name for name in names if re.match(pattern, name)]:
+            found = f"stage.layers names {count_of(len(hits), 'tensor')} of the image trunk by {pattern!r}"
+            remedy = "use no cache, or layers behind the trunk"
+            raise ConfigError(f"cache.folder: {found}, whose features then change in stage 2; {remedy}")
 
 
 def bytes_per_view(model: host.Sam3Image, dtype: str) -> int:

@@ -12,8 +12,8 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import LossOptions
-from sam3_hyperet.training.feature_cache import bytes_per_view, cached_trunk
-from sam3_hyperet.training.options import CacheOptions
+from sam3_hyperet.training.feature_cache import bytes_per_view, cached_trunk, check_cache
+from sam3_hyperet.training.options import CacheOptions, StageOptions
 from sam3_hyperet.training.stages import set_training_mode
 
 
@@ -119,6 +119,19 @@ def test_a_trunk_that_trains_is_refused(adapted, tmp_path):
     hy.set_stage(adapted, 3)
     with pytest.raises(ConfigError, match="trunk changes"), cached_trunk(adapted, options(tmp_path), 1, "32-true"):
         pass
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_trunk_that_trains_in_a_later_stage_is_refused(adapted, tmp_path, first):
+    """A schedule's first stage shows nothing of it, and stage 2 would train what the cache never runs."""
+    boundaries, pattern = (0.5,) * (2 - first), r"backbone\.vision_backbone\.trunk\.blocks\.1\."
+    hy.set_stage(adapted, first, (pattern,))
+    with pytest.raises(ConfigError, match=r"names \d+ tensors of the image trunk by .*blocks.* in stage 2; use no"):
+        check_cache(adapted, options(tmp_path), StageOptions(first, (pattern,), boundaries), 1)
+    hy.set_stage(adapted, first)
+    check_cache(adapted, options(tmp_path), StageOptions(first, boundaries=boundaries), 1)
+    with pytest.raises(ConfigError, match="stage 3 trains the image trunk"):
+        check_cache(adapted, options(tmp_path), StageOptions(1, boundaries=(0.3, 0.6)), 1)
 
 
 def test_unknown_dtype():
