@@ -146,6 +146,9 @@ class RunOptions(FitOptions):
             raise ConfigError(f"train.strategy={FSDP} {scores}")
         if self.train.ema:
             raise ConfigError(f"train.strategy={FSDP} keeps no moving average; expected train.ema=0")
+        if self.loss.prune_probability:
+            encodes = "needs equally many texts to be encoded in all processes; expected loss.prune_probability=0"
+            raise ConfigError(f"train.strategy={FSDP} {encodes}")
 
 
 def read_run(values: Mapping[str, Any]) -> RunOptions:

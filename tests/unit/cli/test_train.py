@@ -115,6 +115,10 @@ def test_keys_and_choices(fails, arguments, message):
         ),
         (["train.strategy=fsdp", "stage=3", "train.validate_images=0", "train.ema=.9"], "fsdp keeps no moving average"),
         (
+            ["train.strategy=fsdp", "stage=3", "train.validate_images=0", "loss.prune_probability=.2"],
+            "in all processes; expected loss.prune_probability=0",
+        ),
+        (
             ["train.best=segm/APP"],
             "the 2 tuning images that are scored have no metric 'segm/APP'; expected one of loss, bbox/AP, ",
         ),
