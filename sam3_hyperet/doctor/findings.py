@@ -6,7 +6,7 @@ from typing import Literal
 
 from sam3_hyperet.errors import UserError
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
 _LESS_MEMORY = (
     "train.prompts_at_once=1, train.checkpoint_activations=true, train.batch_size=1 or train.precision=bf16-mixed"
 )

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from sam3_hyperet.training.stages import Stages
 
 logger = logging.getLogger(__name__)
+_SHORTAGES = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+"""What is in the messages of libraries that allocate beside PyTorch, whose errors have no type of their own."""
 
 
 class KeptPrecision:
@@ -101,6 +103,11 @@ class OutOfMemory(UserError, RuntimeError):
     """A step that does not fit into the device's memory; the message has the remedy."""
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device has run out of memory: by PyTorch's own error, or one of CUDA and its libraries."""
+    return isinstance(error, torch.OutOfMemoryError) or any(shortage in str(error) for shortage in _SHORTAGES)
+
+
 def optimize(
     fabric: Fabric,
     stages: Stages,
@@ -156,8 +163,10 @@ def _run_passes(
         shortage = ""
         try:
             names, sums = _accumulated(fabric, stages, passes.split(batches), counts, passes, is_apart)
-        except torch.OutOfMemoryError as error:
-            shortage = str(error).partition(". ")[0]  # the error holds on to the tensors of its frames
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            shortage = str(error).partition("\n")[0].partition(". ")[0]  # the error holds on to its frames' tensors
         if not shortage:
             break
         stages.optimizer.zero_grad(set_to_none=True)

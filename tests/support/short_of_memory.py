@@ -21,6 +21,8 @@ from sam3_hyperet.training.options import OptimizerOptions, StageOptions
 from sam3_hyperet.training.stages import Stages
 from sam3_hyperet.training.step import Passes, optimize
 
+SHORTAGE = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
 
 def begun(model, fabric=None):
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
@@ -37,8 +39,8 @@ class SmallCard:
     `late` passes fail in their backward pass.
     """
 
-    def __init__(self, model, most, late=False):
-        self.most, self.late, self.passes = most, late, []
+    def __init__(self, model, most, late=False, error=SHORTAGE):
+        self.most, self.late, self.error, self.passes = most, late, error, []
         model.register_forward_pre_hook(self.before)
         model.register_forward_hook(self.after)
 
@@ -48,14 +50,14 @@ class SmallCard:
         torch.rand(1)  # as dropout draws
         self.fails = prompts > self.most * (2 if is_recomputed else 1)
         if self.fails and not self.late:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            raise self.error
 
     def after(self, model, inputs, output):
         if self.fails:
             output[-1]["pred_logits"].register_hook(self.raise_late)
 
     def raise_late(self, gradient):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise self.error
 
 
 def taken(stages, batches, passes):

@@ -52,8 +52,15 @@ def test_a_check_is_skipped_if_what_it_needs_did_not_pass():
     assert rows[3].found == "needs b"
 
 
-def test_an_error_of_memory_has_a_remedy():
-    row = of_error("training step", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_an_error_of_memory_has_a_remedy(error):
+    row = of_error("training step", error)
     assert (row.status, row.expected) == ("failed", "enough memory")
     assert "train.prompts_at_once=1" in row.remedy
     assert of_error("x", RuntimeError("odd")).found == "RuntimeError: odd"

@@ -67,6 +67,34 @@ def test_with_memory_off_it_is_an_error_with_the_remedy(another, make_batch):
         taken(begun(model), [make_batch(PICTURE[:2])], Passes())
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call.",
+    ],
+)
+def test_libraries_that_run_out_count_as_well(another, make_batch, message):
+    model = another()
+    SmallCard(model, 1, error=RuntimeError(message))
+    passes = Passes(repeats=True)
+    taken(begun(model), [make_batch(PICTURE[:2])], passes)
+    assert passes == Passes(1)
+    hopeless = another()
+    SmallCard(hopeless, 0.1, error=RuntimeError(message))
+    with pytest.raises(OutOfMemory) as error:
+        taken(begun(hopeless), [make_batch(PICTURE[:2])], passes)
+    assert f"({message.splitlines()[0]}); use a smaller" in str(error.value)
+
+
+def test_another_error_is_none_of_memory(another, make_batch):
+    model = another()
+    SmallCard(model, 1, error=RuntimeError("CUDA error: device-side assert triggered"))
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        taken(begun(model), [make_batch(PICTURE[:2])], Passes(repeats=True))
+
+
 def test_a_process_that_runs_out_alone_keeps_no_other_waiting(another, make_batch, tmp_path):
     """In processes forked from one that has run no backward pass, after which it could not."""
     parts = [make_batch(PICTURE), make_batch(OTHER, seed=1)]
