@@ -69,6 +69,7 @@ def fit(
             loop.step([next(stream) for _ in range(options.train.accumulate)], probe)
             stop = interrupted()
             if not stop:  # else the run that goes on validates first: there may be no time for it now
+                loop.save_before_validation()
                 loop.validate_and_advance()
                 stop = interrupted()
             loop.save_if_due(stop=stop)
@@ -100,6 +101,7 @@ class _Loop:
         self._fabric, self._model, self._validation, self._run = fabric, model, validation, run
         self._train, self._steps, self._clip_norm = train, train.max_steps, options.clip_norm
         self.progress = Progress()
+        self._saved_step = 0
         self._stages = Stages(fabric, model, loss, options.stage, options.optim, self._steps)
         self._radius = radius_control(model, options.radius, self._steps)
         recomputes = bool(train.checkpoint_activations)
@@ -127,6 +129,15 @@ class _Loop:
     def is_over(self) -> bool:
         """Whether no step is left."""
         return self.progress.is_over(self._steps)
+
+    @property
+    def _validates(self) -> bool:
+        return _is_due(self.progress.step, self._train.validate_every, self._steps)
+
+    @property
+    def _saves(self) -> bool:
+        every = self._train.save_every
+        return bool(every) and (self.is_over or self.progress.step % every == 0)
 
     def begin(self) -> None:
         """Take over a saved state, or validate the base."""
@@ -174,7 +185,7 @@ class _Loop:
     def _validate_if_due(self) -> float | None:
         """The matched loss on the tuning images, where it is time to validate; the best weights are saved."""
         train, progress = self._train, self.progress
-        if not _is_due(progress.step, train.validate_every, self._steps):
+        if not self._validates:
             return None
         with self._kept():
             val_loss, is_best = self._validate()
@@ -193,10 +204,15 @@ class _Loop:
             self.log.message(f"after step {step}, {report}")
             self.log.write(step, {"train/stage": self._stages.number})
 
+    def save_before_validation(self) -> None:
+        """Save the state that is due where a validation comes first: a run that is killed in it repeats it alone."""
+        if self._validates and self._saves:
+            self._save_state()
+
     def save_if_due(self, *, stop: bool) -> None:
-        """Save the state every `save_every` steps, after the last one, and where the run is to stop."""
-        every = self._train.save_every
-        if stop or (every and (self.is_over or self.progress.step % every == 0)):
+        """Save the state every `save_every` steps, unless it has been, after the last one, and where the run stops."""
+        is_saved = self._saved_step == self.progress.step and not self.is_over
+        if stop or (self._saves and not is_saved):
             self._save_state()
 
     def end(self) -> None:
@@ -258,6 +274,7 @@ class _Loop:
                     self._run.save(self._model, name)
 
     def _save_state(self) -> None:
+        self._saved_step = self.progress.step
         stages, fabric = self._stages, self._fabric
         generators = random_generators(fabric.device, fabric.world_size)
         of_optimizer = optimizer_state(stages.module, stages.raw_optimizer)

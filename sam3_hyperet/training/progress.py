@@ -24,7 +24,7 @@ class Progress:
         shortfall: how far that step is from the rule's conditions; 0 where it fulfils them.
         waited: validations since then, or since the present stage began.
         stopped: whether patience has ended the run.
-        is_judged: whether the present step has been validated, if it was due; False where a run stopped before it.
+        is_judged: whether the present step has been validated, if it was due; False in a state saved before that.
     """
 
     step: int = 0

@@ -225,6 +225,44 @@ def test_a_run_that_is_to_stop_leaves_its_validation_to_the_one_that_goes_on(sta
         assert read_state(first.folder / "state.pt")["progress"]["best_step"] == whole.result.best_step
 
 
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_run_that_is_killed_in_a_validation_repeats_that_alone(start, stream, step, capsys):
+    """Its state was due, and is saved before."""
+    options = {"max_steps": 4, "tune": stream[:2], "validate_every": 2, "save_every": 2, "ema": 0.5}
+    whole, first, second = start(), start(), start()
+    whole.fit(**options)
+
+    def killed(base):
+        if first.seen[-1:] == [step - 1]:
+            raise KeyboardInterrupt
+        return {}
+
+    first.score = killed
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(**options)
+    second.folder = first.folder
+    second.fit(**options, resume=first.folder / "state.pt")
+    assert second.seen == list(range(step, 4))
+    assert f"goes on after step {step} of 4, with what was to follow it" in capsys.readouterr().out.replace("\n", " ")
+    timing = {"train/seconds", "tune/seconds"}
+    plain = [[{k: v for k, v in line.items() if k not in timing} for line in r.lines()] for r in (whole, second)]
+    assert plain[0] == plain[1]
+    assert equal(second.adapters(), whole.adapters())
+    assert equal(second.saved[-1][1], whole.saved[-1][1])
+    assert (second.result.best_step, second.result.best) == (whole.result.best_step, whole.result.best)
+
+
+def test_a_state_is_saved_once_a_step_and_again_at_the_end(start, stream, monkeypatch):
+    saved = []
+
+    def note(path, model, optimizer, progress, generators):
+        saved.append((progress["step"], progress["is_judged"]))
+
+    monkeypatch.setattr("sam3_hyperet.training.loop.save_state", note)
+    start().fit(max_steps=6, tune=stream[:1], validate_every=3, save_every=1)
+    assert saved == [(1, True), (2, True), (3, False), (4, True), (5, True), (6, False), (6, True)]
+
+
 def test_a_signal_within_a_validation_stops_the_run_behind_it(start, stream):
     run = start()
     asked = iter([False, True])
