@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities import move_data_to_device
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.losses.grounding import MATCHED, count_targets
+from sam3_hyperet.losses.grounding import MATCHED, Counts, count_targets
 from sam3_hyperet.modeling.inject import adapters_disabled
 from sam3_hyperet.training.choice import LOSS, Rule
 from sam3_hyperet.training.gathering import from_all
@@ -33,7 +34,8 @@ class Validation:
     """What a run is validated on.
 
     Attributes:
-        batches: makes an iterator over the batches of which the losses are taken, the same ones every time.
+        batches: makes an iterator over the batches of which the losses are taken, the same ones every time, on the CPU:
+            a process moves those alone that it computes.
         score: called in all processes at once, it returns the same metrics in each; None for the losses alone.
     """
 
@@ -89,20 +91,16 @@ def validation_losses(
 
     def own_terms() -> list[tuple[int, dict[str, float]]]:
         terms: list[tuple[int, dict[str, float]]] = []
-        for first in itertools.count(step=together):
-            if not (parts := list(itertools.islice(batches, together))):
-                return terms
-            counts = count_targets(parts)
-            for number, batch in enumerate(parts, first):
-                if number % share[1] == share[0]:
-                    _seed(number, fabric.device)
-                    sums: dict[str, float] = {}
-                    for part in passes.split([batch]):
-                        with fabric.autocast():
-                            of_part = module(KeptPrecision(part), counts)
-                        values = torch.stack([term.float() for term in of_part.values()]).tolist()  # waits once
-                        sums = {key: sums.get(key, 0.0) + value for key, value in zip(of_part, values, strict=True)}
-                    terms.append((number, sums))
+        for counts, own in _own_of_steps(batches, together, *share):
+            for number, batch in own:
+                _seed(number, fabric.device)
+                sums: dict[str, float] = {}
+                for part in passes.split([move_data_to_device(batch, fabric.device)]):
+                    with fabric.autocast():
+                        of_part = module(KeptPrecision(part), counts)
+                    values = torch.stack([term.float() for term in of_part.values()]).tolist()  # waits once
+                    sums = {key: sums.get(key, 0.0) + value for key, value in zip(of_part, values, strict=True)}
+                terms.append((number, sums))
         return terms
 
     everyone = dict(one for own in from_all(fabric, own_terms) for one in own)
@@ -111,6 +109,24 @@ def validation_losses(
     steps = math.ceil(len(everyone) / together)
     of_batches = [everyone[number] for number in sorted(everyone)]
     return {key: math.fsum(terms[key] for terms in of_batches) / steps for key in of_batches[0]}
+
+
+def _own_of_steps(
+    batches: Iterator[host.BatchedDatapoint], together: int, rank: int, world: int
+) -> Iterator[tuple[Counts, list[tuple[int, host.BatchedDatapoint]]]]:
+    """Counts of each `together` batches, and those of them that this process computes, with their numbers.
+
+    No other batch is kept: together they are the images of a step of all processes.
+    """
+    for first in itertools.count(step=together):
+        counts, own = [], []
+        for number, batch in enumerate(itertools.islice(batches, together), first):
+            counts.append(count_targets([batch]))
+            if number % world == rank:
+                own.append((number, batch))
+        if not counts:
+            return
+        yield Counts(*map(sum, zip(*counts, strict=True))), own
 
 
 @contextmanager

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 from fitted_runs import equal
 from micro_model import micro_base
+from short_of_memory import begun
 
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.training import validation
+from sam3_hyperet.training.step import Passes
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +101,21 @@ def test_validation_needs_images(start):
         ConfigError, match=r"validate_every is set, but there is no tuning image; expected data.tune_im"
     ):
         start().fit(max_steps=2, validate_every=1)
+
+
+@pytest.mark.parametrize("prompts", [0, 1])
+def test_a_process_moves_and_computes_its_share_alone(another, stream, monkeypatch, prompts):
+    """By the counts of all batches of a step, so that the terms are those of one process."""
+    moved, gathered = [], []
+    monkeypatch.setattr(validation, "move_data_to_device", lambda batch, device: moved.append(batch) or batch)
+    monkeypatch.setattr(validation, "from_all", lambda fabric, action: [gathered.append(action()) or gathered[-1]])
+    stages = begun(another())
+    for rank, world in ((0, 1), (0, 2), (1, 2)):
+        process = SimpleNamespace(
+            global_rank=rank, world_size=world, device=torch.device("cpu"), autocast=contextlib.nullcontext
+        )
+        validation.validation_losses(process, stages, iter(stream[:3]), Passes(prompts), together=2)
+    whole, first, second = gathered
+    assert sorted(first + second, key=lambda one: one[0]) == whole
+    assert [number for number, _ in second] == [1]
+    assert [id(batch) for batch in moved] == [id(stream[i]) for i in (0, 1, 2, 0, 2, 1)]
