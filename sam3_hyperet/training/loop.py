@@ -62,11 +62,9 @@ def fit(
         loop = _Loop(fabric, model, loss, validation, options, run)
         stack.callback(loop.log.close)
         loop.begin()
-        is_watched = loop.log.active and adapter_config(model) is not None
-        probe = stack.enter_context(LatestRadii(model)) if is_watched else None
         stream = batches(loop.progress.step)
         while not loop.is_over:
-            loop.step([next(stream) for _ in range(options.train.accumulate)], probe)
+            loop.step([next(stream) for _ in range(options.train.accumulate)])
             stop = interrupted()
             if not stop:  # else the run that goes on validates first: there may be no time for it now
                 loop.save_before_validation()
@@ -123,6 +121,7 @@ class _Loop:
             active=fabric.is_global_zero,
             options=options.logger,
         )
+        self._is_watched = self.log.active and adapter_config(model) is not None
         self._started = time.perf_counter() - self.progress.seconds
 
     @property
@@ -156,13 +155,15 @@ class _Loop:
         elif self._train.validate_every:
             self._validate()
 
-    def step(self, batches: Sequence[host.BatchedDatapoint], probe: LatestRadii | None) -> None:
+    def step(self, batches: Sequence[host.BatchedDatapoint]) -> None:
         """Train one step on the batches. Raises TrainingFailed after too many without a finite loss."""
         train, progress = self._train, self.progress
         rates = self._stages.set_learning_rates(progress.step)
         is_logged = _is_due(progress.step + 1, train.log_every, self._steps) or progress.step == 0
         how = self._fabric, self._stages, batches, self._clip_norm
-        terms, norms = optimize(*how, by_group=is_logged, passes=self._passes)
+        probe = LatestRadii(self._model) if is_logged and self._is_watched else None  # it keeps features of all sites
+        with probe or contextlib.nullcontext():
+            terms, norms = optimize(*how, by_group=is_logged, passes=self._passes)
         progress.count_step(skipped=norms is None)
         progress.seconds = time.perf_counter() - self._started
         if self._average is not None and norms is not None:

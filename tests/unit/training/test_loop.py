@@ -187,17 +187,21 @@ def test_fit_takes_few_arguments():
     assert len(inspect.signature(fit).parameters) <= 8
 
 
-def test_what_is_watched_is_computed_where_it_is_logged_alone(start, monkeypatch):
-    """In the first process, at logged steps."""
-    computed = []
+def test_what_is_watched_is_computed_where_it_is_logged_alone(start, stream, monkeypatch):
+    """In the first process, at logged steps; other steps keep no features, nor does validation."""
+    computed, kept = [], set()
     monkeypatch.setattr(LatestRadii, "latest", lambda _: computed.append(1) or {})
+    monkeypatch.setattr(LatestRadii, "histograms", lambda _: {})
+    monkeypatch.setattr(LatestRadii, "_record", lambda *_: kept.add((len(run.seen), torch.is_grad_enabled())))
     run = start()
-    run.fit(max_steps=4, log_every=3)
-    assert len(computed) == 3  # steps 1, 3 and the last
+    run.fit(max_steps=4, log_every=3, tune=stream[:1], validate_every=1)
+    assert len(computed) == 3
+    assert kept == {(step, True) for step in (1, 3, 4)}
     other = start()
     other.is_first = False
     other.fit(max_steps=4, log_every=3)
     assert len(computed) == 3
+    assert len(kept) == 3
     assert not list(other.folder.iterdir())
 
 
