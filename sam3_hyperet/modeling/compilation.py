@@ -59,7 +59,9 @@ def compiled_regions(models: Iterable[host.Sam3Image], backend: str = "inductor"
         if compiling:
             import torch._dynamo.config
 
-            stack.enter_context(torch._dynamo.config.patch(recompile_limit=_GRAPHS))
+            # what splits graphs for DDP's buckets refuses some of ours in earlier PyTorch; a region is no bucket's size
+            settings = {"recompile_limit": _GRAPHS, "optimize_ddp": False}
+            stack.enter_context(torch._dynamo.config.patch(settings))
             stack.enter_context(warnings.catch_warnings())
             # the compiler looks at a region's inputs, among which are results of other layers
             warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)

@@ -99,6 +99,14 @@ def test_a_third_dial_is_no_further_graph(adapted):
     assert seen == [1, 1, 1]
 
 
+def test_regions_are_not_split_for_gradient_buckets(adapted):
+    """Some versions of PyTorch refuse to, in processes that train together."""
+    before = torch._dynamo.config.optimize_ddp
+    with compiled_regions([adapted], "eager"):
+        assert torch._dynamo.config.optimize_ddp is False
+    assert torch._dynamo.config.optimize_ddp == before
+
+
 def test_only_a_model_that_is_to_be_compiled_is(base):
     modules = [id(module) for module in base.modules()]
     with compiled_regions([base]):
