@@ -88,6 +88,7 @@ def _assert_contract() -> None:
     lacking = [f"{m.__name__} has no {name}" for m, names in replaced.items() for name in names if not hasattr(m, name)]
     expected: dict[Callable[..., Any], set[str]] = {
         SAM3VLBackbone._forward_image_no_act_ckpt: {"samples"},
+        SAM3VLBackbone._forward_text_no_ack_ckpt: {"captions", "input_boxes", "additional_text", "device"},
         SAM3VLBackbone.forward_text: {"captions", "device"},
         TransformerEncoderLayer.forward_pre: {"tgt", "memory", "query_pos", "memory_key_padding_mask"},
         Sam3Image.forward_grounding: {"backbone_out", "find_input", "find_target", "geometric_prompt"},

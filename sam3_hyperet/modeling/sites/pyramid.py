@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
@@ -36,8 +37,15 @@ class HyperETBackbone(host.SAM3VLBackbone):  # type: ignore[misc]  # sam3 is unt
             output["vision_features"] = pyramid[-1]
         return output
 
-    def _forward_text_no_ack_ckpt(self, *args: object, **kwargs: object) -> dict[str, object]:
-        output: dict[str, object] = super()._forward_text_no_ack_ckpt(*args, **kwargs)
+    # with sam3's own parameters: its activation-checkpointing wrapper makes the arguments from the signature
+    def _forward_text_no_ack_ckpt(
+        self,
+        captions: Sequence[str],
+        input_boxes: object = None,
+        additional_text: Sequence[str] | None = None,
+        device: str | torch.device = "cuda",
+    ) -> dict[str, object]:
+        output: dict[str, object] = super()._forward_text_no_ack_ckpt(captions, input_boxes, additional_text, device)
         if self.prompt_adjustment is not None:
             for name, mask in _TEXTS.items():
                 if name in output:

@@ -193,6 +193,21 @@ def test_detection_and_segmentation_paths(model, another, picture, expected, ran
     assert min(segmentation["semantic"], segmentation["masks"]) > 1e-3
 
 
+@pytest.mark.parametrize("site", ["prompt", "fpn"])
+def test_text_may_be_computed_twice_to_save_memory(model, randomized, site):
+    """By sam3's switch, which makes the arguments from the signature."""
+    randomized(hy.inject(model, hy.HyperETConfig(sites=[site])))
+    features = []
+    for recomputes in (False, True):
+        model.backbone.act_ckpt_whole_language_backbone = model.backbone.training = recomputes
+        features.append(model.backbone.forward_text(["car", "red house"], device="cpu")["language_features"])
+    assert torch.equal(*features)
+    if site == "prompt":
+        adapters = [parameter for _, parameter in adapter_parameters(model)]
+        gradients = [torch.autograd.grad(one.square().sum(), adapters) for one in features]
+        assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
 def test_prompt_adjusts_text_alone(model, base, randomized):
     randomized(hy.inject(model, hy.HyperETConfig(sites=["prompt"])))
     before, after = (m.backbone.forward_text(["red car"], device="cpu") for m in (base, model))
