@@ -156,18 +156,19 @@ class SharedSelfAttention(nn.Module):
 
 
 class HeadsFirst(nn.Module):
-    """Output (B, Q, positions, heads) of a module, laid out in memory as (B, heads, Q, positions).
-
-    The decoder's bias, a sum of two of these for rows and columns, needs that order: so it is not copied once more.
-    """
+    """A module whose output is laid out by `heads_first`."""
 
     def __init__(self, embedding: nn.Module) -> None:
         super().__init__()
         self.embedding = embedding
 
     def forward(self, x: Tensor) -> Tensor:
-        embedded: Tensor = self.embedding(x)
-        return embedded.movedim(-1, 1).contiguous().movedim(1, -1)
+        return heads_first(self.embedding(x))
+
+
+def heads_first(embedded: Tensor) -> Tensor:
+    """(B, Q, positions, heads) laid out as the decoder's bias, a sum of two of these, needs it: it is not copied."""
+    return embedded.movedim(-1, 1).contiguous().movedim(1, -1)
 
 
 def _sharing(model: host.Sam3Image) -> host.Sam3Image:
@@ -183,17 +184,23 @@ def _sharing(model: host.Sam3Image) -> host.Sam3Image:
     return sharing
 
 
-def _sharing_encoder(encoder: Any) -> Any:
+def shares_first_attention(encoder: Any) -> bool:
+    """Whether the self-attention of the fusion encoder's first layer is of the image alone, and batch first."""
     layer = encoder.layers[0]
-    if (
-        type(encoder) is not host.TransformerEncoderFusion
-        or encoder.add_pooled_text_to_img_feat
-        or type(layer) not in (host.TransformerEncoderLayer, HyperETEncoderLayer)
-        or not getattr(layer.self_attn, "batch_first", False)
-        or any("forward" in vars(module) for module in (encoder, layer))
-    ):
+    return (
+        type(encoder) is host.TransformerEncoderFusion
+        and not encoder.add_pooled_text_to_img_feat
+        and type(layer) in (host.TransformerEncoderLayer, HyperETEncoderLayer)
+        and bool(getattr(layer.self_attn, "batch_first", False))
+        and not any("forward" in vars(module) for module in (encoder, layer))
+    )
+
+
+def _sharing_encoder(encoder: Any) -> Any:
+    if not shares_first_attention(encoder):
         _log_once("the fusion encoder is not as SAM 3 builds it: its self-attention is not shared between prompts")
         return encoder
+    layer = encoder.layers[0]
     first, sharing = converted(layer, type(layer)), converted(encoder, type(encoder))
     first.self_attn = SharedSelfAttention(layer.self_attn)
     sharing.layers = nn.ModuleList([first, *encoder.layers[1:]])

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.conversion import converted
+from sam3_hyperet.inference.grounding import heads_first, shares_first_attention
 from sam3_hyperet.inference.mask_head import SharingHead
-from sam3_hyperet.modeling.sites.tokens import HyperETEncoderLayer
 from sam3_hyperet.training.attention_layout import sequence_first
 
 
@@ -28,21 +28,15 @@ def shared_work(model: host.Sam3Image) -> Iterator[None]:
     handles = []
     if type(head) is host.UniversalSegmentationHead and "forward" not in vars(head):
         model.segmentation_head = converted(head, SharingHead)
-    layer = encoder.layers[0]
-    if (
-        type(encoder) is host.TransformerEncoderFusion
-        and not encoder.add_pooled_text_to_img_feat
-        and type(layer) in (host.TransformerEncoderLayer, HyperETEncoderLayer)
-        and getattr(layer.self_attn, "batch_first", False)
-    ):
-        attention = FirstSelfAttention()
+    if shares_first_attention(encoder):
+        attention, first = FirstSelfAttention(), encoder.layers[0].self_attn
         handles.append(model.register_forward_pre_hook(attention.note_images))
-        handles.append(layer.self_attn.register_forward_pre_hook(attention.of_images, with_kwargs=True))
-        handles.append(layer.self_attn.register_forward_hook(attention.of_prompts))
+        handles.append(first.register_forward_pre_hook(attention.of_images, with_kwargs=True))
+        handles.append(first.register_forward_hook(attention.of_prompts))
     handles += sequence_first(model)
     decoder = model.transformer.decoder
     if decoder.boxRPB != "none":
-        handles += [one.register_forward_hook(_heads_first) for one in (decoder.boxRPB_embed_x, decoder.boxRPB_embed_y)]
+        handles += [one.register_forward_hook(_relaid) for one in (decoder.boxRPB_embed_x, decoder.boxRPB_embed_y)]
     try:
         yield
     finally:
@@ -51,9 +45,8 @@ def shared_work(model: host.Sam3Image) -> Iterator[None]:
         model.segmentation_head = head
 
 
-def _heads_first(embedding: nn.Module, inputs: object, embedded: Tensor) -> Tensor:
-    """(B, Q, positions, heads) laid out as the decoder's bias, a sum of two of these, needs it: it is not copied."""
-    return embedded.movedim(-1, 1).contiguous().movedim(1, -1)
+def _relaid(embedding: nn.Module, inputs: object, embedded: Tensor) -> Tensor:
+    return heads_first(embedded)
 
 
 class FirstSelfAttention:
