@@ -10,6 +10,7 @@ from sam3_hyperet.adapters.structure import along_channels, make_structure
 from sam3_hyperet.choices import FORMER_GEOMETRIES, GEOMETRIES
 from sam3_hyperet.hyperbolic import closed_form
 from sam3_hyperet.hyperbolic.curvature import NO_CURVATURE, Curvature
+from sam3_hyperet.hyperbolic.numerics import wide
 from sam3_hyperet.hyperbolic.radius import radius_statistics
 
 
@@ -86,7 +87,7 @@ class HyperET(nn.Module):
         if not x.is_floating_point():
             raise TypeError(f"expected a floating-point tensor, found {x.dtype}")
         with torch.autocast(x.device.type, enabled=False):
-            v = x.to(torch.promote_types(x.dtype, torch.float32))
+            v = x.to(wide(x.dtype))
             y = self._map(v)
             if self.alpha is not None:
                 y = v + self.alpha * (y - v)

@@ -10,6 +10,7 @@ from sam3_hyperet.adapters.attention_functional import distance_attention, hyper
 from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.adapters.module import AdapterModule, interpolated
 from sam3_hyperet.hyperbolic.curvature import NO_CURVATURE, Curvature
+from sam3_hyperet.hyperbolic.numerics import wide
 
 ATTENTION_GEOMETRIES = ("lorentz", "euclidean")
 
@@ -114,8 +115,8 @@ class HyperbolicMultiheadAttention(nn.MultiheadAttention):
             return base, None
         adapted = self._attended(query, key, value, key_padding_mask, attn_mask, is_causal)
         with torch.autocast(base.device.type, enabled=False):
-            wide = torch.promote_types(base.dtype, torch.float32)
-            return interpolated(base.to(wide), adapted.to(wide), strength).to(base.dtype), None
+            start, end = (one.to(wide(base.dtype)) for one in (base, adapted))
+            return interpolated(start, end, strength).to(base.dtype), None
 
     def _attended(
         self,

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sam3_hyperet.hyperbolic.fused import dot, scale
-from sam3_hyperet.hyperbolic.numerics import max_norm
+from sam3_hyperet.hyperbolic.numerics import max_norm, wide
 
 MAX_ANGLE = 2.0 * max_norm(torch.float32)
 """Largest a = √c‖v‖, 7.6: points further out are taken at this radius, where the ball of `poincare` ends too. There m²
@@ -62,7 +62,8 @@ def hyperbolic_attention(
         squared = dot(space, space)
         # (m² − 1)/c ≥ 0 for weights that sum to 1, as dropout's do not; and rounding errs to either side.
         m_squared = 1.0 + c * F.relu(2.0 * kappa + c * kappa.square() - squared)
-        return scale(space, _quotient(c * squared / m_squared, torch.asinh, _ASINH) * m_squared.rsqrt()).to(query.dtype)
+        factor = _quotient_of_root(c * squared / m_squared, torch.asinh, _ASINH) * m_squared.rsqrt()
+        return scale(space, factor).to(query.dtype)
 
 
 def distance_attention(
@@ -112,7 +113,7 @@ def _lift(squared: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     shrink = MAX_ANGLE**2 / (c * squared).clamp_min(MAX_ANGLE**2)
     squared = shrink * squared
     # With S(z/4): C(z) = S(z/4)²/2, free of cancellation, and S(z) = S(z/4) cosh(√z/2).
-    half = _quotient(c * squared / 4.0, torch.sinh, _SINH)
+    half = _quotient_of_root(c * squared / 4.0, torch.sinh, _SINH)
     kappa = half.square() * squared / 2.0
     cosh_half = (1.0 + c * kappa / 2.0).sqrt()
     return shrink.sqrt() * half * cosh_half, kappa, squared
@@ -121,7 +122,7 @@ def _lift(squared: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 _SINH, _ASINH = (1 / 6, 1 / 120, 1 / 5040), (-1 / 6, 3 / 40, -5 / 112)
 
 
-def _quotient(z: Tensor, f: Callable[[Tensor], Tensor], series: tuple[float, float, float]) -> Tensor:
+def _quotient_of_root(z: Tensor, f: Callable[[Tensor], Tensor], series: tuple[float, float, float]) -> Tensor:
     """f(√z)/√z for z ≥ 0; near 0 by its Taylor series, whose gradient in z is finite where that of √z is not."""
     near = z < torch.finfo(z.dtype).eps ** 0.25
     root = torch.where(near, 1.0, z).sqrt()
@@ -130,7 +131,7 @@ def _quotient(z: Tensor, f: Callable[[Tensor], Tensor], series: tuple[float, flo
 
 
 def _in_full_precision(*tensors: Tensor) -> list[Tensor]:
-    return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
+    return [x.to(wide(x.dtype)) for x in tensors]
 
 
 def _attend(*parts: Sequence[Tensor], attn_mask: Tensor | None = None, **options: Any) -> Tensor:

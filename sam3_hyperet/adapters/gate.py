@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam3_hyperet.hyperbolic.numerics import wide
+
 
 class PromptGate(nn.Module):
     """2σ(w·t + b), between 0 and 2, by which the change that an adjustment makes is multiplied; 1 at first.
@@ -24,7 +26,7 @@ class PromptGate(nn.Module):
     def forward(self, text: Tensor, padding: Tensor | None) -> Tensor:
         """The gates of B prompts, shaped to multiply features; `text` is (tokens, B, D), `padding` (B, tokens)."""
         with torch.autocast(text.device.type, enabled=False):
-            features = text.to(torch.promote_types(text.dtype, torch.float32))
+            features = text.to(wide(text.dtype))
             if padding is None:
                 pooled = features.mean(dim=0)
             else:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam3_hyperet.choices import STRUCTURES
+from sam3_hyperet.hyperbolic.numerics import wide
 
 
 class Structure(nn.Module, ABC):
@@ -32,7 +33,7 @@ class Structure(nn.Module, ABC):
     def as_matrix(self) -> Tensor:
         """M as a dense `(D, D)` tensor in fp32 or wider: in half precision, I + Δ would be I for a small Δ."""
         difference = self.difference()
-        difference = difference.to(torch.promote_types(difference.dtype, torch.float32))
+        difference = difference.to(wide(difference.dtype))
         return torch.eye(self.dim).to(difference) + difference
 
     @property

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sam3_hyperet.choices import CURVATURE_BOUNDS
+from sam3_hyperet.hyperbolic.numerics import wide
 
 NO_CURVATURE = "geometry 'euclidean' has no curvature to learn; set learn_curvature=False or choose another"
 
@@ -25,7 +26,7 @@ class Curvature(nn.Module):
 
     def __init__(self, value: float = 0.01, learnable: bool = False) -> None:
         super().__init__()
-        raw = torch.tensor(self._raw(value), dtype=_wide(torch.get_default_dtype()))
+        raw = torch.tensor(self._raw(value), dtype=wide(torch.get_default_dtype()))
         if learnable:
             self.raw = nn.Parameter(raw)
         else:
@@ -34,7 +35,7 @@ class Curvature(nn.Module):
     def forward(self) -> Tensor:
         """c, a scalar tensor in fp32 or wider that carries the gradient."""
         low, high = map(math.log, self.BOUNDS)
-        return torch.exp(low + (high - low) * torch.sigmoid(self.raw.to(_wide(self.raw.dtype))))
+        return torch.exp(low + (high - low) * torch.sigmoid(self.raw.to(wide(self.raw.dtype))))
 
     @torch.no_grad()
     def set(self, value: float) -> None:
@@ -44,7 +45,7 @@ class Curvature(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         def kept_wide(tensor: Tensor) -> Tensor:
             moved: Tensor = fn(tensor)
-            return moved if moved.dtype == _wide(moved.dtype) else tensor.to(moved.device, _wide(moved.dtype))
+            return moved if moved.dtype == wide(moved.dtype) else tensor.to(moved.device, wide(moved.dtype))
 
         return super()._apply(kept_wide, recurse)  # type: ignore[no-untyped-call]
 
@@ -62,7 +63,3 @@ class Curvature(nn.Module):
             raise ValueError(f"curvature must lie strictly between {low:g} and {high:g}, found {value}")
         fraction = math.log(value / low) / math.log(high / low)
         return math.log(fraction / (1.0 - fraction))
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)

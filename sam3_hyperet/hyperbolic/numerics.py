@@ -1,4 +1,4 @@
-"""Tolerances by dtype, and the analytic quotients f(t)/t.
+"""Tolerances by dtype, the precision to compute in, and the analytic quotients f(t)/t.
 
 Every formula in `poincare` and `lorentz` is even in the norms that it uses, so it is written with quotients such as
 tanh(t)/t, which are smooth at 0 where t and its direction are not. Nothing here divides by a norm that can be 0.
@@ -14,6 +14,11 @@ Scalar = float | Tensor
 
 BALL_EPS = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 1e-3, torch.bfloat16: 1e-3}
 """Points stay within (1 − ε)/√c of the origin of the ball. fp32 cannot resolve 1 − tanh(t) beyond t = 9."""
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to compute in: fp32, or `dtype` where that is wider."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def max_norm(dtype: torch.dtype) -> float:

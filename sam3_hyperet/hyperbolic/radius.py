@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sam3_hyperet.hyperbolic.fused import norm
-from sam3_hyperet.hyperbolic.numerics import Scalar, max_norm, sqrt_curvature
+from sam3_hyperet.hyperbolic.numerics import Scalar, max_norm, sqrt_curvature, wide
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -29,7 +29,7 @@ def saturation_rate(v: Tensor, c: Scalar, dim: int = -1, dtype: torch.dtype | No
 
     `dtype` is that in which the features came, where v is a wider copy of them.
     """
-    dtype, v = dtype or v.dtype, _wide(v)
+    dtype, v = dtype or v.dtype, v.to(wide(v.dtype))
     length = sqrt_curvature(c) * norm(v, dim)
     # A capped vector lies at the cap up to rounding, so the comparison allows for that. In half precision it is of the
     # vector alone; the norms are computed in fp32.
@@ -46,7 +46,7 @@ def radius_statistics(v: Tensor, c: Scalar, dim: int = -1, dtype: torch.dtype | 
     """
     if v.numel() == 0:
         raise ValueError(f"radius statistics need at least one position, found shape {tuple(v.shape)}")
-    dtype, v = dtype or v.dtype, _wide(v)
+    dtype, v = dtype or v.dtype, v.to(wide(v.dtype))
     statistics: dict[str, float] = {}
     for name, values in (("radius", radius(v, dim)), ("normalized_radius", normalized_radius(v, c, dim))):
         ordered = values.flatten().sort().values
@@ -56,7 +56,3 @@ def radius_statistics(v: Tensor, c: Scalar, dim: int = -1, dtype: torch.dtype | 
             statistics[f"{name}/q{round(100 * q):02d}"] = ordered[round(q * (len(ordered) - 1))].item()
     statistics["saturation"] = saturation_rate(v, c, dim, dtype).item()
     return statistics
-
-
-def _wide(v: Tensor) -> Tensor:
-    return v.to(torch.promote_types(v.dtype, torch.float32))

@@ -22,6 +22,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.adapters.module import AdapterModule, interpolated
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.hyperbolic.numerics import wide
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.controls.matching import layer_shape, matched_size
 from sam3_hyperet.modeling.sites.site import stock
@@ -51,7 +52,7 @@ class Rotation(AdapterModule):
         if not self.enabled or self.dial == 0.0:
             return weight
         with torch.autocast(weight.device.type, enabled=False):
-            start = weight.to(torch.promote_types(weight.dtype, torch.float32))
+            start = weight.to(wide(weight.dtype))
             rows = start.flatten(1)
             for level, skew in enumerate(self.skew):
                 rows = self._rotated(rows, skew, 2**level)

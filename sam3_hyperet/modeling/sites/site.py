@@ -12,6 +12,7 @@ from sam3_hyperet.adapters.conversion import converted
 from sam3_hyperet.adapters.gate import PromptGate
 from sam3_hyperet.adapters.module import AdapterModule
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.hyperbolic.numerics import wide
 from sam3_hyperet.modeling.config import HyperETConfig
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -81,7 +82,7 @@ def _strength(dial: float, x: Tensor) -> Tensor | float:
     """`dial` for an adjustment of x: a tensor between 0, 1 and beyond, for each number would be compiled anew."""
     if dial in (0.0, 1.0):
         return dial
-    return torch.full((), dial, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    return torch.full((), dial, dtype=wide(x.dtype), device=x.device)
 
 
 def folded(
