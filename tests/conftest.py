@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from undrawn import drawn_again, nothing_drawn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -24,19 +27,18 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without what Matplotlib draws, for tests that look at numbers and words.
+@pytest.fixture(scope="session", autouse=True)
+def undrawn() -> Iterator[dict[str, Any]]:
+    """Reports without plots, but in processes of their own and in modules that ask for `drawn`."""
+    with nothing_drawn() as draws:
+        yield draws
 
-    Drawing is up to half of the time of a report. Fixtures of a wider scope draw theirs; every kind of plot is drawn in
-    tests/unit/report.
-    """
-    from matplotlib.figure import Figure
 
-    from sam3_hyperet.report.figures import plots
-
-    monkeypatch.setattr(plots, "_fit", lambda figure: None)
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: file.write("<svg></svg>"))
+@pytest.fixture(scope="module")
+def drawn(undrawn: dict[str, Any]) -> Iterator[None]:
+    """Reports with their plots, for the tests of a module that look at them."""
+    with drawn_again(undrawn):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from sam3_hyperet.masks import decode
 from sam3_hyperet.modeling.adapter_file import write_adapter_dial
 from sam3_hyperet.scenes.dataset import scenes_folder
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("undrawn")]
+pytestmark = pytest.mark.integration
 WRITTEN = ("predictions.json", "results.json", "images.json")
 TRAINING_ALONE = ("train/", "params/trainable")
 SHOWN = ("examples",)  # of the protocol: what is drawn, not what is scored

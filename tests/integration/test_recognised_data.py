@@ -13,7 +13,6 @@ from sam3_hyperet.cli.evaluate import main as evaluate
 from sam3_hyperet.cli.predict import main as predict
 from sam3_hyperet.cli.train import main as train
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 QUICK = ["protocol.examples=0", "protocol.bootstrap=0"]
 COST = ("speed", "seconds")
 

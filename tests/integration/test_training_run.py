@@ -113,7 +113,6 @@ def test_a_resumed_run_is_the_uninterrupted_run(trained, scenes, tmp_path, worke
     assert not (tmp_path / "metrics.json").exists()  # evaluate=false
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_killed_in_its_evaluation_trains_nothing_again(scenes, tmp_path, monkeypatch, capsys):
     """It goes on with the images that are already scored; the last step is no multiple of `save_every`."""
     command = [*scenes, f"run_dir={tmp_path}", "train.save_every=3", "train.validate_every=0"]
@@ -167,7 +166,6 @@ def test_a_run_of_another_configuration_is_not_resumed(scenes, tmp_path):
         main([*command, "resume=nowhere.pt"])
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_without_adapters_everything_trains(scenes, tmp_path, read_metrics):
     """The recipe of the packaged weights: no scheme, stage 3; the weights are kept in place of an adapter."""
     few = ["train.max_steps=2", "protocol.limit=1", "protocol.examples=0"]

@@ -12,6 +12,11 @@ from official import SMALLEST, CudaElsewhere, draw_weights, image_model
 from torch import nn
 
 
+@pytest.fixture(scope="module", autouse=True)
+def plots(drawn: None) -> None:
+    """Drawn in full, for a browser to show."""
+
+
 @pytest.fixture(scope="session")
 def build_stock() -> Callable[..., nn.Module]:
     """A function like `build_sam3_image_model`, on the CPU, at the smallest resolution.

@@ -97,7 +97,6 @@ def test_files_that_are_no_adapter_or_another_model_s(fails, model, tmp_path):
     assert "load it onto the base weights that it was trained on" in error
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_base_alone_needs_neither_run_nor_adapter(scenes, tmp_path, capsys):
     folder = main([*RANDOM, *scenes, "protocol.limit=1", "protocol.examples=0", f"run_dir={tmp_path / 'a' / 'b'}"])
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -152,7 +151,6 @@ def test_a_data_set_is_not_named_like_other_metrics(fails):
         assert f"data.name={name!r}; expected a name" in fails(*RANDOM, f"data.name={name}")
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_only_what_a_run_wrote_is_removed(scenes, tmp_path):
     """Records of one's own stay, also where they lie where the records of an evaluation would."""
     folder = tmp_path / "out"

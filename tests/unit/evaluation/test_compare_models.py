@@ -68,7 +68,6 @@ def scored(metrics, prefix):
     }
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_each_number_is_its_own_model_s(base, model, another, randomized, data, tmp_path):
     adapted = randomized(hy.inject(model, hy.HyperETConfig()))
     off = run(beside_base(adapted), data, tmp_path / "off")
@@ -90,7 +89,6 @@ def test_each_number_is_its_own_model_s(base, model, another, randomized, data, 
     assert "2 images: too few for intervals, which take 10" in (tmp_path / "against" / "report.html").read_text()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_several_models_are_named_and_scored_as_each_alone(base, randomized, data, tmp_path):
     """One shares the base's neck, the other its trunk as well; what the evaluators see through hooks is its own."""
     models = [EvalModel("base", base)]
@@ -129,7 +127,6 @@ def test_numbers_of_tiles_are_kept_apart(base, data, tmp_path):
     assert not [key for key in found if "uncertainty" in key or "granularity/" in key]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_fast_protocol_reports_its_difference_from_the_exact_one(model, randomized, data, tmp_path):
     adapted = randomized(hy.inject(model, hy.HyperETConfig()))
     exact = run(beside_base(adapted), data, tmp_path / "exact")
@@ -148,7 +145,6 @@ def test_what_training_left_out_is_measured_as_forgotten(model, randomized, data
     assert not [key for key in metrics if "forgetting/group" in key]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_records_of_another_precision_are_not_reused(base, data, tmp_path, monkeypatch):
     """`auto` is what it becomes on the device; its records are those of that precision, and of no other."""
     monkeypatch.setattr("sam3_hyperet.cli.compare.remove_records", lambda *_: None)
