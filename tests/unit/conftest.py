@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quick_copies import deep_copy, quick_copy
 
 SIDE = 128
-
-
-def copied(model):
-    """A deep copy that shares the tokenizer, which nothing changes and which is slow to copy."""
-    tokenizer = model.backbone.language_backbone.tokenizer
-    return copy.deepcopy(model, {id(tokenizer): tokenizer})
 
 
 @pytest.fixture(scope="session")
@@ -30,19 +24,19 @@ def base():
 @pytest.fixture
 def model(base):
     """A copy of the tiny model, all of which trains, as it is built."""
-    return copied(base).requires_grad_()
+    return quick_copy(base).requires_grad_()
 
 
 @pytest.fixture
 def another(base) -> Callable[[], object]:
     """A function that makes one more copy."""
-    return lambda: copied(base).requires_grad_()
+    return lambda: quick_copy(base).requires_grad_()
 
 
 @pytest.fixture(scope="session")
 def copy_of() -> Callable[[object], object]:
     """A function that makes a copy of any model."""
-    return copied
+    return deep_copy
 
 
 @pytest.fixture
