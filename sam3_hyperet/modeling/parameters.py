@@ -1,5 +1,6 @@
 """The parameters of a model: those of the base, and those that adapters add."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ def changes_features(site: AdapterModule) -> bool:
 
 def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Added parameters by name, in the model's order; those of the base that `ln` and `bitfit` tune."""
-    return [pair for name, adapter in adapter_sites(model).items() for pair in adapter.adapter_parameters(name)]
+    return _parameters_of(adapter_sites(model))
 
 
 def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -35,9 +36,10 @@ def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
     SAM 3 keeps no other state than derived buffers. Names and values are the base's own also where a control has
     renamed or changed them.
     """
-    added = {name for name, _ in adapter_parameters(model)}
+    sites = adapter_sites(model)
+    added = {name for name, _ in _parameters_of(sites)}
     base: dict[str, Tensor] = {k: v for k, v in named_parameters(model) if k not in added and not k.startswith(TRACKER)}
-    for adapter in adapter_sites(model).values():
+    for adapter in sites.values():
         base = adapter.base_tensors(base)
     return base
 
@@ -69,3 +71,7 @@ def parameter_report(model: nn.Module) -> dict[str, float]:
     added = sum(adapter.values())
     base = total - sum(adapter[name] for name in adapter.keys() - base_state_dict(model).keys())
     return {"trainable": trainable, "added": added, "total": total, "added_ratio": added / base}
+
+
+def _parameters_of(sites: Mapping[str, AdapterModule]) -> list[tuple[str, nn.Parameter]]:
+    return [pair for name, adapter in sites.items() for pair in adapter.adapter_parameters(name)]

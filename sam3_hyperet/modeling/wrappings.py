@@ -41,6 +41,8 @@ def check_uncompiled(model: nn.Module) -> None:
 
 def without_wrappings(name: str) -> str:
     """The name of a parameter or module as it is where no part of the model is compiled."""
+    if _COMPILED not in name:  # nearly always, and every name of a model is asked for
+        return name
     return ".".join(part for part in name.split(".") if part != _COMPILED)
 
 
