@@ -99,6 +99,12 @@ SHORTENED = {
     "radius": ("", "weights of timm; names and resolutions are checked, a small encoder is measured"),
 }
 """Tools of which a part is not run, by what is added to their command, else by `command_server`, and why."""
+ONE_ARM = {
+    "geometries": "A_lorentz",
+    "official": "B_prompt_lorentz_gate",
+    "official_kept": "B_prompt_lorentz_gate",
+}
+"""An arm of each plan of many; tests/unit/cli/test_ablate.py composes every arm, and plan.yaml is composed whole."""
 SIZES = {
     "train": (
         "train.max_steps=1 train.batch_size=1 train.accumulate=1 train.workers=0 train.validate_images=1 "
@@ -219,7 +225,7 @@ def with_sizes(arguments: list[str]) -> list[str]:
         return arguments
     added = shlex.split(SIZES.get(tool, ""))
     added += ["launcher.dry_run=true"] if "launcher=slurm" in given else []
-    added += ["only=[A_lorentz]"] if "geometries" in given else []
+    added += [f"only=[{arm}]" for plan, arm in ONE_ARM.items() if plan in given]
     data = [one for one in given if one.startswith(("data=", "data.root=", "experiment="))]
     if tool == "train" and (not data or {"data=scenes_levels", "experiment=smoke", "experiment=demo"} & set(data)):
         added += ["data.splits={train: 2, tune: 1, val: 1}", "train.validate_every=0"]
