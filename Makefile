@@ -12,8 +12,9 @@ demo: $(STAMP)
 demo-page: $(STAMP)
 	$(BIN)/python tools/demo.py
 
+# The long files come first. What Python and pytest compile is kept, also where the environment says otherwise.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # the long files come first
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	.ci/lint
