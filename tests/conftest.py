@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # as long.)
 os.environ.setdefault("MKL_CBWR", "AUTO")
 torch.set_num_threads(1)
+os.fsync = lambda _: None  # no test cuts the power, and each save of a state waited for the disk
 
 
 def pytest_collection_finish() -> None:

@@ -13,6 +13,7 @@ from sam3_hyperet.modeling.build import build_model
 
 os.environ["PYTHONPATH"] = os.environ.pop(OF_CALLER, "")
 torch.set_num_threads(1)
+os.fsync = lambda _: None  # as in tests/conftest.py
 parse_command("train", ["experiment=smoke", "logger=none"])
 build_model("tiny", checkpoint="random")
 gc.collect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,6 +104,24 @@ def test_a_failed_write_leaves_what_was_there(trained, tmp_path, monkeypatch):
         save_state(path, *trained, {"step": 2})
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
     assert read_state(path)["progress"]["step"] == 1
+
+
+def test_a_state_is_on_the_disk_before_it_gets_its_name(trained, tmp_path, monkeypatch):
+    """Where the power fails, there is else a name without the content."""
+    done, replace = [], Path.replace
+
+    def noted(what, status):
+        done.append((what, status.st_ino, status.st_size))
+
+    def noted_replace(temporary, target):
+        noted("renamed", temporary.stat())
+        return replace(temporary, target)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: noted("flushed", os.fstat(descriptor)))
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    save_state(tmp_path / "state.pt", *trained, {"step": 1})
+    written = (tmp_path / "state.pt").stat()
+    assert done == [(what, written.st_ino, written.st_size) for what in ("flushed", "renamed")]
 
 
 def test_what_a_killed_process_left_is_removed(trained, tmp_path, monkeypatch):
