@@ -11,14 +11,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked_python import ForkedPython
 from forked_tools import TRAIN, run_forked
 
 from sam3_hyperet.cli.train import main
 from sam3_hyperet.modeling.tensor_files import read_safetensors
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+STARTED = """\
+import runpy, sys
+sys.executable, *sys.argv = sys.argv[1:]  # what Fabric starts its other process with
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 pytestmark = pytest.mark.integration
-EVERYTHING = ["stage=3", "train.max_steps=3", "train.validate_every=3", "train.ema=0"]
+EVERYTHING = ["stage=3", "train.max_steps=2", "train.validate_every=2", "train.ema=0"]
 SCORED = ["train.validate_images=2", "train.best=max presence/IL_MCC where loss <= base"]
 
 
@@ -30,8 +36,8 @@ def four(scenes):
 
 
 @pytest.fixture
-def two_processes(tmp_path):
-    """A function that trains on two of them: forked ones, or those that a shell and Fabric start."""
+def two_processes(tmp_path, tmp_path_factory):
+    """A function that trains on two of them: forked ones, or a fresh one and the command that Fabric starts."""
 
     def train(*command, status=0, forked=True):
         command = [*command, "train.devices=2"]
@@ -39,8 +45,10 @@ def two_processes(tmp_path):
             done = run_forked(TRAIN, command, tmp_path / "logs")
         else:
             environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-            started = [sys.executable, "-W", "error", "tools/train.py", *command]
+            python = ForkedPython(tmp_path_factory.mktemp("python"))
+            started = [sys.executable, "-W", "error", "-c", STARTED, str(python.path), "tools/train.py", *command]
             done = subprocess.run(started, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+            python.stop()
         assert done.returncode == status, done.stderr[-3000:]
         return done.stderr
 
@@ -98,11 +106,11 @@ def test_the_same_losses_and_adapters(whole, four, two_processes, tmp_path, spre
 
 
 def test_sharded_training_is_training(four, two_processes, tmp_path):
-    """Stage 3; then the same command once more, which goes on from the state of its second step."""
+    """Stage 3; then the same command once more, which goes on from the state of its first step."""
     plain, sharded = tmp_path / "plain", tmp_path / "sharded"
     main([*four, *EVERYTHING, f"run_dir={plain}", "train.batch_size=4"])
     command = [*four, *EVERYTHING, f"run_dir={sharded}", "train.batch_size=1", "train.accumulate=2"]
-    command += ["train.strategy=fsdp", "train.save_every=2"]
+    command += ["train.strategy=fsdp", "train.save_every=1"]
     two_processes(*command)
     assert losses(sharded) == pytest.approx(losses(plain), rel=5e-5, abs=1e-6)
     for name in ("adapter_last.safetensors", "weights_last.safetensors"):
@@ -114,7 +122,7 @@ def test_sharded_training_is_training(four, two_processes, tmp_path):
     shutil.copytree(sharded, tmp_path / "uninterrupted")
     (sharded / "previous_state.pt").replace(sharded / "state.pt")
     two_processes(*command)
-    assert "goes on after step 2 of 3" in (tmp_path / "logs" / "stdout.txt").read_text()
+    assert "goes on after step 1 of 2" in (tmp_path / "logs" / "stdout.txt").read_text()
     for name in ("adapter_last.safetensors", "weights_last.safetensors"):
         ours, theirs = weights(sharded, name), weights(tmp_path / "uninterrupted", name)
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

@@ -41,7 +41,7 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGCONT, signal.SIGUSR1, sig
 
 
 class ForkedPython:
-    """The program at `path`, which takes `-u -m MODULE` and arguments, and its server."""
+    """The program at `path`, which takes `-u -m MODULE` or a script, and arguments; and its server."""
 
     def __init__(self, folder: Path) -> None:
         self.path, address = folder / "python", str(folder / "python.socket")
@@ -112,6 +112,10 @@ def _become(arguments: Sequence[str], environment: dict[str, str], folder: str, 
         os.chdir(folder)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[attr-defined]
+        if arguments[0].endswith(".py"):
+            sys.argv = list(arguments)
+            runpy.run_path(arguments[0], run_name="__main__")
+            return
         unbuffered, by_name, module, *others = arguments
         assert (unbuffered, by_name) == ("-u", "-m")
         sys.argv = [module, *others]
