@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from forked_tools import TRAIN, run_forked
 
 Metrics = dict[str, Any]
+
+
+class Training(NamedTuple):
+    """A run's folder, and its process as it ended."""
+
+    folder: Path
+    process: subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="session")
@@ -40,11 +49,18 @@ def scenes(tmp_path_factory: pytest.TempPathFactory, tiny_model: list[str]) -> l
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, scenes: list[str]) -> Path:
-    """The folder of a finished run of four steps. Not to be changed."""
-    from sam3_hyperet.cli.train import main
+def training(tmp_path_factory: pytest.TempPathFactory, scenes: list[str]) -> Training:
+    """The tool itself, which trains four steps, and what it has printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    command = [*scenes, "logger=tensorboard", f"run_dir={folder / 'run'}"]
+    return Training(folder / "run", run_forked(TRAIN, command, folder / "logs"))
 
-    return main([*scenes, "logger=tensorboard", f"run_dir={tmp_path_factory.mktemp('trained') / 'run'}"])
+
+@pytest.fixture(scope="session")
+def trained(training: Training) -> Path:
+    """The folder of a finished run of four steps. Not to be changed."""
+    assert training.process.returncode == 0, training.process.stderr[-3000:]
+    return training.folder
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked_tools import TRAIN, run_forked
 from mortal_runs import Killed, killed_once_saved
 from omegaconf import OmegaConf
 
@@ -178,8 +177,8 @@ def test_without_adapters_everything_trains(scenes, tmp_path, read_metrics):
     assert not (folder / "adapter.safetensors").exists()
 
 
-def test_the_tool_itself(scenes, tmp_path):
-    done = run_forked(TRAIN, [*scenes, f"run_dir={tmp_path / 'run'}"], tmp_path / "logs")
+def test_the_tool_itself(training, tmp_path):
+    done = training.process
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr == ""
     for part in (
