@@ -46,8 +46,11 @@ def test_containers_with_the_same_process_number_write_to_names_of_their_own(tmp
 
 
 def test_long_names_are_written(tmp_path):
-    with replacing(tmp_path / (80 * "语" + ".png")) as temporary:
+    file = tmp_path / (80 * "语" + ".png")
+    with replacing(file) as temporary:
         temporary.write_text("x")
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_text() == "x"
 
 
 FULL = """

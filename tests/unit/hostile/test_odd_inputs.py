@@ -12,9 +12,20 @@ from hostile_trees import HEIGHT, RLE, SQUARE, WIDTH, annotation, category, dete
 LABELS, DETECTIONS = "maps/labels/1.png", "detections.json"
 
 
+PRODUCTS = {
+    "score": "out.json",
+    "evaluate": "out/metrics.json",
+    "train": "out/adapter.safetensors",
+    "predict": "out/results.json",
+    "merge": "out.pt",
+    "prepare": "coco/prepared.json",
+}
+
+
 @pytest.mark.parametrize("tool", TOOLS)
-def test_the_plain_tree_is_read_by_every_tool(tree, tool):
-    run_tool(tool, tree)
+def test_every_tool_writes_its_product_of_the_plain_tree(tree, tool):
+    run_tool(tool, tree, *(["out=prepared.json"] if tool == "prepare" else []))
+    assert (tree / PRODUCTS[tool.split()[0]]).stat().st_size > 0
 
 
 # fmt: off

@@ -94,7 +94,9 @@ def test_real_pictures_on_the_packaged_weights(shared_data):
     model = hy.build_model("tiny")
     annotations = json.loads(next((shared_data / "coco" / "annotations").glob("instances_val*.json")).read_text())
     prompts = [category["name"] for category in annotations["categories"]][::9]
-    for file in sorted((shared_data / "coco").glob("val*/*.jpg"))[:2]:
+    files = sorted((shared_data / "coco").glob("val*/*.jpg"))[:2]
+    assert len(files) == 2
+    for file in files:
         with Image.open(file) as picture:
             assert picture.width != picture.height
             assert_equal_detections(model, picture.convert("RGB"), prompts)

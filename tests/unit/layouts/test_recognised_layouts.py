@@ -64,8 +64,8 @@ def test_splits_of_yolo_are_named_in_order_with_what_becomes_of_them(tmp_path):
     root = EXPORTS["YOLO"](tmp_path / "shop")
     for listed in (True, False):
         if not listed:
-            for file in root.glob("*.yaml"):
-                file.unlink()
+            (listing,) = root.glob("*.yaml")
+            listing.unlink()
             (root / "classes.txt").write_text("\n".join(CATEGORIES))
         options, lines = explicit(auto(root))
         assert list(options.splits) == ["train", "tune", "val"]
