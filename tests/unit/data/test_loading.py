@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -294,6 +295,22 @@ def test_a_loader_leaves_torch_random_numbers_alone():
     torch.manual_seed(0)
     first_batches(ConceptPrompts(InMemory(*[[LEFT]] * 4), 8), 3, 2)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_loader_processes_decode_with_a_thread_each():
+    """OpenCV starts one for each core, in each of the processes."""
+
+    class Threads(InMemory):
+        def load_image(self, i):
+            raise DataError(f"{cv2.getNumThreads()} threads")
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    try:
+        with pytest.raises(DataError, match=r"^1 threads$"):
+            next(iter(build_loader(ConceptPrompts(Threads([LEFT]), 8), 1, workers=1)))
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_impossible_loaders_and_views_are_refused():

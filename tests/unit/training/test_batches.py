@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 
+import pytest
 import torch
 
 from sam3_hyperet.sam3_host import BatchedDatapoint
@@ -28,3 +29,12 @@ def test_every_tensor_is_moved(make_batch, monkeypatch):
         assert len(flat(moved)) == len(flat(batch))
         assert moved.find_text_batch == batch.find_text_batch
     assert all(item.device.type == "cpu" for item in flat(batch) if isinstance(item, torch.Tensor))
+
+
+@pytest.mark.parametrize(("device", "is_pinned"), [("cpu", False), ("cuda:1", True)])
+def test_batches_for_a_gpu_are_pinned(monkeypatch, device, is_pinned):
+    """Only then does their copy to it run beside the work there."""
+    seen = []
+    monkeypatch.setattr(batches, "build_loader", lambda *_, pin_memory: seen.append(pin_memory) or [])
+    assert list(batches.training_batches([0, 1], 2, device=device)) == []
+    assert seen == [is_pinned]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,20 @@ def test_they_fit_what_the_images_show(monkeypatch):
     monkeypatch.setattr(loaders, "memory_for_loading", lambda: loaders.bytes_ahead(train, 2, side, dense))
     assert loaders.loader_processes(train, side, on_gpu=True, cores=16) == 8
     assert loaders.loader_processes(train, side, on_gpu=True, cores=16, load=dense) == 2
+
+
+@pytest.mark.parametrize(("available", "free", "expected"), [(4000, 900, 450), (4000, 9000, 1000), (4000, None, 1000)])
+def test_batches_wait_in_half_of_the_shared_memory_and_a_quarter_of_all(
+    monkeypatch, tmp_path, available, free, expected
+):
+    """Where there is no /dev/shm, the quarter alone."""
+    shared = tmp_path / "shm"
+    if free is not None:
+        shared.mkdir()
+    monkeypatch.setattr(loaders, "_SHARED", shared)
+    monkeypatch.setattr(loaders.psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
+    monkeypatch.setattr(loaders.shutil, "disk_usage", lambda folder: {shared: SimpleNamespace(free=free)}[folder])
+    assert loaders.memory_for_loading() == expected
 
 
 def test_cores_are_shared_as_the_machine_a_container_and_slurm_say(monkeypatch, tmp_path):

@@ -114,3 +114,16 @@ def test_checkpointing_and_autocast(model, randomized, make_batch):
         with torch.autocast("cpu", torch.bfloat16):
             rounded = step(model, batch)
     torch.testing.assert_close(rounded[0], expected[0], rtol=0.02, atol=0)
+
+
+def test_biases_of_boxes_lie_as_the_decoder_adds_them(model):
+    """Heads before positions: laid out in another way, the sum of both would be copied for each layer."""
+    decoder, offsets = model.transformer.decoder, torch.randn(2, 6, 8, 2)
+    embeddings = decoder.boxRPB_embed_x, decoder.boxRPB_embed_y
+    expected = [embedding(offsets) for embedding in embeddings]
+    with shared_work(model):
+        found = [embedding(offsets) for embedding in embeddings]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+        assert not other.movedim(-1, 1).is_contiguous()
+        assert one.movedim(-1, 1).is_contiguous()

@@ -70,6 +70,23 @@ def test_a_run_leaves_with_the_signal_s_status(number):
     assert process.waited == 1
 
 
+def test_a_sigterm_while_leaving_changes_nothing():
+    """Slurm signals twice, and the second must not end the process before its first line."""
+    came: list[int] = []
+    said: list[str] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+
+    def show(line: str) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        said.append(line)
+
+    with pytest.raises(SystemExit), Preemption(Process(), show, "") as preemption:  # noqa: PT012
+        signal.raise_signal(signal.SIGTERM)
+        assert preemption.requested()
+        raise Interrupted(7)
+    assert (len(said), came) == (1, [])
+
+
 @pytest.mark.parametrize("numbers", [(REQUEUE,), (signal.SIGTERM, REQUEUE), (REQUEUE, signal.SIGTERM, REQUEUE)])
 def test_the_requeue_signal_goes_on_to_submitit_once_and_outdoes_the_others(handlers, numbers):
     assert leave(Process(), *numbers) == (
