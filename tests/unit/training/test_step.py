@@ -62,10 +62,10 @@ class Step:
     def adapters(self):
         return [p.detach().clone() for group in self.stages.raw_optimizer.param_groups for p in group["params"]]
 
-    def take(self, parts, passes=None):
+    def take(self, parts, passes=None, clip_norm=1e9):
         for group in self.stages.raw_optimizer.param_groups:
             group["lr"] = 0.0
-        terms, norms = optimize(self.fabric, self.stages, parts, 1e9, by_group=False, passes=passes)
+        terms, norms = optimize(self.fabric, self.stages, parts, clip_norm, by_group=False, passes=passes)
         gradient = [p.grad.clone() for group in self.stages.raw_optimizer.param_groups for p in group["params"]]
         return terms, norms, gradient
 
@@ -127,6 +127,16 @@ def test_contrasts_are_those_of_each_pass(step, batches):
     whole, parts = (one.take(batches(*groups))[0] for groups in ([(0, 1, 2, 3)], [(0,), (1,), (2,), (3,)]))
     assert float(parts["alignment_loss"]) < float(whole["alignment_loss"])
     assert float(parts["loss_matched"]) == pytest.approx(float(whole["loss_matched"]), rel=1e-5)
+
+
+def test_a_gradient_above_the_norm_is_scaled_down_to_it(step, batches):
+    one, parts = step(), batches((0,), (1,))
+    _, norms, gradient = one.take(parts)
+    largest = norms["train/gradient_norm"] / 3
+    _, told, clipped = one.take(parts, clip_norm=largest)
+    assert told == pytest.approx(norms, rel=1e-6)  # what is logged is the norm before
+    for found, whole in zip(clipped, gradient, strict=True):
+        assert torch.allclose(found, whole / 3, rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("bad", [0, 1])
