@@ -24,6 +24,7 @@ from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.files import MANIFEST
 from sam3_hyperet.inference.prediction import PromptPrediction
 from sam3_hyperet.inference.tiles import Tiling
+from sam3_hyperet.masks import decode
 from sam3_hyperet.modeling.checkpoint import save_base
 
 WRITTEN = ("predictions.json", "results.json", "images.json")
@@ -174,9 +175,11 @@ def test_boxes_are_sam_3_s_own():
     box = torch.tensor([[-0.25, 0.0, 0.5, 1.5]])
     found = PromptPrediction(torch.tensor([0.9]), box, torch.ones(1, 4, 4), torch.ones(4, 4), 1.0)
     predictor = SimpleNamespace(vocabulary=("car",), predict=lambda image, prompts, exemplars: [found])
-    thresholds = {"score_threshold": 0.5, "mask_threshold": 0.5}
+    thresholds = {"score_threshold": 0.5, "mask_threshold": 0.9}
     entry = found_by(predictor, Image.new("RGB", (40, 20)), {"car": None}, thresholds)
-    assert entry["prompts"][0]["detections"][0]["box_xyxy"] == [-10.0, 0.0, 20.0, 30.0]
+    (detection,) = entry["prompts"][0]["detections"]
+    assert detection["box_xyxy"] == [-10.0, 0.0, 20.0, 30.0]
+    assert not decode(detection["segmentation"]).any()  # of a probability of 0.73
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import _pair_sums
 from sam3_hyperet.evaluation.protocol import Protocol, evenly_spread
 from sam3_hyperet.evaluation.runner import records_of
+from sam3_hyperet.inference.prediction import PromptPrediction
 
 
 def accuracy(metrics: dict[str, float]) -> dict[str, float]:
@@ -161,6 +162,22 @@ def test_the_score_threshold_is_for_instances_alone(label_maps, pictures):
     metrics = label_maps(Knowing(pictures), score_threshold=0.99)
     assert (metrics["instance/mIoU"], metrics["instance/unassigned"]) == (0, 1)
     assert metrics["semantic/mIoU"] == metrics["fused/mIoU"] == pytest.approx(1)
+
+
+class Unsure(Knowing):
+    """Knows the truth, each pixel of it by a probability of 0.73."""
+
+    def answer(self, i, name):
+        sure = super().answer(i, name)
+        logits = sure.mask_logits / 20, sure.semantic_logits / 20
+        return PromptPrediction(sure.query_scores, sure.boxes, *logits, sure.presence)
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.7, 1), (0.8, 0)])
+def test_the_mask_threshold_is_for_masks_and_label_maps(instances, label_maps, pictures, threshold, expected):
+    found = instances(Unsure(pictures), mask_threshold=threshold)
+    assert (found["bbox/AP"], found["segm/AP"]) == pytest.approx((1, expected))
+    assert label_maps(Unsure(pictures), mask_threshold=threshold)["fused/mIoU"] == pytest.approx(expected)
 
 
 def test_label_maps_are_needed_where_they_are_scored(label_maps, pictures):

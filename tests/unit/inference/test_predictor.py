@@ -24,6 +24,9 @@ from sam3_hyperet.inference.predictor import (
     bytes_per_prompt,
     check_prompts,
 )
+from sam3_hyperet.inference.tiled_prediction import TiledPrediction
+from sam3_hyperet.inference.tiles import Tiling
+from sam3_hyperet.masks import decode
 
 PROMPTS = ("car", "red wheel", "a person on a horse", "sky", "tree")
 SIDE = 128
@@ -151,6 +154,20 @@ def test_areas_are_those_of_the_masks_which_are_not_held_together(threshold, mon
     monkeypatch.undo()
     found.rles(20)
     np.testing.assert_array_equal(found.areas(20), expected)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.9])
+def test_detections_are_from_both_thresholds(threshold):
+    """A score with the presence in it, and a probability of each pixel; of one tile as of the image."""
+    logits = torch.linspace(-4, 4, 12).reshape(3, 4) + torch.tensor([0.0, 0.5, 1.0])[:, None, None]
+    answer = PromptPrediction(torch.tensor([0.6, 0.9, 0.7]), torch.zeros(3, 4), logits, logits[0], 0.5)
+    expected = answer.keep(torch.tensor([1, 2])).masks(6, 8, threshold)
+    assert 0 < expected.sum() < expected.size
+    tiled = TiledPrediction(Tiling().grid(8, 6), [answer])
+    for found in (answer.detections(6, 8, 100, threshold, 0.33), tiled.detections(6, 8, 100, threshold, 0.33)):
+        assert found.scores.tolist() == pytest.approx([0.45, 0.35])
+        assert np.array_equal([decode(rle) for rle in found.rles(2)], expected)
+        assert found.areas(2).tolist() == expected.sum((1, 2)).tolist()
 
 
 def test_masks_are_decoded_for_the_queries_that_are_kept_and_when_asked_for():
