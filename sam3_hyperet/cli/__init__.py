@@ -9,7 +9,7 @@ help_text: `--help`.
 train, pretrain: training, on this machine or through submit.
 submit: runs and sweeps as Slurm jobs.
 recognition: `data=auto` made explicit.
-training_data: what a run trains on, and what a person should read of it.
+training_data: what a run trains on, and what a person should read of it; validation: what its validation scores.
 run_options: all options of a training run, and whether two runs are the same.
 tables: tables as they are printed.
 progress: how far a tool is, at a terminal or in a log.

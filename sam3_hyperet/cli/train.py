@@ -38,16 +38,12 @@ from sam3_hyperet.cli.training_data import (
     with_remedy,
 )
 from sam3_hyperet.cli.training_data import views as views_of
+from sam3_hyperet.cli.validation import open_own_kept, validation_score, validation_task
 from sam3_hyperet.data.annotations import AnnotatedImages
-from sam3_hyperet.data.answers import AnsweredImages
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.mixture import Mixture
-from sam3_hyperet.data.sources import Split
-from sam3_hyperet.data.vocabularies import listed
 from sam3_hyperet.evaluation.cascade import calibration_images
-from sam3_hyperet.evaluation.kept import kept_lines, open_kept
-from sam3_hyperet.evaluation.task import EvalTask, open_task
-from sam3_hyperet.evaluation.validation_score import ValidationScore, known_metrics, open_validation
+from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.files import replacing, sole_use, write_json
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.inference.shared_encoding import shared_encoding
@@ -61,7 +57,6 @@ from sam3_hyperet.modeling.parameters import parameter_report
 from sam3_hyperet.precision import device_of, fabric_precision, float32_products, precision_text, resolved_precision
 from sam3_hyperet.reading import read_json
 from sam3_hyperet.training.batches import training_batches, val_batches
-from sam3_hyperet.training.choice import Rule
 from sam3_hyperet.training.curvature_schedule import radius_control
 from sam3_hyperet.training.distributed import sharding_strategy
 from sam3_hyperet.training.feature_cache import cached_trunk, check_cache
@@ -158,8 +153,8 @@ def _train(
         data = open_data(options, tune=bool(options.train.validate_every))
         scored = data.splits.evaluation
         calibrating = calibration_images(options.data, scored, options.protocol) if scored else None
-    kept = _open_kept(scored, options, say) if scored else None
-    validation_task = _validation_task(data.splits.tuning, options, say)
+    kept = open_own_kept(scored, options, say) if scored else None
+    validated = validation_task(data.splits.tuning, options, say)
     if options.train.max_steps is None:
         options = options.of_images(data.images_an_epoch)
         config.train.max_steps = values["train"]["max_steps"] = options.train.max_steps
@@ -182,8 +177,8 @@ def _train(
         say(line)
     views = views_of(training, tuning)
     score_task = open_task(scored, replace(options.protocol, examples=0), kept) if scored else None
-    groups = _check(model, options, all_prompts(training, tuning, (validation_task, score_task)), views)
-    score = _validation_score(validation_task, model, options, fabric, say)
+    groups = _check(model, options, all_prompts(training, tuning, (validated, score_task)), views)
+    score = validation_score(validated, model, options, fabric, say)
     config_text = OmegaConf.to_yaml(config, resolve=True)
     from_first(fabric, lambda: _write_start(run, config_text, first[1] if first else None))
     if first:
@@ -299,44 +294,6 @@ def _ready_to_train(model: host.Sam3Image, options: RunOptions, views: int) -> I
         if options.cache.folder:
             stack.enter_context(cached_trunk(model, options.cache, views, train.precision))
         yield
-
-
-def _validation_task(tuning: Split | None, options: RunOptions, say: Callable[[str], None]) -> EvalTask | None:
-    """What a validation scores, if it does. Raises ConfigError for a rule of metrics that there will not be."""
-    if tuning is None or not options.train.scored_images:
-        return None
-    rule, kept = Rule.parse(options.train.best), None
-    if rule.names_kept:  # which is more to ask, each time
-        kept = _open_kept(tuning, options, say)
-    task = open_validation(tuning, options.protocol, options.train.scored_images, kept)
-    rule.check(known_metrics(task), _scored(task))
-    return task
-
-
-def _validation_score(
-    task: EvalTask | None, model: host.Sam3Image, options: RunOptions, fabric: Fabric, say: Callable[[str], None]
-) -> ValidationScore | None:
-    """The score of a validation, if it has a task.
-
-    Raises ConfigError for a rule of metrics that the base's answers leave undefined.
-    """
-    if task is None:
-        return None
-    score = ValidationScore(task, model, fabric)
-    if task.kept:  # answered by now
-        for line in kept_lines(task):
-            say(line)
-        Rule.parse(options.train.best).check(known_metrics(task), _scored(task))
-    return score
-
-
-def _open_kept(split: Split, options: RunOptions, say: Callable[[str], None]) -> AnsweredImages | None:
-    """What `open_kept` returns for a split."""
-    return open_kept(options.kept, split, options.protocol, of_runs=listed(options.rehearsal.names), say=say)
-
-
-def _scored(task: EvalTask) -> str:
-    return f"the {len(task.positions)} tuning images that are scored"
 
 
 def _fabric(options: TrainOptions, stage: int) -> Fabric:
