@@ -236,4 +236,4 @@ def _reached(logits: np.ndarray, threshold: float, mask: np.ndarray) -> int:
     """Write where enlarged logits reach a probability into a bool mask (height, width); how many pixels that are."""
     least = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
     enlarged = cv2.resize(logits, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.count_nonzero(np.greater_equal(enlarged, least, out=mask))
+    return int(np.count_nonzero(np.greater_equal(enlarged, least, out=mask)))
