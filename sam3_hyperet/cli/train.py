@@ -195,8 +195,8 @@ def _train(
     options = with_memory(options, fabric, say)
     batches = _batches(training, options, resolution(model), fabric, say)
     beside = _loader_processes(training, options, resolution(model), fabric) // 2  # those of training keep theirs
-    loading = {"batch_size": options.train.batch_size, "workers": beside}
-    validation = Validation(lambda: val_batches(tuning, **loading) if tuning else iter(()), score)
+    size = options.train.batch_size
+    validation = Validation(lambda: val_batches(tuning, size, workers=beside) if tuning else iter(()), score)
     way_on = f"to go on, run the same command with run_dir={run.path}"
     with Preemption(fabric, say, way_on) as preemption, _ready_to_train(model, options, views):
         stopped = preemption.requested
