@@ -122,7 +122,8 @@ def _matched(truth: Sequence[Rle], shown: Sequence[Detection]) -> list[Instance]
     colors = match(truth, [one.mask for one in shown])
     labelled = [k for k, color in enumerate(colors) if color != UNMATCHED or UNMATCHED not in colors[:k]]
     labels = [(f"{one.score:.2f}",) if k in labelled else () for k, one in enumerate(shown)]
-    return [Instance(one.mask, *rest) for one, *rest in zip(shown, colors, labels, strict=True)]
+    found = zip(shown, colors, labels, strict=True)
+    return [Instance(one.mask, color, of_mask) for one, color, of_mask in found]
 
 
 def _drawn(example: Example, instances: Sequence[Instance]) -> str:
