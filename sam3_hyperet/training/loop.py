@@ -148,6 +148,7 @@ class _Loop:
                 self._radius.load_state_dict(state["progress"]["radius"])
             if self._average is not None:
                 self._average.load_state_dict(state["progress"]["average"])
+            self._saved_step = self.progress.step
             self.log.message(_goes_on(self.progress, self._steps, self._run))
             if not self.progress.is_judged:
                 self.validate_and_advance()
@@ -275,7 +276,7 @@ class _Loop:
                     self._run.save(self._model, name)
 
     def _save_state(self) -> None:
-        self._saved_step = self.progress.step
+        is_of_new_step, self._saved_step = self._saved_step != self.progress.step, self.progress.step
         stages, fabric = self._stages, self._fabric
         generators = random_generators(fabric.device, fabric.world_size)
         of_optimizer = optimizer_state(stages.module, stages.raw_optimizer)
@@ -284,7 +285,8 @@ class _Loop:
             if fabric.is_global_zero:
                 states = {name: {} if part is None else part.state_dict() for name, part in parts.items()}
                 values = {**asdict(self.progress), **states}
-                save_state(self._run.path / STATE_FILE, self._model, of_optimizer, values, generators)
+                given = self._model, of_optimizer, values, generators
+                save_state(self._run.path / STATE_FILE, *given, is_of_new_step=is_of_new_step)
 
 
 def _goes_on(progress: Progress, max_steps: int, run: RunFolder) -> str:

@@ -33,10 +33,12 @@ def save_state(
     optimizer: torch.optim.Optimizer | Mapping[str, Any],
     progress: Mapping[str, Any],
     generators: Sequence[Mapping[str, Tensor]] | None = None,
+    *,
+    is_of_new_step: bool = True,
 ) -> None:
     """Write the state to a temporary name, with its checksum behind it, flush it to the disk, then rename.
 
-    The state that was there before stays beside it, as `previous_state(path)`.
+    The state that was there before stays beside it, as `previous_state(path)`, if it is of an earlier step.
 
     `progress` has counters, and what else has a `state_dict`, by name. `generators` are those of `random_generators`;
     None for those of this one process, on the CPU.
@@ -55,7 +57,7 @@ def save_state(
             file.write(written.digest.digest())
             file.flush()
             os.fsync(file.fileno())
-        if path.is_file():
+        if is_of_new_step and path.is_file():
             with replacing(previous_state(path)) as second:  # at no moment is there no state under its name
                 try:
                     os.link(path, second)

@@ -58,7 +58,7 @@ def test_they_are_those_of_the_masks_and_no_mask_is_made(root, monkeypatch, read
     cars = {3 if one == 2 else one for one in expected}
     assert [AnnotatedImages.present(images, i) for i in (0, 1)] == [expected, cars]
     expected = [AnnotatedImages.present(images, i) for i in range(12)]
-    monkeypatch.setattr(label_maps, "encode_masks", lambda masks: pytest.fail("made masks"))
+    monkeypatch.setattr(label_maps, "encode_regions", lambda labels: pytest.fail("made masks"))
     assert [images.present(i) for i in range(12)] == expected
     assert images.present(-1) == expected[-1]
     assert images.label_map(0).dtype == np.int32
@@ -77,7 +77,7 @@ def test_a_label_of_no_class_is_named(root):
 def test_few_shots_read_each_map_twice_once_for_its_values(root, monkeypatch):
     read, found = label_maps.read_label_values, []
     monkeypatch.setattr(label_maps, "read_label_values", lambda path: found.append(path.name) or read(path))
-    monkeypatch.setattr(label_maps, "encode_masks", lambda masks: pytest.fail("made masks"))
+    monkeypatch.setattr(label_maps, "encode_regions", lambda labels: pytest.fail("made masks"))
     of_run = open_run(options(root, shots=2, tune_images=3), tune=True, evaluate=True)
     assert 2 <= len(of_run.training) <= 4
     assert len(of_run.tuning.images) == 3

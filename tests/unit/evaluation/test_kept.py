@@ -252,7 +252,7 @@ def test_a_group_of_that_name_is_refused():
 
 def test_nothing_is_made_for_names_that_are_left_open(dogs, monkeypatch):
     """On the images that the base was not asked about, which may be most of them."""
-    from sam3_hyperet.evaluation.metrics.instances import instance_evaluator as module
+    from sam3_hyperet.evaluation.metrics.instances import instance_matches as module
 
     made, rectangle = [], module.rectangle
     monkeypatch.setattr(module, "rectangle", lambda *given: (made.append(given), rectangle(*given))[1])

@@ -45,6 +45,7 @@ def test_the_one_before_is_kept_and_used_where_the_last_is_damaged(trained, tmp_
     path = tmp_path / "state.pt"
     for step in (1, 2, 3):
         save_state(path, *trained, {"step": step})
+    save_state(path, *trained, {"step": 3}, is_of_new_step=False)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["previous_state.pt", "state.pt"]
     assert read_state(path)["progress"]["step"] == 3
     content = path.read_bytes()
