@@ -30,8 +30,8 @@ class Killed(BaseException):
 def killed_once_saved(main: Callable[[list[str]], object], command: list[str]) -> None:
     """Run a command that trains up to where its first state is saved."""
 
-    def save_and_die(*arguments: Any) -> None:
-        save_state(*arguments)
+    def save_and_die(*arguments: Any, **options: Any) -> None:
+        save_state(*arguments, **options)
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch:

@@ -257,14 +257,16 @@ def test_a_run_that_is_killed_in_a_validation_repeats_that_alone(start, stream, 
 
 
 def test_a_state_is_saved_once_a_step_and_again_at_the_end(start, stream, monkeypatch):
-    saved = []
+    saved, new = [], []
 
-    def note(path, model, optimizer, progress, generators):
+    def note(path, model, optimizer, progress, generators, is_of_new_step):
         saved.append((progress["step"], progress["is_judged"]))
+        new.append(is_of_new_step)
 
     monkeypatch.setattr("sam3_hyperet.training.loop.save_state", note)
     start().fit(max_steps=6, tune=stream[:1], validate_every=3, save_every=1)
     assert saved == [(1, True), (2, True), (3, False), (4, True), (5, True), (6, False), (6, True)]
+    assert new == [True] * 6 + [False]  # so that the two that are kept are of two steps
 
 
 def test_a_signal_within_a_validation_stops_the_run_behind_it(start, stream):
