@@ -9,14 +9,12 @@ import numpy as np
 import torch
 
 from sam3_hyperet.data.transforms import View
-from sam3_hyperet.masks import Rle, decode_within_box
+from sam3_hyperet.masks import Rle, decode_within_box, within_box
 
 Window = tuple[int, int, np.ndarray]
 """The first row and the first column of a part of a mask, and the part (h, w), bool; the rest of the mask is empty."""
 _EMPTY = (0, 0, np.zeros((0, 0), bool))
-_LARGE = (
-    8  # a mask whose box is larger than this part of the view is resized with all of it, which then takes less time
-)
+_LARGE = 8  # a mask whose box is more than one such part of the view is resized with all of it, which is then quicker
 _NEAR_HALF = 1e-4  # of a pixel of the model's size: far more than what OpenCV's sums in fp32 are off
 _SLIVERS = 1000  # OpenCV leaves out of a pixel of the model what this part of one of the view at most adds to it
 
@@ -73,13 +71,13 @@ def _in_view(rle: Rle, view: View) -> Window:
     part, top, left = mask[rows, columns], max(top - view.top, 0), max(left - view.left, 0)
     if view.flip:
         part, left = part[:, ::-1], view.width - left - part.shape[1]
-    return _cropped(top, left, np.ascontiguousarray(part))
+    return _cropped(top, left, part)
 
 
 def _cropped(top: int, left: int, part: np.ndarray) -> Window:
     """The same within the box around what is set; of nothing, without rows and columns."""
-    x, y, width, height = cv2.boundingRect(part.view(np.uint8)) if part.size else (0, 0, 0, 0)
-    return top + y, left + x, part[y : y + height, x : x + width].copy()
+    x, y, inner = within_box(part)
+    return top + y, left + x, inner.copy()  # the whole may go
 
 
 def _resized(part: np.ndarray, place: tuple[int, int], size: tuple[int, int], resolution: int) -> Window:

@@ -70,30 +70,27 @@ def with_preview(path):
     picture().save(path, "MPO", save_all=True, append_images=[picture().resize((6, 4))], quality=95, subsampling=0)
 
 
-def pyramid(path):
-    """What slide scanners and GDAL write: an image and smaller copies of it."""
+def two_pages(second, kind):
+    """A TIFF of the picture and a second page of this kind of subfile."""
     info = TiffImagePlugin.ImageFileDirectory_v2()
-    info[254] = 1
+    info[254] = kind
     content = io.BytesIO()
     with TiffImagePlugin.AppendingTiffWriter(content, True) as file:
         picture().save(file, "TIFF")
         file.newFrame()
-        picture().resize((12, 8)).save(file, "TIFF", tiffinfo=info)
+        second.save(file, "TIFF", tiffinfo=info)
         file.newFrame()
-    path.write_bytes(content.getvalue())
+    return content.getvalue()
+
+
+def pyramid(path):
+    """What slide scanners and GDAL write: an image and smaller copies of it."""
+    path.write_bytes(two_pages(picture().resize((12, 8)), kind=1))
 
 
 def with_mask(path):
     """What GDAL writes with GDAL_TIFF_INTERNAL_MASK: an image, and where it has data, in a page that is no image."""
-    info = TiffImagePlugin.ImageFileDirectory_v2()
-    info[254] = 4
-    content = io.BytesIO()
-    with TiffImagePlugin.AppendingTiffWriter(content, True) as file:
-        picture().save(file, "TIFF")
-        file.newFrame()
-        Image.new("1", (24, 16)).save(file, "TIFF", tiffinfo=info)
-        file.newFrame()
-    data = bytearray(content.getvalue())
+    data = bytearray(two_pages(Image.new("1", (24, 16)), kind=4))
     (first,) = struct.unpack_from("<I", data, 4)
     (second,) = struct.unpack_from("<I", data, first + 2 + 12 * struct.unpack_from("<H", data, first)[0])
     tags = range(second + 2, second + 2 + 12 * struct.unpack_from("<H", data, second)[0], 12)
