@@ -42,11 +42,11 @@ from sam3_hyperet.evaluation.task import check_tiles, open_task
 from sam3_hyperet.files import Manifest, sole_use
 from sam3_hyperet.inference.predictor import check_prompts
 from sam3_hyperet.launch.options import SlurmOptions
-from sam3_hyperet.layouts.override import override
 from sam3_hyperet.modeling.adapter_source import adapter_name, is_on_hub, locate_adapter
 from sam3_hyperet.modeling.config import ModelOptions
 from sam3_hyperet.modeling.opening import check_checkpoint, choose_device, set_threads
 from sam3_hyperet.options import read_options
+from sam3_hyperet.override import override
 from sam3_hyperet.reading import regular_file
 from sam3_hyperet.training.run_files import ADAPTER, EVALUATION_FILES, WEIGHTS
 from sam3_hyperet.wording import count_of, unique

@@ -11,8 +11,8 @@ from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.layouts import coco, masks, yolo
 from sam3_hyperet.layouts.layout import Found, Layout
-from sam3_hyperet.layouts.override import override
 from sam3_hyperet.layouts.unread import unread_format
+from sam3_hyperet.override import override
 
 LAYOUTS: tuple[Layout, ...] = (coco.LAYOUT, yolo.LAYOUT, masks.LAYOUT)
 _OF_A_SET = ("annotations", "images", "train", "val", "valid", "test")  # names of folders that are part of a set

@@ -10,7 +10,7 @@ from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.data.yolo import label_file, path_below, read_yolo_file
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.layouts.layout import Found, Layout
-from sam3_hyperet.layouts.override import override
+from sam3_hyperet.override import override
 from sam3_hyperet.reading import read_text
 
 _THREE = "three splits: the best step is chosen on val, the model is scored on test"

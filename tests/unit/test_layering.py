@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "sam3_hyperet"
 
 FLOORS = (  # from the bottom; imports only go down
-    ("choices", "errors", "version", "wording"),
+    ("choices", "errors", "override", "version", "wording"),
     ("reading", "digest", "arrays", "hyperbolic", "precision"),
     ("files",),
     ("options", "masks", "adapters", "sam3_host", "scenes"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam3_hyperet.cli.composition import _value
-from sam3_hyperet.layouts.override import override
+from sam3_hyperet.override import override
 
 TEXTS = st.one_of(st.sampled_from(["2017", "1e5", "True", "null", "", "a b", "c\\", 'd\\"e', "x/y.json"]), st.text())
 KEYS = st.sampled_from(["train", "tv/monitor", "potted plant", "a:b, c", "x=(y)"])
