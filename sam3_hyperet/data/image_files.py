@@ -3,6 +3,7 @@
 import os
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,9 +19,21 @@ _EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
 _max_pixels = 178_000_000
 _ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)  # the tag of EXIF, and its values for which width is height
-_SUBFILE_TYPE = 254  # a tag of TIFF
+_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _BANDS = 254, 256, 257, 258, 277  # tags of TIFF
 _SMALLER, _MASK = 1, 4  # its bits for a smaller copy of another page, and for where another page has data
 _BIG_TIFF = 43
+_TURNED_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""What undoes an orientation; EXIF (CIPA DC-008), 4.6.4."""
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TO_8_BITS = "-ot Byte -scale LOW HIGH 0 255"
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PNG_ORIENTING = (b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp", b"xmp")  # texts in which Pillow looks for it
 _BROKEN = (  # what Pillow's readers raise on damaged files
@@ -61,7 +74,7 @@ def open_image(path: Path, kind: str = "image") -> Iterator[ImageFile.ImageFile]
     except _BROKEN as error:
         found = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            found = f"it is none of {', '.join(known)}, or damaged"
+            found = _of_bands(path) or f"it is none of {', '.join(known)}, or damaged"
         raise DataError(f"{path}: not a readable {kind} ({foreign_content(path) or found})") from None
 
 
@@ -86,11 +99,9 @@ def read_image(path: Path, *, upright: bool = False, check: Callable[[int, int],
             check(*_size(stored, upright))
         if stored.mode.startswith(("I", "F")) or _has_16_bits(stored):
             found = f"found {stored.mode} pixels" + (" of 16 bits a channel" if _has_16_bits(stored) else "")
-            remedy = (
-                "convert it, and choose which values become black and white (such as gdal_translate -ot Byte -scale)"
-            )
-            raise DataError(f"{path}: {found}, expected 8 bits a channel; {remedy}")
-        file = ImageOps.exif_transpose(stored) if upright else stored
+            remedy = "convert all images alike, with the values that become black and white (such as gdal_translate"
+            raise DataError(f"{path}: {found}, expected 8 bits a channel; {remedy} {_TO_8_BITS})")
+        file = ImageOps.exif_transpose(stored) if upright else _as_stored(stored)
         if file.mode == "P" and "transparency" in file.info:
             return file.convert("RGBA").convert("RGB")
         return file.convert("RGB")
@@ -122,11 +133,43 @@ def _has_16_bits(image: ImageFile.ImageFile) -> bool:
     """Whether a file has more than 8 bits a channel of a colour, of which Pillow would silently drop the lower ones."""
     if image.format == "BMP":  # 5 or 6 bits a channel, in 16 a pixel
         return False
+    if image.format == "TIFF":  # whose mode does not tell where its bands are stored one after the other
+        return max(_tags(image).get(_BITS, (1,))) > 8
     if image.format == "JPEG2000":
         return _bits_of_jpeg2000(_path(image)) > 8
     raw = image.tile[0].args if getattr(image, "tile", None) else ()
     mode, *more = (raw,) if isinstance(raw, str) else raw or ("",)
     return ";16" in str(mode) or (image.format == "PPM" and more[:1] > [255])
+
+
+def _as_stored(image: ImageFile.ImageFile) -> Image.Image:
+    """An image whose pixels are where the file has them: Pillow turns TIFFs by their orientation as it decodes them."""
+    if image.format != "TIFF":
+        return image
+    orientation = _tags(image).get(_ORIENTATION, 1)
+    image.load()
+    is_turned = orientation in _TURNED_BACK and _ORIENTATION not in _tags(image)
+    return image.transpose(_TURNED_BACK[orientation]) if is_turned else image
+
+
+def _tags(image: Image.Image) -> TiffImagePlugin.ImageFileDirectory_v2:
+    return image.tag_v2  # type: ignore[attr-defined,no-any-return]
+
+
+def _of_bands(path: Path) -> str:
+    """What to say of a TIFF that is well-formed and no picture, such as five bands of a satellite; "" for any other."""
+    with path.open("rb") as file:
+        if file.read(4) not in _TIFF_HEADS:
+            return ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about what is damaged
+            page = next(_pages(path))
+        bands, bits = page[_BANDS], max(page[_BITS])
+    except (*_BROKEN, StopIteration):
+        return ""
+    picked = f"gdal_translate -b 3 -b 2 -b 1 {_TO_8_BITS} -co PHOTOMETRIC=RGB"
+    return f"a TIFF of {bands} bands of {bits} bits that are no colours; choose those of red, green, blue: {picked}"
 
 
 def _path(image: Image.Image) -> Path:
@@ -151,8 +194,11 @@ def _too_large(path: Path, pixels: int) -> DataError:
 
 
 def _size(file: Image.Image, upright: bool) -> tuple[int, int]:
+    width, height = file.size
+    if file.format == "TIFF":  # of which Pillow has turned the size already
+        width, height = _tags(file)[_WIDTH], _tags(file)[_HEIGHT]
     turned = upright and _exif(file).get(_ORIENTATION, 1) in _ON_THEIR_SIDE
-    return (file.height, file.width) if turned else (file.width, file.height)
+    return (height, width) if turned else (width, height)
 
 
 def _exif(file: Image.Image) -> Image.Exif:
@@ -183,13 +229,13 @@ def _frames(image: Image.Image) -> int:
     """Number of images in a file, without previews of a camera, smaller copies in a pyramid, and masks of no data."""
     frames = 1 if image.format == "MPO" else 0
     if image.format == "TIFF":
-        _, *others = _kinds_of_pages(_path(image))
+        _, *others = (int(page.get(_SUBFILE_TYPE, 0)) for page in _pages(_path(image)))
         frames = 1 + sum(not kind & (_SMALLER | _MASK) for kind in others)
     return frames or getattr(image, "n_frames", 1)
 
 
-def _kinds_of_pages(path: Path) -> Iterator[int]:
-    """The `_SUBFILE_TYPE` of each page of a TIFF; Pillow cannot go to pages that it cannot decode, such as masks."""
+def _pages(path: Path) -> Iterator[TiffImagePlugin.ImageFileDirectory_v2]:
+    """The tags of each page of a TIFF; Pillow cannot go to pages that it cannot decode, such as masks."""
     with path.open("rb") as file:
         head = file.read(8)
         pages = TiffImagePlugin.ImageFileDirectory_v2(head + (file.read(8) if head[2] == _BIG_TIFF else b""))
@@ -198,4 +244,4 @@ def _kinds_of_pages(path: Path) -> Iterator[int]:
             known.add(pages.next)
             file.seek(pages.next)
             pages.load(file)
-            yield int(pages.get(_SUBFILE_TYPE, 0))
+            yield pages

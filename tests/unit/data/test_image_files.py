@@ -160,7 +160,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:700])
 
 
-DEEP = "of 16 bits a channel, expected 8 bits a channel; convert it"
+DEEP = "of 16 bits a channel, expected 8 bits a channel; convert all images alike"
 REFUSED = {
     "GIF": (lambda p: frames(p, "GIF"), "it has 3 pages or frames, expected one image"),
     "animated PNG": (lambda p: frames(p, "PNG"), "it has 3 pages or frames"),
