@@ -27,6 +27,16 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import admits, close, current_name, current_names, defaults, read_options
 
 _OWN_FILE = "own_file"
+_NO_TEXT = (int, float, bool)
+_TEXTS = frozenset(
+    (
+        *("adapter", "adapter_file", "annotations", "arms", "base_model", "bases", "carry_over", "csv", "evaluations"),
+        *("exemplars", "gt", "images", "init_adapter", "labels", "names", "note", "only", "out", "plan", "predictions"),
+        *("preview", "prompts", "repo", "reuse", "revision", "root", "run", "run_dir", "tree", "weights", "worlds"),
+    )
+)
+"""Keys of no section whose values are names, paths or lists of them, also where they look like numbers: 2024_10_05."""
+_NUMBERS = {("ablate", "images")}  # of which a command has no texts
 
 
 def _unchecked(command: str, file: Path, arguments: Sequence[str], configs: Path) -> tuple[DictConfig, list[str]]:
@@ -40,7 +50,7 @@ def _unchecked(command: str, file: Path, arguments: Sequence[str], configs: Path
             choices[key] = OF_RUN if text == groups[key] == OF_RUN else _choice(key, text, configs)
         else:
             values.append(argument)
-            run = _value(key, text, expects_text=False) if key == "run" else run
+            run = _value(key, text, expects_text=True) if key == "run" else run
     from_runs = [key for key, default in groups.items() if default == OF_RUN and choices.get(key, OF_RUN) == OF_RUN]
     for key, section in sections_of_runs(run, from_runs, configs, command).items():
         ConfigStore.instance().store(group=key, name=OF_RUN, node=section)
@@ -270,8 +280,9 @@ def _set(config: DictConfig, command: str, argument: str, configs: Path) -> None
     elif path and path[-1] not in parent:
         raise ConfigError(unknown(f"{command}: key", key, [f"{key.rpartition('.')[0]}.{one}" for one in parent]))
     else:
-        default = OmegaConf.to_container(config).get(section) if not path else None  # type: ignore[union-attr]
-        expects_text = isinstance(default, str) and default != "???"
+        default = OmegaConf.to_container(config).get(section)  # type: ignore[union-attr]
+        is_text = section in _TEXTS and (command, section) not in _NUMBERS
+        expects_text = not path and (is_text or (isinstance(default, str) and default != "???"))
     OmegaConf.update(config, ".".join([section, *path]), _value(key, text, expects_text=expects_text), merge=False)
 
 
@@ -279,7 +290,8 @@ def _value(key: str, text: str, *, expects_text: bool) -> Any:
     """What a text on the command line means: a list or mapping, a number, true, false, null, or a text as it is.
 
     Hydra's grammar reads it where it can. A list or mapping that it cannot read, such as one with an accent or an
-    apostrophe, is read as YAML; a text that it would take for several values stays one.
+    apostrophe, is read as YAML; a text that it would take for several values stays one. Where a text is expected, so
+    is each element of a list.
     """
     try:
         override = OverridesParser.create().parse_override(f"key={text}")
@@ -293,7 +305,11 @@ def _value(key: str, text: str, *, expects_text: bool) -> Any:
         except (YAMLError, OmegaConfBaseException) as error:
             reason = str(getattr(error, "problem", error)).splitlines()[0]
             raise ConfigError(f"{key}={text} is not a list [a, b] nor a mapping {{a: 1}}: {reason}") from error
-    return text if expects_text and type(value) in (int, float, bool) else value
+    if not expects_text:
+        return value
+    if isinstance(value, list) and len(written := [one.strip() for one in text.strip("[]").split(",")]) == len(value):
+        return [said if type(one) in _NO_TEXT else one for one, said in zip(value, written, strict=True)]
+    return text if type(value) in _NO_TEXT else value
 
 
 def _at_home(value: Any) -> Any:
