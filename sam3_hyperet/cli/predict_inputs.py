@@ -15,12 +15,13 @@ from PIL import Image
 from rich.console import Console
 
 from sam3_hyperet.choices import AUTO
-from sam3_hyperet.cli.of_run import listed
+from sam3_hyperet.cli.of_run import config_of_run, listed
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.data.annotations import AnnotatedImages, same_prompts, some
 from sam3_hyperet.data.coco import read_coco_images
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, is_hidden, with_readable_name
 from sam3_hyperet.data.image_files import has_hidden_orientation, has_orientation, image_size, read_image
+from sam3_hyperet.data.parts import WithParts
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.inference.exemplar_file import ExemplarFile, StatedBox, exemplars_of, reach_beyond, read_exemplars
 from sam3_hyperet.inference.exemplars import Exemplars
@@ -74,7 +75,7 @@ class Inputs:
                 "folder below which its images lie"
             )
         found = read_coco_images(file, folders[0], upright=upright)
-        known = {category.name: category.id for category in found.categories}
+        known, renamed = _called_as_trained(found, config.run)
         written = listed_prompts(config.prompts) if config.prompts is not None else list(known)
         names = same_prompts(written, known)
         if unknown := [prompt for prompt in written if names[prompt] not in known]:
@@ -86,7 +87,7 @@ class Inputs:
             expected = f"expected categories of {file}, whose ids results.json has: {some(list(categories), 20)}"
             raise ConfigError(f"exemplars={config.exemplars}: boxes of {some(unknown)}; {expected}")
         paths, numbers = [one.path for one in images], [one.image_id for one in images]
-        notes = (*found.remarks, *_matched(names))
+        notes = (*found.remarks, *renamed, *_matched(names))
         inputs = cls(paths, numbers, categories, upright, found, tuple(categories), notes=notes)
         return inputs._with(stated, names, config.exif)
 
@@ -170,6 +171,19 @@ class Inputs:
             "categories": [{"id": number, "name": name} for name, number in self.categories.items()],
             "annotations": [],
         }
+
+
+def _called_as_trained(images: AnnotatedImages, run: object) -> tuple[dict[str, int], list[str]]:
+    """Ids of the categories by what the run's training called them, and a line where a file calls them otherwise."""
+    called = {category.id: category.name for category in images.categories}
+    for folder in listed(run):
+        data = config_of_run(folder).data
+        if data.get("parts") or data.get("renamed"):
+            trained = WithParts(images, data.get("parts") or "", dict(data.get("renamed") or {}), all_fit=False)
+            called = {category.id: category.name for category in trained.categories}
+    others = [f"{c.name!r} as {called[c.id]!r}" for c in images.categories if c.name != called[c.id]]
+    lines = [f"{count_of(len(others), 'category')} asked for as in training: {some(others)}"] if others else []
+    return {name: number for number, name in called.items()}, lines
 
 
 def _matched(names: Mapping[str, str]) -> list[str]:

@@ -21,8 +21,11 @@ class WithParts(Subset):
     category. A supercategory that all objects share says nothing and is left out.
     """
 
-    def __init__(self, whole: AnnotatedImages, template: str, renamed: Mapping[str, str]) -> None:
+    def __init__(
+        self, whole: AnnotatedImages, template: str, renamed: Mapping[str, str], *, all_fit: bool = True
+    ) -> None:
         """template: such as "{object}:{part}", "" for no parts. renamed: names by those of the files, in any case.
+        all_fit: false where these are the options of other files, of which some may not be for these.
 
         Raises ConfigError for a template that fits no category or a name that none has, DataError for names that are
         the same then.
@@ -38,7 +41,7 @@ class WithParts(Subset):
             _part(c, match, names, ids) if (match := fits[c.id]) else _object(c, names, pattern and len(shared) == 1)
             for c in whole.categories
         )
-        if left := names.unused():
+        if all_fit and (left := names.unused()):
             raise ConfigError(
                 f"data.renamed: {some(left)} not among the names of {whole.name}, its objects and parts; it has "
                 f"{some((c.name for c in whole.categories), 9)}"
@@ -46,7 +49,7 @@ class WithParts(Subset):
         if twice := [name for name, n in Counter(c.name.lower() for c in self.categories).items() if n > 1]:
             raise DataError(f"{whole.name}: two categories are called {some(twice)}; expected names that differ")
         parts = [c for c in self.categories if c.part]
-        if template and not parts:
+        if all_fit and template and not parts:
             raise ConfigError(
                 f"data.parts={template} fits none of the categories {some((c.name for c in whole.categories), 5)}"
             )

@@ -132,6 +132,22 @@ def test_ids_and_frame_are_those_of_an_annotation_file(run, photos, test_images,
     assert f"results.json (ids of {test_images})" in said
 
 
+def test_categories_are_called_as_in_training(run, photos, test_images, tmp_path, capsys):
+    """With the ids of the file; names of the run's files that this one lacks do not matter."""
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    (trained / "adapter.safetensors").touch()
+    data = {"renamed": {"dog": "hound", "zebra": "striped horse", "light": "lamp"}, "parts": "{object} {part}"}
+    (trained / "config.yaml").write_text(json.dumps({"model": {"name": "tiny"}, "data": data}))
+    folder = run(f"images={photos}", f"annotations={test_images}", "overlays=false", f"run={trained}")
+    assert {one["category_id"] for one in read(folder, "results.json")} == {18, 3}
+    names = {one["id"]: one["name"] for one in read(folder, "images.json")["categories"]}
+    assert names == {18: "hound", 3: "lamp of a traffic"}
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 categories asked for as in training: 'dog' as 'hound', 'traffic light' as 'lamp of a traffic'" in said
+    assert "c.jpg: hound 2, lamp of a traffic 2" in said
+
+
 def test_some_categories_of_an_annotation_file(run, photos, test_images):
     folder = run(f"images={photos}", f"annotations={test_images}", "prompts=Traffic_Light")
     assert {one["category_id"] for one in read(folder, "results.json")} == {3}
