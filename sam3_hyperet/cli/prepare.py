@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     console = Console(highlight=False)
     values = _values(arguments, partial(console.print, markup=False, soft_wrap=True))
     root, workers = Path(values["data"]["root"]), values["workers"]
-    source = values["sources"].get(values["data"]["name"])
+    source = (values["sources"] or {}).get(values["data"]["name"])
     remedy = f"{f'get it from {source}; ' if source else ''}expected tree: docs/data.md"
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; {remedy}")
@@ -93,8 +94,16 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
 def _values(arguments: Sequence[str], say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     config = parse_command("prepare", arguments)[1]
     found = recognised(config, say)
-    own = {"counts": None} if config.data.format == "auto" else {}  # those of a set that is known by its name
+    own = {"counts": None, "sources": None} if _is_of_users(config, arguments) else {}
     return {**plain(found), **own}
+
+
+def _is_of_users(config: DictConfig, arguments: Sequence[str]) -> bool:
+    """Whether the files are not those that a choice of `data=` names, of which it is known how many there are."""
+    others = [one for one in arguments if not one.startswith("data.splits")]
+    stated = config.data.splits if others == [*arguments] else parse_command("prepare", others)[1].data.splits
+    own = [split for split, files in config.data.splits.items() if files != stated.get(split)]
+    return config.data.format == "auto" or bool(own)
 
 
 def _as_used(data: DataOptions, opened: Mapping[str, AnnotatedImages]) -> dict[str, AnnotatedImages]:

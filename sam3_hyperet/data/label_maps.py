@@ -28,6 +28,7 @@ from sam3_hyperet.data.label_values import (
 )
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.masks import MAX_SIDE, encode_regions
+from sam3_hyperet.override import override
 
 IGNORED = -1
 _UNKNOWN = -2
@@ -202,7 +203,8 @@ def read_label_maps(
     if names == "":
         counts = count_values([label for _, label in files], read_label_values)
         there = some([f"{value} {counts.fraction(value)}" for value in sorted(counts.pixels)], 12) or "nowhere"
-        hint = "; if 255 is a car: data.colors={background: 0, car: 255}" if set(counts.pixels) == {0, 255} else ""
+        car = override("data.colors", {"background": 0, "car": 255})
+        hint = f"; if 255 is a car: {car}" if set(counts.pixels) == {0, 255} else ""
         raise DataError(
             f"{labels}: nothing names the classes: data.names is empty; expected names, their file below data.root, or "
             f"data.colors; found labels {there}{hint}{'; ' + counts.faults[0] if counts.faults else ''}"

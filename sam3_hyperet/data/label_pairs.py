@@ -1,12 +1,13 @@
 """Which image belongs to which label map: by their paths below two folders, without the endings."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sam3_hyperet.data.annotations import some
 from sam3_hyperet.data.class_names import text_lines
 from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, composed, find_by_stem
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.override import override
 from sam3_hyperet.wording import count_of
 
 
@@ -43,13 +44,15 @@ def with_same_names(stems: Iterable[str], folder: Path, ending: str | None) -> l
     return [found[stem] for stem in stems]
 
 
-def _endings(images: Collection[str], maps: Collection[str]) -> str:
+def _endings(images: Mapping[str, Path], maps: Mapping[str, Path]) -> str:
     """What to say where files are paired by other names than their own."""
     for option, stems, others in (("label", maps, images), ("image", images, maps)):
         ends = {stem[len(other) :] for other in others for stem in stems if stem.startswith(other)}
-        for end in sorted(ends - {""}):
+        suffixes = {path.suffix for path in stems.values()}
+        for end in sorted(ends - {""}) if len(suffixes) == 1 else ():
             if {stem.removesuffix(end) for stem in stems} == set(others):
-                return f"; if all of them end in {end!r} before the suffix: data.{option}_ending={end}.png"
+                stated = override(f"data.{option}_ending", f"{end}{suffixes.pop()}")
+                return f"; if all of them end in {end!r} before the suffix: {stated}"
     return f"; there are {some(sorted(maps))} for {some(sorted(images))}"
 
 

@@ -1,7 +1,6 @@
 """The values of label maps: how many pixels have each, and whether they fit the names in more than one way."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from sam3_hyperet.arrays.positions import spread
 from sam3_hyperet.data.annotations import some, spoken
 from sam3_hyperet.data.image_files import image_size
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.override import override
 
 MAX_VALUE = 65_535
 _THREADS = 8
@@ -170,7 +170,7 @@ class LabelValues:
         other, name = self.names.get(0, "background"), self.names[1]
         return (
             f"the label maps have the values 0 and 255 alone, and 255 is ignored; if it is {name!r}, say "
-            f"data.colors={{{other}: 0, {name}: 255}}"
+            f"{override('data.colors', {other: 0, name: 255})}"
         )
 
 
@@ -232,9 +232,10 @@ def check_readings(
     if 0 not in found:
         other = f"from 0, so that {names[0]!r} has no pixel, or from 1"
     elif number == 1 and 255 in ignore and 255 in counts.pixels:
+        colors = override(f"{options}colors", {"background": 0, names[0]: 255})
         raise DataError(
-            f"{where}: label maps have the values 0 and 255 alone, for one name; expected "
-            f"{options}colors={{background: 0, {names[0]}: 255}} if 255 is {names[0]!r}, or {options}offset=0 if 0 is"
+            f"{where}: label maps have the values 0 and 255 alone, for one name; expected {colors} if 255 is "
+            f"{names[0]!r}, or {options}offset=0 if 0 is"
         )
     elif counts.pixels.keys() & set(ignore):
         return ()
@@ -254,6 +255,6 @@ def check_readings(
 
 def _with_background(names: Sequence[str], options: str) -> str:
     """How to name the value 0 before others; the arguments as for `check_readings`."""
-    if options and len(names) <= _FEW and all(re.fullmatch(r"[\w -]+", name) for name in names):
-        return f"{options}names=[{','.join(('background', *names))}]"
+    if options and len(names) <= _FEW:
+        return override(f"{options}names", ["background", *names])
     return f"a first name, background, before {names[0]!r}"

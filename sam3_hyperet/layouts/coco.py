@@ -17,6 +17,7 @@ from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.layouts.layout import Found, Layout
 from sam3_hyperet.layouts.look import CocoLook, damage, look_at
+from sam3_hyperet.override import override
 
 _OTHERS = re.compile(
     r"(captions|person_keypoints|panoptic|stuff|image_info|fewshot)_|prepared\.json$|annotations_with_background"
@@ -125,7 +126,7 @@ def _by_split(root: Path, files: list[_File], notes: list[str]) -> dict[str, _Fi
         raise DataError(f"{root}: COCO files without any annotation: {some(_below(root, file.path) for file in files)}")
     if not {"", "train"} & single.keys():
         (file, *_) = single.values()
-        example = f"'data.splits={{train: [{_folder(root, file, [])}, {_below(root, file.path)}]}}'"
+        example = override("data.splits", {"train": [_folder(root, file, []), _below(root, file.path)]})
         notes.append(
             f"no training images: {_below(root, file.path)} is for scores by its name; to train on it, {example}"
         )
@@ -136,16 +137,22 @@ def _by_split(root: Path, files: list[_File], notes: list[str]) -> dict[str, _Fi
 def _several(root: Path, split: str, files: list[_File]) -> str:
     """What to do about several files for one split."""
     paths = some((_below(root, one.path) for one in files), most=6)
-    ours = "val" if split in ("val", "test") else "train"
     try:
         folder = _folder(root, files[0], [])
     except DataError:
         folder = "FOLDER"
-    example = f"{{{ours}: [{folder}, {_below(root, files[0].path)}]}}"
     return (
         f"{f'for {split}' if split else 'whose splits are not told'}: {paths}; expected one of each split; name them: "
-        f"data=coco data.root={root} 'data.splits={example}'"
+        f"{_stated(root, split, folder, files[0])}"
     )
+
+
+def _stated(root: Path, split: str, folder: str, file: _File) -> str:
+    """The options that name the images and the file of a split, in place of what is recognised."""
+    ours = "val" if split in ("val", "test") else "train"
+    name = override("data.name", root.resolve().name or "data")  # as `coco` it would be taken for COCO itself
+    splits = override("data.splits", {ours: [folder, _below(root, file.path)]})
+    return f"data=coco {name} {override('data.root', str(root))} {splits}"
 
 
 def _is_odinw(file: _File) -> bool:
@@ -196,10 +203,9 @@ def _of_split(root: Path, file: _File, folders: list[Path], own: Collection[Path
     left = named or [folder for folder in folders if not _told(folder.name)[0]]
     if len(left) != 1:
         found = f"its images are in several folders, {some(_below(root, folder) for folder in folders)}"
-        example = f"{{{'val' if file.split in ('val', 'test') else 'train'}: [FOLDER, {_below(root, file.path)}]}}"
         raise DataError(
             f"{file.path}: {found}; expected one that bears the split's name, or that you name it: "
-            f"data=coco data.root={root} 'data.splits={example}'"
+            f"{_stated(root, file.split, 'FOLDER', file)}"
         )
     return left[0]
 

@@ -87,6 +87,17 @@ def test_files_in_subfolders_are_paired_by_their_endings(folders):
     assert (found.image(0).height, found.image(0).width) == (20, 30)
 
 
+@pytest.mark.parametrize(("side", "ending"), [(0, "_rgb.jpg"), (1, "_labels.png")])
+def test_the_ending_that_a_refusal_names_pairs_the_files(folders, side, ending):
+    file = next(folders[side].iterdir())
+    file.rename(file.with_name(f"a{ending}"))
+    with pytest.raises(DataError) as refused:
+        read_label_maps(*folders, NAMES, ignore=255)
+    option, _, value = str(refused.value).rpartition("data.")[2].partition("=")
+    assert value == ending
+    assert len(read_label_maps(*folders, NAMES, ignore=255, **{option: value})) == 1
+
+
 def save(folder, name="a.png", mode=None, array=LABELS):
     def act(images, labels):
         picture = Image.fromarray(array)

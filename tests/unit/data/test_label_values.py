@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sam3_hyperet.cli.composition import _value
 from sam3_hyperet.data import label_values
 from sam3_hyperet.data.label_maps import read_label_maps
 from sam3_hyperet.data.notes import data_notes
@@ -30,12 +32,12 @@ READINGS = {
     "the same, stated ": (NAMES, [1, 2, 3, 4, 255], {"offset": 1}, 1),
     "0 nowhere": (NAMES, [1, 2, 3, 255], {}, "'wall' has no pixel, or from 1; .*offset=0 .*offset=1"),
     "0 nowhere, the last one ignored": (NAMES, [1, 2, 3, 4], {"ignore": 4}, "two ways"),
-    "one value more than names": (NAMES, [0, 1, 2, 3, 4], {}, "expected data.names=.*ignore=0, .*; if 4 is no"),
+    "one value more than names": (NAMES, [0, 1, 2, 3, 4], {}, "expected 'data.names=.*ignore=0, .*; if 4 is no"),
     "0 beside names from 1": (NAMES, [0, 1, 2, 255], {"offset": 1}, "background.*, and data.offset=0; or data.ig"),
     "two that are ignored": (NAMES, [0, 1, 2, 4, 255], {"ignore": [0, 255]}, 1),
     "far away": (NAMES, [0, 1, 77, 200], {}, r"label 77 \(and 1 more .*\), expected 0 to 3.*25.00%"),
     "a mask of 0 and 255": (["car"], [0, 255], {}, r"data.colors=\{background: 0, car: 255\}"),
-    "the usual medical mask": (["tumour"], [0, 1], {}, r"expected data.names=\[background,tumour\] if 0 is what the"),
+    "the usual medical mask": (["tumour"], [0, 1], {}, r"expected 'data.names=\[background, tumour\]' if 0 is"),
     "the same, by the remedy": (["background", "tumour"], [0, 1], {}, 0),
     "a marked name": ([*NAMES, "rest (ignore)"], [1, 2, 4], {}, 0),
 }  # fmt: skip
@@ -70,11 +72,27 @@ def test_what_is_taken_to_be_is_said(tmp_path):
     images = read_label_maps(*folders(tmp_path, [0, 1, 2, 3]), NAMES, ignore=255)
     assert images.remarks == (
         "names begin at the value 0, 'wall', as each value from 0 to 3 occurs; if 0 is what the classes leave: "
-        "data.names=[background,wall,tree,road,car]",
+        "'data.names=[background, wall, tree, road, car]'",
     )
     assert read_label_maps(tmp_path / "images", tmp_path / "labels", NAMES, ignore=255, offset=0).remarks == ()
     without = read_label_maps(tmp_path / "images", tmp_path / "labels", NAMES, ignore=2, offset=0)
     assert without.remarks == ("warning: classes at ignored values, so none: road (2)",)
+
+
+@pytest.mark.parametrize("name", ["tumour", "traffic light", "l'été"])
+@pytest.mark.parametrize(("names", "values"), [(1, [0, 255]), (0, [0, 255]), (1, [0, 1])])
+def test_what_a_refusal_says_can_be_pasted(names, values, name, tmp_path):
+    found = folders(tmp_path, values)
+    with pytest.raises(DataError) as refused:
+        read_label_maps(*found, [name] * names or "", ignore=255)
+    written = next(word for word in shlex.split(str(refused.value)) if word.startswith(("data.names=", "data.colors=")))
+    key, _, text = written.partition("=")
+    value = _value(key, text, expects_text=False)
+    if key == "data.colors":
+        images = read_label_maps(*found, "", ignore=255, colors=value)
+    else:
+        images = read_label_maps(*found, value, ignore=255)
+    assert [c.name for c in images.categories] == ["background", name if names else "car"]
 
 
 def test_files_are_scored_by_the_same_rule(tmp_path):

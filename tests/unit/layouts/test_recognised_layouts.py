@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from export_pictures import ALL, CATEGORIES, SPLITS, coco_content, expected, see
 from exports import EXPORTS, ONE_SPLIT
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.cli import prepare
 from sam3_hyperet.data.loading import ConceptPrompts
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
@@ -164,6 +166,20 @@ def test_files_that_are_not_told_apart_are_refused_with_what_to_write(tmp_path):
         DataError, match=r"2 COCO files for test: .*'data.splits={val: \[shop-images, gold_shop_merged_a"
     ):
         recognise(root)
+
+
+def test_what_a_refusal_of_files_says_prepares_them(tmp_path):
+    """Also in a folder with a space and with one whose name looks like a number; it is not taken for COCO itself."""
+    root = tmp_path / "My Shop"
+    for part in ("a", "b"):
+        write_json(root / f"part_{part}.json", coco_content(SPLITS["train"]))
+    write_pictures(root / "2024_10_05", SPLITS["train"])
+    with pytest.raises(DataError, match="2 COCO files whose splits are not told") as refused:
+        recognise(root)
+    options = shlex.split(str(refused.value).partition("name them: ")[2])
+    assert options[:2] == ["data=coco", 'data.name="My Shop"']
+    manifest = prepare.main(options)
+    assert json.loads(manifest.read_text())["data"] == "My Shop"
 
 
 def test_what_is_left_aside_is_said(tmp_path):
