@@ -64,7 +64,8 @@ def predict(config: DictConfig) -> Path:
     written = check_written(run_dir, inputs, config)
     with sole_use(run_dir) as notice:
         others = passed_over(config.images) if config.annotations is None else ()
-        for line in filter(None, [notice, *inputs.check(tiling, console), *others]):
+        notes, sizes = inputs.check(tiling, console)
+        for line in filter(None, [notice, *notes, *others]):
             say(line)
         set_threads(config.threads)
         models = PromptedModels.of(config, values, adapter, list(inputs.categories), tiling)
@@ -77,7 +78,7 @@ def predict(config: DictConfig) -> Path:
         overlays = Overlays.of(config, inputs.categories, models.headings) if config.overlays else None
         writer = ImageWriter(run_dir, inputs, records, overlays, config.masks)
         with records.kept(say):
-            with models.running(inputs.paths), counted(console, "images", len(left)) as on_image:
+            with models.running(sizes), counted(console, "images", len(left)) as on_image:
                 predict_images(left, models, writer, say=say, on_image=on_image)
             for line in write_files(config, inputs, records, overlays, results_facts(config, models, adapter)):
                 say(line)

@@ -131,26 +131,29 @@ class Inputs:
         """Image i in RGB. Raises DataError naming the file, also where its size is not that in the annotations."""
         return self.annotated.load_image(i) if self.annotated else read_image(self.paths[i], upright=self.upright)
 
-    def check(self, tiling: Tiling, console: Console) -> list[str]:
+    def check(self, tiling: Tiling, console: Console) -> tuple[list[str], list[tuple[int, int]]]:
         """Decode every image once: one that is broken or too small for tiles is an error before anything is written.
-        Lines about boxes."""
+
+        Lines about prompts and boxes; width and height of each image.
+        """
         with ThreadPoolExecutor(_MOST_AT_ONCE) as pool:
             largest = max(pool.map(lambda path: math.prod(image_size(path)), self.paths), default=1)
-        at_once, beyond = max(1, min(_MOST_AT_ONCE, _CHECK_BYTES // (_BYTES_PER_PIXEL * largest))), 0
+        at_once, sizes = max(1, min(_MOST_AT_ONCE, _CHECK_BYTES // (_BYTES_PER_PIXEL * largest))), []
         with ThreadPoolExecutor(at_once) as pool, counted(console, "images checked", len(self.paths)) as on_image:
-            for count in pool.map(lambda i: self._check(i, tiling), range(len(self.paths))):
-                beyond += count
+            for size in pool.map(lambda i: self._check(i, tiling), range(len(self.paths))):
+                sizes.append(size)
                 on_image()
+        beyond = sum(reach_beyond(boxes, sizes[i]) for i, boxes in self.boxes.items())
         cut = [f"exemplars: {count_of(beyond, 'box')} cut at the border of the image"] if beyond else []
-        return [*self.notes, *cut]
+        return [*self.notes, *cut], sizes
 
-    def _check(self, i: int, tiling: Tiling) -> int:
-        """Decode an image; how many of its boxes reach beyond it."""
+    def _check(self, i: int, tiling: Tiling) -> tuple[int, int]:
+        """Decode an image; its width and height."""
         size = self.load(i).size
         if tiling.columns is not None:
             tiling.grid(*size, name=self.paths[i])
         self.asked(i, size)
-        return reach_beyond(self.boxes.get(i, ()), size)
+        return size
 
     def overlays(self) -> list[str]:
         """A file name for each image's overlay."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.cli.adapted_model import dial_line, open_described
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.data.annotations import some
-from sam3_hyperet.data.image_files import open_image
 from sam3_hyperet.evaluation.models import at_dial
 from sam3_hyperet.evaluation.protocol import MAX_DETECTIONS
 from sam3_hyperet.inference.exemplars import Exemplars
@@ -78,13 +76,13 @@ class PromptedModels:
         return cls(own, base, tiling, headings, thresholds, _max_dets(config), [line for line in lines if line])
 
     @contextmanager
-    def running(self, paths: Sequence[Path]) -> Iterator[None]:
-        """Context in which the images at `paths` are predicted; nothing may write to the weights meanwhile."""
+    def running(self, sizes: Sequence[tuple[int, int]]) -> Iterator[None]:
+        """Context in which images of these sizes are predicted; nothing may write to the weights meanwhile."""
         models = [self.own.model, *([self.base.model] if self.base else [])]
         with ExitStack() as stack:
             stack.enter_context(weights_kept([self.own.model]))
             if self.base:
-                stack.enter_context(shared_encoding(models, self._most_tiles(paths)))
+                stack.enter_context(shared_encoding(models, self._most_tiles(sizes)))
             stack.enter_context(compiled_regions(models))
             stack.enter_context(float32_products(self.own.precision))
             yield
@@ -108,13 +106,9 @@ class PromptedModels:
     def _grid(self, width: int, height: int) -> Grid:
         return self.tiling.grid(width, height, self.own.resolution)
 
-    def _most_tiles(self, paths: Sequence[Path]) -> int:
-        """The most tiles of an image. Raises DataError naming a file that is none."""
-        most = 1
-        for path in () if self.tiling.is_whole else paths:
-            with open_image(path) as image:
-                most = max(most, len(self._grid(*image.size)), len(self._grid(*image.size[::-1])))
-        return most
+    def _most_tiles(self, sizes: Sequence[tuple[int, int]]) -> int:
+        """The most tiles of an image."""
+        return 1 if self.tiling.is_whole else max((len(self._grid(*size)) for size in set(sizes)), default=1)
 
 
 def found_by(

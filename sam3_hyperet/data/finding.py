@@ -45,6 +45,16 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         yield parent, folders, sorted(name for name in files if not is_hidden(name))
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, in order, hidden ones skipped."""
+    return sorted(Path(one.path) for one in os.scandir(folder) if one.is_dir() and not is_hidden(one.name))
+
+
+def below(root: Path, path: Path) -> str:
+    """A path below a folder, with "/"."""
+    return path.relative_to(root).as_posix()
+
+
 def find_files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     """The files below a folder that end in one of these, by their path there with "/". Raises DataError."""
     if not folder.is_dir():
@@ -55,7 +65,7 @@ def find_files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
         for file in (*files, *folders):  # a folder by a file's name is an error when it is opened
             if file.lower().endswith(lowered):
                 path = with_readable_name(parent / file)
-                found[path.relative_to(folder).as_posix()] = path
+                found[below(folder, path)] = path
     return found
 
 

@@ -101,9 +101,9 @@ def joined(detections: Sequence[Detection], grid: Grid) -> list[Detection]:
     tile_of = [one.tile for one in ranked]
     objects, object_of = dict[int, list[int]](), dict[int, int]()  # by the number of the detection that came last
     for k, one in enumerate(ranked):
-        seen = sorted({object_of[other] for other in same[k] if other in object_of})
-        joining = [number for number in seen if one.tile not in (tile_of[other] for other in objects[number])]
-        if seen and not joining and any(_is_copy(one, [ranked[o] for o in objects[n]], grid) for n in seen):
+        linked = sorted({object_of[other] for other in same[k] if other in object_of})
+        joining = [number for number in linked if one.tile not in (tile_of[other] for other in objects[number])]
+        if linked and not joining and any(_is_copy(one, [ranked[o] for o in objects[n]], grid) for n in linked):
             continue
         whole = [k]
         for number in joining:

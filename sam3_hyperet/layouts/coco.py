@@ -12,7 +12,16 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from sam3_hyperet.data.annotations import some
-from sam3_hyperet.data.finding import IMAGE_ENDINGS, SPLIT_WORDS, Listing, is_hidden, leaves_folder, split_of
+from sam3_hyperet.data.finding import (
+    IMAGE_ENDINGS,
+    SPLIT_WORDS,
+    Listing,
+    below,
+    is_hidden,
+    leaves_folder,
+    split_of,
+    subfolders,
+)
 from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.layouts.layout import Found, Layout
@@ -55,10 +64,10 @@ def recognise_coco(root: Path) -> Sequence[Found]:
         return []
     notes: list[str] = []
     if others:
-        passed = some(_below(root, path) for path in others)
+        passed = some(below(root, path) for path in others)
         notes.append(f"passed over, for it has no images, annotations and categories as COCO's files have: {passed}")
     by_split = _by_split(root, files, notes)
-    splits = {ours: [_folder(root, file, notes), _below(root, file.path)] for ours, file in by_split.items()}
+    splits = {ours: [_folder(root, file, notes), below(root, file.path)] for ours, file in by_split.items()}
     name = _layout(root, list(by_split.values()))
     if any(file.look.has_pairs for file in by_split.values()):
         notes.append("images are paired with phrases: of others than it is paired with, nothing is known in an image")
@@ -71,7 +80,7 @@ def recognise_coco(root: Path) -> Sequence[Found]:
 
 def _json_files(root: Path) -> Iterator[Path]:
     """The JSON files of a folder and of its folders, but those of single images."""
-    for folder in (root, *_folders(root)):
+    for folder in (root, *subfolders(root)):
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not is_hidden(entry.name))
         images = {name.rpartition(".")[0] for name in names if name.lower().endswith(IMAGE_ENDINGS)}
         found = [name for name in names if name.lower().endswith(".json") and name.rpartition(".")[0] not in images]
@@ -100,35 +109,35 @@ def _by_split(root: Path, files: list[_File], notes: list[str]) -> dict[str, _Fi
     for split, listed in named.items():
         for is_preferred in (_is_odinw, _is_plain) if len(listed) > 1 else ():
             if len(chosen := [one for one in listed if is_preferred(one)]) == 1:
-                others = some(_below(root, one.path) for one in listed if one not in chosen)
-                notes.append(f"left aside beside {_below(root, chosen[0].path)}: {others}")
+                others = some(below(root, one.path) for one in listed if one not in chosen)
+                notes.append(f"left aside beside {below(root, chosen[0].path)}: {others}")
                 named[split] = chosen
                 break
     untold = named.get("", [])
     # beside val it may contain that, as trainval and minival do
     if len(untold) == 1 and named.keys() == {"", "test"} and untold[0].look.is_annotated:
         named["train"] = named.pop("")
-        notes.append(f"taken for training, as no other file is by its name: {_below(root, untold[0].path)}")
+        notes.append(f"taken for training, as no other file is by its name: {below(root, untold[0].path)}")
     if "" in named and len(named) > 1:
-        notes.append(f"left aside, of no split: {some(_below(root, one.path) for one in named.pop(''))}")
+        notes.append(f"left aside, of no split: {some(below(root, one.path) for one in named.pop(''))}")
     for split, listed in named.items():
         if len(listed) > 1:
             raise DataError(f"{root}: {len(listed)} COCO files {_several(root, split, listed)}")
     single = {split: listed[0] for split, listed in named.items()}
     for split in [split for split, file in single.items() if split != "train" and not file.look.is_annotated]:
-        notes.append(f"left aside, without annotations: {_below(root, single.pop(split).path)}")
+        notes.append(f"left aside, without annotations: {below(root, single.pop(split).path)}")
     if {"val", "test"} <= single.keys():
         notes.append("three splits: the best step is chosen on the second, the model is scored on the third")
         ours = {"train": "train", "val": "tune", "test": "val"}
     else:
         ours = {"": "train", "train": "train", "val": "val", "test": "val"}
     if not single:
-        raise DataError(f"{root}: COCO files without any annotation: {some(_below(root, file.path) for file in files)}")
+        raise DataError(f"{root}: COCO files without any annotation: {some(below(root, file.path) for file in files)}")
     if not {"", "train"} & single.keys():
         (file, *_) = single.values()
-        example = override("data.splits", {"train": [_folder(root, file, []), _below(root, file.path)]})
+        example = override("data.splits", {"train": [_folder(root, file, []), below(root, file.path)]})
         notes.append(
-            f"no training images: {_below(root, file.path)} is for scores by its name; to train on it, {example}"
+            f"no training images: {below(root, file.path)} is for scores by its name; to train on it, {example}"
         )
     found = {ours[split]: file for split, file in single.items()}
     return {split: found[split] for split in SPLITS if split in found}
@@ -136,7 +145,7 @@ def _by_split(root: Path, files: list[_File], notes: list[str]) -> dict[str, _Fi
 
 def _several(root: Path, split: str, files: list[_File]) -> str:
     """What to do about several files for one split."""
-    paths = some((_below(root, one.path) for one in files), most=6)
+    paths = some((below(root, one.path) for one in files), most=6)
     try:
         folder = _folder(root, files[0], [])
     except DataError:
@@ -151,7 +160,7 @@ def _stated(root: Path, split: str, folder: str, file: _File) -> str:
     """The options that name the images and the file of a split, in place of what is recognised."""
     ours = "val" if split in ("val", "test") else "train"
     name = override("data.name", root.resolve().name or "data")  # as `coco` it would be taken for COCO itself
-    splits = override("data.splits", {ours: [folder, _below(root, file.path)]})
+    splits = override("data.splits", {ours: [folder, below(root, file.path)]})
     return f"data=coco {name} {override('data.root', str(root))} {splits}"
 
 
@@ -175,7 +184,7 @@ def _folder(root: Path, file: _File, notes: list[str]) -> str:
     tried += [root / name / base for name in names for base in _IMAGE_FOLDERS]
     tried += [parent / base for base in _IMAGE_FOLDERS]
     own = {path for path in tried if path != root}  # named after the split, or the file's own
-    tried += [*(root / base for base in _IMAGE_FOLDERS), *_folders(root)]
+    tried += [*(root / base for base in _IMAGE_FOLDERS), *subfolders(root)]
     folders = [Listing(folder) for folder in dict.fromkeys(tried) if folder.is_dir()]
     counts = [_found(folder, file.look.names) for folder in folders]
     if not any(counts):  # paths of another machine: the reader finds files by their ends
@@ -183,9 +192,9 @@ def _folder(root: Path, file: _File, notes: list[str]) -> str:
         counts = [_found(folder, ends) for folder in folders]
     best = [one.folder for one, count in zip(folders, counts, strict=True) if count == max(counts)]
     likely = _of_split(root, file, best, own) if any(counts) else root
-    found = _below(root, likely)
+    found = below(root, likely)
     if missing := len(file.look.names) - max(counts):
-        first = f"the first {len(file.look.names)} images of {_below(root, file.path)} ({some(file.look.names)})"
+        first = f"the first {len(file.look.names)} images of {below(root, file.path)} ({some(file.look.names)})"
         notes.append(f"{missing} of {first} are not at their paths in {found}/; their names are looked for below it")
     return found
 
@@ -202,7 +211,7 @@ def _of_split(root: Path, file: _File, folders: list[Path], own: Collection[Path
     named = [one for one in named if re.fullmatch(r"[a-zA-Z]+\d*", one.name)] or named  # train2017, not train_aug
     left = named or [folder for folder in folders if not _told(folder.name)[0]]
     if len(left) != 1:
-        found = f"its images are in several folders, {some(_below(root, folder) for folder in folders)}"
+        found = f"its images are in several folders, {some(below(root, folder) for folder in folders)}"
         raise DataError(
             f"{file.path}: {found}; expected one that bears the split's name, or that you name it: "
             f"{_stated(root, file.split, 'FOLDER', file)}"
@@ -215,17 +224,9 @@ def _found(folder: Listing, names: Sequence[str]) -> int:
     return sum(not leaves_folder(name) and folder.find(name) is not None for name in names)
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(Path(one.path) for one in os.scandir(root) if one.is_dir() and not is_hidden(one.name))
-
-
-def _below(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
 def _layout(root: Path, files: list[_File]) -> str:
     """What the layout of some files is called."""
-    paths = [_below(root, file.path) for file in files]
+    paths = [below(root, file.path) for file in files]
     if any(file.look.has_pairs for file in files):
         return "SA-Co"
     if all(path.endswith("_annotations.coco.json") for path in paths):

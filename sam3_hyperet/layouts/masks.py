@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from sam3_hyperet.data.annotations import some
-from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, SPLIT_WORDS, walk
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, SPLIT_WORDS, below, walk
 from sam3_hyperet.data.image_files import open_image
 from sam3_hyperet.data.label_maps import read_label_values
 from sam3_hyperet.data.options import SPLITS
@@ -93,7 +93,7 @@ def _voc(root: Path) -> Found | None:
     splits: Mapping[str, object] = {"train": [images, "SegmentationClass"]}
     notes: tuple[str, ...] = ()
     if lists:
-        splits, notes = _ours({path.stem: [images, "SegmentationClass", _below(root, path)] for path in lists})
+        splits, notes = _ours({path.stem: [images, "SegmentationClass", below(root, path)] for path in lists})
     options: dict[str, object] = {"format": "label_maps", "splits": splits}
     if (root / "labelmap.txt").is_file():
         options["colors"] = "labelmap.txt"
@@ -187,7 +187,7 @@ def _folders_and_names(root: Path) -> Found | None:
     is_coloured = _is_coloured(_first(root / maps, LABEL_ENDINGS))
     folders = dict.fromkeys([root, (root / maps).parent, (root / images).parent, root / maps, root / images])
     named, coloured = (
-        [_below(root, folder / name) for folder in folders for name in names if (folder / name).is_file()]
+        [below(root, folder / name) for folder in folders for name in names if (folder / name).is_file()]
         for names in (_NAMES, _COLORS)
     )
     is_coloured = is_coloured or (bool(coloured) and not named)
@@ -285,10 +285,6 @@ def _is_coloured(file: Path | None) -> bool:
 def _is_brush(root: Path) -> bool:
     with os.scandir(root) as entries:
         return any(_BRUSH.fullmatch(entry.name) for entry in islice(entries, _LOOKED_AT))
-
-
-def _below(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix()
 
 
 LAYOUT = Layout(

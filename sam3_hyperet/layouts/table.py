@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path, PurePosixPath
 
 from sam3_hyperet.data.annotations import some
-from sam3_hyperet.data.finding import is_hidden
+from sam3_hyperet.data.finding import subfolders
 from sam3_hyperet.data.options import RESERVED_NAMES, DataOptions
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.layouts import coco, masks, yolo
@@ -72,11 +72,11 @@ def recognise(root: Path) -> tuple[Path, Found]:
     if not folder.is_dir():
         raise DataError(f"{root}: no such folder; expected the folder of a data set as data.root")
     found = [(folder, one) for one in _found_in(folder)]
-    below = _folders(folder)[:_MOST]
+    below = subfolders(folder)[:_MOST]
     if not found or (len(found) == 1 and _lies_within(found[0][1])):
         found = [(path, one) for path in below for one in _found_in(path)] or found
     if not found and len(below) == 1:  # an archive's folder around it, and VOCdevkit/VOC2012/
-        found = [(path, one) for path in _folders(below[0])[:_MOST] for one in _found_in(path)]
+        found = [(path, one) for path in subfolders(below[0])[:_MOST] for one in _found_in(path)]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -113,10 +113,6 @@ def _lies_within(found: Found) -> bool:
 
 def _found_in(folder: Path) -> list[Found]:
     return [one for layout in LAYOUTS for one in layout.recognise(folder)]
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
 
 
 def _is_given(options: DataOptions, name: str) -> bool:

@@ -152,7 +152,7 @@ def test_no_more_images_are_decoded_at_once_than_memory_has_room_for(tmp_path, m
     pool = lambda threads: pools.append(threads) or ThreadPoolExecutor(threads)  # noqa: E731
     monkeypatch.setattr(predict_inputs, "ThreadPoolExecutor", pool)
     paths = sorted(tmp_path.iterdir())
-    assert Inputs(paths, range(13), {}, upright=True).check(Tiling(), Console(soft_wrap=True)) == []
+    assert Inputs(paths, range(13), {}, upright=True).check(Tiling(), Console(soft_wrap=True))[0] == []
     assert pools == [8, at_once]  # for the headers and for the pixels
     assert "1 of 13 images checked, " in capsys.readouterr().out
 

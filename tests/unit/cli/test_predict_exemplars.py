@@ -177,7 +177,7 @@ def test_prompts_that_differ_in_case_and_underscores_are_one(pictures, written, 
     assert found.categories == {"wheel of a car": 1, "sky": 2, "Red Roof": 3}
     asked = {name: one and len(one.boxes) for name, one in found.asked(0, SIZE).items()}
     assert asked == {"wheel of a car": 2, "sky": None, "Red Roof": 1}
-    (line,) = found.check(Tiling(), Console())
+    (line,) = found.check(Tiling(), Console())[0]
     assert line == (
         "4 prompts taken by another spelling (case, underscores, spaces): 'wheel_of_a car' as 'wheel of a car', "
         "'Sky' as 'sky', 'Wheel_of a Car' as 'wheel of a car' and 1 more"
@@ -188,7 +188,7 @@ def test_prompts_that_differ_in_case_and_underscores_are_one(pictures, written, 
     found = inputs(f"annotations={tmp_path / 'images.json'}")
     assert found.categories == {"Wheel of a car": 3, "red roof": 4}
     assert [len(one.boxes) for one in found.asked(0, SIZE).values()] == [2, 1]
-    assert found.check(Tiling(), Console())[0].startswith(
+    assert found.check(Tiling(), Console())[0][0].startswith(
         "3 prompts taken by another spelling (case, underscores, spaces): 'Wheel_of"
     )
 
@@ -209,7 +209,7 @@ def test_orientations_that_no_size_shows_are_counted(tmp_path, written):
 
     def lines(*arguments):
         config = parse_command("predict", [f"images={tmp_path}", f"exemplars={file}", *arguments])[1]
-        return Inputs.of(config).check(Tiling(), Console())
+        return Inputs.of(config).check(Tiling(), Console())[0]
 
     file = written(content)
     assert lines() == [
