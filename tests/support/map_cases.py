@@ -149,7 +149,7 @@ MAPS = {
     "0 and 255, two names": MapCase(
         BINARY, names="background\ncar\n", refused="one of the classes car; .* data.colors="
     ),
-    "0 and 255, two classes": MapCase(BINARY, 2, names="road\ncar\n", note="say data.colors="),
+    "0 and 255, two classes": MapCase(BINARY, 2, names="road\ncar\n", note="say 'data.colors="),
     "0 and 255, as grey values": MapCase(
         BINARY, 2, options={"colors": {"background": 0, "car": 255}}, note=r"\[255, 255, 255\] car"
     ),

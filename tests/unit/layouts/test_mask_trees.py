@@ -100,7 +100,7 @@ def test_masks_of_0_and_255_are_refused_with_what_to_say(tmp_path):
     two_folders(tmp_path, lambda image: image.point(lambda value: 255 * bool(value)))
     (tmp_path / "classes.txt").write_text("background\ntrachea\n")
     options, _ = explicit(DataOptions("", "auto", str(tmp_path), {}, tune_images=0))
-    with pytest.raises(DataError, match=r"say data.colors=\{background: 0, trachea: 255\}"):
+    with pytest.raises(DataError, match=r"say 'data.colors=\{background: 0, trachea: 255\}'"):
         read_split(options, "train")
     said = {"colors": {"background": 0, "trachea": 255}}
     options, _ = explicit(DataOptions("", "auto", str(tmp_path), {}, tune_images=0, **said))

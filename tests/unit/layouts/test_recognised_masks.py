@@ -130,7 +130,7 @@ def test_voc_without_a_list_of_labels_has_vocs_names_and_colours(tmp_path):
 def test_the_values_of_label_maps_decide_as_they_do_without_auto(tmp_path):
     root = MASKS["label maps"](tmp_path / "shop")
     (root / "classes.txt").write_text("\n".join(CATEGORIES) + "\n")
-    with pytest.raises(DataError, match=r"values 0 to 3, for 3 names; expected data.names=.*; or data.ignore=0"):
+    with pytest.raises(DataError, match=r"values 0 to 3, for 3 names; expected 'data.names=.*; or data.ignore=0"):
         open_split(auto(root), "val")
     images = open_split(auto(root, ignore=0), "val").images
     assert {c.name for c in images.categories} == set(CATEGORIES)
@@ -158,7 +158,7 @@ def test_masks_without_names_are_told_and_named_by_an_option(tmp_path):
     assert len(read_split(auto(root, names=names), "val").images) == 3
     for file in (root / "masks").rglob("*.png"):
         Image.fromarray((np.asarray(Image.open(file)) > 0).astype(np.uint8) * 255).save(file)
-    with pytest.raises(DataError, match=r"if 255 is a car: data\.colors=.background: 0, car: 255"):
+    with pytest.raises(DataError, match=r"if 255 is a car: 'data\.colors=.background: 0, car: 255"):
         read_split(auto(root), "val")
     images = read_split(auto(root, colors={"thing": 255}), "val").images
     assert [c.name for c in images.categories] == ["background", "thing"]
