@@ -134,7 +134,7 @@ def _has_16_bits(image: ImageFile.ImageFile) -> bool:
     if image.format == "BMP":  # 5 or 6 bits a channel, in 16 a pixel
         return False
     if image.format == "TIFF":  # whose mode does not tell where its bands are stored one after the other
-        return max(_tags(image).get(_BITS, (1,))) > 8
+        return bool(max(_tags(image).get(_BITS, (1,))) > 8)
     if image.format == "JPEG2000":
         return _bits_of_jpeg2000(_path(image)) > 8
     raw = image.tile[0].args if getattr(image, "tile", None) else ()

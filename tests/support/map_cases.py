@@ -147,7 +147,7 @@ MAPS = {
     "a value more than names": MapCase(names="car\nhouse\n", refused="values 0 to 2, for 2 names; .*data.ignore=0"),
     "0 and 255, one name": MapCase(BINARY, names="car\n", refused="values 0 and 255 alone, for one name"),
     "0 and 255, two names": MapCase(
-        BINARY, names="background\ncar\n", refused="one of the classes car; .* data.colors="
+        BINARY, names="background\ncar\n", refused="one of the classes car; .* 'data.colors="
     ),
     "0 and 255, two classes": MapCase(BINARY, 2, names="road\ncar\n", note="say 'data.colors="),
     "0 and 255, as grey values": MapCase(
