@@ -20,6 +20,8 @@ from sam3_hyperet.options import close
 LOSS = "loss"
 _FORGETTING = "forgetting/"
 _OPTION = "train.best"
+_ROUNDING = 1e-9  # .98 - .02 is more than .96 in floats
+_OF_BOTH_SIDES = ("cgF1", "IL_MCC")  # metrics that need present and absent concepts
 _NAME = r"[^<>=\s](?:[^<>=]*?[^<>=\s])?"
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RULE = re.compile(rf"(?:(?P<way>max|min)\s+)?(?P<metric>{_NAME})(?:\s+where\s+(?P<where>.*))?", re.DOTALL)
@@ -49,7 +51,9 @@ class Condition:
         """How far the metric is beyond its bound: 0 where it keeps it, infinite where it is not a number."""
         missing = self.limit(base) - values[self.metric]
         missing = missing if self.sign == ">=" else -missing
-        return math.inf if math.isnan(missing) else max(0.0, missing)
+        if math.isnan(missing):
+            return math.inf
+        return missing if missing > _ROUNDING else 0.0
 
     def __str__(self) -> str:
         if not self.of_base:
@@ -113,7 +117,8 @@ class Rule:
                 remedy = f"expected other images, a larger {images}, or a metric of what they show"
                 if is_kept(name):
                     remedy = f"expected other kept.names, a lower kept.score_threshold, or a larger {images}"
-                raise ConfigError(f"{self.option}: {name} is undefined: {source} show nothing of it; {remedy}")
+                why = "show nothing of it" + (", or all of it each" if name.endswith(_OF_BOTH_SIDES) else "")
+                raise ConfigError(f"{self.option}: {name} is undefined: {source} {why}; {remedy}")
 
     def rank(self, values: Mapping[str, float], base: Mapping[str, float]) -> tuple[float, float]:
         """By which steps are ordered, the best first: shortfall of the conditions together, then the metric.

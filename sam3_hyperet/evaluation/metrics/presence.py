@@ -8,6 +8,7 @@ import numpy as np
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
 from sam3_hyperet.evaluation.metrics.key import MetricKey, of_present
+from sam3_hyperet.evaluation.metrics.matthews import is_measured, matthews
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage
 
@@ -21,13 +22,13 @@ def presence_metrics(counts: np.ndarray) -> dict[str, float]:
     """Metrics of counts, int (2, 2), of pairs: present or absent in rows, predicted to be in columns.
 
     These are `presence/accuracy_present` and `presence/accuracy_absent`, each only where there are such pairs;
-    `presence/IL_MCC`, the Matthews correlation with SAM 3's 1e-6 in the denominator (0 where one side is empty); and
-    the counts `presence/true_positives`, `presence/false_negatives` and so on.
+    `presence/IL_MCC`, the correlation of `matthews`, only where there are both; and the counts
+    `presence/true_positives`, `presence/false_negatives` and so on.
     """
     (tn, fp), (fn, tp) = counts.tolist()
     positives, negatives = tp + fn, tn + fp
-    scale = math.sqrt((tp + fp) * positives * negatives * (tn + fn))
-    metrics: dict[str, float] = {"IL_MCC": (tp * tn - fp * fn) / (scale + 1e-6)}
+    pairs = (tp, fp, fn, tn)
+    metrics: dict[str, float] = {"IL_MCC": matthews(*pairs)} if is_measured(*pairs) else {}
     metrics |= {"true_positives": tp, "false_negatives": fn, "true_negatives": tn, "false_positives": fp}
     metrics |= {"accuracy_present": tp / positives} if positives else {}
     metrics |= {"accuracy_absent": tn / negatives} if negatives else {}

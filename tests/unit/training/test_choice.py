@@ -93,6 +93,17 @@ def test_metrics_that_there_are_not():
         Rule.parse("max segm/AP were loss").check(KNOWN, "the images")
     with pytest.raises(ConfigError, match=r"novel/segm/AP is undefined: the images show nothing of it; expected other"):
         Rule.parse("max segm/AP where novel/segm/AP >= base").check(KNOWN, "the images")
+    with pytest.raises(ConfigError, match=r"segm/cgF1 is undefined: the images show nothing of it, or all of it each;"):
+        Rule.parse("segm/cgF1").check({"segm/cgF1": math.nan}, "the images")
+
+
+def test_a_bound_that_is_kept_exactly_is_kept():
+    """In floats .98 - .02 is more than .96."""
+    for text, sign in (("segm/AP >= base-0.02", -1), ("loss <= base+0.02", 1)):
+        (condition,) = Rule.parse(f"max mIoU where {text}").conditions
+        for k in range(2, 99):
+            assert condition.shortfall({condition.metric: (k + 2 * sign) / 100}, {condition.metric: k / 100}) == 0
+            assert condition.shortfall({condition.metric: (k + 3 * sign) / 100}, {condition.metric: k / 100}) > 0.009
 
 
 def chosen(text, *validations, base=(0.0, 0.70)):

@@ -14,6 +14,8 @@ SAM 3's small constants are kept: 1e-4 in each ratio over instances, 1e-6 in tho
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from sam3_hyperet.evaluation.metrics.matthews import is_measured, matthews
+
 SCORE_THRESHOLD = 0.5
 _EPS, _PAIR_EPS = 1e-4, 1e-6
 _AT: dict[str, list[int]] = {"": list(range(10)), "@0.5": [0], "@0.75": [5]}  # positions in .50:.05:.95
@@ -90,9 +92,13 @@ def positive_micro_f1(sums: np.ndarray) -> np.ndarray:
 def il_mcc(sums: np.ndarray) -> float:
     """Matthews correlation of what is there with what is claimed; the argument as for `cg_f1_metrics`."""
     both, missed, invented, neither = sums[-4:].tolist()
-    product = (both + invented) * (both + missed) * (neither + invented) * (neither + missed)
-    mcc: float = (both * neither - invented * missed) / (product**0.5 + _PAIR_EPS)
-    return mcc
+    return matthews(both, invented, missed, neither)
+
+
+def has_both_sides(sums: np.ndarray) -> bool:
+    """Whether some pairs have ground truths and others none; else IL_MCC, and so cgF1, is 0 for every model."""
+    both, missed, invented, neither = sums[-4:].tolist()
+    return is_measured(both, invented, missed, neither)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

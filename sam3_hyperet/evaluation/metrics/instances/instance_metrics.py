@@ -7,7 +7,7 @@ import numpy as np
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.evaluation.metrics.instances.average_precision import Matches, Ranking, Records
-from sam3_hyperet.evaluation.metrics.instances.cg_f1 import cg_f1, cg_f1_metrics, pair_sums
+from sam3_hyperet.evaluation.metrics.instances.cg_f1 import cg_f1, cg_f1_metrics, has_both_sides, pair_sums
 from sam3_hyperet.evaluation.metrics.instances.instance_matches import AREA_RANGES, IOU_TYPES
 from sam3_hyperet.evaluation.metrics.key import MetricKey
 
@@ -18,7 +18,7 @@ Groups = Mapping[str, Collection[int]]
 
 
 def instance_metrics(records: Records, categories: Categories, groups: Groups) -> dict[str, float]:
-    """`segm/AP` and COCO's other metrics, and `CGF1_KEYS` below the same prefixes.
+    """`segm/AP` and COCO's other metrics, and those of `gated_metrics` below the same prefixes.
 
     records: of `ImageDetections`, in any order; equal scores count in that of the image ids, as in pycocotools.
     """
@@ -39,9 +39,24 @@ def instance_metrics(records: Records, categories: Categories, groups: Groups) -
         metrics |= coco_metrics(arrays, iou_type, categories, groups)
         for group, columns in group_columns(categories, groups).items():
             sums = _pair_sums(records, iou_type, columns).sum(axis=0)
-            values = cg_f1_metrics(sums) if _shows(sums) else dict.fromkeys(CGF1_KEYS, -1.0)
-            metrics |= {MetricKey(f"{iou_type}/{key}", group=group): values[key] for key in CGF1_KEYS}
+            found = gated_metrics(sums)
+            metrics |= {MetricKey(f"{iou_type}/{key}", group=group): value for key, value in found.items()}
     return metrics
+
+
+def gated_metrics(sums: np.ndarray) -> dict[str, float]:
+    """`CGF1_KEYS` of `pair_sums` added over images, -1 where undefined.
+
+    The F1 of positives is undefined where no pair has ground truths; cgF1 and IL_MCC are also where all have. IL_MCC is
+    then left out, for -1 is a value of it.
+    """
+    values, (both, missed) = cg_f1_metrics(sums), sums[-4:-2]
+    if not both + missed:
+        values |= {key: -1.0 for key in CGF1_KEYS if key.startswith("positive")}
+    if not has_both_sides(sums):
+        values |= {key: -1.0 for key in CGF1_KEYS if key.startswith("cgF1")}
+        del values["IL_MCC"]
+    return {key: values[key] for key in CGF1_KEYS if key in values}
 
 
 def instance_headline(
@@ -49,7 +64,8 @@ def instance_headline(
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """`segm/AP`, `segm/cgF1`, the same of boxes and of each group, as a function of how often each image counts.
 
-    Exactly the AP of a data set with that many copies of each image, equal scores aside; NaN where nothing is to find.
+    Exactly the AP of a data set with that many copies of each image, equal scores aside; NaN where nothing is to find,
+    and for cgF1 also where nothing is absent.
     """
     order = by_image_id(records)
     records = [records[n] for n in order]
@@ -67,7 +83,7 @@ def instance_headline(
                 there = (by_category[:, chosen] > -1).any()
                 values[f"{prefix}/AP"] = mean(by_category[:, chosen]) if there else float("nan")
                 weighted = weights @ sums[group, iou_type]
-                values[f"{prefix}/cgF1"] = cg_f1(weighted) if _shows(weighted) else float("nan")
+                values[f"{prefix}/cgF1"] = cg_f1(weighted) if has_both_sides(weighted) else float("nan")
         return values
 
     return figures
@@ -105,12 +121,6 @@ def _pair_sums(records: Records, iou_type: str, columns: Sequence[int]) -> np.nd
     chosen = np.asarray(columns)
     # image by image: of 20,000 images and 1,200 categories the pairs take gigabytes
     return np.stack([of_image(record) for record in records])
-
-
-def _shows(sums: np.ndarray) -> bool:
-    """Whether any pair has ground truths; where none has, cgF1 would be 0 and say nothing."""
-    both, missed = sums[-4:-2]
-    return bool(both + missed > 0)
 
 
 def category_columns(categories: Iterable[int]) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.evaluation.bootstrap import intervals
 from sam3_hyperet.evaluation.metrics.evaluator import Prompt
 from sam3_hyperet.evaluation.metrics.presence import PresenceEvaluator, presence_metrics
 from sam3_hyperet.evaluation.protocol import Protocol
@@ -39,7 +41,7 @@ def test_mcc_is_the_correlation(pairs: list[tuple[float, bool]]) -> None:
     if said.std() > 0 and present.std() > 0:
         assert metrics["presence/IL_MCC"] == pytest.approx(np.corrcoef(said, present)[0, 1], abs=1e-5)
     else:
-        assert metrics["presence/IL_MCC"] == 0
+        assert metrics.get("presence/IL_MCC") == (0 if present.std() > 0 else None)
     assert ("presence/accuracy_absent" in metrics) == (not present.all())
 
 
@@ -78,6 +80,22 @@ def test_evaluator_counts_pairs_as_the_counter_does() -> None:
     few = {f"few/{key}": value for key, value in expected({7, 12}, weights).items()}
     assert drawn == {key: {**few, **expected({7, 12, 30}, weights)}[key] for key in drawn}
     assert len(drawn) == 2 * 3
+
+
+def test_a_correlation_without_one_side_is_no_value() -> None:
+    """Of 12 images one lacks the class: a third of the draws has no absent pair, which is no correlation of 0."""
+    evaluator = PresenceEvaluator([1], lambda i: ({1} if i else (), ()), {}, Protocol())
+    records = []
+    for i in range(12):
+        evaluator.start(i, {})
+        evaluator.add(Prompt("a", 1), answer(float(i > 0)))
+        records.append(evaluator.finish())
+    assert evaluator.evaluate(records)["presence/IL_MCC"] == pytest.approx(1, abs=1e-6)
+    ends = intervals(evaluator.headline(records), 12, draws=100)
+    assert np.isnan(ends["presence/IL_MCC"]).all()
+    assert np.isfinite(ends["presence/accuracy_present"]).all()
+    assert "presence/IL_MCC" not in evaluator.evaluate(records[1:])
+    assert math.isnan(evaluator.headline(records[1:])(np.ones(11, dtype=int))["presence/IL_MCC"])
 
 
 def test_evaluator_refuses_what_is_no_probability() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as rle_ops
 
 from sam3_hyperet.errors import ConfigError
+from sam3_hyperet.evaluation.bootstrap import intervals
 from sam3_hyperet.evaluation.metrics.evaluator import Prompt
 from sam3_hyperet.evaluation.metrics.instances.instance_evaluator import InstanceEvaluator
 from sam3_hyperet.evaluation.metrics.instances.instance_metrics import precision_recall
@@ -282,3 +283,28 @@ def test_pairs_that_are_not_exhaustive_are_left_out_of_cgf1() -> None:
     assert found[False]["segm/positive_micro_F1"] == pytest.approx(2 / 3, abs=1e-3)
     assert found[True]["segm/positive_micro_F1"] == found[True]["segm/cgF1"] == -1  # there is no other pair
     assert found[True]["bbox/AP"] == found[True]["segm/AP"] == pytest.approx(1)
+
+
+def test_cgf1_of_a_category_that_every_picture_shows_is_no_value() -> None:
+    """IL_MCC is 0/0 then, whatever is found; of 12 pictures of which one lacks the category, so are many draws."""
+    content, detections = strips(2)
+    ids = range(1, 13)
+    content["images"] = [{**content["images"][0], "id": i} for i in ids]
+    rows = [{**row, "image_id": i} for i in ids[1:] for row in content["annotations"]]
+    content["annotations"] = [{**row, "id": number} for number, row in enumerate(rows, 1)]
+    evaluator = InstanceEvaluator(annotated(GroundTruth.from_dict(content)), {2: "car"}, {}, Protocol())
+    records = []
+    for position in range(len(ids)):
+        evaluator.start(position, {})
+        if position:
+            evaluator.add(Prompt("car", 2), detections)
+        records.append(evaluator.finish())
+    assert evaluator.evaluate(records)["segm/cgF1"] == pytest.approx(1, abs=1e-3)
+    ends = intervals(evaluator.headline(records), 12, draws=100)
+    assert np.isnan(ends["segm/cgF1"]).all()
+    assert np.isfinite(ends["segm/AP"]).all()
+    found, once = evaluator.evaluate(records[1:]), np.ones(11, dtype=int)
+    assert (found["segm/cgF1"], found["segm/AP"]) == (-1, pytest.approx(1))
+    assert found["segm/positive_micro_F1"] == pytest.approx(1, abs=1e-3)
+    assert "segm/IL_MCC" not in found
+    assert np.isnan(evaluator.headline(records[1:])(once)["segm/cgF1"])
