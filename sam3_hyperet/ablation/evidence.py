@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,13 +46,20 @@ class _Figure:
     svg: str
 
 
-def write_evidence(csv: str | Path, plan: Plan, folder: str | Path, failed: Sequence[str] = ()) -> Evidence:
+def write_evidence(
+    csv: str | Path,
+    plan: Plan,
+    folder: str | Path,
+    notes: Sequence[str] = (),
+    stale: Collection[tuple[str, ...]] = (),
+) -> Evidence:
     """Write a plan's tables to `evidence.md` in a folder, and its figures to `images/` beside it.
 
     A block stands between lines `<!-- begin ablation PLAN/BLOCK -->` and `<!-- end ablation PLAN/BLOCK -->`; the blocks
-    are answers, arms, differences and bases; all but the last have the lines of what failed. Those that the page has
-    are replaced, where they stand; a page with none of the plan's gets all of them at its end. Nothing else changes,
-    and files that would stay the same are left alone.
+    are answers, arms, differences and bases; all but the last have the `notes`, as of what failed. Those that the page
+    has are replaced, where they stand; a page with none of the plan's gets all of them at its end. Nothing else
+    changes, and files that would stay the same are left alone. Rows that are `stale` are left out, as by
+    `read_results`.
 
     Raises DataError for rows, as `read_results`, and for markers that do not pair.
     """
@@ -60,8 +67,8 @@ def write_evidence(csv: str | Path, plan: Plan, folder: str | Path, failed: Sequ
     page = folder / PAGE
     text = read_text(page) if page.exists() else f"# {plan.question or plan.name}\n"
     present = _blocks_of(text, plan.name, page)
-    results = read_results(csv, plan)
-    analysis = analyse(replace(results, notes=(*results.notes, *failed)), plan)
+    results = read_results(csv, plan, stale)
+    analysis = analyse(replace(results, notes=(*results.notes, *notes)), plan)
     figures = _figures(analysis)
     choices = choices_of(trials_of(plan), read_rows(trials_file(Path(csv)), TRIALS))
     blocks = {

@@ -2,13 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from sam3_hyperet.ablation.plan import GAIN, LOST, Plan, World
-from sam3_hyperet.ablation.rows import ALL_IMAGES, Row, name_of, number, read_rows
+from sam3_hyperet.ablation.rows import ALL_IMAGES, RUNS, Row, name_of, number, read_rows
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.reading import regular_file
 from sam3_hyperet.wording import count_of
@@ -17,6 +17,7 @@ BASE, UNDIALLED = "@base", "@1"  # behind a metric's name: the base's, and the a
 COSTS = ("parameters", "dial", "train_seconds", "peak_gib")  # numbers of every row beside the metrics
 _SETUP = ("adapter", "sites", "geometry", "structure", "gate", "parameters")  # the same in all runs of an arm
 _REMEDY = "remove the row, and the run's file in rows/ of the study, and `ablate` makes that run again"
+_STALE = "plan with other options than it has now"
 _SAME_BASE = 0.01  # the most by which a base's own metric may differ between rows: devices and precisions differ
 
 
@@ -68,8 +69,8 @@ class Results:
     notes: tuple[str, ...]
 
 
-def read_results(path: str | Path, plan: Plan) -> Results:
-    """Read and check the rows of a plan.
+def read_results(path: str | Path, plan: Plan, stale: Collection[tuple[str, ...]] = ()) -> Results:
+    """Read and check the rows of a plan, but for the `stale`, by `RUNS.key_of`, which are of other options.
 
     Raises DataError naming the file and the row: no rows of the plan, a missing column, a metric that is no finite
     number, an arm of two configurations, or a base whose own metrics differ.
@@ -82,19 +83,21 @@ def read_results(path: str | Path, plan: Plan) -> Results:
     kept, dropped = [], Counter[str]()
     for row in own:
         world = plan.data.get(row["data"])
-        if row["arm"] not in plan.arms:
-            dropped[f"arm {row['arm']!r}"] += 1
+        if RUNS.key_of(row) in stale:
+            dropped[_STALE] += 1
+        elif row["arm"] not in plan.arms:
+            dropped[f"arm {row['arm']!r}, which the plan does not have"] += 1
         elif world is None or (row["data"], row["images"]) not in settings:
-            dropped[f"data {row['data']!r} with {row['images']} images"] += 1
+            dropped[f"data {row['data']!r} with {row['images']} images, which the plan does not have"] += 1
         elif row["base"] not in world.bases:
-            dropped[f"base {row['base']!r}"] += 1
+            dropped[f"base {row['base']!r}, which the plan does not have"] += 1
         else:
             kept.append(row)
     if not kept:
         plans = ", ".join(sorted({row["plan"] for row in rows})) or "none"
         found = f"{len(own)} rows of the plan {plan.name!r}, none of which is in it now" if own else f"rows of {plans}"
         raise DataError(f"{path}: {found}; expected finished runs of the plan {plan.name!r}")
-    notes = [f"{count_of(n, 'row')} of the {what}, which the plan does not have" for what, n in sorted(dropped.items())]
+    notes = [f"{count_of(n, 'row')} of the {what}" for what, n in sorted(dropped.items())]
     if len(own) < len(rows):
         notes.append(f"{count_of(len(rows) - len(own), 'row')} of other plans")
     notes = [f"left out: {'; '.join(notes)}"] if notes else []

@@ -140,20 +140,25 @@ def identity_of(values: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
+def stale(identities: Mapping[Run, str], rows: Sequence[Row], layout: Layout) -> list[Run]:
+    """The runs whose row is of other options, in their order."""
+    found = {layout.key_of(row): row.get("identity", "") for row in rows}
+    return [run for run, identity in identities.items() if found.get(run.key(layout), identity) != identity]
+
+
 def missing(identities: Mapping[Run, str], rows: Sequence[Row], layout: Layout, changed: str) -> list[Run]:
     """The runs without a row, in their order; with `changed` "rerun" also those whose row is of other options.
 
     With "keep" such rows stay as they are. Raises ConfigError for them with "refuse".
     """
-    found = {layout.key_of(row): row.get("identity", "") for row in rows}
-    stale = [run for run, identity in identities.items() if found.get(run.key(layout), identity) != identity]
-    if stale and changed == "refuse":
-        named = ", ".join("/".join(run.key(layout)[1:]) for run in stale[:3])
-        found_there = f"{named}{' …' if len(stale) > 3 else ''}"
+    found, others = {layout.key_of(row) for row in rows}, stale(identities, rows, layout)
+    if others and changed == "refuse":
+        named = ", ".join("/".join(run.key(layout)[1:]) for run in others[:3])
+        found_there = f"{named}{' …' if len(others) > 3 else ''}"
         why = "were measured with other options, base weights or metrics than the plan now has"
         remedy = "changed=rerun to replace them, changed=keep to leave them, or another name for the plan"
-        raise ConfigError(f"{len(stale)} of {len(found)} rows {why}: {found_there}; expected {remedy}")
-    again = set(stale) if changed == "rerun" else set()
+        raise ConfigError(f"{len(others)} of {len(found)} rows {why}: {found_there}; expected {remedy}")
+    again = set(others) if changed == "rerun" else set()
     return [run for run in identities if run in again or run.key(layout) not in found]
 
 

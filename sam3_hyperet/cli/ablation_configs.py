@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from sam3_hyperet.training.choice import Rule, is_kept
 _PLACES = ("root",)  # options of a data set that say where it is, and nothing of what it is
 _TRAINED_ON, _PROMPTED = ("train_images", "subset_seed"), ("prompt_weights", "negative_prompt_weights")
 _OF_RUNS = ("seed", "run_dir", "resume", "evaluate", "data.train_images", "data.subset_seed")
+_ZERO_LEFT_OUT = ("data.subset_seed", "train.prompts_at_once", "data.offset")
+"""Options whose 0 is as good as null in an identity: it means the same, and an offset is a fact of the files."""
+_WEIGHTS = (".safetensors", ".bin", ".pt")
 _SAVE_EVERY = 100
 RECIPE = "recipe"
 """The key of a recipe's digest in the file beside its base."""
@@ -212,7 +215,7 @@ def recipe_file(base: Path) -> Path:
 
 
 def weights_digest(model: ModelOptions) -> str:
-    """What identifies base weights: the digest of their file, or their name where a hub has it.
+    """What identifies base weights: the digest of their file or folder, or their name where a hub has it.
 
     Raises CheckpointError for a file that is not there.
     """
@@ -226,7 +229,7 @@ def weights_digest(model: ModelOptions) -> str:
         return sha256(path)
     if path.is_dir():
         files = sorted(one for one in path.iterdir() if one.is_file())
-        return identity_of({one.name: one.stat().st_size for one in files})
+        return identity_of({one.name: sha256(one) if one.suffix in _WEIGHTS else one.stat().st_size for one in files})
     if checkpoint.startswith("facebook/"):
         return checkpoint
     raise CheckpointError(f"model.checkpoint={checkpoint}: no such file")
@@ -255,8 +258,12 @@ def _check_kept(options: RunOptions, world: World, first: KeptOptions) -> None:
 
 
 def _deciding(options: RunOptions) -> dict[str, Any]:
-    """The options that decide what is trained, wherever it lies; of a data set to be recognised, its folder's name."""
+    """The options that decide what is trained, wherever it lies; of a data set to be recognised, its folder's name.
+
+    0 and false are texts where null, the default, is something else: `identity_of` leaves out what is off.
+    """
     values = {key: value for key, value in options.deciding.items() if not _is_place(key)}
+    values |= {key: str(value) for key, value in values.items() if value in (0, False) and _is_null_by_default(key)}
     for section, data in {
         "data": options.data,
         **{f"{MORE_DATA}.{k}": v for k, v in options.more_data.items()},
@@ -264,6 +271,15 @@ def _deciding(options: RunOptions) -> dict[str, Any]:
         if data.format == "auto":
             values[f"{section}.root"] = Path(data.root).expanduser().resolve().name
     return values
+
+
+def _is_null_by_default(key: str) -> bool:
+    """Whether null is an option's default, and something else than 0 or false."""
+    section, _, option = key.rpartition(".")
+    section = "data" if section.startswith(f"{MORE_DATA}.") else section
+    if section not in SECTIONS or f"{section}.{option}" in _ZERO_LEFT_OUT:
+        return False
+    return any(one.name == option and one.default is None for one in fields(SECTIONS[section]))
 
 
 def _is_place(key: str) -> bool:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sam3_hyperet.ablation.plan import Plan, Tuning, read_plan
 from sam3_hyperet.ablation.rows import RUNS, TRIALS, Layout, gather, leave_row, read_rows, row_folder, trials_file
-from sam3_hyperet.ablation.runs import Choice, Run, choices_of, missing, runs_of, trials_of, with_options
+from sam3_hyperet.ablation.runs import Choice, Run, choices_of, missing, runs_of, stale, trials_of, with_options
 from sam3_hyperet.cli.ablation_configs import Composer
 from sam3_hyperet.cli.command import CONFIGS, parse_command
 from sam3_hyperet.cli.composition import groups_of, unknown
@@ -112,15 +112,40 @@ class Study:
         identities = {run: self.composer.identity(run) for run in runs}
         return missing(identities, self.rows(layout), layout, self.options.changed)
 
+    def stale(self) -> list[Run]:
+        """The runs of the whole plan whose row is of other options; of arms that lack trials none.
+
+        Raises ConfigError and CheckpointError where the options of one cannot be known.
+        """
+        options = self.options.copy()
+        options.changed = "keep"
+        whole = replace(self, part=self.plan, options=options)
+        there = {RUNS.key_of(row) for row in self.rows(RUNS)}
+        runs = [run for run in runs_of(self.plan) if run.key(RUNS) in there]
+        untuned, choices = (whole._untuned(), whole.choices()) if runs else (set(), {})
+        tuned = [with_options(run, choices) for run in runs if (run.data, run.arm) not in untuned]
+        return stale({run: self.composer.identity(run) for run in tuned}, self.rows(RUNS), RUNS)
+
     def bases_left(self) -> list[tuple[str, str]]:
         """The bases of the part, and of its trials, that a recipe is still to make."""
         wanted = dict.fromkeys((run.data, run.base) for run in (*self.trials, *runs_of(self.part)))
         return [place for place in wanted if self.composer.base(*place) and not self.composer.has_base(*place)]
 
     def check(self) -> None:
-        """Compose every run and trial. Raises ConfigError for the first that cannot be."""
-        for run in (*self.trials, *runs_of(self.part)):
+        """Compose every run and trial. Raises ConfigError for one that cannot be and for two arms that are the same."""
+        runs = runs_of(self.part)
+        for run in (*self.trials, *runs):
             self.composer.values(run)
+        self._check_arms([run for run in runs if (run.seed, run.images) == (runs[0].seed, runs[0].images)])
+
+    def _check_arms(self, runs: Sequence[Run]) -> None:
+        """Raise a ConfigError for two arms whose runs on a base are the same."""
+        arms: dict[tuple[str, ...], str] = {}
+        for run in runs:
+            same = arms.setdefault((run.data, run.base, self.composer.identity(run)), run.arm)
+            if same != run.arm:
+                found = f"{run.data}, {run.base}: the arms {same} and {run.arm} do not differ in what decides a row"
+                raise ConfigError(f"{found}; expected arms of different options, or one of the two")
 
     def job(self, run: Run) -> DictConfig:
         """The configuration of a run, with what its row needs."""

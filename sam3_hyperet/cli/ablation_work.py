@@ -14,6 +14,7 @@ from sam3_hyperet.cli.ablation_failures import failed_lines, failures
 from sam3_hyperet.cli.ablation_study import LOG, Study, quiet
 from sam3_hyperet.cli.recognition import recognised_here
 from sam3_hyperet.cli.submit import checked_once, submit_jobs
+from sam3_hyperet.errors import UserError
 from sam3_hyperet.training.run_files import STATE_FILE
 from sam3_hyperet.wording import count_of
 
@@ -167,18 +168,34 @@ def _submit(study: Study, configs: Sequence[DictConfig], what: str) -> None:
 
 
 def write_results(study: Study) -> None:
-    """Gather the rows into the CSV, write tables and figures of them beside it, and print the verdicts."""
+    """Gather the rows into the CSV, write tables and figures of them beside it, and print the verdicts.
+
+    Rows of other options than the plan has now are left out, but noted and counted with runs=0 and changed=keep.
+    """
     rows = [row for row in study.rows(RUNS) if row["plan"] == study.plan.name]
     failed = failed_lines(study, study.plan)
     study.say(f"{count_of(len(rows), 'row')} of {study.plan.name}: {study.csv}")
-    if rows:
+    stale, notes = _stale(study), list(failed)
+    if stale and (study.options.runs == 0 or study.options.changed == "keep"):
+        notes.append(f"{count_of(len(stale), 'row')} of other options than the plan has now, counted all the same")
+        stale = set()
+    if len(rows) > len(stale):
         from sam3_hyperet.ablation.evidence import write_evidence  # matplotlib and scipy: late, for help and mistakes
 
-        evidence = write_evidence(study.csv, study.plan, study.csv.parent, failed)
+        evidence = write_evidence(study.csv, study.plan, study.csv.parent, notes, stale)
         for line in evidence.lines:
             study.say(line)
         page, *figures = evidence.files
         study.say(f"tables: {page}, with {count_of(len(figures), 'figure')}")
+
+
+def _stale(study: Study) -> set[tuple[str, ...]]:
+    """What names the rows of other options; none where these cannot be known, which is said."""
+    try:
+        return {run.key(RUNS) for run in study.stale()}
+    except UserError as error:
+        study.say(f"warning: not checked whether the rows are of the plan's present options: {error}")
+        return set()
 
 
 def _line(run: Run, row: Row, done: int, count: int, seconds: float | None) -> str:
