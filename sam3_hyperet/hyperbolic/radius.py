@@ -24,25 +24,30 @@ def normalized_radius(v: Tensor, c: Scalar, dim: int = -1) -> Tensor:
     return torch.tanh(sqrt_curvature(c) * norm(v, dim).squeeze(dim))
 
 
-def saturation_rate(v: Tensor, c: Scalar, dim: int = -1, dtype: torch.dtype | None = None) -> Tensor:
-    """Fraction of positions at or beyond the ball's projection radius, √c‖v‖ ≥ artanh(1 − ε); a scalar.
+def is_saturated(v: Tensor, c: Scalar, dim: int = -1, dtype: torch.dtype | None = None) -> Tensor:
+    """Positions at or beyond the ball's projection radius, √c‖v‖ ≥ artanh(1 − ε); `dim` is reduced away.
 
     `dtype` is that in which the features came, where v is a wider copy of them.
     """
     dtype, v = dtype or v.dtype, v.to(wide(v.dtype))
-    length = sqrt_curvature(c) * norm(v, dim)
+    length = sqrt_curvature(c) * norm(v, dim).squeeze(dim)
     # A capped vector lies at the cap up to rounding, so the comparison allows for that. In half precision it is of the
     # vector alone; the norms are computed in fp32.
     tolerance = max(16.0 * torch.finfo(v.dtype).eps, torch.finfo(dtype).eps)
-    at_cap = length >= max_norm(v.dtype) * (1.0 - tolerance)
-    return at_cap.to(v.dtype).mean()
+    saturated: Tensor = length >= max_norm(v.dtype) * (1.0 - tolerance)
+    return saturated
+
+
+def saturation_rate(v: Tensor, c: Scalar, dim: int = -1, dtype: torch.dtype | None = None) -> Tensor:
+    """Fraction of the positions that `is_saturated`, a scalar; the arguments as there."""
+    return is_saturated(v, c, dim, dtype).to(wide(v.dtype)).mean()
 
 
 @torch.no_grad()
 def radius_statistics(v: Tensor, c: Scalar, dim: int = -1, dtype: torch.dtype | None = None) -> dict[str, float]:
     """`radius/mean`, `…/std`, `…/q05` … `…/q95`, the same of `normalized_radius`, `saturation`; of ≥ 1 position.
 
-    `dtype` is as for `saturation_rate`.
+    `dtype` is as for `is_saturated`.
     """
     if v.numel() == 0:
         raise ValueError(f"radius statistics need at least one position, found shape {tuple(v.shape)}")

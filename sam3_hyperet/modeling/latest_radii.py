@@ -1,7 +1,7 @@
 """Hyperbolic radii of the latest features in front of and behind every adjustment: figures, histograms and maps."""
 
 from collections import Counter
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,12 +25,20 @@ _IN_FRONT = {  # the kinds of sites whose adjustments change what another site g
 }
 
 
+class _Call(NamedTuple):
+    """Features in front of and behind an adjustment, and which of their positions are `real`, None for all."""
+
+    front: Tensor
+    behind: Tensor
+    real: Tensor | None
+
+
 class LatestRadii(FeatureProbe):
     """A probe that keeps the latest features alone; of an adjustment that levels or layers share, those of each."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._latest: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._latest: dict[str, list[_Call]] = {}
 
     def latest(self) -> dict[str, float]:
         """Metrics of the latest features, and of the adjustments themselves.
@@ -43,8 +51,8 @@ class LatestRadii(FeatureProbe):
         of_base = self._sites_of_base()
         for name, calls in self._latest.items():
             in_front = ("base/", "") if name in of_base else ("", "_before")
-            for (prefix, suffix), features in zip((in_front, ("", "")), zip(*calls, strict=True), strict=True):
-                statistics = self._statistics(name, features)
+            for side, (prefix, suffix) in enumerate((in_front, ("", ""))):
+                statistics = self._statistics(name, side, calls)
                 for key in ("radius/mean", "radius/std", "normalized_radius/mean", "saturation"):
                     kind, _, statistic = key.rpartition("/")
                     metrics[f"{prefix}{kind or 'radius'}/{name}/{statistic}{suffix}"] = statistics[key]
@@ -59,10 +67,9 @@ class LatestRadii(FeatureProbe):
         for name, calls in self._latest.items():
             key = f"normalized_radius/{name}"
             labels = f"base/{key}" if name in of_base else f"{key}_before", key
-            for label, features in zip(labels, zip(*calls, strict=True), strict=True):
-                counts[label] = (
-                    torch.stack([position_counts(self._normalised(name, one)) for one in features]).sum(dim=0).cpu()
-                )
+            for side, label in enumerate(labels):
+                of_calls = [position_counts(self._normalised(name, call[side]), call.real) for call in calls]
+                counts[label] = torch.stack(of_calls).sum(dim=0).cpu()
         return counts
 
     @torch.no_grad()
@@ -73,16 +80,18 @@ class LatestRadii(FeatureProbe):
         """
         maps = {}
         for name, calls in self._latest.items():
-            for pair in (pair for pair in calls if pair[1].ndim == 4):
-                front, behind = (self._normalised(name, features)[0].cpu().numpy() for features in pair)
+            for call in (call for call in calls if call.behind.ndim == 4):
+                front, behind = (self._normalised(name, features)[0].cpu().numpy() for features in call[:2])
                 maps[name if len(calls) == 1 else f"{name} {front.shape[0]}×{front.shape[1]}"] = front, behind
         return maps
 
-    def _statistics(self, name: str, calls: Sequence[Tensor]) -> dict[str, float]:
-        """Radius statistics of all positions of the features."""
-        module = self._modules[name]
-        lengths = torch.cat([norm(features.float(), module.channel_dim).flatten() for features in calls])
-        return radius_statistics(lengths[:, None], module.curvature(), dtype=calls[0].dtype)
+    def _statistics(self, name: str, side: int, calls: list[_Call]) -> dict[str, float]:
+        """Radius statistics of all positions of the features on a side, but for padding."""
+        module, lengths = self._modules[name], []
+        for call in calls:
+            length = norm(call[side].float(), module.channel_dim).squeeze(module.channel_dim)
+            lengths.append(length.flatten() if call.real is None else length[call.real])
+        return radius_statistics(torch.cat(lengths)[:, None], module.curvature(), dtype=calls[0][side].dtype)
 
     def _normalised(self, name: str, features: Tensor) -> Tensor:
         module = self._modules[name]
@@ -106,8 +115,8 @@ class LatestRadii(FeatureProbe):
         places, by_levels = self._places[name]
         calls = self._latest.get(name, [])
         if by_levels:  # one of them may be called again, for more prompts; layers are by turns
-            calls = [pair for pair in calls if pair[1].shape[2:] != output.shape[2:]]
-        self._latest[name] = [*calls, (inputs[0].detach(), output.detach())][-places:]
+            calls = [call for call in calls if call.behind.shape[2:] != output.shape[2:]]
+        self._latest[name] = [*calls, _Call(inputs[0].detach(), output.detach(), self.real(name))][-places:]
 
 
 def _reporting(model: nn.Module) -> dict[str, HyperET | HyperbolicGates]:

@@ -10,6 +10,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.adjustment import HyperET, Unadjusted
 from sam3_hyperet.modeling.copies import shared_copy
 from sam3_hyperet.modeling.parameters import adapter_sites, base_state_dict
+from sam3_hyperet.modeling.sites.tokens import PromptAdjustment
 from sam3_hyperet.modeling.sites.trunk_qv import RowAdjustment
 
 P = TypeVar("P", bound="FeatureProbe")
@@ -20,11 +21,14 @@ class FeatureProbe(ABC):
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self._padding: dict[str, Tensor | None] = {}  # of the texts that a site adjusts, as it was called last
         self._find()
 
     def __enter__(self: P) -> P:
         self._find()  # others have taken their places where the model was compiled since
         self._handles = [m.register_forward_hook(partial(self._record, name)) for name, m in self._modules.items()]
+        texts = [site for site in adapter_sites(self._model).values() if isinstance(site, PromptAdjustment)]
+        self._handles += [site.register_forward_pre_hook(self._keep_padding) for site in texts]
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -33,6 +37,14 @@ class FeatureProbe(ABC):
 
     def _find(self) -> None:
         self._modules = feature_adjustments(self._model)
+
+    def real(self, name: str) -> Tensor | None:
+        """Which positions of a site's present features are no padding of texts, (tokens, B); None for all."""
+        padding = self._padding.get(name)
+        return None if padding is None else ~padding.t()
+
+    def _keep_padding(self, site: PromptAdjustment, inputs: tuple[Tensor | None, ...]) -> None:
+        self._padding[site.name] = inputs[2] if len(inputs) > 2 else None
 
     @abstractmethod
     def _record(self, name: str, module: HyperET, inputs: tuple[Tensor, ...], output: Tensor) -> None:

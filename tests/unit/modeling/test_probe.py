@@ -203,6 +203,32 @@ def test_maps_are_those_of_the_features_around_an_adjustment(model, randomized):
         assert np.abs(after - before).max() > 1e-3
 
 
+def test_padding_of_texts_is_not_counted(model, randomized):
+    """A context has 32 tokens, of which the words take a few; what stands behind them is no text."""
+    adapted = randomized(hy.inject(model, hy.HyperETConfig(scheme="prompt", curvature=0.1)))
+    adjustment, reported, latest = site(adapted), [], []
+    with RadiusSums(adapted) as sums, LatestRadii(adapted) as probe, torch.no_grad():
+        texts = adapted.backbone.forward_text(["car", "a red house"], device="cpu")
+        features, padding = texts["language_features"], texts["language_mask"]
+        reported.append(sums.take()["prompt"])
+        latest.append({**probe.latest(), **probe.histograms()})
+        for far in (0.0, 1e4):
+            x = torch.where(padding.t()[..., None], far, features)
+            adjustment(x, x, padding)
+            reported.append(sums.take()["prompt"])
+            latest.append(probe.latest())
+    real = ~padding.t()
+    assert 0 < int(real.sum()) < real.numel() / 2
+    expected = float(radius(features)[real].mean())
+    assert float(reported[0].mean()[1, 0]) == pytest.approx(expected, rel=1e-5)
+    assert reported[0].positions == int(real.sum()) == int(reported[0].histogram[1].sum())
+    assert latest[0]["radius/prompt/mean"] == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(latest[0]["normalized_radius/prompt"], reported[0].histogram[1])
+    assert torch.equal(reported[1].mean(), reported[2].mean())
+    assert torch.equal(reported[1].histogram, reported[2].histogram)
+    assert latest[1] == latest[2]
+
+
 @pytest.mark.parametrize("scheme", ["A+B", "B+C"])
 def test_only_the_base_s_features_are_called_the_base_s(model, randomized, scheme):
     """Those of a site behind another are not, nor any once base weights train."""
