@@ -11,7 +11,7 @@ from sam3_hyperet.choices import AUTO, BF16
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.run_options import RunOptions, read_run
-from sam3_hyperet.cli.step_memory import prompts_of_image, step_kind
+from sam3_hyperet.cli.step_memory import may_split, prompts_of_image, step_kind
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import write_json
 from sam3_hyperet.modeling.config import SCHEMES, HyperETConfig
@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         forecaster = Forecaster(step_kind(one, "cuda"))
         train = one.train
         given = {name: getattr(train, name) for name in ("prompts_at_once", "checkpoint_activations")}
+        given["may_split"] = may_split(one)
         chosen = [choose(forecaster, images, prompts, round(card * 1e9), **given) for card in cards]
         rows += [_row(name, one.stage.last, card, choice) for card, choice in zip(cards, chosen, strict=True)]
         table.add_row(name, str(one.stage.last), f"{chosen[0].plain / _GIB:.1f} GiB", *map(_cell, chosen))

@@ -60,6 +60,11 @@ class RunOptions(FitOptions):
         self.hyperet.check_learns()
         if self.train.strategy == FSDP:
             self._check_sharding()
+        if self.loss.alignment and self.train.prompts_at_once == 1:
+            found = (
+                f"train.prompts_at_once=1, but loss.alignment={self.loss.alignment:g} compares the prompts of a pass"
+            )
+            raise ConfigError(f"{found} and is 0 for one alone; expected 0, or more prompts")
         for section, purpose in ((self.rehearsal, "to rehearse"), (self.kept, "that could be kept")):
             if section.names and self.model.is_random:
                 raise ConfigError(f"{section.SECTION}.names: the base has random weights, which know nothing {purpose}")

@@ -37,7 +37,7 @@ def with_memory(options: RunOptions, fabric: Fabric, say: Callable[[str], None])
                 total,
                 prompts_at_once=train.prompts_at_once,
                 checkpoint_activations=train.checkpoint_activations,
-                may_split=train.strategy != FSDP,
+                may_split=may_split(options),
             )
         except ForecastError as error:
             say(f"train.memory=auto: {error}; goes on with the options as they are")
@@ -47,6 +47,11 @@ def with_memory(options: RunOptions, fabric: Fabric, say: Callable[[str], None])
             chosen = choice.passes.prompts_at_once, choice.passes.checkpoint_activations
     at_once, checkpointing = fabric.broadcast(chosen)
     return _with_train(options, prompts_at_once=at_once, checkpoint_activations=checkpointing)
+
+
+def may_split(options: RunOptions) -> bool:
+    """Whether a step may have passes of fewer prompts: not where it is sharded, nor where this changes the loss."""
+    return options.train.strategy != FSDP and not options.loss.alignment
 
 
 def step_kind(options: RunOptions, device: str) -> StepKind:

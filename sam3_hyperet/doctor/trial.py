@@ -84,7 +84,8 @@ class Trial:
         report = stages.begin()
         alone = train.devices * train.nodes == 1 or at_most.number == 1  # else `train` cannot repeat a step
         repeats = train.memory_is_auto(self.fabric.device.type) and alone
-        passes = Passes(train.prompts_at_once or 0, bool(train.checkpoint_activations), repeats=repeats)
+        checkpointing, contrasts = bool(train.checkpoint_activations), loss.alignment > 0
+        passes = Passes(train.prompts_at_once or 0, checkpointing, repeats=repeats, contrasts=contrasts)
         boxes = (data.exemplars, data.exemplars_alone)
         sampler, views = prompt_sampler(data, images), augmentation(data, images)
         prompts = ConceptPrompts(images, resolution(model), sampler, views, seed, *boxes)

@@ -103,7 +103,8 @@ class _Loop:
         self._stages = Stages(fabric, model, loss, options.stage, options.optim, self._steps)
         self._radius = radius_control(model, options.radius, self._steps)
         recomputes = bool(train.checkpoint_activations)
-        self._passes = Passes(train.prompts_at_once or 0, recomputes, repeats=train.memory == "auto")
+        repeats, contrasts = train.memory == "auto", loss.weights.alignment > 0
+        self._passes = Passes(train.prompts_at_once or 0, recomputes, repeats=repeats, contrasts=contrasts)
         self._saved = read_state(run.resume, fabric.world_size) if run.resume else None
         if self._saved is not None:
             counters = self._saved["progress"]

@@ -48,7 +48,7 @@ class TrainOptions:
             null: auto on CUDA, off elsewhere.
         memory_gb: of the device, in 10⁹ bytes; null: what the card has.
         prompts_at_once: of one image in a pass, so that memory does not grow with images and prompts; the step stays
-            the same, as above. 0, or null where memory is off: all of a batch.
+            the same, as above, but with `loss.alignment`. 0, or null where memory is off: all of a batch.
         workers: loader processes; None on a GPU as many as the machine has cores and memory for, 8 at most, and 0 on
             the CPU, whose cores the model uses.
         clip_norm: gradients are scaled down to this norm; null: 0.1, SAM 3's, where the base trains, 1 in stage 1.

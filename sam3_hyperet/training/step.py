@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _SHORTAGES = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 """What is in the messages of libraries that allocate beside PyTorch, whose errors have no type of their own."""
+_OTHER_LOSS = (
+    "loss.alignment compares the prompts of a pass, which are %d from here on: it is another loss, and 0 for a prompt "
+    "alone; use a smaller train.batch_size for all steps to be of one loss"
+)
 
 
 class KeptPrecision:
@@ -60,12 +64,14 @@ class Passes:
         prompts_at_once: of one image in a pass; 0 for a batch a pass.
         checkpoint_activations: recompute activations in the backward pass.
         repeats: whether a step that runs out of memory is repeated with less of it.
+        contrasts: whether the loss compares the prompts of a pass (`loss.alignment`), so that smaller passes change it.
         repeated: how often that has happened.
     """
 
     prompts_at_once: int = 0
     checkpoint_activations: bool = False
     repeats: bool = field(default=False, compare=False)
+    contrasts: bool = field(default=False, compare=False)
     repeated: int = field(default=0, compare=False)
 
     def split(self, batches: Sequence[host.BatchedDatapoint]) -> list[host.BatchedDatapoint]:
@@ -75,12 +81,17 @@ class Passes:
         return [part for batch in batches for part in parts_of(batch, self.prompts_at_once)]
 
     def shrink(self, batches: Sequence[host.BatchedDatapoint]) -> bool:
-        """Halve the prompts at once, or recompute activations where a pass has one; whether there was less to take."""
+        """Halve the prompts at once, or recompute activations; whether there was less to take.
+
+        Activations are recomputed where a pass has one prompt, or first where smaller passes change the loss.
+        """
         largest = max(len(part.find_inputs[0].img_ids) for part in self.split(batches))
-        if largest > 1:
-            self.prompts_at_once = (largest + 1) // 2
-        elif not self.checkpoint_activations:
+        if not self.checkpoint_activations and (self.contrasts or largest == 1):
             self.checkpoint_activations = True
+        elif largest > 1:
+            self.prompts_at_once = (largest + 1) // 2
+            if self.contrasts:
+                logger.warning(_OTHER_LOSS, self.prompts_at_once)
         else:
             return False
         self.repeated += 1
@@ -88,7 +99,7 @@ class Passes:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on with."""
-        return {name: value for name, value in asdict(self).items() if name != "repeats"}
+        return {name: value for name, value in asdict(self).items() if name not in ("repeats", "contrasts")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from sam3_hyperet.cli import step_memory
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.run_options import read_run
+from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.training.memory.forecast import ForecastError
 
 
@@ -63,6 +64,16 @@ def test_auto_chooses_what_is_not_set_and_says_it(resolved):
     assert resolved("train.memory=auto", "train.memory_gb=5", "train.prompts_at_once=2")[0] == ("auto", 2, False)
     both = "train.prompts_at_once=0", "train.checkpoint_activations=true"
     assert resolved("train.memory=auto", *both) == (("auto", 0, True), "")
+
+
+def test_auto_keeps_batches_whole_where_the_loss_compares_their_prompts(resolved):
+    overrides = ["train.memory=auto", "train.memory_gb=5", "loss.alignment=1"]
+    chosen, said = resolved(*overrides)
+    assert chosen == ("auto", 0, False)
+    assert said.endswith("4.0 of 4.7 are usable; it may not fit")
+    assert resolved(*overrides, "train.prompts_at_once=2")[0] == ("auto", 2, False)
+    with pytest.raises(ConfigError, match=r"prompts_at_once=1, but loss\.alignment=1 compares the prompts of a pass"):
+        resolved(*overrides, "train.prompts_at_once=1")
 
 
 def test_without_a_forecast_the_run_goes_on(resolved):

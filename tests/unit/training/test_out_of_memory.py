@@ -43,6 +43,16 @@ def test_the_step_is_repeated_with_half_the_prompts(another, make_batch, caplog)
         assert float(repeated[0][name]) == pytest.approx(float(whole[0][name]), rel=2e-6)
 
 
+def test_smaller_passes_come_last_where_the_loss_compares_their_prompts(make_batch, caplog):
+    """The contrastive loss has the prompts of a pass as negatives: of one prompt it is 0."""
+    batches, passes, taken_ = [make_batch(PICTURE)], Passes(repeats=True, contrasts=True), []
+    with caplog.at_level(logging.WARNING):
+        while passes.shrink(batches):
+            taken_.append((passes.prompts_at_once, passes.checkpoint_activations, caplog.text.count("another loss")))
+    assert taken_ == [(0, True, 0), (2, True, 1), (1, True, 2)]
+    assert passes.state_dict().keys() == {"prompts_at_once", "checkpoint_activations", "repeated"}
+
+
 def test_then_activations_are_recomputed_then_it_is_an_error(another, make_batch):
     batches = [make_batch(PICTURE[:2])]
     model = another()
