@@ -153,18 +153,18 @@ def _difference(runs: Sequence[Result], arm: str, reference: str, margin: float)
     def less(column: str, pairs: Sequence[tuple[str, str]]) -> list[float]:
         return [round(ours[pair][column] - theirs[pair][column], 6) for pair in pairs]
 
-    def of_bases(pairs: Sequence[tuple[str, str]]) -> OverBases:
+    def over_bases(pairs: Sequence[tuple[str, str]]) -> OverBases:
         return base_test(less(GAIN, pairs), [base for base, _ in pairs], margin, ALPHA)
 
-    over_pairs, over_bases = pair_test(less(GAIN, both), margin, ALPHA), of_bases(both)
+    of_pairs, of_bases = pair_test(less(GAIN, both), margin, ALPHA), over_bases(both)
     if len(adapted) < len(both):
-        over_pairs = _adapted_too(over_pairs, pair_test(less(GAIN, adapted), margin, ALPHA))
-        over_bases = replace(over_bases, test=_adapted_too(over_bases.test, of_bases(adapted).test))
+        of_pairs = _adapted_too(of_pairs, pair_test(less(GAIN, adapted), margin, ALPHA))
+        of_bases = replace(of_bases, test=_adapted_too(of_bases.test, over_bases(adapted).test))
     return Difference(
         arm,
         reference,
-        over_pairs,
-        over_bases,
+        of_pairs,
+        of_bases,
         mean_interval(less(LOST, both)),
         tuple(f"{name}: {base}/seed {seed}" for name, (base, seed) in single),
         (math.nan, math.nan) if not both else (_mean_gain(ours, both), _mean_gain(theirs, both)),

@@ -7,6 +7,18 @@ from torch import Tensor, nn
 from sam3_hyperet.hyperbolic.numerics import wide
 
 
+def mean_text(text: Tensor, padding: Tensor | None) -> Tensor:
+    """Mean over the tokens of B texts without padding, as in SAM 3's scoring: (T, B, D), (B, T) → (B, D), fp32.
+
+    Of float64 in float64; 0 for a text of padding alone. None for no padding.
+    """
+    features = text.to(wide(text.dtype))
+    if padding is None:
+        return features.mean(dim=0)
+    real = ~padding.t()[..., None]
+    return torch.where(real, features, 0.0).sum(dim=0) / real.sum(dim=0).clamp_min(1)
+
+
 class PromptGate(nn.Module):
     """2σ(w·t + b), between 0 and 2, by which the change that an adjustment makes is multiplied; 1 at first.
 
@@ -26,12 +38,7 @@ class PromptGate(nn.Module):
     def forward(self, text: Tensor, padding: Tensor | None) -> Tensor:
         """The gates of B prompts, shaped to multiply features; `text` is (tokens, B, D), `padding` (B, tokens)."""
         with torch.autocast(text.device.type, enabled=False):
-            features = text.to(wide(text.dtype))
-            if padding is None:
-                pooled = features.mean(dim=0)
-            else:
-                real = ~padding.t()[..., None]
-                pooled = torch.where(real, features, 0.0).sum(dim=0) / real.sum(dim=0).clamp_min(1)
+            pooled = mean_text(text, padding)
             t = F.layer_norm(pooled, pooled.shape[-1:])
             logits = t @ self.weight.to(t.dtype) + self.bias.to(t.dtype)
             return 2.0 * torch.sigmoid(logits).view(self._shape)

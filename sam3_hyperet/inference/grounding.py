@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.conversion import converted
+from sam3_hyperet.adapters.gate import mean_text
 from sam3_hyperet.inference.exemplars import Exemplars, geometric_prompt
 from sam3_hyperet.inference.mask_head import MaskHead, shares_work
 from sam3_hyperet.inference.prediction import Features
-from sam3_hyperet.losses.alignment import mean_text
 from sam3_hyperet.modeling.sites.tokens import HyperETEncoderLayer
 
 logger = logging.getLogger(__name__)

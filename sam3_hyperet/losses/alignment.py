@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam3_hyperet import sam3_host as host
+from sam3_hyperet.adapters.gate import mean_text
 from sam3_hyperet.choices import VISUAL
 from sam3_hyperet.hyperbolic import closed_form, lorentz
 from sam3_hyperet.hyperbolic.cones import outside_cone
@@ -97,12 +98,6 @@ def _boxes_alone(batch: host.BatchedDatapoint) -> Tensor:
     is_placeholder = torch.tensor([text == VISUAL for text in batch.find_text_batch], device=stage.text_ids.device)
     alone: Tensor = is_placeholder[stage.text_ids] & ~stage.input_boxes_mask.all(dim=1)
     return alone
-
-
-def mean_text(features: Tensor, padding: Tensor) -> Tensor:
-    """Mean over the tokens of a text, as in SAM 3's scoring: (T, n, D), (n, T) → (n, D), fp32."""
-    valid = (~padding).float().T[..., None]
-    return (features.float() * valid).sum(dim=0) / valid.sum(dim=0).clamp_min(1.0)
 
 
 def contrastive(similarity: Tensor, texts: Sequence[str]) -> Tensor:

@@ -13,7 +13,7 @@ from sam3_hyperet.hyperbolic.fused import norm
 from sam3_hyperet.hyperbolic.radius import normalized_radius, radius_statistics
 from sam3_hyperet.modeling.parameters import adapter_sites, base_state_dict
 from sam3_hyperet.modeling.probe import FeatureProbe
-from sam3_hyperet.modeling.radius_sums import position_counts
+from sam3_hyperet.modeling.radius_sums import metric_name, position_counts
 from sam3_hyperet.modeling.sites.site import PyramidAdjustment
 
 _IN_FRONT = {  # the kinds of sites whose adjustments change what another site gets
@@ -28,9 +28,12 @@ _IN_FRONT = {  # the kinds of sites whose adjustments change what another site g
 class _Call(NamedTuple):
     """Features in front of and behind an adjustment, and which of their positions are `real`, None for all."""
 
-    front: Tensor
-    behind: Tensor
+    features: tuple[Tensor, Tensor]
     real: Tensor | None
+
+    @property
+    def behind(self) -> Tensor:
+        return self.features[1]
 
 
 class LatestRadii(FeatureProbe):
@@ -54,8 +57,7 @@ class LatestRadii(FeatureProbe):
             for side, (prefix, suffix) in enumerate((in_front, ("", ""))):
                 statistics = self._statistics(name, side, calls)
                 for key in ("radius/mean", "radius/std", "normalized_radius/mean", "saturation"):
-                    kind, _, statistic = key.rpartition("/")
-                    metrics[f"{prefix}{kind or 'radius'}/{name}/{statistic}{suffix}"] = statistics[key]
+                    metrics[f"{prefix}{metric_name(key, name)}{suffix}"] = statistics[key]
         for name, reporting in self._reporting.items():
             metrics |= {f"adapter/{name}/{key}": value for key, value in reporting.statistics().items()}
         return metrics
@@ -68,7 +70,7 @@ class LatestRadii(FeatureProbe):
             key = f"normalized_radius/{name}"
             labels = f"base/{key}" if name in of_base else f"{key}_before", key
             for side, label in enumerate(labels):
-                of_calls = [position_counts(self._normalised(name, call[side]), call.real) for call in calls]
+                of_calls = [position_counts(self._normalised(name, call.features[side]), call.real) for call in calls]
                 counts[label] = torch.stack(of_calls).sum(dim=0).cpu()
         return counts
 
@@ -81,7 +83,7 @@ class LatestRadii(FeatureProbe):
         maps = {}
         for name, calls in self._latest.items():
             for call in (call for call in calls if call.behind.ndim == 4):
-                front, behind = (self._normalised(name, features)[0].cpu().numpy() for features in call[:2])
+                front, behind = (self._normalised(name, features)[0].cpu().numpy() for features in call.features)
                 maps[name if len(calls) == 1 else f"{name} {front.shape[0]}×{front.shape[1]}"] = front, behind
         return maps
 
@@ -89,9 +91,9 @@ class LatestRadii(FeatureProbe):
         """Radius statistics of all positions of the features on a side, but for padding."""
         module, lengths = self._modules[name], []
         for call in calls:
-            length = norm(call[side].float(), module.channel_dim).squeeze(module.channel_dim)
+            length = norm(call.features[side].float(), module.channel_dim).squeeze(module.channel_dim)
             lengths.append(length.flatten() if call.real is None else length[call.real])
-        return radius_statistics(torch.cat(lengths)[:, None], module.curvature(), dtype=calls[0][side].dtype)
+        return radius_statistics(torch.cat(lengths)[:, None], module.curvature(), dtype=calls[0].features[side].dtype)
 
     def _normalised(self, name: str, features: Tensor) -> Tensor:
         module = self._modules[name]
@@ -116,7 +118,7 @@ class LatestRadii(FeatureProbe):
         calls = self._latest.get(name, [])
         if by_levels:  # one of them may be called again, for more prompts; layers are by turns
             calls = [call for call in calls if call.behind.shape[2:] != output.shape[2:]]
-        self._latest[name] = [*calls, _Call(inputs[0].detach(), output.detach(), self.real(name))][-places:]
+        self._latest[name] = [*calls, _Call((inputs[0].detach(), output.detach()), self.real(name))][-places:]
 
 
 def _reporting(model: nn.Module) -> dict[str, HyperET | HyperbolicGates]:

@@ -11,6 +11,12 @@ from sam3_hyperet.modeling.probe import FeatureProbe
 BINS = 40
 
 
+def metric_name(statistic: str, site: str) -> str:
+    """The metric `radius/<site>/mean` of the statistic `radius/mean`; one without a kind, as `saturation`, is of it."""
+    kind, _, name = statistic.rpartition("/")
+    return f"{kind or 'radius'}/{site}/{name}"
+
+
 def position_counts(normalised: Tensor, real: Tensor | None = None) -> Tensor:
     """(BINS,) counts of positions by normalised radius, in equal bins of [0, 1]; of all, or of the `real` ones."""
     counted = normalised if real is None else torch.where(real, normalised, -1.0)  # below the first bin

@@ -56,3 +56,14 @@ class Evaluator(ABC):
         For ones it gives what `evaluate` gives. A bootstrap calls it a thousand times: compute beforehand what can be.
         """
         return lambda weights: {}
+
+
+def defined(headline: Headline, images: int, prefix: str) -> Headline:
+    """The metrics of a headline that so many images, each once, define, below a prefix."""
+    shown = [key for key, value in headline(np.ones(images, np.int64)).items() if np.isfinite(value)]
+
+    def resampled(weights: np.ndarray) -> dict[str, float]:
+        values = headline(weights)
+        return {f"{prefix}/{key}": values[key] for key in shown}
+
+    return resampled

@@ -28,7 +28,7 @@ from torch import Tensor
 from sam3_hyperet import masks
 from sam3_hyperet.data.annotations import GRANULARITIES, AnnotatedImages, Instance
 from sam3_hyperet.data.hierarchy import Hierarchy
-from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record, defined
 from sam3_hyperet.evaluation.metrics.level_statistics import EDGES, of_names, of_regions
 from sam3_hyperet.hyperbolic.radius import radius
 from sam3_hyperet.inference.tiled_prediction import Detections, EncodedImage, EncodedTiles
@@ -126,14 +126,7 @@ class LevelRadiusEvaluator(Evaluator):
 
     def headline(self, records: Sequence[Record]) -> Headline:
         """All that `evaluate` says of regions."""
-        found = of_regions(records)
-        shown = [key for key, value in found(np.ones(len(records), np.int64)).items() if np.isfinite(value)]
-
-        def resampled(weights: np.ndarray) -> dict[str, float]:
-            values = found(weights)
-            return {f"granularity/{key}": values[key] for key in shown}
-
-        return resampled
+        return defined(of_regions(records), len(records), "granularity")
 
     def _is_measured(self, one: Instance) -> bool:
         return not one.crowd and not one.is_boxed and self._level[self._names[one.category_id]] < len(EDGES)

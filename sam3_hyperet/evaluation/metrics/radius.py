@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Record
-from sam3_hyperet.modeling.radius_sums import BINS, RadiusSums
+from sam3_hyperet.modeling.radius_sums import BINS, RadiusSums, metric_name
 
-METRICS = ("radius/{}/mean", "normalized_radius/{}/mean", "radius/{}/saturation")
+METRICS = tuple(metric_name(one, "{}") for one in ("radius/mean", "normalized_radius/mean", "saturation"))
 BEFORE = "_before"
 
 

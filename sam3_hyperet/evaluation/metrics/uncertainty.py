@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet import masks
 from sam3_hyperet.data.annotations import AnnotatedImages
-from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record
+from sam3_hyperet.evaluation.metrics.evaluator import Evaluator, Headline, Prompt, Record, defined
 from sam3_hyperet.evaluation.metrics.ranking import Ranking, aurc, auroc, cross_fitted, risk_coverage, spearman
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.hyperbolic.radius import normalized_radius
@@ -96,14 +96,7 @@ class UncertaintyEvaluator(Evaluator):
     def headline(self, records: Sequence[Record]) -> Headline:
         """Spearman's ρ, AUROC and AURC, as far as they are defined; the weights of `both` are those of all images."""
         detections = PooledDetections(records)
-        every = np.ones(len(detections.error))
-        shown = [key for key, value in detections.metrics(every).items() if np.isfinite(value)]
-
-        def resampled(weights: np.ndarray) -> dict[str, float]:
-            found = detections.metrics(weights[detections.image])
-            return {f"uncertainty/{key}": found[key] for key in shown}
-
-        return resampled
+        return defined(lambda weights: detections.metrics(weights[detections.image]), len(records), "uncertainty")
 
     def _mean_radii(self, detections: PromptDetections) -> np.ndarray:
         """(n,) means over the positions inside each mask; of a mask without any, over its most probable ones."""

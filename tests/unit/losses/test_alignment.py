@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import sam3_hyperet as hy
 from sam3_hyperet.errors import ConfigError
-from sam3_hyperet.losses.alignment import AlignmentLoss, contrastive, matched_queries, mean_text
+from sam3_hyperet.losses.alignment import AlignmentLoss, contrastive, matched_queries
 from sam3_hyperet.losses.grounding import MATCHED, TOTAL, GroundingLoss
 from sam3_hyperet.losses.options import AlignmentOptions, LossOptions, LossWeights
 from sam3_hyperet.losses.text_pruning import pruned
@@ -189,12 +189,6 @@ def test_random_queries_are_drawn_evenly_among_the_matched_and_repeat_with_the_g
     assert 250 < second.count(0) < 350
     torch.set_rng_state(state)
     assert [matched_queries(fake_output(), "random")[1].tolist() for _ in range(600)] == draws
-
-
-def test_mean_text_leaves_padding_out():
-    features, padding = torch.arange(12.0).view(3, 2, 2), torch.tensor([[False, False, True], [False, True, True]])
-    assert mean_text(features, padding).tolist() == [[2.0, 3.0], [2.0, 3.0]]
-    assert mean_text(features, torch.ones(2, 3, dtype=torch.bool)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_contrastive_of_known_numbers():

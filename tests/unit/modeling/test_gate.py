@@ -10,7 +10,7 @@ from answers import answers, equal, largest_relative_difference
 
 import sam3_hyperet as hy
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.adapters.gate import PromptGate
+from sam3_hyperet.adapters.gate import PromptGate, mean_text
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.inference.predictor import Predictor
 from sam3_hyperet.losses.grounding import TOTAL, GroundingLoss
@@ -187,3 +187,10 @@ def test_gates_that_would_read_no_prompt_are_refused(base):
     assert isinstance(model, host.Sam3Image)
     with pytest.raises(ConfigError, match="no token of its own"):
         hy.inject(model, GATED)
+
+
+def test_the_mean_of_a_text_leaves_padding_out():
+    features, padding = torch.arange(12.0).view(3, 2, 2), torch.tensor([[False, False, True], [False, True, True]])
+    assert mean_text(features, padding).tolist() == [[2.0, 3.0], [2.0, 3.0]]
+    assert mean_text(features, torch.ones(2, 3, dtype=torch.bool)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert mean_text(features, None).tolist() == features.mean(dim=0).tolist()
