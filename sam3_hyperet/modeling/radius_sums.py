@@ -12,7 +12,7 @@ BINS = 40
 
 
 def metric_name(statistic: str, site: str) -> str:
-    """The metric `radius/<site>/mean` of the statistic `radius/mean`; one without a kind, as `saturation`, is of it."""
+    """The metric `radius/<site>/mean` of the statistic `radius/mean`; `saturation` is a radius's, too."""
     kind, _, name = statistic.rpartition("/")
     return f"{kind or 'radius'}/{site}/{name}"
 
@@ -40,7 +40,8 @@ class SiteRadii:
             v = features.detach().float()
             normalised = normalized_radius(v, c, dim)
             self._histogram[row] += position_counts(normalised, real)
-            values = torch.stack([hyperbolic_radius(v, dim), normalised, is_saturated(v, c, dim, features.dtype)])
+            saturated = is_saturated(v, c, dim, features.dtype).float()
+            values = torch.stack([hyperbolic_radius(v, dim), normalised, saturated])
             sums.append((values if real is None else torch.where(real, values, 0.0)).flatten(1).sum(dim=1))
         self._sums.append(torch.stack(sums))
         if real is None:
