@@ -19,7 +19,7 @@ from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.dial import DialOptions, print_front, save_dials, set_dials, tuned_on
 from sam3_hyperet.cli.doctor import warnings_of
 from sam3_hyperet.cli.of_run import config_of_run, listed
-from sam3_hyperet.cli.processes import from_first, make_fabric
+from sam3_hyperet.cli.processes import make_fabric
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.submit import parse_runs, submit_jobs
@@ -48,6 +48,7 @@ from sam3_hyperet.modeling.opening import check_checkpoint, choose_device, set_t
 from sam3_hyperet.options import read_options
 from sam3_hyperet.override import override
 from sam3_hyperet.reading import regular_file
+from sam3_hyperet.training.gathering import from_first
 from sam3_hyperet.training.run_files import ADAPTER, EVALUATION_FILES, WEIGHTS
 from sam3_hyperet.wording import count_of, unique
 

@@ -8,7 +8,6 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.cli.processes import from_first
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.run_options import RunOptions
 from sam3_hyperet.cli.training_data import with_remedy
@@ -25,7 +24,7 @@ from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.copies import shared_copy
 from sam3_hyperet.precision import float32_products
 from sam3_hyperet.reading import read_json
-from sam3_hyperet.training.gathering import from_all
+from sam3_hyperet.training.gathering import from_all, from_first
 from sam3_hyperet.training.run_files import REHEARSAL_FILE
 from sam3_hyperet.training.run_folder import RunFolder
 

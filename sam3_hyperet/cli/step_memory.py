@@ -78,10 +78,7 @@ def _device_bytes(options: RunOptions, fabric: Fabric) -> int:
         total = torch.cuda.get_device_properties(fabric.device).total_memory
     else:
         total = psutil.virtual_memory().total // options.train.devices
-    if fabric.world_size == 1:
-        return total
-    smallest = torch.tensor(total, dtype=torch.int64, device=fabric.device)
-    return int(reduced(fabric, smallest, "min"))
+    return int(reduced(fabric, torch.tensor(total, dtype=torch.int64), "min"))
 
 
 def _with_train(options: RunOptions, **changes: object) -> RunOptions:

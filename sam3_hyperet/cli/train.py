@@ -20,7 +20,7 @@ from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.composition import plain, with_values
 from sam3_hyperet.cli.dial import set_dials
-from sam3_hyperet.cli.processes import from_first, make_fabric
+from sam3_hyperet.cli.processes import make_fabric
 from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.rehearsal import rehearse
 from sam3_hyperet.cli.run_options import RunOptions, read_run
@@ -60,6 +60,7 @@ from sam3_hyperet.training.batches import training_batches, val_batches
 from sam3_hyperet.training.curvature_schedule import radius_control
 from sam3_hyperet.training.distributed import sharding_strategy
 from sam3_hyperet.training.feature_cache import cached_trunk, check_cache
+from sam3_hyperet.training.gathering import from_first
 from sam3_hyperet.training.loaders import loader_processes
 from sam3_hyperet.training.loop import fit
 from sam3_hyperet.training.optimizer import build_optimizer, describe_groups

@@ -40,7 +40,7 @@ from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.files import Manifest
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.precision import precision_text
-from sam3_hyperet.training.gathering import wait_for_all
+from sam3_hyperet.training.gathering import from_first, wait_for_all
 from sam3_hyperet.wording import count_of
 
 _MANY_IMAGES = 1000  # whose intervals take minutes
@@ -179,14 +179,16 @@ def _calibrate(
 
     facts: what decides the looks beside the images, for the first process.
     """
-    if fabric.is_global_zero:
+    calibrator = Calibrator({run.name: run.predictor for run in runs}, images, runs[0].task.protocol)
+    every = calibrator.positions
+
+    def begin() -> list[int]:
         of_images = files_digest(map(images.files, range(len(images))))
         if why := store.prepare({**facts, "tuning": of_images}, resume):
             say(why)
-    fabric.barrier()
-    calibrator = Calibrator({run.name: run.predictor for run in runs}, images, runs[0].task.protocol)
-    every = calibrator.positions
-    missing, _ = fabric.broadcast(store.missing(every) if fabric.is_global_zero else ([], 0))
+        return store.missing(every)[0]
+
+    missing = from_first(fabric, begin)
     if missing:
         some = f"{len(missing)} of " if len(missing) < len(every) else ""
         shown = f"{some}{count_of(len(every), 'tuning image')}"

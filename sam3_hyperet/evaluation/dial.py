@@ -21,7 +21,7 @@ from sam3_hyperet.evaluation.validation_score import headlines, known_metrics
 from sam3_hyperet.files import Manifest
 from sam3_hyperet.modeling.fingerprint import model_facts
 from sam3_hyperet.training.choice import Rule
-from sam3_hyperet.training.gathering import wait_for_all
+from sam3_hyperet.training.gathering import from_first
 from sam3_hyperet.wording import count_of
 
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
@@ -120,11 +120,8 @@ def choose_dial(
         of_split, of_models = split_facts(data, task), model_facts([one.model for one in measured])
         facts = [run_facts(run, of_model, of_split) for run, of_model in zip(runs, of_models, strict=True)]
     record_runs(runs, facts, fabric, resume=resume, say=say, progress=progress)
-    found = []
-    if fabric.is_global_zero:
-        found = [headlines(run.evaluators, run.store.read_all(run.positions)) for run in runs]
-    wait_for_all(fabric)
-    front = _front(rule, models, [*known, *fabric.broadcast(found)], task)
+    found = from_first(fabric, lambda: [headlines(run.evaluators, run.store.read_all(run.positions)) for run in runs])
+    front = _front(rule, models, [*known, *found], task)
     return replace(front, chosen=chosen_dial(rule, front.base, front.metrics))
 
 

@@ -20,6 +20,7 @@ from sam3_hyperet.evaluation.recording import Progress, Say, record_runs, run_fa
 from sam3_hyperet.evaluation.runner import ModelRun, open_run, records_of
 from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.modeling.fingerprint import model_facts
+from sam3_hyperet.training.gathering import from_first
 from sam3_hyperet.wording import count_of
 
 _ANSWERS = "answers"
@@ -78,8 +79,7 @@ def ask_base(
         own = {key: value for key, value in task.kept.options.by_key().items() if key != f"{KeptOptions.SECTION}.names"}
         facts = [run_facts(run, model_facts([base.model])[0], split_facts(data, run.task)) | own]
     record_runs([run], facts, fabric, resume=resume, say=say, progress=progress)
-    records = run.store.read_all(run.positions) if fabric.is_global_zero else []
-    annotate(task.kept, run, fabric.broadcast(records))
+    annotate(task.kept, run, from_first(fabric, lambda: run.store.read_all(run.positions)))
     for line in kept_lines(task):
         say(line)
 

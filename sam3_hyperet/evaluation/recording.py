@@ -14,7 +14,7 @@ from sam3_hyperet.evaluation.runner import ModelRun, record_images
 from sam3_hyperet.evaluation.task import EvalTask
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.modeling.compilation import compiled_regions
-from sam3_hyperet.training.gathering import wait_for_all
+from sam3_hyperet.training.gathering import from_first, wait_for_all
 from sam3_hyperet.version import versions
 
 RECORDS = "records"
@@ -36,11 +36,13 @@ def record_runs(
 
     facts: what decides the records of each run, for the first process; records that other facts decided start over.
     """
-    if fabric.is_global_zero:
+
+    def prepare() -> None:
         for run, of_run in zip(runs, facts, strict=True):
             if why := run.store.prepare(of_run, resume):
                 say(why)
-    fabric.barrier()
+
+    from_first(fabric, prepare)
     positions = own_positions(runs, fabric, say)
     images = len(set().union(*positions))
     models, task = [run.predictor.model for run in runs], runs[0].task
@@ -98,8 +100,8 @@ def own_positions(runs: Sequence[ModelRun], fabric: Fabric, say: Callable[[str],
     longer than NCCL lets a process wait.
     """
     # read by one process: another one that has begun would change what is missing
-    found = [run.store.missing(run.positions) if fabric.is_global_zero else ([], 0) for run in runs]
-    found, lacking = fabric.broadcast(found), Counter[int]()
+    found = from_first(fabric, lambda: [run.store.missing(run.positions) for run in runs])
+    lacking = Counter[int]()
     for run, (missing, damaged) in zip(runs, found, strict=True):
         lacking.update(missing)
         if damaged or len(missing) < len(run.positions):

@@ -34,8 +34,28 @@ def from_all(fabric: Fabric, action: Callable[[], T]) -> list[T]:
     return everyone  # type: ignore[return-value]
 
 
+def from_first(fabric: Fabric, action: Callable[[], T]) -> T:
+    """Result of an action of the first process, in all processes, however long it takes.
+
+    Its user error ends the other processes, too, and without a word: the first one prints it.
+    """
+    outcome: T | UserError | OSError | None = None
+    if fabric.is_global_zero:
+        try:
+            outcome = action()
+        except (UserError, OSError) as error:
+            outcome = error
+    wait_for_all(fabric)  # a broadcast would wait for half an hour
+    outcome = fabric.broadcast(outcome)
+    if isinstance(outcome, UserError | OSError):
+        raise outcome if fabric.is_global_zero else SystemExit(1)
+    return outcome  # type: ignore[return-value]
+
+
 def reduced(fabric: Fabric, values: Tensor, how: str) -> Tensor:
     """The sum ("sum"), largest ("max") or smallest ("min") of a tensor's values over all processes."""
+    if fabric.world_size == 1:
+        return values
     found = fabric.all_reduce(values, reduce_op=how)
     assert isinstance(found, Tensor)
     return found

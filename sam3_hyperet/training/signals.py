@@ -55,10 +55,7 @@ class Preemption:
 
     def _most(self, noted: int) -> int:
         """The largest number of all processes."""
-        if self._fabric.world_size == 1:
-            return noted
-        number = torch.tensor(float(noted), device=self._fabric.device)
-        return int(reduced(self._fabric, number, "max"))
+        return int(reduced(self._fabric, torch.tensor(float(noted)), "max"))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():

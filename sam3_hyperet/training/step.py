@@ -138,9 +138,9 @@ def optimize(
     """
     module, optimizer = stages.module, stages.optimizer
     passes = passes or Passes()
-    counts = Counts(*_summed(fabric, torch.tensor(count_targets(batches))).tolist())
+    counts = Counts(*reduced(fabric, torch.tensor(count_targets(batches)), "sum").tolist())
     names, sums = _run_passes(fabric, stages, batches, counts, passes)
-    summed = _summed(fabric, sums)
+    summed = reduced(fabric, sums, "sum")
     groups = gradient_norms(stages.raw_optimizer) if by_group else {}
     clipped = fabric.clip_gradients(module, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
     assert clipped is not None  # as with any max_norm
@@ -224,8 +224,8 @@ def _agree(fabric: Fabric, passes: Passes) -> None:
     """Let all processes go on with the passes of the one that has least memory."""
     fraction = 1 / passes.prompts_at_once if passes.prompts_at_once else 0.0
     mine = [fraction, passes.checkpoint_activations, passes.repeated]
-    most = torch.tensor(mine, dtype=torch.float32, device=fabric.device)
-    fraction, checkpointing, repeated = reduced(fabric, most, "max").tolist()
+    most = reduced(fabric, torch.tensor(mine, dtype=torch.float32), "max")
+    fraction, checkpointing, repeated = most.tolist()
     passes.prompts_at_once = round(1 / fraction) if fraction else 0
     passes.checkpoint_activations, passes.repeated = bool(checkpointing), int(repeated)
 
@@ -238,8 +238,3 @@ def _out_of_memory_message(shortage: str, passes: Passes, processes: int) -> str
         remedy = "train.prompts_at_once=1, train.checkpoint_activations=true or a smaller train.batch_size"
         return f"{found}; several processes cannot repeat it in this stage: expected {remedy}"
     return f"{found}; use a smaller resolution, fewer objects an image, train.precision=bf16-mixed or a larger card"
-
-
-def _summed(fabric: Fabric, values: Tensor) -> Tensor:
-    """The sum over all processes."""
-    return values if fabric.world_size == 1 else reduced(fabric, values.to(fabric.device), "sum")
