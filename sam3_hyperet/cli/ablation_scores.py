@@ -14,7 +14,7 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.ablation.plan import GAIN, LOST
 from sam3_hyperet.choices import KEPT
 from sam3_hyperet.cli.composition import plain
-from sam3_hyperet.cli.processes import make_fabric
+from sam3_hyperet.cli.processes import launched
 from sam3_hyperet.cli.run_options import RunOptions
 from sam3_hyperet.data.answers import AnsweredImages
 from sam3_hyperet.data.sources import Split, open_run
@@ -183,8 +183,7 @@ def scored(tasks: Tasks, options: RunOptions, config: DictConfig, job: Job, fold
 def _base(options: RunOptions, config: DictConfig) -> tuple[host.Sam3Image, Fabric]:
     """The base, and the fabric of the one process that scores."""
     device = device_of(options.train.accelerator)
-    fabric = make_fabric("train.accelerator", accelerator=device, devices=1)
-    fabric.launch()
+    fabric = launched("train.accelerator", accelerator=device, devices=1, nodes=1)
     return open_model(plain(config.model)).to(device), fabric
 
 

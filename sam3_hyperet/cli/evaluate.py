@@ -19,7 +19,7 @@ from sam3_hyperet.cli.composition import plain
 from sam3_hyperet.cli.dial import DialOptions, print_front, save_dials, set_dials, tuned_on
 from sam3_hyperet.cli.doctor import warnings_of
 from sam3_hyperet.cli.of_run import config_of_run, listed
-from sam3_hyperet.cli.processes import make_fabric
+from sam3_hyperet.cli.processes import launched
 from sam3_hyperet.cli.progress import counted
 from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.submit import parse_runs, submit_jobs
@@ -85,11 +85,10 @@ def evaluate(config: DictConfig) -> Path:
         if files.adapter:  # before the data is opened
             regular_file(files.adapter, CheckpointError)
     set_threads(config.threads)
-    device, processes = choose_device(config.device), {"devices": config.devices, "num_nodes": config.nodes}
+    device, processes = choose_device(config.device), {"devices": config.devices, "nodes": config.nodes}
     strategy = "ddp" if config.devices * config.nodes > 1 else "auto"
     blamed = f"device={config.device}, devices={config.devices}, nodes={config.nodes}"
-    fabric = make_fabric(blamed, accelerator=device.type, strategy=strategy, **processes)
-    fabric.launch()
+    fabric = launched(blamed, accelerator=device.type, strategy=strategy, **processes)
     console = Console(highlight=False, quiet=not fabric.is_global_zero)
     say = partial(console.print, markup=False, soft_wrap=True)
     for line in lines:

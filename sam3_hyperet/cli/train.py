@@ -20,7 +20,7 @@ from sam3_hyperet.cli.command import exit_cleanly
 from sam3_hyperet.cli.compare import compare_and_report
 from sam3_hyperet.cli.composition import plain, with_values
 from sam3_hyperet.cli.dial import set_dials
-from sam3_hyperet.cli.processes import make_fabric
+from sam3_hyperet.cli.processes import launched
 from sam3_hyperet.cli.recognition import recognised, recognised_here
 from sam3_hyperet.cli.rehearsal import rehearse
 from sam3_hyperet.cli.run_options import RunOptions, read_run
@@ -127,8 +127,7 @@ def train(config: DictConfig) -> Path:
     check_checkpoint(plain(config.model))
     check_peft(options.hyperet.adapter)
     set_threads(options.train.threads)
-    fabric = _fabric(options.train, options.stage.last)
-    fabric.launch()
+    fabric = _launched(options.train, options.stage.last)
     console.quiet = not fabric.is_global_zero
     console.print(precision_text(asked.precision, precision, device), soft_wrap=True)
     config = recognised(config, partial(console.print, markup=False, soft_wrap=True))
@@ -297,7 +296,7 @@ def _ready_to_train(model: host.Sam3Image, options: RunOptions, views: int) -> I
         yield
 
 
-def _fabric(options: TrainOptions, stage: int) -> Fabric:
+def _launched(options: TrainOptions, stage: int) -> Fabric:
     processes = options.nodes * options.devices
     strategy: str | Strategy = options.strategy
     if strategy == FSDP:
@@ -305,5 +304,5 @@ def _fabric(options: TrainOptions, stage: int) -> Fabric:
     elif processes > 1 and strategy == "auto" and stage > 1:
         strategy = "ddp_find_unused_parameters_true"  # the base has some, such as those of prompts by points
     blamed = "train.accelerator, train.devices, train.nodes, train.strategy or train.precision"
-    machines = {"accelerator": options.accelerator, "devices": options.devices, "num_nodes": options.nodes}
-    return make_fabric(blamed, strategy=strategy, precision=fabric_precision(options.precision), **machines)
+    computes = {"accelerator": options.accelerator, "precision": fabric_precision(options.precision)}
+    return launched(blamed, devices=options.devices, nodes=options.nodes, strategy=strategy, **computes)
