@@ -49,12 +49,13 @@ def parse_runs(tool: str, argv: Sequence[str] | None = None) -> tuple[list[DictC
     return configs, folder
 
 
-def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path:
+def submit_runs(function: str, configs: Sequence[DictConfig], folder: Path) -> Path:
     """Submit training runs that `parse_runs` read, each with its configuration in its folder; returns `folder`.
 
-    Each task of a job calls `train`, given as "package.module:function".
+    function: as for `submit_jobs`.
     """
     from sam3_hyperet.launch.memory import estimate  # imports torch, and a command line is read without
+    from sam3_hyperet.training.run_folder import RunFolder
 
     console = Console(highlight=False, soft_wrap=True)
     options = _launcher(configs)
@@ -72,11 +73,13 @@ def submit_runs(train: str, configs: Sequence[DictConfig], folder: Path) -> Path
     def begin(config: DictConfig) -> None:
         run_dir = Path(config.run_dir)
         with sole_use(run_dir):
+            if config.resume == "never":  # else a restarted job would go on from the state of an earlier run
+                RunFolder(run_dir).prepare()
             Manifest(run_dir).claim(CONFIG_FILE)
             with replacing(run_dir / CONFIG_FILE) as file:
                 file.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
 
-    return submit_jobs(train, configs, folder, configs[0].name, checked_once(), state=STATE_FILE, begin=begin)
+    return submit_jobs(function, configs, folder, configs[0].name, checked_once(), state=STATE_FILE, begin=begin)
 
 
 def checked_once() -> Callable[[dict[str, Any]], list[str]]:

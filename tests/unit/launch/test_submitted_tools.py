@@ -15,7 +15,9 @@ import sam3_hyperet as hy
 from sam3_hyperet.cli.benchmark import main as benchmark
 from sam3_hyperet.cli.evaluate import main as evaluate
 from sam3_hyperet.cli.predict import main as predict
+from sam3_hyperet.cli.train import main as train
 from sam3_hyperet.doctor import cluster
+from sam3_hyperet.files import Manifest
 
 SLURM = ["launcher=slurm", "launcher.cpus_per_task=1"]
 RANDOM = ["model=tiny", "model.checkpoint=random"]
@@ -89,6 +91,32 @@ def test_a_benchmark_is_submitted_with_its_options(submitted):
     [job] = submitted
     assert job.config["subcommand"] == "ops"
     assert job.config["options"] == {"channels": 8, "size": 288, "repeats": 11, "threads": 2, "out": "figures.json"}
+
+
+def test_a_run_that_is_to_begin_anew_does_so_after_a_restart_as_well(submitted, tmp_path, monkeypatch):
+    """The job was requeued before it had removed what an earlier run of other options had left."""
+    folder, seen = tmp_path / "run", []
+    folder.mkdir()
+    left = ("state.pt", "adapter.safetensors")
+    Manifest(folder).claim(*left, "config.yaml")
+    for name in (*left, "config.yaml", "notes.txt"):
+        (folder / name).touch()
+    options = ["experiment=smoke", "model.checkpoint=random", "launcher.doctor=false", "resume=never"]
+    train([*SLURM, *options, f"run_dir={folder}"])
+    assert not any((folder / name).exists() for name in left)
+    assert (folder / "notes.txt").exists()
+    assert "resume: never" in (folder / "config.yaml").read_text()
+    [job] = submitted
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr("sam3_hyperet.cli.train.train_job", lambda config: seen.append(config.resume))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        job()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == ["never"]
 
 
 @pytest.mark.parametrize(
