@@ -119,9 +119,9 @@ def submit_jobs(
     options, logs, runs = _launcher(configs), folder / "slurm", list(map(plain, configs))
     check_name(options, name)
     memory = "the cluster's default memory" if options.mem_gb is None else f"{options.mem_gb:g} GB"
-    gpus = count_of(options.gpus_per_node, "GPU") if options.gpus_per_node else "no GPU (launcher.gpus_per_node=0)"
     console.print(
-        f"asked for: {options.nodes} x {count_of(options.tasks_per_node, 'process')}; a node has {gpus} and {memory}; "
+        f"asked for: {options.nodes} x {count_of(options.tasks_per_node, 'process')}; "
+        f"a node has {options.gpus_of_node} and {memory}; "
         f"{options.timeout_min} min, then requeued up to {count_of(options.max_timeouts, 'time')}"
     )
     if not options.has_gpus and any((values.get("model") or {}).get("name") == "large" for values in runs):

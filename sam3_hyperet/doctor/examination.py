@@ -85,7 +85,7 @@ def examine(setup: Setup) -> Iterator[Finding]:
         yield from check("precision", lambda: machine.precision_rows(train, gpus), "gpu")
     else:
         job = setup.launcher
-        cores, on_gpu = job.cpus_per_task * job.tasks_per_node, bool(job.gpus_per_node)
+        cores, on_gpu = job.cpus_per_task * job.tasks_per_node, job.has_gpus
         workers = loader_processes(train, _side(setup.model), on_gpu=on_gpu, cores=job.cpus_per_task)
         yield from check("cores", lambda: machine.core_rows(train, workers, cores, "of launcher.cpus_per_task"))
     yield from _of_model(setup, examination, gpus)

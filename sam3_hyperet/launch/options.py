@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.options import NonNegativeInt, PositiveFloat, PositiveInt, check_fields
 from sam3_hyperet.training.options import TrainOptions
+from sam3_hyperet.wording import count_of
 
 _SIGNAL_MARGIN_S = 60  # Slurm may send a signal so much earlier than told
 _LATE_S, _LATE = 600, 0.2  # seconds, or fraction of the limit, before its end: only from then on is it a time-out
@@ -82,6 +83,13 @@ class SlurmOptions:
         """Whether the job asks for GPUs, by its own option or by one of sbatch."""
         return bool(self.gpus_per_node) or any("gpu" in f"{name}={value}" for name, value in self.additional.items())
 
+    @property
+    def gpus_of_node(self) -> str:
+        """The GPUs that a node of the job has, for people."""
+        if self.gpus_per_node:
+            return count_of(self.gpus_per_node, "GPU")
+        return "the GPUs of launcher.additional" if self.has_gpus else "no GPU (launcher.gpus_per_node=0)"
+
     def check(self, train: TrainOptions) -> None:
         """Raise ConfigError unless a task drives each device of a training run."""
         processes = {"train.nodes": train.nodes, "train.devices": train.devices}
@@ -95,5 +103,5 @@ class SlurmOptions:
             value, wanted = getattr(self, name), processes[of_run]
             if value != wanted:
                 raise ConfigError(f"launcher.{name}={value}, but {of_run}={wanted}; expected the same number")
-        if kind.partition(":")[0] in ("gpu", "cuda") and not self.gpus_per_node:
+        if kind.partition(":")[0] in ("gpu", "cuda") and not self.has_gpus:
             raise ConfigError(f"{option}={kind}, but launcher.gpus_per_node=0")

@@ -75,6 +75,13 @@ def test_a_task_drives_a_device(values, train, message):
         SlurmOptions(**values).check(TrainOptions(max_steps=1, batch_size=1, **train))
 
 
+def test_gpus_may_be_asked_for_by_an_option_of_sbatch():
+    """As on clusters that count them by --gres alone."""
+    options = SlurmOptions(tasks_per_node=8, additional={"gres": "gpu:8"})
+    options.check(TrainOptions(max_steps=1, batch_size=1, devices=8, accelerator="gpu"))
+    assert options.gpus_of_node == "the GPUs of launcher.additional"
+
+
 def test_every_option_reaches_the_script(tmp_path, no_slurm):
     options = SlurmOptions(
         nodes=2,
