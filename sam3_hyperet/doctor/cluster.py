@@ -1,5 +1,6 @@
 """What a Slurm job needs: the commands, its partition and time limit, a folder that every node sees."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -38,7 +39,10 @@ def slurm_rows() -> Iterator[Finding]:
 
 
 def partition_rows(launcher: SlurmOptions, ask: Callable[[], str] | None = None) -> Iterator[Finding]:
-    """Whether the partition exists, is up, and lets a job run for `launcher.timeout_min`."""
+    """Whether the partition exists, is up, and lets a job run for `launcher.timeout_min`.
+
+    It is the cluster's default unless an option, or sbatch's own variable, names one.
+    """
     try:
         text = (ask or _sinfo)()
     except (OSError, subprocess.SubprocessError) as error:
@@ -50,7 +54,7 @@ def partition_rows(launcher: SlurmOptions, ask: Callable[[], str] | None = None)
     listed = [line.split("|") for line in text.splitlines() if line.count("|") == 2]
     partitions = {name.rstrip("*"): (limit, state) for name, limit, state in listed}
     default = next((name.rstrip("*") for name, _, _ in listed if name.endswith("*")), None)
-    name = launcher.partition or default
+    name = launcher.partition or os.environ.get("SBATCH_PARTITION") or default
     known = ", ".join(sorted(partitions)) or "none"
     if name is None:
         yield warning("partition", "no default partition", "launcher.partition=…", f"one of {known}")

@@ -5,6 +5,7 @@ Nothing here loads torch: a job that is preempted while it unpickles would die, 
 
 import os
 import pkgutil
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,13 @@ from sam3_hyperet.training.requeue import REQUEUE, is_preempted
 _OF_ANY_CLUSTER = ("nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min")
 _OF_SLURM = ("partition", "account", "qos", "constraint", "exclude", "signal_delay_s", "array_parallelism", "setup")
 _INTERACTIVE = ("bash", "interactive")
+_SAME = {
+    "timelimit": "time",
+    "array-inx": "array",
+    "no-requeue": "requeue",
+    **dict.fromkeys(("mem-per-node", "mem-per-cpu", "mem-per-gpu"), "mem"),
+    **dict.fromkeys(("gpus", "gpus-per-task"), "gpus-per-node"),
+}
 _PORTS = range(15000, 32000)  # free for anyone, and below those that Linux gives to outgoing connections
 
 
@@ -87,7 +95,7 @@ def open_executor(
 
 def submit(executor: submitit.SlurmExecutor, jobs: Sequence[ToolJob]) -> list[str]:
     """Submit the jobs, several as one array; returns their ids. Raises ConfigError if Slurm refuses them."""
-    kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    kept = kept_variables(_text(executor), os.environ)
     try:
         with clean_env(), environment_variables(**kept), executor.batch():
             submitted = [executor.submit(job) for job in jobs]
@@ -101,6 +109,31 @@ def script(options: SlurmOptions, folder: Path, name: str, jobs: int = 1) -> str
     executor = open_executor(options, folder, name, _ScriptWriter)
     if jobs > 1:
         executor.parameters["map_count"] = jobs
+    return _text(executor)
+
+
+def kept_variables(text: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables by which a user tells sbatch what the script, whose text it is, leaves open: SBATCH_ACCOUNT and so on.
+
+    submitit takes all of them away. Of those that stay, sbatch would follow each rather than the script.
+    """
+    # wckey=submitit is in every script, and nobody's wish
+    written = {"array", *map(_kind, re.findall(r"^#SBATCH --(?!wckey=submitit$)([\w-]+)", text, re.MULTILINE))}
+    kept = {name: value for name, value in environment.items() if name == "SLURM_CONF"}
+    for name, value in environment.items():
+        option = name.removeprefix("SBATCH_").lower().replace("_", "-")
+        if name.startswith("SBATCH_") and _kind(option) not in written:
+            kept[name] = value
+    return kept
+
+
+def _kind(option: str) -> str:
+    """The same for all options of sbatch, and names of its variables, that say the same thing."""
+    return _SAME.get(option, option)
+
+
+def _text(executor: submitit.SlurmExecutor) -> str:
+    """The script that an executor submits."""
     text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
     return text
 

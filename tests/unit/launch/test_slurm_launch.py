@@ -24,7 +24,7 @@ from sam3_hyperet.cli.train import main
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.launch.memory import estimate
 from sam3_hyperet.launch.options import SlurmOptions
-from sam3_hyperet.launch.slurm import ToolJob, open_executor, rendezvous_port, script
+from sam3_hyperet.launch.slurm import ToolJob, kept_variables, open_executor, rendezvous_port, script, submit
 from sam3_hyperet.training.options import TrainOptions
 
 SLURM = ["launcher=slurm", "model.checkpoint=random", "experiment=smoke"]
@@ -134,6 +134,27 @@ def test_what_is_not_asked_for_is_left_to_the_cluster(tmp_path, no_slurm):
 def test_submitting_without_slurm_is_an_error_in_words(tmp_path, no_slurm):
     with pytest.raises(ConfigError, match="launcher=slurm: there is no srun here"):
         open_executor(SlurmOptions(), tmp_path, "a")
+
+
+def test_what_a_user_tells_sbatch_by_variables_holds_where_no_option_does(tmp_path, monkeypatch):
+    """sbatch would follow a variable rather than the script, and submitit takes all of them away."""
+    for name in ("srun", "sbatch"):
+        (tmp_path / name).write_text(f"#!/bin/sh\nenv > {tmp_path / 'told'}\necho Submitted batch job 12\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    given_ = {"ACCOUNT": "vision", "QOS": "low", "WCKEY": "own", "MEM_PER_CPU": "4G"}
+    overruled = {"PARTITION": "short", "TIMELIMIT": "5", "JOB_NAME": "y", "NO_REQUEUE": "1", "GPUS": "1"}
+    for name, value in (given_ | overruled).items():
+        monkeypatch.setenv(f"SBATCH_{name}", value)
+    monkeypatch.setenv("SLURM_CONF", "/own/slurm.conf")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    executor = open_executor(SlurmOptions(partition="long", gpus_per_node=2), tmp_path / "jobs", "a")
+    assert submit(executor, [ToolJob("builtins:print", {"run_dir": "x"}, "")]) == ["12"]
+    told = dict(line.split("=", 1) for line in (tmp_path / "told").read_text().splitlines() if "=" in line)
+    found = {name: told[name] for name in told if name.startswith(("SBATCH_", "SLURM_"))}
+    assert found == {"SLURM_CONF": "/own/slurm.conf", **{f"SBATCH_{name}": value for name, value in given_.items()}}
+    own = SlurmOptions(mem_gb=8, additional={"wckey": "mine"})
+    assert not kept_variables(script(own, tmp_path, "a"), {"SBATCH_MEM_PER_CPU": "4G", "SBATCH_WCKEY": "own"})
 
 
 @given(st.integers(0, 2**26))
