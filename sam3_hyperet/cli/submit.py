@@ -65,10 +65,6 @@ def submit_runs(function: str, configs: Sequence[DictConfig], folder: Path) -> P
         model, hyperet, stage = (values[name] for name in ("model", "hyperet", "stage"))
         expected = estimate(model, hyperet, stage, train_options.max_steps, Path(values["run_dir"]))
         console.print(f"{values['run_dir']}: {expected}")
-        needed = options.tasks_per_node * expected.memory_gb
-        if options.mem_gb is not None and options.mem_gb < needed:
-            processes = f"the {options.tasks_per_node} processes of a node need {needed:.2f} GB"
-            raise ConfigError(f"launcher.mem_gb={options.mem_gb:g}, but {processes} without any activations")
 
     def begin(config: DictConfig) -> None:
         run_dir = Path(config.run_dir)

@@ -16,6 +16,7 @@ from sam3_hyperet.wording import count_of
 
 _GIB = 2**30
 _FEW_FILES = 1_000  # that can still be made on a file system: a run makes some dozens, records one an image
+_MORE_MEMORY = "a machine with more memory, or, for stages 2 and 3, train.strategy=fsdp over several devices"
 _WITHOUT_CUDA = "install the CUDA build of torch and torchvision: the command for your driver is on pytorch.org"
 
 
@@ -114,11 +115,10 @@ def precision_rows(train: TrainOptions, gpus: Gpus) -> Iterator[Finding]:
         yield ok("precision", f"{chosen} on {device}")
 
 
-def memory_rows(needed: int, free: int, where: str, known: str) -> Iterator[Finding]:
+def memory_rows(needed: int, free: int, where: str, known: str, remedy: str = _MORE_MEMORY) -> Iterator[Finding]:
     """Whether `needed` bytes are free; `known` says what they are for."""
     found = f"{size_text(free)} free {where}; {known}"
     if needed > free:
-        remedy = "a machine with more memory, or, for stages 2 and 3, train.strategy=fsdp over several devices"
         yield failed("memory", found, f"{size_text(needed)} at least, without activations", remedy)
     else:
         yield ok("memory", f"{found}: {size_text(needed)}, and activations on top")

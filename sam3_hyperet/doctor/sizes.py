@@ -1,5 +1,6 @@
 """What a run's model weighs: parameters, memory, what is written, what a feature cache takes."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ from sam3_hyperet.doctor.machine import Gpus, memory_rows, size_text
 from sam3_hyperet.launch.options import SlurmOptions
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.training.options import FSDP, CacheOptions, FitOptions
+from sam3_hyperet.wording import count_of
 
 _LOG_BYTES = 64 * 2**20  # of metrics, TensorBoard, records and the report
 _FLOAT = 4  # bytes
@@ -71,13 +73,17 @@ class Sizes:
         return views * bytes_per_view(self.model, options.dtype)
 
     def job_memory_rows(self, launcher: SlurmOptions) -> Iterator[Finding]:
-        """Whether the job asks for the memory that its processes on a node need."""
-        needed = launcher.tasks_per_node * (self.total + 3 * self.trained) * _FLOAT
+        """Whether the job asks for the memory that its processes on a node need; of a GPU's job, for its weights."""
+        in_memory, kept = self.total + 3 * self.trained, "weights, gradients and AdamW's moments"
+        if launcher.has_gpus:  # which have the rest
+            in_memory, kept = self.total, "weights"
+        needed = launcher.tasks_per_node * in_memory * _FLOAT
         if launcher.mem_gb is None:
             yield ok("memory", f"launcher.mem_gb is the cluster's default; a node needs {size_text(needed)} and more")
             return
-        what = f"weights, gradients and AdamW's moments of {launcher.tasks_per_node} processes"
-        yield from memory_rows(needed, int(launcher.mem_gb * 1e9), "by launcher.mem_gb", what)
+        what = f"{kept} of {count_of(launcher.tasks_per_node, 'process')}"
+        remedy = f"launcher.mem_gb={math.ceil(needed / 1e9)} or more"
+        yield from memory_rows(needed, int(launcher.mem_gb * 1e9), "by launcher.mem_gb", what, remedy)
 
     def memory_rows(self, gpus: Gpus) -> Iterator[Finding]:
         """Whether weights, gradients and optimizer state fit into the memory of the device that trains."""

@@ -21,7 +21,7 @@ from sam3_hyperet.modeling.adapter_file import save_adapter
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.config import HyperETConfig, ModelOptions
 from sam3_hyperet.modeling.inject import inject
-from sam3_hyperet.training.options import FitOptions, TrainOptions
+from sam3_hyperet.training.options import FitOptions, StageOptions, TrainOptions
 
 SLURM = ["launcher=slurm", "experiment=smoke"]
 
@@ -187,6 +187,20 @@ def test_the_memory_of_a_job():
     assert [row.status for row in memory] == ["ok", "failed", "ok"]
     assert "the cluster's default; a node needs 35 MiB and more" in memory[0].found
     assert "free by launcher.mem_gb" in memory[1].found
+    assert memory[1].remedy == "launcher.mem_gb=1 or more"
+
+
+@pytest.mark.parametrize("gpus", [{"gpus_per_node": 8}, {"additional": {"gres": "gpu:8"}}])
+def test_the_memory_of_a_job_with_gpus_is_that_of_the_weights(gpus):
+    """Gradients and moments are on the GPUs; a forecast of what trains everything refused nodes of half the size."""
+    fit = FitOptions(train=TrainOptions(max_steps=20, batch_size=1), stage=StageOptions(number=3))
+    sizes = Sizes(ModelOptions("tiny"), HyperETConfig(), fit)
+    list(sizes.rows())
+    found = [
+        next(sizes.job_memory_rows(SlurmOptions(mem_gb=0.2, tasks_per_node=8, **options))) for options in ({}, gpus)
+    ]
+    assert [row.status for row in found] == ["failed", "ok"]
+    assert "weights of 8 processes: 1" in found[1].found
 
 
 def _plain(arguments):
