@@ -178,7 +178,8 @@ def _train(
     views = views_of(training, tuning)
     score_task = open_task(scored, replace(options.protocol, examples=0), kept) if scored else None
     groups = _check(model, options, all_prompts(training, tuning, (validated, score_task)), views)
-    score = validation_score(validated, model, options, fabric, say)
+    preemption = Preemption(fabric, say, f"to go on, run the same command with run_dir={run.path}")
+    score = validation_score(validated, model, options, fabric, say, preemption.noted)
     config_text = OmegaConf.to_yaml(config, resolve=True)
     from_first(fabric, lambda: _write_start(run, config_text, first[1] if first else None))
     if first:
@@ -196,9 +197,10 @@ def _train(
     batches = _batches(training, options, resolution(model), fabric, say)
     beside = _loader_processes(training, options, resolution(model), fabric) // 2  # those of training keep theirs
     size = options.train.batch_size
-    validation = Validation(lambda: val_batches(tuning, size, workers=beside) if tuning else iter(()), score)
-    way_on = f"to go on, run the same command with run_dir={run.path}"
-    with Preemption(fabric, say, way_on) as preemption, _ready_to_train(model, options, views):
+    validation = Validation(
+        lambda: val_batches(tuning, size, workers=beside) if tuning else iter(()), score, preemption.noted
+    )
+    with preemption, _ready_to_train(model, options, views):
         stopped = preemption.requested
         result = fit(  # whose loss goes with it: it holds on to the model
             fabric, model, GroundingLoss(model, options.loss), batches, validation, options, run, stopped

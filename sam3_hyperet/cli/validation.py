@@ -28,15 +28,20 @@ def validation_task(tuning: Split | None, options: RunOptions, say: Callable[[st
 
 
 def validation_score(
-    task: EvalTask | None, model: host.Sam3Image, options: RunOptions, fabric: Fabric, say: Callable[[str], None]
+    task: EvalTask | None,
+    model: host.Sam3Image,
+    options: RunOptions,
+    fabric: Fabric,
+    say: Callable[[str], None],
+    stop: Callable[[], bool],
 ) -> ValidationScore | None:
-    """The score of a validation, if it has a task.
+    """The score of a validation, if it has a task; `stop` as for `Validation`.
 
     Raises ConfigError for a rule of metrics that the base's answers leave undefined.
     """
     if task is None:
         return None
-    score = ValidationScore(task, model, fabric)
+    score = ValidationScore(task, model, fabric, stop)
     if task.kept:  # answered by now
         for line in kept_lines(task):
             say(line)

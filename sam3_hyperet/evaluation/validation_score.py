@@ -1,10 +1,11 @@
 """The evaluation's metrics of a model while it trains, on some tuning images; nothing is written to disk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from lightning_fabric import Fabric
+from PIL.Image import Image
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.choices import KEPT
@@ -21,7 +22,7 @@ from sam3_hyperet.evaluation.runner import ModelRun, open_run, record_images, re
 from sam3_hyperet.evaluation.task import EvalTask, open_task
 from sam3_hyperet.modeling.copies import shared_copy
 from sam3_hyperet.modeling.inject import adapters_disabled
-from sam3_hyperet.training.gathering import from_all
+from sam3_hyperet.training.gathering import Stopped, from_all
 
 
 class ValidationScore:
@@ -31,9 +32,11 @@ class ValidationScore:
 
     These are the evaluators' headlines: AP and cgF1 of masks and boxes, presence, mIoU, also of each granularity and
     group; and `forgetting/<group>/…`, what is lost against the base (see `compare.forgetting`).
+    stop: as for `Validation`; between two images it raises Stopped, in all processes.
     """
 
-    def __init__(self, task: EvalTask, model: host.Sam3Image, fabric: Fabric) -> None:
+    def __init__(self, task: EvalTask, model: host.Sam3Image, fabric: Fabric, stop: Callable[[], bool] = bool) -> None:
+        self._stop = stop
         self._task, self._fabric = task.on(next(model.parameters()).device.type), fabric
         self._model = shared_copy(model).eval()  # of the same tensors, and without the modes and caches of training
         if self._task.kept:
@@ -58,8 +61,13 @@ class ValidationScore:
         """The records of a run in memory, in every process those of all."""
         own = run.positions[self._fabric.global_rank :: self._fabric.world_size]
 
+        def opened(position: int) -> Image:
+            if self._stop():
+                raise Stopped
+            return run.task.split.images.load_image(position)
+
         def record() -> dict[int, Record]:
-            record_images([run], [own], run.task.split.images.load_image, workers=run.task.protocol.workers)
+            record_images([run], [own], opened, workers=run.task.protocol.workers)
             return run.store.records if isinstance(run.store, _InMemory) else {}
 
         everyone = {position: one for part in from_all(self._fabric, record) for position, one in part.items()}

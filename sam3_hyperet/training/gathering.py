@@ -12,23 +12,29 @@ from sam3_hyperet.errors import UserError
 T = TypeVar("T")
 
 
+class Stopped(Exception):
+    """Work that processes share was ended by a signal to one of them; raised in all."""
+
+
 def from_all(fabric: Fabric, action: Callable[[], T]) -> list[T]:
     """Results of an action that every process does at once, in the order of their ranks.
 
     A user error of one of them ends all, so that none waits for it: the first process raises it, the others leave
-    without a word.
+    without a word. Where the action of one raises Stopped, all do.
     """
-    mine: T | UserError | OSError
+    mine: T | UserError | OSError | Stopped
     try:
         mine = action()
-    except (UserError, OSError) as error:
+    except (UserError, OSError, Stopped) as error:
         if fabric.world_size == 1:
             raise
         mine = error
-    everyone: list[T | UserError | OSError] = [mine] * fabric.world_size
+    everyone: list[T | UserError | OSError | Stopped] = [mine] * fabric.world_size
     if fabric.world_size > 1:
         torch.distributed.all_gather_object(everyone, mine)
     for outcome in everyone:
+        if isinstance(outcome, Stopped):
+            raise outcome
         if isinstance(outcome, UserError | OSError):
             raise outcome if fabric.is_global_zero else SystemExit(1)
     return everyone  # type: ignore[return-value]

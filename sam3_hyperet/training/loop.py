@@ -17,6 +17,7 @@ from sam3_hyperet.training.choice import LOSS, Rule
 from sam3_hyperet.training.curvature_schedule import radius_control
 from sam3_hyperet.training.distributed import optimizer_state, whole_parameters
 from sam3_hyperet.training.ema import Average
+from sam3_hyperet.training.gathering import Stopped
 from sam3_hyperet.training.options import FitOptions, TrainOptions
 from sam3_hyperet.training.progress import Progress
 from sam3_hyperet.training.run_files import STATE_FILE
@@ -54,25 +55,31 @@ def fit(
         run: gets metrics.jsonl, the trackers' files, the state and the weights; has the state to go on from.
         interrupted: called after every step, in all processes; whether to save the state and stop.
 
-    Raises Interrupted once `interrupted` has returned true, and TrainingFailed after `max_bad_steps` consecutive steps
-    without a finite loss and gradient.
+    Raises Interrupted once `interrupted` has returned true, or a validation was stopped, which the run that goes on
+    does again; and TrainingFailed after `max_bad_steps` consecutive steps without a finite loss and gradient.
     """
     with contextlib.ExitStack() as stack:
         stack.callback(model.eval)
         loop = _Loop(fabric, model, loss, validation, options, run)
         stack.callback(loop.log.close)
-        loop.begin()
-        stream = batches(loop.progress.step)
-        while not loop.is_over:
-            loop.step([next(stream) for _ in range(options.train.accumulate)])
-            stop = interrupted()
-            if not stop:  # else the run that goes on validates first: there may be no time for it now
-                loop.save_before_validation()
-                loop.validate_and_advance()
+        try:
+            loop.begin()
+            stream = batches(loop.progress.step)
+            while not loop.is_over:
+                loop.step([next(stream) for _ in range(options.train.accumulate)])
                 stop = interrupted()
-            loop.save_if_due(stop=stop)
-            if stop:
-                raise Interrupted(loop.progress.step)
+                if not stop:  # else the run that goes on validates first: there may be no time for it now
+                    loop.save_before_validation()
+                    loop.validate_and_advance()
+                    stop = interrupted()
+                loop.save_if_due(stop=stop)
+                if stop:
+                    raise Interrupted(loop.progress.step)
+        except Stopped:
+            interrupted()  # all processes are to know of the signal
+            if loop.progress.step:  # before the first, there is nothing to go on from
+                loop.save_if_due(stop=True)
+            raise Interrupted(loop.progress.step) from None
         loop.end()
     return loop.progress
 

@@ -17,7 +17,7 @@ _BY_PRIORITY = (signal.SIGINT, signal.SIGTERM, REQUEUE)  # where several came, t
 
 
 class Interrupted(Exception):
-    """Training was stopped by a signal; the state of the last step is saved."""
+    """Training was stopped by a signal; the state of the last step, if there was one, is saved."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"interrupted at step {step}")
@@ -47,6 +47,10 @@ class Preemption:
             if number != REQUEUE or callable(signal.getsignal(REQUEUE)):
                 self._before[number] = signal.signal(number, self._note)
         return self
+
+    def noted(self) -> bool:
+        """Whether this process has got a signal."""
+        return self._noted > 0
 
     def requested(self) -> bool:
         """Whether any process has got a signal; all processes must call it at the same step."""
@@ -79,7 +83,8 @@ class Preemption:
             number = REQUEUE if self._most(int(asks)) else number
         then = "the job asks to be requeued" if number == REQUEUE else self._way_on
         if self._fabric.is_global_zero:
-            self._show(f"stopped by {number.name} after step {step}; the state is saved; {then}")
+            where = f"after step {step}; the state is saved" if step else "before the first step"
+            self._show(f"stopped by {number.name} {where}; {then}")
         if number != REQUEUE:
             raise SystemExit(128 + number)
         try:

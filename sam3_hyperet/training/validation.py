@@ -18,7 +18,7 @@ from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.losses.grounding import MATCHED, Counts, count_targets
 from sam3_hyperet.modeling.inject import adapters_disabled
 from sam3_hyperet.training.choice import LOSS, Rule
-from sam3_hyperet.training.gathering import from_all
+from sam3_hyperet.training.gathering import Stopped, from_all
 from sam3_hyperet.training.stages import Stages
 from sam3_hyperet.training.step import KeptPrecision, Passes
 
@@ -37,10 +37,12 @@ class Validation:
         batches: makes an iterator over the batches of which the losses are taken, the same ones every time, on the CPU:
             a process moves those alone that it computes.
         score: called in all processes at once, it returns the same metrics in each; None for the losses alone.
+        stop: whether this process has got a signal to end: nothing more is measured then, in any process.
     """
 
     batches: Callable[[], Iterator[host.BatchedDatapoint]]
     score: Score | None = None
+    stop: Callable[[], bool] = bool
 
     def measure(
         self, fabric: Fabric, stages: Stages, passes: Passes, together: int, base: Metrics | None
@@ -50,12 +52,12 @@ class Validation:
         The losses are without dropout and with the same random draws every time; training goes on with its own.
         together: so many batches count as one, as in a step.
         base: what was measured of the base; None to measure that, with the adapters switched off.
-        Raises ConfigError where there is no batch, and what reading the images raises.
+        Raises ConfigError where there is no batch, Stopped after a signal, and what reading the images raises.
         """
         started = time.perf_counter()
         with _own_draws(fabric.device):
             with adapters_disabled(stages.model) if base is None else nullcontext():  # they may be a warm start's
-                found = validation_losses(fabric, stages, self.batches(), passes, together)
+                found = validation_losses(fabric, stages, self.batches(), passes, together, self.stop)
             found |= self.score(base) if self.score else {}
         return {**found, "seconds": time.perf_counter() - started}
 
@@ -77,12 +79,20 @@ def judged(found: Metrics) -> dict[str, float]:
 
 @torch.no_grad()
 def validation_losses(
-    fabric: Fabric, stages: Stages, batches: Iterator[host.BatchedDatapoint], passes: Passes, together: int
+    fabric: Fabric,
+    stages: Stages,
+    batches: Iterator[host.BatchedDatapoint],
+    passes: Passes,
+    together: int,
+    stop: Callable[[], bool] = bool,
 ) -> dict[str, float]:
-    """Mean of every loss term over the batches, of which the processes compute a part each, in the passes of a step."""
+    """Mean of every loss term over the batches, of which the processes compute a part each, in the passes of a step.
+
+    together, stop: as for `Validation`. Raises Stopped where `stop` was true between two batches.
+    """
     module: nn.Module = stages.module
     if any(isinstance(part, FSDPModule) for part in module.modules()):
-        share = (0, 1)  # all processes gather the parameters of each pass
+        share, stop = (0, 1), bool  # all processes gather the parameters of each pass: none may leave
     else:
         share = (fabric.global_rank, fabric.world_size)
         module = stages.module.module  # without the wrapper, which would wait for processes that have no batch left
@@ -93,6 +103,8 @@ def validation_losses(
         terms: list[tuple[int, dict[str, float]]] = []
         for counts, own in _own_of_steps(batches, together, *share):
             for number, batch in own:
+                if stop():
+                    raise Stopped
                 _seed(number, fabric.device)
                 sums: dict[str, float] = {}
                 for part in passes.split([move_data_to_device(batch, fabric.device)]):

@@ -45,7 +45,7 @@ class Run:
         hy.set_stage(self.model, 1)
         self.stream, self.folder, self.saved = stream, folder, []
         self.seen: list[int] = []
-        self.is_first, self.score = True, None
+        self.is_first, self.score, self.stop = True, None, bool
         folder.mkdir(exist_ok=True)
 
     def batches(self, step):
@@ -75,7 +75,7 @@ class Run:
             self.model,
             loss,
             self.batches,
-            Validation(lambda: iter(tune), self.score),
+            Validation(lambda: iter(tune), self.score, self.stop),
             FitOptions(
                 train=TrainOptions(**{"batch_size": 1, "precision": precision, "log_every": 1, **options}),
                 optim=OptimizerOptions(lr=lr, warmup=warmup),

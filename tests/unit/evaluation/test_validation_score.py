@@ -23,6 +23,7 @@ from sam3_hyperet.evaluation.task import open_task
 from sam3_hyperet.evaluation.validation_score import ValidationScore, known_metrics, open_validation
 from sam3_hyperet.inference.shared_encoding import shared_encoding
 from sam3_hyperet.modeling.parameters import adapter_parameters, adapter_sites
+from sam3_hyperet.training.gathering import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,15 @@ def test_it_is_the_evaluation(model, base, randomized, data, fabric, tmp_path):
     assert all(later[key] == pytest.approx(of_later[key], abs=1e-12) for key in defined)
     for key in ("segm/AP", "object/presence/accuracy_absent"):
         assert later[f"forgetting/{key}"] == before[key] - later[key]
+
+
+def test_a_signal_ends_a_score_between_two_images(base, data, fabric, monkeypatch):
+    split, opened = open_split(data, "tune"), []
+    task, load = open_validation(split, Protocol(), 2), split.images.load_image
+    monkeypatch.setattr(split.images, "load_image", lambda position: opened.append(position) or load(position))
+    with pytest.raises(Stopped):
+        ValidationScore(task, base, fabric, stop=lambda: bool(opened))(None)
+    assert opened == [0]
 
 
 def test_the_names_are_known_before_there_is_a_model(base, data, fabric):

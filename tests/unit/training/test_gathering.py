@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from sam3_hyperet.errors import DataError
-from sam3_hyperet.training.gathering import from_all, from_first
+from sam3_hyperet.training.gathering import Stopped, from_all, from_first
 
 
 @pytest.fixture
@@ -28,6 +28,16 @@ def process(monkeypatch):
 def test_each_process_has_the_results_of_all(process):
     assert process(0, "b", lambda: "a") == process(1, "a", lambda: "b") == ["a", "b"]
     assert from_all(SimpleNamespace(world_size=1), lambda: "a") == ["a"]
+
+
+def test_what_a_signal_has_stopped_in_one_process_is_stopped_in_all(process):
+    def stopped():
+        raise Stopped
+
+    for rank in (0, 1):
+        for theirs, action in ((1, stopped), (Stopped(), lambda: 1)):
+            with pytest.raises(Stopped):
+                process(rank, theirs, action)
 
 
 def test_an_error_of_one_process_ends_all_and_is_said_once(process):

@@ -276,3 +276,39 @@ def test_a_signal_within_a_validation_stops_the_run_behind_it(start, stream):
         run.fit(max_steps=4, tune=stream[:2], validate_every=1, interrupted=lambda: next(asked))
     assert [line["step"] for line in run.lines() if "tune/loss" in line] == [0, 1]
     assert run.seen == [0]
+
+
+@pytest.mark.parametrize("stopped", [0, 2, 4])
+def test_a_signal_ends_a_validation_which_the_run_that_goes_on_does_again(start, stream, stopped):
+    """A job has two minutes after it; and before the first step, there is no state."""
+    options = {"max_steps": 4, "validate_every": 2, "save_every": 3, "ema": 0.5}
+    whole, first, second = start(), start(), start()
+    whole.fit(**options, tune=stream[:3])
+    signals, measured, scored = [], [], []
+
+    class Tuning:
+        def __iter__(self):
+            for number, batch in enumerate(stream[:3]):
+                if (number, len(first.seen)) == (1, stopped):
+                    signals.append("SIGTERM")
+                measured.append(number)
+                yield batch
+
+    first.stop, first.score = (lambda: bool(signals)), lambda base: scored.append(base) or {}
+    with pytest.raises(Interrupted) as interrupted:
+        first.fit(**options, tune=Tuning(), interrupted=lambda: bool(signals))
+    assert interrupted.value.step == stopped
+    assert len(scored) == stopped // 2
+    assert measured == [*[0, 1, 2] * (stopped // 2), 0, 1]
+    state = first.folder / "state.pt"
+    assert state.is_file() == bool(stopped)
+    if stopped:
+        assert not read_state(state)["progress"]["is_judged"]
+    second.folder = first.folder
+    second.fit(**options, tune=stream[:3], resume=state if stopped else None)
+    assert second.seen == list(range(stopped, 4))
+    timing = {"train/seconds", "tune/seconds"}
+    plain = [[{k: v for k, v in line.items() if k not in timing} for line in r.lines()] for r in (whole, second)]
+    assert plain[0] == plain[1]
+    assert equal(second.adapters(), whole.adapters())
+    assert (second.result.best_step, second.result.best) == (whole.result.best_step, whole.result.best)

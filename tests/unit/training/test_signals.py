@@ -52,9 +52,11 @@ def leave(process: Process, *numbers: int, step: int = 7) -> tuple[int, list[str
     said: list[str] = []
     with pytest.raises(SystemExit) as exit_, Preemption(process, said.append, "start it again") as preemption:  # noqa: PT012
         assert not process.others
+        assert not preemption.noted()
         assert not preemption.requested()
         for number in numbers:
             signal.raise_signal(number)
+        assert preemption.noted()
         assert preemption.requested()
         raise Interrupted(step)
     return exit_.value.code, said
@@ -68,6 +70,12 @@ def test_a_run_leaves_with_the_signal_s_status(number):
         [f"stopped by {number.name} after step 7; the state is saved; start it again"],
     )
     assert process.waited == 1
+
+
+def test_a_run_that_leaves_before_its_first_step_has_no_state():
+    """It was stopped while it validated the base."""
+    said = leave(Process(), signal.SIGTERM, step=0)[1]
+    assert said == ["stopped by SIGTERM before the first step; start it again"]
 
 
 def test_a_sigterm_while_leaving_changes_nothing():
