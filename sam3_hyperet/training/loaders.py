@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,11 @@ AHEAD = 2  # batches that a loader process keeps
 _USUAL = 0.95  # fraction of the images
 _SHARED = Path("/dev/shm")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_MEMORY_OF_JOB = {  # MiB of a part, and how many there are
+    "SLURM_MEM_PER_NODE": "",
+    "SLURM_MEM_PER_CPU": "SLURM_CPUS_ON_NODE",
+    "SLURM_MEM_PER_GPU": "SLURM_GPUS_ON_NODE",
+}
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,19 @@ def bytes_ahead(train: TrainOptions, workers: int, side: int, load: MaskLoad | N
     return side * side * (images * (3 * 4 + load.usual) + load.most - load.usual)
 
 
-def memory_for_loading() -> int:
-    """Bytes of this machine that batches may wait in: half of /dev/shm, a quarter of the memory."""
-    quarter: int = psutil.virtual_memory().available // 4
+def memory_for_loading(environment: Mapping[str, str] = os.environ) -> int:
+    """Bytes of this machine that batches may wait in: half of /dev/shm, a quarter of the memory, or of a job's part."""
+    available: int = psutil.virtual_memory().available
+    quarter = min([available, *_memory_of_job(environment)]) // 4
     return min(quarter, shutil.disk_usage(_SHARED).free // 2) if _SHARED.is_dir() else quarter
+
+
+def _memory_of_job(environment: Mapping[str, str]) -> Iterator[int]:
+    """Bytes that Slurm says the job has on this machine; none where it has all of them."""
+    for part, many in _MEMORY_OF_JOB.items():
+        size, number = (environment.get(name, "") for name in (part, many))
+        if size.isdigit() and (number.isdigit() or not many):
+            yield from [int(size) * int(number or 1) * 2**20] if int(size) else []
 
 
 def usable_cores(processes: int = 1, environment: Mapping[str, str] = os.environ) -> int:

@@ -77,7 +77,25 @@ def test_batches_wait_in_half_of_the_shared_memory_and_a_quarter_of_all(
     monkeypatch.setattr(loaders, "_SHARED", shared)
     monkeypatch.setattr(loaders.psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
     monkeypatch.setattr(loaders.shutil, "disk_usage", lambda folder: {shared: SimpleNamespace(free=free)}[folder])
-    assert loaders.memory_for_loading() == expected
+    assert loaders.memory_for_loading({}) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "gigabytes"),
+    [
+        ({}, 1024),
+        ({"SLURM_MEM_PER_NODE": "131072", "SLURM_CPUS_ON_NODE": "16"}, 128),
+        ({"SLURM_MEM_PER_NODE": "0"}, 1024),  # all of it
+        ({"SLURM_MEM_PER_CPU": "4096", "SLURM_CPUS_ON_NODE": "16"}, 64),
+        ({"SLURM_MEM_PER_CPU": "4096"}, 1024),
+        ({"SLURM_MEM_PER_GPU": "65536", "SLURM_GPUS_ON_NODE": "2"}, 128),
+        ({"SLURM_MEM_PER_NODE": "9999999"}, 1024),
+    ],
+)
+def test_batches_wait_in_a_quarter_of_what_the_job_has(monkeypatch, tmp_path, environment, gigabytes):
+    monkeypatch.setattr(loaders, "_SHARED", tmp_path / "nowhere")
+    monkeypatch.setattr(loaders.psutil, "virtual_memory", lambda: SimpleNamespace(available=1024 * 2**30))
+    assert loaders.memory_for_loading(environment) == gigabytes * 2**30 // 4
 
 
 def test_cores_are_shared_as_the_machine_a_container_and_slurm_say(monkeypatch, tmp_path):
