@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import time
 import tokenize
 import zipfile
 import zlib
@@ -18,6 +19,7 @@ from sam3_hyperet.files import remove_leftovers, replacing
 from sam3_hyperet.reading import read_json, regular_file
 
 FINGERPRINT = "fingerprint.json"
+_LATE_SECONDS, _PAUSE_SECONDS = 60.0, 3.0  # NFS remembers for half a minute that there was no file
 _BROKEN = (  # what numpy and zipfile raise on damaged files
     *(OSError, ValueError, EOFError, LookupError, RuntimeError, ArithmeticError, MemoryError, SyntaxError, TypeError),
     *(AttributeError, AssertionError, struct.error, zipfile.BadZipFile, zlib.error, tokenize.TokenError),
@@ -88,9 +90,19 @@ class RecordStore:
         return wanted, sum(map(self.has, wanted))
 
     def read_all(self, positions: Sequence[int]) -> list[dict[str, np.ndarray]]:
-        """The records of `positions`, each once and in their order. Raises DataError where one is not there."""
-        found = {position: self.read(position) for position in positions}
-        if lacking := [position for position, record in found.items() if record is None]:
+        """The records of `positions`, each once and in their order. Raises DataError where one is not there.
+
+        Those of other machines may become visible late: lacking ones are looked for again for a minute.
+        """
+        found: dict[int, dict[str, np.ndarray] | None] = {}
+        lacking, deadline = list(positions), time.monotonic() + _LATE_SECONDS
+        while True:
+            found |= {position: self.read(position) for position in lacking}
+            lacking = [position for position, record in found.items() if record is None]
+            if not lacking or time.monotonic() >= deadline:
+                break
+            time.sleep(_PAUSE_SECONDS)
+        if lacking:
             raise DataError(
                 f"{self.folder}: {len(lacking)} of {len(found)} records are missing, the first that of image "
                 f"{lacking[0]}; expected all of them, and one folder that every process shares"

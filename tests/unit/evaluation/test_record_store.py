@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam3_hyperet.errors import DataError
+from sam3_hyperet.evaluation import record_store
 from sam3_hyperet.evaluation.record_store import RecordStore
 
 RECORD = {"a/scores": np.array([0.25, 1e-300]), "a/empty": np.zeros((0, 4), np.uint8), "b/count": np.array(3)}
@@ -110,8 +111,28 @@ def test_a_damaged_record_is_not_there(tmp_path_factory, seed, cut):
     if cut:
         assert found is None
         assert store.missing([4, 5]) == ([4, 5], 1)
-        with pytest.raises(DataError, match="2 of 2 records are missing, the first that of image 4"):
-            store.read_all([4, 5])
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(record_store, "_LATE_SECONDS", 0.0)
+            with pytest.raises(DataError, match="2 of 2 records are missing, the first that of image 4"):
+                store.read_all([4, 5])
+
+
+@pytest.mark.parametrize("late", [30.0, 300.0])
+def test_a_record_of_another_machine_may_be_seen_late(store, monkeypatch, late):
+    """A file system between machines may remember for some time that it was not there."""
+    clock, read = [0.0], store.read
+    monkeypatch.setattr(record_store.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(record_store.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    for position in (1, 2):
+        store.write(position, RECORD)
+    store.read = lambda position: None if position == 1 and clock[0] < late else read(position)
+    if late == 30.0:
+        assert len(store.read_all([1, 2])) == 2
+        assert clock[0] == late
+    else:
+        with pytest.raises(DataError, match="1 of 2 records are missing, the first that of image 1"):
+            store.read_all([1, 2])
+        assert clock[0] == 60.0
 
 
 @pytest.mark.parametrize(("field", "value"), [(8, 1), (10, 77)], ids=["encrypted", "unknown compression"])

@@ -7,6 +7,7 @@ import pytest
 from drawn_pictures import Knowing, Part
 
 from sam3_hyperet.errors import ConfigError, DataError
+from sam3_hyperet.evaluation import record_store
 from sam3_hyperet.evaluation.protocol import Protocol
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.evaluation.runner import ModelRun, record_images, records_of
@@ -27,7 +28,7 @@ def test_shares_and_workers_leave_every_number(evaluate, pictures, coco_file, wo
     assert sorted(knowing.asked) == [0, 1, 2]
 
 
-def test_all_models_see_a_picture_before_any_sees_the_next(pictures, coco_file, tmp_path):
+def test_all_models_see_a_picture_before_any_sees_the_next(pictures, coco_file, tmp_path, monkeypatch):
     task = EvalTask(Part(pictures, coco_file), Protocol(granularity=False), (0, 1, 2))
     seen = []
 
@@ -48,6 +49,7 @@ def test_all_models_see_a_picture_before_any_sees_the_next(pictures, coco_file, 
     runs[1].predictor.precision = "bf16-mixed"
     with pytest.raises(ConfigError, match=r"models in different precisions, {'a': '32-true', 'b': 'bf16-mixed'}"):
         record_images(runs, [[0], [0]], pictures.load_image)
+    monkeypatch.setattr(record_store, "_LATE_SECONDS", 0.0)
     with pytest.raises(DataError, match="1 of 3 records are missing, the first that of image 0"):
         runs[1].store.read_all(task.positions)
 
