@@ -228,9 +228,11 @@ def _may_run(holder: dict[str, str], has_locks: bool, folder: Path) -> bool:
             return False
         if holder["host"] == mine["host"]:
             return Path(f"/proc/{holder['process']}").exists()
-    inside = itertools.chain(folder.glob("*"), folder.glob("*/*"))  # records of images are written two levels below
-    newest = max(path.stat().st_mtime for path in [folder, *inside] if path.exists() and path.name != LOCK)
-    return time.time() - newest < _QUIET_SECONDS
+    # a folder changes with each record that is renamed in it, however deep; logs grow without that
+    inside = itertools.chain(folder.glob("**/"), folder.glob("*"), folder.glob("*/*"))
+    newest = max(path.stat().st_mtime for path in inside if path.exists() and path.name != LOCK)
+    os.utime(folder / LOCK)  # by the clock of the file system, which that of this machine may differ from
+    return (folder / LOCK).stat().st_mtime - newest < _QUIET_SECONDS
 
 
 def _this_process() -> dict[str, str]:

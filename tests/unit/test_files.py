@@ -260,6 +260,24 @@ def test_a_holder_on_another_machine_that_writes_records_alone(tmp_path):
         assert "taken over" in notice
 
 
+@pytest.mark.parametrize("clock", [0, 3600])
+def test_a_holder_on_another_machine_that_writes_records_of_a_dial(tmp_path, monkeypatch, clock):
+    """They are three levels below. The clock of this machine may be an hour ahead of the file system's."""
+    with sole_use(tmp_path):
+        mine = json.loads((tmp_path / LOCK).read_text())
+    (tmp_path / LOCK).write_text(json.dumps(mine | {"kernel": "other"}))
+    folder = tmp_path / "records" / "dials" / "x"
+    folder.mkdir(parents=True)
+    for path in (tmp_path, folder.parents[1], folder.parent, folder):
+        os.utime(path, (0, time.time() - 1200))
+    with replacing(folder / "000000.npz") as file:
+        file.touch()
+    now = time.time() + clock
+    monkeypatch.setattr(time, "time", lambda: now)
+    with pytest.raises(ConfigError, match="if that one has ended, remove"), sole_use(tmp_path):
+        pass
+
+
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"AP": 0.5})
     with pytest.raises(ValueError, match="JSON"):
