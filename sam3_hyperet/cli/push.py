@@ -7,7 +7,7 @@ from rich.console import Console
 
 from sam3_hyperet.cli.command import parse_command
 from sam3_hyperet.cli.of_run import listed
-from sam3_hyperet.hub.card import CardOptions
+from sam3_hyperet.hub.card_metadata import CardOptions
 from sam3_hyperet.hub.publishing import prepare_publication, write_publication
 from sam3_hyperet.hub.repository import adapter_of, push, read_evaluations
 from sam3_hyperet.modeling.adapter_source import HubReference

@@ -2,6 +2,6 @@
 
 - `adapter_info`: what an adapter file holds
 - `run_info`: what the run beside it says: data, training, metrics
-- `card`: the model card; `card_tables`: its tables of metrics
+- `card`: the model card; `card_metadata`: its head, which the hub checks; `card_tables`: its tables of metrics
 - `publishing`: the files of a repository, without local paths; `repository`: push and pull
 """

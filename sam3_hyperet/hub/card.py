@@ -3,15 +3,14 @@
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.hub.adapter_info import AdapterInfo
+from sam3_hyperet.hub.card_metadata import OFFICIAL, SAM_LICENSE, CardOptions, card_metadata
 from sam3_hyperet.hub.card_tables import (
     card_rows,
     dial_table,
-    evaluation_results,
     metric_table,
     shown,
     untested_rows,
@@ -24,17 +23,6 @@ from sam3_hyperet.report.text_tables import markdown_text
 from sam3_hyperet.version import __version__
 from sam3_hyperet.wording import count_of, is_plain_name
 
-if TYPE_CHECKING:
-    from huggingface_hub import ModelCardData
-
-SAM_LICENSE = {
-    "license": "other",
-    "license_name": "sam-license",
-    "license_link": "https://github.com/facebookresearch/sam3/blob/main/LICENSE",
-}
-PACKAGED_LICENSE = {"license": "apache-2.0"}
-OFFICIAL = ("facebook/sam3", "facebook/sam3.1")
-_TAGS = ("sam3", "hyperet", "adapter", "open-vocabulary", "segment-anything")
 _CITATION = """```bibtex
 @inproceedings{peng2025hyperet,
   title     = {{HyperET}: Efficient Training in Hyperbolic Space for Multi-modal Large Language Models},
@@ -52,58 +40,18 @@ _CITATION = """```bibtex
 ```"""
 
 
-@dataclass(frozen=True)
-class CardOptions:
-    """What a card says that no file knows.
-
-    base_model: repository of the base weights; None is what the run names. license: the hub's name of the adapter's
-    licence; None is the base's. note: a paragraph, in Markdown. evaluations: metrics of further evaluations.
-    """
-
-    base_model: str | None = None
-    license: str | None = None
-    note: str = ""
-    evaluations: Sequence[Mapping[str, Any]] = field(default=())
-
-
 def card_text(repository: str, adapter: AdapterInfo, run: RunInfo, options: CardOptions) -> str:
     """The card: YAML metadata, then Markdown. Raises ConfigError where the metadata is not what the hub takes."""
     from huggingface_hub import ModelCard
 
     found = [row for metrics in (run.metrics, *options.evaluations) for row in card_rows(metrics)]
-    text = f"---\n{_metadata(repository, adapter, run, options, found).to_yaml()}\n---\n\n"
+    text = f"---\n{card_metadata(repository, adapter, run, options, found).to_yaml()}\n---\n\n"
     text += "\n\n".join(_sections(repository, adapter, run, options, found)) + "\n"
     try:  # as the hub's own library reads it: YAML that is a mapping, results in the form of a model index
         ModelCard(text, ignore_metadata_errors=False)
     except ValueError as error:
         raise ConfigError(f"{repository}: the card's metadata is not valid ({' '.join(str(error).split())})") from error
     return text
-
-
-def _metadata(
-    repository: str, adapter: AdapterInfo, run: RunInfo, options: CardOptions, found: Sequence[Row]
-) -> "ModelCardData":
-    from huggingface_hub import ModelCardData
-
-    base = options.base_model or (run.base if run.base in OFFICIAL else None)
-    of_base = PACKAGED_LICENSE if adapter.base_name else SAM_LICENSE
-    licence = {"license": options.license} if options.license else of_base
-    results = evaluation_results([row for row in found if row.metric.key.endswith(("AP", "mIoU"))], "val")
-    own = f"scheme-{adapter.config.scheme.lower()}" if adapter.config.sites is None else None
-    kind = adapter.config.geometry if adapter.config.adapter == "hyperet" else adapter.config.adapter
-    tags = [*_TAGS, *filter(None, (own, kind))]
-    return ModelCardData(
-        base_model=base,
-        base_model_relation="adapter" if base else None,
-        library_name="sam3_hyperet",
-        pipeline_tag="image-segmentation",
-        tags=[tag for tag in tags if tag != "scheme-none"],
-        model_name=repository.rpartition("/")[2],
-        eval_results=results or None,
-        license=licence["license"],
-        license_name=licence.get("license_name"),
-        license_link=licence.get("license_link"),
-    )
 
 
 def _sections(

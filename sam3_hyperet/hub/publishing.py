@@ -12,7 +12,8 @@ import yaml
 
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hub.adapter_info import AdapterInfo, read_adapter_info
-from sam3_hyperet.hub.card import CardOptions, card_text
+from sam3_hyperet.hub.card import card_text
+from sam3_hyperet.hub.card_metadata import CardOptions
 from sam3_hyperet.hub.run_info import RunInfo, read_run_info, run_beside
 from sam3_hyperet.modeling.adapter_source import ADAPTER_FILE
 from sam3_hyperet.training.run_files import CONFIG_FILE, METRICS_FILE, VERSIONS_FILE, WEIGHTS

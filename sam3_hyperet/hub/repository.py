@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.files import new_folder
-from sam3_hyperet.hub.card import CardOptions
+from sam3_hyperet.hub.card_metadata import CardOptions
 from sam3_hyperet.hub.publishing import FILES, Publication, prepare_publication
 from sam3_hyperet.hub.run_info import read_metrics
 from sam3_hyperet.modeling.adapter_source import (
