@@ -18,6 +18,7 @@ from sam3_hyperet.data.answers import AnsweredImages
 from sam3_hyperet.data.notes import data_notes
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import Split
+from sam3_hyperet.digest import tensors_sha256
 from sam3_hyperet.evaluation.compare import Comparison, compare, remove_records
 from sam3_hyperet.evaluation.dial import DialFront, front_of
 from sam3_hyperet.evaluation.metric_table import model_parts
@@ -30,7 +31,7 @@ from sam3_hyperet.report.comparison_report import write_comparison
 from sam3_hyperet.report.short_names import short_names
 from sam3_hyperet.report.tables import MISSING, value
 from sam3_hyperet.training.choice import Rule
-from sam3_hyperet.training.run_files import EVALUATION_FILES, METRICS_FILE
+from sam3_hyperet.training.run_files import ADAPTER_DIGEST, EVALUATION_FILES, METRICS_FILE
 
 _PRINTED = ("segm/AP", "bbox/AP", "mIoU", "unassigned", "presence/accuracy_absent")
 
@@ -94,7 +95,7 @@ def _of_tuning(front: DialFront) -> dict[str, float]:
 
 
 def how_measured(comparison: Comparison) -> dict[str, object]:
-    """What keeps metrics apart from others: the whole protocol, the data, and by their own keys its main parts."""
+    """What keeps metrics apart from others: protocol, data, the one adapter, and by their own keys the main parts."""
     protocol, split = comparison.task.protocol, comparison.task.split
     tiles = {} if protocol.tiling.is_whole else {"tiles": f"{protocol.tiles}, overlap {protocol.tile_overlap:g}"}
     prompts = {"prompted_by": protocol.prompted_by} if protocol.asks_present else {}
@@ -102,7 +103,9 @@ def how_measured(comparison: Comparison) -> dict[str, object]:
     data |= {"prompts": list(comparison.task.vocabulary)}
     if kept := comparison.task.kept:
         data |= {KEPT: {**asdict(kept.options), "names": [category.name for category in kept.categories]}}
-    return {"protocol": asdict(protocol), "data": data, "precision": protocol.precision, **tiles, **prompts}
+    files = {one.model.adapter_file for one in comparison.results if one.model.adapter_file}
+    adapter = {ADAPTER_DIGEST: tensors_sha256(*files)} if len(files) == 1 else {}
+    return {"protocol": asdict(protocol), "data": data, "precision": protocol.precision, **adapter, **tiles, **prompts}
 
 
 def _left_out(split: Split, protocol: Protocol) -> list[str]:

@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> str:
     console = Console(highlight=False)
     reference = HubReference.of(f"{config.repo}@{config.revision}" if config.revision else config.repo)
     note = read_text(config.note) if config.note else ""
-    evaluations = read_evaluations(listed(config.evaluations))
-    options = CardOptions(config.base_model, config.license, note, evaluations)
     with adapter_of(str(config.adapter)) as adapter:
+        evaluations = read_evaluations(listed(config.evaluations), adapter)
+        options = CardOptions(config.base_model, config.license, note, evaluations)
         publication = prepare_publication(adapter, reference.repository, options)
         notes: Sequence[str] = publication.notes
         if config.preview:

@@ -1,5 +1,6 @@
 """The model card of an adapter, written from its file and its run: metadata that the hub checks, and a page."""
 
+import json
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +8,7 @@ from typing import Any
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.hub.adapter_info import AdapterInfo
-from sam3_hyperet.hub.card_metadata import OFFICIAL, SAM_LICENSE, CardOptions, card_metadata
+from sam3_hyperet.hub.card_metadata import OFFICIAL, SAM_LICENSE, CardOptions, card_metadata, measured_split
 from sam3_hyperet.hub.card_tables import (
     card_rows,
     dial_table,
@@ -23,21 +24,21 @@ from sam3_hyperet.report.text_tables import markdown_text
 from sam3_hyperet.version import __version__
 from sam3_hyperet.wording import count_of, is_plain_name
 
-_CITATION = """```bibtex
+_HYPERET = """\
 @inproceedings{peng2025hyperet,
   title     = {{HyperET}: Efficient Training in Hyperbolic Space for Multi-modal Large Language Models},
   author    = {Peng, Zelin and Xu, Zhengqin and Liu, Qingyang and Yang, Xiaokang and Shen, Wei},
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2025},
   note      = {arXiv:2510.20322}
-}
+}"""
+_SAM3 = """\
 @article{carion2025sam3,
   title   = {{SAM 3}: Segment Anything with Concepts},
   author  = {Carion, Nicolas and others},
   journal = {arXiv:2511.16719},
   year    = {2025}
-}
-```"""
+}"""
 
 
 def card_text(repository: str, adapter: AdapterInfo, run: RunInfo, options: CardOptions) -> str:
@@ -45,7 +46,7 @@ def card_text(repository: str, adapter: AdapterInfo, run: RunInfo, options: Card
     from huggingface_hub import ModelCard
 
     found = [row for metrics in (run.metrics, *options.evaluations) for row in card_rows(metrics)]
-    text = f"---\n{card_metadata(repository, adapter, run, options, found).to_yaml()}\n---\n\n"
+    text = f"---\n{card_metadata(repository, adapter, run, options).to_yaml()}\n---\n\n"
     text += "\n\n".join(_sections(repository, adapter, run, options, found)) + "\n"
     try:  # as the hub's own library reads it: YAML that is a mapping, results in the form of a model index
         ModelCard(text, ignore_metadata_errors=False)
@@ -60,13 +61,15 @@ def _sections(
     added = run.metrics.get("params/added_ratio")
     ratio = f" ({100 * added:.2g} % of the base)" if isinstance(added, float) else ""
     trained = f", trained on {shown(run.trained_on)}" if run.trained_on else ""
-    what = "SAM 3" if not adapter.encoder else "a vision encoder"
+    size = f"{adapter.parameters:,} parameters{ratio}"
     yield f"# {markdown_text(repository.rpartition('/')[2])}"
-    yield (
-        f"An adapter of {adapter.parameters:,} parameters{ratio} for a frozen {what}{trained}. It changes the "
-        f"granularity at which the model segments what noun phrases name, by {_method(adapter)}. Written by "
-        f"sam3_hyperet {__version__} from the files of the run; the numbers are those of `metrics.json`."
-    )
+    if adapter.encoder:
+        what = f"An adapter of {size} for a frozen vision encoder{trained}. It changes the features of the encoder"
+    else:
+        what = f"An adapter of {size} for a frozen SAM 3{trained}. It changes the "
+        what += "granularity at which the model segments what noun phrases name"
+    numbers = "; the numbers are those of `metrics.json`" if run.metrics else ""
+    yield f"{what}, by {_method(adapter)}. Written by sam3_hyperet {__version__} from its files{numbers}."
     if options.note:
         yield options.note.strip()
     yield "## How to load it"
@@ -85,7 +88,7 @@ def _sections(
     yield "## Intended use and limits"
     yield _limits(adapter, run, found)
     yield "## Citation"
-    yield _CITATION
+    yield "\n".join(["```bibtex", _HYPERET, *([] if adapter.encoder else [_SAM3]), "```"])
 
 
 def _method(adapter: AdapterInfo) -> str:
@@ -155,15 +158,19 @@ def _usage(repository: str, adapter: AdapterInfo, run: RunInfo, options: CardOpt
     if adapter.encoder:
         call = f'hy.load_adapter(encoder, "hub:{repository}")  # the encoder that it was trained on'
         return f"```python\nimport sam3_hyperet as hy\n\n{call}\n```"
-    name = adapter.base_name or run.of("model", "name", "large")
-    checkpoint = options.base_model or run.of("model", "checkpoint") or OFFICIAL[0]
-    given = f', checkpoint="{checkpoint}"' if adapter.base_name is None else ""
-    of_shell = f" model.checkpoint={checkpoint}" if adapter.base_name is None else ""
+    name, base = adapter.base_name or run.of("model", "name", "large"), options.base_model
+    checkpoint = base if base in OFFICIAL else run.of("model", "checkpoint") or (base and "sam3.pt") or OFFICIAL[0]
+    given = {} if adapter.base_name else {"checkpoint": checkpoint}
+    if resolution := run.of("model", "resolution"):
+        given["resolution"] = resolution
+    arguments = "".join(f", {key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items())
+    of_shell = "".join(f" model.{key}={value}" for key, value in given.items())
+    of_base = f"  # the weights of {base}" if base and checkpoint != base and not adapter.base_name else ""
     prompts = shlex.quote(f"prompts={','.join(_plain_prompts(run) or ('wheel', 'window'))}")
     return f"""```python
 import sam3_hyperet as hy
 
-model = hy.build_model("{name}"{given})
+model = hy.build_model("{name}"{arguments}){of_base}
 hy.load_adapter(model, "hub:{repository}")  # add @ and a commit to keep to this version
 # hy.set_dial(model, 0.5) is half of what was learnt, 0 the base, 1 the adapter as trained; this file: {adapter.dial:g}
 ```
@@ -204,6 +211,7 @@ def _evaluation(adapter: AdapterInfo, run: RunInfo, options: CardOptions, found:
     data = run.of("data", "name")
     images = next((v for k, v in run.metrics.items() if k in (f"{data}/images", f"base/{data}/images")), None)
     facts = {
+        "split": measured_split(run.metrics),
         "images": f"{images:g}" if isinstance(images, int | float) else None,
         "detections an image and category that AP ranks, at most": run.of("protocol", "max_dets"),
         "masks from": run.of("protocol", "mask_threshold"),
@@ -261,9 +269,10 @@ def _dial_and_gate(adapter: AdapterInfo, evaluations: Iterable[Mapping[str, Any]
 
 
 def _limits(adapter: AdapterInfo, run: RunInfo, found: Sequence[Row]) -> str:
-    lines = [
+    use = (
         "Finding and segmenting in images what noun phrases name, for concepts and images like those of the data above."
-    ]
+    )
+    lines = ["Features of images like those that it was trained on." if adapter.encoder else use]
     absent = [
         (row, 1.0 - row.base, 1.0 - row.cells[0].value)
         for row in found

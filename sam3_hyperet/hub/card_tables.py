@@ -25,7 +25,8 @@ def card_rows(metrics: Mapping[str, Any]) -> list[Row]:
     for row in found:
         of_boxes = row.metric.key == "bbox/AP" and row.scope in with_masks
         of_parts = row.metric.key == "mIoU" and row.scope[:1] in fused and row.scope[-1] != "fused"
-        if not of_boxes and not of_parts:
+        is_measured = row.cells[0].value is not None
+        if is_measured and not of_boxes and not of_parts:
             kept.append(row)
     return kept
 
@@ -67,7 +68,7 @@ def dial_table(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def evaluation_results(found: Sequence[Row], split: str) -> "list[EvalResult]":
+def evaluation_results(found: Sequence[Row], split: str | None) -> "list[EvalResult]":
     """The rows as the hub lists results: each with its base's value, the difference and its interval."""
     from huggingface_hub import EvalResult
 

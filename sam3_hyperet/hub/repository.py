@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sam3_hyperet.digest import tensors_sha256
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.files import new_folder
+from sam3_hyperet.hub.adapter_info import read_adapter_info
 from sam3_hyperet.hub.card_metadata import CardOptions
 from sam3_hyperet.hub.publishing import FILES, Publication, prepare_publication
-from sam3_hyperet.hub.run_info import read_metrics
+from sam3_hyperet.hub.run_info import other_models, read_metrics
 from sam3_hyperet.modeling.adapter_source import (
     ADAPTER_FILE,
     HubReference,
@@ -71,10 +73,11 @@ def push_to_hub(
             dial, or their metrics.json.
 
     Returns "hub:user/name@commit", which `load_adapter` takes. Raises ConfigError for a model without adapters and for
-    what is no repository's name, CheckpointError for what is no adapter file and for a push that fails.
+    what is no repository's name, and for evaluations of other models; CheckpointError for what is no adapter file and
+    for a push that fails.
     """
     with adapter_of(source) as adapter:
-        options = CardOptions(base_model, license, note, read_evaluations(evaluations))
+        options = CardOptions(base_model, license, note, read_evaluations(evaluations, adapter))
         reference = HubReference.of(f"{repo}@{revision}" if revision else repo)
         publication = prepare_publication(adapter, reference.repository, options)
         return str(push(publication, reference, private=private).reference)
@@ -94,14 +97,21 @@ def adapter_of(source: "nn.Module | str | Path") -> Iterator[Path]:
         yield file
 
 
-def read_evaluations(given: Sequence[str | Path]) -> list[dict[str, object]]:
-    """Metrics of folders or files. Raises ConfigError where there are none."""
-    found = []
+def read_evaluations(given: Sequence[str | Path], adapter: Path) -> list[dict[str, object]]:
+    """Metrics of folders or files. Raises ConfigError where there are none, or where they are not of the adapter."""
+    found: list[dict[str, object]] = []
+    if not given:
+        return found
+    digest = tensors_sha256(read_adapter_info(adapter).path)
     for one in map(Path, given):
         file = one / METRICS_FILE if one.is_dir() else one
         if not file.is_file():
             raise ConfigError(f"evaluations: {file}: no such file; expected the folder of `evaluate`, or its metrics")
-        found.append(read_metrics(file))
+        metrics = read_metrics(file)
+        if of := other_models(metrics, digest):
+            expected = "expected an evaluation of this adapter alone, on one data set or along its dial"
+            raise ConfigError(f"evaluations: {file}: {of}; {expected}: evaluate adapter={adapter}")
+        found.append(metrics)
     return found
 
 

@@ -12,7 +12,12 @@ from sam3_hyperet.modeling.adapter_source import ADAPTER_FILE
 from sam3_hyperet.modeling.config import is_packaged
 from sam3_hyperet.reading import read_json, read_yaml
 from sam3_hyperet.report.tables import METRICS
-from sam3_hyperet.training.run_files import CONFIG_FILE, METRICS_FILE, VERSIONS_FILE
+from sam3_hyperet.training.run_files import ADAPTER_DIGEST, CONFIG_FILE, METRICS_FILE, VERSIONS_FILE
+
+_AT_DIAL = r"dial_([\d.]+)/(.+)"
+"""Metrics of one of several dials of an adapter."""
+_ADDED = "/params/added"
+"""End of a metric that every model has, by its name where there are several."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,26 @@ def metrics_at_dials(metrics: Mapping[str, Any]) -> dict[float, dict[str, Any]]:
     """Metrics of one adapter along its dial, by dial; the base is 0. Empty where no dial was tried."""
     found: dict[float, dict[str, Any]] = {}
     for key, value in metrics.items():
-        if at := re.match(r"dial_([\d.]+)/(.+)", key):
+        if at := re.match(_AT_DIAL, key):
             found.setdefault(float(at[1]), {})[at[2]] = value
     if found:
         base = {key.removeprefix("base/"): value for key, value in metrics.items() if key.startswith("base/")}
         found.setdefault(0.0, base)
     return dict(sorted(found.items()))
+
+
+def other_models(metrics: Mapping[str, Any], digest: str) -> str:
+    """What metrics are of, in words, if not of the one adapter whose tensors have this digest; "" if they may be.
+
+    Metrics of earlier versions do not say which adapter they are of.
+    """
+    names = [key.removesuffix(_ADDED) for key in metrics if key.endswith(_ADDED) and not re.match(_AT_DIAL, key)]
+    if names:
+        return f"metrics of {len(names)} models, {', '.join(names[:3])}"
+    if metrics.get(_ADDED[1:]) == 0:
+        return "metrics of a model without an adapter"
+    found = metrics.get(ADAPTER_DIGEST, digest)
+    return "" if found == digest else f"metrics of another adapter, whose tensors have the SHA-256 {str(found)[:12]}…"
 
 
 def _key(text: str) -> MetricKey | None:

@@ -17,3 +17,5 @@ REHEARSAL_FILE = "rehearsal.json"
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 EVALUATION_FILES = (METRICS_FILE, REPORT_FILE, "comparison.md", "comparison.tex")
 """What an evaluation writes."""
+ADAPTER_DIGEST = "adapter_tensors_sha256"
+"""Key of the metrics for the one adapter that was evaluated, with what `digest.tensors_sha256` returns of its file."""

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from sam3_hyperet.cli.predict import main as predict
 from sam3_hyperet.cli.train import main
+from sam3_hyperet.digest import tensors_sha256
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.evaluation.record_store import RecordStore
 from sam3_hyperet.modeling.adapter_file import read_adapter_config
@@ -58,6 +59,7 @@ def test_what_a_run_leaves_behind(trained, read_metrics):
     precision = OmegaConf.load(trained / "config.yaml").train.precision
     assert (metrics.pop("precision"), precision) == ("32-true", "32-true")  # what `auto` became
     assert metrics.pop("protocol")["precision"] == "32-true"
+    assert metrics.pop("adapter_tensors_sha256") == tensors_sha256(trained / "adapter.safetensors")
     assert (metrics["data"]["split"], metrics.pop("data")["images"]) == ("val", 3)
     assert all(isinstance(value, int | float) and math.isfinite(value) for value in metrics.values())
     assert (

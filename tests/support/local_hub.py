@@ -73,7 +73,8 @@ def card_faults(text: str) -> list[str]:
     data = yaml.safe_load(found[1]) if found else None
     if not isinstance(data, dict):
         return ["no metadata"]
-    faults = [key for key in ("license", "library_name", "pipeline_tag") if not isinstance(data.get(key), str)]
+    faults = [key for key in ("library_name", "pipeline_tag") if not isinstance(data.get(key), str)]
+    faults += [] if isinstance(data.get("license", ""), str) else ["license"]
     if data.get("license") == "other" and not {"license_name", "license_link"} <= data.keys():
         faults.append("license other without its name and link")
     for model in data.get("model-index", []):

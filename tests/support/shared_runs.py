@@ -42,14 +42,15 @@ ALONG = {
 }
 
 
-def write_adapter(path: Path, base: str = PACKAGED_BASES["tiny_levels"], **config: object) -> Path:
-    """A small adapter file, of no real model."""
+def write_adapter(path: Path, base: str = PACKAGED_BASES["tiny_levels"], encoder: str = "", **config: object) -> Path:
+    """A small adapter file, of no real model; `encoder` lists the adjusted modules of one other than SAM 3's."""
     tensors = {
         "a.adjustment.gate.weight": np.ones(4, "f4"),
         "a.adjustment.hyperet.matrix.offset": np.ones((4, 4), "f4"),
     }
     options = {"scheme": "B", "gate": "prompt", **config}
     metadata = {"format": FORMAT, "version": "0.1.0", "dial": "0.75", "base": base, "config": json.dumps(options)}
+    metadata |= {"encoder": encoder} if encoder else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata)
     return path

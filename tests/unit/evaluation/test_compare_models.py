@@ -20,6 +20,7 @@ import sam3_hyperet as hy
 from sam3_hyperet.cli.compare import compare_and_report, print_metrics
 from sam3_hyperet.data.options import DataOptions
 from sam3_hyperet.data.sources import open_split
+from sam3_hyperet.digest import tensors_sha256
 from sam3_hyperet.errors import ConfigError, DataError
 from sam3_hyperet.evaluation.metric_table import own_intervals
 from sam3_hyperet.evaluation.metrics.key import MetricKey
@@ -170,7 +171,8 @@ def test_what_is_written(model, randomized, data, tmp_path):
     )
     written = json.loads((tmp_path / "new" / "metrics.json").read_text(), parse_constant=pytest.fail)
     asked, of_data = written.pop("protocol"), written.pop("data")
-    assert written == {"precision": "32-true", **metrics}
+    digest = tensors_sha256(tmp_path / "adapter.safetensors")
+    assert written == {"precision": "32-true", "adapter_tensors_sha256": digest, **metrics}
     assert (asked["limit"], asked["examples"], asked["max_dets"]) == (2, 1, 100)
     assert (of_data["name"], of_data["split"], of_data["images"], len(of_data["prompts"])) == ("drawn", "val", 2, 25)
     assert metrics["extra"] == 3

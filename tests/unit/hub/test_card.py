@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 from local_hub import card_faults
 from shared_runs import ALONG, METRICS, write_adapter, write_run
 
 from sam3_hyperet.cli.info import main as info
 from sam3_hyperet.cli.push import main as push
+from sam3_hyperet.digest import tensors_sha256
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hub.adapter_info import PACKAGED_BASES, read_adapter_info
+from sam3_hyperet.modeling.adapter_file import write_adapter_dial
 from sam3_hyperet.modeling.build import build_model
 from sam3_hyperet.modeling.config import PACKAGED
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
+from sam3_hyperet.training.run_files import ADAPTER_DIGEST
 
 
 def card(source, tmp_path, *arguments):
@@ -150,6 +154,66 @@ def test_a_control_is_not_called_hyperbolic(tmp_path, config, tag, method):
     assert tag in found.data.tags
     assert "lorentz" not in found.data.tags
     assert method in found.text
+
+
+def test_the_card_of_another_encoder_has_nothing_of_sam3(tmp_path):
+    places = '[["encoder.layer.0.attention.query", "q", 0, 4, -1]]'
+    file = write_adapter(tmp_path / "lone.safetensors", base="f" * 64, encoder=places, gate="none")
+    found = card(file, tmp_path)
+    assert [found.data.license, found.data.pipeline_tag] == [None, "image-feature-extraction"]
+    assert found.data.tags == ["hyperet", "adapter", "lorentz"]
+    for part in ("sam-license", "SAM 3", "noun phrase", "carion2025sam3"):
+        assert part not in found.content, part
+    assert "for a frozen vision encoder. It changes the features of the encoder, by adjustments" in found.text
+    assert card(file, tmp_path, "license=mit").data.license == "mit"
+
+
+def test_the_way_to_load_it_is_the_one_that_was_measured(tmp_path):
+    run = write_run(tmp_path / "run", checkpoint="/home/somebody/sam3.pt", base="f" * 64)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["resolution"] = 672
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "metrics.json").write_text(json.dumps({**METRICS, "data": {"name": "shop", "split": "tune"}}))
+    found = card(run, tmp_path, "base_model=somebody/mine")
+    assert 'hy.build_model("large", checkpoint="sam3.pt", resolution=672)  # the weights of somebody/mine' in found.text
+    assert " model=large model.checkpoint=sam3.pt model.resolution=672 images=" in found.text
+    assert {result.dataset_split for result in found.data.eval_results} == {"tune"}
+    assert "split tune; images 120" in found.text
+    (run / "metrics.json").write_text(json.dumps(METRICS))  # as an earlier version wrote them
+    assert {result.dataset_split for result in card(run, tmp_path).data.eval_results} == {None}
+
+
+OF_OTHERS = {
+    "several": ({"a/params/added": 20, "b/params/added": 20, "a/coco/segm/AP": 0.1}, "metrics of 2 models, a, b"),
+    "the base": ({"params/added": 0, "coco/segm/AP": 0.1}, "metrics of a model without an adapter"),
+    "another": (
+        {"params/added": 20, ADAPTER_DIGEST: "0123456789abcdef"},
+        "of another adapter, .* 0123456789ab…",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OF_OTHERS)
+def test_numbers_of_other_models_are_no_evaluation_of_this_one(run, tmp_path, case):
+    metrics, message = OF_OTHERS[case]
+    (file := tmp_path / "other.json").write_text(json.dumps(metrics))
+    with pytest.raises(ConfigError, match=rf"^evaluations: {file}: .*{message}; expected an evaluation of"):
+        card(run, tmp_path, f"evaluations=[{file}]")
+
+
+def test_an_evaluation_says_which_adapter_it_is_of_at_any_dial(run, tmp_path):
+    digest = tensors_sha256(run / "adapter.safetensors")
+    write_adapter_dial(run / "adapter.safetensors", 0.5)
+    metrics = {ADAPTER_DIGEST: digest, "base/coco/mIoU": 0.6, "base/coco/segm/AP": 0.5, "coco/segm/AP": 0.4}
+    (tmp_path / "coco.json").write_text(json.dumps(metrics | {"data": {"name": "coco", "split": "val"}}))
+    found = card(run, tmp_path, f"evaluations=[{tmp_path}/coco.json]")
+    assert "| Mask AP | COCO | .500 | .400 | −.100 |" in found.text
+    assert "| mIoU | COCO |" not in found.text  # of the base alone
+    (of_coco,) = (result for result in found.data.eval_results if result.dataset_type == "coco")
+    assert [of_coco.metric_value, of_coco.dataset_split] == [0.4, "val"]
+    along = {f"dial_{dial}/params/added": 20 for dial in ("0.5", "1")} | ALONG | {ADAPTER_DIGEST: digest}
+    (tmp_path / "along.json").write_text(json.dumps(along))
+    assert "| 0.5 | .490 |" in card(run, tmp_path, f"evaluations=[{tmp_path}/along.json]").text
 
 
 def test_info_says_what_an_adapter_is(run, capsys):
