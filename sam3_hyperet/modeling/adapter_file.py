@@ -21,9 +21,9 @@ from sam3_hyperet.modeling.config import CONTROLS_OF_BASE, HyperETConfig, adapte
 from sam3_hyperet.modeling.dial import checked_dial, dial_of, set_dial
 from sam3_hyperet.modeling.encoders.inject import install_places
 from sam3_hyperet.modeling.encoders.places import Place, described, places_of, places_text, read_places
-from sam3_hyperet.modeling.fingerprint import VERSION, base_fingerprint, fingerprints, rounded_fingerprints
+from sam3_hyperet.modeling.fingerprint import VERSIONS, base_fingerprint, fingerprints, rounded_fingerprints
 from sam3_hyperet.modeling.inject import check_model, inject_named, unchanged_on_error
-from sam3_hyperet.modeling.parameters import adapter_parameters
+from sam3_hyperet.modeling.parameters import adapter_parameters, base_buffers
 from sam3_hyperet.modeling.tensor_files import check_finite, check_fits, read_safetensors, write_safetensors
 from sam3_hyperet.modeling.wrappings import check_unwrapped, named_modules, unwrapped
 from sam3_hyperet.reading import parse_json
@@ -150,10 +150,9 @@ def _check_memory(
 def _check_base(path: str | Path, metadata: Mapping[str, str], model: nn.Module) -> None:
     """Compare the model's base with the file's, to the bit or after rounding."""
     version = metadata.get("fingerprint", "1")
-    if version not in ("1", VERSION):
-        raise CheckpointError(
-            f"{path}: has fingerprints of version {version!r}, of a newer package; expected 1 or {VERSION}"
-        )
+    if version not in VERSIONS:
+        expected = f"expected one of {', '.join(VERSIONS)}"
+        raise CheckpointError(f"{path}: has fingerprints of version {version!r}, of a newer package; {expected}")
     base = base_fingerprint(model, version)
     if metadata.get("base") == base:
         return
@@ -170,6 +169,8 @@ def _check_base(path: str | Path, metadata: Mapping[str, str], model: nn.Module)
     remedy = "load it onto the base weights that it was trained on"
     if version == "1":  # it covers what some layouts lack
         remedy += "; an earlier version wrote it, which also needs their file to be of the same layout"
+    if version == "3" and base_buffers(model):
+        remedy += "; running statistics, as of BatchNorm, count as weights and move in training mode"
     raise CheckpointError(f"{path}: {found}; {remedy}")
 
 

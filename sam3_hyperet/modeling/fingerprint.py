@@ -13,24 +13,28 @@ from torch import Tensor, nn
 
 from sam3_hyperet.modeling.config import adapter_config
 from sam3_hyperet.modeling.dial import dial_of
-from sam3_hyperet.modeling.encoders.places import places_of, stems
+from sam3_hyperet.modeling.encoders.places import places_of, stems, stems_before_digits
 from sam3_hyperet.modeling.layouts.transformers import has_class_token
 from sam3_hyperet.modeling.parameters import (
     adapter_parameters,
     adapter_sites,
+    base_buffers,
     base_state_dict,
     changes_features,
     unread,
 )
 
-VERSION = "2"
-"""Of what is covered: all of `base_state_dict` in "1", without what nothing reads in "2"."""
+VERSIONS = ("1", "2", "3")
+"""Of what is covered: all of `base_state_dict` in "1", without what nothing reads in "2".
+
+In "3", which encoders other than SAM 3 have, whole stacks alone, and their buffers.
+"""
 _kept: WeakKeyDictionary[nn.Module, dict[str, str] | None] = WeakKeyDictionary()
 
 
-def base_fingerprint(model: nn.Module, version: str = VERSION) -> str:
+def base_fingerprint(model: nn.Module, version: str | None = None) -> str:
     """SHA-256 over names, shapes, dtypes and values of the base weights that the detector reads."""
-    return tensors_digest(_covered(model, version))
+    return tensors_digest(_covered(model, version or _version(model)))
 
 
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -42,12 +46,12 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def rounded_fingerprints(model: nn.Module, version: str = VERSION) -> dict[str, str]:
+def rounded_fingerprints(model: nn.Module, version: str | None = None) -> dict[str, str]:
     """Text "<digest> exact" or "<digest> rounded" of the base weights after rounding, by precision.
 
     It is exact where rounding changes nothing. A base and its copy in a precision have the same digest there.
     """
-    base, found = _covered(model, version), {}
+    base, found = _covered(model, version or _version(model)), {}
     for dtype in (torch.bfloat16, torch.float16):
         digest = tensors_digest((name, tensor.to(dtype)) for name, tensor in base)
         is_exact = all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for _, tensor in base)
@@ -61,7 +65,7 @@ def fingerprints(model: nn.Module) -> dict[str, str]:
     found = _kept[model] if is_kept else None
     if found is None:
         rounded = {f"base.{precision}": digest for precision, digest in rounded_fingerprints(model).items()}
-        found = {"fingerprint": VERSION, "base": base_fingerprint(model), **rounded}
+        found = {"fingerprint": _version(model), "base": base_fingerprint(model), **rounded}
         if is_kept:
             _kept[model] = found
     return found
@@ -92,14 +96,24 @@ def model_facts(models: Sequence[nn.Module]) -> list[dict[str, object]]:
     return facts
 
 
+def _version(model: nn.Module) -> str:
+    """The version of new fingerprints of a model."""
+    return "3" if places_of(model) else "2"
+
+
 def _covered(model: nn.Module, version: str) -> list[tuple[str, Tensor]]:
     """The base weights in a fixed order, of which version "2" leaves out what is never read.
 
-    Of an encoder other than SAM 3 they are those of the stacks with adapters.
+    Of an encoder other than SAM 3 they are those of the stacks with adapters, in "3" with buffers.
     """
     base = sorted(base_state_dict(model).items())
     if places := places_of(model):
-        return [(name, tensor) for name, tensor in base if name.startswith(stems(places))]
+        of_stacks = stems(places)
+        if version == "3":
+            base = sorted([*base, *base_buffers(model).items()])
+        else:
+            of_stacks = stems_before_digits(places)
+        return [(name, tensor) for name, tensor in base if name.startswith(of_stacks)]
     if version == "1":
         return base
     never_read = unread(model)

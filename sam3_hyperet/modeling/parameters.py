@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sam3_hyperet.adapters.adjustment import HyperET, Unadjusted
 from sam3_hyperet.adapters.module import AdapterModule
-from sam3_hyperet.modeling.wrappings import named_modules, named_parameters, unwrapped
+from sam3_hyperet.modeling.wrappings import named_modules, named_parameters, unwrapped, without_wrappings
 
 INTERACTIVE = "inst_interactive_predictor."
 TRACKER = ("backbone.vision_backbone.sam2_convs.", INTERACTIVE)  # what only the tracker reads
@@ -42,6 +42,17 @@ def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
     for adapter in sites.values():
         base = adapter.base_tensors(base)
     return base
+
+
+def base_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Floating-point buffers that a state dict keeps, by name, without those of adapters.
+
+    They are running statistics and the like, which move in training though all parameters are frozen.
+    """
+    added = {id(buffer) for site in adapter_sites(model).values() for buffer in site.buffers()}
+    state = unwrapped(model).state_dict(keep_vars=True)
+    kept = {name: one for name, one in state.items() if isinstance(one, Tensor) and not isinstance(one, nn.Parameter)}
+    return {without_wrappings(k): v for k, v in kept.items() if v.is_floating_point() and id(v) not in added}
 
 
 def unread(model: nn.Module) -> tuple[str, ...]:

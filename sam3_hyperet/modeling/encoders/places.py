@@ -57,11 +57,21 @@ def stack(name: str) -> str:
 
 
 def stems(places: Iterable[Place]) -> tuple[str, ...]:
-    """Prefixes of the parameters by which an encoder is known: those of the stacks that hold adjusted modules.
+    """Prefixes of the weights by which an encoder is known: those of the stacks that hold adjusted modules.
 
-    The embeddings in front and the head behind are no part of them: the former follow the resolution, the latter the
-    task.
+    They end before the first number, or before the module's own name where there is none. The embeddings in front and
+    the head behind are no part of a stack: the former follow the resolution, the latter the task.
     """
+    found = set()
+    for place in places:
+        parts = place.module.split(".")
+        end = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 1)
+        found.add("".join(f"{part}." for part in parts[:end]))
+    return tuple(sorted(found))
+
+
+def stems_before_digits(places: Iterable[Place]) -> tuple[str, ...]:
+    """As `stems`, in files of earlier versions: of whole parts of a name before the first with a digit in it."""
     names = (re.match(r"(?:[^.\d]+\.)*", place.module + ".") for place in places)
     return tuple(sorted({found.group() for found in names if found}))
 
