@@ -10,14 +10,14 @@ from rich.console import Console
 from torch import Tensor
 
 from sam3_hyperet import sam3_host as host
-from sam3_hyperet.cli.adapted_model import dial_line, open_adapted
+from sam3_hyperet.cli.adapted_model import check_opening, described, dial_line, open_described
 from sam3_hyperet.cli.command import check_output, parse_command
 from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict_inputs import listed_prompts, trial_images
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.inference.predictor import Predictor, model_input
 from sam3_hyperet.modeling.build import resolution
-from sam3_hyperet.modeling.checkpoint import save_base, save_official
+from sam3_hyperet.modeling.checkpoint import check_without_adapters, save_base, save_official
 from sam3_hyperet.modeling.layouts.base_files import REMAINDER, locate_base
 from sam3_hyperet.modeling.layouts.transformers_folder import check_new_folder, save_transformers
 from sam3_hyperet.modeling.merge import merge
@@ -52,7 +52,11 @@ def main(argv: list[str] | None = None) -> Path:
     prompts = listed_prompts(config.prompts)
     if config.carry_over and not locate_base(config.carry_over).is_file():  # before the model is built
         raise CheckpointError(f"carry_over={config.carry_over}: no such file")
-    model, adapter = open_adapted(config)
+    values, adapter = described(config)
+    check_opening(config, values, adapter)
+    if (checkpoint := values["checkpoint"]) not in (None, "random"):
+        check_without_adapters(checkpoint)
+    model = open_described(config, values, adapter)
     if adapter is None and config.layout is None:
         raise ConfigError(f"run={config.run} has no adapter; expected weights to fold one into, or layout=…")
     checked = "no adapter"

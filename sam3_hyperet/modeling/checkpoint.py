@@ -1,8 +1,8 @@
 """Base weights: read in any layout met in the wild, and written in SAM 3's own or as bare safetensors."""
 
 import logging
-from collections import Counter
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from sam3_hyperet.modeling.layouts.base_files import locate_base, read_official
 from sam3_hyperet.modeling.parameters import INTERACTIVE, TRACKER, base_state_dict, unread
 from sam3_hyperet.modeling.tensor_files import check_finite, check_fits, dtype_name, write_safetensors
 from sam3_hyperet.modeling.wrappings import unwrapped, without_wrappings
+from sam3_hyperet.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,12 @@ _LEFT_OUT = {  # first fitting part of a name: what it is of
     f"{_NECK}interactive_convs.": "the interactive neck",
     f"{_NECK}propagation_convs.": "the tracker's neck",
     "tracker": "the tracker",
+    INTERACTIVE: "the interactive predictor",
 }
 _BUFFERS = "the buffers, which are computed"
+_ADAPTERS = "adapters"
+_OF_ADAPTERS = re.compile(r"adjustment\.|\.gates\.|\.rotation\.")
+"""In names of what `inject` adds; other controls rename the base's own weights, which are then missing."""
 
 
 def load_base(model: nn.Module, source: str | Path) -> int:
@@ -41,7 +46,8 @@ def load_base(model: nn.Module, source: str | Path) -> int:
     {"model": …} or {"state_dict": …}, of SAM 3 or 3.1; and the layout of Hugging Face transformers. A weight that SAM 3
     never reads may be absent, and is then zero. What only the tracker reads is left out, but for a model that has a
     SAM 2 neck or an interactive predictor: these get what the file has for them and may stay as they are. One line is
-    logged: how many weights were loaded, and what was left out.
+    logged: how many weights were loaded, and what was left out. More than
+    SAM 3's own files have is warned of.
 
     `source` is a `.safetensors` or `torch.save` file, a folder with one that is published, or "facebook/sam3" or
     "facebook/sam3.1" for the gated official weights.
@@ -67,8 +73,7 @@ def load_base(model: nn.Module, source: str | Path) -> int:
             tensor.copy_(found[key])
         for key in absent:
             base[key].zero_()
-    buffers = {without_wrappings(name) for name, _ in model.named_buffers()}
-    others = Counter(_BUFFERS if key in buffers else _owner(key) for key in found if key not in loaded)
+    left = _left_out(model, (key for key in found if key not in loaded))
     lines = [f"{path}: {len(base) - len(absent):,} of {len(base):,} base weights loaded"]
     lines[0] += " from transformers' layout" if layout == "transformers" else ""
     if stored := {dtype_name(found[key]) for key, tensor in loaded.items() if found[key].dtype != tensor.dtype}:
@@ -77,10 +82,18 @@ def load_base(model: nn.Module, source: str | Path) -> int:
         lines.append(f"set to zero, for SAM 3 never reads them: {', '.join(sorted(set(map(_module, absent))))}")
     if of_tracker:
         lines.append(f"{sum(key in loaded for key in of_tracker):,} of {len(of_tracker):,} that only the tracker reads")
-    if others:
-        lines.append(f"left out: {', '.join(f'{count:,} of {name}' for name, count in others.items())}")
+    if left:
+        lines.append(f"left out: {', '.join(f'{len(keys):,} of {name}' for name, keys in left.items())}")
     logger.info("; ".join(lines))
+    _warn_of(path, left)
     return len(base) - len(absent)
+
+
+def check_without_adapters(source: str | Path) -> None:
+    """Raise a CheckpointError for a file of base weights that holds adapters beside them, which `load_base` drops."""
+    path = locate_base(source)
+    if keys := [key for key in read_official(path)[0] if _OF_ADAPTERS.search(key)]:
+        raise CheckpointError(f"{path}: {_adapters_found(keys)}")
 
 
 def save_official(model: nn.Module, path: str | Path, carry_over: str | Path | None = None) -> None:
@@ -152,9 +165,37 @@ def _named_as_in(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str,
     return named
 
 
-def _owner(key: str) -> str:
-    """What a left out tensor is of, in words; an unknown one's first part."""
-    return next((owner for part, owner in _LEFT_OUT.items() if key.startswith(part)), key.partition(".")[0])
+def _left_out(model: nn.Module, keys: Iterable[str]) -> dict[str, list[str]]:
+    """Tensors that were not loaded, by what they are of in words: of an unknown one the first part of its name."""
+    buffers = {without_wrappings(name) for name, _ in model.named_buffers()}
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        if _OF_ADAPTERS.search(key):
+            owner = _ADAPTERS
+        elif key in buffers:
+            owner = _BUFFERS
+        else:
+            named = (owner for part, owner in _LEFT_OUT.items() if key.startswith(part))
+            owner = next(named, key.partition(".")[0])
+        found.setdefault(owner, []).append(key)
+    return found
+
+
+def _warn_of(path: Path, left: Mapping[str, Sequence[str]]) -> None:
+    """Warn of tensors that SAM 3's own files have not."""
+    expected = {_ADAPTERS, _BUFFERS, *_LEFT_OUT.values()}
+    if keys := left.get(_ADAPTERS):
+        logger.warning("%s: %s", path, _adapters_found(keys))
+    if odd := [key for owner, keys in left.items() if owner not in expected for key in keys]:
+        found = f"{count_of(len(odd), 'weight')} that the model has no place for, first {odd[0]}"
+        logger.warning("%s: %s; they are left out: check that the file is of this model", path, found)
+
+
+def _adapters_found(keys: Sequence[str]) -> str:
+    """That a file of base weights holds adapters, in words, with what opens them."""
+    found = f"holds {count_of(len(keys), 'weight')} of adapters beside the base, first {keys[0]}"
+    opening = "hy.adapted_model(name, FILE, hyperet=…, adapter=FILE) opens both, hy.save_adapter then writes a file"
+    return f"{found}; as base weights it is opened without them; {opening} for adapter="
 
 
 def _module(key: str) -> str:

@@ -55,6 +55,14 @@ def test_sam3s_layout_and_what_is_carried_over(adapter, picture, base, tmp_path)
     assert largest_relative_difference(answers(merged, picture), answers(adapted, picture)) <= 1e-5
 
 
+def test_a_base_that_holds_adapters_is_refused(adapter, model, tmp_path):
+    file, _ = adapter(scheme="A", geometry="euclidean")
+    torch.save(hy.inject(model, {"scheme": "B"}).state_dict(), tmp_path / "adapted.pt")
+    with pytest.raises(CheckpointError, match=r"adapted\.pt: holds \d+ weights of adapters beside the base"):
+        run(file, tmp_path / "merged.safetensors", f"model.checkpoint={tmp_path / 'adapted.pt'}")
+    assert not (tmp_path / "merged.safetensors").exists()
+
+
 def test_a_large_folder_is_checked_on_eight_images_one_by_one(adapter, tmp_path, monkeypatch, capsys):
     file, _ = adapter(scheme="A", geometry="mobius")
     pictures = tmp_path / "pictures"
@@ -140,7 +148,7 @@ def test_a_run_is_merged(adapter, picture, tmp_path):
 
 
 def test_what_is_carried_over_is_looked_for_before_the_model_is_built(tmp_path, monkeypatch):
-    monkeypatch.setattr("sam3_hyperet.cli.merge.open_adapted", None)
+    monkeypatch.setattr("sam3_hyperet.cli.merge.open_described", None)
     given = [f"carry_over={tmp_path / 'sam3.pt'}", "layout=official", f"out={tmp_path / 'merged.pt'}"]
     with pytest.raises(CheckpointError, match=r"sam3\.pt: no such file"):
         tool.main(given)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import sam3_hyperet as hy
 from sam3_hyperet.errors import CheckpointError
-from sam3_hyperet.modeling.checkpoint import load_base, save_base
+from sam3_hyperet.modeling.checkpoint import check_without_adapters, load_base, save_base
 from sam3_hyperet.modeling.fingerprint import base_fingerprint
 from sam3_hyperet.modeling.layouts.base_files import HUB_FILES, locate_base
 from sam3_hyperet.modeling.parameters import base_state_dict
@@ -71,6 +71,29 @@ def test_what_lies_beside_the_weights_is_said(model, source, tmp_path, caplog):
     with caplog.at_level("INFO"):
         load_base(model, tmp_path / "run.pt")
     assert "run.pt: the weights are those below 'model'; not read: 'ema', 'epoch'" in caplog.text
+
+
+@pytest.mark.parametrize("scheme", ["A", "B+prompt", "C", "P"])
+def test_adapters_beside_a_base_are_warned_of(model, another, tmp_path, scheme, caplog):
+    of_base = set(model.state_dict())
+    state = hy.inject(model, {"scheme": scheme}).state_dict()
+    torch.save(state, file := tmp_path / "adapted.pt")
+    added = [key for key in state if key not in of_base]
+    load_base(another(), file)
+    (warned,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert warned.startswith(f"{file}: holds {len(added)} weights of adapters beside the base, first {added[0]};")
+    assert "hy.adapted_model(name, FILE, hyperet=…, adapter=FILE) opens both" in warned
+    with pytest.raises(CheckpointError, match=f"adapted.pt: holds {len(added)} weights of adapters"):
+        check_without_adapters(file)
+
+
+def test_what_the_model_has_no_place_for_is_warned_of(model, source, tmp_path, caplog):
+    more = {"backbone.vision_backbone.trunk.neck.weight": torch.ones(1), "head.bias": torch.ones(1)}
+    torch.save(LAYOUTS["official"](source) | prefixed("detector.")(more), tmp_path / "more.pt")
+    load_base(model, tmp_path / "more.pt")
+    (warned,) = caplog.messages
+    assert "2 weights that the model has no place for, first backbone.vision_backbone.trunk.neck.weight;" in warned
+    check_without_adapters(tmp_path / "more.pt")
 
 
 def test_an_adapted_model_loads_a_base_and_keeps_its_adapters(model, source, tmp_path, randomized):
