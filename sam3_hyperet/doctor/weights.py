@@ -33,10 +33,12 @@ def cached(repository: str) -> Path | None:
 
 def hub_rows(repository: str, ask: Callable[[str], None] | None = None) -> Iterator[Finding]:
     """Whether the file of a repository is here already, or can be fetched; `ask` raises what the hub answers."""
+    import httpx
     from huggingface_hub import get_token
     from huggingface_hub.constants import HF_HUB_OFFLINE
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
+    from sam3_hyperet.modeling.hub_errors import why_refused
     from sam3_hyperet.modeling.layouts.base_files import HUB_FILES
 
     if (here := cached(repository)) is not None:
@@ -58,9 +60,9 @@ def hub_rows(repository: str, ask: Callable[[str], None] | None = None) -> Itera
             yield failed("hub", found, "a connection to the hub", f"fetch {HUB_FILES[repository]} elsewhere, {_LOCAL}")
         except EntryNotFoundError:
             yield ok("hub", f"{repository}: this login has access")
-        except HfHubHTTPError as error:
-            found = f"{repository}: {' '.join(str(error).split())[:200]}"
-            yield failed("hub", found, "access", f"`hf auth login` again, {_LOCAL}")
+        except httpx.HTTPError as error:
+            why, _, remedy = why_refused(error).rpartition("; ")
+            yield failed("hub", f"{repository}: {why}", "access", f"{remedy}, {_LOCAL}")
         else:
             yield ok("hub", f"{repository}: this login has access")
 

@@ -22,9 +22,9 @@ from sam3_hyperet.modeling.adapter_source import (
     HubReference,
     commit_of,
     download,
-    hub_errors,
     locate_adapter,
 )
+from sam3_hyperet.modeling.hub_errors import hub_errors
 from sam3_hyperet.training.run_files import METRICS_FILE
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _OF_THE_HUB = {".gitattributes"}
 """Files of a repository that the hub makes by itself."""
+_MAY_NOT_CREATE = (401, 402, 403)
+"""Statuses of the hub where a token, or its account's plan, lacks the right to make a repository."""
 
 
 @dataclass(frozen=True)

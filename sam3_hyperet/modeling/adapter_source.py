@@ -3,13 +3,12 @@
 import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam3_hyperet.errors import CheckpointError, ConfigError
+from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.modeling.config import packaged_adapter
+from sam3_hyperet.modeling.hub_errors import hub_errors
 
 ADAPTER_FILE, LAST_ADAPTER_FILE = "adapter.safetensors", "adapter_last.safetensors"
 """Names of the adapters of the best and of the last step in a run's folder; the first also in a hub's repository."""
@@ -18,7 +17,6 @@ FORMAT = "sam3_hyperet-adapter-1"
 HUB = "hub:"
 PACKAGE = "package:"
 _REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
-_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +88,7 @@ def download(reference: HubReference, name: str) -> Path:
     """A file of a repository, in the hub's cache. Raises CheckpointError where it cannot be had, in one sentence."""
     from huggingface_hub import hf_hub_download
 
-    with hub_errors(reference, f"fetch {name}"):
+    with hub_errors(reference, f"fetch {name}", no_file="expected one that `push` wrote"):
         return Path(hf_hub_download(reference.repository, name, revision=reference.revision))
 
 
@@ -98,54 +96,3 @@ def commit_of(path: Path) -> str:
     """The commit that a file in the hub's cache is of."""
     parts = path.parts
     return parts[len(parts) - 1 - parts[::-1].index("snapshots") + 1]
-
-
-@contextmanager
-def hub_errors(reference: HubReference, deed: str) -> Iterator[None]:
-    """Turn the hub's refusals and a broken connection into a CheckpointError of one sentence.
-
-    What the hub sent is not quoted but for its own message: its addresses may be signed.
-    """
-    import httpx
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    def refused(why: str) -> CheckpointError:
-        return CheckpointError(f"{reference}: cannot {deed}: {why}")
-
-    try:
-        yield
-    except GatedRepoError as error:
-        raise refused(f"the repository is gated; ask for access on its page, then {_LOG_IN}") from error
-    except RepositoryNotFoundError as error:
-        raise refused(f"no such repository, or a private one that needs a login; {_LOG_IN}") from error
-    except RevisionNotFoundError as error:
-        raise refused("no such revision; expected a branch, a tag or a whole commit of the repository") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        is_offline = constants.is_offline_mode()
-        why = "HF_HUB_OFFLINE is set" if is_offline else f"{constants.ENDPOINT} cannot be reached"
-        raise refused(f"{why}, and it is not in the cache; fetch it once with a connection") from error
-    except EntryNotFoundError as error:
-        raise refused("the repository has no such file; expected one that `push` wrote") from error
-    except HfHubHTTPError as error:
-        raise refused(_said(error)) from error
-    except httpx.HTTPError as error:
-        why = f"{constants.ENDPOINT} does not answer ({type(error).__name__})"
-        raise refused(f"{why}; try again, or set HF_HUB_OFFLINE=1 to use what is in the cache") from error
-
-
-def _said(error: object) -> str:
-    """The hub's answer in words: by its status, with its own message where there is one."""
-    response, message = getattr(error, "response", None), getattr(error, "server_message", None)
-    status = getattr(response, "status_code", 0)
-    remedy = {401: f"; {_LOG_IN}", 403: "; expected a token that may write there"}.get(status, "; try again later")
-    said = f": {' '.join(str(message).split())[:200]}" if message else ""
-    return f"the hub answered with status {status}{said}{remedy}"

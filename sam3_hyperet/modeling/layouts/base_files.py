@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sam3_hyperet.errors import CheckpointError, DataError
+from sam3_hyperet.modeling.hub_errors import hub_errors
 from sam3_hyperet.modeling.layouts.transformers import POSITIONS, is_transformers, to_official
 from sam3_hyperet.modeling.tensor_files import read_safetensors, read_state
 from sam3_hyperet.reading import read_json
@@ -27,7 +28,7 @@ def locate_base(source: str | Path) -> Path:
     """
     if str(source) in HUB_FILES:
         return _download(str(source))
-    path = Path(source)
+    path = Path(source).expanduser()
     if not path.is_dir():
         return path
     found = [path / name for name in _IN_FOLDER if (path / name).is_file()]
@@ -93,13 +94,10 @@ def _read_parts(index: Path) -> dict[str, Tensor]:
 
 def _download(repository: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
+    name, local = HUB_FILES[repository], "or give checkpoint=PATH of a local copy"
     try:
-        return Path(hf_hub_download(repository, HUB_FILES[repository]))
-    except GatedRepoError as error:
-        remedy = "ask for access on its page, then log in with `hf auth login`"
-        raise CheckpointError(f"{repository} is gated: {remedy}") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        found = f"{repository}/{HUB_FILES[repository]} cannot be fetched ({type(error).__name__})"
-        raise CheckpointError(f"{found}; give checkpoint=PATH of a local copy") from error
+        with hub_errors(repository, f"fetch {name}", instead=local):
+            return Path(hf_hub_download(repository, name))
+    except OSError as error:  # of the disk, mostly
+        raise CheckpointError(f"{repository}: cannot fetch {name}: {error}; make room, {local}") from error

@@ -10,10 +10,16 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RemoteEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from PIL import Image
 
 from sam3_hyperet.data.annotations import AnnotatedImages, Category, ImageInfo
@@ -240,6 +246,8 @@ def test_a_folder_of_one_machine(tmp_path):
         (RemoteEntryNotFoundError, "ok", "this login has access"),
         (GatedRepoError, "failed", "this login has no access"),
         (LocalEntryNotFoundError, "failed", "no answer within 10 s"),
+        (RepositoryNotFoundError, "failed", "no such repository, or a private one that needs a login"),
+        (httpx.ProxyError, "failed", "does not answer (ProxyError)"),
     ],
 )
 def test_the_hub(monkeypatch, answer, status, text):

@@ -194,21 +194,33 @@ def test_what_is_no_safetensors_file_is_refused(model, tmp_path, content):
 def test_the_hub_says_how_to_get_access(model, monkeypatch):
     import httpx
     import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     response = httpx.Response(401, request=httpx.Request("GET", "https://huggingface.co/facebook/sam3"))
     for repository, file in HUB_FILES.items():
         for error, message in (
-            (GatedRepoError("gated", response=response), rf"{repository} is gated: ask for access .*hf auth login"),
-            (LocalEntryNotFoundError("offline"), rf"{repository}/{file} cannot be fetched .*checkpoint=PATH"),
+            (GatedRepoError("gated", response=response), "the repository is gated; ask for access .*hf auth login"),
+            (HfHubHTTPError("expired", response=response), "the hub answered with status 401; log in with `hf auth"),
+            (LocalEntryNotFoundError("offline"), "cannot be reached, and it is not in the cache"),
+            (httpx.ProxyError("403 Forbidden"), r"does not answer \(ProxyError\); try again"),
+            (OSError(28, "No space left on device"), "No space left on device; make room"),
         ):
 
             def refuse(*args, error=error):
                 raise error
 
             monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-            with pytest.raises(CheckpointError, match=message):
+            whole = rf"^{repository}: cannot fetch {file}: .*{message}.* or give checkpoint=PATH of a local copy$"
+            with pytest.raises(CheckpointError, match=whole):
                 load_base(model, repository)
+
+
+def test_a_home_folder_is_found_by_its_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert locate_base("~/sam3.pt") == tmp_path / "sam3.pt"
+    (tmp_path / "sam3").mkdir()
+    (tmp_path / "sam3" / "model.safetensors").touch()
+    assert locate_base("~/sam3") == tmp_path / "sam3" / "model.safetensors"
 
 
 @pytest.mark.parametrize(
