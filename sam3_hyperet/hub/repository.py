@@ -130,8 +130,9 @@ def push(publication: Publication, reference: HubReference, *, private: bool = F
         try:
             api.create_repo(reference.repository, private=private)
             is_new = True
-        except HfHubHTTPError as error:
-            if getattr(error.response, "status_code", 0) != 409:
+        except HfHubHTTPError as error:  # a token may be one that writes to a repository, and makes none
+            status = getattr(error.response, "status_code", 0)
+            if status != 409 and not (status in _MAY_NOT_CREATE and api.repo_exists(reference.repository)):
                 raise
             is_new = False
     try:

@@ -97,6 +97,14 @@ def test_a_push_that_fails_leaves_nothing(hub, run, broken, monkeypatch):
     assert len(hub.repositories["user/shop"].commits) == 1
 
 
+def test_a_token_that_may_write_but_not_create_updates_a_repository(hub, run):
+    with pytest.raises(CheckpointError, match="status 403: You don't have the rights"):
+        push([str(run), "repo=other/shop"])
+    hub.repositories["other/shop"] = Repository()
+    assert push([str(run), "repo=other/shop"]) == f"hub:other/shop@{Repository.sha(1)}"
+    assert hub.files("other/shop").keys() >= FILES
+
+
 def test_an_update_is_one_more_commit(hub, run, capsys):
     first, second = push([str(run), "repo=user/shop"]), push([str(run), "repo=user/shop", "private=true"])
     assert "who may see it is as it was" in capsys.readouterr().out
