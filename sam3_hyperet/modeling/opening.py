@@ -17,6 +17,7 @@ from sam3_hyperet.modeling.inject import inject
 from sam3_hyperet.modeling.layouts.base_files import HUB_FILES, locate_base
 from sam3_hyperet.options import NonNegativeInt, check_value, read_options
 from sam3_hyperet.reading import regular_file
+from sam3_hyperet.wording import count_of
 
 
 def open_model(values: Mapping[str, object]) -> host.Sam3Image:
@@ -76,4 +77,7 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"device={name}; expected auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={name}, but PyTorch finds no CUDA device; expected auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        expected = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0"
+        raise ConfigError(f"device={name}, but PyTorch finds {count_of(count, 'CUDA device')}; expected {expected}")
     return device

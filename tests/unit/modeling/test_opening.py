@@ -18,6 +18,15 @@ def test_device():
                 choose_device(name)
 
 
+@pytest.mark.parametrize(("count", "last", "expected"), [(1, "cuda", "cuda:0"), (2, "gpu:1", "cuda:0 to cuda:1")])
+def test_a_card_that_is_not_there(monkeypatch, count, last, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    assert choose_device(last).type == "cuda"
+    with pytest.raises(ConfigError, match=f"^device=cuda:7, but PyTorch finds {count} CUDA .*; expected {expected}$"):
+        choose_device("cuda:7")
+
+
 def test_threads():
     before = torch.get_num_threads()
     try:
