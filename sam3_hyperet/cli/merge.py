@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
@@ -16,6 +17,7 @@ from sam3_hyperet.cli.of_run import listed
 from sam3_hyperet.cli.predict_inputs import listed_prompts, trial_images
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.inference.predictor import Predictor, model_input
+from sam3_hyperet.inference.rounding import TOLERANCE, relative_difference
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.modeling.checkpoint import check_without_adapters, save_base, save_official
 from sam3_hyperet.modeling.layouts.base_files import REMAINDER, locate_base
@@ -29,8 +31,6 @@ from sam3_hyperet.wording import count_of
 
 _CPU = torch.device("cpu")
 LAYOUTS = ("official", "base", "transformers")
-TOLERANCE = 1e-4
-"""Largest difference of an output, relative to the output's largest value, that rounding explains."""
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> Path:
         before = list(_outputs(model, images, prompts))
         merge(model, torch.stack([model_input(image, resolution(model), _CPU) for image in images]))
         after = _outputs(model, images, prompts)
-        difference = max(float((x - y).abs().max() / x.abs().max()) for x, y in zip(before, after, strict=True))
+        difference = np.max([relative_difference(x, y) for x, y in zip(after, before, strict=True)])
         if not difference <= TOLERANCE:
             raise CheckpointError(f"{adapter}: merged outputs differ by {difference:.1e}; expected at most {TOLERANCE}")
         checked = f"{line and f'{line}; '}outputs on {count_of(len(images), 'image')} differ by {difference:.1e}"

@@ -12,12 +12,13 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.export.graphs import Grounding, ImageEncoder, TextEncoder
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.inference.rounding import relative_difference
 from sam3_hyperet.modeling.build import resolution
 
-TOLERANCE = 1e-4
-"""Largest difference of an output, relative to the output's largest value, that rounding explains."""
 EXEMPLARS = Exemplars(((0.5, 0.5, 0.4, 0.3), (0.25, 0.7, 0.2, 0.2)), (True, False))
 """Boxes that prompts are checked with, as far as a graph takes as many."""
+_AT_ONCE = 4
+"""Prompts of a run of the grounding: each takes gigabytes at the official size."""
 
 
 class Trial(NamedTuple):
@@ -32,7 +33,7 @@ class Trial(NamedTuple):
 def trials(model: host.Sam3Image, images: Sequence[Tensor], prompts: Sequence[str], boxes: int) -> list[Trial]:
     """What a model answers on (3, S, S) normalised images: to prompts of words alone, and with boxes beside them."""
     with_boxes = Exemplars(EXEMPLARS.boxes[:boxes], EXEMPLARS.positive[:boxes])
-    predictor = Predictor(model, prompts, resolution(model))
+    predictor = Predictor(model, prompts, resolution(model), prompts_at_once=_AT_ONCE)
     found = []
     for pixels in images:
         with torch.inference_mode():
@@ -63,13 +64,16 @@ def largest_differences(model: host.Sam3Image, folder: Path, checked: Sequence[T
         ids = tokenizer(list(trial.prompts), context_length=host.CONTEXT_LENGTH).numpy()
         texts = [text.run(None, {"tokens": one[None]}) for one in ids]
         features, padding = (np.concatenate(parts) for parts in zip(*texts, strict=True))
-        boxes, labels = boxes_and_labels([trial.exemplars] * len(ids), most)
-        inputs = [*encoder.run(None, {"pixels": trial.pixels}), features, padding, boxes, labels]
-        named = {port.name: value for port, value in zip(grounding.get_inputs(), inputs, strict=True)}
+        of_prompts = [features, padding, *boxes_and_labels([trial.exemplars] * len(ids), most)]
+        pyramid = encoder.run(None, {"pixels": trial.pixels})
         names = [port.name for port in grounding.get_outputs()]
-        for name, found in zip(names, grounding.run(None, named), strict=True):
-            expected = trial.outputs[name]
-            difference = np.abs(found - expected).max() / np.abs(expected).max()
+        outputs = []
+        for start in range(0, len(ids), _AT_ONCE):
+            inputs = [*pyramid, *(values[start : start + _AT_ONCE] for values in of_prompts)]
+            named = {port.name: value for port, value in zip(grounding.get_inputs(), inputs, strict=True)}
+            outputs.append(grounding.run(None, named))
+        for name, parts in zip(names, zip(*outputs, strict=True), strict=True):
+            difference = relative_difference(np.concatenate(parts), trial.outputs[name])
             differences[name] = float(np.maximum(difference, differences.get(name, 0.0)))  # not a number stays one
     return differences
 

@@ -10,11 +10,12 @@ import torch
 
 from sam3_hyperet import sam3_host as host
 from sam3_hyperet.errors import CheckpointError, ConfigError
-from sam3_hyperet.export.check import TOLERANCE, Trial, largest_differences
+from sam3_hyperet.export.check import Trial, largest_differences
 from sam3_hyperet.export.graphs import Graph, Grounding, ImageEncoder, TextEncoder
 from sam3_hyperet.export.onnx_files import write_onnx
 from sam3_hyperet.export.tokenizer import TOKENIZER, write_tokenizer
 from sam3_hyperet.files import new_folder, write_json
+from sam3_hyperet.inference.rounding import TOLERANCE
 from sam3_hyperet.modeling.build import resolution
 from sam3_hyperet.version import __version__
 

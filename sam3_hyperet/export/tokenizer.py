@@ -1,6 +1,7 @@
 """SAM 3's tokenizer as one file, which Hugging Face's `tokenizers` reads without PyTorch."""
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sam3_hyperet import sam3_host as host
@@ -8,6 +9,10 @@ from sam3_hyperet.errors import ConfigError
 
 TOKENIZER = "tokenizer.json"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+
+
+_TYPOGRAPHY = ((0x132, 0x1F3), (0x2BC, 0x2BC), (0x2018, 0x201F), (0xFB00, 0xFB06), (0xFF01, 0xFFEE))
+"""Ligatures, curly quotes, full-width and half-width forms: the first and the last code of each."""
 
 
 def write_tokenizer(model: host.Sam3Image, folder: Path, phrases: Sequence[str]) -> Path:
@@ -23,7 +28,8 @@ def write_tokenizer(model: host.Sam3Image, folder: Path, phrases: Sequence[str])
     merges = [pair for pair in ours.bpe_ranks if len(pair) == 2]
     file = Tokenizer(models.BPE(vocab=ours.encoder, merges=merges, end_of_word_suffix="</w>"))
     spaces = normalizers.Replace(Regex(r"\s+"), " ")
-    file.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    plain = [normalizers.Replace(Regex(f"[{odd}]"), text) for text, odd in _typography(ours.clean_fn).items()]
+    file.normalizer = normalizers.Sequence([*plain, normalizers.NFC(), spaces, normalizers.Lowercase()])
     words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
     file.pre_tokenizer = pre_tokenizers.Sequence(
         [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -38,3 +44,13 @@ def write_tokenizer(model: host.Sam3Image, folder: Path, phrases: Sequence[str])
     path = folder / TOKENIZER
     file.save(str(path))
     return path
+
+
+def _typography(clean: Callable[[str], str]) -> dict[str, str]:
+    """Plain texts that SAM 3's tokenizer reads typographical characters as, each with all of these characters."""
+    found: dict[str, str] = {}
+    for character in (chr(code) for first, last in _TYPOGRAPHY for code in range(first, last + 1)):
+        plain = clean(character)
+        if plain != unicodedata.normalize("NFC", character).lower():
+            found[plain] = found.get(plain, "") + character
+    return found

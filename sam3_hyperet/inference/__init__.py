@@ -9,5 +9,6 @@
 - `tiles`: overlapping tiles of large images; `tiled_prediction`, predictions tile by tile, whose detections
   `tile_joining` joins
 - `coco_results`: detections as COCO's results files have them
+- `rounding`: how far apart outputs are that should be equal
 - `shared_encoding`: encoders that several models share run once an image
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,15 @@ def test_a_base_that_holds_adapters_is_refused(adapter, model, tmp_path):
     torch.save(hy.inject(model, {"scheme": "B"}).state_dict(), tmp_path / "adapted.pt")
     with pytest.raises(CheckpointError, match=r"adapted\.pt: holds \d+ weights of adapters beside the base"):
         run(file, tmp_path / "merged.safetensors", f"model.checkpoint={tmp_path / 'adapted.pt'}")
+    assert not (tmp_path / "merged.safetensors").exists()
+
+
+def test_an_output_that_is_not_a_number_is_no_equal_one(adapter, tmp_path, monkeypatch):
+    file, _ = adapter(scheme="A", geometry="euclidean")
+    found = itertools.chain([0.0, float("nan")], itertools.repeat(0.0))
+    monkeypatch.setattr(tool, "relative_difference", lambda *_: next(found))
+    with pytest.raises(CheckpointError, match="merged outputs differ by nan; expected at most"):
+        run(file, tmp_path / "merged.safetensors")
     assert not (tmp_path / "merged.safetensors").exists()
 
 

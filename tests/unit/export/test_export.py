@@ -22,6 +22,7 @@ from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.export import check, folder, onnx_files
 from sam3_hyperet.inference.exemplars import Exemplars
 from sam3_hyperet.inference.predictor import Predictor
+from sam3_hyperet.inference.rounding import TOLERANCE
 from sam3_hyperet.modeling.parameters import adapter_sites
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "onnx.md"
@@ -153,9 +154,28 @@ def test_the_tokenizer_reads_as_sam3_does(exported_folder, adapted):
         "x_y-z",
         "12345",
     ]
+    phrases += ["man’s “red” hat", "ﬁsh and eﬀect", "ＣＡＲ　３！", "ĳs ʼn ŉ", "ｶﾞﾗｽ", "‘‚„‟"]
     phrases.append("word " * 60)
     for phrase, ids in zip(phrases, ours(phrases, context_length=32).tolist(), strict=True):
         assert file.encode(phrase).ids == ids, phrase
+
+
+def test_prompts_are_checked_few_at_a_time(exported_folder, adapted, noise, monkeypatch):
+    runs = []
+
+    class Session(onnxruntime.InferenceSession):
+        def run(self, names, inputs):
+            runs.extend([len(inputs["boxes"])] if "boxes" in inputs else [])
+            return super().run(names, inputs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    pixels = torch.from_numpy(np.asarray(noise, np.float32)).permute(2, 0, 1) / 127.5 - 1
+    checked = check.trials(adapted, [pixels], [*PHRASES, "car roof"], 2)
+    assert max(check.largest_differences(adapted, exported_folder, checked).values()) <= TOLERANCE
+    assert runs == [4, 1, 4, 1]
+    masks = checked[0].outputs["masks"]
+    masks[4, 0] += np.abs(masks).max()  # of the last prompt alone
+    assert check.largest_differences(adapted, exported_folder, checked[:1])["masks"] >= 0.4
 
 
 def test_a_phrase_that_would_be_read_otherwise(adapted, tmp_path):
