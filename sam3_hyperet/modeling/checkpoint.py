@@ -74,17 +74,7 @@ def load_base(model: nn.Module, source: str | Path) -> int:
         for key in absent:
             base[key].zero_()
     left = _left_out(model, (key for key in found if key not in loaded))
-    lines = [f"{path}: {len(base) - len(absent):,} of {len(base):,} base weights loaded"]
-    lines[0] += " from transformers' layout" if layout == "transformers" else ""
-    if stored := {dtype_name(found[key]) for key, tensor in loaded.items() if found[key].dtype != tensor.dtype}:
-        lines[0] += f", stored as {', '.join(sorted(stored))}"
-    if absent:
-        lines.append(f"set to zero, for SAM 3 never reads them: {', '.join(sorted(set(map(_module, absent))))}")
-    if of_tracker:
-        lines.append(f"{sum(key in loaded for key in of_tracker):,} of {len(of_tracker):,} that only the tracker reads")
-    if left:
-        lines.append(f"left out: {', '.join(f'{len(keys):,} of {name}' for name, keys in left.items())}")
-    logger.info("; ".join(lines))
+    logger.info("%s: %s", path, _loaded_in_words(found, layout, base, of_tracker, left))
     _warn_of(path, left)
     return len(base) - len(absent)
 
@@ -163,6 +153,29 @@ def _named_as_in(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str,
             raise CheckpointError(f"{path}: has {name} twice, as {keys[name]} and as {key}; expected one of them")
         named[name], keys[name] = tensor, key
     return named
+
+
+def _loaded_in_words(
+    found: Mapping[str, Tensor],
+    layout: str,
+    base: Mapping[str, Tensor],
+    of_tracker: Mapping[str, Tensor],
+    left: Mapping[str, Sequence[str]],
+) -> str:
+    """What of the model's weights was found, and what of a file was left out, in one line."""
+    absent, tensors = [key for key in base if key not in found], {**base, **of_tracker}
+    parts = [f"{len(base) - len(absent):,} of {len(base):,} base weights loaded"]
+    parts[0] += " from transformers' layout" if layout == "transformers" else ""
+    pairs = [(found[key], tensor) for key, tensor in tensors.items() if key in found]
+    if stored := {dtype_name(one) for one, tensor in pairs if one.dtype != tensor.dtype}:
+        parts[0] += f", stored as {', '.join(sorted(stored))}"
+    if absent:
+        parts.append(f"set to zero, for SAM 3 never reads them: {', '.join(sorted(set(map(_module, absent))))}")
+    if of_tracker:
+        parts.append(f"{sum(key in found for key in of_tracker):,} of {len(of_tracker):,} that only the tracker reads")
+    if left:
+        parts.append(f"left out: {', '.join(f'{len(keys):,} of {name}' for name, keys in left.items())}")
+    return "; ".join(parts)
 
 
 def _left_out(model: nn.Module, keys: Iterable[str]) -> dict[str, list[str]]:
