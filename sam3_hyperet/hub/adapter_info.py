@@ -7,12 +7,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from sam3_hyperet.choices import MAX_DIAL
 from sam3_hyperet.errors import CheckpointError
-from sam3_hyperet.modeling.adapter_source import FORMAT
+from sam3_hyperet.modeling.adapter_metadata import AdapterMetadata
 from sam3_hyperet.modeling.config import HyperETConfig
 from sam3_hyperet.modeling.config_words import geometry_in_words, sites_in_words, structure_in_words
-from sam3_hyperet.reading import foreign_content, parse_json, regular_file
+from sam3_hyperet.reading import foreign_content, regular_file
 
 PACKAGED_BASES = {
     "tiny": "28f44828d6d8d9e2a78e90eab5cc5714cf15601d5e97300fbef3bac2a55b0444",
@@ -75,16 +74,7 @@ def read_adapter_info(path: str | Path) -> AdapterInfo:
     except (SafetensorError, OSError, ValueError) as error:
         found = foreign_content(path) or " ".join(str(error).split())
         raise CheckpointError(f"{path}: not a readable safetensors file ({found})") from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not an adapter file; format is {metadata.get('format')!r:.60}, not {FORMAT!r}")
-    try:
-        config = HyperETConfig.from_file(parse_json(metadata["config"]))
-        dial = float(metadata.get("dial", "1"))
-        encoder = tuple(str(place[0]) for place in parse_json(metadata.get("encoder", "[]")))
-    except (LookupError, TypeError, ValueError) as error:  # so is a ConfigError
-        raise CheckpointError(f"{path}: its metadata cannot be read ({error})") from error
-    if not 0 <= dial <= MAX_DIAL:
-        raise CheckpointError(f"{path}: its dial is {dial:g}, expected a number from 0 to {MAX_DIAL:g}")
-    return AdapterInfo(
-        path, config, shapes, dial, metadata.get("base", ""), metadata.get("version", "unknown"), encoder
-    )
+    adapter = AdapterMetadata.of(path, metadata)
+    modules = tuple(place.module for place in adapter.places)
+    version = metadata.get("version", "unknown")
+    return AdapterInfo(path, adapter.config, shapes, adapter.dial, metadata.get("base", ""), version, modules)

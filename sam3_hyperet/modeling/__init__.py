@@ -15,6 +15,7 @@ controls        LoRA, OFT, BitFit and others, for comparison
 inject          adapters put in, switched off, and taken out
 hub_errors      what the hub refuses, in one sentence
 adapter_source  the file that a path, a run's folder or a hub repository stands for
+adapter_metadata  what the metadata of an adapter file says
 adapter_file    adapters saved and loaded, with their configuration
 gates           how much of an adapter each prompt gets, where there are gates
 dial            how far adapters move the base, from 0 to beyond 1

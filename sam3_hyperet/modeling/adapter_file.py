@@ -16,17 +16,23 @@ from sam3_hyperet import sam3_host as host
 from sam3_hyperet.adapters.adjustment import HyperET
 from sam3_hyperet.errors import CheckpointError, ConfigError
 from sam3_hyperet.hyperbolic.curvature import Curvature
+from sam3_hyperet.modeling.adapter_metadata import AdapterMetadata
 from sam3_hyperet.modeling.adapter_source import FORMAT, locate_adapter
 from sam3_hyperet.modeling.config import CONTROLS_OF_BASE, HyperETConfig, adapter_config
 from sam3_hyperet.modeling.dial import checked_dial, dial_of, set_dial
 from sam3_hyperet.modeling.encoders.inject import install_places
-from sam3_hyperet.modeling.encoders.places import Place, described, places_of, places_text, read_places
+from sam3_hyperet.modeling.encoders.places import Place, described, places_of, places_text
 from sam3_hyperet.modeling.fingerprint import VERSIONS, base_fingerprint, fingerprints, rounded_fingerprints
 from sam3_hyperet.modeling.inject import check_model, inject_named, unchanged_on_error
 from sam3_hyperet.modeling.parameters import adapter_parameters, base_buffers
-from sam3_hyperet.modeling.tensor_files import check_finite, check_fits, read_safetensors, write_safetensors
+from sam3_hyperet.modeling.tensor_files import (
+    check_finite,
+    check_fits,
+    read_metadata,
+    read_safetensors,
+    write_safetensors,
+)
 from sam3_hyperet.modeling.wrappings import check_unwrapped, named_modules, unwrapped
-from sam3_hyperet.reading import parse_json
 from sam3_hyperet.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -54,25 +60,25 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
 
 def read_adapter_config(path: str | Path) -> HyperETConfig:
     """Configuration in the metadata of an adapter, named as for `load_adapter`."""
-    return _config(path, read_safetensors(locate_adapter(path))[1])
+    return AdapterMetadata.of(path, read_metadata(locate_adapter(path))).config
 
 
 def read_adapter_dial(path: str | Path) -> float:
     """Dial in an adapter file's metadata; 1 in files of earlier versions."""
-    return _dial(path, read_safetensors(path)[1])
+    return AdapterMetadata.of(path, read_metadata(path)).dial
 
 
 def write_adapter_dial(path: str | Path, dial: float) -> None:
     """Replace the dial in an adapter file; its tensors stay as they are. Raises ConfigError for what is no dial."""
     tensors, metadata = read_safetensors(path)
-    _config(path, metadata)
+    AdapterMetadata.of(path, metadata)
     write_safetensors(tensors, path, {**metadata, "dial": repr(checked_dial(dial))})
 
 
 def inject_from_file(model: nn.Module, path: str | Path) -> None:
     """Add adapters as an adapter file has them, at the identity. Raises CheckpointError as `load_adapter` does."""
     tensors, metadata = read_safetensors(locate_adapter(path))
-    _inject(model, path, tensors, metadata)
+    _inject(model, path, tensors, AdapterMetadata.of(path, metadata), metadata.get("tensors"))
 
 
 def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
@@ -85,7 +91,8 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
     file or was made for another base, another configuration or other shapes.
     """
     tensors, metadata = read_safetensors(locate_adapter(path))
-    config, dial, places = _config(path, metadata), _dial(path, metadata), _places(path, metadata)
+    adapter = AdapterMetadata.of(path, metadata)
+    config, places = adapter.config, adapter.places
     given, model = model, unwrapped(model)
     if adapter_config(model) is None:
         check_unwrapped(given)
@@ -96,7 +103,7 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
         _check_base(path, metadata, model)
     with unchanged_on_error(model):
         if (present := adapter_config(model)) is None:
-            _inject(model, path, tensors, metadata)
+            _inject(model, path, tensors, adapter, metadata.get("tensors"))
         elif places != places_of(model):
             found = "the model has adapters in other modules than the file"
             raise CheckpointError(f"{path}: {found}; take them out by remove_adapter(model) first")
@@ -113,20 +120,25 @@ def load_adapter(model: nn.Module, path: str | Path) -> nn.Module:
             parameter.copy_(tensors[name])
         for name, (buffer, configured) in constants.items():
             buffer.copy_(tensors.get(name, configured))
-    set_dial(model, dial)
+    set_dial(model, adapter.dial)
     return given
 
 
-def _inject(model: nn.Module, path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Inject what a file's tensors are of: no pattern of the file is run, and no more memory is taken than it has."""
-    config = _config(path, metadata)
+def _inject(
+    model: nn.Module, path: str | Path, tensors: Mapping[str, Tensor], adapter: AdapterMetadata, saved: str | None
+) -> None:
+    """Inject what a file's tensors are of: no pattern of the file is run, and no more memory is taken than it has.
+
+    saved: how many tensors there were; None in files of earlier versions.
+    """
+    config, places = adapter.config, adapter.places
     for name, tensor in tensors.items():
         if ".lora_A." in name and config.rank not in (None, *tensor.shape[:1]):
             raise CheckpointError(f"{path}: {name} has shape {tuple(tensor.shape)}, expected the rank {config.rank}")
-    if places := _places(path, metadata):
+    if places:
         _check_memory(path, tensors, config, places)
     is_of_base = config.adapter in CONTROLS_OF_BASE
-    if is_of_base and (saved := metadata.get("tensors", str(len(tensors)))) != str(len(tensors)):
+    if is_of_base and saved not in (None, str(len(tensors))):
         raise CheckpointError(f"{path}: adapter keys differ from those that were saved: {len(tensors)} of {saved:.20}")
     try:
         if places:
@@ -197,27 +209,3 @@ def _check_fit(
     for name, tensor in tensors.items():
         check_fits(path, name, tensor, (parameters | constants)[name])
     check_finite(path, tensors)
-
-
-def _dial(path: str | Path, metadata: Mapping[str, str]) -> float:
-    try:
-        return checked_dial(float(metadata.get("dial", "1")))
-    except ValueError as error:  # so is a ConfigError
-        raise CheckpointError(f"{path}: its dial cannot be read ({error})") from error
-
-
-def _places(path: str | Path, metadata: Mapping[str, str]) -> tuple[Place, ...]:
-    try:
-        return read_places(metadata.get("encoder", "[]"))
-    except ValueError as error:  # so is a ConfigError
-        raise CheckpointError(f"{path}: {error}") from error
-
-
-def _config(path: str | Path, metadata: Mapping[str, str]) -> HyperETConfig:
-    if metadata.get("format") != FORMAT:
-        found = f"format is {metadata.get('format')!r:.60}, expected {FORMAT!r}"
-        raise CheckpointError(f"{path}: not an adapter file; {found}; base weights are given as model.checkpoint=")
-    try:
-        return HyperETConfig.from_file(parse_json(metadata["config"]))
-    except (KeyError, ValueError) as error:  # so is a ConfigError
-        raise CheckpointError(f"{path}: its configuration cannot be read ({error})") from error

@@ -9,7 +9,8 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
-from sam3_hyperet.hub.adapter_info import FORMAT, PACKAGED_BASES
+from sam3_hyperet.hub.adapter_info import PACKAGED_BASES
+from sam3_hyperet.modeling.adapter_source import FORMAT
 
 METRICS = {
     "precision": "32-true",

@@ -3,12 +3,13 @@
 import json
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
-
-from torch import nn
+from typing import TYPE_CHECKING, NamedTuple
 
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.reading import parse_json
+
+if TYPE_CHECKING:
+    from torch import nn
 
 QV_PARTS, OUTPUT = ("qkv", "q", "v"), "output"
 
@@ -28,7 +29,7 @@ class Place(NamedTuple):
     channel_dim: int = -1
 
 
-def places_of(model: nn.Module) -> tuple[Place, ...]:
+def places_of(model: "nn.Module") -> tuple[Place, ...]:
     """The adjusted modules of an encoder; none for SAM 3's model, whose configuration names sites."""
     places: tuple[Place, ...] = getattr(model, "hyperet_places", ())
     return places
@@ -45,7 +46,7 @@ def read_places(text: str) -> tuple[Place, ...]:
     places = []
     for row in listed if isinstance(listed, list) else [None]:
         if not isinstance(row, list) or tuple(map(type, row)) != kinds or row[1] not in (*QV_PARTS, OUTPUT):
-            raise ConfigError(f"its adjusted modules cannot be read, found {row!r:.60}")
+            raise ConfigError(f"found {row!r:.60}; expected [name, part, block, channels, axis]")
         module, part, block, channels, channel_dim = row
         places.append(Place(module, part, block, channels, channel_dim))
     return tuple(places)

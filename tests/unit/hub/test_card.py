@@ -246,7 +246,7 @@ def test_info_of_the_packaged_adapter(tmp_path, capsys):
     ("change", "message"),
     [
         (lambda f: f.write_bytes(b"<html>"), r"not a readable safetensors file \(it is a web page"),
-        (lambda f: write_adapter(f, geometry="flat"), "its metadata cannot be read"),
+        (lambda f: write_adapter(f, geometry="flat"), "its configuration cannot be read"),
         (lambda f: f.unlink(), "no such file"),
     ],
 )

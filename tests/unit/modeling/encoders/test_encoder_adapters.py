@@ -107,8 +107,8 @@ def test_a_file_is_given_no_more_memory_than_it_has(tmp_path):
     tensors, metadata = read_safetensors(file)
     for found, message in (
         (metadata["encoder"].replace("24", "1000000"), "blocks.0 has 1000000 channels, and no tensor is as large"),
-        ('[["blocks.0", "k", 0, 24, -1]]', "its adjusted modules cannot be read, found"),
-        ("{}", "its adjusted modules cannot be read, found None"),
+        ('[["blocks.0", "k", 0, 24, -1]]', "its list of adjusted modules cannot be read .found"),
+        ("{}", "its list of adjusted modules cannot be read .found None"),
     ):
         write_safetensors(tensors, file, {**metadata, "encoder": found})
         with pytest.raises(CheckpointError, match=message):
