@@ -70,8 +70,7 @@ def fit(
                 stop = interrupted()
                 if not stop:  # else the run that goes on validates first: there may be no time for it now
                     loop.save_before_validation()
-                    loop.validate_and_advance()
-                    stop = interrupted()
+                    stop = loop.validate_and_advance() and interrupted()
                 loop.save_if_due(stop=stop)
                 if stop:
                     raise Interrupted(loop.progress.step)
@@ -187,10 +186,15 @@ class _Loop:
         if self._radius is not None:
             self._radius.update(progress.step, float(terms[MATCHED]))
 
-    def validate_and_advance(self) -> None:
-        """Do what follows a step: validate where it is time to, and begin the next stage if its time has come."""
+    def validate_and_advance(self) -> bool:
+        """Do what follows a step: validate where it is time to, and begin the next stage if its time has come.
+
+        Whether it has validated.
+        """
+        validates = self._validates
         self._advance(self._validate_if_due())
         self.progress.is_judged = True
+        return validates
 
     def _validate_if_due(self) -> float | None:
         """The matched loss on the tuning images, where it is time to validate; the best weights are saved."""
