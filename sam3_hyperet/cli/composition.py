@@ -281,7 +281,7 @@ def _set(config: DictConfig, command: str, argument: str, configs: Path) -> None
         raise ConfigError(unknown(f"{command}: key", key, [f"{key.rpartition('.')[0]}.{one}" for one in parent]))
     else:
         default = OmegaConf.to_container(config).get(section)  # type: ignore[union-attr]
-        is_text = section in _TEXTS and (command, section) not in _NUMBERS
+        is_text = section in _TEXTS and (command, section) not in _NUMBERS and not isinstance(default, int)
         expects_text = not path and (is_text or (isinstance(default, str) and default != "???"))
     OmegaConf.update(config, ".".join([section, *path]), _value(key, text, expects_text=expects_text), merge=False)
 

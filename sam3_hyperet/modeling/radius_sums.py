@@ -59,10 +59,14 @@ class SiteRadii:
         """(2, BINS) counts of positions by normalised radius, in equal bins of [0, 1], on the CPU."""
         return self._histogram.cpu()
 
-    def mean(self) -> Tensor:
-        """(2, 3) on the CPU: mean hyperbolic radius, mean normalised radius and saturation rate, before and after."""
+    def sums(self) -> Tensor:
+        """(2, 3) on the CPU: sums of hyperbolic radius, normalised radius and saturation, before and after."""
         sums = torch.stack(self._sums).cpu() if self._sums else torch.zeros(1, 2, 3)
-        return sums.double().sum(dim=0) / max(1, self.positions)
+        return sums.double().sum(dim=0)
+
+    def mean(self) -> Tensor:
+        """The `sums` of each position."""
+        return self.sums() / max(1, self.positions)
 
 
 class RadiusSums(FeatureProbe):

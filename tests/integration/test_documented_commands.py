@@ -84,7 +84,7 @@ NOT_RUN = (
     Instead(r"\.venv/bin/pre-commit install$", _program_of("pre-commit"), "changes the clone"),
     Instead(r"python -m sam3\.train\.train ", _module_exists, "SAM 3's own trainer, a GPU"),
     Instead(r"python tests/support/fuzz.py ", _script_exists, "minutes; tests/unit/hostile has fewer mutations"),
-    Instead(r"srun --wait=0$", lambda _: None, "an option that is named, not a command"),
+    Instead(r"srun --(wait=0|ntasks-per-node=4)$", lambda _: None, "an option that is named, not a command"),
 )
 SHORTENED = {
     "ablate": ("dry_run=true", "many runs; they are composed and checked, of a plan of many arms those of one"),

@@ -27,7 +27,7 @@ class RadiusEvaluator(Evaluator):
         radii = list(self._probe.take().values())
         return {
             "histogram": np.array([site.histogram.numpy() for site in radii]).reshape(-1, 2, BINS),
-            "sums": np.array([(site.mean() * site.positions).numpy() for site in radii]).reshape(-1, 2, 3),
+            "sums": np.array([site.sums().numpy() for site in radii]).reshape(-1, 2, 3),
             "positions": np.array([site.positions for site in radii], np.int64),
         }
 

@@ -28,3 +28,4 @@ def test_names_and_paths_are_texts_also_where_they_look_like_numbers(argument, v
 
 def test_what_a_study_has_are_numbers():
     assert plain(parse_command("ablate", ["plan=evidence", "images=[5,0]"])[1])["images"] == [5, 0]
+    assert plain(parse_command("benchmark", ["cascade", "images=3"])[1])["images"] == 3

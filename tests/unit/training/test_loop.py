@@ -211,7 +211,7 @@ def test_a_run_that_is_to_stop_leaves_its_validation_to_the_one_that_goes_on(sta
     options = {"max_steps": 4, "tune": stream[:2], "validate_every": 2, "save_every": 3}
     whole, first = start(), start()
     whole.fit(**options)
-    asked = iter([*[False] * 2 * (stopped - 1), True])  # twice a step: before what follows it, and behind that
+    asked = iter([*[False] * (stopped - 1 + (stopped - 1) // 2), True])  # behind each step and each validation
     with pytest.raises(Interrupted):
         first.fit(**options, interrupted=lambda: next(asked))
     assert [line["step"] for line in first.lines() if "tune/loss" in line] == [*range(0, stopped, 2)]
