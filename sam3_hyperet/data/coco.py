@@ -31,7 +31,7 @@ from sam3_hyperet.data.coco_file import CocoFile, image_fields
 from sam3_hyperet.data.coco_index import CocoIndex
 from sam3_hyperet.data.coco_json import CocoJson
 from sam3_hyperet.data.coco_records import Foreign, Id, foreign_reason, numbered, read_id, read_side
-from sam3_hyperet.data.finding import Listing, leaves_folder
+from sam3_hyperet.data.finding import Listing, below, leaves_folder
 from sam3_hyperet.data.hierarchy import ConceptTree, read_tree, with_tree
 from sam3_hyperet.data.image_files import image_size
 from sam3_hyperet.data.phrases import has_phrases, with_phrases_as_categories
@@ -318,7 +318,7 @@ def _by_end(listing: Listing, name: str, folders: dict[str, str]) -> str | None:
         return found
     if (file := listing.find_by_end(name)) is None:
         return None
-    found = file.relative_to(listing.folder).as_posix()
+    found = below(listing.folder, file)
     if found.endswith(f"/{last}") or found == last:
         folders[parent] = found.removesuffix(last)
     return found

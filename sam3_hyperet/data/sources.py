@@ -277,7 +277,7 @@ def _read_coco(options: DataOptions, split: str, root: Path) -> Files:
     folder, file = (given, f"annotations/instances_{given}.json") if isinstance(given, str) else _pair(split, given)
     annotations = root / file
     if not annotations.exists() and root.is_dir():
-        found = sorted(path.relative_to(root).as_posix() for path in find_files(root, (".json",)).values())
+        found = sorted(find_files(root, (".json",)))
         raise DataError(
             f"{annotations}: no such file; found {some(found) or 'no .json file'} below {root}, expected {file}, and "
             f"its images in {folder}/; other names: data.splits={{{split}: [folder, file.json]}}, or data=auto"

@@ -17,7 +17,7 @@ from sam3_hyperet.data.coco import CocoInstances
 from sam3_hyperet.data.coco_annotations import AnnotationTable
 from sam3_hyperet.data.coco_file import CocoFile, image_fields
 from sam3_hyperet.data.coco_records import Id
-from sam3_hyperet.data.finding import IMAGE_ENDINGS, UNREAD_ENDINGS, Listing, find_files, split_of
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, UNREAD_ENDINGS, Listing, below, find_files, split_of
 from sam3_hyperet.data.image_files import image_size
 from sam3_hyperet.errors import DataError
 from sam3_hyperet.reading import read_text, read_yaml
@@ -140,7 +140,7 @@ def _found_label(image: str, listing: Listing) -> str | None:
     """The label file of an image below the listing's folder, in either Unicode form; None if there is none."""
     label = Path(label_file(image))
     if label.is_relative_to(listing.folder):
-        found = listing.find(label.relative_to(listing.folder).as_posix())
+        found = listing.find(below(listing.folder, label))
         return None if found is None else str(found)
     return str(label) if os.path.lexists(label) else None  # the folder itself lies in one called images
 

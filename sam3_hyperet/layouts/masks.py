@@ -238,7 +238,7 @@ def _endings(images: Path, maps: Path) -> dict[str, str]:
     stems = {path.relative_to(images).with_suffix("").as_posix() for path in _files(images, IMAGE_ENDINGS)}
     added = set[str]()
     for path in _files(maps, LABEL_ENDINGS):
-        name = path.relative_to(maps).as_posix()
+        name = below(maps, path)
         stem = path.relative_to(maps).with_suffix("").as_posix()
         if stem in stems:
             return {}

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sam3_hyperet.data.annotations import some
-from sam3_hyperet.data.finding import is_hidden, split_of
+from sam3_hyperet.data.finding import below, is_hidden, split_of, subfolders
 from sam3_hyperet.data.options import SPLITS
 from sam3_hyperet.data.yolo import label_file, path_below, read_yolo_file
 from sam3_hyperet.errors import DataError
@@ -99,12 +99,12 @@ def _without_yaml(root: Path) -> Sequence[Found]:
     if not ((root / "classes.txt").is_file() and images.is_dir() and next(labels.rglob("*.txt"), None)):
         return []
     folders, left = dict[str, list[str]](), list[str]()
-    for name in sorted(one.name for one in images.iterdir() if one.is_dir() and not is_hidden(one.name)):
-        split = split_of(name)
+    for folder in subfolders(images):
+        split = split_of(folder.name)
         if split and split not in folders:
-            folders[split] = [f"images/{name}"]
+            folders[split] = [below(root, folder)]
         else:
-            left.append(f"images/{name}")
+            left.append(below(root, folder))
     notes: tuple[str, ...] = (_THREE,) if {"val", "test"} <= folders.keys() else ()
     if folders and left:
         notes = (*notes, f"left aside, of no split: {some(left)}")
@@ -117,7 +117,7 @@ def _without_yaml(root: Path) -> Sequence[Found]:
 def _below(root: Path, path: str, entry: str) -> str | None:
     for text in (f"{path}/{entry}", entry):
         if found := path_below(root, text, by_end=bool(PurePosixPath(text).root or PureWindowsPath(text).drive)):
-            return found.relative_to(root).as_posix()
+            return below(root, found)
     return None
 
 

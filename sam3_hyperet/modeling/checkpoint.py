@@ -46,8 +46,7 @@ def load_base(model: nn.Module, source: str | Path) -> int:
     {"model": …} or {"state_dict": …}, of SAM 3 or 3.1; and the layout of Hugging Face transformers. A weight that SAM 3
     never reads may be absent, and is then zero. What only the tracker reads is left out, but for a model that has a
     SAM 2 neck or an interactive predictor: these get what the file has for them and may stay as they are. One line is
-    logged: how many weights were loaded, and what was left out. More than
-    SAM 3's own files have is warned of.
+    logged: how many weights were loaded, and what was left out. Of what SAM 3's own files do not have, it is a warning.
 
     `source` is a `.safetensors` or `torch.save` file, a folder with one that is published, or "facebook/sam3" or
     "facebook/sam3.1" for the gated official weights.
