@@ -12,6 +12,7 @@ from PIL import Image
 
 from sam3_hyperet.choices import SMALLEST_OVERLAY
 from sam3_hyperet.data.annotations import some
+from sam3_hyperet.data.finding import below
 from sam3_hyperet.errors import ConfigError
 from sam3_hyperet.files import replacing
 from sam3_hyperet.overlays.addresses import mask_png
@@ -166,6 +167,6 @@ def write_masks(folder: Path, stem: str, record: dict[str, Any]) -> int:
             path = folder / MASKS / stem / f"{spoken}_{number}.png"
             with replacing(path) as temporary:
                 temporary.write_bytes(mask_png(detection["segmentation"]))
-            detection["mask"] = path.relative_to(folder).as_posix()
+            detection["mask"] = below(folder, path)
             count += 1
     return count

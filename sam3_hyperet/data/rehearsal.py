@@ -13,6 +13,7 @@ from sam3_hyperet.arrays.positions import spread
 from sam3_hyperet.data.annotations import AnnotatedImages, Category, some
 from sam3_hyperet.data.answers import AnsweredImages, Answers
 from sam3_hyperet.data.directions import directional
+from sam3_hyperet.data.finding import below
 from sam3_hyperet.data.options import DataOptions, RehearsalOptions
 from sam3_hyperet.data.sources import prompt_sampler
 from sam3_hyperet.data.subsets import Subset
@@ -52,11 +53,11 @@ class RehearsedImages(AnsweredImages):
     def to_coco(self) -> dict[str, Any]:
         """The answers as the content of a COCO file, with their scores; what is absent and unclear, as LVIS has it."""
         shown = [self.image(i) for i in range(len(self))]
-        folder = os.path.commonpath([one.path.parent for one in shown])
+        folder = Path(os.path.commonpath([one.path.parent for one in shown]))
         ids = {category.id for category in self.categories}
         images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
         for i, one in enumerate(shown):
-            name = one.path.relative_to(folder).as_posix()
+            name = below(folder, one.path)
             unclear, absent = sorted(self._of(i).unclear), sorted(ids - self._of(i).unclear - self.present(i))
             size = {"height": one.height, "width": one.width}
             known = {"neg_category_ids": absent, "not_exhaustive_category_ids": unclear}

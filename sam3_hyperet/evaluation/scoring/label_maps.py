@@ -9,7 +9,7 @@ import numpy as np
 from sam3_hyperet.data.ade20k import is_object_info, read_object_info
 from sam3_hyperet.data.annotations import spoken
 from sam3_hyperet.data.class_names import read_class_names, text_lines
-from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, find_by_stem, find_files
+from sam3_hyperet.data.finding import IMAGE_ENDINGS, LABEL_ENDINGS, below, find_by_stem, find_files
 from sam3_hyperet.data.label_maps import read_label_values
 from sam3_hyperet.data.label_values import IGNORE_MARK, LabelValues, check_readings, count_values, implied_offset
 from sam3_hyperet.errors import ConfigError, DataError
@@ -99,7 +99,7 @@ def score_label_folders(
         found = f"no label maps: {count_of(len(unscored), 'file')}, such as {unscored[0].name}"
         raise DataError(f"{folder}: {found}; expected files in {', '.join(LABEL_ENDINGS)} alone")
     if missing := sorted(label_files.keys() - prediction_files.keys()):
-        first = label_files[missing[0]].relative_to(folder).as_posix()
+        first = below(folder, label_files[missing[0]])
         raise DataError(f"{predictions}: {len(missing)} of {len(label_files)} predictions are missing, e.g. {first}")
     counts, offset = count_values(list(label_files.values()), read_label_values), encoding.offset
     stated = offset if encoding.is_stated else None
