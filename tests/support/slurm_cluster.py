@@ -76,8 +76,9 @@ class SlurmCluster:
         return dict(re.findall(r"(\w+)=(\S*)", self.ask("scontrol", "show", "job", "-o", number)))
 
     def hurry(self, number: str) -> None:
-        """Let a requeued job start now: Slurm would wait two minutes."""
+        """Let a requeued job start soon: Slurm would wait two minutes."""
         self.wait_for(lambda: self.job(number)["JobState"] == "PENDING", 60, f"the requeueing of job {number}", 0.25)
+        time.sleep(1.1)  # Slurm takes a start in the second of the requeueing for the one it has ended, and refuses it
         self.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
 
     def wait_for_end(self, number: str, seconds: float = 120) -> dict[str, str]:
