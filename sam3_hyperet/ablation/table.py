@@ -186,6 +186,8 @@ def _over_arms(arms: Iterable[Arm], column: str) -> float:
 def _adjusted(analysis: Analysis) -> str:
     if not analysis.tests:
         return "The plan compares no arms."
+    if analysis.tests == 1:
+        return f"The plan has one comparison, so p is not adjusted; a verdict needs p < {short(ALPHA)}."
     every = count_of(analysis.tests, "comparison")
     return f"p is adjusted by Holm over all {every} of the plan; a verdict needs p < {short(ALPHA)}."
 
@@ -206,11 +208,12 @@ def _planned(analysis: Analysis) -> str:
     sd, margin = median(spreads), analysis.plan.margin
     alpha = ALPHA / analysis.tests
     find, show = pairs_for_difference(sd, margin, alpha), pairs_for_equivalence(sd, margin, alpha)
+    step = " at the first of Holm's steps" if analysis.tests > 1 else ""
     text = (
-        f"Pairs differ with a standard deviation of {number(sd, 3)} (median). With 80 % power at the first of Holm's "
+        f"Pairs differ with a standard deviation of {number(sd, 3)} (median). With 80 % power{step}, a difference of "
     )
-    text += f"steps, a difference of {short(margin)} takes {_pairs(find)} to find, and no difference {_pairs(show)} to "
-    return f"{text}be shown equivalent."
+    text += f"{short(margin)} takes {_pairs(find)} to find, and no difference {_pairs(show)} to be shown equivalent."
+    return text
 
 
 def _pairs(n: int | None) -> str:
