@@ -209,11 +209,9 @@ def _planned(analysis: Analysis) -> str:
     alpha = ALPHA / analysis.tests
     find, show = pairs_for_difference(sd, margin, alpha), pairs_for_equivalence(sd, margin, alpha)
     step = " at the first of Holm's steps" if analysis.tests > 1 else ""
-    text = (
-        f"Pairs differ with a standard deviation of {number(sd, 3)} (median). With 80 % power{step}, a difference of "
-    )
-    text += f"{short(margin)} takes {_pairs(find)} to find, and no difference {_pairs(show)} to be shown equivalent."
-    return text
+    spread = f"Pairs differ with a standard deviation of {number(sd, 3)} (median)."
+    difference = f"With 80 % power{step}, a difference of {short(margin)} takes {_pairs(find)} to find"
+    return f"{spread} {difference}, and no difference {_pairs(show)} to be shown equivalent."
 
 
 def _pairs(n: int | None) -> str:
