@@ -16,7 +16,8 @@ _PEAK = "VmHWM:"
 class PeakMemory:
     """Most bytes held since it was made: by tensors on a CUDA device, else by the process.
 
-    What was held before, as by a training in the same process, does not count. Where a system does not start its count
+    What was held before, as by a training in the same process, does not count, except for what the process's allocator
+    keeps of it. Where a system does not start its count
     anew it does: on macOS, and in a container without access to `/proc/self/clear_refs`.
     """
 
