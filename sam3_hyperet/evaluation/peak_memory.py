@@ -17,8 +17,8 @@ class PeakMemory:
     """Most bytes held since it was made: by tensors on a CUDA device, else by the process.
 
     What was held before, as by a training in the same process, does not count, except for what the process's allocator
-    keeps of it. Where a system does not start its count
-    anew it does: on macOS, and in a container without access to `/proc/self/clear_refs`.
+    keeps of it. Where a system does not start its count anew, all of it counts: on macOS, and in a container without
+    access to `/proc/self/clear_refs`.
     """
 
     def __init__(self, device: torch.device) -> None:
